@@ -1,0 +1,122 @@
+//! The schedule: how long something that failed waits before it is tried again.
+
+use std::time::Duration;
+
+/// How much later than the plain schedule a jittered delay may be, as a share of it.
+const MAX_JITTER: f64 = 0.25;
+
+/// Delays that double from `base` up to `max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    base: Duration,
+    max: Duration,
+}
+
+/// Delays that cannot be a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackoffError {
+    /// Trying again at once, for ever, is not waiting.
+    #[error("must be longer than 0")]
+    Zero,
+    /// The first delay already exceeds the longest.
+    #[error("must not be longer than max_delay")]
+    BaseAboveMax,
+}
+
+/// One random draw, shared by all rows of a batch, so that rows that failed together come back together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Jitter(f64);
+
+impl Jitter {
+    /// Draws once.
+    pub fn draw(rng: &mut fastrand::Rng) -> Self {
+        Self(rng.f64())
+    }
+}
+
+impl Backoff {
+    /// A schedule from `base`, doubling, to `max`.
+    ///
+    /// # Errors
+    /// If `base` is zero or above `max`.
+    pub fn new(base: Duration, max: Duration) -> Result<Self, BackoffError> {
+        if base.is_zero() {
+            Err(BackoffError::Zero)
+        } else if base > max {
+            Err(BackoffError::BaseAboveMax)
+        } else {
+            Ok(Self { base, max })
+        }
+    }
+
+    /// The first delay.
+    #[must_use]
+    pub fn base(&self) -> Duration {
+        self.base
+    }
+
+    /// The delay after the `nth` failure, counted from 1, before jitter: `min(max, base · 2^(nth − 1))`.
+    #[must_use]
+    pub fn delay(&self, nth: u32) -> Duration {
+        1_u32
+            .checked_shl(nth.saturating_sub(1))
+            .and_then(|factor| self.base.checked_mul(factor))
+            .map_or(self.max, |delay| delay.min(self.max))
+    }
+
+    /// The delay after the `nth` failure with its jitter: never earlier than [`Backoff::delay`], and up to a quarter
+    /// later.
+    #[must_use]
+    pub fn jittered(&self, nth: u32, jitter: Jitter) -> Duration {
+        let delay = self.delay(nth);
+        delay.saturating_add(delay.mul_f64(MAX_JITTER * jitter.0))
+    }
+
+    /// The plain delays between `attempts` attempts: what an operator reads.
+    #[must_use]
+    pub fn schedule(&self, attempts: u32) -> Vec<Duration> {
+        (1..attempts).map(|nth| self.delay(nth)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn seconds(base: u64, max: u64) -> Result<Backoff, BackoffError> {
+        Backoff::new(Duration::from_secs(base), Duration::from_secs(max))
+    }
+
+    #[test]
+    fn the_whole_schedule_doubles_and_then_stays() -> Result<(), BackoffError> {
+        let schedule: Vec<u64> = seconds(10, 100)?.schedule(7).iter().map(Duration::as_secs).collect();
+        assert_eq!(schedule, [10, 20, 40, 80, 100, 100]);
+        Ok(())
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert_eq!(seconds(0, 1), Err(BackoffError::Zero));
+        assert_eq!(seconds(2, 1), Err(BackoffError::BaseAboveMax));
+    }
+
+    proptest! {
+        #[test]
+        fn a_delay_never_shrinks_and_stays_between_base_and_max(base in 1_u64..1_000_000, more in 0_u64..1_000_000_000, nth in 0_u32..) {
+            let (base, max) = (Duration::from_millis(base), Duration::from_millis(base + more));
+            let backoff = Backoff::new(base, max)?;
+            let delay = backoff.delay(nth);
+            prop_assert!(base <= delay && delay <= max);
+            prop_assert!(delay <= backoff.delay(nth.saturating_add(1)));
+        }
+
+        #[test]
+        fn jitter_is_only_ever_later_and_at_most_a_quarter(base in 1_u64..1_000_000, nth in 0_u32.., seed: u64) {
+            let backoff = Backoff::new(Duration::from_millis(base), Duration::from_millis(base * 1_000))?;
+            let jittered = backoff.jittered(nth, Jitter::draw(&mut fastrand::Rng::with_seed(seed)));
+            let plain = backoff.delay(nth);
+            prop_assert!(plain <= jittered && jittered <= plain + plain / 4 + Duration::from_nanos(1));
+        }
+    }
+}

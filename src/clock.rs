@@ -1,0 +1,142 @@
+//! Time as a value: [`Timestamp`] and [`Clock`]. No other file reads a clock.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// A point in wall-clock time, in milliseconds since the Unix epoch; the form in which the database keeps times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// The epoch: "due at once".
+    pub const ZERO: Self = Self(0);
+    /// The last millisecond of the year 9999, the latest time the database accepts.
+    pub const MAX: Self = Self(253_402_300_799_999);
+
+    /// This time moved later by `by`, at the most to [`Timestamp::MAX`].
+    #[must_use]
+    pub fn plus(self, by: Duration) -> Self {
+        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(by)).min(Self::MAX)
+    }
+
+    /// This time moved earlier by `by`, at the most to the epoch.
+    #[must_use]
+    pub fn minus(self, by: Duration) -> Self {
+        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(by)).max(Self::ZERO)
+    }
+
+    /// How long after `earlier` this is; zero if it is not.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        time.duration_since(UNIX_EPOCH).map_or(Self::ZERO, |since_epoch| Self::ZERO.plus(since_epoch))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where the daemon gets the time from: the system, or a test's hand.
+///
+/// Two readings, because they answer different questions: wall-clock time is what due times and holds are written
+/// in and may jump; elapsed time only ever grows, and is what the rate limit and every duration are measured with.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System { start: Instant },
+    Manual(Arc<Hands>),
+}
+
+#[derive(Debug)]
+struct Hands {
+    wall_ms: AtomicI64,
+    elapsed_us: AtomicU64,
+}
+
+impl Clock {
+    /// The system's clocks.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place where a clock is read")]
+    pub fn system() -> Self {
+        Self(Source::System { start: Instant::now() })
+    }
+
+    /// A clock that stands still until [`Clock::advance`] or [`Clock::jump_to`] moves it; clones share the hands.
+    #[must_use]
+    pub fn manual(at: Timestamp) -> Self {
+        Self(Source::Manual(Arc::new(Hands { wall_ms: AtomicI64::new(at.0), elapsed_us: AtomicU64::new(0) })))
+    }
+
+    /// The wall-clock time.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place where a clock is read")]
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            Source::System { .. } => SystemTime::now().into(),
+            Source::Manual(hands) => Timestamp(hands.wall_ms.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// The time that has passed since the clock was made.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        match &self.0 {
+            Source::System { start } => start.elapsed(),
+            Source::Manual(hands) => Duration::from_micros(hands.elapsed_us.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Moves a manual clock on; the system's clock is not ours to move, and ignores it.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual(hands) = &self.0 {
+            hands.wall_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+            hands.elapsed_us.fetch_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        }
+    }
+
+    /// Sets the wall-clock time of a manual clock, as a time server or an operator would; no time elapses.
+    pub fn jump_to(&self, at: Timestamp) {
+        if let Source::Manual(hands) = &self.0 {
+            hands.wall_ms.store(at.0, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_saturate_at_both_ends_instead_of_wrapping() {
+        assert_eq!(Timestamp::MAX.plus(Duration::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp(5).minus(Duration::MAX), Timestamp::ZERO);
+        assert_eq!(Timestamp(5).since(Timestamp(9)), Duration::ZERO);
+        assert_eq!(Timestamp(i64::MAX).since(Timestamp(i64::MIN)), Duration::from_millis(i64::MAX as u64));
+    }
+
+    #[test]
+    fn a_wall_clock_jump_does_not_move_elapsed_time() {
+        let clock = Clock::manual(Timestamp(1_000));
+        clock.advance(Duration::from_secs(1));
+        clock.jump_to(Timestamp(10));
+        assert_eq!((clock.now(), clock.elapsed()), (Timestamp(10), Duration::from_secs(1)));
+    }
+}

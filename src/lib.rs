@@ -1,0 +1,17 @@
+//! Empties a SQLite queue of audio-cache deletions through PolyAI's bulk-delete API.
+//!
+//! Being built: the pure files and the store are here, the API client, the worker and the command line are not yet.
+
+pub mod clock;
+
+pub mod deletion;
+
+pub mod backoff;
+
+pub mod outcome;
+
+pub mod lanes;
+
+pub mod pace;
+
+pub mod store;

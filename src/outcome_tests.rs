@@ -1,0 +1,171 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::deletion::{EntryId, Lane};
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn policy() -> Policy {
+    Policy {
+        max_attempts: 3,
+        retry: Backoff::new(Duration::from_secs(10), Duration::from_secs(60)).unwrap(),
+        min_retry_after: Duration::from_secs(1),
+        max_retry_after: Duration::from_secs(100),
+    }
+}
+
+fn batch_of(attempts: &[u32], batch_max: u8) -> Batch {
+    let lane = Lane { priority: 0, agent: AgentId::parse("agent").unwrap(), batch_max };
+    let rows = attempts
+        .iter()
+        .enumerate()
+        .map(|(at, &attempts)| Deletion {
+            id: DeletionId(at as i64 + 100),
+            entry: EntryId::parse(&at.to_string()).unwrap(),
+            attempts,
+            maybe_done: false,
+        })
+        .collect();
+    Batch::new(lane, rows).unwrap()
+}
+
+fn judge_with_seed(batch: &Batch, reply: &Result<Answer, Fault>, seed: u64) -> Judgement {
+    judge(batch, reply, &policy(), NOW, &mut fastrand::Rng::with_seed(seed))
+}
+
+fn status(status: u16, retry_after: Option<RetryAfter>) -> Result<Answer, Fault> {
+    Err(Fault::Status { status, retry_after })
+}
+
+fn strings(ids: &[&str]) -> Vec<String> {
+    ids.iter().map(|&id| id.to_owned()).collect()
+}
+
+#[test]
+fn each_id_of_a_200_is_judged_by_the_lists_it_is_in() {
+    let batch = batch_of(&[0, 0, 0, 0], 5);
+    let answer = Answer { deleted: strings(&["0", "1", "9"]), failed: strings(&["1", "2", "00", "2"]) };
+    let judgement = judge_with_seed(&batch, &Ok(answer), 1);
+    let causes: Vec<_> = judgement.rows.iter().map(|row| row.verdict.cause()).collect();
+    assert_eq!(causes, [None, Some(Cause::ApiContradicted), Some(Cause::ApiFailed), Some(Cause::ApiSilent)]);
+    let batch_max: Vec<_> = judgement.rows.iter().map(|row| row.batch_max).collect();
+    assert_eq!(batch_max, [Some(20), Some(20), Some(20), None], "only an answered row gets its full size back");
+    assert_eq!((judgement.strays, judgement.hold), (2, None));
+}
+
+#[test]
+fn a_retry_at_the_limit_is_dead_and_a_release_never_is() {
+    let batch = batch_of(&[1, 2, 3, u32::MAX], 20);
+    let retried = judge_with_seed(&batch, &status(500, None), 1);
+    let verdicts: Vec<_> = retried.rows.iter().map(|row| row.verdict.as_str()).collect();
+    assert_eq!(verdicts, ["retry", "dead", "dead", "dead"]);
+    let released = judge_with_seed(&batch, &status(401, None), 1);
+    assert!(released.rows.iter().all(|row| row.verdict.as_str() == "release" && !row.verdict.counted()));
+}
+
+#[test]
+fn a_rejected_batch_is_halved_down_to_the_one_row_that_is_dead() {
+    let sizes: Vec<Option<u8>> = [20, 19, 10, 5, 3, 2]
+        .into_iter()
+        .map(|n| judge_with_seed(&batch_of(&vec![0; n], 20), &status(400, None), 1).rows[0].batch_max)
+        .collect();
+    assert_eq!(sizes, [10, 10, 5, 3, 2, 1].map(Some));
+    let single = judge_with_seed(&batch_of(&[0], 1), &status(422, None), 1);
+    assert_eq!(single.rows[0].verdict, Verdict::Dead { cause: Cause::Rejected });
+}
+
+#[test]
+fn retry_after_is_taken_in_both_forms_between_floor_and_ceiling() {
+    let end = |wish| judge_with_seed(&batch_of(&[0], 20), &status(429, wish), 1).hold.unwrap().end;
+    let at = |seconds: i64| HoldEnd::At(Timestamp(NOW.0 + seconds * 1_000));
+    assert_eq!(end(Some(RetryAfter::Seconds(7))), at(7));
+    assert_eq!(end(Some(RetryAfter::Seconds(0))), at(1));
+    assert_eq!(end(Some(RetryAfter::Seconds(u64::MAX))), at(100));
+    assert_eq!(end(Some(RetryAfter::At(Timestamp(NOW.0 + 30_000)))), at(30));
+    assert_eq!(end(Some(RetryAfter::At(Timestamp::ZERO))), at(1));
+    assert_eq!(end(None), HoldEnd::Growing);
+}
+
+#[test]
+fn only_lost_and_garbled_leave_a_doubt_whether_it_was_done() {
+    let doubt = |reply| judge_with_seed(&batch_of(&[0], 20), &reply, 1).rows[0].maybe_done;
+    assert!(doubt(Err(Fault::Lost)) && doubt(Err(Fault::Garbled)));
+    assert!(!doubt(Err(Fault::Unreachable)) && !doubt(status(500, None)) && !doubt(status(429, None)));
+}
+
+#[test]
+fn every_cause_has_a_string_of_its_own() {
+    for cause in Cause::ALL {
+        assert_eq!(Cause::parse(cause.as_str()), Some(cause));
+    }
+    assert_eq!(Cause::parse("Lost"), None);
+}
+
+fn any_reply() -> impl Strategy<Value = Result<Answer, Fault>> {
+    // Small numbers as IDs, so that the lists meet the batch, each other, and strangers.
+    let list = || prop::collection::vec((0_u32..24).prop_map(|id| id.to_string()), 0..30);
+    let retry_after = prop_oneof![
+        Just(None),
+        any::<u64>().prop_map(|seconds| Some(RetryAfter::Seconds(seconds))),
+        any::<i64>().prop_map(|at| Some(RetryAfter::At(Timestamp(at)))),
+    ];
+    prop_oneof![
+        (list(), list()).prop_map(|(deleted, failed)| Ok(Answer { deleted, failed })),
+        (100_u16..1_000, retry_after).prop_map(|(status, retry_after)| Err(Fault::Status { status, retry_after })),
+        Just(Err(Fault::Garbled)),
+        Just(Err(Fault::Lost)),
+        Just(Err(Fault::Unreachable)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn each_row_gets_exactly_one_verdict_in_the_batch_s_order(attempts in prop::collection::vec(0_u32..6, 1..=20), reply in any_reply(), seed: u64) {
+        let batch = batch_of(&attempts, 20);
+        let judgement = judge_with_seed(&batch, &reply, seed);
+        let judged: Vec<_> = judgement.rows.iter().map(|row| row.id).collect();
+        let sent: Vec<_> = batch.deletions().iter().map(|row| row.id).collect();
+        prop_assert_eq!(judged, sent);
+    }
+
+    #[test]
+    fn deleted_only_if_a_200_lists_it_as_deleted_and_not_as_failed(attempts in prop::collection::vec(0_u32..6, 1..=20), reply in any_reply(), seed: u64) {
+        let batch = batch_of(&attempts, 20);
+        let judgement = judge_with_seed(&batch, &reply, seed);
+        for (row, judged) in batch.deletions().iter().zip(&judgement.rows) {
+            let said_so = reply.as_ref().is_ok_and(|answer| {
+                let id = row.entry.as_str().to_owned();
+                answer.deleted.contains(&id) && !answer.failed.contains(&id)
+            });
+            prop_assert_eq!(judged.verdict == Verdict::Deleted, said_so);
+        }
+    }
+
+    #[test]
+    fn nothing_is_due_in_the_past_and_no_attempt_exceeds_the_limit(attempts in prop::collection::vec(0_u32..3, 1..=20), reply in any_reply(), seed: u64) {
+        let batch = batch_of(&attempts, 20);
+        let judgement = judge_with_seed(&batch, &reply, seed);
+        for (row, judged) in batch.deletions().iter().zip(&judgement.rows) {
+            if let Some(due_at) = judged.verdict.due_at() {
+                prop_assert!(due_at >= NOW);
+            }
+            let counted = row.attempts + u32::from(judged.verdict.counted());
+            prop_assert!(counted <= policy().max_attempts);
+            if matches!(judged.verdict, Verdict::Retry { .. }) {
+                prop_assert!(counted < policy().max_attempts);
+            }
+            prop_assert!(judged.batch_max.is_none_or(|size| (1..=20).contains(&size)));
+        }
+        if let Some(Hold { end: HoldEnd::At(until), .. }) = judgement.hold {
+            prop_assert!(until > NOW && until <= NOW.plus(policy().max_retry_after));
+        }
+    }
+
+    #[test]
+    fn rows_that_failed_together_come_back_together(n in 1_usize..=20, seed: u64) {
+        let judgement = judge_with_seed(&batch_of(&vec![1; n], 20), &Err(Fault::Lost), seed);
+        prop_assert!(judgement.rows.iter().all(|row| row.verdict == judgement.rows[0].verdict));
+    }
+}

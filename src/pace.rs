@@ -1,0 +1,324 @@
+//! Whether a request may go out: the rate limit, and the holds.
+//!
+//! Pure but for `governor`'s arithmetic: time comes in as a value, and what changes in the holds goes out as
+//! [`HoldChange`]s for the worker to write and to log. An adaptive rate belongs here too: the configured rate is the
+//! ceiling, and [`Pace::answered`] sees every answer.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock as _, FakeRelativeClock},
+    middleware::NoOpMiddleware,
+    state::{InMemoryState, NotKeyed},
+};
+
+use crate::{
+    backoff::{Backoff, Jitter},
+    clock::Timestamp,
+    deletion::{AgentId, RequestId},
+    outcome::{Cause, Hold, HoldEnd, Scope},
+};
+
+/// The configured rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateLimit {
+    /// Requests per second, sustained; above 0, and may be below 1.
+    pub requests_per_second: f64,
+    /// How many requests may go out at once after a pause.
+    pub burst: NonZeroU32,
+}
+
+impl RateLimit {
+    /// The time in which one more request is allowed.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        // Rounded up to the nanosecond that the limiter counts in: never faster than configured.
+        Duration::from_nanos((1e9 / self.requests_per_second).ceil().max(1.0) as u64)
+    }
+}
+
+/// A row of `holds`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldRow {
+    /// On what.
+    pub scope: Scope,
+    /// Why.
+    pub cause: Cause,
+    /// Since when.
+    pub since_at: Timestamp,
+    /// Until when; `None` until somebody deletes the row. A time in the past: the next request probes.
+    pub until_at: Option<Timestamp>,
+    /// How often it was placed again after a probe failed.
+    pub repeats: u32,
+}
+
+/// What is to be written to `holds`, and said in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoldChange {
+    /// Insert this row, or put it in the place of the one with its scope and cause.
+    Placed(HoldRow),
+    /// Delete the row.
+    Lifted {
+        /// On what it was.
+        scope: Scope,
+        /// Why it was.
+        cause: Cause,
+    },
+}
+
+/// Whether a request for an agent may go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Nothing stands against it.
+    Free,
+    /// A hold has ended; one request may go, and the rest waits for what becomes of it.
+    Probe,
+    /// That one request is on its way.
+    Probing,
+    /// Held until then; `None`: until somebody deletes the hold.
+    Held(Option<Timestamp>),
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    row: HoldRow,
+    /// The request that probes; set by [`Pace::sent`], unset when it has been answered.
+    probe: Option<RequestId>,
+    /// The newest request at the time the hold was placed: what older ones come back with is the same news again.
+    newest: RequestId,
+}
+
+type Limiter = RateLimiter<NotKeyed, InMemoryState, FakeRelativeClock, NoOpMiddleware<governor::nanos::Nanos>>;
+
+/// The limiter and the holds.
+#[derive(Debug)]
+pub struct Pace {
+    limiter: Limiter,
+    limiter_clock: FakeRelativeClock,
+    /// What the limiter's clock shows; it knows only how to advance.
+    limiter_elapsed: Duration,
+    /// Elapsed time before which no permit can be had; asking earlier is pointless.
+    next_permit: Duration,
+    burst: u32,
+    holds: BTreeMap<(Scope, Cause), Held>,
+    growth: Backoff,
+    after_faults: u32,
+    /// Faults in a row, of those that count by streak.
+    streak: u32,
+}
+
+impl Pace {
+    /// A pace of `rate`, whose growing holds follow `growth` and whose streaks are `after_faults` long.
+    #[must_use]
+    pub fn new(rate: RateLimit, growth: Backoff, after_faults: u32) -> Self {
+        let limiter_clock = FakeRelativeClock::default();
+        let quota = Quota::with_period(rate.period())
+            .unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN))
+            .allow_burst(rate.burst);
+        Self {
+            limiter: RateLimiter::direct_with_clock(quota, limiter_clock.clone()),
+            limiter_clock,
+            limiter_elapsed: Duration::ZERO,
+            next_permit: Duration::ZERO,
+            burst: rate.burst.get(),
+            holds: BTreeMap::new(),
+            growth,
+            after_faults,
+            streak: 0,
+        }
+    }
+
+    /// How many permits there can be at `elapsed` at the most; taking one may still be refused.
+    #[must_use]
+    pub fn most_permits(&self, elapsed: Duration) -> usize {
+        if elapsed < self.next_permit { 0 } else { self.burst as usize }
+    }
+
+    /// When the next permit can be had, in elapsed time; in the past if now.
+    #[must_use]
+    pub fn next_permit(&self) -> Duration {
+        self.next_permit
+    }
+
+    /// Takes one permit, if there is one at `elapsed`.
+    pub fn take_permit(&mut self, elapsed: Duration) -> bool {
+        self.limiter_clock.advance(elapsed.saturating_sub(self.limiter_elapsed));
+        self.limiter_elapsed = self.limiter_elapsed.max(elapsed);
+        match self.limiter.check() {
+            Ok(()) => true,
+            Err(not_until) => {
+                self.next_permit = elapsed + not_until.wait_time_from(self.limiter_clock.now());
+                false
+            }
+        }
+    }
+
+    /// Takes in the rows of `holds`, whoever wrote them; what is known of the same hold is kept.
+    pub fn load(&mut self, rows: Vec<HoldRow>) {
+        let mut known = std::mem::take(&mut self.holds);
+        for row in rows {
+            let key = (row.scope.clone(), row.cause);
+            let held = match known.remove(&key) {
+                Some(held) if held.row == row => held,
+                Some(_) | None => Held { row, probe: None, newest: RequestId(0) },
+            };
+            self.holds.insert(key, held);
+        }
+    }
+
+    /// Whether anything at all may go out.
+    #[must_use]
+    pub fn admit_any(&self, now: Timestamp) -> Admission {
+        self.admission(None, now)
+    }
+
+    /// Whether a request for `agent` may go out.
+    #[must_use]
+    pub fn admit(&self, agent: &AgentId, now: Timestamp) -> Admission {
+        self.admission(Some(agent), now)
+    }
+
+    fn admission(&self, agent: Option<&AgentId>, now: Timestamp) -> Admission {
+        let mut admission = Admission::Free;
+        for held in self.matching(agent) {
+            admission = match (held.row.until_at, held.probe, admission) {
+                (None, _, _) | (_, _, Admission::Held(None)) => Admission::Held(None),
+                (Some(until), _, Admission::Held(Some(other))) => Admission::Held(Some(other.max(until))),
+                (Some(until), _, _) if until > now => Admission::Held(Some(until)),
+                (_, Some(_), _) | (_, _, Admission::Probing) => Admission::Probing,
+                (_, None, Admission::Free | Admission::Probe) => Admission::Probe,
+            };
+        }
+        admission
+    }
+
+    fn matching(&self, agent: Option<&AgentId>) -> impl Iterator<Item = &Held> {
+        self.holds.values().filter(move |held| match &held.row.scope {
+            Scope::All => true,
+            Scope::Agent(on) => agent == Some(on),
+        })
+    }
+
+    /// Remembers that `request` was sent for `agent`: it probes whatever hold on it has ended.
+    pub fn sent(&mut self, request: RequestId, agent: &AgentId, now: Timestamp) {
+        for held in self.holds.values_mut() {
+            let concerns = match &held.row.scope {
+                Scope::All => true,
+                Scope::Agent(on) => on == agent,
+            };
+            if concerns && held.row.until_at.is_some_and(|until| until <= now) {
+                held.probe = Some(request);
+            }
+        }
+    }
+
+    /// Takes in what `request` came to: the hold it asks for, if any, and whether it was a 200.
+    ///
+    /// `newest` is the newest request that was sent. What changes in the holds is returned, and to be written.
+    pub fn answered(
+        &mut self,
+        request: RequestId,
+        hold: Option<Hold>,
+        was_200: bool,
+        newest: RequestId,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<HoldChange> {
+        let probed: Vec<(Scope, Cause, u32)> = self
+            .holds
+            .values_mut()
+            .filter(|held| held.probe == Some(request))
+            .map(|held| {
+                held.probe = None;
+                (held.row.scope.clone(), held.row.cause, held.row.repeats)
+            })
+            .collect();
+        if was_200 {
+            self.streak = 0;
+        }
+        let mut changes = Vec::new();
+        // A probe that failed for everybody tells nothing about the one agent; any other outcome ends what it probed.
+        let for_all = hold.as_ref().is_some_and(|hold| hold.scope == Scope::All);
+        let ended: Vec<&(Scope, Cause, u32)> =
+            probed.iter().filter(|(scope, _, _)| *scope == Scope::All || !for_all).collect();
+        let placed = hold.and_then(|hold| {
+            let before =
+                ended.iter().filter(|(scope, _, _)| *scope == hold.scope).map(|(_, _, repeats)| *repeats).max();
+            self.place(hold, request, before, newest, now, rng)
+        });
+        for (scope, cause, _) in ended {
+            let replaced = placed.as_ref().is_some_and(|row| row.scope == *scope && row.cause == *cause);
+            if !replaced {
+                self.holds.remove(&(scope.clone(), *cause));
+                changes.push(HoldChange::Lifted { scope: scope.clone(), cause: *cause });
+            }
+        }
+        changes.extend(placed.map(HoldChange::Placed));
+        changes
+    }
+
+    /// Places a hold, unless it is old news or the streak is still short; `probed` is how often the hold that the
+    /// request probed had been repeated, if it probed one of this scope.
+    fn place(
+        &mut self,
+        hold: Hold,
+        request: RequestId,
+        probed: Option<u32>,
+        newest: RequestId,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Option<HoldRow> {
+        if hold.end == HoldEnd::ByStreak {
+            self.streak = self.streak.saturating_add(1);
+            let known = self.holds.values().any(|held| held.row.scope == hold.scope && request <= held.newest);
+            if probed.is_none() && (known || self.streak < self.after_faults) {
+                return None;
+            }
+        }
+        let repeats = probed.map_or(0, |repeats| repeats.saturating_add(1));
+        let grown = now.plus(self.growth.jittered(repeats.saturating_add(1), Jitter::draw(rng)));
+        let until_at = match hold.end {
+            HoldEnd::At(until) => until,
+            HoldEnd::Growing | HoldEnd::ByStreak => grown,
+        };
+        let mut row =
+            HoldRow { scope: hold.scope, cause: hold.cause, since_at: now, until_at: Some(until_at), repeats };
+        match self.holds.entry((row.scope.clone(), row.cause)) {
+            Entry::Occupied(mut entry) => {
+                let held = entry.get_mut();
+                if probed.is_none() {
+                    // Sent before the hold was placed: at the most it moves the end that the API asks for.
+                    let later = matches!(hold.end, HoldEnd::At(_)) && held.row.until_at.is_some_and(|at| at < until_at);
+                    if !later {
+                        return None;
+                    }
+                    row.since_at = held.row.since_at;
+                    row.repeats = held.row.repeats;
+                }
+                held.row = row.clone();
+                held.newest = held.newest.max(newest);
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Held { row: row.clone(), probe: None, newest });
+            }
+        }
+        Some(row)
+    }
+
+    /// When the next hold ends, after `now`.
+    #[must_use]
+    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
+        self.holds.values().filter_map(|held| held.row.until_at).filter(|until| *until > now).min()
+    }
+
+    /// How many holds there are.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.holds.len()
+    }
+}
