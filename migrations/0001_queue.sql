@@ -2,7 +2,7 @@
 -- with SQLite 3.26 and later: no STRICT, no unixepoch(), no JSON and no window functions.
 -- Times are INTEGER Unix milliseconds. The names of the CHECK constraints are what SQLite prints when it refuses a row.
 
-PRAGMA application_id = 1396921680; -- 0x53435750, "SCWP": tells our file from any other SQLite database
+PRAGMA application_id = 1396922192; -- 0x53435750, "SCWP": tells our file from any other SQLite database
 
 -- One row per (agent, entry), ever. AUTOINCREMENT: an id is never given out twice, so a verdict can never reach
 -- a row that was inserted in the place of a removed one.
