@@ -322,3 +322,7 @@ impl Pace {
         self.holds.len()
     }
 }
+
+#[cfg(test)]
+#[path = "pace_tests.rs"]
+mod tests;

@@ -1,0 +1,88 @@
+use super::*;
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn pace(requests_per_second: f64, burst: u32) -> Pace {
+    let rate = RateLimit { requests_per_second, burst: NonZeroU32::new(burst).unwrap() };
+    Pace::new(rate, Backoff::new(Duration::from_secs(4), Duration::from_secs(60)).unwrap(), 3)
+}
+
+fn agent(name: &str) -> AgentId {
+    AgentId::parse(name).unwrap()
+}
+
+fn answer(
+    pace: &mut Pace,
+    request: i64,
+    hold: Option<(Scope, Cause, HoldEnd)>,
+    newest: i64,
+    now: Timestamp,
+) -> Vec<HoldChange> {
+    let hold = hold.map(|(scope, cause, end)| Hold { scope, cause, end });
+    let was_200 = hold.is_none();
+    pace.answered(RequestId(request), hold, was_200, RequestId(newest), now, &mut fastrand::Rng::with_seed(1))
+}
+
+const LOST: (Scope, Cause, HoldEnd) = (Scope::All, Cause::Lost, HoldEnd::ByStreak);
+
+#[test]
+fn no_window_has_more_permits_than_rate_times_its_length_plus_burst() {
+    let mut pace = pace(2.0, 3);
+    let taken: Vec<u64> = (0..10_000)
+        .step_by(10)
+        .flat_map(|ms| [ms; 3])
+        .filter(|ms| pace.take_permit(Duration::from_millis(*ms)))
+        .collect();
+    // Tried every 10 ms, three times over: three at once, and then one each half second.
+    assert_eq!(taken[..6], [0, 0, 0, 500, 1_000, 1_500]);
+    assert_eq!(taken.len(), 3 + 19);
+}
+
+#[test]
+fn a_streak_holds_everything_once_and_one_probe_decides() {
+    let mut pace = pace(100.0, 10);
+    assert!(answer(&mut pace, 1, Some(LOST), 8, NOW).is_empty());
+    assert!(answer(&mut pace, 2, Some(LOST), 8, NOW).is_empty());
+    assert_eq!(answer(&mut pace, 3, Some(LOST), 8, NOW).len(), 1, "the third in a row");
+    assert!(answer(&mut pace, 4, Some(LOST), 8, NOW).is_empty(), "sent before the hold: the same news again");
+    let Admission::Held(Some(end)) = pace.admit_any(NOW) else { panic!("{:?}", pace.admit_any(NOW)) };
+    assert!(end >= NOW.plus(Duration::from_secs(4)) && end <= NOW.plus(Duration::from_secs(5)));
+
+    assert_eq!(pace.admit(&agent("a"), end), Admission::Probe);
+    pace.sent(RequestId(9), &agent("a"), end);
+    assert_eq!(pace.admit(&agent("b"), end), Admission::Probing);
+    let again = answer(&mut pace, 9, Some(LOST), 9, end);
+    assert!(
+        matches!(&again[..], [HoldChange::Placed(row)] if row.repeats == 1 && row.until_at >= Some(end.plus(Duration::from_secs(8))))
+    );
+
+    let Admission::Held(Some(end)) = pace.admit_any(end) else { panic!("held again") };
+    pace.sent(RequestId(10), &agent("a"), end);
+    assert_eq!(answer(&mut pace, 10, None, 10, end), [HoldChange::Lifted { scope: Scope::All, cause: Cause::Lost }]);
+    assert_eq!(pace.admit_any(end), Admission::Free);
+    assert!(answer(&mut pace, 11, Some(LOST), 11, end).is_empty(), "a 200 ended the streak");
+}
+
+#[test]
+fn one_agent_s_hold_leaves_the_others_free_and_outlives_a_throttled_probe() {
+    let mut pace = pace(100.0, 10);
+    let forbidden = (Scope::Agent(agent("a")), Cause::Forbidden, HoldEnd::Growing);
+    answer(&mut pace, 1, Some(forbidden), 1, NOW);
+    let Admission::Held(Some(end)) = pace.admit(&agent("a"), NOW) else { panic!("held") };
+    assert_eq!(pace.admit(&agent("b"), NOW), Admission::Free);
+    pace.sent(RequestId(2), &agent("a"), end);
+    let until = end.plus(Duration::from_secs(1));
+    answer(&mut pace, 2, Some((Scope::All, Cause::Throttled, HoldEnd::At(until))), 2, end);
+    assert_eq!(pace.admit(&agent("b"), end), Admission::Held(Some(until)));
+    assert_eq!(pace.held(), 2, "a 429 says nothing about the agent");
+}
+
+#[test]
+fn an_operator_s_hold_without_an_end_lasts_until_its_row_is_gone() {
+    let mut pace = pace(100.0, 10);
+    let row = HoldRow { scope: Scope::All, cause: Cause::Operator, since_at: NOW, until_at: None, repeats: 0 };
+    pace.load(vec![row]);
+    assert_eq!(pace.admit(&agent("a"), Timestamp::MAX), Admission::Held(None));
+    pace.load(Vec::new());
+    assert_eq!(pace.admit(&agent("a"), NOW), Admission::Free);
+}
