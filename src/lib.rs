@@ -14,4 +14,8 @@ pub mod lanes;
 
 pub mod pace;
 
+pub mod key;
+
+pub mod api;
+
 pub mod store;

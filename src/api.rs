@@ -1,0 +1,313 @@
+//! One request: what is sent, and what the reply is taken for. Nothing is tried again here.
+
+use std::{
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{
+    Client, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
+    redirect::Policy,
+};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    deletion::{AgentId, Batch},
+    key::{Key, KeyError, KeySource},
+    outcome::{Answer, Fault, RetryAfter},
+};
+
+/// The header that support asks for; the API echoes ours.
+pub const CORRELATION_ID: &str = "x-polyai-correlation-id";
+
+/// The longest answer that is read. Twenty IDs of 255 bytes are 6 KiB; an answer a hundred times that is none.
+pub const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// How much of an error's body is read for its message.
+const MAX_ERROR_BYTES: usize = 16 << 10;
+
+/// How much of what others say of themselves is kept.
+const MAX_DETAIL_CHARS: usize = 300;
+
+/// What may stand in a path segment as it is: RFC 3986's unreserved characters.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What a request needs to know beside its batch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `https://api.us.poly.ai`, say; a path in it is kept.
+    pub base_url: Url,
+    /// Where the key comes from.
+    pub key: KeySource,
+    /// For DNS, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// For everything, to the last byte of the answer.
+    pub request_timeout: Duration,
+}
+
+/// The API, ready to be called.
+#[derive(Debug)]
+pub struct Api {
+    client: Client,
+    base: String,
+    source: KeySource,
+    key: RwLock<Key>,
+}
+
+/// Why there is nothing to call the API with.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// No key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// TLS could not be set up.
+    #[error("set up the HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// What came back, or did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// To be judged.
+    pub result: Result<Answer, Fault>,
+    /// The HTTP status, if there was one.
+    pub status: Option<u16>,
+    /// What was said with a fault: the API's message or the network's error, shortened, the key taken out.
+    pub detail: Option<String>,
+    /// The correlation ID that came back.
+    pub remote_id: Option<String>,
+    /// A new key was found after a 401: nothing more needs a person.
+    pub key_changed: bool,
+}
+
+impl Reply {
+    /// A request of which nothing was heard.
+    #[must_use]
+    pub fn unheard(fault: Fault, detail: impl Into<String>) -> Self {
+        Self { result: Err(fault), status: None, detail: Some(detail.into()), remote_id: None, key_changed: false }
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    ids: Vec<&'a str>,
+}
+
+/// Both lists are required; what else the API may add is no concern of ours.
+#[derive(Deserialize)]
+struct RawAnswer {
+    deleted: Vec<String>,
+    failed: Vec<String>,
+}
+
+impl Api {
+    /// Reads the key and sets up the client. Nothing is sent.
+    ///
+    /// # Errors
+    /// If there is no usable key, or TLS cannot be set up.
+    pub fn new(options: Options) -> Result<Self, ApiError> {
+        // Already installed, by us or by whoever uses this crate: either way there is one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            // A redirect would carry the key to wherever it points.
+            .redirect(Policy::none())
+            .no_proxy()
+            .connect_timeout(options.connect_timeout)
+            .timeout(options.request_timeout)
+            .user_agent(concat!("audio-cache-sweeper/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        let key = RwLock::new(options.key.read()?);
+        let base = options.base_url.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { client, base, source: options.key, key })
+    }
+
+    fn key(&self) -> Key {
+        self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn url(&self, agent: &AgentId) -> String {
+        let agent = utf8_percent_encode(agent.as_str(), SEGMENT);
+        format!("{}/v1/agents/{agent}/audio-cache/bulk-delete", self.base)
+    }
+
+    /// Asks for the deletion of a batch, once.
+    pub async fn bulk_delete(&self, batch: &Batch, correlation_id: Uuid) -> Reply {
+        let key = self.key();
+        let body = Body { ids: batch.deletions().iter().map(|row| row.entry.as_str()).collect() };
+        let (Ok(header), Ok(body)) = (key.header(), serde_json::to_vec(&body)) else {
+            return Reply::unheard(Fault::Unreachable, "the request could not be built");
+        };
+        let sent = self
+            .client
+            .post(self.url(&batch.lane().agent))
+            .header("x-api-key", header)
+            .header(CORRELATION_ID, correlation_id.to_string())
+            .header(CONTENT_TYPE, "application/json")
+            .body(body)
+            .send()
+            .await;
+        match sent {
+            Ok(response) => self.read(response, &key).await,
+            Err(error) => Reply::unheard(fault_of(&error), clean(&describe(&error), &key)),
+        }
+    }
+
+    async fn read(&self, mut response: Response, key: &Key) -> Reply {
+        let status = response.status();
+        let remote_id = text_header(response.headers(), CORRELATION_ID).map(|id| clean(id, key));
+        let retry_after = text_header(response.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
+        let most = if status.is_success() { MAX_ANSWER_BYTES } else { MAX_ERROR_BYTES };
+        let body = read_body(&mut response, most).await;
+        let (result, detail) = match (status, body) {
+            (StatusCode::OK, Ok(Read::Whole(body))) => match serde_json::from_slice::<RawAnswer>(&body) {
+                Ok(RawAnswer { deleted, failed }) => (Ok(Answer { deleted, failed }), None),
+                Err(error) => (Err(Fault::Garbled), Some(format!("not the promised JSON: {error}"))),
+            },
+            (status, Ok(Read::TooLong)) if status.is_success() => {
+                (Err(Fault::Garbled), Some(format!("longer than {MAX_ANSWER_BYTES} bytes")))
+            }
+            (status, Ok(_)) if status.is_success() => (Err(Fault::Garbled), Some(format!("{status} instead of 200"))),
+            (status, Err(error)) if status.is_success() => (Err(Fault::Lost), Some(describe(&error))),
+            // A status outside of 2xx says enough, whatever became of its body.
+            (status, body) => {
+                let said = match body {
+                    Ok(Read::Whole(body)) => message(&body),
+                    Ok(Read::TooLong) | Err(_) => None,
+                };
+                (Err(Fault::Status { status: status.as_u16(), retry_after }), said)
+            }
+        };
+        let key_changed = status == StatusCode::UNAUTHORIZED && self.reread_key(key);
+        let detail = detail.map(|detail| clean(&detail, key));
+        Reply { result, status: Some(status.as_u16()), detail, remote_id, key_changed }
+    }
+
+    /// Reads the key file again; true if it has another key than the one that was refused.
+    fn reread_key(&self, refused: &Key) -> bool {
+        // A key that cannot be read just now is no reason to give up the one we have.
+        let (KeySource::File(_), Ok(found)) = (&self.source, self.source.read()) else { return false };
+        let changed = !found.is_same(refused);
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = found;
+        changed
+    }
+}
+
+enum Read {
+    Whole(Vec<u8>),
+    TooLong,
+}
+
+async fn read_body(response: &mut Response, most: usize) -> Result<Read, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > most {
+            return Ok(Read::TooLong);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Read::Whole(body))
+}
+
+/// Whether an error without an answer came before or after anything was sent.
+fn fault_of(error: &reqwest::Error) -> Fault {
+    if error.is_connect() || error.is_builder() { Fault::Unreachable } else { Fault::Lost }
+}
+
+/// The error with its causes; without the URL, which the log has anyway.
+fn describe(error: &reqwest::Error) -> String {
+    let mut text = if error.is_timeout() { "timed out".to_owned() } else { "failed".to_owned() };
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn text_header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Both forms of RFC 9110; anything else is no `Retry-After`.
+fn parse_retry_after(text: &str) -> Option<RetryAfter> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than fit are a long time, and clamped.
+        return Some(RetryAfter::Seconds(text.parse().unwrap_or(u64::MAX)));
+    }
+    httpdate::parse_http_date(text).ok().map(|at| RetryAfter::At(at.into()))
+}
+
+/// The message in an error's body, in any of the envelopes that the API and its gateway are known to use; failing
+/// that, the body itself.
+fn message(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(body);
+    let said = serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|value| {
+        ["/error_message", "/error/message", "/message", "/error", "/detail"]
+            .iter()
+            .find_map(|path| value.pointer(path)?.as_str().map(str::to_owned))
+    });
+    said.or_else(|| (!text.trim().is_empty()).then(|| text.trim().to_owned()))
+}
+
+/// What others say, fit for a log line and a database: without the key, without control characters, and short.
+fn clean(text: &str, key: &Key) -> String {
+    key.redact(text).chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_DETAIL_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn retry_after_has_two_forms_and_everything_else_is_none() {
+        assert_eq!(parse_retry_after(" 7 "), Some(RetryAfter::Seconds(7)));
+        assert_eq!(parse_retry_after("99999999999999999999999"), Some(RetryAfter::Seconds(u64::MAX)));
+        let date = parse_retry_after("Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(date, Some(RetryAfter::At(Timestamp(784_111_777_000))));
+        for nonsense in ["", "-1", "1.5", "soon", "1e3", "0x10", "NaN", "٣"] {
+            assert_eq!(parse_retry_after(nonsense), None, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn the_message_is_found_in_every_known_envelope() {
+        let envelopes = [
+            r#"{"success":false,"error":"Bad","error_id":"x","error_code":"BAD","error_message":"said","data":null}"#,
+            r#"{"error":{"code":"BAD","id":"x","message":"said","correlation_id":"x"}}"#,
+            r#"{"message":"said","errors":[{"field":"ids","message":"other"}]}"#,
+            r#"{"message":"said"}"#,
+            r#"{"success":false,"error":"said","error_message":null}"#,
+            " said\n",
+        ];
+        for envelope in envelopes {
+            assert_eq!(message(envelope.as_bytes()).as_deref(), Some("said"), "{envelope}");
+        }
+        assert_eq!(message(b" \n"), None);
+        assert_eq!(message(b"[1]").as_deref(), Some("[1]"));
+    }
+
+    #[test]
+    fn the_agent_is_exactly_one_percent_encoded_segment() {
+        let options = Options {
+            base_url: Url::parse("http://127.0.0.1:9/prefix/").unwrap(),
+            key: KeySource::Given("k".into()),
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(1),
+        };
+        let api = Api::new(options).unwrap();
+        for agent in ["PROJECT-58RP822I", "%2e%2e", "a?b#c", "...", "a%2Fb", "a;b:c@d&e=f+g"] {
+            let url = Url::parse(&api.url(&AgentId::parse(agent).unwrap())).unwrap();
+            let segments: Vec<_> = url.path_segments().unwrap().collect();
+            assert_eq!(segments.len(), 6, "{url}");
+            let decoded = percent_encoding::percent_decode_str(segments[3]).decode_utf8().unwrap();
+            assert_eq!(decoded, agent);
+            assert_eq!((segments[0], segments[5], url.query(), url.fragment()), ("prefix", "bulk-delete", None, None));
+        }
+    }
+}
