@@ -1,6 +1,6 @@
 //! Empties a SQLite queue of audio-cache deletions through PolyAI's bulk-delete API.
 //!
-//! Being built: the pure files and the store are here, the API client, the worker and the command line are not yet.
+//! Being built: the pure files, the store and the API client are here, the worker and the command line are not yet.
 
 pub mod clock;
 
