@@ -19,3 +19,11 @@ pub mod key;
 pub mod api;
 
 pub mod store;
+
+pub mod telemetry;
+
+pub mod config;
+
+pub mod sandbox;
+
+pub mod worker;

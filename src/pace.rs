@@ -204,8 +204,9 @@ impl Pace {
         })
     }
 
-    /// Remembers that `request` was sent for `agent`: it probes whatever hold on it has ended.
-    pub fn sent(&mut self, request: RequestId, agent: &AgentId, now: Timestamp) {
+    /// Remembers that `request` was sent for `agent`: it probes whatever hold on it has ended, and those are returned.
+    pub fn sent(&mut self, request: RequestId, agent: &AgentId, now: Timestamp) -> Vec<(Scope, Cause)> {
+        let mut probed = Vec::new();
         for held in self.holds.values_mut() {
             let concerns = match &held.row.scope {
                 Scope::All => true,
@@ -213,8 +214,10 @@ impl Pace {
             };
             if concerns && held.row.until_at.is_some_and(|until| until <= now) {
                 held.probe = Some(request);
+                probed.push((held.row.scope.clone(), held.row.cause));
             }
         }
+        probed
     }
 
     /// Takes in what `request` came to: the hold it asks for, if any, and whether it was a 200.
@@ -308,12 +311,6 @@ impl Pace {
             }
         }
         Some(row)
-    }
-
-    /// When the next hold ends, after `now`.
-    #[must_use]
-    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
-        self.holds.values().filter_map(|held| held.row.until_at).filter(|until| *until > now).min()
     }
 
     /// How many holds there are.

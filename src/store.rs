@@ -22,7 +22,7 @@ use sqlx::{
 
 use crate::{
     clock::Timestamp,
-    deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, IdError, Lane, RequestId, State},
+    deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, IdError, Lane, MAX_BATCH_SIZE, RequestId, State},
     outcome::{Cause, Judged, Scope, Verdict},
     pace::{HoldChange, HoldRow},
 };
@@ -191,6 +191,8 @@ pub struct Orphan {
 pub struct Look {
     /// Due rows, in the order in which they go out.
     pub due: Vec<DueRow>,
+    /// Rows whose entry ID no request could carry; their CHECK was switched off for the INSERT.
+    pub unusable: Vec<DeletionId>,
     /// When the first row that is not due yet will be.
     pub next_due_at: Option<Timestamp>,
 }
@@ -244,6 +246,15 @@ impl Settlement {
             Verdict::Dead { .. } => (deleted, retried, dead + 1),
         })
     }
+}
+
+/// What one step of pruning did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pruned {
+    /// Rows removed, of all tables.
+    pub removed: u64,
+    /// The end of the tables is not reached yet.
+    pub more: bool,
 }
 
 /// How the queue stands.
@@ -341,6 +352,11 @@ UPDATE requests SET
     remote_id = answer.value->>8
 FROM json_each(?1) AS answer
 WHERE requests.id = answer.value->>0 AND requests.answered_at IS NULL";
+
+/// ?1 ids: [id, …]; ?2 now
+const BURY: &str = "
+UPDATE deletions SET state = 'dead', last_cause = 'rejected', settled_at = ?2
+WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'pending'";
 
 const ORPHANS: &str = "
 SELECT requests.id, requests.agent_id,
@@ -511,13 +527,11 @@ impl Store {
         Ok(!open)
     }
 
-    /// IDs for the next requests; an ID is given out once, even if the request is then not written.
-    pub fn next_request_ids(&mut self) -> impl Iterator<Item = RequestId> {
-        std::iter::from_fn(|| {
-            let id = self.next_request;
-            self.next_request += 1;
-            Some(RequestId(id))
-        })
+    /// IDs for the next `most` requests; an ID is given out once, even if no request is written with it.
+    pub fn next_request_ids(&mut self, most: usize) -> impl Iterator<Item = RequestId> + use<> {
+        let first = self.next_request;
+        self.next_request = first.saturating_add(i64::try_from(most).unwrap_or(i64::MAX));
+        (first..self.next_request).map(RequestId)
     }
 
     /// Starts a transaction that writes.
@@ -533,12 +547,12 @@ impl Store {
         }
     }
 
-    /// Removes up to `most` settled rows, and up to `most` answered requests with their outcomes, that are older than
+    /// Removes up to `most` settled rows, and up to a tenth as many answered requests with their outcomes, that are older than
     /// `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn prune(&mut self, cutoff: Timestamp, most: u32) -> Result<u64, StoreError> {
+    pub async fn prune(&mut self, cutoff: Timestamp, most: u32) -> Result<Pruned, StoreError> {
         let after = self.prune_after;
         let last: Option<i64> =
             sqlx::query_scalar("SELECT max(id) FROM (SELECT id FROM deletions WHERE id > ?1 ORDER BY id LIMIT ?2)")
@@ -568,20 +582,17 @@ impl Store {
         let requests = format!("DELETE FROM requests WHERE id IN ({old})");
         for statement in [outcomes, requests] {
             pruned +=
-                write.execute("prune", sqlx::query(AssertSqlSafe(statement)).bind(most / 20).bind(cutoff.0)).await?;
+                write.execute("prune", sqlx::query(AssertSqlSafe(statement)).bind(most / 10).bind(cutoff.0)).await?;
         }
-        if pruned > 0 {
-            write.commit().await?;
-        }
-        Ok(pruned)
+        let more = last.is_some() || pruned > 0;
+        if pruned > 0 { write.commit().await } else { write.rollback().await }?;
+        Ok(Pruned { removed: pruned, more })
     }
 
-    /// A second connection that only reads, for what takes longer than a turn may.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn reader(&self) -> Result<Reader, StoreError> {
-        Reader::open(&self.options).await
+    /// What counts the rows, on a connection of its own: that takes longer than a turn may.
+    #[must_use]
+    pub fn counter(&self) -> Counter {
+        Counter { options: self.options.clone() }
     }
 }
 
@@ -612,15 +623,31 @@ impl Write<'_> {
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn settle(&mut self, settlements: &[Settlement]) -> Result<(), StoreError> {
-        if settlements.is_empty() {
+    pub async fn settle<'s>(
+        &mut self,
+        settlements: impl Iterator<Item = &'s Settlement> + Clone,
+    ) -> Result<(), StoreError> {
+        let answers: Vec<_> = settlements.clone().map(answer).collect();
+        if answers.is_empty() {
             return Ok(());
         }
-        let groups = json(&settlements.iter().flat_map(groups).collect::<Vec<_>>());
-        let answers = json(&settlements.iter().map(answer).collect::<Vec<_>>());
+        let (groups, answers) = (json(&settlements.flat_map(groups).collect::<Vec<_>>()), json(&answers));
         self.execute("settle", sqlx::query(SETTLE_DELETIONS).bind(&groups)).await?;
         self.execute("record the outcomes", sqlx::query(SETTLE_OUTCOMES).bind(&groups)).await?;
         self.execute("record the answers", sqlx::query(SETTLE_REQUESTS).bind(&answers)).await?;
+        Ok(())
+    }
+
+    /// Makes rows dead that no request can carry.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn bury(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+        self.execute("bury unusable rows", sqlx::query(BURY).bind(json(&ids)).bind(now.0)).await?;
         Ok(())
     }
 
@@ -708,41 +735,33 @@ impl Write<'_> {
     }
 }
 
-/// A connection that only reads, beside the one that writes.
-#[derive(Debug)]
-pub struct Reader {
-    conn: SqliteConnection,
-    path: PathBuf,
+/// Counts the rows of a queue, beside whoever works on it.
+#[derive(Clone, Debug)]
+pub struct Counter {
+    options: Options,
 }
 
-impl Reader {
-    /// Opens the file for reading, whoever else has it; the file must be one of ours.
-    ///
-    /// # Errors
-    /// If there is no such file, it is not ours, or SQLite fails.
-    async fn open(options: &Options) -> Result<Self, StoreError> {
-        Ok(Self { conn: connect(options, true).await?, path: options.path.clone() })
-    }
-
-    /// Counts. O(open rows), along the index.
+impl Counter {
+    /// Counts, along the indexes: O(open and dead rows).
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn tally(&mut self, now: Timestamp) -> Result<Tally, StoreError> {
-        let error = |source| StoreError { path: self.path.clone(), doing: "count", source };
+    pub async fn tally(&self, now: Timestamp) -> Result<Tally, StoreError> {
+        let error = |source| StoreError { path: self.options.path.clone(), doing: "count", source };
+        let mut conn = connect(&self.options, true).await?;
         let (pending, due): (i64, i64) = sqlx::query_as(
             "SELECT count(*), coalesce(sum(due_at <= ?1), 0) FROM deletions INDEXED BY deletions_due
              WHERE state = 'pending'",
         )
         .bind(now.0)
-        .fetch_one(&mut self.conn)
+        .fetch_one(&mut conn)
         .await
         .map_err(error)?;
         let dead: i64 = sqlx::query_scalar("SELECT count(*) FROM deletions WHERE state = 'dead'")
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut conn)
             .await
             .map_err(error)?;
-        let heads = sqlx::query(LANES).fetch_all(&mut self.conn).await.map_err(error)?;
+        let heads = sqlx::query(LANES).fetch_all(&mut conn).await.map_err(error)?;
         let mut oldest_due = Duration::ZERO;
         for head in &heads {
             let since = due_since(head.try_get(3).map_err(error)?, head.try_get(4).map_err(error)?, now);
@@ -809,8 +828,8 @@ impl Producer {
 /// # Errors
 /// If it is not, or SQLite fails.
 pub async fn verify(options: &Options) -> Result<(), OpenError> {
-    let mut reader = Reader::open(options).await?;
-    match identity(&mut reader.conn).await {
+    let mut conn = connect(options, true).await?;
+    match identity(&mut conn).await {
         Ok((APPLICATION_ID, _)) => Ok(()),
         Ok(_) => Err(OpenError::NotOurs(options.path.clone())),
         Err(source) => Err(StoreError { path: options.path.clone(), doing: "open", source }.into()),
@@ -897,40 +916,44 @@ fn hold_row(row: &SqliteRow) -> Result<Option<HoldRow>, sqlx::Error> {
 #[derive(Deserialize)]
 struct RawDeletion(i64, String, i64, i64, i64, i64);
 
-fn deletions(row: &SqliteRow, column: usize) -> Result<Vec<(Deletion, i64, i64)>, sqlx::Error> {
-    let decode = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
+impl RawDeletion {
+    fn parse(self) -> Result<(Deletion, i64, i64), DeletionId> {
+        let Self(id, entry, attempts, maybe_done, due_at, created_at) = self;
+        let id = DeletionId(id);
+        let entry = EntryId::parse(&entry).map_err(|_| id)?;
+        let attempts = u32::try_from(attempts.max(0)).unwrap_or(u32::MAX);
+        Ok((Deletion { id, entry, attempts, maybe_done: maybe_done != 0 }, due_at, created_at))
+    }
+}
+
+fn raw_deletions(row: &SqliteRow, column: usize) -> Result<Vec<RawDeletion>, sqlx::Error> {
     let text: &[u8] = row.try_get_unchecked(column)?;
-    let raw: Vec<RawDeletion> = serde_json::from_slice(text).map_err(|error| decode(error.into()))?;
-    raw.into_iter()
-        .map(|RawDeletion(id, entry, attempts, maybe_done, due_at, created_at)| {
-            let deletion = Deletion {
-                id: DeletionId(id),
-                entry: EntryId::parse(&entry).map_err(|error| decode(error.into()))?,
-                attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
-                maybe_done: maybe_done != 0,
-            };
-            Ok((deletion, due_at, created_at))
-        })
-        .collect()
+    serde_json::from_slice(text).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 fn orphan_row(row: &SqliteRow) -> Result<Orphan, sqlx::Error> {
-    let decode = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
-    let agent = AgentId::parse(row.try_get(1)?).map_err(|error| decode(error.into()))?;
-    let rows: Vec<Deletion> = deletions(row, 2)?.into_iter().map(|(deletion, _, _)| deletion).collect();
-    // Rows are settled one by one; of their lanes, only the agent matters any more.
-    let lane = Lane { priority: 0, agent, batch_max: crate::deletion::MAX_BATCH_SIZE };
-    let batch =
-        if rows.is_empty() { None } else { Some(Batch::new(lane, rows).map_err(|error| decode(error.into()))?) };
-    Ok(Orphan { request: RequestId(row.try_get(0)?), batch })
+    let request = RequestId(row.try_get(0)?);
+    let rows: Vec<Deletion> =
+        raw_deletions(row, 2)?.into_iter().filter_map(|raw| raw.parse().ok()).map(|(row, _, _)| row).collect();
+    // Rows are settled by their ids; of the lane, nothing matters any more. No agent or no rows: nothing to judge.
+    let batch = AgentId::parse(row.try_get(1)?)
+        .ok()
+        .map(|agent| Lane { priority: 0, agent, batch_max: MAX_BATCH_SIZE })
+        .and_then(|lane| Batch::new(lane, rows).ok());
+    Ok(Orphan { request, batch })
 }
 
 fn look_row(row: &SqliteRow, now: Timestamp) -> Result<Look, sqlx::Error> {
-    let due = deletions(row, 1)?
-        .into_iter()
-        .map(|(deletion, due_at, created_at)| DueRow { deletion, due_since: due_since(due_at, created_at, now) })
-        .collect();
-    Ok(Look { due, next_due_at: row.try_get::<Option<i64>, _>(2)?.map(Timestamp) })
+    let (mut due, mut unusable) = (Vec::new(), Vec::new());
+    for raw in raw_deletions(row, 1)? {
+        match raw.parse() {
+            Ok((deletion, due_at, created_at)) => {
+                due.push(DueRow { deletion, due_since: due_since(due_at, created_at, now) });
+            }
+            Err(id) => unusable.push(id),
+        }
+    }
+    Ok(Look { due, unusable, next_due_at: row.try_get::<Option<i64>, _>(2)?.map(Timestamp) })
 }
 
 /// Since when a row could have been sent: `due_at`, but not before it existed. A producer's clock that is ahead of

@@ -1,4 +1,5 @@
 //! The integration tests: one binary, a module per concern.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
+mod config;
 mod store;

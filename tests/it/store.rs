@@ -48,7 +48,7 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
     assert_eq!(lanes.iter().map(|(lane, _)| lane.clone()).collect::<Vec<_>>(), [lane("a"), lane("b")]);
     assert!(unusable.is_empty());
 
-    let request = store.next_request_ids().next().unwrap();
+    let request = store.next_request_ids(1).next().unwrap();
     let mut write = store.write().await.unwrap();
     let looks = write.look(&[lane("a")], 20, &[DeletionId(4)], NOW).await.unwrap();
     let due: Vec<_> = looks[0].due.iter().map(|row| row.deletion.clone()).collect();
@@ -77,7 +77,7 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
     // Twice, as after a commit in doubt: the second time changes nothing.
     for _ in 0..2 {
         let mut write = store.write().await.unwrap();
-        write.settle(&settlement).await.unwrap();
+        write.settle(settlement.iter()).await.unwrap();
         write.commit().await.unwrap();
     }
     let after = [
@@ -89,7 +89,7 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
     ];
     assert_eq!(table(&options).await, after);
     assert!(store.orphans().await.unwrap().is_empty() && !store.is_empty().await.unwrap());
-    let tally = store.reader().await.unwrap().tally(NOW).await.unwrap();
+    let tally = store.counter().tally(NOW).await.unwrap();
     assert_eq!((tally.pending, tally.due, tally.dead), (3, 2, 1));
 }
 

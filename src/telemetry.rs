@@ -1,0 +1,89 @@
+//! The logs: who writes them where, and the names in them. Logs are the interface: the README has the table.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+/// The values of the field `event`: stable, one for each thing that is worth a line.
+pub mod event {
+    /// The daemon has begun.
+    pub const STARTED: &str = "started";
+    /// Requests that a daemon before this one left unanswered were settled as lost.
+    pub const RECOVERED: &str = "recovered";
+    /// A request was answered, or was not.
+    pub const REQUEST: &str = "request";
+    /// What became of one row; at debug.
+    pub const DELETION: &str = "deletion";
+    /// Rows were given up.
+    pub const DEAD: &str = "dead";
+    /// The API listed IDs that were not sent.
+    pub const STRAYS: &str = "strays";
+    /// A hold was placed, or placed again after its probe.
+    pub const HOLD_PLACED: &str = "hold_placed";
+    /// A hold's time is up, and one request probes.
+    pub const HOLD_PROBED: &str = "hold_probed";
+    /// A hold was lifted.
+    pub const HOLD_LIFTED: &str = "hold_lifted";
+    /// The key file has another key now.
+    pub const KEY_CHANGED: &str = "key_changed";
+    /// Rows that no request can carry.
+    pub const BAD_ROW: &str = "bad_row";
+    /// How the queue stands; once a minute.
+    pub const SUMMARY: &str = "summary";
+    /// Old rows were removed; at debug.
+    pub const PRUNED: &str = "pruned";
+    /// The database cannot be used just now.
+    pub const DATABASE_WAITING: &str = "database_waiting";
+    /// It can be again.
+    pub const DATABASE_BACK: &str = "database_back";
+    /// The daemon was told to end, or has nothing more to do.
+    pub const STOPPING: &str = "stopping";
+    /// The daemon has ended.
+    pub const STOPPED: &str = "stopped";
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Text for a person on a terminal, JSON for everything else.
+    Auto,
+    /// One line of text per event.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Format {
+    /// What `Auto` means on this standard output.
+    #[must_use]
+    pub fn resolve(self) -> Self {
+        match self {
+            Self::Auto if std::io::stdout().is_terminal() => Self::Text,
+            Self::Auto => Self::Json,
+            Self::Text | Self::Json => self,
+        }
+    }
+}
+
+/// Makes `writer` the place where this process logs to. The first call decides; later ones change nothing.
+pub fn init<W>(format: Format, filter: EnvFilter, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let registry = tracing_subscriber::registry().with(filter);
+    let set = match format.resolve() {
+        Format::Json => {
+            registry.with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer)).try_init()
+        }
+        Format::Text | Format::Auto => registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_target(false)
+                    .with_ansi(std::io::stdout().is_terminal())
+                    .with_writer(writer),
+            )
+            .try_init(),
+    };
+    // There is one already: tests in one process share it.
+    drop(set);
+}

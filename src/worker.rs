@@ -1,0 +1,664 @@
+//! The loop: settle what has come back, claim what may go out, send it.
+//!
+//! One task owns the connection that writes, the lanes, the pace and the calls, so nothing here is locked or shared.
+//! Calls run on while the database works: what came back during one commit is settled by the next.
+
+mod log;
+mod plan;
+
+use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{
+    task::{Id as TaskId, JoinError, JoinSet},
+    time::{sleep, timeout},
+};
+use tracing::{debug, error, info, warn};
+use uuid::Uuid;
+
+use crate::{
+    api::{Api, Reply},
+    clock::{Clock, Timestamp},
+    deletion::{Batch, DeletionId, Lane, RequestId},
+    lanes::Lanes,
+    outcome::{Fault, Judgement, Policy, judge},
+    pace::{Admission, HoldChange, Pace},
+    store::{Claim, Settlement, Store, StoreError},
+    telemetry::event,
+};
+use plan::{Busy, Next, Rules, batches};
+
+/// How many rows one step of pruning looks at.
+const PRUNE_ROWS: u32 = 2_000;
+/// How often the table is gone through for rows to prune.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
+/// How often the summary is logged.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
+/// How long after another process's last write we leave gaps between our own.
+const POLITE_FOR: Duration = Duration::from_secs(2);
+/// The longest such gap.
+const MAX_GAP: Duration = Duration::from_millis(50);
+/// Listing the lanes may take one part in this many of the time.
+const LISTING_SHARE: u32 = 10;
+/// How long the loop waits before it tries a database again that could not be used.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// What the worker goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Most IDs per request, 1 to 20.
+    pub batch_size: u8,
+    /// Most requests at a time.
+    pub concurrency: usize,
+    /// How long a request that is not full waits for more rows.
+    pub linger: Duration,
+    /// How verdicts are reached.
+    pub policy: Policy,
+    /// How often the database is asked whether anybody wrote.
+    pub poll_interval: Duration,
+    /// How long settled rows are kept.
+    pub retention: Duration,
+    /// How long calls in flight may take to finish at a shutdown.
+    pub grace: Duration,
+}
+
+/// When to end without being told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Never.
+    Told,
+    /// When no row is open any more; or when nothing was settled for so long.
+    Empty {
+        /// `None`: wait for ever.
+        give_up_after: Option<Duration>,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Told,
+    /// No row is open.
+    Empty,
+    /// Nothing was settled for too long.
+    GaveUp,
+}
+
+/// What this worker has done since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests sent.
+    pub requests: u64,
+    /// Rows deleted.
+    pub deleted: u64,
+    /// Rows that came back to be sent again, once for each time.
+    pub retried: u64,
+    /// Rows given up.
+    pub dead: u64,
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Requests settled.
+    pub settled: usize,
+    /// Requests sent.
+    pub sent: usize,
+    /// Requests on their way.
+    pub in_flight: usize,
+    /// How long until a turn may have something to do, if nothing comes back and nobody writes; `None`: for ever.
+    pub wait: Option<Duration>,
+}
+
+/// A request on its way.
+#[derive(Debug)]
+struct InFlight {
+    request: RequestId,
+    correlation_id: Uuid,
+    batch: Batch,
+    /// Elapsed time.
+    sent: Duration,
+}
+
+/// A judged answer that the database does not know of yet.
+#[derive(Debug)]
+struct Unsettled {
+    settlement: Settlement,
+    lane: Lane,
+    holds: Vec<HoldChange>,
+}
+
+/// What a turn is about to send, and which lanes to bring back if it cannot.
+#[derive(Debug, Default)]
+struct Plan {
+    claims: Vec<Claim>,
+    taken: Vec<Lane>,
+}
+
+type Returned = Result<(TaskId, Reply), JoinError>;
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Worker {
+    store: Store,
+    api: Arc<Api>,
+    pace: Pace,
+    lanes: Lanes,
+    clock: Clock,
+    rng: fastrand::Rng,
+    settings: Settings,
+    calls: JoinSet<Reply>,
+    in_flight: HashMap<TaskId, InFlight>,
+    /// Came back while the loop was waiting; the next turn judges it.
+    returned: Vec<Returned>,
+    /// Judged; kept until a transaction with it has been committed.
+    unsettled: Vec<Unsettled>,
+    /// The newest request that was sent.
+    newest: RequestId,
+    /// The lanes and the holds must be read again.
+    stale: bool,
+    /// Elapsed time before which they are not, so that reading them cannot become the main work.
+    next_listing: Duration,
+    totals: Totals,
+    /// Elapsed time at which another process was last seen to have written.
+    others_wrote: Option<Duration>,
+    /// How long the last transaction took.
+    wrote_for: Duration,
+    /// Elapsed time at which a row last reached an end.
+    last_settled: Duration,
+    chores: Chores,
+}
+
+/// What is done beside the turns, and when next; elapsed time.
+#[derive(Debug)]
+struct Chores {
+    summary_at: Duration,
+    /// `deleted` at the last summary.
+    deleted_before: u64,
+    counting: JoinSet<()>,
+    prune_at: Duration,
+    /// The database could not be used, and that was logged.
+    store_down: bool,
+}
+
+impl Worker {
+    /// A worker on this queue. What a daemon before it left unanswered is settled as lost first.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn new(
+        mut store: Store,
+        api: Api,
+        pace: Pace,
+        settings: Settings,
+        clock: Clock,
+        mut rng: fastrand::Rng,
+    ) -> Result<Self, StoreError> {
+        recover(&mut store, &settings.policy, clock.now(), &mut rng).await?;
+        let now = clock.elapsed();
+        Ok(Self {
+            store,
+            api: Arc::new(api),
+            pace,
+            lanes: Lanes::default(),
+            clock,
+            rng,
+            settings,
+            calls: JoinSet::new(),
+            in_flight: HashMap::new(),
+            returned: Vec::new(),
+            unsettled: Vec::new(),
+            newest: RequestId(0),
+            stale: true,
+            next_listing: Duration::ZERO,
+            totals: Totals::default(),
+            others_wrote: None,
+            wrote_for: Duration::ZERO,
+            last_settled: now,
+            chores: Chores {
+                summary_at: now + SUMMARY_INTERVAL,
+                deleted_before: 0,
+                counting: JoinSet::new(),
+                prune_at: now,
+                store_down: false,
+            },
+        })
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Works until `shutdown` completes, or until there is nothing more to do.
+    ///
+    /// At the end no new claim is made, and calls in flight may finish within the grace period; what is left then is
+    /// settled as lost.
+    ///
+    /// # Errors
+    /// If the database fails in a way that waiting does not mend. Requests in flight are then left unanswered in it,
+    /// and the next daemon settles them as lost.
+    pub async fn run(&mut self, shutdown: impl Future<Output = ()>, until: Until) -> Result<Ended, StoreError> {
+        let mut shutdown = pin!(shutdown);
+        let ended = loop {
+            let wait = match self.turn().await {
+                Ok(turn) => {
+                    self.store_is_back();
+                    if let Some(ended) = self.ended(until).await? {
+                        break ended;
+                    }
+                    turn.wait
+                }
+                Err(error) => {
+                    self.store_is_down(error)?;
+                    None
+                }
+            };
+            self.do_chores().await?;
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break Ended::Told,
+                () = self.wait_for_news(wait) => {}
+            }
+        };
+        self.finish(ended).await?;
+        Ok(ended)
+    }
+
+    /// Waits until a turn may have something to do.
+    async fn wait_for_news(&mut self, wait: Option<Duration>) {
+        // A gap between our transactions lets a producer in, whose own waiting is clumsier than ours.
+        let now = self.clock.elapsed();
+        if self.others_wrote.is_some_and(|at| now.saturating_sub(at) < POLITE_FOR) {
+            sleep(self.wrote_for.min(MAX_GAP)).await;
+        }
+        if self.chores.store_down {
+            return sleep(STORE_RETRY).await;
+        }
+        let poll = self.settings.poll_interval;
+        tokio::select! {
+            Some(returned) = self.calls.join_next_with_id() => self.returned.push(returned),
+            () = sleep(wait.map_or(poll, |wait| wait.min(poll))) => {}
+        }
+    }
+
+    async fn ended(&mut self, until: Until) -> Result<Option<Ended>, StoreError> {
+        let Until::Empty { give_up_after } = until else { return Ok(None) };
+        let idle = self.in_flight.is_empty() && self.unsettled.is_empty();
+        if idle && self.lanes.next_look().is_none() && self.store.is_empty().await? {
+            return Ok(Some(Ended::Empty));
+        }
+        let waited = self.clock.elapsed().saturating_sub(self.last_settled);
+        Ok(give_up_after.is_some_and(|most| waited >= most).then_some(Ended::GaveUp))
+    }
+
+    /// Ends: no new claims, and what is in flight gets its time.
+    async fn finish(&mut self, why: Ended) -> Result<(), StoreError> {
+        info!(event = event::STOPPING, in_flight = self.in_flight.len(), ?why, "stopping");
+        let deadline = self.clock.elapsed() + self.settings.grace;
+        while !self.in_flight.is_empty() {
+            let left = deadline.saturating_sub(self.clock.elapsed());
+            if timeout(left, self.wait_for_a_call()).await.is_err() {
+                break;
+            }
+            self.judge_returned();
+            // Kept for the last try below if the database cannot take it now.
+            if let Err(error) = self.settle_and_claim(false).await {
+                self.store_is_down(error)?;
+            }
+        }
+        self.calls.abort_all();
+        while !self.in_flight.is_empty() && !self.calls.is_empty() {
+            self.wait_for_a_call().await;
+        }
+        self.judge_returned();
+        self.settle_and_claim(false).await?;
+        self.chores.counting.abort_all();
+        Ok(())
+    }
+
+    fn store_is_down(&mut self, error: StoreError) -> Result<(), StoreError> {
+        if !error.is_temporary() {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut self.chores.store_down, true) {
+            warn!(event = event::DATABASE_WAITING, %error, "the database cannot be used; trying again until it can");
+        }
+        Ok(())
+    }
+
+    fn store_is_back(&mut self) {
+        if std::mem::take(&mut self.chores.store_down) {
+            info!(event = event::DATABASE_BACK, "the database can be used again");
+        }
+    }
+
+    async fn do_chores(&mut self) -> Result<(), StoreError> {
+        let now = self.clock.elapsed();
+        if now >= self.chores.summary_at {
+            self.summarise(now);
+        }
+        if now >= self.chores.prune_at && !self.chores.store_down {
+            match self.store.prune(self.clock.now().minus(self.settings.retention), PRUNE_ROWS).await {
+                Ok(step) => {
+                    if step.removed > 0 {
+                        debug!(event = event::PRUNED, rows = step.removed, "old rows removed");
+                    }
+                    let pause = if step.more { self.settings.poll_interval } else { PRUNE_INTERVAL };
+                    self.chores.prune_at = now + pause;
+                }
+                Err(error) => self.store_is_down(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts and logs, beside the loop: with millions of open rows, counting takes longer than a turn may.
+    fn summarise(&mut self, now: Duration) {
+        let since = now.saturating_sub(self.chores.summary_at) + SUMMARY_INTERVAL;
+        self.chores.summary_at = now + SUMMARY_INTERVAL;
+        while self.chores.counting.try_join_next().is_some() {}
+        if !self.chores.counting.is_empty() {
+            return;
+        }
+        let deleted = self.totals.deleted - self.chores.deleted_before;
+        self.chores.deleted_before = self.totals.deleted;
+        let per_s = (deleted as f64 / since.as_secs_f64() * 10.0).round() / 10.0;
+        let (totals, in_flight, holds, at) = (self.totals, self.in_flight.len(), self.pace.held(), self.clock.now());
+        let counter = self.store.counter();
+        self.chores.counting.spawn(async move {
+            match counter.tally(at).await {
+                Ok(tally) => log::summary(&tally, &totals, per_s, in_flight, holds),
+                Err(error) => warn!(event = event::SUMMARY, %error, "the queue could not be counted"),
+            }
+        });
+    }
+
+    /// One pass: settle what has come back, claim what may go out, send it.
+    ///
+    /// # Errors
+    /// If the database fails. Then nothing is forgotten: what has come back is settled by a later turn.
+    pub async fn turn(&mut self) -> Result<Turn, StoreError> {
+        self.notice().await?;
+        self.judge_returned();
+        let settled = self.unsettled.len();
+        let sent = self.settle_and_claim(true).await?;
+        Ok(Turn { settled, sent, in_flight: self.in_flight.len(), wait: self.wait() })
+    }
+
+    /// Waits until a call has come back; the next turn settles it. Returns at once if none is in flight.
+    pub async fn wait_for_a_call(&mut self) {
+        if let Some(returned) = self.calls.join_next_with_id().await {
+            self.returned.push(returned);
+        }
+    }
+
+    /// Reads the lanes and the holds again if somebody else has written.
+    async fn notice(&mut self) -> Result<(), StoreError> {
+        if self.store.changed().await? {
+            self.stale = true;
+            self.others_wrote = Some(self.clock.elapsed());
+        }
+        let begun = self.clock.elapsed();
+        // What is judged and not yet written would be missing in what is read.
+        if !self.stale || !self.unsettled.is_empty() || begun < self.next_listing {
+            return Ok(());
+        }
+        let (lanes, unusable) = self.store.lanes().await?;
+        let holds = self.store.holds().await?;
+        for error in unusable {
+            error!(event = event::BAD_ROW, %error, "rows that no request can carry; correct or remove them");
+        }
+        self.lanes.list(lanes);
+        self.pace.load(holds);
+        self.stale = false;
+        let ended = self.clock.elapsed();
+        self.next_listing = ended + ended.saturating_sub(begun) * LISTING_SHARE;
+        Ok(())
+    }
+
+    fn judge_returned(&mut self) {
+        let mut returned = std::mem::take(&mut self.returned);
+        returned.extend(std::iter::from_fn(|| self.calls.try_join_next_with_id()));
+        for returned in returned {
+            let (task, reply) = match returned {
+                Ok((task, reply)) => (task, Some(reply)),
+                // Cut short by us at a shutdown, or by a panic, which must not take its rows with it.
+                Err(error) => (error.id(), None),
+            };
+            if let Some(call) = self.in_flight.remove(&task) {
+                self.judge_one(call, reply);
+            }
+        }
+    }
+
+    /// `reply` is `None` if the call was cut short on our side: that says nothing about the API, so no hold follows.
+    fn judge_one(&mut self, call: InFlight, reply: Option<Reply>) {
+        let now = self.clock.now();
+        let heard = reply.is_some();
+        let reply = reply.unwrap_or_else(|| Reply::unheard(Fault::Lost, "cut short before the answer"));
+        let Judgement { rows, hold, strays } =
+            judge(&call.batch, &reply.result, &self.settings.policy, now, &mut self.rng);
+        let holds = if heard {
+            self.pace.answered(call.request, hold, reply.result.is_ok(), self.newest, now, &mut self.rng)
+        } else {
+            Vec::new()
+        };
+        let settlement = Settlement {
+            request: call.request,
+            answered_at: now,
+            status: reply.status,
+            fault: reply.result.as_ref().err().map(Fault::cause),
+            detail: reply.detail,
+            remote_id: reply.remote_id,
+            rows,
+        };
+        log::request(&settlement, &call, self.clock.elapsed().saturating_sub(call.sent), strays);
+        if reply.key_changed {
+            info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
+        }
+        holds.iter().for_each(log::hold);
+        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), holds });
+    }
+
+    /// Everything that a turn writes, in one transaction; then what it claimed is sent.
+    async fn settle_and_claim(&mut self, may_claim: bool) -> Result<usize, StoreError> {
+        let now = self.clock.now();
+        let room = if may_claim { self.room(now) } else { 0 };
+        let mut plan = Plan { taken: self.lanes.take(now, room), ..Plan::default() };
+        if self.unsettled.is_empty() && plan.taken.is_empty() {
+            return Ok(0);
+        }
+        let begun = self.clock.elapsed();
+        let written = self.write(&mut plan, room, now).await;
+        self.wrote_for = self.clock.elapsed().saturating_sub(begun);
+        if let Err(error) = written {
+            self.lanes.restore(plan.taken);
+            return Err(error);
+        }
+        self.forget_settled();
+        let sent = plan.claims.len();
+        plan.claims.into_iter().for_each(|claim| self.send(claim));
+        Ok(sent)
+    }
+
+    /// How many requests could be sent now, as far as that can be known without taking permits.
+    fn room(&self, now: Timestamp) -> usize {
+        let free = self.settings.concurrency.saturating_sub(self.in_flight.len());
+        let free = free.min(self.pace.most_permits(self.clock.elapsed()));
+        match self.pace.admit_any(now) {
+            Admission::Free => free,
+            Admission::Probe => free.min(1),
+            Admission::Probing | Admission::Held(_) => 0,
+        }
+    }
+
+    /// Writes what is unsettled, and fills `plan` with claims of the lanes that it has taken. A permit is taken once
+    /// there is a batch for it, and before that batch is claimed.
+    async fn write(&mut self, plan: &mut Plan, room: usize, now: Timestamp) -> Result<(), StoreError> {
+        let rules = Rules {
+            batch_size: self.settings.batch_size,
+            linger: self.settings.linger,
+            recheck: self.settings.poll_interval,
+        };
+        let (mut ids, mut busy) = self.on_their_way();
+        let mut requests = self.store.next_request_ids(room);
+        let mut write = self.store.write().await?;
+        write.settle(self.unsettled.iter().map(|unsettled| &unsettled.settlement)).await?;
+        for unsettled in &self.unsettled {
+            write.change_holds(&unsettled.holds).await?;
+        }
+        let mut lanes = plan.taken.clone();
+        while !lanes.is_empty() {
+            let share = (room - plan.claims.len()).div_ceil(lanes.len());
+            let most_rows = share * usize::from(rules.batch_size);
+            let looks = write.look(&lanes, most_rows, &ids, now).await?;
+            let mut unserved = Vec::new();
+            for (lane, look) in lanes.into_iter().zip(looks) {
+                write.bury(&look.unusable, now).await?;
+                let mut room = room - plan.claims.len();
+                match self.pace.admit(&lane.agent, now) {
+                    Admission::Free => {}
+                    Admission::Probe if !plan.claims.iter().any(|claim| claim.batch.lane().agent == lane.agent) => {
+                        room = room.min(1);
+                    }
+                    Admission::Probe | Admission::Probing => {
+                        self.lanes.note(lane, now.plus(rules.recheck));
+                        continue;
+                    }
+                    Admission::Held(until) => {
+                        // Without an end, somebody will write when it is lifted.
+                        if let Some(until) = until {
+                            self.lanes.note(lane, until);
+                        }
+                        continue;
+                    }
+                }
+                let (found, next) = batches(&lane, look, most_rows, room, &busy, &rules, now);
+                let (wanted, before) = (found.len(), plan.claims.len());
+                for batch in found {
+                    if !self.pace.take_permit(self.clock.elapsed()) {
+                        break;
+                    }
+                    let Some(request) = requests.next() else { break };
+                    ids.extend(batch.deletions().iter().map(|row| row.id));
+                    busy.extend(batch.deletions().iter().map(|row| (lane.agent.clone(), row.entry.clone())));
+                    plan.claims.push(Claim { request, correlation_id: new_uuid(&mut self.rng), batch });
+                }
+                match (plan.claims.len() - before, next) {
+                    (0, Next::HasMore) => unserved.push(lane),
+                    (0, _) if wanted > 0 => unserved.push(lane),
+                    (served, _) if served < wanted => self.lanes.put_back(lane),
+                    (_, Next::HasMore) => self.lanes.put_back(lane),
+                    (_, Next::LookAt(at)) => self.lanes.note(lane, at),
+                    (_, Next::Nothing) => {}
+                }
+            }
+            // A lane that got nothing, for want of room or of a permit, is the next one's turn.
+            self.lanes.restore(unserved);
+            let permits = self.pace.most_permits(self.clock.elapsed());
+            let room = if permits == 0 { 0 } else { room - plan.claims.len() };
+            lanes = self.lanes.take(now, room);
+            plan.taken.extend(lanes.iter().cloned());
+        }
+        if !plan.claims.is_empty() {
+            write.claim(&plan.claims, now).await?;
+        }
+        write.commit().await
+    }
+
+    /// The rows that are on their way, and their IDs as the API sees them.
+    fn on_their_way(&self) -> (Vec<DeletionId>, Busy) {
+        let rows =
+            || self.in_flight.values().flat_map(|call| call.batch.deletions().iter().map(move |row| (call, row)));
+        let busy = rows().map(|(call, row)| (call.batch.lane().agent.clone(), row.entry.clone())).collect();
+        (rows().map(|(_, row)| row.id).collect(), busy)
+    }
+
+    fn forget_settled(&mut self) {
+        for Unsettled { settlement, lane, .. } in std::mem::take(&mut self.unsettled) {
+            let (deleted, retried, dead) = settlement.counts();
+            self.totals.deleted += deleted as u64;
+            self.totals.retried += retried as u64;
+            self.totals.dead += dead as u64;
+            if deleted + dead > 0 {
+                self.last_settled = self.clock.elapsed();
+            }
+            for row in &settlement.rows {
+                if let Some(due_at) = row.verdict.due_at() {
+                    let batch_max = row.batch_max.unwrap_or(lane.batch_max);
+                    self.lanes.note(Lane { batch_max, ..lane.clone() }, due_at);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, claim: Claim) {
+        let Claim { request, correlation_id, batch } = claim;
+        for (scope, cause) in self.pace.sent(request, &batch.lane().agent, self.clock.now()) {
+            let (scope, cause, request) = (scope.as_str(), cause.as_str(), request.0);
+            info!(event = event::HOLD_PROBED, scope, cause, request, "the hold is over; one request probes");
+        }
+        self.newest = self.newest.max(request);
+        self.totals.requests += 1;
+        let (api, sending) = (Arc::clone(&self.api), batch.clone());
+        let task = self.calls.spawn(async move { api.bulk_delete(&sending, correlation_id).await });
+        let call = InFlight { request, correlation_id, batch, sent: self.clock.elapsed() };
+        self.in_flight.insert(task.id(), call);
+    }
+
+    /// How long until a turn may have something to do, if nothing comes back and nobody writes.
+    fn wait(&self) -> Option<Duration> {
+        let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
+        let listing = self.stale.then(|| self.next_listing.saturating_sub(elapsed));
+        let claim = match self.pace.admit_any(now) {
+            _ if self.in_flight.len() >= self.settings.concurrency => None,
+            Admission::Probing | Admission::Held(None) => None,
+            Admission::Held(Some(until)) => Some(until.since(now)),
+            Admission::Free | Admission::Probe => self.lanes.next_look().map(|look| {
+                let permit = self.pace.next_permit().saturating_sub(elapsed);
+                look.since(now).max(permit)
+            }),
+        };
+        listing.into_iter().chain(claim).min()
+    }
+}
+
+/// Settles what a daemon before us left unanswered: sent, outcome unknown.
+async fn recover(
+    store: &mut Store,
+    policy: &Policy,
+    now: Timestamp,
+    rng: &mut fastrand::Rng,
+) -> Result<(), StoreError> {
+    let orphans = store.orphans().await?;
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    let requests = orphans.len();
+    let settlements: Vec<Settlement> = orphans
+        .into_iter()
+        .map(|orphan| Settlement {
+            request: orphan.request,
+            answered_at: now,
+            status: None,
+            fault: Some(Fault::Lost.cause()),
+            detail: Some("the daemon ended before the answer".to_owned()),
+            remote_id: None,
+            // Whatever was the reason, it says nothing about the API: the hold that this might ask for is left out.
+            rows: orphan.batch.map_or_else(Vec::new, |batch| judge(&batch, &Err(Fault::Lost), policy, now, rng).rows),
+        })
+        .collect();
+    let mut write = store.write().await?;
+    write.settle(settlements.iter()).await?;
+    write.commit().await?;
+    let rows = settlements.iter().map(|settlement| settlement.rows.len()).sum::<usize>();
+    let dead = settlements.iter().map(|settlement| settlement.counts().2).sum::<usize>();
+    warn!(event = event::RECOVERED, requests, rows, dead, "requests without an answer were settled as lost");
+    Ok(())
+}
+
+fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
+    uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid()
+}

@@ -1,0 +1,111 @@
+//! The worker's log lines.
+
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+
+use super::{InFlight, Totals};
+use crate::{
+    outcome::Verdict,
+    pace::{HoldChange, HoldRow},
+    store::{Settlement, Tally},
+    telemetry::event,
+};
+
+/// One line for the request, one at debug for each row, and a warning if rows are dead or the API listed strangers.
+pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays: usize) {
+    let (deleted, retried, dead) = settlement.counts();
+    let agent = call.batch.lane().agent.as_str();
+    let (request, correlation_id) = (settlement.request.0, call.correlation_id);
+    info!(
+        event = event::REQUEST,
+        request,
+        %correlation_id,
+        agent,
+        size = call.batch.len(),
+        status = settlement.status,
+        fault = settlement.fault.map(|cause| cause.as_str()),
+        deleted,
+        retried,
+        dead,
+        took_ms = millis(took),
+        remote_id = settlement.remote_id,
+        detail = settlement.detail,
+        "request answered"
+    );
+    let mut given_up = Vec::new();
+    for (row, judged) in call.batch.deletions().iter().zip(&settlement.rows) {
+        if let Verdict::Dead { cause } = judged.verdict {
+            given_up.push((row.entry.as_str(), cause.as_str(), judged.maybe_done));
+        }
+        debug!(
+            event = event::DELETION,
+            request,
+            deletion = row.id.0,
+            agent,
+            entry = row.entry.as_str(),
+            verdict = judged.verdict.as_str(),
+            cause = judged.verdict.cause().map(|cause| cause.as_str()),
+            due_at = judged.verdict.due_at().map(|at| at.0),
+            "row judged"
+        );
+    }
+    if let Some((_, cause, _)) = given_up.first() {
+        let entries: Vec<&str> = given_up.iter().map(|(entry, _, _)| *entry).collect();
+        let unconfirmed = given_up.iter().filter(|(_, _, maybe_done)| *maybe_done).count();
+        warn!(
+            event = event::DEAD,
+            request,
+            agent,
+            cause,
+            rows = given_up.len(),
+            unconfirmed,
+            entries = entries.join(","),
+            "rows given up"
+        );
+    }
+    if strays > 0 {
+        warn!(event = event::STRAYS, request, %correlation_id, agent, strays, "the API listed IDs that were not sent");
+    }
+}
+
+/// A hold that was placed or lifted.
+pub fn hold(change: &HoldChange) {
+    match change {
+        HoldChange::Placed(row @ HoldRow { scope, cause, until_at, repeats, .. }) => {
+            let (scope, cause, until_at) = (scope.as_str(), cause.as_str(), until_at.map(|at| at.0));
+            // Once is enough to call a person; what follows is the same again.
+            if row.cause.needs_a_person() && *repeats == 0 {
+                error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, "held; somebody must look at this");
+            } else {
+                warn!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, "held");
+            }
+        }
+        HoldChange::Lifted { scope, cause } => {
+            info!(event = event::HOLD_LIFTED, scope = scope.as_str(), cause = cause.as_str(), "hold lifted");
+        }
+    }
+}
+
+/// How the queue stands.
+pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: usize, holds: usize) {
+    info!(
+        event = event::SUMMARY,
+        pending = tally.pending,
+        due = tally.due,
+        in_flight,
+        dead = tally.dead,
+        oldest_due_s = tally.oldest_due.as_secs(),
+        deleted_per_s,
+        holds,
+        requests_total = totals.requests,
+        deleted_total = totals.deleted,
+        dead_total = totals.dead,
+        "summary"
+    );
+}
+
+/// Whole milliseconds.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

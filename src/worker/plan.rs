@@ -1,0 +1,167 @@
+//! What of a lane goes out now, and when the lane is worth the next look.
+
+use std::{collections::HashSet, time::Duration};
+
+use crate::{
+    clock::Timestamp,
+    deletion::{AgentId, Batch, Deletion, EntryId, Lane},
+    store::Look,
+};
+
+/// How rows become requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Most IDs per request, 1 to 20.
+    pub batch_size: u8,
+    /// How long a request that is not full waits for more rows.
+    pub linger: Duration,
+    /// How long a row waits whose ID is in flight as another row.
+    pub recheck: Duration,
+}
+
+/// What is to be done with a lane after its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It has more that can go out now.
+    HasMore,
+    /// Nothing until then.
+    LookAt(Timestamp),
+    /// Nothing until somebody writes.
+    Nothing,
+}
+
+/// The IDs on their way, as the API sees them.
+pub type Busy = HashSet<(AgentId, EntryId)>;
+
+/// Cuts what a look at `lane` found into at most `room` batches, as full as they can be. `asked` is how many rows the
+/// look was limited to.
+pub fn batches(
+    lane: &Lane,
+    look: Look,
+    asked: usize,
+    room: usize,
+    busy: &Busy,
+    rules: &Rules,
+    now: Timestamp,
+) -> (Vec<Batch>, Next) {
+    let full = usize::from(lane.batch_max.min(rules.batch_size)).max(1);
+    let there_may_be_more = look.due.len() + look.unusable.len() >= asked;
+    let found = look.due.len();
+    // A row that was removed and inserted again has another id; its ID may still be in flight for the first one.
+    let mut seen = HashSet::new();
+    let free: Vec<_> = look
+        .due
+        .into_iter()
+        .filter(|row| {
+            let id = (lane.agent.clone(), row.deletion.entry.clone());
+            !busy.contains(&id) && seen.insert(id.1)
+        })
+        .collect();
+    let mut next =
+        if free.len() < found { soonest(look.next_due_at, now.plus(rules.recheck)) } else { look.next_due_at };
+    let mut batches = Vec::new();
+    for chunk in free.chunks(full) {
+        let partial = chunk.len() < full && !there_may_be_more;
+        // Rows of a rejected request do not wait: they are being told apart, and are not joined by others.
+        if partial && lane.batch_max >= rules.batch_size {
+            let since = chunk.iter().map(|row| row.due_since).min().unwrap_or(now);
+            let until = since.plus(rules.linger);
+            if until > now {
+                next = soonest(next, until);
+                break;
+            }
+        }
+        if batches.len() == room {
+            return (batches, Next::HasMore);
+        }
+        let rows: Vec<Deletion> = chunk.iter().map(|row| row.deletion.clone()).collect();
+        batches.extend(Batch::new(lane.clone(), rows));
+    }
+    // Nothing but rows that must wait for others: looking again at once would find the same.
+    let stuck = found > 0 && free.is_empty();
+    let next = match next {
+        _ if there_may_be_more && !stuck => Next::HasMore,
+        Some(at) => Next::LookAt(at),
+        None => Next::Nothing,
+    };
+    (batches, next)
+}
+
+fn soonest(one: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {
+    Some(one.map_or(other, |one| one.min(other)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{deletion::DeletionId, store::DueRow};
+    use proptest::prelude::*;
+
+    const NOW: Timestamp = Timestamp(100_000);
+    const RULES: Rules = Rules { batch_size: 20, linger: Duration::from_secs(1), recheck: Duration::from_millis(100) };
+
+    fn lane(batch_max: u8) -> Lane {
+        Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max }
+    }
+
+    fn look(rows: usize, due_since: Timestamp, next_due_at: Option<Timestamp>) -> Look {
+        let due = (0..rows)
+            .map(|n| {
+                let entry = EntryId::parse(&n.to_string()).unwrap();
+                let id = DeletionId(i64::try_from(n).unwrap());
+                DueRow { deletion: Deletion { id, entry, attempts: 0, maybe_done: false }, due_since }
+            })
+            .collect();
+        Look { due, unusable: Vec::new(), next_due_at }
+    }
+
+    fn sizes(batches: &[Batch]) -> Vec<usize> {
+        batches.iter().map(Batch::len).collect()
+    }
+
+    #[test]
+    fn full_batches_go_and_the_rest_waits_until_its_oldest_has_lingered() {
+        let since = NOW.minus(Duration::from_millis(400));
+        let (found, next) = batches(&lane(20), look(41, since, None), 160, 8, &Busy::new(), &RULES, NOW);
+        assert_eq!((sizes(&found), next), (vec![20, 20], Next::LookAt(NOW.plus(Duration::from_millis(600)))));
+        let lingered = NOW.minus(RULES.linger);
+        let (found, next) = batches(&lane(20), look(41, lingered, None), 160, 8, &Busy::new(), &RULES, NOW);
+        assert_eq!((sizes(&found), next), (vec![20, 20, 1], Next::Nothing));
+    }
+
+    #[test]
+    fn a_lane_with_less_than_it_could_send_is_looked_at_again() {
+        let (found, next) = batches(&lane(20), look(60, NOW, None), 160, 2, &Busy::new(), &RULES, NOW);
+        assert_eq!((sizes(&found), next), (vec![20, 20], Next::HasMore));
+        let (found, next) = batches(&lane(20), look(40, NOW, None), 40, 2, &Busy::new(), &RULES, NOW);
+        assert_eq!((sizes(&found), next), (vec![20, 20], Next::HasMore), "as many as asked for: there may be more");
+        let later = NOW.plus(Duration::from_secs(60));
+        let (found, next) = batches(&lane(20), look(20, NOW, Some(later)), 160, 2, &Busy::new(), &RULES, NOW);
+        assert_eq!((sizes(&found), next), (vec![20], Next::LookAt(later)));
+    }
+
+    #[test]
+    fn halves_do_not_linger() {
+        let (found, next) = batches(&lane(3), look(5, NOW, None), 160, 8, &Busy::new(), &RULES, NOW);
+        assert_eq!((sizes(&found), next), (vec![3, 2], Next::Nothing));
+    }
+
+    #[test]
+    fn an_id_that_is_in_flight_as_another_row_waits() {
+        let busy = Busy::from([(AgentId::parse("a").unwrap(), EntryId::parse("0").unwrap())]);
+        let (found, next) = batches(&lane(1), look(2, NOW, None), 160, 8, &busy, &RULES, NOW);
+        assert_eq!((sizes(&found), next), (vec![1], Next::LookAt(NOW.plus(RULES.recheck))));
+        let (found, next) = batches(&lane(1), look(1, NOW, None), 1, 8, &busy, &RULES, NOW);
+        assert_eq!((sizes(&found), next), (vec![], Next::LookAt(NOW.plus(RULES.recheck))));
+    }
+
+    proptest! {
+        #[test]
+        fn rows_that_have_lingered_take_no_more_requests_than_they_must(rows in 0_usize..200, batch_size in 1_u8..=20, batch_max in 1_u8..=20) {
+            let rules = Rules { batch_size, ..RULES };
+            let (found, _) = batches(&lane(batch_max), look(rows, Timestamp::ZERO, None), 1_000, 1_000, &Busy::new(), &rules, NOW);
+            prop_assert_eq!(found.len(), rows.div_ceil(usize::from(batch_size.min(batch_max))));
+            prop_assert_eq!(sizes(&found).iter().sum::<usize>(), rows);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Configuration: its layers, its limits, and what it never shows.
+
+use std::{collections::HashMap, fs, path::PathBuf, time::Duration};
+
+use audio_cache_sweeper::{config::Config, key::KeySource};
+
+fn environment(entries: &[(&str, &str)]) -> HashMap<String, String> {
+    entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load(file: &str, entries: &[(&str, &str)]) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sweeper.toml");
+    fs::write(&path, file).unwrap();
+    Config::load(Some(&path), &environment(entries)).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_defaults_are_complete_and_the_documented_ones() {
+    let config = Config::load(None, &HashMap::new()).unwrap();
+    assert_eq!(config.base_url.as_str(), "https://api.us.poly.ai/");
+    assert_eq!(config.store.path, PathBuf::from("sweeper.db"));
+    assert_eq!((config.rate.requests_per_second, config.rate.burst.get()), (5.0, 5));
+    assert_eq!((config.worker.batch_size, config.worker.concurrency), (20, 8));
+    assert_eq!(config.worker.retention, Duration::from_secs(30 * 86_400));
+    assert!(config.key.is_none());
+    assert_eq!(
+        config.api().unwrap_err().to_string(),
+        "configuration: no API key. Give one in the environment variable SWEEPER__API__KEY, or name a file that has \
+         it in api.key_file (SWEEPER__API__KEY_FILE)"
+    );
+}
+
+#[test]
+fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
+    let file = "[api]\nregion = 'eu'\n[rate_limit]\nrequests_per_second = 2.5\nburst = 7\n";
+    let entries = [
+        ("SWEEPER__RATE_LIMIT__BURST", "9"),
+        ("SWEEPER__API__KEY", "0123"),
+        ("SWEEPER__DELIVERY__LINGER", ""),
+        ("SWEEPER_SERVICE_HOST", "10.0.0.1"),
+        ("SWEEPER_CONFIG", "elsewhere"),
+    ];
+    let config = load(file, &entries).unwrap();
+    assert_eq!(config.base_url.as_str(), "https://api.eu.poly.ai/");
+    assert_eq!((config.rate.requests_per_second, config.rate.burst.get()), (2.5, 9));
+    assert_eq!(config.worker.linger, Duration::from_millis(500), "an empty variable is none");
+    let Some(KeySource::Given(key)) = &config.key else { panic!("a key") };
+    assert_eq!(secrecy::ExposeSecret::expose_secret(key), "0123", "digits stay the text they are");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
+    let cases: [(&str, &str, &[&str]); 16] = [
+        ("[rate_limit]\nburst = 0", "", &["rate_limit.burst", "\"0\"", "from 1 to"]),
+        ("[delivery]\nbatch_size = 21", "", &["delivery.batch_size", "\"21\"", "from 1 to 20"]),
+        ("[delivery]\nbatch_size = 'many'", "", &["delivery.batch_size", "\"many\"", "from 1 to 20"]),
+        ("[rate_limit]\nrequests_per_second = nan", "", &["rate_limit.requests_per_second", "\"NaN\"", "from 0.001"]),
+        ("[queue]\nretention = '30'", "", &["queue.retention", "\"30\"", "250ms, 30s, 5m or 30d"]),
+        ("[queue]\nretention = '5s ago'", "", &["queue.retention", "\"5s ago\""]),
+        ("[retry]\nbase_delay = '2h'", "", &["retry.base_delay", "\"2h\"", "not be longer than max_delay", "\"1h\""]),
+        ("[api]\nregion = 'mars'", "", &["api.region", "\"mars\"", "us, eu, uk, studio"]),
+        ("[api]\nbase_url = 'http://example.com'", "", &["api.base_url", "https://"]),
+        ("[api]\nbase_url = 'ftp://example.com'", "", &["api.base_url", "https://", "ftp"]),
+        ("[api]\nbase_url = 'https://u:p@example.com'", "", &["api.base_url", "password"]),
+        ("[log]\nformat = 'xml'", "", &["log.format", "\"xml\"", "auto, text, json"]),
+        ("[log]\nfilter = 'worker=loud'", "", &["log.filter", "worker=loud"]),
+        ("[rate_limit]\nrps = 1", "", &["rps", "requests_per_second"]),
+        ("[api]\nkey = 'a'\nkey_file = 'b'", "", &["api.key", "api.key_file", "not both"]),
+        ("", "SWEEPER__DELIVERY__CONCURENCY", &["concurency", "concurrency"]),
+    ];
+    for (file, variable, said) in cases {
+        let entries = if variable.is_empty() { vec![] } else { vec![(variable, "1")] };
+        let error = load(file, &entries).unwrap_err();
+        for text in said {
+            assert!(error.contains(text), "{file:?} {variable}: {text:?} is missing in:\n{error}");
+        }
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let error = load("[rate_limit]\nburst = 0\n[api]\nregion = 'mars'", &[]).unwrap_err();
+    assert!(error.contains("rate_limit.burst") && error.contains("api.region"), "{error}");
+}
+
+#[test]
+fn the_key_is_in_no_error_and_not_in_what_is_shown() {
+    let leaks: [(&str, &str); 6] = [
+        ("[api]\nkey = 's3cret", ""),
+        ("[api]\nkey = s3cret", ""),
+        ("[api]\nkey = ['s3cret']", ""),
+        ("[api]\nkey = 's3cret'\nregion = 'mars'", ""),
+        ("api = 's3cret'", ""),
+        ("", "SWEEPER__API"),
+    ];
+    for (file, variable) in leaks {
+        let entries = if variable.is_empty() { vec![] } else { vec![(variable, "s3cret")] };
+        let error = load(file, &entries).unwrap_err();
+        assert!(!error.contains("s3cret"), "{file:?}: {error}");
+    }
+    let config = load("[api]\nkey = 's3cret'", &[]).unwrap();
+    assert_eq!(config.shown["api.key"], "[redacted]");
+    assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+#[test]
+fn plain_http_is_for_loopback_only() {
+    for good in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "https://example.com/prefix"] {
+        load("", &[("SWEEPER__API__BASE_URL", good)]).unwrap();
+    }
+    for bad in ["http://127.0.0.1.example.com", "http://localhost.example.com", "http://10.0.0.1", "http://[::2]"] {
+        load("", &[("SWEEPER__API__BASE_URL", bad)]).unwrap_err();
+    }
+}
