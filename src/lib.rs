@@ -26,4 +26,6 @@ pub mod config;
 
 pub mod sandbox;
 
+pub mod cli;
+
 pub mod worker;

@@ -209,7 +209,7 @@ pub struct DueRow {
 /// A batch about to be sent.
 #[derive(Debug)]
 pub struct Claim {
-    /// From [`Store::next_request_ids`].
+    /// From [`Write::next_request_id`].
     pub request: RequestId,
     /// The UUID that goes with it.
     pub correlation_id: uuid::Uuid,
@@ -527,13 +527,6 @@ impl Store {
         Ok(!open)
     }
 
-    /// IDs for the next `most` requests; an ID is given out once, even if no request is written with it.
-    pub fn next_request_ids(&mut self, most: usize) -> impl Iterator<Item = RequestId> + use<> {
-        let first = self.next_request;
-        self.next_request = first.saturating_add(i64::try_from(most).unwrap_or(i64::MAX));
-        (first..self.next_request).map(RequestId)
-    }
-
     /// Starts a transaction that writes.
     ///
     /// # Errors
@@ -542,7 +535,7 @@ impl Store {
         // IMMEDIATE: a transaction that reads first and writes later fails at once when another wrote meanwhile.
         let path = self.options.path.clone();
         match self.conn.begin_with("BEGIN IMMEDIATE").await {
-            Ok(tx) => Ok(Write { tx, path }),
+            Ok(tx) => Ok(Write { tx, path, next_request: &mut self.next_request }),
             Err(source) => Err(StoreError { path, doing: "begin to write", source }),
         }
     }
@@ -601,6 +594,7 @@ impl Store {
 pub struct Write<'a> {
     tx: Transaction<'a, Sqlite>,
     path: PathBuf,
+    next_request: &'a mut i64,
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
@@ -697,6 +691,13 @@ impl Write<'_> {
             .map(|row| look_row(row, now))
             .collect::<Result<_, _>>()
             .map_err(|source| self.error("look for due rows", source))
+    }
+
+    /// The ID for the next request. It is given out once, even if no request is then written with it.
+    pub fn next_request_id(&mut self) -> RequestId {
+        let id = *self.next_request;
+        *self.next_request += 1;
+        RequestId(id)
     }
 
     /// Writes the requests about to be sent, each with its manifest.
@@ -808,14 +809,14 @@ impl Producer {
         tx.commit().await.map_err(error)
     }
 
-    /// How many rows are in each state, and why the dead ones are dead.
+    /// How many rows of each agent are in each state, and why the dead ones are dead. Reads the whole table.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn totals(&mut self) -> Result<Vec<(String, Option<String>, i64)>, StoreError> {
+    pub async fn totals(&mut self) -> Result<Vec<(String, String, Option<String>, i64)>, StoreError> {
         sqlx::query_as(
-            "SELECT state, CASE state WHEN 'dead' THEN last_cause END AS cause, count(*) FROM deletions
-             GROUP BY 1, 2 ORDER BY 3 DESC",
+            "SELECT agent_id, state, CASE state WHEN 'dead' THEN last_cause END AS cause, count(*) FROM deletions
+             GROUP BY 1, 2, 3 ORDER BY 1, 2 DESC, 3",
         )
         .fetch_all(&mut self.conn)
         .await

@@ -84,6 +84,18 @@ pub enum Ended {
     GaveUp,
 }
 
+impl Ended {
+    /// The string in the logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Told => "told",
+            Self::Empty => "empty",
+            Self::GaveUp => "gave_up",
+        }
+    }
+}
+
 /// What this worker has done since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -95,6 +107,15 @@ pub struct Totals {
     pub retried: u64,
     /// Rows given up.
     pub dead: u64,
+}
+
+impl Totals {
+    fn add(&mut self, settlement: &Settlement) {
+        let (deleted, retried, dead) = settlement.counts();
+        self.deleted += deleted as u64;
+        self.retried += retried as u64;
+        self.dead += dead as u64;
+    }
 }
 
 /// What a turn did.
@@ -194,7 +215,7 @@ impl Worker {
         clock: Clock,
         mut rng: fastrand::Rng,
     ) -> Result<Self, StoreError> {
-        recover(&mut store, &settings.policy, clock.now(), &mut rng).await?;
+        let totals = recover(&mut store, &settings.policy, clock.now(), &mut rng).await?;
         let now = clock.elapsed();
         Ok(Self {
             store,
@@ -211,7 +232,7 @@ impl Worker {
             newest: RequestId(0),
             stale: true,
             next_listing: Duration::ZERO,
-            totals: Totals::default(),
+            totals,
             others_wrote: None,
             wrote_for: Duration::ZERO,
             last_settled: now,
@@ -295,7 +316,7 @@ impl Worker {
 
     /// Ends: no new claims, and what is in flight gets its time.
     async fn finish(&mut self, why: Ended) -> Result<(), StoreError> {
-        info!(event = event::STOPPING, in_flight = self.in_flight.len(), ?why, "stopping");
+        info!(event = event::STOPPING, why = why.as_str(), in_flight = self.in_flight.len(), "stopping");
         let deadline = self.clock.elapsed() + self.settings.grace;
         while !self.in_flight.is_empty() {
             let left = deadline.saturating_sub(self.clock.elapsed());
@@ -503,7 +524,6 @@ impl Worker {
             recheck: self.settings.poll_interval,
         };
         let (mut ids, mut busy) = self.on_their_way();
-        let mut requests = self.store.next_request_ids(room);
         let mut write = self.store.write().await?;
         write.settle(self.unsettled.iter().map(|unsettled| &unsettled.settlement)).await?;
         for unsettled in &self.unsettled {
@@ -541,7 +561,7 @@ impl Worker {
                     if !self.pace.take_permit(self.clock.elapsed()) {
                         break;
                     }
-                    let Some(request) = requests.next() else { break };
+                    let request = write.next_request_id();
                     ids.extend(batch.deletions().iter().map(|row| row.id));
                     busy.extend(batch.deletions().iter().map(|row| (lane.agent.clone(), row.entry.clone())));
                     plan.claims.push(Claim { request, correlation_id: new_uuid(&mut self.rng), batch });
@@ -578,11 +598,9 @@ impl Worker {
 
     fn forget_settled(&mut self) {
         for Unsettled { settlement, lane, .. } in std::mem::take(&mut self.unsettled) {
-            let (deleted, retried, dead) = settlement.counts();
-            self.totals.deleted += deleted as u64;
-            self.totals.retried += retried as u64;
-            self.totals.dead += dead as u64;
-            if deleted + dead > 0 {
+            let before = self.totals;
+            self.totals.add(&settlement);
+            if (before.deleted, before.dead) != (self.totals.deleted, self.totals.dead) {
                 self.last_settled = self.clock.elapsed();
             }
             for row in &settlement.rows {
@@ -631,10 +649,11 @@ async fn recover(
     policy: &Policy,
     now: Timestamp,
     rng: &mut fastrand::Rng,
-) -> Result<(), StoreError> {
+) -> Result<Totals, StoreError> {
     let orphans = store.orphans().await?;
+    let mut totals = Totals::default();
     if orphans.is_empty() {
-        return Ok(());
+        return Ok(totals);
     }
     let requests = orphans.len();
     let settlements: Vec<Settlement> = orphans
@@ -653,10 +672,10 @@ async fn recover(
     let mut write = store.write().await?;
     write.settle(settlements.iter()).await?;
     write.commit().await?;
-    let rows = settlements.iter().map(|settlement| settlement.rows.len()).sum::<usize>();
-    let dead = settlements.iter().map(|settlement| settlement.counts().2).sum::<usize>();
-    warn!(event = event::RECOVERED, requests, rows, dead, "requests without an answer were settled as lost");
-    Ok(())
+    settlements.iter().for_each(|settlement| totals.add(settlement));
+    let Totals { retried, dead, .. } = totals;
+    warn!(event = event::RECOVERED, requests, retried, dead, "requests without an answer were settled as lost");
+    Ok(totals)
 }
 
 fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {

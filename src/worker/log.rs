@@ -16,11 +16,12 @@ use crate::{
 pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays: usize) {
     let (deleted, retried, dead) = settlement.counts();
     let agent = call.batch.lane().agent.as_str();
-    let (request, correlation_id) = (settlement.request.0, call.correlation_id);
+    let (request, correlation_id) = (settlement.request.0, call.correlation_id.to_string());
+    let remote_id = settlement.remote_id.as_ref().filter(|remote_id| **remote_id != correlation_id);
     info!(
         event = event::REQUEST,
         request,
-        %correlation_id,
+        correlation_id,
         agent,
         size = call.batch.len(),
         status = settlement.status,
@@ -29,7 +30,7 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
         retried,
         dead,
         took_ms = millis(took),
-        remote_id = settlement.remote_id,
+        remote_id,
         detail = settlement.detail,
         "request answered"
     );
@@ -65,7 +66,7 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
         );
     }
     if strays > 0 {
-        warn!(event = event::STRAYS, request, %correlation_id, agent, strays, "the API listed IDs that were not sent");
+        warn!(event = event::STRAYS, request, correlation_id, agent, strays, "the API listed IDs that were not sent");
     }
 }
 

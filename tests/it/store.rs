@@ -48,8 +48,8 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
     assert_eq!(lanes.iter().map(|(lane, _)| lane.clone()).collect::<Vec<_>>(), [lane("a"), lane("b")]);
     assert!(unusable.is_empty());
 
-    let request = store.next_request_ids(1).next().unwrap();
     let mut write = store.write().await.unwrap();
+    let request = write.next_request_id();
     let looks = write.look(&[lane("a")], 20, &[DeletionId(4)], NOW).await.unwrap();
     let due: Vec<_> = looks[0].due.iter().map(|row| row.deletion.clone()).collect();
     assert_eq!(due.iter().map(|row| row.id.0).collect::<Vec<_>>(), [1, 2, 3], "4 is in flight");

@@ -1,0 +1,356 @@
+//! The command line: arguments, exit codes and signals around the worker.
+
+mod demo;
+
+use std::{
+    collections::HashMap,
+    env,
+    future::Future,
+    io::{self, Write as _},
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    api::{Api, ApiError},
+    clock::Clock,
+    config::{Config, ConfigError, parse_duration, show_duration},
+    key::KeyError,
+    pace::Pace,
+    sandbox::{self, Sandbox},
+    store::{self, OpenError, Opened, Store, StoreError},
+    telemetry::{self, event},
+    worker::{Ended, Totals, Until, Worker},
+};
+
+/// Empties a queue of audio-cache deletions, kept in a SQLite table, through PolyAI's bulk-delete API.
+#[derive(Debug, Parser)]
+#[command(name = "sweeper", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    /// The configuration file (TOML), also named by SWEEPER_CONFIG; every key can be given as SWEEPER__SECTION__KEY, too.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 clean, 1 runtime failure, 2 usage or configuration, 3 database unusable,\n\
+                          4 --until-empty left dead rows, 5 --give-up-after gave up.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Work on the queue until told to stop (also without a subcommand).
+    Run(RunArgs),
+    /// Create the database, or bring its tables up to date, so that producers can start first.
+    Init,
+    /// Print the configuration as it is in effect, and what is wrong with it.
+    Check,
+    /// Show the whole thing at work on this machine, with nothing configured: no key, no network.
+    Demo,
+    /// Stand in for the API, with faults to order.
+    Sandbox(SandboxArgs),
+}
+
+#[derive(Debug, Default, Args)]
+struct RunArgs {
+    /// End when no row is open any more; waits for retries and holds.
+    #[arg(long)]
+    until_empty: bool,
+    /// With --until-empty: end with exit code 5 when no row has reached an end for so long (10m, say).
+    #[arg(long, value_name = "DURATION", requires = "until_empty", value_parser = duration)]
+    give_up_after: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+struct SandboxArgs {
+    /// Where to answer; port 0 takes a free one and prints it.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// The API key that is right; without it, any is.
+    #[arg(long)]
+    key: Option<String>,
+    /// How long each answer takes.
+    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = duration)]
+    latency: Duration,
+    /// An agent, and how many entries it has (1 to COUNT); without any, every agent has every entry.
+    #[arg(long = "agent", value_name = "AGENT=COUNT", value_parser = agent)]
+    agents: Vec<(String, u64)>,
+    /// An agent that the key may not touch: 403.
+    #[arg(long, value_name = "AGENT")]
+    forbidden: Vec<String>,
+    /// The share of IDs answered as failed, drawn anew each time.
+    #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
+    fail_ratio: f64,
+    /// An ID that is always answered as failed.
+    #[arg(long, value_name = "ID")]
+    failing: Vec<String>,
+    /// Answer 400 to a request with an ID that is not a number.
+    #[arg(long)]
+    numeric_ids: bool,
+    /// The share of requests answered with 500.
+    #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
+    error_ratio: f64,
+    /// The share of connections cut, half of them after the deletion was done.
+    #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
+    reset_ratio: f64,
+    /// The share of requests that are done and then answered with something that is not JSON.
+    #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
+    garbage_ratio: f64,
+    /// Requests per second above which it answers 429.
+    #[arg(long, value_name = "N")]
+    rate_limit: Option<NonZeroU32>,
+    /// What a 429 says in Retry-After: seconds or an HTTP date.
+    #[arg(long, value_name = "TEXT")]
+    retry_after: Option<String>,
+    /// What its chances are drawn from: the same seed, the same draws.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text, &(Duration::ZERO..=Duration::from_secs(366 * 86_400)))
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)).ok_or_else(|| "must be from 0 to 1".to_owned())
+}
+
+fn agent(text: &str) -> Result<(String, u64), String> {
+    let (agent, count) = text.rsplit_once('=').ok_or("must be AGENT=COUNT")?;
+    Ok((agent.to_owned(), count.parse().map_err(|_| "must be AGENT=COUNT, with a number for COUNT")?))
+}
+
+/// Why a command failed, as far as its exit code goes.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("configuration: {0}")]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Database(#[from] StoreError),
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Key(error) => Self::Key(error),
+            ApiError::Client(error) => Self::Other(error.into()),
+        }
+    }
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Other(_) => 1,
+            Self::Config(_) | Self::Key(_) => 2,
+            Self::Open(_) | Self::Database(_) => 3,
+        }
+    }
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Variables that are not Unicode cannot be ours; the standard library's other way of reading them panics.
+    let environment: HashMap<String, String> =
+        env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect();
+    let done = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(cli.run(&environment)));
+    match done {
+        Ok(code) => code,
+        Err(failure) => {
+            // Nowhere is left to say it if standard error is closed.
+            let _ = writeln!(io::stderr(), "sweeper: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+impl Cli {
+    async fn run(self, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
+        let named = environment.get("SWEEPER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let file = self.config.or(named);
+        let config = || Config::load(file.as_deref(), environment);
+        match self.command.unwrap_or_else(|| Command::Run(RunArgs::default())) {
+            Command::Run(args) => run(&config()?, &args).await,
+            Command::Init => init(&config()?.store).await,
+            Command::Check => check(&config()?),
+            Command::Demo => {
+                demo::demo(shutdown()?).await?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Sandbox(args) => stand_in(args).await,
+        }
+    }
+}
+
+/// A worker on what `config` names, with the system's clock and chance.
+///
+/// # Errors
+/// If there is no key, or the database cannot be used.
+async fn worker(config: &Config) -> Result<Worker, Failure> {
+    let api = Api::new(config.api()?)?;
+    let store = Store::open(config.store.clone()).await?;
+    info!(
+        event = event::STARTED,
+        version = env!("CARGO_PKG_VERSION"),
+        database = %config.store.path.display(),
+        created = store.opened() == Opened::Created,
+        api = %config.base_url,
+        requests_per_second = config.rate.requests_per_second,
+        burst = config.rate.burst,
+        concurrency = config.worker.concurrency,
+        "started"
+    );
+    let pace = Pace::new(config.rate, config.hold_growth, config.hold_after_faults);
+    Ok(Worker::new(store, api, pace, config.worker, Clock::system(), rng()).await?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where chance comes in")]
+fn rng() -> fastrand::Rng {
+    fastrand::Rng::new()
+}
+
+async fn run(config: &Config, args: &RunArgs) -> Result<ExitCode, Failure> {
+    // The filter has been tried out when the configuration was read.
+    telemetry::init(config.log_format, EnvFilter::new(&config.log_filter), io::stdout);
+    let until = match args {
+        RunArgs { until_empty: true, give_up_after } => Until::Empty { give_up_after: *give_up_after },
+        RunArgs { until_empty: false, .. } => Until::Told,
+    };
+    let shutdown = shutdown()?;
+    let (ended, totals) = match work(config, until, shutdown).await {
+        Ok(done) => done,
+        Err(failure) => {
+            error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
+            return Err(failure);
+        }
+    };
+    let code = match ended {
+        Ended::Empty if totals.dead > 0 => 4,
+        Ended::Told | Ended::Empty => 0,
+        Ended::GaveUp => 5,
+    };
+    let Totals { requests, deleted, retried, dead } = totals;
+    info!(event = event::STOPPED, exit_code = code, requests, deleted, retried, dead, "stopped");
+    Ok(ExitCode::from(code))
+}
+
+/// Works on what `config` names until told to stop, or until there is nothing more to do.
+///
+/// # Errors
+/// If there is no key, or the database cannot be used.
+async fn work(config: &Config, until: Until, shutdown: impl Future<Output = ()>) -> Result<(Ended, Totals), Failure> {
+    let mut worker = worker(config).await?;
+    let ended = worker.run(shutdown, until).await?;
+    Ok((ended, worker.totals()))
+}
+
+/// Completes at the first SIGTERM or SIGINT; the second one ends the process at once.
+fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
+    let signals = || Ok::<_, io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
+    let (mut term, mut int) = signals().context("listen to signals")?;
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        // Nobody listens any more: then there is nothing to stop.
+        let _ = tell.send(());
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        std::process::exit(1);
+    });
+    Ok(async {
+        // An error is the same: the task that tells is gone.
+        let _ = told.await;
+    })
+}
+
+async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
+    let path = options.path.display();
+    let done = match Store::open(options.clone()).await {
+        Ok(store) if store.opened() == Opened::Created => format!("{path}: created"),
+        Ok(_) => format!("{path}: up to date"),
+        Err(OpenError::Taken { pid, .. }) => {
+            // Whoever works on it has brought its tables up to date.
+            store::verify(options).await?;
+            let pid = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            format!("{path}: up to date, and in use by a sweeper{pid}")
+        }
+        Err(error) => return Err(error.into()),
+    };
+    say(&done)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(config: &Config) -> Result<ExitCode, Failure> {
+    let mut text: String = config.shown.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+    let policy = &config.worker.policy;
+    let list = |delays: &[Duration]| delays.iter().map(|delay| show_duration(*delay)).collect::<Vec<_>>().join(", ");
+    text.push_str(&format!("\nrequests go to {}\n", config.base_url));
+    text.push_str(&format!(
+        "a row that fails is tried {} times, with these delays between (each up to a quarter later): {}\n",
+        policy.max_attempts,
+        list(&policy.retry.schedule(policy.max_attempts)),
+    ));
+    text.push_str(&format!(
+        "everything is held after {} faults in a row, for (each up to a quarter longer): {}, …\n",
+        config.hold_after_faults,
+        list(&config.hold_growth.schedule(5)),
+    ));
+    say(text.trim_end())?;
+    config.api()?.key.read()?;
+    say("\nthe configuration can be used")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn stand_in(args: SandboxArgs) -> Result<ExitCode, Failure> {
+    let listen = args.listen;
+    let options = sandbox::Options {
+        key: args.key,
+        latency: args.latency,
+        agents: args.agents,
+        forbidden: args.forbidden,
+        fail_ratio: args.fail_ratio,
+        failing: args.failing,
+        numeric_ids: args.numeric_ids,
+        error_ratio: args.error_ratio,
+        reset_ratio: args.reset_ratio,
+        garbage_ratio: args.garbage_ratio,
+        rate_limit: args.rate_limit,
+        retry_after: args.retry_after,
+        seed: args.seed,
+        record: false,
+    };
+    let shutdown = shutdown()?;
+    let sandbox = Sandbox::start(listen, options).await.with_context(|| format!("listen on {listen}"))?;
+    say(&format!("the sandbox answers on {}", sandbox.url()))?;
+    shutdown.await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{text}").context("write to standard output").map_err(Failure::from)
+}
