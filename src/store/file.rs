@@ -1,0 +1,296 @@
+//! The file: whose it is, who works on it, and how it is opened.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{Read, Seek, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, SqlSafeStr, SqliteConnection,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    sqlite::SqliteConnectOptions,
+};
+
+use super::Store;
+
+/// `PRAGMA application_id` of our files, as the first migration sets it.
+const APPLICATION_ID: i64 = 0x5343_5750;
+
+/// The writing connection's page cache, in KiB. Rows of many agents lie far apart; more memory makes them settle faster.
+const CACHE_KIB: u32 = 16 * 1024;
+
+/// Every migration, oldest first.
+fn migrator() -> Migrator {
+    let migration = |version, description: &'static str, sql: &'static str| {
+        Migration::new(version, Cow::Borrowed(description), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![migration(1, "queue", include_str!("../../migrations/0001_queue.sql"))])
+}
+
+/// How the file is used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database file.
+    pub path: PathBuf,
+    /// How long a write waits for another process's transaction.
+    pub busy_timeout: Duration,
+    /// What a commit waits for.
+    pub synchronous: Synchronous,
+}
+
+/// `PRAGMA synchronous`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronous {
+    /// Commits survive a power cut.
+    Full,
+    /// Commits survive the process; the last ones before a power cut may be lost, and their requests repeated.
+    Normal,
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another daemon has it.
+    #[error("database {path}: another sweeper{} is working on it; one daemon per file", pid_text(*.pid))]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// The other daemon's process, if it could be read.
+        pid: Option<u32>,
+    },
+    /// Made by somebody else.
+    #[error("database {0}: it is a SQLite database, but not one of sweeper's; give database.path a file of its own")]
+    NotOurs(PathBuf),
+    /// Made by a newer sweeper.
+    #[error("database {path}: made by a newer sweeper (schema {version}); use that version or a newer one")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The first migration that we do not know.
+        version: i64,
+    },
+    /// The lock file beside it cannot be used.
+    #[error("lock file {path}: {source}; the directory of the database must exist and be writable")]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A migration failed.
+    #[error("database {path}: migrate: {source}")]
+    Migrate {
+        /// The file.
+        path: PathBuf,
+        /// What the migration says.
+        source: Box<MigrateError>,
+    },
+    /// SQLite refuses it.
+    #[error(transparent)]
+    Sql(#[from] StoreError),
+}
+
+fn pid_text(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+/// A statement that failed.
+#[derive(Debug)]
+pub struct StoreError {
+    pub(super) path: PathBuf,
+    pub(super) doing: &'static str,
+    pub(super) source: sqlx::Error,
+}
+
+impl StoreError {
+    /// SQLite's primary result code, if it is SQLite that failed.
+    fn code(&self) -> Option<i32> {
+        let code: i32 = self.source.as_database_error()?.code()?.parse().ok()?;
+        Some(code & 0xff)
+    }
+
+    /// Whether waiting can help: the file is busy or locked, or the disk is full or failing.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_NOMEM, SQLITE_IOERR, SQLITE_FULL
+        matches!(self.code(), Some(5 | 6 | 7 | 10 | 13))
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "database {}: {}: ", self.path.display(), self.doing)?;
+        match self.source.as_database_error() {
+            Some(said) => f.write_str(said.message()),
+            None => self.source.fmt(f),
+        }?;
+        match self.code() {
+            Some(8) => f.write_str("; make the file and its directory writable for this user"),
+            Some(11) => f.write_str("; restore it from a backup, or rescue it with sqlite3's .recover"),
+            Some(13) => f.write_str("; make room on its disk"),
+            Some(14) => f.write_str("; its directory must exist and be writable"),
+            Some(26) => f.write_str("; give database.path another file"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// What a migrated file was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It did not exist, or was empty.
+    Created,
+    /// It was ours, and is up to date.
+    Existing,
+}
+
+impl Store {
+    /// Takes the lock, opens the file, creating it if need be, and brings its tables up to date.
+    ///
+    /// # Errors
+    /// If another daemon has it, if it is no database or somebody else's, newer than this program, or not writable.
+    pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let lock = lock(&options.path)?;
+        let mut store = Self {
+            conn: connect(&options, false).await?,
+            options,
+            _lock: lock,
+            opened: Opened::Existing,
+            next_request: 0,
+            data_version: 0,
+            prune_after: 0,
+        };
+        store.check_ours().await?;
+        store.set_up().await?;
+        store.migrate().await?;
+        let last: Option<i64> = sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'requests'")
+            .fetch_optional(&mut store.conn)
+            .await
+            .map_err(|source| store.error("read the last request", source))?;
+        store.next_request = last.unwrap_or(0) + 1;
+        // A first reading of data_version, so that only later writes of others count as news.
+        store.changed().await?;
+        Ok(store)
+    }
+
+    /// Whether the file was made by this opening.
+    #[must_use]
+    pub fn opened(&self) -> Opened {
+        self.opened
+    }
+
+    async fn check_ours(&mut self) -> Result<(), OpenError> {
+        let (id, objects) = identity(&mut self.conn).await.map_err(|source| self.error("open", source))?;
+        if objects == 0 {
+            self.opened = Opened::Created;
+            Ok(())
+        } else if id == APPLICATION_ID {
+            Ok(())
+        } else {
+            Err(OpenError::NotOurs(self.options.path.clone()))
+        }
+    }
+
+    async fn set_up(&mut self) -> Result<(), StoreError> {
+        let synchronous = match self.options.synchronous {
+            Synchronous::Full => "FULL",
+            Synchronous::Normal => "NORMAL",
+        };
+        let pragmas =
+            format!("PRAGMA synchronous = {synchronous}; PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY");
+        sqlx::raw_sql("PRAGMA journal_mode = WAL")
+            .execute(&mut self.conn)
+            .await
+            .map_err(|source| self.error("switch to WAL", source))?;
+        sqlx::raw_sql(AssertSqlSafe(pragmas))
+            .execute(&mut self.conn)
+            .await
+            .map_err(|source| self.error("set up", source))?;
+        // A file that can be read and not written is refused here and not at the first claim.
+        self.write().await?.rollback().await
+    }
+
+    async fn migrate(&mut self) -> Result<(), OpenError> {
+        match migrator().run(&mut self.conn).await {
+            Ok(()) => Ok(()),
+            Err(MigrateError::VersionMissing(version)) => {
+                Err(OpenError::Newer { path: self.options.path.clone(), version })
+            }
+            Err(source) => Err(OpenError::Migrate { path: self.options.path.clone(), source: Box::new(source) }),
+        }
+    }
+}
+
+/// Whether `path` is a database of ours that can be read, whoever works on it.
+///
+/// # Errors
+/// If it is not, or SQLite fails.
+pub async fn verify(options: &Options) -> Result<(), OpenError> {
+    let mut conn = connect(options, true).await?;
+    match identity(&mut conn).await {
+        Ok((APPLICATION_ID, _)) => Ok(()),
+        Ok(_) => Err(OpenError::NotOurs(options.path.clone())),
+        Err(source) => Err(StoreError { path: options.path.clone(), doing: "open", source }.into()),
+    }
+}
+
+/// The application's ID, and how many tables, indexes and triggers there are.
+async fn identity(conn: &mut SqliteConnection) -> Result<(i64, i64), sqlx::Error> {
+    let id = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await?;
+    let objects = sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&mut *conn).await?;
+    Ok((id, objects))
+}
+
+pub(super) async fn connect(options: &Options, read_only: bool) -> Result<SqliteConnection, StoreError> {
+    SqliteConnectOptions::new()
+        .filename(&options.path)
+        .create_if_missing(!read_only)
+        .read_only(read_only)
+        .busy_timeout(options.busy_timeout)
+        .disable_statement_logging()
+        .connect()
+        .await
+        .map_err(|source| StoreError { path: options.path.clone(), doing: "open", source })
+}
+
+/// The lock file beside the database. It is never removed: removing it would let two daemons lock two files.
+fn lock(database: &Path) -> Result<File, OpenError> {
+    // Two paths to one file (a link, `./x`) must meet in one lock.
+    let real = match (fs::canonicalize(database), database.parent(), database.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            fs::canonicalize(parent).unwrap_or_else(|_| parent.to_owned()).join(name)
+        }
+        (Err(_), _, _) => database.to_owned(),
+    };
+    let mut path = real.into_os_string();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let error = |source| OpenError::Lock { path: path.clone(), source };
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(error)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // The number is a courtesy; that it is locked is the point.
+            let pid = file.read_to_string(&mut pid).ok().and_then(|_| pid.trim().parse().ok());
+            return Err(OpenError::Taken { path: database.to_owned(), pid });
+        }
+        Err(TryLockError::Error(source)) => return Err(error(source)),
+    }
+    file.set_len(0).map_err(error)?;
+    file.seek(SeekFrom::Start(0)).map_err(error)?;
+    writeln!(file, "{}", std::process::id()).map_err(error)?;
+    Ok(file)
+}

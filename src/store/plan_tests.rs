@@ -1,0 +1,73 @@
+//! What SQLite does for each statement of a turn: the index it must use, and the tables it must not read through.
+
+use std::time::Duration;
+
+use sqlx::{Row, SqliteConnection};
+
+use super::{LANES, ORPHANS, Options, Store, Synchronous, file::connect, write};
+
+async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(conn).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn no_statement_of_a_turn_reads_a_table_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        path: dir.path().join("queue.db"),
+        busy_timeout: Duration::from_secs(5),
+        synchronous: Synchronous::Full,
+    };
+    drop(Store::open(options.clone()).await.unwrap());
+    let mut conn = connect(&options, true).await.unwrap();
+    let cases: [(&str, &str, &[&str]); 8] = [
+        (
+            "lanes",
+            LANES,
+            &[
+                "SCAN deletions USING COVERING INDEX deletions_due",
+                // All three columns: with only the first, each step would go through the whole priority.
+                "SEARCH next USING COVERING INDEX deletions_due ((priority,agent_id,batch_max)>(?,?,?))",
+                "SEARCH head USING INTEGER PRIMARY KEY",
+            ],
+        ),
+        (
+            "look",
+            write::LOOK,
+            &["SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at<?)"],
+        ),
+        (
+            "settle the rows",
+            write::SETTLE_DELETIONS,
+            &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests EXISTS USING INTEGER PRIMARY KEY"],
+        ),
+        ("settle the outcomes", write::SETTLE_OUTCOMES, &["SEARCH requests EXISTS USING INTEGER PRIMARY KEY"]),
+        ("settle the requests", write::SETTLE_REQUESTS, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
+        ("bury", write::BURY, &["SEARCH deletions USING INTEGER PRIMARY KEY"]),
+        (
+            "orphans",
+            ORPHANS,
+            &["requests USING INDEX requests_unanswered", "SEARCH deletions USING INTEGER PRIMARY KEY"],
+        ),
+        (
+            "emptiness",
+            "SELECT EXISTS (SELECT 1 FROM deletions WHERE state = 'pending')",
+            &["deletions USING COVERING INDEX deletions_due"],
+        ),
+    ];
+    for (name, sql, expected) in cases {
+        let plan = plan(&mut conn, sql).await;
+        for line in expected {
+            assert!(plan.contains(line), "{name}: {line:?} is missing in\n{plan}");
+        }
+        let through: Vec<&str> = plan
+            .lines()
+            .filter(|line| {
+                ["SCAN deletions", "SCAN requests", "SCAN head", "SCAN next"].iter().any(|scan| line.starts_with(scan))
+                    && !line.contains("USING")
+            })
+            .collect();
+        assert!(through.is_empty(), "{name}: {through:?} in\n{plan}");
+    }
+}

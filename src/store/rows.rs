@@ -1,0 +1,242 @@
+//! What goes into the statements and comes out of them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sqlx::{Row, sqlite::SqliteRow};
+
+use crate::{
+    clock::Timestamp,
+    deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, IdError, Lane, MAX_BATCH_SIZE, RequestId, State},
+    outcome::{Cause, Judged, Scope, Verdict},
+    pace::HoldRow,
+};
+
+/// A request that was claimed and never answered: its daemon died.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// The request.
+    pub request: RequestId,
+    /// What of its manifest is still pending; none if an operator took all of it out.
+    pub batch: Option<Batch>,
+}
+
+/// What a look at a lane found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Due rows, in the order in which they go out.
+    pub due: Vec<DueRow>,
+    /// Rows whose entry ID no request could carry; their CHECK was switched off for the INSERT.
+    pub unusable: Vec<DeletionId>,
+    /// When the first row that is not due yet will be.
+    pub next_due_at: Option<Timestamp>,
+}
+
+/// A row that may be claimed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DueRow {
+    /// The row.
+    pub deletion: Deletion,
+    /// Since when it could have been sent.
+    pub due_since: Timestamp,
+}
+
+/// A batch about to be sent.
+#[derive(Debug)]
+pub struct Claim {
+    /// From [`Write::next_request_id`].
+    pub request: RequestId,
+    /// The UUID that goes with it.
+    pub correlation_id: uuid::Uuid,
+    /// Its content.
+    pub batch: Batch,
+}
+
+/// An answered request, judged.
+#[derive(Debug)]
+pub struct Settlement {
+    /// The request.
+    pub request: RequestId,
+    /// When its answer was judged.
+    pub answered_at: Timestamp,
+    /// The HTTP status, if there was one.
+    pub status: Option<u16>,
+    /// The cause, unless it was an answer.
+    pub fault: Option<Cause>,
+    /// What was said with it.
+    pub detail: Option<String>,
+    /// The correlation ID that came back.
+    pub remote_id: Option<String>,
+    /// What becomes of its rows.
+    pub rows: Vec<Judged>,
+}
+
+impl Settlement {
+    /// How many rows got each kind of verdict: deleted, to come back, dead.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize, usize) {
+        self.rows.iter().fold((0, 0, 0), |(deleted, retried, dead), row| match row.verdict {
+            Verdict::Deleted => (deleted + 1, retried, dead),
+            Verdict::Retry { .. } | Verdict::Release { .. } => (deleted, retried + 1, dead),
+            Verdict::Dead { .. } => (deleted, retried, dead + 1),
+        })
+    }
+}
+
+/// What one step of pruning did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pruned {
+    /// Rows removed, of all tables.
+    pub removed: u64,
+    /// The end of the tables is not reached yet.
+    pub more: bool,
+}
+
+/// How the queue stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Open rows.
+    pub pending: u64,
+    /// Of them, those whose time has come, sent or not.
+    pub due: u64,
+    /// Dead rows that are still kept.
+    pub dead: u64,
+    /// How long the oldest due row has been due.
+    pub oldest_due: Duration,
+}
+
+pub(super) fn lane_row(row: &SqliteRow) -> Result<Result<(Lane, Timestamp), IdError>, sqlx::Error> {
+    let (priority, agent, batch_max, due_at): (i64, &[u8], u8, i64) =
+        (row.try_get(0)?, row.try_get_unchecked(1)?, row.try_get(2)?, row.try_get(3)?);
+    Ok(AgentId::parse(&String::from_utf8_lossy(agent))
+        .map(|agent| (Lane { priority, agent, batch_max }, Timestamp(due_at))))
+}
+
+pub(super) fn hold_row(row: &SqliteRow) -> Result<Option<HoldRow>, sqlx::Error> {
+    let scope = match row.try_get(0)? {
+        "*" => Scope::All,
+        agent => match AgentId::parse(agent) {
+            Ok(agent) => Scope::Agent(agent),
+            // A hold on something that is no agent holds nothing.
+            Err(_) => return Ok(None),
+        },
+    };
+    Ok(Some(HoldRow {
+        scope,
+        cause: Cause::parse(row.try_get(1)?).unwrap_or(Cause::Operator),
+        since_at: Timestamp(row.try_get(2)?),
+        until_at: row.try_get::<Option<i64>, _>(3)?.map(Timestamp),
+        repeats: u32::try_from(row.try_get::<i64, _>(4)?).unwrap_or(u32::MAX),
+    }))
+}
+
+/// [id, entry_id, attempts, maybe_done, due_at, created_at]
+#[derive(Deserialize)]
+struct RawDeletion(i64, String, i64, i64, i64, i64);
+
+impl RawDeletion {
+    fn parse(self) -> Result<(Deletion, i64, i64), DeletionId> {
+        let Self(id, entry, attempts, maybe_done, due_at, created_at) = self;
+        let id = DeletionId(id);
+        let entry = EntryId::parse(&entry).map_err(|_| id)?;
+        let attempts = u32::try_from(attempts.max(0)).unwrap_or(u32::MAX);
+        Ok((Deletion { id, entry, attempts, maybe_done: maybe_done != 0 }, due_at, created_at))
+    }
+}
+
+fn raw_deletions(row: &SqliteRow, column: usize) -> Result<Vec<RawDeletion>, sqlx::Error> {
+    let text: &[u8] = row.try_get_unchecked(column)?;
+    serde_json::from_slice(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+pub(super) fn orphan_row(row: &SqliteRow) -> Result<Orphan, sqlx::Error> {
+    let request = RequestId(row.try_get(0)?);
+    let rows: Vec<Deletion> =
+        raw_deletions(row, 2)?.into_iter().filter_map(|raw| raw.parse().ok()).map(|(row, _, _)| row).collect();
+    // Rows are settled by their ids; of the lane, nothing matters any more. No agent or no rows: nothing to judge.
+    let batch = AgentId::parse(row.try_get(1)?)
+        .ok()
+        .map(|agent| Lane { priority: 0, agent, batch_max: MAX_BATCH_SIZE })
+        .and_then(|lane| Batch::new(lane, rows).ok());
+    Ok(Orphan { request, batch })
+}
+
+pub(super) fn look_row(row: &SqliteRow, now: Timestamp) -> Result<Look, sqlx::Error> {
+    let (mut due, mut unusable) = (Vec::new(), Vec::new());
+    for raw in raw_deletions(row, 1)? {
+        match raw.parse() {
+            Ok((deletion, due_at, created_at)) => {
+                due.push(DueRow { deletion, due_since: due_since(due_at, created_at, now) });
+            }
+            Err(id) => unusable.push(id),
+        }
+    }
+    Ok(Look { due, unusable, next_due_at: row.try_get::<Option<i64>, _>(2)?.map(Timestamp) })
+}
+
+/// Since when a row could have been sent: `due_at`, but not before it existed. A producer's clock that is ahead of
+/// ours does not count.
+pub(super) fn due_since(due_at: i64, created_at: i64, now: Timestamp) -> Timestamp {
+    Timestamp(if created_at <= now.0 { due_at.max(created_at) } else { due_at })
+}
+
+/// A group as [`with_groups!`] reads it.
+pub(super) type Group =
+    (i64, &'static str, Option<&'static str>, &'static str, u8, Option<i64>, Option<u8>, u8, Option<i64>, Vec<i64>);
+
+/// The rows of a request, together with those that share everything that is written onto them.
+pub(super) fn groups(settlement: &Settlement) -> Vec<Group> {
+    let mut groups: Vec<(&Judged, Vec<i64>)> = Vec::new();
+    for row in &settlement.rows {
+        let alike = |first: &Judged| {
+            (first.verdict, first.batch_max, first.maybe_done) == (row.verdict, row.batch_max, row.maybe_done)
+        };
+        match groups.iter_mut().find(|(first, _)| alike(first)) {
+            Some((_, ids)) => ids.push(row.id.0),
+            None => groups.push((row, vec![row.id.0])),
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(row, ids)| {
+            let (state, settled_at) = match row.verdict {
+                Verdict::Deleted => (State::Deleted, Some(settlement.answered_at.0)),
+                Verdict::Dead { .. } => (State::Dead, Some(settlement.answered_at.0)),
+                Verdict::Retry { .. } | Verdict::Release { .. } => (State::Pending, None),
+            };
+            (
+                settlement.request.0,
+                row.verdict.as_str(),
+                row.verdict.cause().map(Cause::as_str),
+                state.as_str(),
+                u8::from(row.verdict.counted()),
+                row.verdict.due_at().map(|at| at.0),
+                row.batch_max,
+                u8::from(row.maybe_done),
+                settled_at,
+                ids,
+            )
+        })
+        .collect()
+}
+
+/// An answer as [`SETTLE_REQUESTS`] reads it.
+pub(super) fn answer(settlement: &Settlement) -> impl Serialize + use<'_> {
+    let (deleted, retried, dead) = settlement.counts();
+    (
+        settlement.request.0,
+        settlement.answered_at.0,
+        settlement.status,
+        deleted,
+        retried,
+        dead,
+        settlement.fault.map(Cause::as_str),
+        settlement.detail.as_deref(),
+        settlement.remote_id.as_deref(),
+    )
+}
+
+pub(super) fn json(value: &impl Serialize) -> String {
+    // Numbers, strings, tuples and vectors: there is nothing in them that JSON cannot write.
+    serde_json::to_string(value).unwrap_or_default()
+}

@@ -1,0 +1,244 @@
+//! A transaction that writes: everything that one turn of the worker changes.
+
+use std::path::PathBuf;
+
+use sqlx::{Sqlite, Transaction};
+
+use super::{
+    file::StoreError,
+    rows::{Claim, Look, Settlement, answer, groups, json, look_row},
+};
+use crate::{
+    clock::Timestamp,
+    deletion::{DeletionId, Lane, RequestId},
+    pace::HoldChange,
+};
+
+/// ?1 lanes: [[priority, agent_id, batch_max], …]; ?2 now; ?3 rows per lane; ?4 ids in flight: [id, …]
+pub(super) const LOOK: &str = "
+SELECT
+    lane.key,
+    (SELECT json_group_array(json_array(id, entry_id, attempts, maybe_done, due_at, created_at)) FROM (
+        SELECT id, entry_id, attempts, maybe_done, due_at, created_at
+        FROM deletions INDEXED BY deletions_due
+        WHERE state = 'pending' AND priority = lane.value->>0 AND agent_id = lane.value->>1
+          AND batch_max = lane.value->>2 AND due_at <= ?2
+          AND id NOT IN (SELECT value FROM json_each(?4))
+        ORDER BY due_at, id LIMIT ?3)),
+    (SELECT due_at FROM deletions INDEXED BY deletions_due
+     WHERE state = 'pending' AND priority = lane.value->>0 AND agent_id = lane.value->>1
+       AND batch_max = lane.value->>2 AND due_at > ?2
+     ORDER BY due_at LIMIT 1)
+FROM json_each(?1) AS lane
+ORDER BY lane.key";
+
+/// ?1 claims: [[id, correlation_id, agent_id, [deletion id, …], size], …]; ?2 now
+const CLAIM: &str = "
+INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, claimed_at)
+SELECT value->>0, value->>1, value->>2, value->'$[3]', value->>4, ?2 FROM json_each(?1)";
+
+/// ?1 groups of rows with one verdict: [[request_id, verdict, cause, state, counted, due_at, batch_max, maybe_done,
+/// settled_at, [deletion id, …]], …]. A group whose request has its answer already was settled before.
+///
+/// MATERIALIZED, so that the rows are looked up by what is judged and not the other way round.
+macro_rules! with_judged {
+    ($statement:literal) => {
+        concat!(
+            "WITH groups AS MATERIALIZED (
+                SELECT value->>0 AS request_id, value->>1 AS verdict, value->>2 AS cause, value->>3 AS state,
+                       value->>4 AS counted, value->>5 AS due_at, value->>6 AS batch_max, value->>7 AS maybe_done,
+                       value->>8 AS settled_at, value->'$[9]' AS ids
+                FROM json_each(?1)
+                WHERE EXISTS (SELECT 1 FROM requests WHERE id = value->>0 AND answered_at IS NULL)
+            ),
+            judged AS MATERIALIZED (
+                SELECT groups.*, row.value AS deletion_id FROM groups CROSS JOIN json_each(groups.ids) AS row
+            ) ",
+            $statement
+        )
+    };
+}
+
+pub(super) const SETTLE_DELETIONS: &str = with_judged!(
+    "UPDATE deletions NOT INDEXED SET
+        state = judged.state,
+        attempts = attempts + judged.counted,
+        due_at = coalesce(judged.due_at, deletions.due_at),
+        batch_max = coalesce(judged.batch_max, deletions.batch_max),
+        maybe_done = max(deletions.maybe_done, judged.maybe_done),
+        request_id = judged.request_id,
+        last_cause = judged.cause,
+        settled_at = judged.settled_at
+    FROM judged
+    WHERE deletions.id = judged.deletion_id AND deletions.state = 'pending'"
+);
+
+pub(super) const SETTLE_OUTCOMES: &str = with_judged!(
+    "INSERT INTO outcomes (request_id, deletion_id, verdict, cause)
+    SELECT request_id, deletion_id, verdict, cause FROM judged"
+);
+
+/// ?1 answers: [[id, answered_at, status, deleted, retried, dead, fault, detail, remote_id], …]
+pub(super) const SETTLE_REQUESTS: &str = "
+UPDATE requests SET
+    answered_at = answer.value->>1, status = answer.value->>2, deleted = answer.value->>3,
+    retried = answer.value->>4, dead = answer.value->>5, fault = answer.value->>6, detail = answer.value->>7,
+    remote_id = answer.value->>8
+FROM json_each(?1) AS answer
+WHERE requests.id = answer.value->>0 AND requests.answered_at IS NULL";
+
+/// ?1 ids: [id, …]; ?2 now
+pub(super) const BURY: &str = "
+UPDATE deletions SET state = 'dead', last_cause = 'rejected', settled_at = ?2
+WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'pending'";
+
+const PLACE_HOLD: &str =
+    "INSERT OR REPLACE INTO holds (scope, cause, since_at, until_at, repeats) VALUES (?1, ?2, ?3, ?4, ?5)";
+const LIFT_HOLD: &str = "DELETE FROM holds WHERE scope = ?1 AND cause = ?2";
+
+/// A transaction that writes; dropped without [`Write::commit`], nothing of it happened.
+#[derive(Debug)]
+pub struct Write<'a> {
+    pub(super) tx: Transaction<'a, Sqlite>,
+    pub(super) path: PathBuf,
+    pub(super) next_request: &'a mut i64,
+}
+
+type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
+
+impl Write<'_> {
+    fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
+        StoreError { path: self.path.clone(), doing, source }
+    }
+
+    pub(super) async fn execute(&mut self, doing: &'static str, query: Query<'_>) -> Result<u64, StoreError> {
+        match query.execute(&mut *self.tx).await {
+            Ok(done) => Ok(done.rows_affected()),
+            Err(source) => Err(self.error(doing, source)),
+        }
+    }
+
+    /// Writes what became of answered requests: onto their rows, if those are still pending, into `outcomes`, and
+    /// onto the requests themselves. A request that has its answer already is left as it is, so settling again after
+    /// a commit that failed in doubt does no harm.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn settle<'s>(
+        &mut self,
+        settlements: impl Iterator<Item = &'s Settlement> + Clone,
+    ) -> Result<(), StoreError> {
+        let answers: Vec<_> = settlements.clone().map(answer).collect();
+        if answers.is_empty() {
+            return Ok(());
+        }
+        let (groups, answers) = (json(&settlements.flat_map(groups).collect::<Vec<_>>()), json(&answers));
+        self.execute("settle", sqlx::query(SETTLE_DELETIONS).bind(&groups)).await?;
+        self.execute("record the outcomes", sqlx::query(SETTLE_OUTCOMES).bind(&groups)).await?;
+        self.execute("record the answers", sqlx::query(SETTLE_REQUESTS).bind(&answers)).await?;
+        Ok(())
+    }
+
+    /// Makes rows dead that no request can carry.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn bury(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+        self.execute("bury unusable rows", sqlx::query(BURY).bind(json(&ids)).bind(now.0)).await?;
+        Ok(())
+    }
+
+    /// Writes what changed in the holds.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn change_holds(&mut self, changes: &[HoldChange]) -> Result<(), StoreError> {
+        for change in changes {
+            let query = match change {
+                HoldChange::Placed(row) => sqlx::query(PLACE_HOLD)
+                    .bind(row.scope.as_str())
+                    .bind(row.cause.as_str())
+                    .bind(row.since_at.0)
+                    .bind(row.until_at.map(|at| at.0))
+                    .bind(row.repeats),
+                HoldChange::Lifted { scope, cause } => sqlx::query(LIFT_HOLD).bind(scope.as_str()).bind(cause.as_str()),
+            };
+            self.execute("change the holds", query).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks for due rows of `lanes`: up to `most` of each, leaving out those `in_flight`. One [`Look`] per lane, in
+    /// their order.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn look(
+        &mut self,
+        lanes: &[Lane],
+        most: usize,
+        in_flight: &[DeletionId],
+        now: Timestamp,
+    ) -> Result<Vec<Look>, StoreError> {
+        let keys: Vec<_> = lanes.iter().map(|lane| (lane.priority, lane.agent.as_str(), lane.batch_max)).collect();
+        let in_flight: Vec<i64> = in_flight.iter().map(|id| id.0).collect();
+        let rows = sqlx::query(LOOK)
+            .bind(json(&keys))
+            .bind(now.0)
+            .bind(i64::try_from(most).unwrap_or(i64::MAX))
+            .bind(json(&in_flight))
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(|source| self.error("look for due rows", source))?;
+        rows.iter()
+            .map(|row| look_row(row, now))
+            .collect::<Result<_, _>>()
+            .map_err(|source| self.error("look for due rows", source))
+    }
+
+    /// The ID for the next request. It is given out once, even if no request is then written with it.
+    pub fn next_request_id(&mut self) -> RequestId {
+        let id = *self.next_request;
+        *self.next_request += 1;
+        RequestId(id)
+    }
+
+    /// Writes the requests about to be sent, each with its manifest.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn claim(&mut self, claims: &[Claim], now: Timestamp) -> Result<(), StoreError> {
+        let manifests: Vec<_> = claims
+            .iter()
+            .map(|claim| {
+                let ids: Vec<i64> = claim.batch.deletions().iter().map(|row| row.id.0).collect();
+                let agent = claim.batch.lane().agent.as_str();
+                (claim.request.0, claim.correlation_id.to_string(), agent, ids, claim.batch.len())
+            })
+            .collect();
+        self.execute("claim", sqlx::query(CLAIM).bind(json(&manifests)).bind(now.0)).await?;
+        Ok(())
+    }
+
+    /// Undoes it.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn rollback(self) -> Result<(), StoreError> {
+        let path = self.path;
+        self.tx.rollback().await.map_err(|source| StoreError { path, doing: "roll back", source })
+    }
+
+    /// Makes it so.
+    ///
+    /// # Errors
+    /// If SQLite fails; whether it happened is then settled by what the file says when it is read next.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        let path = self.path;
+        self.tx.commit().await.map_err(|source| StoreError { path, doing: "commit", source })
+    }
+}
