@@ -26,7 +26,12 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::sleep,
+};
 use tower::ServiceExt as _;
 
 use crate::{api::CORRELATION_ID, deletion::MAX_BATCH_SIZE};
@@ -154,6 +159,7 @@ struct Shared {
     limiter: Option<DefaultDirectRateLimiter>,
     world: Mutex<World>,
     gate: Semaphore,
+    arrived: watch::Sender<usize>,
 }
 
 impl Shared {
@@ -190,7 +196,13 @@ impl Sandbox {
             rng: fastrand::Rng::with_seed(options.seed),
         };
         let limiter = options.rate_limit.map(|rate| DefaultDirectRateLimiter::direct(Quota::per_second(rate)));
-        let shared = Arc::new(Shared { options, limiter, world: Mutex::new(world), gate: Semaphore::new(0) });
+        let shared = Arc::new(Shared {
+            options,
+            limiter,
+            world: Mutex::new(world),
+            gate: Semaphore::new(0),
+            arrived: watch::Sender::new(0),
+        });
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, Arc::clone(&shared)));
         Ok(Self { address, shared, _serving: serving })
@@ -210,6 +222,12 @@ impl Sandbox {
     /// Lets everything go on that waits in [`Mood::Gate`], now and from now on.
     pub fn open_gate(&self) {
         self.shared.gate.add_permits(1);
+    }
+
+    /// Waits until so many requests have come in since the start.
+    pub async fn arrived(&self, count: usize) {
+        // The sender is here, so the channel is open.
+        let _ = self.shared.arrived.subscribe().wait_for(|arrived| *arrived >= count).await;
     }
 
     /// The requests so far, if they are recorded.
@@ -285,6 +303,7 @@ async fn bulk_delete(State(shared): State<Arc<Shared>>, Path(agent): Path<String
         world.requests.len() - 1
     });
     let mood = shared.world().script.pop_front().unwrap_or(Mood::Plain);
+    shared.arrived.send_modify(|arrived| *arrived += 1);
     if !shared.options.latency.is_zero() {
         sleep(shared.options.latency).await;
     }

@@ -1,5 +1,10 @@
 //! The integration tests: one binary, a module per concern.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
+mod bed;
+mod binary;
 mod config;
+mod contract;
+mod delivery;
+mod retry;
 mod store;

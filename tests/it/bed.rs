@@ -1,0 +1,177 @@
+//! A test bed: a queue in a file, a sandbox on loopback, and a worker whose clock stands still.
+
+use std::{net::SocketAddr, time::Duration};
+
+use audio_cache_sweeper::{
+    api::{self, Api},
+    backoff::Backoff,
+    clock::{Clock, Timestamp},
+    key::KeySource,
+    outcome::Policy,
+    pace::{Pace, RateLimit},
+    sandbox::{self, Mood, Recorded, Sandbox},
+    store::{self, Producer, Store, Synchronous},
+    worker::{Settings, Turn, Worker},
+};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteRow};
+
+/// Long after any `created_at` that SQLite writes: every row has lingered.
+pub const START: Timestamp = Timestamp(4_000_000_000_000);
+
+pub const KEY: &str = "s3cret";
+
+/// What a test may want otherwise; the rate is far above what any test sends.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub sandbox: sandbox::Options,
+    pub settings: Settings,
+    pub rate: RateLimit,
+    pub after_faults: u32,
+    pub base_url: Option<String>,
+    pub key: KeySource,
+    pub request_timeout: Duration,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let policy = Policy {
+            max_attempts: 3,
+            retry: Backoff::new(Duration::from_secs(10), Duration::from_secs(60)).unwrap(),
+            min_retry_after: Duration::from_secs(5),
+            max_retry_after: Duration::from_secs(3_600),
+        };
+        Self {
+            sandbox: sandbox::Options {
+                key: Some(KEY.to_owned()),
+                record: true,
+                seed: 7,
+                ..sandbox::Options::default()
+            },
+            settings: Settings {
+                batch_size: 20,
+                concurrency: 8,
+                linger: Duration::from_secs(1),
+                policy,
+                poll_interval: Duration::from_millis(100),
+                retention: Duration::from_secs(86_400),
+                grace: Duration::from_secs(5),
+            },
+            rate: RateLimit { requests_per_second: 10_000.0, burst: 10_000.try_into().unwrap() },
+            after_faults: 3,
+            base_url: None,
+            key: KeySource::Given(KEY.into()),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+pub struct Bed {
+    pub dir: tempfile::TempDir,
+    pub options: store::Options,
+    pub sandbox: Sandbox,
+    pub clock: Clock,
+    pub worker: Worker,
+    pub plan: Plan,
+    conn: SqliteConnection,
+}
+
+impl Bed {
+    pub async fn new(plan: Plan) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = store::Options {
+            path: dir.path().join("queue.db"),
+            busy_timeout: Duration::from_secs(5),
+            synchronous: Synchronous::Full,
+        };
+        let sandbox = Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), plan.sandbox.clone()).await.unwrap();
+        let clock = Clock::manual(START);
+        let worker = worker(&options, &plan, &sandbox, &clock).await;
+        let conn = SqliteConnection::connect(options.path.to_str().unwrap()).await.unwrap();
+        Self { dir, options, sandbox, clock, worker, plan, conn }
+    }
+
+    /// The daemon is gone without a word, and another one starts.
+    pub async fn restart(self) -> Self {
+        let Self { dir, options, sandbox, clock, worker: old, plan, conn } = self;
+        drop(old);
+        let worker = worker(&options, &plan, &sandbox, &clock).await;
+        Self { dir, options, sandbox, clock, worker, plan, conn }
+    }
+
+    pub async fn insert(&mut self, rows: &[(&str, &str)]) {
+        let mut producer = Producer::open(&self.options).await.unwrap();
+        producer.insert(rows.iter().map(|(agent, entry)| (*agent, *entry, 0))).await.unwrap();
+    }
+
+    /// `count` entries of `agent`, numbered from 1.
+    pub async fn insert_many(&mut self, agent: &str, count: usize) {
+        let ids: Vec<String> = (1..=count).map(|id| id.to_string()).collect();
+        let rows: Vec<(&str, &str)> = ids.iter().map(|id| (agent, id.as_str())).collect();
+        self.insert(&rows).await;
+    }
+
+    /// Turns until nothing is in flight and nothing happens any more at this time.
+    pub async fn work(&mut self) {
+        loop {
+            let Turn { settled, sent, in_flight, .. } = self.worker.turn().await.unwrap();
+            if in_flight > 0 {
+                self.worker.wait_for_a_call().await;
+            } else if settled + sent == 0 {
+                break;
+            }
+        }
+    }
+
+    pub async fn execute(&mut self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.conn).await.unwrap();
+    }
+
+    pub async fn query<T: for<'r> sqlx::FromRow<'r, SqliteRow> + Send + Unpin>(&mut self, sql: &str) -> Vec<T> {
+        sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut self.conn).await.unwrap()
+    }
+
+    pub async fn count(&mut self, condition: &str) -> i64 {
+        self.query::<(i64,)>(&format!("SELECT count(*) FROM deletions WHERE {condition}")).await[0].0
+    }
+
+    /// The IDs of each request so far.
+    pub fn sent(&self) -> Vec<Vec<String>> {
+        self.sandbox.requests().iter().map(ids).collect()
+    }
+
+    /// How many IDs each request so far had.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.sent().iter().map(Vec::len).collect()
+    }
+}
+
+async fn worker(options: &store::Options, plan: &Plan, sandbox: &Sandbox, clock: &Clock) -> Worker {
+    let base_url = plan.base_url.clone().unwrap_or_else(|| sandbox.url());
+    let api = Api::new(api::Options {
+        base_url: base_url.parse().unwrap(),
+        key: plan.key.clone(),
+        connect_timeout: Duration::from_secs(5),
+        request_timeout: plan.request_timeout,
+    })
+    .unwrap();
+    let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
+    let pace = Pace::new(plan.rate, growth, plan.after_faults);
+    let store = Store::open(options.clone()).await.unwrap();
+    Worker::new(store, api, pace, plan.settings, clock.clone(), fastrand::Rng::with_seed(7)).await.unwrap()
+}
+
+pub fn ids(request: &Recorded) -> Vec<String> {
+    let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+    body["ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+/// A [`Mood`] that answers 200 with these lists.
+pub fn listing(deleted: &[&str], failed: &[&str]) -> Mood {
+    let body = serde_json::json!({ "deleted": deleted, "failed": failed }).to_string();
+    Mood::Say { status: 200, headers: Vec::new(), body }
+}
+
+/// A [`Mood`] that answers with a status and one header.
+pub fn status_with(status: u16, name: &'static str, value: &str) -> Mood {
+    Mood::Say { status, headers: vec![(name, value.to_owned())], body: String::new() }
+}

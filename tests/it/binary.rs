@@ -1,0 +1,363 @@
+//! The binary from outside: exit codes, output, signals.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+};
+
+use assert_cmd::assert::OutputAssertExt as _;
+use audio_cache_sweeper::sandbox::{Mood, Options, Sandbox};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+const KEY: &str = "s3cret";
+
+/// The binary, with nothing of the surrounding environment that it would take for configuration.
+fn sweeper(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sweeper"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SWEEPER") {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+fn configured(dir: &Path, sandbox: &Sandbox) -> Command {
+    let mut command = sweeper(dir);
+    command
+        .env("SWEEPER__API__BASE_URL", sandbox.url())
+        .env("SWEEPER__API__KEY", KEY)
+        .env("SWEEPER__DELIVERY__LINGER", "0s")
+        .env("SWEEPER__RATE_LIMIT__REQUESTS_PER_SECOND", "1000")
+        .env("SWEEPER__RATE_LIMIT__BURST", "1000")
+        .env("SWEEPER__RETRY__BASE_DELAY", "10ms")
+        .env("SWEEPER__QUEUE__POLL_INTERVAL", "10ms");
+    command
+}
+
+async fn sandbox(options: Options) -> Sandbox {
+    let options = Options { key: Some(KEY.to_owned()), record: true, ..options };
+    Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), options).await.unwrap()
+}
+
+async fn sql(dir: &Path, sql: &str) -> Vec<(String,)> {
+    let path = dir.join("sweeper.db");
+    let mut conn = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut conn).await.unwrap()
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+/// Runs it to its end, while the sandbox goes on answering.
+async fn finish(mut command: Command) -> (i32, String, String) {
+    let output = blocking(move || command.output().unwrap()).await;
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A running daemon, killed when it is dropped.
+struct Daemon {
+    child: Child,
+    log: BufReader<ChildStdout>,
+}
+
+impl Daemon {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.arg("run").stdout(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stdout.take().unwrap());
+        Self { child, log }
+    }
+
+    /// Reads its log up to an event.
+    async fn until(mut self, event: &'static str) -> Self {
+        blocking(move || {
+            let mut line = String::new();
+            while self.log.read_line(&mut line).unwrap() > 0 {
+                let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+                if entry["event"] == event {
+                    return self;
+                }
+                line.clear();
+            }
+            panic!("the log ended without {event}");
+        })
+        .await
+    }
+
+    fn signal(&self, name: &str) {
+        Command::new("kill").args(["-s", name, &self.child.id().to_string()]).assert().success();
+    }
+
+    async fn ended(mut self) -> ExitStatus {
+        blocking(move || self.child.wait().unwrap()).await
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn help_tells_the_commands_and_the_exit_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = sweeper(dir.path()).arg("--help").assert().code(0);
+    let help = String::from_utf8(help.get_output().stdout.clone()).unwrap();
+    for word in ["run", "init", "check", "demo", "sandbox", "--config", "Exit codes: 0 clean", "5 --give-up-after"] {
+        assert!(help.contains(word), "{word:?} is missing in\n{help}");
+    }
+    sweeper(dir.path()).arg("--version").assert().code(0);
+    for command in ["run", "init", "check", "demo", "sandbox"] {
+        sweeper(dir.path()).args([command, "--help"]).assert().code(0);
+    }
+}
+
+#[test]
+fn usage_and_configuration_errors_end_with_2_and_name_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = |command: &mut Command, said: &[&str]| {
+        let output = command.assert().code(2).get_output().clone();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        for text in said {
+            assert!(stderr.contains(text), "{text:?} is missing in {stderr}");
+        }
+    };
+    wrong(sweeper(dir.path()).arg("--no-such-flag"), &["--no-such-flag"]);
+    wrong(sweeper(dir.path()).args(["run", "--give-up-after", "10m"]), &["--until-empty"]);
+    wrong(sweeper(dir.path()).args(["run", "--until-empty", "--give-up-after", "10"]), &["250ms, 30s, 5m"]);
+    wrong(&mut sweeper(dir.path()), &["no API key", "SWEEPER__API__KEY", "api.key_file"]);
+    wrong(sweeper(dir.path()).env("SWEEPER__API__KEY", "a\u{1}b"), &["API key", "printable ASCII"]);
+    wrong(sweeper(dir.path()).env("SWEEPER__API__KEY_FILE", "nowhere"), &["api.key_file", "nowhere"]);
+    wrong(sweeper(dir.path()).env("SWEEPER__API__REGION", "mars"), &["api.region", "mars", "us, eu, uk, studio"]);
+    wrong(sweeper(dir.path()).env("SWEEPER__API__REGOIN", "us"), &["regoin"]);
+    wrong(sweeper(dir.path()).args(["--config", "nowhere.toml"]), &["nowhere.toml"]);
+    wrong(sweeper(dir.path()).env("SWEEPER_CONFIG", "nowhere.toml"), &["nowhere.toml"]);
+    assert!(!dir.path().join("sweeper.db").exists(), "nothing was made");
+}
+
+#[test]
+fn check_prints_the_effective_configuration_without_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("sweeper.toml"), "[rate_limit]\nburst = 9\n").unwrap();
+    let checked = sweeper(dir.path())
+        .args(["check", "--config", "sweeper.toml"])
+        .env("SWEEPER__API__KEY", KEY)
+        .env("SWEEPER__RETRY__MAX_ATTEMPTS", "4")
+        .assert()
+        .code(0);
+    let output = checked.get_output();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    for line in ["rate_limit.burst = 9", "retry.max_attempts = 4", "api.key = [redacted]", ": 10s, 20s, 40s\n"] {
+        assert!(stdout.contains(line), "{line:?} is missing in\n{stdout}");
+    }
+    assert!(!stdout.contains(KEY) && !stderr.contains(KEY));
+    let keyless = sweeper(dir.path()).arg("check").assert().code(2);
+    assert!(String::from_utf8_lossy(&keyless.get_output().stdout).contains("rate_limit.burst = 5"));
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_used_ends_with_3_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("text.db"), "this is no database, however long you look at it\n".repeat(100))
+        .unwrap();
+    std::fs::create_dir(dir.path().join("dir.db")).unwrap();
+    for (name, made) in [("foreign.db", "CREATE TABLE theirs (id)"), ("newer.db", "")] {
+        let path = dir.path().join(name);
+        if made.is_empty() {
+            sweeper(dir.path()).arg("init").env("SWEEPER__DATABASE__PATH", &path).assert().code(0);
+        }
+        let url = format!("sqlite://{}?mode=rwc", path.display());
+        let mut conn = SqliteConnection::connect(&url).await.unwrap();
+        let newer = "INSERT INTO _sqlx_migrations VALUES (99, 'later', 0, 1, x'00', 0)";
+        sqlx::raw_sql(if made.is_empty() { newer } else { made }).execute(&mut conn).await.unwrap();
+    }
+    let cases = [
+        ("text.db", "not a database"),
+        ("dir.db", "dir.db"),
+        ("nowhere/queue.db", "nowhere"),
+        ("foreign.db", "not one of sweeper's"),
+        ("newer.db", "newer sweeper (schema 99)"),
+    ];
+    for (name, said) in cases {
+        for command in ["init", "run"] {
+            let failed = sweeper(dir.path())
+                .arg(command)
+                .env("SWEEPER__DATABASE__PATH", name)
+                .env("SWEEPER__API__KEY", KEY)
+                .assert()
+                .code(3);
+            let stderr = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+            assert!(stderr.contains(name.split('/').next().unwrap()) && stderr.contains(said), "{name}: {stderr}");
+        }
+    }
+    let text = std::fs::read_to_string(dir.path().join("text.db")).unwrap();
+    assert!(text.starts_with("this is no database"), "left as it was");
+}
+
+#[test]
+fn init_makes_the_tables_and_says_what_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    for said in ["sweeper.db: created\n", "sweeper.db: up to date\n"] {
+        sweeper(dir.path()).arg("init").assert().code(0).stdout(said);
+    }
+}
+
+#[tokio::test]
+async fn until_empty_ends_with_0_when_all_is_deleted_4_when_any_is_dead_and_5_when_it_gives_up() {
+    let dir = tempfile::tempdir().unwrap();
+    sweeper(dir.path()).arg("init").assert().code(0);
+    let options = Options { failing: vec!["3".to_owned()], forbidden: vec!["locked".to_owned()], ..Options::default() };
+    let sandbox = sandbox(options).await;
+    let run = |arguments: &'static [&'static str]| {
+        let mut command = configured(dir.path(), &sandbox);
+        command.args(["run", "--until-empty"]).args(arguments).env("SWEEPER__RETRY__MAX_ATTEMPTS", "2");
+        finish(command)
+    };
+    assert_eq!(run(&[]).await.0, 0, "nothing to do");
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1), ('a', 2)").await;
+    let (code, stdout, stderr) = run(&[]).await;
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    let events: Vec<String> = stdout
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(events, ["started", "request", "stopping", "stopped"]);
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 3), ('a', 4)").await;
+    assert_eq!(run(&[]).await.0, 4);
+    assert_eq!(run(&[]).await.0, 0, "dead rows of before are not this run's");
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('locked', 5)").await;
+    assert_eq!(run(&["--give-up-after", "100ms"]).await.0, 5);
+    let states = sql(dir.path(), "SELECT state FROM deletions ORDER BY id").await;
+    let states: Vec<&str> = states.iter().map(|(state,)| state.as_str()).collect();
+    assert_eq!(states, ["deleted", "deleted", "dead", "deleted", "pending"]);
+}
+
+#[tokio::test]
+async fn sigterm_lets_a_slow_call_finish_and_claims_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    sandbox.script([Mood::Gate]);
+    sweeper(dir.path()).arg("init").assert().code(0);
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
+    let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
+    sandbox.arrived(1).await;
+    daemon.signal("TERM");
+    let daemon = daemon.until("stopping").await;
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 2)").await;
+    sandbox.open_gate();
+    assert_eq!(daemon.until("stopped").await.ended().await.code(), Some(0));
+    let states = sql(dir.path(), "SELECT state FROM deletions ORDER BY id").await;
+    assert_eq!(states, [("deleted".to_owned(),), ("pending".to_owned(),)]);
+}
+
+#[tokio::test]
+async fn what_does_not_finish_within_the_grace_period_is_settled_as_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    sandbox.script([Mood::Hang]);
+    sweeper(dir.path()).arg("init").assert().code(0);
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
+    let mut command = configured(dir.path(), &sandbox);
+    command.env("SWEEPER__SHUTDOWN__GRACE", "50ms");
+    let daemon = Daemon::start(command).until("started").await;
+    sandbox.arrived(1).await;
+    daemon.signal("INT");
+    assert_eq!(daemon.until("stopped").await.ended().await.code(), Some(0));
+    let row = "SELECT state || attempts || last_cause || maybe_done FROM deletions";
+    assert_eq!(sql(dir.path(), row).await, [("pending1lost1".to_owned(),)]);
+    let request = "SELECT fault || retried FROM requests WHERE answered_at IS NOT NULL";
+    assert_eq!(sql(dir.path(), request).await, [("lost1".to_owned(),)]);
+    assert_eq!(sql(dir.path(), "SELECT cause FROM holds").await, [], "our own haste says nothing about the API");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    sandbox.script([Mood::Hang]);
+    sweeper(dir.path()).arg("init").assert().code(0);
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
+    let mut command = configured(dir.path(), &sandbox);
+    command.env("SWEEPER__SHUTDOWN__GRACE", "1h");
+    let daemon = Daemon::start(command).until("started").await;
+    sandbox.arrived(1).await;
+    daemon.signal("TERM");
+    let daemon = daemon.until("stopping").await;
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().await.code(), Some(1));
+    assert_eq!(sql(dir.path(), "SELECT 'open' FROM requests WHERE answered_at IS NULL").await.len(), 1);
+}
+
+#[tokio::test]
+async fn one_daemon_a_file_and_init_beside_it_is_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
+    let (code, _, stderr) = finish(configured(dir.path(), &sandbox)).await;
+    assert_eq!(code, 3);
+    assert!(stderr.contains(&format!("another sweeper (process {})", daemon.child.id())), "{stderr}");
+    let said = format!("sweeper.db: up to date, and in use by a sweeper (process {})\n", daemon.child.id());
+    sweeper(dir.path()).arg("init").assert().code(0).stdout(said);
+}
+
+#[tokio::test]
+async fn other_programs_insert_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
+    let python = "import sqlite3\nc = sqlite3.connect('sweeper.db')\n\
+                  c.execute('INSERT INTO deletions (agent_id, entry_id) VALUES (?, ?)', ('python', 7))\nc.commit()";
+    let shell = "INSERT INTO deletions (agent_id, entry_id) VALUES ('shell', 7)";
+    let clients: [(&str, &[&str]); 2] = [("python3", &["-c", python]), ("sqlite3", &["sweeper.db", shell])];
+    let mut inserted = 0;
+    for (program, arguments) in clients {
+        match Command::new(program).args(arguments).current_dir(dir.path()).status() {
+            Ok(status) => {
+                assert!(status.success(), "{program}");
+                inserted += 1;
+            }
+            Err(error) => eprintln!("skipped: {program} cannot be started: {error}"),
+        }
+    }
+    sandbox.arrived(inserted).await;
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    let deleted = sql(dir.path(), "SELECT agent_id FROM deletions WHERE state = 'deleted' AND entry_id = '7'").await;
+    assert_eq!(deleted.len(), inserted);
+}
+
+#[tokio::test]
+async fn the_sandbox_command_serves_until_it_is_told_to_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = sweeper(dir.path());
+    let mut child =
+        command.args(["sandbox", "--listen", "127.0.0.1:0", "--key", KEY]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().strip_prefix("the sandbox answers on ").unwrap().to_owned();
+    let mut command = sweeper(dir.path());
+    command.arg("init").assert().code(0);
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
+    let mut command = sweeper(dir.path());
+    command.args(["run", "--until-empty"]).env("SWEEPER__API__BASE_URL", url).env("SWEEPER__API__KEY", KEY);
+    assert_eq!(finish(command).await.0, 0);
+    Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).assert().success();
+    assert_eq!(blocking(move || child.wait().unwrap()).await.code(), Some(0));
+}
+
+#[test]
+fn the_demo_ends_well_and_tells_what_became_of_every_deletion() {
+    let dir = tempfile::tempdir().unwrap();
+    let demo = sweeper(dir.path()).arg("demo").env("TMPDIR", dir.path()).assert().code(0);
+    let stdout = String::from_utf8_lossy(&demo.get_output().stdout).into_owned();
+    for line in ["600 deleted", "205 deleted", "18 deleted", "2 dead (api_failed)", "823 entries less"] {
+        assert!(stdout.contains(line), "{line:?} is missing in\n{stdout}");
+    }
+}

@@ -1,0 +1,77 @@
+//! The endpoint's contract: exactly what goes over the wire.
+
+use crate::bed::{Bed, KEY, Plan};
+use audio_cache_sweeper::key::KeySource;
+
+#[tokio::test]
+async fn a_request_is_exactly_what_the_endpoint_s_page_says() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.insert(&[("PROJECT-58RP822I", "17"), ("PROJECT-58RP822I", "18")]).await;
+    bed.work().await;
+    let [request] = &bed.sandbox.requests()[..] else { panic!("one request") };
+    assert_eq!(request.method, "POST");
+    assert_eq!(request.uri, "/v1/agents/PROJECT-58RP822I/audio-cache/bulk-delete");
+    assert_eq!(request.body, r#"{"ids":["17","18"]}"#);
+    let header = |name: &str| request.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    assert_eq!(header("x-api-key").as_deref(), Some(KEY));
+    assert_eq!(header("content-type").as_deref(), Some("application/json"));
+    assert_eq!(header("content-length").as_deref(), Some("19"));
+    let correlation_id = header("x-polyai-correlation-id").unwrap();
+    assert_eq!(correlation_id.parse::<uuid::Uuid>().unwrap().get_version_num(), 4);
+    let written: Vec<(String, String, i64, Option<String>, i64)> =
+        bed.query("SELECT correlation_id, deletion_ids, size, remote_id, status FROM requests").await;
+    assert_eq!(written, [(correlation_id.clone(), "[1,2]".to_owned(), 2, Some(correlation_id), 200)]);
+}
+
+#[tokio::test]
+async fn before_an_id_is_sent_the_database_says_so() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.sandbox.script([audio_cache_sweeper::sandbox::Mood::Gate]);
+    bed.insert(&[("a", "1")]).await;
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
+    let written: Vec<(String, Option<i64>)> = bed.query("SELECT deletion_ids, answered_at FROM requests").await;
+    assert_eq!(written, [("[1]".to_owned(), None)], "written, and not answered yet");
+    bed.sandbox.open_gate();
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted'").await, 1);
+}
+
+#[tokio::test]
+async fn every_agent_id_that_the_table_takes_is_one_segment_of_the_path() {
+    let mut bed = Bed::new(Plan::default()).await;
+    let agents = ["%2e%2e", "a?b#c", "...", "a%2Fb", "a;b:c@d&e=f+g", "\"<>'"];
+    for agent in agents {
+        bed.insert(&[(agent, "1")]).await;
+    }
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted'").await, 6);
+    for agent in agents {
+        assert!(bed.sandbox.is_gone(agent, "1"), "{agent}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_the_key_goes_nowhere_else() {
+    let elsewhere = Bed::new(Plan::default()).await;
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.sandbox.script([crate::bed::status_with(307, "location", &elsewhere.sandbox.url())]);
+    bed.insert(&[("a", "1")]).await;
+    bed.work().await;
+    assert_eq!(elsewhere.sandbox.requests().len(), 0);
+    assert_eq!(bed.query::<(String,)>("SELECT fault FROM requests").await, [("contract".to_owned(),)]);
+}
+
+#[tokio::test]
+async fn a_new_key_in_the_file_is_found_after_a_401_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "old\n").unwrap();
+    let mut bed = Bed::new(Plan { key: KeySource::File(file.clone()), ..Plan::default() }).await;
+    bed.insert(&[("a", "1")]).await;
+    std::fs::write(&file, format!("{KEY}\n")).unwrap();
+    bed.work().await;
+    assert_eq!(bed.sandbox.requests().iter().map(|request| request.status).collect::<Vec<_>>(), [401]);
+    bed.clock.advance(std::time::Duration::from_secs(10));
+    bed.work().await;
+    assert_eq!((bed.count("state = 'deleted'").await, bed.count("attempts = 1").await), (1, 1));
+}

@@ -1,0 +1,333 @@
+//! Every line of the decision table, over real HTTP; and how what failed comes back.
+
+use std::time::Duration;
+
+use audio_cache_sweeper::{
+    pace::RateLimit,
+    sandbox::{Mood, Options},
+};
+
+use crate::bed::{Bed, Plan, START, listing, status_with};
+
+/// What is written onto a row: state, attempts, last_cause, maybe_done, batch_max, and how late it is due.
+type Row = (String, i64, Option<String>, i64, i64, Option<i64>);
+
+fn row(state: &str, attempts: i64, cause: &str, maybe_done: i64, batch_max: i64, due: Option<Due>) -> Expected {
+    let cause = (!cause.is_empty()).then(|| cause.to_owned());
+    Expected { row: (state.to_owned(), attempts, cause, maybe_done, batch_max), due }
+}
+
+#[derive(Clone, Debug)]
+struct Expected {
+    row: (String, i64, Option<String>, i64, i64),
+    due: Option<Due>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Due {
+    AtOnce,
+    /// After the first delay of the schedule, and up to a quarter later.
+    Backoff,
+}
+
+const NO_HOLD: Option<(&str, &str)> = None;
+
+/// Sends `count` rows once, in one request treated as `mood`, and compares what is then written.
+async fn judged(plan: Plan, mood: Mood, count: usize, expected: &[Expected], hold: Option<(&str, &str)>) {
+    let what = format!("{mood:?}");
+    let mut bed = Bed::new(plan).await;
+    bed.sandbox.script([mood]);
+    bed.insert_many("a", count).await;
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "{what}");
+    bed.worker.wait_for_a_call().await;
+    bed.execute("INSERT INTO holds (scope) VALUES ('*')").await; // so that the next turn settles, and sends nothing
+    bed.worker.turn().await.unwrap();
+    let rows: Vec<Row> = bed
+        .query(&format!(
+            "SELECT state, attempts, last_cause, maybe_done, batch_max, CASE state WHEN 'pending' THEN due_at - {START} END
+             FROM deletions ORDER BY id"
+        ))
+        .await;
+    assert_eq!(rows.len(), expected.len(), "{what}");
+    for ((state, attempts, cause, maybe_done, batch_max, due), expected) in rows.into_iter().zip(expected) {
+        assert_eq!((state, attempts, cause, maybe_done, batch_max), expected.row, "{what}");
+        match expected.due {
+            None => assert_eq!(due, None, "{what}"),
+            Some(Due::AtOnce) => assert_eq!(due, Some(0), "{what}"),
+            Some(Due::Backoff) => assert!((10_000..=12_500).contains(&due.unwrap()), "{what}: due {due:?}"),
+        }
+    }
+    let holds: Vec<(String, String)> = bed.query("SELECT scope, cause FROM holds WHERE cause <> 'operator'").await;
+    let hold: Vec<(String, String)> = hold.iter().map(|(scope, cause)| ((*scope).into(), (*cause).into())).collect();
+    assert_eq!(holds, hold, "{what}");
+}
+
+/// A plan whose first fault of those that go by streak holds already.
+fn at_once() -> Plan {
+    Plan { after_faults: 1, ..Plan::default() }
+}
+
+#[tokio::test]
+async fn a_200_is_believed_id_by_id() {
+    let deleted = row("deleted", 1, "", 0, 20, None);
+    let failed = row("pending", 1, "api_failed", 0, 20, Some(Due::Backoff));
+    let contradicted = row("pending", 1, "api_contradicted", 0, 20, Some(Due::Backoff));
+    let silent = row("pending", 1, "api_silent", 0, 20, Some(Due::Backoff));
+    let mixed = [deleted.clone(), failed, contradicted.clone(), silent.clone()];
+    judged(Plan::default(), listing(&["1", "3"], &["2", "3"]), 4, &mixed, NO_HOLD).await;
+    let strangers = listing(&["1", "999", "", "01", "1 ", "１"], &["998"]);
+    judged(Plan::default(), strangers, 2, &[deleted, silent.clone()], NO_HOLD).await;
+    judged(Plan::default(), Mood::Silent, 1, &[silent], NO_HOLD).await;
+    judged(Plan::default(), Mood::Contradict, 1, &[contradicted], NO_HOLD).await;
+    judged(Plan::default(), Mood::Strangers, 1, &[row("deleted", 1, "", 0, 20, None)], NO_HOLD).await;
+}
+
+#[tokio::test]
+async fn a_2xx_that_is_not_the_promised_json_leaves_the_outcome_open() {
+    let garbled = row("pending", 1, "garbled", 1, 20, Some(Due::Backoff));
+    let bodies = [
+        "",
+        "<html>",
+        "null",
+        "{}",
+        r#"{"deleted":["1"]}"#,
+        r#"{"deleted":null,"failed":[]}"#,
+        r#"{"deleted":[1],"failed":[]}"#,
+        r#"{"deleted":["1"],"failed":[]} x"#,
+        r#"{"deleted":["1"],"failed":[]"#,
+    ];
+    for body in bodies {
+        let mood = Mood::Garble(body.to_owned());
+        judged(at_once(), mood, 1, std::slice::from_ref(&garbled), Some(("*", "garbled"))).await;
+    }
+    let long = format!(r#"{{"deleted":["1"],"failed":["{}"]}}"#, "x".repeat(2 << 20));
+    judged(at_once(), Mood::Garble(long), 1, std::slice::from_ref(&garbled), Some(("*", "garbled"))).await;
+    for status in [201, 202, 204, 206] {
+        let mood = Mood::Say { status, headers: vec![], body: String::new() };
+        judged(at_once(), mood, 1, std::slice::from_ref(&garbled), Some(("*", "garbled"))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_request_is_halved_and_a_rejected_row_is_dead() {
+    for status in [400, 413, 422] {
+        let half = row("pending", 0, "rejected", 0, 2, Some(Due::AtOnce));
+        judged(Plan::default(), Mood::status(status), 3, &[half.clone(), half.clone(), half], NO_HOLD).await;
+        judged(Plan::default(), Mood::status(status), 1, &[row("dead", 1, "rejected", 0, 20, None)], NO_HOLD).await;
+    }
+}
+
+#[tokio::test]
+async fn what_says_nothing_about_the_rows_does_not_count_and_holds() {
+    let at_once = |cause| row("pending", 0, cause, 0, 20, Some(Due::AtOnce));
+    let cases = [
+        (401, "*", "unauthorized"),
+        (403, "a", "forbidden"),
+        (404, "a", "unknown_agent"),
+        (300, "*", "contract"),
+        (307, "*", "contract"),
+        (405, "*", "contract"),
+        (409, "*", "contract"),
+        (410, "*", "contract"),
+        (415, "*", "contract"),
+        (418, "*", "contract"),
+        (501, "*", "contract"),
+        (599, "*", "contract"),
+        (429, "*", "throttled"),
+    ];
+    for (status, scope, cause) in cases {
+        judged(Plan::default(), Mood::status(status), 1, &[at_once(cause)], Some((scope, cause))).await;
+    }
+    let busy = status_with(503, "retry-after", "30");
+    judged(Plan::default(), busy, 1, &[at_once("throttled")], Some(("*", "throttled"))).await;
+}
+
+#[tokio::test]
+async fn server_errors_count_and_hold_by_streak() {
+    let failed = row("pending", 1, "server_error", 0, 20, Some(Due::Backoff));
+    for status in [408, 500, 502, 503, 504] {
+        judged(at_once(), Mood::status(status), 1, std::slice::from_ref(&failed), Some(("*", "server_error"))).await;
+        judged(Plan::default(), Mood::status(status), 1, std::slice::from_ref(&failed), NO_HOLD).await;
+    }
+    let nonsense = status_with(503, "retry-after", "soon");
+    judged(at_once(), nonsense, 1, &[failed], Some(("*", "server_error"))).await;
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_may_have_been_done() {
+    let lost = row("pending", 1, "lost", 1, 20, Some(Due::Backoff));
+    for done in [false, true] {
+        judged(at_once(), Mood::Reset { done }, 1, std::slice::from_ref(&lost), Some(("*", "lost"))).await;
+    }
+    let plan = Plan { request_timeout: Duration::from_millis(50), ..at_once() };
+    judged(plan, Mood::Hang, 1, &[lost], Some(("*", "lost"))).await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_never_sent_does_not_count() {
+    // Bound and not listened to by anybody any more.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let plan = Plan { base_url: Some(format!("http://{closed}")), ..at_once() };
+    let released = row("pending", 0, "unreachable", 0, 20, Some(Due::AtOnce));
+    judged(plan, Mood::Plain, 1, std::slice::from_ref(&released), Some(("*", "unreachable"))).await;
+    // A server that speaks no TLS.
+    let bed = Bed::new(Plan::default()).await;
+    let plan = Plan { base_url: Some(bed.sandbox.url().replace("http:", "https:")), ..at_once() };
+    judged(plan, Mood::Plain, 1, &[released], Some(("*", "unreachable"))).await;
+}
+
+#[tokio::test]
+async fn a_throttled_answer_holds_for_as_long_as_it_asks_within_limits() {
+    // The sandbox's date of 2096 is START plus 100 s.
+    let date = httpdate_of(START.0 + 100_000);
+    for (asked, seconds) in [("30", 30), ("0", 5), ("999999999", 3_600), (date.as_str(), 100)] {
+        let mut bed = Bed::new(Plan::default()).await;
+        bed.sandbox.script([status_with(429, "retry-after", asked)]);
+        bed.insert_many("a", 1).await;
+        bed.work().await;
+        let until: Vec<(i64,)> = bed.query(&format!("SELECT (until_at - {START}) / 1000 FROM holds")).await;
+        assert_eq!(until, [(seconds,)], "{asked}");
+        bed.clock.advance(Duration::from_secs(u64::try_from(seconds).unwrap()) - Duration::from_millis(1));
+        bed.work().await;
+        assert_eq!(bed.sizes().len(), 1, "{asked}: nothing goes during a hold");
+        bed.clock.advance(Duration::from_millis(1));
+        bed.work().await;
+        assert_eq!((bed.count("state = 'deleted'").await, bed.sizes().len()), (1, 2), "{asked}");
+        assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(0,)], "lifted");
+    }
+}
+
+fn httpdate_of(ms: i64) -> String {
+    httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap()))
+}
+
+#[tokio::test]
+async fn rows_that_failed_together_come_back_together_on_the_schedule_and_die_at_its_end() {
+    let sandbox = Options { failing: (1..=5).map(|id| id.to_string()).collect(), ..Plan::default().sandbox };
+    let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+    bed.insert_many("a", 20).await;
+    bed.work().await;
+    assert_eq!(bed.sizes(), [20]);
+    for (sizes, delay) in [(vec![20, 5], 10), (vec![20, 5, 5], 20)] {
+        bed.clock.advance(Duration::from_secs(delay) - Duration::from_millis(1));
+        bed.work().await;
+        assert_eq!(bed.sizes().len(), sizes.len() - 1, "not before {delay} s");
+        // Jitter, and then linger: five are not a full request.
+        bed.clock.advance(Duration::from_millis(1 + delay * 250 + 1_000));
+        bed.work().await;
+        assert_eq!(bed.sizes(), sizes);
+    }
+    assert_eq!(bed.count("state = 'dead' AND attempts = 3 AND last_cause = 'api_failed'").await, 5);
+    assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 15);
+    bed.clock.advance(Duration::from_secs(100_000));
+    bed.work().await;
+    assert_eq!(bed.sizes().len(), 3, "dead is dead");
+}
+
+#[tokio::test]
+async fn halving_finds_the_one_bad_id_among_twenty_and_saves_the_others() {
+    for bad in [0, 7, 19] {
+        let sandbox = Options { numeric_ids: true, ..Plan::default().sandbox };
+        let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+        let mut ids: Vec<String> = (1..=20).map(|id| id.to_string()).collect();
+        ids[bad] = "not-a-number".to_owned();
+        let rows: Vec<(&str, &str)> = ids.iter().map(|id| ("a", id.as_str())).collect();
+        bed.insert(&rows).await;
+        bed.work().await;
+        assert!(bed.sizes().len() <= 11, "{:?}", bed.sizes());
+        assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 19);
+        assert_eq!(bed.count("state = 'dead' AND entry_id = 'not-a-number'").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn an_outage_costs_a_handful_of_attempts_and_not_the_backlog_s() {
+    let mut plan = Plan::default();
+    plan.settings.concurrency = 4;
+    let mut bed = Bed::new(plan).await;
+    bed.sandbox.script(vec![Mood::status(500); 10]);
+    bed.insert_many("a", 2_000).await;
+    let mut hours = 0;
+    while bed.count("state = 'pending'").await > 0 && hours < 3_600 {
+        bed.work().await;
+        bed.clock.advance(Duration::from_secs(1));
+        hours += 1;
+    }
+    assert_eq!(bed.count("state = 'deleted'").await, 2_000);
+    let counted: Vec<(i64,)> = bed.query("SELECT sum(attempts) - 2000 FROM deletions").await;
+    assert!(counted[0].0 <= 10 * 20, "{counted:?} attempts were wasted");
+}
+
+#[tokio::test]
+async fn one_probe_goes_out_when_a_hold_ends_and_a_failed_one_doubles_it() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.sandbox.script([Mood::status(401), Mood::status(401)]);
+    bed.insert_many("a", 1).await;
+    bed.work().await;
+    bed.insert_many("b", 200).await;
+    bed.clock.advance(Duration::from_millis(6_250));
+    bed.work().await;
+    assert_eq!(bed.sizes().len(), 2, "one probe");
+    let again: Vec<(i64, i64)> = bed.query("SELECT repeats, until_at - since_at FROM holds").await;
+    assert!(again[0].0 == 1 && (10_000..=12_500).contains(&again[0].1), "{again:?}");
+    bed.clock.advance(Duration::from_millis(12_500));
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted'").await, 201, "the probe was answered, and the rest went");
+}
+
+#[tokio::test]
+async fn one_agent_s_hold_does_not_slow_another() {
+    let sandbox = Options { forbidden: vec!["locked".to_owned()], ..Plan::default().sandbox };
+    let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+    bed.insert_many("locked", 100).await;
+    bed.insert_many("open", 100).await;
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted' AND agent_id = 'open'").await, 100);
+    assert_eq!(bed.count("state = 'pending' AND agent_id = 'locked' AND attempts = 0").await, 100);
+    let before = bed.sizes().len();
+    bed.clock.advance(Duration::from_millis(6_250));
+    bed.work().await;
+    assert_eq!(bed.sizes().len(), before + 1, "one probe of the agent");
+}
+
+#[tokio::test]
+async fn an_operator_pauses_and_resumes_in_sql() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.execute("INSERT INTO holds (scope) VALUES ('a')").await;
+    bed.insert_many("a", 20).await;
+    bed.insert_many("b", 20).await;
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted'").await, 20);
+    bed.execute("INSERT INTO holds (scope) VALUES ('*'); DELETE FROM holds WHERE scope = 'a'").await;
+    bed.insert_many("c", 20).await;
+    bed.work().await;
+    assert_eq!(bed.sizes().len(), 1);
+    bed.execute("DELETE FROM holds").await;
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted'").await, 60);
+}
+
+#[tokio::test]
+async fn holds_outlive_a_restart_and_orphans_are_settled_as_lost() {
+    let rate = RateLimit { requests_per_second: 1_000.0, burst: 1_000.try_into().unwrap() };
+    let mut bed = Bed::new(Plan { rate, ..Plan::default() }).await;
+    bed.sandbox.script([Mood::status(401), Mood::Hang]);
+    bed.insert_many("a", 1).await;
+    bed.work().await;
+    let mut bed = bed.restart().await;
+    bed.insert_many("b", 20).await;
+    bed.work().await;
+    assert_eq!(bed.sizes().len(), 1, "still held");
+    bed.clock.advance(Duration::from_secs(7));
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "the probe, which hangs");
+    let claimed: Vec<(String,)> = bed.query("SELECT deletion_ids FROM requests WHERE answered_at IS NULL").await;
+    let mut bed = bed.restart().await;
+    let after: Vec<(String, i64, i64)> =
+        bed.query("SELECT fault, retried, dead FROM requests WHERE answered_at IS NOT NULL AND status IS NULL").await;
+    let rows = i64::try_from(claimed[0].0.split(',').count()).unwrap();
+    assert_eq!(after, [("lost".to_owned(), rows, 0)]);
+    assert_eq!(bed.count("maybe_done = 1 AND attempts = 1 AND last_cause = 'lost'").await, rows);
+    bed.clock.advance(Duration::from_secs(100));
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted'").await, 21);
+}
