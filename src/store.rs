@@ -27,7 +27,8 @@ use file::connect;
 use rows::{due_since, hold_row, lane_row, orphan_row};
 
 /// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
-/// columns' affinity away, without which SQLite would use only the first of the three for the step.
+/// columns' affinity away, without which SQLite would use only the first of them for the step; and since it takes the
+/// `>` of a row value for a `>=` when it looks for the start, only a time after all others skips the lane's own rows.
 const LANES: &str = "
 WITH RECURSIVE lane (id) AS (
     SELECT (SELECT id FROM deletions INDEXED BY deletions_due WHERE state = 'pending'
@@ -35,7 +36,8 @@ WITH RECURSIVE lane (id) AS (
     UNION ALL
     SELECT (SELECT next.id FROM deletions AS next INDEXED BY deletions_due
             WHERE next.state = 'pending'
-              AND (next.priority, next.agent_id, next.batch_max) > (+head.priority, +head.agent_id, +head.batch_max)
+              AND (next.priority, next.agent_id, next.batch_max, next.due_at)
+                  > (+head.priority, +head.agent_id, +head.batch_max, 9223372036854775807)
             ORDER BY next.priority, next.agent_id, next.batch_max, next.due_at LIMIT 1)
     FROM lane CROSS JOIN deletions AS head ON head.id = lane.id
     WHERE lane.id IS NOT NULL

@@ -27,8 +27,8 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
             LANES,
             &[
                 "SCAN deletions USING COVERING INDEX deletions_due",
-                // All three columns: with only the first, each step would go through the whole priority.
-                "SEARCH next USING COVERING INDEX deletions_due ((priority,agent_id,batch_max)>(?,?,?))",
+                // All columns: with fewer, each step would go through the whole lane or priority.
+                "SEARCH next USING COVERING INDEX deletions_due ((priority,agent_id,batch_max,due_at)>(?,?,?,?))",
                 "SEARCH head USING INTEGER PRIMARY KEY",
             ],
         ),

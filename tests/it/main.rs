@@ -7,4 +7,6 @@ mod config;
 mod contract;
 mod delivery;
 mod retry;
+mod sandbox;
 mod store;
+mod tidy;

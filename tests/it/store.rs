@@ -10,6 +10,8 @@ use audio_cache_sweeper::{
 };
 use sqlx::{Connection, SqliteConnection};
 
+use crate::bed::{Bed, Plan};
+
 const NOW: Timestamp = Timestamp(4_000_000_000_000);
 
 fn options(dir: &tempfile::TempDir) -> Options {
@@ -125,4 +127,137 @@ async fn a_second_daemon_is_refused_and_so_is_a_database_of_somebody_else() {
     let mut conn = SqliteConnection::connect(&format!("sqlite://{}?mode=rwc", foreign.path.display())).await.unwrap();
     sqlx::query("CREATE TABLE theirs (id)").execute(&mut conn).await.unwrap();
     assert!(matches!(Store::open(foreign).await.unwrap_err(), OpenError::NotOurs(_)));
+}
+
+/// One connection as a producer's, with nothing set.
+async fn client(options: &Options) -> SqliteConnection {
+    SqliteConnection::connect(options.path.to_str().unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_bad_row_is_refused_at_its_insert_with_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let _store = Store::open(options.clone()).await.unwrap();
+    let mut conn = client(&options).await;
+    let long = "x".repeat(256);
+    let cases = [
+        ("('', '1')", "agent_id must be text of 1 to 255"),
+        ("('a b', '1')", "agent_id must be text of 1 to 255"),
+        ("('a', '')", "entry_id must be text of 1 to 255"),
+        (&format!("('a', '{long}')"), "entry_id must be text of 1 to 255"),
+        ("('a', 'x' || char(0))", "entry_id must be text of 1 to 255"),
+        ("('a', 'caf' || char(233))", "entry_id must be text of 1 to 255"),
+        ("('a', x'31')", "entry_id must be text of 1 to 255"),
+        ("('a', CAST(x'ff' AS TEXT))", "entry_id must be text of 1 to 255"),
+        ("('a', NULL)", "NOT NULL"),
+        ("('.', '1')", "one URL path segment"),
+        ("('..', '1')", "one URL path segment"),
+        ("('a/b', '1')", "one URL path segment"),
+        ("('a\\b', '1')", "one URL path segment"),
+        ("('*', '1')", "one URL path segment"),
+    ];
+    for (values, said) in cases {
+        let sql = format!("INSERT INTO deletions (agent_id, entry_id) VALUES {values}");
+        let error = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap_err().to_string();
+        assert!(error.contains(said), "{values}: {error}");
+    }
+    let cases = [
+        ("priority", "'high'", "priority must be an integer"),
+        ("state", "'gone'", "state must be pending, deleted or dead"),
+        ("attempts", "-1", "attempts must be"),
+        ("due_at", "-1", "due_at must be Unix milliseconds"),
+        ("due_at", "9e99", "due_at must be Unix milliseconds"),
+        ("batch_max", "0", "batch_max must be"),
+        ("batch_max", "21", "batch_max must be"),
+        ("maybe_done", "2", "maybe_done must be"),
+        ("last_cause", "'bad luck'", "last_cause must be a known cause"),
+        ("settled_at", "5", "a pending row has no settled_at"),
+        ("id", "-1", "id must be a positive integer"),
+    ];
+    for (column, value, said) in cases {
+        let sql = format!("INSERT INTO deletions (agent_id, entry_id, {column}) VALUES ('a', '1', {value})");
+        let error = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap_err().to_string();
+        assert!(error.contains(said), "{column} {value}: {error}");
+    }
+    assert_eq!(table(&options).await, []);
+    sqlx::raw_sql("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 17)").execute(&mut conn).await.unwrap();
+    assert_eq!(table(&options).await, [row(1, "a", "17", "pending", 0, 20, 0)], "a number becomes text");
+}
+
+#[test]
+fn the_tables_need_nothing_that_old_sqlites_lack() {
+    let sql: String = include_str!("../../migrations/0001_queue.sql")
+        .lines()
+        .map(|line| line.split("--").next().unwrap())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .to_lowercase();
+    for new in [" strict", "unixepoch", "json", "->", "over (", "returning", "generated", "iif(", "update from"] {
+        assert!(!sql.contains(new), "{new:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_settled_and_old_is_pruned() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let mut store = Store::open(options.clone()).await.unwrap();
+    let mut conn = client(&options).await;
+    sqlx::raw_sql(
+        "INSERT INTO deletions (agent_id, entry_id, state, settled_at) VALUES
+             ('a', 1, 'deleted', 999), ('a', 2, 'dead', 999), ('a', 3, 'deleted', 1000);
+         INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 4);
+         INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at) VALUES
+             ('x', 'a', '[1,2]', 2, 5, 999), ('y', 'a', '[3]', 1, 5, 1000), ('z', 'a', '[4]', 1, 5, NULL);
+         INSERT INTO outcomes VALUES (1, 1, 'deleted', NULL), (1, 2, 'dead', 'rejected'), (2, 3, 'deleted', NULL);",
+    )
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    let mut removed = 0;
+    loop {
+        let step = store.prune(Timestamp(1_000), 10).await.unwrap();
+        removed += step.removed;
+        if !step.more {
+            break;
+        }
+    }
+    assert_eq!(removed, 2 + 1 + 2);
+    let left = [row(3, "a", "3", "deleted", 0, 20, 0), row(4, "a", "4", "pending", 0, 20, 0)];
+    assert_eq!(table(&options).await, left);
+    let requests: Vec<(i64,)> = sqlx::query_as("SELECT id FROM requests").fetch_all(&mut conn).await.unwrap();
+    let outcomes: Vec<(i64,)> = sqlx::query_as("SELECT request_id FROM outcomes").fetch_all(&mut conn).await.unwrap();
+    assert_eq!((requests, outcomes), (vec![(2,), (3,)], vec![(2,)]));
+}
+
+#[tokio::test]
+async fn a_row_that_no_request_can_carry_is_made_dead_and_stops_nobody() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.insert_many("a", 30).await;
+    bed.execute(
+        "PRAGMA ignore_check_constraints = ON;
+         INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 'white space'), ('a', ''), ('no/agent', '1')",
+    )
+    .await;
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted'").await, 30);
+    assert_eq!(bed.count("state = 'dead' AND last_cause = 'rejected'").await, 2);
+    assert_eq!(bed.count("state = 'pending' AND agent_id = 'no/agent'").await, 1);
+}
+
+#[tokio::test]
+async fn the_oldest_due_row_is_told_by_when_it_could_have_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let store = Store::open(options.clone()).await.unwrap();
+    let mut conn = client(&options).await;
+    let sql = format!(
+        "INSERT INTO deletions (agent_id, entry_id, due_at, created_at) VALUES
+            ('a', 1, 0, {now} - 60000), ('b', 2, {now} - 5000, {now} - 90000), ('c', 3, {now} + 5000, {now} - 90000)",
+        now = NOW.0
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+    let tally = store.counter().tally(NOW).await.unwrap();
+    assert_eq!((tally.pending, tally.due, tally.oldest_due), (3, 2, Duration::from_secs(60)));
 }

@@ -1,0 +1,106 @@
+//! The stand-in is faithful: what the API's page promises, it does.
+
+use std::net::SocketAddr;
+
+use audio_cache_sweeper::{
+    api::CORRELATION_ID,
+    sandbox::{Options, Sandbox},
+};
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+
+async fn start(options: Options) -> Sandbox {
+    // The client needs a provider of TLS, even to do without.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let options = Options { key: Some("k".to_owned()), agents: vec![("a".to_owned(), 100)], ..options };
+    Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), options).await.unwrap()
+}
+
+async fn post(sandbox: &Sandbox, agent: &str, key: &str, body: &str) -> Result<Response, reqwest::Error> {
+    Client::new()
+        .post(format!("{}/v1/agents/{agent}/audio-cache/bulk-delete", sandbox.url()))
+        .header("x-api-key", key)
+        .header(CORRELATION_ID, "mine")
+        .body(body.to_owned())
+        .send()
+        .await
+}
+
+fn ids(ids: impl IntoIterator<Item = u32>) -> String {
+    json!({ "ids": ids.into_iter().map(|id| id.to_string()).collect::<Vec<_>>() }).to_string()
+}
+
+async fn json_of(response: Response) -> Value {
+    serde_json::from_str(&response.text().await.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn it_really_deletes_and_a_second_time_there_is_nothing_to_delete() {
+    let sandbox = start(Options::default()).await;
+    let first = post(&sandbox, "a", "k", &ids([1, 2, 101])).await.unwrap();
+    assert_eq!(first.headers()[CORRELATION_ID], "mine");
+    assert_eq!(json_of(first).await, json!({ "deleted": ["1", "2"], "failed": ["101"] }));
+    assert!(sandbox.is_gone("a", "1") && !sandbox.is_gone("a", "3"));
+    let second = post(&sandbox, "a", "k", &ids([2, 3])).await.unwrap();
+    assert_eq!(json_of(second).await, json!({ "deleted": ["3"], "failed": ["2"] }));
+}
+
+#[tokio::test]
+async fn it_refuses_what_the_api_refuses() {
+    let options = Options { forbidden: vec!["locked".to_owned()], numeric_ids: true, ..Options::default() };
+    let sandbox = start(options).await;
+    let cases = [
+        ("a", "k", ids([]), 400),
+        ("a", "k", ids(1..=21), 400),
+        ("a", "k", "{".to_owned(), 400),
+        ("a", "k", r#"{"ids":[1]}"#.to_owned(), 400),
+        ("a", "k", r#"{"ids":["x"]}"#.to_owned(), 400),
+        ("a", "wrong", ids([1]), 401),
+        ("a", "", ids([1]), 401),
+        ("locked", "k", ids([1]), 403),
+        ("nobody", "k", ids([1]), 404),
+        ("a", "k", ids(1..=20), 200),
+    ];
+    for (agent, key, body, status) in cases {
+        let response = post(&sandbox, agent, key, &body).await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{agent} {key:?} {body}");
+        if status != 200 {
+            let said = json_of(response).await;
+            assert!(said["error_message"].is_string() && said["error_id"] == "mine", "{said}");
+        }
+    }
+    let url = format!("{}/v1/agents/a/audio-cache/bulk-delete", sandbox.url());
+    assert_eq!(Client::new().get(url).send().await.unwrap().status().as_u16(), 405);
+}
+
+#[tokio::test]
+async fn faults_come_as_ordered() {
+    let sandbox = start(Options {
+        rate_limit: Some(2.try_into().unwrap()),
+        retry_after: Some("7".to_owned()),
+        ..Options::default()
+    })
+    .await;
+    for _ in 0..2 {
+        assert_eq!(post(&sandbox, "a", "k", &ids([1])).await.unwrap().status().as_u16(), 200);
+    }
+    let throttled = post(&sandbox, "a", "k", &ids([1])).await.unwrap();
+    assert_eq!((throttled.status().as_u16(), throttled.headers()["retry-after"].to_str().unwrap()), (429, "7"));
+
+    let all_fail = start(Options { fail_ratio: 1.0, ..Options::default() }).await;
+    let answer = json_of(post(&all_fail, "a", "k", &ids([1, 2])).await.unwrap()).await;
+    assert_eq!(answer, json!({ "deleted": [], "failed": ["1", "2"] }));
+    let errors = start(Options { error_ratio: 1.0, ..Options::default() }).await;
+    assert_eq!(post(&errors, "a", "k", &ids([1])).await.unwrap().status().as_u16(), 500);
+    let garbage = start(Options { garbage_ratio: 1.0, ..Options::default() }).await;
+    assert_eq!(post(&garbage, "a", "k", &ids([1])).await.unwrap().text().await.unwrap(), "<html>");
+    assert!(garbage.is_gone("a", "1"), "done, and then garbled");
+    let cut = start(Options { reset_ratio: 1.0, ..Options::default() }).await;
+    let mut done = 0;
+    for id in 1..=40 {
+        if post(&cut, "a", "k", &ids([id])).await.is_err() {
+            done += u32::from(cut.is_gone("a", &id.to_string()));
+        }
+    }
+    assert!((1..40).contains(&done), "some before and some after: {done}");
+}

@@ -1,0 +1,188 @@
+//! The architecture, held: which file may know which, and what only one of them may do.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// From the shell to the core: a module names only modules of lines below its own.
+const LAYERS: [&[&str]; 9] = [
+    &["main"],
+    &["cli"],
+    &["config", "sandbox"],
+    &["worker"],
+    &["store", "api"],
+    &["pace", "lanes", "key"],
+    &["outcome", "telemetry"],
+    &["deletion", "backoff"],
+    &["clock"],
+];
+
+const PURE: [&str; 5] = ["deletion", "clock", "backoff", "outcome", "lanes"];
+
+/// Every source file: its module's name, its path, and its text without comments.
+fn sources() -> Vec<(String, PathBuf, String)> {
+    fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    assert!(files.len() > 15);
+    files
+        .into_iter()
+        .map(|path| {
+            let first = path.strip_prefix(&root).unwrap().components().next().unwrap();
+            let module =
+                first.as_os_str().to_str().unwrap().trim_end_matches(".rs").trim_end_matches("_tests").to_owned();
+            let code: Vec<String> = fs::read_to_string(&path)
+                .unwrap()
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .map(str::to_owned)
+                .collect();
+            (module, path, code.join("\n"))
+        })
+        .filter(|(module, _, _)| module != "lib")
+        .collect()
+}
+
+fn layer(module: &str) -> usize {
+    LAYERS
+        .iter()
+        .position(|layer| layer.contains(&module))
+        .unwrap_or_else(|| panic!("{module} has no layer: give it one in tests/it/tidy.rs"))
+}
+
+/// The modules that `code` takes from this crate: `crate::name`, one at a time or in braces.
+fn imports(code: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut name = String::new();
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => {}
+                    _ => {}
+                }
+                if depth == 0 && c == ',' {
+                    names.push(std::mem::take(&mut name));
+                } else {
+                    name.push(c);
+                }
+            }
+            names.push(name);
+        } else {
+            names.push(rest.to_owned());
+        }
+    }
+    names
+        .iter()
+        .map(|name| name.trim().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect::<String>())
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn imports_run_one_way() {
+    assert_eq!(
+        imports("use crate::{api::{Api, Reply}, clock::Clock,\n key};\ncrate::pace::x"),
+        ["api", "clock", "key", "pace"]
+    );
+    let mut seen = 0;
+    for (module, path, code) in sources() {
+        for import in imports(&code).into_iter().filter(|import| *import != module) {
+            seen += 1;
+            assert!(layer(&module) < layer(&import), "{}: {module} must not know {import}", path.display());
+        }
+    }
+    assert!(seen > 40, "only {seen} imports were found");
+}
+
+#[test]
+fn only_the_store_knows_sql() {
+    let statements = ["SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ", "PRAGMA ", "CREATE TABLE "];
+    for (module, path, code) in sources() {
+        if module == "store" {
+            continue;
+        }
+        assert!(!code.contains("sqlx"), "{} names sqlx", path.display());
+        // The demo shows people what to type.
+        if !path.ends_with("cli/demo.rs") {
+            let found = statements.iter().find(|statement| code.contains(**statement));
+            assert_eq!(found, None, "{} has SQL", path.display());
+        }
+    }
+}
+
+#[test]
+fn clocks_chance_and_environment_are_read_in_one_place_each() {
+    let places = [
+        ("Instant::now", "clock"),
+        ("SystemTime::now", "clock"),
+        ("Rng::new()", "cli"),
+        ("env::var", "cli"),
+        ("with_seed(", "sandbox"),
+    ];
+    for (module, path, code) in sources() {
+        // Unit tests seed their own chance.
+        let code = code.split("#[cfg(test)]").next().unwrap();
+        if path.to_str().unwrap().ends_with("_tests.rs") {
+            continue;
+        }
+        for (what, place) in places {
+            assert!(module == place || !code.contains(what), "{}: {what} belongs into {place}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_pure_files_name_no_runtime_database_network_or_log() {
+    for (module, path, code) in sources() {
+        if PURE.contains(&module.as_str()) {
+            for name in ["tokio", "sqlx", "reqwest", "tracing", "governor"] {
+                assert!(!code.contains(name), "{} names {name}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_file_outgrows_what_one_head_holds() {
+    for (_, path, _) in sources() {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 750, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn the_readme_has_every_event_every_key_and_every_cause() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let events = fs::read_to_string(root.join("src/telemetry.rs")).unwrap();
+    let events: Vec<&str> =
+        events.lines().filter_map(|line| line.trim().strip_prefix("pub const ")?.split('"').nth(1)).collect();
+    assert!(events.len() > 10);
+    for event in events {
+        assert!(readme.contains(&format!("| `{event}` |")), "the README has no event {event}");
+    }
+    for cause in audio_cache_sweeper::outcome::Cause::ALL {
+        assert!(readme.contains(&format!("`{}`", cause.as_str())), "the README has no cause {}", cause.as_str());
+    }
+    let config = audio_cache_sweeper::config::Config::load(None, &std::collections::HashMap::new()).unwrap();
+    for key in config.shown.keys().map(String::as_str).chain(["api.key", "api.key_file", "api.base_url"]) {
+        assert!(readme.contains(&format!("`{key}`")), "the README has no key {key}");
+    }
+}
