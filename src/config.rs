@@ -1,4 +1,4 @@
-//! Configuration: as written ([`RawConfig`]), and as meant ([`Config`]).
+//! Configuration: as written (`RawConfig`), and as meant ([`Config`]).
 //!
 //! Three layers, each over the one before: `config/default.toml`, compiled in; a file; the environment.
 

@@ -1,6 +1,53 @@
 //! Empties a SQLite queue of audio-cache deletions through PolyAI's bulk-delete API.
 //!
-//! Being built: the pure files, the store and the API client are here, the worker and the command line are not yet.
+//! # The map, in reading order
+//!
+//! | module | what it is | |
+//! | --- | --- | --- |
+//! | [`clock`] | time as a value; the only reader of a clock | pure |
+//! | [`deletion`] | the nouns | pure |
+//! | [`backoff`] | the schedule | pure |
+//! | [`outcome`] | what came of a call, and what follows from it: the decision table | pure |
+//! | [`lanes`] | whose turn it is | pure |
+//! | [`pace`] | whether a request may go out: rate and holds | no I/O |
+//! | [`key`] | the API key, and its only way out | |
+//! | [`api`] | one request and its reply | |
+//! | [`store`] | all the SQL there is | |
+//! | [`telemetry`] | where logs go, and the names in them | |
+//! | [`worker`] | the loop over all of these | |
+//! | [`config`] | configuration, as written and as meant | |
+//! | [`sandbox`] | a stand-in for the API | |
+//! | [`cli`] | arguments, exit codes, signals | |
+//!
+//! Imports run one way: `main → cli → {config, sandbox} → worker → {store, api} → {pace, lanes, key} → {outcome,
+//! telemetry} → {deletion, backoff} → clock`. A test holds that, and that only the store knows SQL.
+//!
+//! # The life of a row
+//!
+//! A producer inserts it: *pending*, due at once. The worker sees by `PRAGMA data_version` that somebody wrote, and
+//! lists the *lanes*: the rows that may share a request. When there is room, a lane whose turn it is is looked at; its
+//! due rows become *batches*; a batch that gets a permit is *claimed* (a row in `requests` with its manifest), and sent
+//! after that is committed. What comes back is *judged*: each row gets one verdict. The next transaction *settles* it,
+//! together with the next claims. A row that comes back is due later; one that is deleted or dead is pruned when it is
+//! old.
+//!
+//! There is no claimed state: one daemon owns the file, so memory knows what is in flight, and the manifest is the
+//! evidence if memory is lost. A request without an answer at the start is a crash's orphan, and settled as lost.
+//!
+//! # The invariants
+//!
+//! 1. No row is lost: an enqueued row is pending, deleted or dead, always.
+//! 2. `deleted` only if the API listed that ID as deleted, and not as failed, in a 200.
+//! 3. A request carries 1 to 20 distinct IDs of one agent.
+//! 4. Before an ID is sent, the database says so.
+//! 5. No ID is in two requests at the same time.
+//! 6. Never more requests in any window than the quota allows; none during a hold but its probe.
+//! 7. `attempts` never exceeds `max_attempts`; every row reaches an end if the API answers for long enough.
+//! 8. No transaction is open during a call, and no claim is held while waiting for a permit.
+//! 9. The API key leaves the process only in the header of a request to the configured origin.
+//! 10. Memory does not grow with the queue.
+//!
+//! The README names the test of each.
 
 pub mod clock;
 
@@ -22,10 +69,10 @@ pub mod store;
 
 pub mod telemetry;
 
+pub mod worker;
+
 pub mod config;
 
 pub mod sandbox;
 
 pub mod cli;
-
-pub mod worker;

@@ -44,7 +44,7 @@ pub struct DueRow {
 /// A batch about to be sent.
 #[derive(Debug)]
 pub struct Claim {
-    /// From [`Write::next_request_id`].
+    /// From [`super::Write::next_request_id`].
     pub request: RequestId,
     /// The UUID that goes with it.
     pub correlation_id: uuid::Uuid,

@@ -186,3 +186,21 @@ fn the_readme_has_every_event_every_key_and_every_cause() {
         assert!(readme.contains(&format!("`{key}`")), "the README has no key {key}");
     }
 }
+
+#[test]
+fn the_tests_that_the_readme_names_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let guarantees = readme.split("## What it guarantees").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut seen = 0;
+    for name in guarantees.split('`').filter(|name| name.len() > 30 && !name.contains(' ')) {
+        seen += 1;
+        let (file, name) = match name.split_once("::") {
+            Some((module, name)) => (format!("tests/it/{module}.rs"), name),
+            None => ("src/outcome_tests.rs".to_owned(), name),
+        };
+        let text = fs::read_to_string(root.join(&file)).unwrap();
+        assert!(text.contains(&format!("fn {name}(")), "{file} has no test {name}");
+    }
+    assert!(seen >= 12, "only {seen} tests are named");
+}
