@@ -30,6 +30,7 @@ pub struct Plan {
     pub base_url: Option<String>,
     pub key: KeySource,
     pub request_timeout: Duration,
+    pub busy_timeout: Duration,
 }
 
 impl Default for Plan {
@@ -61,6 +62,7 @@ impl Default for Plan {
             base_url: None,
             key: KeySource::Given(KEY.into()),
             request_timeout: Duration::from_secs(30),
+            busy_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -80,7 +82,7 @@ impl Bed {
         let dir = tempfile::tempdir().unwrap();
         let options = store::Options {
             path: dir.path().join("queue.db"),
-            busy_timeout: Duration::from_secs(5),
+            busy_timeout: plan.busy_timeout,
             synchronous: Synchronous::Full,
         };
         let sandbox = Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), plan.sandbox.clone()).await.unwrap();

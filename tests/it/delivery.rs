@@ -201,3 +201,22 @@ async fn a_row_that_an_operator_takes_out_in_flight_stays_out() {
     let rows: Vec<(String, String)> = bed.query("SELECT entry_id, state FROM deletions ORDER BY 1").await;
     assert_eq!(rows, [("2".to_owned(), "dead".to_owned()), ("3".to_owned(), "deleted".to_owned())]);
 }
+
+#[tokio::test]
+async fn what_has_come_back_is_kept_until_it_can_be_written_and_nothing_is_sent_twice() {
+    let mut bed = Bed::new(Plan { busy_timeout: Duration::from_millis(1), ..Plan::default() }).await;
+    bed.insert_many("a", 25).await;
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 2);
+    bed.execute("BEGIN IMMEDIATE; INSERT INTO deletions (agent_id, entry_id) VALUES ('b', 1)").await;
+    for _ in 0..2 {
+        bed.worker.wait_for_a_call().await;
+        let error = bed.worker.turn().await.unwrap_err();
+        assert!(error.is_temporary(), "{error}");
+    }
+    let error = bed.worker.turn().await.unwrap_err();
+    assert!(error.is_temporary() && error.to_string().contains("queue.db"), "{error}");
+    bed.execute("COMMIT").await;
+    bed.work().await;
+    assert_eq!((bed.count("state = 'deleted'").await, bed.sizes()), (26, vec![20, 5, 1]));
+    assert_eq!(bed.worker.totals().deleted, 26);
+}
