@@ -266,8 +266,10 @@ impl Worker {
             let wait = match self.turn().await {
                 Ok(turn) => {
                     self.store_is_back();
-                    if let Some(ended) = self.ended(until).await? {
-                        break ended;
+                    match self.ended(until).await {
+                        Ok(Some(ended)) => break ended,
+                        Ok(None) => {}
+                        Err(error) => self.store_is_down(error)?,
                     }
                     turn.wait
                 }

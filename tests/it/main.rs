@@ -6,6 +6,7 @@ mod binary;
 mod config;
 mod contract;
 mod delivery;
+mod logs;
 mod retry;
 mod sandbox;
 mod store;

@@ -1,0 +1,107 @@
+//! The log lines: the interface to whoever watches.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use audio_cache_sweeper::{
+    sandbox::Options,
+    worker::{Ended, Until},
+};
+use serde_json::Value;
+use tokio::sync::Notify;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use crate::bed::{Bed, Plan, listing};
+
+/// Where the log goes in a test; tells when a line with `event` has come.
+#[derive(Clone, Default)]
+struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    summary: Arc<Notify>,
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text.lock().unwrap().extend_from_slice(bytes);
+        if String::from_utf8_lossy(bytes).contains(r#""event":"summary""#) {
+            self.summary.notify_one();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn capture(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(move || log.clone());
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(layer))
+    }
+
+    fn events(&self, event: &str) -> Vec<Value> {
+        let text = String::from_utf8(self.text.lock().unwrap().clone()).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|entry| entry["event"] == event)
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn once_a_minute_a_summary_tells_how_the_queue_stands() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let sandbox = Options { failing: vec!["1".to_owned()], ..Plan::default().sandbox };
+    let mut plan = Plan { sandbox, ..Plan::default() };
+    plan.settings.policy.max_attempts = 1;
+    let mut bed = Bed::new(plan).await;
+    bed.insert_many("a", 21).await;
+    bed.work().await;
+    bed.execute("INSERT INTO holds (scope) VALUES ('b')").await;
+    bed.insert_many("b", 3).await;
+    bed.work().await;
+    bed.clock.advance(Duration::from_secs(60));
+    let told = log.summary.clone();
+    let ended = bed.worker.run(async move { told.notified().await }, Until::Told).await.unwrap();
+    assert_eq!(ended, Ended::Told);
+    let [summary] = &log.events("summary")[..] else { panic!("one summary") };
+    for (field, value) in
+        [("pending", 3), ("due", 3), ("in_flight", 0), ("dead", 1), ("holds", 1), ("deleted_total", 20)]
+    {
+        assert_eq!(summary[field], value, "{field} in {summary}");
+    }
+    assert_eq!(summary["deleted_per_s"], 0.3);
+    assert!(summary["oldest_due_s"].as_u64().unwrap() >= 60, "{summary}");
+}
+
+#[tokio::test]
+async fn a_request_is_one_line_with_its_numbers_and_what_needs_a_person_is_said_once() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let sandbox = Options { forbidden: vec!["locked".to_owned()], ..Plan::default().sandbox };
+    let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+    bed.sandbox.script([listing(&["1", "999"], &["2"])]);
+    bed.insert(&[("a", "1"), ("a", "2")]).await;
+    bed.work().await;
+    let [request] = &log.events("request")[..] else { panic!("one request") };
+    assert_eq!((&request["level"], &request["agent"], &request["status"]), (&"INFO".into(), &"a".into(), &200.into()));
+    assert_eq!((&request["size"], &request["deleted"], &request["retried"]), (&2.into(), &1.into(), &1.into()));
+    assert_eq!(log.events("strays")[0]["strays"], 1);
+    assert_eq!(log.events("deletion").len(), 2, "at debug");
+
+    bed.insert_many("locked", 5).await;
+    for _ in 0..3 {
+        bed.work().await;
+        bed.clock.advance(Duration::from_secs(1_000));
+    }
+    let levels: Vec<Value> = log.events("hold_placed").iter().map(|hold| hold["level"].clone()).collect();
+    assert_eq!(levels, ["ERROR", "WARN", "WARN"]);
+    let text = String::from_utf8(log.text.lock().unwrap().clone()).unwrap();
+    assert!(!text.contains(crate::bed::KEY), "the key is in the log");
+}
