@@ -3,7 +3,7 @@
 mod demo;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     env,
     future::Future,
     io::{self, Write as _},
@@ -198,7 +198,7 @@ impl Cli {
         match self.command.unwrap_or_else(|| Command::Run(RunArgs::default())) {
             Command::Run(args) => run(&config()?, &args).await,
             Command::Init => init(&config()?.store).await,
-            Command::Check => check(&config()?),
+            Command::Check => check(config()),
             Command::Demo => {
                 demo::demo(shutdown()?).await?;
                 Ok(ExitCode::SUCCESS)
@@ -305,8 +305,20 @@ async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(config: &Config) -> Result<ExitCode, Failure> {
-    let mut text: String = config.shown.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
+    let list_of = |shown: &BTreeMap<String, String>| -> String {
+        shown.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => {
+            if let ConfigError::Values { shown, .. } = &error {
+                say(&list_of(shown))?;
+            }
+            return Err(error.into());
+        }
+    };
+    let mut text = list_of(&config.shown);
     let policy = &config.worker.policy;
     let list = |delays: &[Duration]| delays.iter().map(|delay| show_duration(*delay)).collect::<Vec<_>>().join(", ");
     text.push_str(&format!("\nrequests go to {}\n", config.base_url));

@@ -34,8 +34,13 @@ pub enum ConfigError {
     #[error("configuration: {0}")]
     Layer(String),
     /// Values out of their limits; all of them, one a line.
-    #[error("configuration:\n  {}", .0.join("\n  "))]
-    Values(Vec<String>),
+    #[error("configuration:\n  {}", .problems.join("\n  "))]
+    Values {
+        /// What is wrong.
+        problems: Vec<String>,
+        /// [`Config::shown`], of this configuration.
+        shown: BTreeMap<String, String>,
+    },
     /// Nothing to call the API with.
     #[error(
         "configuration: no API key. Give one in the environment variable SWEEPER__API__KEY, or name a file that has it \
@@ -270,6 +275,12 @@ impl RawConfig {
         };
         let connect_timeout = p.duration("api.connect_timeout", &api.connect_timeout, ms(1)..=ms(600_000));
         let request_timeout = p.duration("api.request_timeout", &api.request_timeout, ms(1)..=ms(600_000));
+        if request_timeout < connect_timeout {
+            let (request, connect) = (&api.request_timeout, &api.connect_timeout);
+            p.0.push(format!(
+                "api.request_timeout = {request:?}: must not be shorter than api.connect_timeout ({connect:?})"
+            ));
+        }
         let rate = RateLimit {
             requests_per_second: p.number(
                 "rate_limit.requests_per_second",
@@ -305,7 +316,7 @@ impl RawConfig {
         let (Some(base_url), Some(retry), Some(hold_growth), true) =
             (base_url, retry, hold_growth, problems.0.is_empty())
         else {
-            return Err(ConfigError::Values(problems.0));
+            return Err(ConfigError::Values { problems: problems.0, shown });
         };
         let policy = Policy { max_attempts, retry, min_retry_after: hold_growth.base(), max_retry_after };
         let worker = worker::Settings { batch_size, concurrency, linger, policy, poll_interval, retention, grace };

@@ -220,6 +220,13 @@ impl Pace {
         probed
     }
 
+    /// Forgets that `request` was sent: nothing will be heard of it, and another one may probe.
+    pub fn forget(&mut self, request: RequestId) {
+        for held in self.holds.values_mut().filter(|held| held.probe == Some(request)) {
+            held.probe = None;
+        }
+    }
+
     /// Takes in what `request` came to: the hold it asks for, if any, and whether it was a 200.
     ///
     /// `newest` is the newest request that was sent. What changes in the holds is returned, and to be written.

@@ -11,7 +11,7 @@ mod write;
 
 use std::{fs::File, time::Duration};
 
-use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 pub use file::{OpenError, Opened, Options, StoreError, Synchronous, verify};
 pub use producer::Producer;
@@ -63,6 +63,8 @@ pub struct Store {
     next_request: i64,
     data_version: i64,
     prune_after: i64,
+    /// A transaction may be open.
+    writing: bool,
 }
 
 impl Store {
@@ -144,16 +146,28 @@ impl Store {
         Ok(!open)
     }
 
-    /// Starts a transaction that writes.
+    /// Starts a transaction that writes; one that was left open is undone first.
     ///
     /// # Errors
     /// If SQLite fails, or another process writes for longer than the busy timeout.
     pub async fn write(&mut self) -> Result<Write<'_>, StoreError> {
+        self.abandon().await;
+        self.writing = true;
         // IMMEDIATE: a transaction that reads first and writes later fails at once when another wrote meanwhile.
-        let path = self.options.path.clone();
-        match self.conn.begin_with("BEGIN IMMEDIATE").await {
-            Ok(tx) => Ok(Write { tx, path, next_request: &mut self.next_request }),
-            Err(source) => Err(StoreError { path, doing: "begin to write", source }),
+        // A plain statement: SQLite ends a transaction by itself when the disk is full, and sqlx would still count it.
+        if let Err(source) = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut self.conn).await {
+            self.writing = false;
+            return Err(self.error("begin to write", source));
+        }
+        let (path, next_request) = (self.options.path.clone(), &mut self.next_request);
+        Ok(Write { conn: &mut self.conn, path, next_request, writing: &mut self.writing })
+    }
+
+    /// Undoes a transaction that was neither committed nor rolled back, if there is one.
+    pub async fn abandon(&mut self) {
+        if std::mem::take(&mut self.writing) {
+            // Fails if SQLite has undone it already, which is as well.
+            let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.conn).await;
         }
     }
 

@@ -146,6 +146,8 @@ struct InFlight {
 struct Unsettled {
     settlement: Settlement,
     lane: Lane,
+    /// Elapsed time at which the request was sent.
+    sent: Duration,
     holds: Vec<HoldChange>,
 }
 
@@ -154,6 +156,8 @@ struct Unsettled {
 struct Plan {
     claims: Vec<Claim>,
     taken: Vec<Lane>,
+    /// How many rows turned out to be unusable.
+    buried: usize,
 }
 
 type Returned = Result<(TaskId, Reply), JoinError>;
@@ -275,6 +279,11 @@ impl Worker {
                 }
                 Err(error) => {
                     self.store_is_down(error)?;
+                    if let Until::Empty { give_up_after } = until
+                        && self.is_time_to_give_up(give_up_after)
+                    {
+                        break Ended::GaveUp;
+                    }
                     None
                 }
             };
@@ -312,8 +321,12 @@ impl Worker {
         if idle && self.lanes.next_look().is_none() && self.store.is_empty().await? {
             return Ok(Some(Ended::Empty));
         }
+        Ok(self.is_time_to_give_up(give_up_after).then_some(Ended::GaveUp))
+    }
+
+    fn is_time_to_give_up(&self, after: Option<Duration>) -> bool {
         let waited = self.clock.elapsed().saturating_sub(self.last_settled);
-        Ok(give_up_after.is_some_and(|most| waited >= most).then_some(Ended::GaveUp))
+        after.is_some_and(|most| waited >= most)
     }
 
     /// Ends: no new claims, and what is in flight gets its time.
@@ -336,8 +349,14 @@ impl Worker {
             self.wait_for_a_call().await;
         }
         self.judge_returned();
-        self.settle_and_claim(false).await?;
         self.chores.counting.abort_all();
+        while let Err(error) = self.settle_and_claim(false).await {
+            if self.clock.elapsed() >= deadline {
+                return Err(error);
+            }
+            self.store_is_down(error)?;
+            sleep(self.settings.poll_interval).await;
+        }
         Ok(())
     }
 
@@ -371,7 +390,12 @@ impl Worker {
                     let pause = if step.more { self.settings.poll_interval } else { PRUNE_INTERVAL };
                     self.chores.prune_at = now + pause;
                 }
-                Err(error) => self.store_is_down(error)?,
+                Err(error) if error.is_temporary() => {
+                    self.store.abandon().await;
+                    debug!(event = event::PRUNED, %error, "not now");
+                    self.chores.prune_at = now + PRUNE_INTERVAL;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -463,9 +487,12 @@ impl Worker {
         let reply = reply.unwrap_or_else(|| Reply::unheard(Fault::Lost, "cut short before the answer"));
         let Judgement { rows, hold, strays } =
             judge(&call.batch, &reply.result, &self.settings.policy, now, &mut self.rng);
+        // With the key that was found, the next request may well succeed.
+        let hold = hold.filter(|_| !reply.key_changed);
         let holds = if heard {
             self.pace.answered(call.request, hold, reply.result.is_ok(), self.newest, now, &mut self.rng)
         } else {
+            self.pace.forget(call.request);
             Vec::new()
         };
         let settlement = Settlement {
@@ -482,7 +509,7 @@ impl Worker {
             info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
         }
         holds.iter().for_each(log::hold);
-        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), holds });
+        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, holds });
     }
 
     /// Everything that a turn writes, in one transaction; then what it claimed is sent.
@@ -497,8 +524,13 @@ impl Worker {
         let written = self.write(&mut plan, room, now).await;
         self.wrote_for = self.clock.elapsed().saturating_sub(begun);
         if let Err(error) = written {
+            self.store.abandon().await;
             self.lanes.restore(plan.taken);
             return Err(error);
+        }
+        if plan.buried > 0 {
+            self.totals.dead += plan.buried as u64;
+            error!(event = event::BAD_ROW, rows = plan.buried, "rows whose entry ID no request can carry are dead now");
         }
         self.forget_settled();
         let sent = plan.claims.len();
@@ -539,6 +571,7 @@ impl Worker {
             let mut unserved = Vec::new();
             for (lane, look) in lanes.into_iter().zip(looks) {
                 write.bury(&look.unusable, now).await?;
+                plan.buried += look.unusable.len();
                 let mut room = room - plan.claims.len();
                 match self.pace.admit(&lane.agent, now) {
                     Admission::Free => {}
@@ -599,7 +632,7 @@ impl Worker {
     }
 
     fn forget_settled(&mut self) {
-        for Unsettled { settlement, lane, .. } in std::mem::take(&mut self.unsettled) {
+        for Unsettled { settlement, lane, sent, .. } in std::mem::take(&mut self.unsettled) {
             let before = self.totals;
             self.totals.add(&settlement);
             if (before.deleted, before.dead) != (self.totals.deleted, self.totals.dead) {
@@ -607,6 +640,8 @@ impl Worker {
             }
             for row in &settlement.rows {
                 if let Some(due_at) = row.verdict.due_at() {
+                    // Whoever wrote meanwhile may have moved the row to another lane.
+                    self.stale |= self.others_wrote.is_some_and(|at| at >= sent);
                     let batch_max = row.batch_max.unwrap_or(lane.batch_max);
                     self.lanes.note(Lane { batch_max, ..lane.clone() }, due_at);
                 }

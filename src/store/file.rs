@@ -169,6 +169,7 @@ impl Store {
             next_request: 0,
             data_version: 0,
             prune_after: 0,
+            writing: false,
         };
         store.check_ours().await?;
         store.set_up().await?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sqlx::{Sqlite, Transaction};
+use sqlx::{Sqlite, SqliteConnection};
 
 use super::{
     file::StoreError,
@@ -96,12 +96,13 @@ const PLACE_HOLD: &str =
     "INSERT OR REPLACE INTO holds (scope, cause, since_at, until_at, repeats) VALUES (?1, ?2, ?3, ?4, ?5)";
 const LIFT_HOLD: &str = "DELETE FROM holds WHERE scope = ?1 AND cause = ?2";
 
-/// A transaction that writes; dropped without [`Write::commit`], nothing of it happened.
+/// A transaction that writes; without [`Write::commit`], nothing of it happened, and [`super::Store::abandon`] ends it.
 #[derive(Debug)]
 pub struct Write<'a> {
-    pub(super) tx: Transaction<'a, Sqlite>,
+    pub(super) conn: &'a mut SqliteConnection,
     pub(super) path: PathBuf,
     pub(super) next_request: &'a mut i64,
+    pub(super) writing: &'a mut bool,
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
@@ -112,7 +113,7 @@ impl Write<'_> {
     }
 
     pub(super) async fn execute(&mut self, doing: &'static str, query: Query<'_>) -> Result<u64, StoreError> {
-        match query.execute(&mut *self.tx).await {
+        match query.execute(&mut *self.conn).await {
             Ok(done) => Ok(done.rows_affected()),
             Err(source) => Err(self.error(doing, source)),
         }
@@ -191,7 +192,7 @@ impl Write<'_> {
             .bind(now.0)
             .bind(i64::try_from(most).unwrap_or(i64::MAX))
             .bind(json(&in_flight))
-            .fetch_all(&mut *self.tx)
+            .fetch_all(&mut *self.conn)
             .await
             .map_err(|source| self.error("look for due rows", source))?;
         rows.iter()
@@ -228,17 +229,19 @@ impl Write<'_> {
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn rollback(self) -> Result<(), StoreError> {
-        let path = self.path;
-        self.tx.rollback().await.map_err(|source| StoreError { path, doing: "roll back", source })
+    pub async fn rollback(mut self) -> Result<(), StoreError> {
+        self.execute("roll back", sqlx::query("ROLLBACK")).await?;
+        *self.writing = false;
+        Ok(())
     }
 
     /// Makes it so.
     ///
     /// # Errors
     /// If SQLite fails; whether it happened is then settled by what the file says when it is read next.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        let path = self.path;
-        self.tx.commit().await.map_err(|source| StoreError { path, doing: "commit", source })
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        self.execute("commit", sqlx::query("COMMIT")).await?;
+        *self.writing = false;
+        Ok(())
     }
 }

@@ -158,6 +158,8 @@ fn check_prints_the_effective_configuration_without_the_key() {
         assert!(stdout.contains(line), "{line:?} is missing in\n{stdout}");
     }
     assert!(!stdout.contains(KEY) && !stderr.contains(KEY));
+    let wrong = sweeper(dir.path()).arg("check").env("SWEEPER__RATE_LIMIT__BURST", "0").assert().code(2);
+    assert!(String::from_utf8_lossy(&wrong.get_output().stdout).contains("rate_limit.burst = 0"));
     let keyless = sweeper(dir.path()).arg("check").assert().code(2);
     assert!(String::from_utf8_lossy(&keyless.get_output().stdout).contains("rate_limit.burst = 5"));
 }

@@ -54,7 +54,8 @@ async fn every_agent_id_that_the_table_takes_is_one_segment_of_the_path() {
 async fn a_redirect_is_not_followed_and_the_key_goes_nowhere_else() {
     let elsewhere = Bed::new(Plan::default()).await;
     let mut bed = Bed::new(Plan::default()).await;
-    bed.sandbox.script([crate::bed::status_with(307, "location", &elsewhere.sandbox.url())]);
+    let location = format!("{}/v1/agents/a/audio-cache/bulk-delete", elsewhere.sandbox.url());
+    bed.sandbox.script([crate::bed::status_with(307, "location", &location)]);
     bed.insert(&[("a", "1")]).await;
     bed.work().await;
     assert_eq!(elsewhere.sandbox.requests().len(), 0);
@@ -70,8 +71,9 @@ async fn a_new_key_in_the_file_is_found_after_a_401_without_a_restart() {
     bed.insert(&[("a", "1")]).await;
     std::fs::write(&file, format!("{KEY}\n")).unwrap();
     bed.work().await;
-    assert_eq!(bed.sandbox.requests().iter().map(|request| request.status).collect::<Vec<_>>(), [401]);
-    bed.clock.advance(std::time::Duration::from_secs(10));
+    assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(0,)], "nothing that needs a person");
+    bed.clock.advance(bed.plan.settings.linger);
     bed.work().await;
+    assert_eq!(bed.sandbox.requests().iter().map(|request| request.status).collect::<Vec<_>>(), [401, 200]);
     assert_eq!((bed.count("state = 'deleted'").await, bed.count("attempts = 1").await), (1, 1));
 }

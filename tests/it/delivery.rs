@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use audio_cache_sweeper::{pace::RateLimit, sandbox::Mood};
+use audio_cache_sweeper::{
+    pace::RateLimit,
+    sandbox::{Mood, Options},
+};
 
 use crate::bed::{Bed, Plan, START};
 
@@ -219,4 +222,20 @@ async fn what_has_come_back_is_kept_until_it_can_be_written_and_nothing_is_sent_
     bed.work().await;
     assert_eq!((bed.count("state = 'deleted'").await, bed.sizes()), (26, vec![20, 5, 1]));
     assert_eq!(bed.worker.totals().deleted, 26);
+}
+
+#[tokio::test]
+async fn a_row_that_changes_its_lane_in_flight_comes_back_in_the_new_one() {
+    let sandbox = Options { failing: vec!["1".to_owned()], ..Plan::default().sandbox };
+    let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+    bed.sandbox.script([Mood::Gate]);
+    bed.insert(&[("a", "1")]).await;
+    bed.worker.turn().await.unwrap();
+    bed.execute("INSERT INTO deletions (agent_id, entry_id, priority) VALUES ('a', '1', 5)").await;
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 0, "the new lane is looked at, and has nothing to send");
+    bed.sandbox.open_gate();
+    bed.work().await;
+    bed.clock.advance(Duration::from_secs(60));
+    bed.work().await;
+    assert_eq!(bed.sizes(), [1, 1]);
 }
