@@ -320,6 +320,7 @@ async fn holds_outlive_a_restart_and_orphans_are_settled_as_lost() {
     assert_eq!(bed.sizes().len(), 1, "still held");
     bed.clock.advance(Duration::from_secs(7));
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "the probe, which hangs");
+    bed.sandbox.arrived(2).await;
     let claimed: Vec<(String,)> = bed.query("SELECT deletion_ids FROM requests WHERE answered_at IS NULL").await;
     let mut bed = bed.restart().await;
     let after: Vec<(String, i64, i64)> =
