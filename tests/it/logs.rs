@@ -7,27 +7,29 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    sandbox::Options,
+    sandbox::{Mood, Options},
     worker::{Ended, Until},
 };
 use serde_json::Value;
+use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Notify;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::bed::{Bed, Plan, listing};
 
-/// Where the log goes in a test; tells when a line with `event` has come.
+/// Where the log goes in a test; tells when a line with the `awaited` event has come.
 #[derive(Clone, Default)]
 struct Log {
     text: Arc<Mutex<Vec<u8>>>,
-    summary: Arc<Notify>,
+    awaited: &'static str,
+    came: Arc<Notify>,
 }
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.text.lock().unwrap().extend_from_slice(bytes);
-        if String::from_utf8_lossy(bytes).contains(r#""event":"summary""#) {
-            self.summary.notify_one();
+        if String::from_utf8_lossy(bytes).contains(&format!(r#""event":"{}""#, self.awaited)) {
+            self.came.notify_one();
         }
         Ok(bytes.len())
     }
@@ -55,7 +57,7 @@ impl Log {
 
 #[tokio::test]
 async fn once_a_minute_a_summary_tells_how_the_queue_stands() {
-    let log = Log::default();
+    let log = Log { awaited: "summary", ..Log::default() };
     let _guard = log.capture();
     let sandbox = Options { failing: vec!["1".to_owned()], ..Plan::default().sandbox };
     let mut plan = Plan { sandbox, ..Plan::default() };
@@ -67,7 +69,7 @@ async fn once_a_minute_a_summary_tells_how_the_queue_stands() {
     bed.insert_many("b", 3).await;
     bed.work().await;
     bed.clock.advance(Duration::from_secs(60));
-    let told = log.summary.clone();
+    let told = log.came.clone();
     let ended = bed.worker.run(async move { told.notified().await }, Until::Told).await.unwrap();
     assert_eq!(ended, Ended::Told);
     let [summary] = &log.events("summary")[..] else { panic!("one summary") };
@@ -104,4 +106,24 @@ async fn a_request_is_one_line_with_its_numbers_and_what_needs_a_person_is_said_
     assert_eq!(levels, ["ERROR", "WARN", "WARN"]);
     let text = String::from_utf8(log.text.lock().unwrap().clone()).unwrap();
     assert!(!text.contains(crate::bed::KEY), "the key is in the log");
+}
+
+#[tokio::test]
+async fn a_shutdown_while_the_file_is_locked_writes_what_it_knows_once_it_can() {
+    let log = Log { awaited: "database_waiting", ..Log::default() };
+    let _guard = log.capture();
+    let mut bed = Bed::new(Plan { busy_timeout: Duration::from_millis(1), ..Plan::default() }).await;
+    bed.sandbox.script([Mood::Gate]);
+    bed.insert(&[("a", "1")]).await;
+    bed.worker.turn().await.unwrap();
+    let mut other = SqliteConnection::connect(bed.options.path.to_str().unwrap()).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    bed.sandbox.open_gate();
+    let ended = tokio::join!(bed.worker.run(async {}, Until::Told), async {
+        log.came.notified().await;
+        sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    })
+    .0;
+    assert_eq!(ended.unwrap(), Ended::Told);
+    assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 1);
 }
