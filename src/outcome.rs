@@ -235,6 +235,15 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// Whether `agent` is in it.
+    #[must_use]
+    pub fn covers(&self, agent: &AgentId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Agent(on) => on == agent,
+        }
+    }
+
     /// The string in `holds.scope`.
     #[must_use]
     pub fn as_str(&self) -> &str {

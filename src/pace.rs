@@ -198,9 +198,9 @@ impl Pace {
     }
 
     fn matching(&self, agent: Option<&AgentId>) -> impl Iterator<Item = &Held> {
-        self.holds.values().filter(move |held| match &held.row.scope {
-            Scope::All => true,
-            Scope::Agent(on) => agent == Some(on),
+        self.holds.values().filter(move |held| match agent {
+            Some(agent) => held.row.scope.covers(agent),
+            None => held.row.scope == Scope::All,
         })
     }
 
@@ -208,11 +208,7 @@ impl Pace {
     pub fn sent(&mut self, request: RequestId, agent: &AgentId, now: Timestamp) -> Vec<(Scope, Cause)> {
         let mut probed = Vec::new();
         for held in self.holds.values_mut() {
-            let concerns = match &held.row.scope {
-                Scope::All => true,
-                Scope::Agent(on) => on == agent,
-            };
-            if concerns && held.row.until_at.is_some_and(|until| until <= now) {
+            if held.row.scope.covers(agent) && held.row.until_at.is_some_and(|until| until <= now) {
                 held.probe = Some(request);
                 probed.push((held.row.scope.clone(), held.row.cause));
             }

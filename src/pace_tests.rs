@@ -86,3 +86,14 @@ fn an_operator_s_hold_without_an_end_lasts_until_its_row_is_gone() {
     pace.load(Vec::new());
     assert_eq!(pace.admit(&agent("a"), NOW), Admission::Free);
 }
+
+#[test]
+fn a_probe_that_nothing_will_be_heard_of_makes_room_for_another() {
+    let mut pace = pace(100.0, 10);
+    let until_at = Some(NOW);
+    pace.load(vec![HoldRow { scope: Scope::All, cause: Cause::Lost, since_at: NOW, until_at, repeats: 0 }]);
+    let probed = pace.sent(RequestId(1), &agent("a"), NOW);
+    assert_eq!((probed, pace.admit_any(NOW)), (vec![(Scope::All, Cause::Lost)], Admission::Probing));
+    pace.forget(RequestId(1));
+    assert_eq!(pace.admit_any(NOW), Admission::Probe);
+}

@@ -171,8 +171,8 @@ impl Store {
         }
     }
 
-    /// Removes up to `most` settled rows, and up to a tenth as many answered requests with their outcomes, that are older than
-    /// `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
+    /// Removes up to `most` settled rows, and up to a tenth as many answered requests with their outcomes, that are
+    /// older than `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
     ///
     /// # Errors
     /// If SQLite fails.
@@ -264,3 +264,7 @@ impl Counter {
 #[cfg(test)]
 #[path = "store/plan_tests.rs"]
 mod plan_tests;
+
+#[cfg(test)]
+#[path = "store/full_tests.rs"]
+mod full_tests;

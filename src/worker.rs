@@ -364,7 +364,9 @@ impl Worker {
         if !error.is_temporary() {
             return Err(error);
         }
-        if !std::mem::replace(&mut self.chores.store_down, true) {
+        if std::mem::replace(&mut self.chores.store_down, true) {
+            debug!(event = event::DATABASE_WAITING, %error, "the database still cannot be used");
+        } else {
             warn!(event = event::DATABASE_WAITING, %error, "the database cannot be used; trying again until it can");
         }
         Ok(())
@@ -403,12 +405,12 @@ impl Worker {
 
     /// Counts and logs, beside the loop: with millions of open rows, counting takes longer than a turn may.
     fn summarise(&mut self, now: Duration) {
-        let since = now.saturating_sub(self.chores.summary_at) + SUMMARY_INTERVAL;
-        self.chores.summary_at = now + SUMMARY_INTERVAL;
         while self.chores.counting.try_join_next().is_some() {}
         if !self.chores.counting.is_empty() {
             return;
         }
+        let since = now.saturating_sub(self.chores.summary_at) + SUMMARY_INTERVAL;
+        self.chores.summary_at = now + SUMMARY_INTERVAL;
         let deleted = self.totals.deleted - self.chores.deleted_before;
         self.chores.deleted_before = self.totals.deleted;
         let per_s = (deleted as f64 / since.as_secs_f64() * 10.0).round() / 10.0;
@@ -601,13 +603,17 @@ impl Worker {
                     busy.extend(batch.deletions().iter().map(|row| (lane.agent.clone(), row.entry.clone())));
                     plan.claims.push(Claim { request, correlation_id: new_uuid(&mut self.rng), batch });
                 }
-                match (plan.claims.len() - before, next) {
-                    (0, Next::HasMore) => unserved.push(lane),
-                    (0, _) if wanted > 0 => unserved.push(lane),
-                    (served, _) if served < wanted => self.lanes.put_back(lane),
-                    (_, Next::HasMore) => self.lanes.put_back(lane),
-                    (_, Next::LookAt(at)) => self.lanes.note(lane, at),
-                    (_, Next::Nothing) => {}
+                let served = plan.claims.len() - before;
+                match next {
+                    _ if served < wanted || next == Next::HasMore => {
+                        if served == 0 {
+                            unserved.push(lane);
+                        } else {
+                            self.lanes.put_back(lane);
+                        }
+                    }
+                    Next::LookAt(at) => self.lanes.note(lane, at),
+                    Next::HasMore | Next::Nothing => {}
                 }
             }
             // A lane that got nothing, for want of room or of a permit, is the next one's turn.

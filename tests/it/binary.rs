@@ -73,6 +73,18 @@ impl Daemon {
         Self { child, log }
     }
 
+    /// Starts it on a queue of one row, whose request the sandbox treats as `mood`; the request has come in.
+    async fn start_calling(dir: &Path, sandbox: &Sandbox, mood: Mood, grace: &str) -> Self {
+        sandbox.script([mood]);
+        sweeper(dir).arg("init").assert().code(0);
+        sql(dir, "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
+        let mut command = configured(dir, sandbox);
+        command.env("SWEEPER__SHUTDOWN__GRACE", grace);
+        let daemon = Self::start(command).until("started").await;
+        sandbox.arrived(1).await;
+        daemon
+    }
+
     /// Reads its log up to an event.
     async fn until(mut self, event: &'static str) -> Self {
         blocking(move || {
@@ -245,11 +257,7 @@ async fn until_empty_ends_with_0_when_all_is_deleted_4_when_any_is_dead_and_5_wh
 async fn sigterm_lets_a_slow_call_finish_and_claims_nothing_more() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;
-    sandbox.script([Mood::Gate]);
-    sweeper(dir.path()).arg("init").assert().code(0);
-    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
-    let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
-    sandbox.arrived(1).await;
+    let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Gate, "10s").await;
     daemon.signal("TERM");
     let daemon = daemon.until("stopping").await;
     sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 2)").await;
@@ -263,13 +271,7 @@ async fn sigterm_lets_a_slow_call_finish_and_claims_nothing_more() {
 async fn what_does_not_finish_within_the_grace_period_is_settled_as_lost() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;
-    sandbox.script([Mood::Hang]);
-    sweeper(dir.path()).arg("init").assert().code(0);
-    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
-    let mut command = configured(dir.path(), &sandbox);
-    command.env("SWEEPER__SHUTDOWN__GRACE", "50ms");
-    let daemon = Daemon::start(command).until("started").await;
-    sandbox.arrived(1).await;
+    let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Hang, "50ms").await;
     daemon.signal("INT");
     assert_eq!(daemon.until("stopped").await.ended().await.code(), Some(0));
     let row = "SELECT state || attempts || last_cause || maybe_done FROM deletions";
@@ -283,13 +285,7 @@ async fn what_does_not_finish_within_the_grace_period_is_settled_as_lost() {
 async fn a_second_signal_ends_it_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;
-    sandbox.script([Mood::Hang]);
-    sweeper(dir.path()).arg("init").assert().code(0);
-    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
-    let mut command = configured(dir.path(), &sandbox);
-    command.env("SWEEPER__SHUTDOWN__GRACE", "1h");
-    let daemon = Daemon::start(command).until("started").await;
-    sandbox.arrived(1).await;
+    let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Hang, "1h").await;
     daemon.signal("TERM");
     let daemon = daemon.until("stopping").await;
     daemon.signal("TERM");
@@ -317,7 +313,8 @@ async fn other_programs_insert_while_it_runs() {
     let python = "import sqlite3\nc = sqlite3.connect('sweeper.db')\n\
                   c.execute('INSERT INTO deletions (agent_id, entry_id) VALUES (?, ?)', ('python', 7))\nc.commit()";
     let shell = "INSERT INTO deletions (agent_id, entry_id) VALUES ('shell', 7)";
-    let clients: [(&str, &[&str]); 2] = [("python3", &["-c", python]), ("sqlite3", &["sweeper.db", shell])];
+    let clients: [(&str, &[&str]); 2] =
+        [("python3", &["-c", python]), ("sqlite3", &["-cmd", ".timeout 5000", "sweeper.db", shell])];
     let mut inserted = 0;
     for (program, arguments) in clients {
         match Command::new(program).args(arguments).current_dir(dir.path()).status() {

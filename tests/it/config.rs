@@ -51,7 +51,8 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
 
 #[test]
 fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
-    let cases: [(&str, &str, &[&str]); 16] = [
+    let cases: [(&str, &str, &[&str]); 17] = [
+        ("[api]\nrequest_timeout = '1s'", "", &["api.request_timeout", "\"1s\"", "api.connect_timeout", "5s"]),
         ("[rate_limit]\nburst = 0", "", &["rate_limit.burst", "\"0\"", "from 1 to"]),
         ("[delivery]\nbatch_size = 21", "", &["delivery.batch_size", "\"21\"", "from 1 to 20"]),
         ("[delivery]\nbatch_size = 'many'", "", &["delivery.batch_size", "\"many\"", "from 1 to 20"]),

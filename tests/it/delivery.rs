@@ -239,3 +239,36 @@ async fn a_row_that_changes_its_lane_in_flight_comes_back_in_the_new_one() {
     bed.work().await;
     assert_eq!(bed.sizes(), [1, 1]);
 }
+
+#[tokio::test]
+async fn lanes_whose_turn_could_not_be_written_keep_it() {
+    let mut bed = Bed::new(Plan { busy_timeout: Duration::from_millis(1), ..Plan::default() }).await;
+    bed.insert_many("a", 20).await;
+    bed.execute("BEGIN IMMEDIATE").await;
+    assert!(bed.worker.turn().await.unwrap_err().is_temporary());
+    bed.execute("ROLLBACK").await; // which is no news: nobody wrote
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
+}
+
+#[tokio::test]
+async fn rows_in_flight_do_not_stand_in_the_way_of_those_behind_them() {
+    let mut plan = Plan::default();
+    plan.settings.concurrency = 2;
+    let mut bed = Bed::new(plan).await;
+    bed.sandbox.script([Mood::Gate]);
+    bed.insert_many("a", 80).await;
+    let mut sent = vec![bed.worker.turn().await.unwrap().sent];
+    for _ in 0..2 {
+        bed.worker.wait_for_a_call().await;
+        sent.push(bed.worker.turn().await.unwrap().sent);
+    }
+    assert_eq!(sent, [2, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_lane_takes_the_room_that_others_leave_in_the_same_turn() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.insert_many("long", 200).await;
+    bed.insert_many("short", 1).await;
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 8);
+}

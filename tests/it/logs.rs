@@ -119,11 +119,16 @@ async fn a_shutdown_while_the_file_is_locked_writes_what_it_knows_once_it_can() 
     let mut other = SqliteConnection::connect(bed.options.path.to_str().unwrap()).await.unwrap();
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
     bed.sandbox.open_gate();
-    let ended = tokio::join!(bed.worker.run(async {}, Until::Told), async {
+    // Released only after the second try has failed, too.
+    let release = async {
+        log.came.notified().await;
         log.came.notified().await;
         sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
-    })
-    .0;
+    };
+    let (ended, ()) = tokio::select! {
+        both = async { tokio::join!(bed.worker.run(async {}, Until::Told), release) } => both,
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("there was no second try"),
+    };
     assert_eq!(ended.unwrap(), Ended::Told);
     assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 1);
 }

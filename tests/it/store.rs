@@ -243,6 +243,7 @@ async fn a_row_that_no_request_can_carry_is_made_dead_and_stops_nobody() {
     bed.work().await;
     assert_eq!(bed.count("state = 'deleted'").await, 30);
     assert_eq!(bed.count("state = 'dead' AND last_cause = 'rejected'").await, 2);
+    assert_eq!(bed.worker.totals().dead, 2, "--until-empty tells of them");
     assert_eq!(bed.count("state = 'pending' AND agent_id = 'no/agent'").await, 1);
 }
 
@@ -260,4 +261,21 @@ async fn the_oldest_due_row_is_told_by_when_it_could_have_gone() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
     let tally = store.counter().tally(NOW).await.unwrap();
     assert_eq!((tally.pending, tally.due, tally.oldest_due), (3, 2, Duration::from_secs(60)));
+}
+
+#[tokio::test]
+async fn the_readme_s_sql_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let _store = Store::open(options.clone()).await.unwrap();
+    let mut conn = client(&options).await;
+    let blocks: Vec<&str> = include_str!("../../README.md")
+        .split("```sql\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(block)).execute(&mut conn).await.unwrap();
+    }
 }
