@@ -9,9 +9,9 @@ mod producer;
 mod rows;
 mod write;
 
-use std::{fs::File, time::Duration};
+use std::{fs::File, io, path::PathBuf, time::Duration};
 
-use sqlx::{AssertSqlSafe, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Row, SqliteConnection};
 
 pub use file::{OpenError, Opened, Options, StoreError, Synchronous, verify};
 pub use producer::Producer;
@@ -20,35 +20,41 @@ pub use write::Write;
 
 use crate::{
     clock::Timestamp,
-    deletion::{IdError, Lane},
+    deletion::{DeletionId, Lane},
     pace::HoldRow,
 };
-use file::connect;
+use file::{FileIdentity, connect, find_replaced};
 use rows::{due_since, hold_row, lane_row, orphan_row};
 
 /// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
 /// columns' affinity away, without which SQLite would use only the first of them for the step; and since it takes the
-/// `>` of a row value for a `>=` when it looks for the start, only a time after all others skips the lane's own rows.
+/// `>` of a row value for a `>=` when it looks for the start, only a value after all others skips the lane's own rows: a
+/// blob, because CHECKs can be switched off; and UNION, because a step that finds its own row again must be the last.
 const LANES: &str = "
 WITH RECURSIVE lane (id) AS (
     SELECT (SELECT id FROM deletions INDEXED BY deletions_due WHERE state = 'pending'
             ORDER BY priority, agent_id, batch_max, due_at LIMIT 1)
-    UNION ALL
+    UNION
     SELECT (SELECT next.id FROM deletions AS next INDEXED BY deletions_due
             WHERE next.state = 'pending'
               AND (next.priority, next.agent_id, next.batch_max, next.due_at)
-                  > (+head.priority, +head.agent_id, +head.batch_max, 9223372036854775807)
+                  > (+head.priority, +head.agent_id, +head.batch_max, x'ffffffffffffffff')
             ORDER BY next.priority, next.agent_id, next.batch_max, next.due_at LIMIT 1)
     FROM lane CROSS JOIN deletions AS head ON head.id = lane.id
     WHERE lane.id IS NOT NULL
 )
-SELECT head.priority, head.agent_id, head.batch_max, head.due_at, head.created_at
+SELECT head.priority, head.agent_id, head.batch_max,
+    CASE typeof(head.due_at) WHEN 'real' THEN CAST(head.due_at AS INTEGER) ELSE head.due_at END,
+    head.created_at, head.id
 FROM lane CROSS JOIN deletions AS head ON head.id = lane.id";
 
 const ORPHANS: &str = "
 SELECT requests.id, requests.agent_id,
-    (SELECT json_group_array(json_array(id, entry_id, attempts, maybe_done, due_at, created_at)) FROM deletions
-     WHERE id IN (SELECT value FROM json_each(requests.deletion_ids)) AND state = 'pending')
+    (SELECT json_group_array(json_array(
+        id, CASE typeof(entry_id) WHEN 'text' THEN entry_id END, CAST(attempts AS INTEGER),
+        CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER)))
+     FROM deletions WHERE state = 'pending' AND id IN (
+        SELECT value FROM json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]'))))
 FROM requests INDEXED BY requests_unanswered
 WHERE answered_at IS NULL ORDER BY requests.id";
 
@@ -59,6 +65,8 @@ pub struct Store {
     options: Options,
     /// Held until the store is dropped, and by the operating system's hand if we die.
     _lock: File,
+    /// The files as they were opened.
+    files: Vec<(PathBuf, FileIdentity)>,
     opened: Opened,
     next_request: i64,
     data_version: i64,
@@ -71,8 +79,14 @@ impl Store {
     /// Whether another connection has committed anything since the last time this was asked.
     ///
     /// # Errors
-    /// If SQLite fails.
+    /// If SQLite fails, or the file was deleted or replaced.
     pub async fn changed(&mut self) -> Result<bool, StoreError> {
+        if let Some(path) = find_replaced(&self.files) {
+            let said = "it was deleted or replaced while in use; stop the daemon before touching its files, and start \
+                        it again to use what is there now";
+            let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said));
+            return Err(StoreError { path: path.to_owned(), doing: "look for changes", source });
+        }
         let version: i64 = sqlx::query_scalar("PRAGMA data_version")
             .fetch_one(&mut self.conn)
             .await
@@ -84,12 +98,12 @@ impl Store {
 
     /// Every lane with open rows, and when its first row is due. O(lanes): one step of the index each.
     ///
-    /// A lane whose agent ID no request could carry (its CHECK was switched off for the INSERT) comes in the second
-    /// list.
+    /// Of a lane that no request can be made of (its rows' CHECKs were switched off for the INSERT), the first row
+    /// comes in the second list.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn lanes(&mut self) -> Result<(Vec<(Lane, Timestamp)>, Vec<IdError>), StoreError> {
+    pub async fn lanes(&mut self) -> Result<(Vec<(Lane, Timestamp)>, Vec<DeletionId>), StoreError> {
         let rows = sqlx::query(LANES)
             .fetch_all(&mut self.conn)
             .await
@@ -98,7 +112,7 @@ impl Store {
         for row in &rows {
             match lane_row(row).map_err(|source| self.error("list the lanes", source))? {
                 Ok(lane) => lanes.push(lane),
-                Err(error) => unusable.push(error),
+                Err(head) => unusable.push(head),
             }
         }
         Ok((lanes, unusable))
@@ -113,10 +127,7 @@ impl Store {
             .fetch_all(&mut self.conn)
             .await
             .map_err(|source| self.error("read the holds", source))?;
-        rows.iter()
-            .filter_map(|row| hold_row(row).transpose())
-            .collect::<Result<_, _>>()
-            .map_err(|source| self.error("read the holds", source))
+        Ok(rows.iter().filter_map(hold_row).collect())
     }
 
     /// The requests that a daemon before us claimed and did not live to see answered.
@@ -213,6 +224,15 @@ impl Store {
         Ok(Pruned { removed: pruned, more })
     }
 
+    /// Closes the file in good order: what is in the log of commits goes into the database, and the log is removed.
+    ///
+    /// # Errors
+    /// If SQLite fails; nothing is lost by that.
+    pub async fn close(self) -> Result<(), StoreError> {
+        let Self { conn, options, .. } = self;
+        conn.close().await.map_err(|source| StoreError { path: options.path, doing: "close", source })
+    }
+
     /// What counts the rows, on a connection of its own: that takes longer than a turn may.
     #[must_use]
     pub fn counter(&self) -> Counter {
@@ -253,8 +273,10 @@ impl Counter {
         let heads = sqlx::query(LANES).fetch_all(&mut conn).await.map_err(error)?;
         let mut oldest_due = Duration::ZERO;
         for head in &heads {
-            let since = due_since(head.try_get(3).map_err(error)?, head.try_get(4).map_err(error)?, now);
-            oldest_due = oldest_due.max(now.since(since));
+            // A row with a time that is none is not what one waits for.
+            if let (Ok(due_at), Ok(created_at)) = (head.try_get(3), head.try_get(4)) {
+                oldest_due = oldest_due.max(now.since(due_since(due_at, created_at, now)));
+            }
         }
         let count = |n: i64| u64::try_from(n).unwrap_or(0);
         Ok(Tally { pending: count(pending), due: count(due), dead: count(dead), oldest_due })

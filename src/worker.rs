@@ -157,7 +157,7 @@ struct Plan {
     claims: Vec<Claim>,
     taken: Vec<Lane>,
     /// How many rows turned out to be unusable.
-    buried: usize,
+    buried: u64,
 }
 
 type Returned = Result<(TaskId, Reply), JoinError>;
@@ -178,6 +178,8 @@ pub struct Worker {
     returned: Vec<Returned>,
     /// Judged; kept until a transaction with it has been committed.
     unsettled: Vec<Unsettled>,
+    /// First rows of lanes that no request can be made of; the next transaction makes those rows dead.
+    unusable: Vec<DeletionId>,
     /// The newest request that was sent.
     newest: RequestId,
     /// The lanes and the holds must be read again.
@@ -233,6 +235,7 @@ impl Worker {
             in_flight: HashMap::new(),
             returned: Vec::new(),
             unsettled: Vec::new(),
+            unusable: Vec::new(),
             newest: RequestId(0),
             stale: true,
             next_listing: Duration::ZERO,
@@ -456,9 +459,7 @@ impl Worker {
         }
         let (lanes, unusable) = self.store.lanes().await?;
         let holds = self.store.holds().await?;
-        for error in unusable {
-            error!(event = event::BAD_ROW, %error, "rows that no request can carry; correct or remove them");
-        }
+        self.unusable = unusable;
         self.lanes.list(lanes);
         self.pace.load(holds);
         self.stale = false;
@@ -519,7 +520,7 @@ impl Worker {
         let now = self.clock.now();
         let room = if may_claim { self.room(now) } else { 0 };
         let mut plan = Plan { taken: self.lanes.take(now, room), ..Plan::default() };
-        if self.unsettled.is_empty() && plan.taken.is_empty() {
+        if self.unsettled.is_empty() && self.unusable.is_empty() && plan.taken.is_empty() {
             return Ok(0);
         }
         let begun = self.clock.elapsed();
@@ -530,9 +531,12 @@ impl Worker {
             self.lanes.restore(plan.taken);
             return Err(error);
         }
+        self.unusable.clear();
         if plan.buried > 0 {
-            self.totals.dead += plan.buried as u64;
-            error!(event = event::BAD_ROW, rows = plan.buried, "rows whose entry ID no request can carry are dead now");
+            self.totals.dead += plan.buried;
+            // There may be more behind them.
+            self.stale = true;
+            error!(event = event::BAD_ROW, rows = plan.buried, "rows that no request can carry are dead now");
         }
         self.forget_settled();
         let sent = plan.claims.len();
@@ -565,6 +569,7 @@ impl Worker {
         for unsettled in &self.unsettled {
             write.change_holds(&unsettled.holds).await?;
         }
+        plan.buried += write.bury_lanes(&self.unusable, now).await?;
         let mut lanes = plan.taken.clone();
         while !lanes.is_empty() {
             let share = (room - plan.claims.len()).div_ceil(lanes.len());
@@ -572,8 +577,7 @@ impl Worker {
             let looks = write.look(&lanes, most_rows, &ids, now).await?;
             let mut unserved = Vec::new();
             for (lane, look) in lanes.into_iter().zip(looks) {
-                write.bury(&look.unusable, now).await?;
-                plan.buried += look.unusable.len();
+                plan.buried += write.bury(&look.unusable, now).await?;
                 let mut room = room - plan.claims.len();
                 match self.pace.admit(&lane.agent, now) {
                     Admission::Free => {}

@@ -4,7 +4,8 @@ use std::{
     borrow::Cow,
     fmt,
     fs::{self, File, OpenOptions, TryLockError},
-    io::{Read, Seek, SeekFrom, Write as _},
+    io::{self, Read, Seek, SeekFrom, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,7 +29,10 @@ fn migrator() -> Migrator {
     let migration = |version, description: &'static str, sql: &'static str| {
         Migration::new(version, Cow::Borrowed(description), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![migration(1, "queue", include_str!("../../migrations/0001_queue.sql"))])
+    Migrator::with_migrations(vec![
+        migration(1, "queue", include_str!("../../migrations/0001_queue.sql")),
+        migration(2, "ids", include_str!("../../migrations/0002_ids.sql")),
+    ])
 }
 
 /// How the file is used.
@@ -94,6 +98,22 @@ pub enum OpenError {
     Sql(#[from] StoreError),
 }
 
+impl OpenError {
+    /// Whether waiting can help.
+    #[must_use]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "somebody else's enum: nothing else in it is SQLite's")]
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Sql(error) => error.is_temporary(),
+            Self::Migrate { source, .. } => match source.as_ref() {
+                MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => passes(primary_code(error)),
+                _ => false,
+            },
+            Self::Taken { .. } | Self::NotOurs(_) | Self::Newer { .. } | Self::Lock { .. } => false,
+        }
+    }
+}
+
 fn pid_text(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }
@@ -109,26 +129,41 @@ pub struct StoreError {
 impl StoreError {
     /// SQLite's primary result code, if it is SQLite that failed.
     fn code(&self) -> Option<i32> {
-        let code: i32 = self.source.as_database_error()?.code()?.parse().ok()?;
-        Some(code & 0xff)
+        primary_code(&self.source)
     }
 
     /// Whether waiting can help: the file is busy or locked, or the disk is full or failing.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_NOMEM, SQLITE_IOERR, SQLITE_FULL
-        matches!(self.code(), Some(5 | 6 | 7 | 10 | 13))
+        passes(self.code())
     }
+
+    /// Whether a row would have broken a constraint.
+    pub(super) fn is_constraint(&self) -> bool {
+        self.code() == Some(19)
+    }
+}
+
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+fn passes(code: Option<i32>) -> bool {
+    // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_NOMEM, SQLITE_IOERR, SQLITE_FULL, SQLITE_PROTOCOL
+    matches!(code, Some(5 | 6 | 7 | 10 | 13 | 15))
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "database {}: {}: ", self.path.display(), self.doing)?;
-        match self.source.as_database_error() {
-            Some(said) => f.write_str(said.message()),
-            None => self.source.fmt(f),
+        match (&self.source, self.source.as_database_error()) {
+            (_, Some(said)) => f.write_str(said.message()),
+            (sqlx::Error::Io(said), None) => said.fmt(f),
+            (other, None) => other.fmt(f),
         }?;
         match self.code() {
+            Some(5) => f.write_str("; another process is writing, and has been for longer than database.busy_timeout"),
             Some(8) => f.write_str("; make the file and its directory writable for this user"),
             Some(11) => f.write_str("; restore it from a backup, or rescue it with sqlite3's .recover"),
             Some(13) => f.write_str("; make room on its disk"),
@@ -165,6 +200,7 @@ impl Store {
             conn: connect(&options, false).await?,
             options,
             _lock: lock,
+            files: Vec::new(),
             opened: Opened::Existing,
             next_request: 0,
             data_version: 0,
@@ -178,7 +214,8 @@ impl Store {
             .fetch_optional(&mut store.conn)
             .await
             .map_err(|source| store.error("read the last request", source))?;
-        store.next_request = last.unwrap_or(0) + 1;
+        store.next_request = last.unwrap_or(0).saturating_add(1);
+        store.files = identities(&store.options.path);
         // A first reading of data_version, so that only later writes of others count as news.
         store.changed().await?;
         Ok(store)
@@ -248,8 +285,36 @@ pub async fn verify(options: &Options) -> Result<(), OpenError> {
 /// The application's ID, and how many tables, indexes and triggers there are.
 async fn identity(conn: &mut SqliteConnection) -> Result<(i64, i64), sqlx::Error> {
     let id = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await?;
-    let objects = sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&mut *conn).await?;
-    Ok((id, objects))
+    // The list of migrations is made before the first of them sets the ID: alone, it is what a crash between left.
+    let objects = "SELECT count(*) FROM sqlite_master WHERE tbl_name <> '_sqlx_migrations'";
+    Ok((id, sqlx::query_scalar(objects).fetch_one(&mut *conn).await?))
+}
+
+/// What tells a file from another one in its place: device and inode.
+pub(super) type FileIdentity = (u64, u64);
+
+/// The database and its log of commits, with what tells each from another file.
+fn identities(database: &Path) -> Vec<(PathBuf, FileIdentity)> {
+    let mut wal = database.as_os_str().to_owned();
+    wal.push("-wal");
+    [database.to_owned(), PathBuf::from(wal)]
+        .into_iter()
+        .filter_map(|path| {
+            let found = fs::metadata(&path).ok()?;
+            Some((path, (found.dev(), found.ino())))
+        })
+        .collect()
+}
+
+/// The first of `files` that is not there any more, or is another one. SQLite goes on with the old one and never
+/// notices, while everybody else uses what is there now, or nothing.
+pub(super) fn find_replaced(files: &[(PathBuf, FileIdentity)]) -> Option<&Path> {
+    let replaced = files.iter().find(|(path, identity)| match fs::metadata(path) {
+        Ok(found) => (found.dev(), found.ino()) != *identity,
+        // Anything else says nothing about the file.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    });
+    replaced.map(|(path, _)| path.as_path())
 }
 
 pub(super) async fn connect(options: &Options, read_only: bool) -> Result<SqliteConnection, StoreError> {

@@ -21,7 +21,7 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
     };
     drop(Store::open(options.clone()).await.unwrap());
     let mut conn = connect(&options, true).await.unwrap();
-    let cases: [(&str, &str, &[&str]); 8] = [
+    let cases: [(&str, &str, &[&str]); 9] = [
         (
             "lanes",
             LANES,
@@ -45,6 +45,11 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
         ("settle the outcomes", write::SETTLE_OUTCOMES, &["SEARCH requests EXISTS USING INTEGER PRIMARY KEY"]),
         ("settle the requests", write::SETTLE_REQUESTS, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
         ("bury", write::BURY, &["SEARCH deletions USING INTEGER PRIMARY KEY"]),
+        (
+            "bury lanes",
+            write::BURY_LANES,
+            &["SEARCH buried USING COVERING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=?)"],
+        ),
         (
             "orphans",
             ORPHANS,

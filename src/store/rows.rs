@@ -7,7 +7,7 @@ use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::{
     clock::Timestamp,
-    deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, IdError, Lane, MAX_BATCH_SIZE, RequestId, State},
+    deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane, MAX_BATCH_SIZE, RequestId, State},
     outcome::{Cause, Judged, Scope, Verdict},
     pace::HoldRow,
 };
@@ -26,7 +26,7 @@ pub struct Orphan {
 pub struct Look {
     /// Due rows, in the order in which they go out.
     pub due: Vec<DueRow>,
-    /// Rows whose entry ID no request could carry; their CHECK was switched off for the INSERT.
+    /// Rows that no request can carry, or that are never due: their CHECKs were switched off for the INSERT.
     pub unusable: Vec<DeletionId>,
     /// When the first row that is not due yet will be.
     pub next_due_at: Option<Timestamp>,
@@ -105,40 +105,64 @@ pub struct Tally {
     pub oldest_due: Duration,
 }
 
-pub(super) fn lane_row(row: &SqliteRow) -> Result<Result<(Lane, Timestamp), IdError>, sqlx::Error> {
-    let (priority, agent, batch_max, due_at): (i64, &[u8], u8, i64) =
-        (row.try_get(0)?, row.try_get_unchecked(1)?, row.try_get(2)?, row.try_get(3)?);
-    Ok(AgentId::parse(&String::from_utf8_lossy(agent))
-        .map(|agent| (Lane { priority, agent, batch_max }, Timestamp(due_at))))
-}
-
-pub(super) fn hold_row(row: &SqliteRow) -> Result<Option<HoldRow>, sqlx::Error> {
-    let scope = match row.try_get(0)? {
-        "*" => Scope::All,
-        agent => match AgentId::parse(agent) {
-            Ok(agent) => Scope::Agent(agent),
-            // A hold on something that is no agent holds nothing.
-            Err(_) => return Ok(None),
-        },
+/// The lane and when its first row is due; or that first row's id, if a value of it is none that the lane's column has.
+pub(super) fn lane_row(row: &SqliteRow) -> Result<Result<(Lane, Timestamp), DeletionId>, sqlx::Error> {
+    let head = DeletionId(row.try_get(5)?);
+    let lane = || {
+        let agent = AgentId::parse(row.try_get(1).ok()?).ok()?;
+        let lane = Lane { priority: row.try_get(0).ok()?, agent, batch_max: row.try_get(2).ok()? };
+        Some((lane, Timestamp(row.try_get(3).ok()?)))
     };
-    Ok(Some(HoldRow {
-        scope,
-        cause: Cause::parse(row.try_get(1)?).unwrap_or(Cause::Operator),
-        since_at: Timestamp(row.try_get(2)?),
-        until_at: row.try_get::<Option<i64>, _>(3)?.map(Timestamp),
-        repeats: u32::try_from(row.try_get::<i64, _>(4)?).unwrap_or(u32::MAX),
-    }))
+    Ok(lane().ok_or(head))
 }
 
-/// [id, entry_id, attempts, maybe_done, due_at, created_at]
+/// `None` if it is on nothing that is or could be an agent. What else of it makes no sense is taken for what holds
+/// longer: a deletion cannot be undone.
+pub(super) fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
+    let scope = match row.try_get(0).ok()? {
+        "*" => Scope::All,
+        agent => Scope::Agent(AgentId::parse(agent).ok()?),
+    };
+    Some(HoldRow {
+        scope,
+        cause: row.try_get(1).ok().and_then(Cause::parse).unwrap_or(Cause::Operator),
+        since_at: Timestamp(row.try_get(2).unwrap_or(0)),
+        until_at: row.try_get::<Option<i64>, _>(3).ok().flatten().map(Timestamp),
+        repeats: row.try_get::<i64, _>(4).ok().and_then(|repeats| u32::try_from(repeats).ok()).unwrap_or(u32::MAX),
+    })
+}
+
+/// [id, entry_id or null if it is no text, attempts, maybe_done, due_at, created_at]
 #[derive(Deserialize)]
-struct RawDeletion(i64, String, i64, i64, i64, i64);
+struct RawDeletion(i64, Option<RawId>, i64, i64, i64, i64);
+
+/// A text of SQLite's, which need not be UTF-8.
+struct RawId(Vec<u8>);
+
+impl<'de> Deserialize<'de> for RawId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl serde::de::Visitor<'_> for Bytes {
+            type Value = RawId;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<RawId, E> {
+                Ok(RawId(bytes.to_vec()))
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
 
 impl RawDeletion {
     fn parse(self) -> Result<(Deletion, i64, i64), DeletionId> {
         let Self(id, entry, attempts, maybe_done, due_at, created_at) = self;
         let id = DeletionId(id);
-        let entry = EntryId::parse(&entry).map_err(|_| id)?;
+        let entry = entry.ok_or(id)?;
+        let entry = str::from_utf8(&entry.0).ok().and_then(|entry| EntryId::parse(entry).ok()).ok_or(id)?;
         let attempts = u32::try_from(attempts.max(0)).unwrap_or(u32::MAX);
         Ok((Deletion { id, entry, attempts, maybe_done: maybe_done != 0 }, due_at, created_at))
     }
@@ -154,8 +178,10 @@ pub(super) fn orphan_row(row: &SqliteRow) -> Result<Orphan, sqlx::Error> {
     let rows: Vec<Deletion> =
         raw_deletions(row, 2)?.into_iter().filter_map(|raw| raw.parse().ok()).map(|(row, _, _)| row).collect();
     // Rows are settled by their ids; of the lane, nothing matters any more. No agent or no rows: nothing to judge.
-    let batch = AgentId::parse(row.try_get(1)?)
+    let batch = row
+        .try_get(1)
         .ok()
+        .and_then(|agent| AgentId::parse(agent).ok())
         .map(|agent| Lane { priority: 0, agent, batch_max: MAX_BATCH_SIZE })
         .and_then(|lane| Batch::new(lane, rows).ok());
     Ok(Orphan { request, batch })
@@ -171,7 +197,17 @@ pub(super) fn look_row(row: &SqliteRow, now: Timestamp) -> Result<Look, sqlx::Er
             Err(id) => unusable.push(id),
         }
     }
-    Ok(Look { due, unusable, next_due_at: row.try_get::<Option<i64>, _>(2)?.map(Timestamp) })
+    // [id, due_at or null if it is no number] of the first row that is not due.
+    let next: Option<&str> = row.try_get(2)?;
+    let next: Option<(i64, Option<i64>)> =
+        next.map(serde_json::from_str).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let mut next_due_at = None;
+    match next {
+        Some((_, Some(due_at))) => next_due_at = Some(Timestamp(due_at)),
+        Some((id, None)) => unusable.push(DeletionId(id)),
+        None => {}
+    }
+    Ok(Look { due, unusable, next_due_at })
 }
 
 /// Since when a row could have been sent: `due_at`, but not before it existed. A producer's clock that is ahead of

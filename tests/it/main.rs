@@ -7,6 +7,7 @@ mod config;
 mod contract;
 mod delivery;
 mod logs;
+mod producers;
 mod retry;
 mod sandbox;
 mod store;

@@ -10,8 +10,6 @@ use audio_cache_sweeper::{
 };
 use sqlx::{Connection, SqliteConnection};
 
-use crate::bed::{Bed, Plan};
-
 const NOW: Timestamp = Timestamp(4_000_000_000_000);
 
 fn options(dir: &tempfile::TempDir) -> Options {
@@ -174,6 +172,7 @@ async fn a_bad_row_is_refused_at_its_insert_with_what_is_wrong() {
         ("last_cause", "'bad luck'", "last_cause must be a known cause"),
         ("settled_at", "5", "a pending row has no settled_at"),
         ("id", "-1", "id must be a positive integer"),
+        ("id", "9223372036854775807", "this id leaves no room"),
     ];
     for (column, value, said) in cases {
         let sql = format!("INSERT INTO deletions (agent_id, entry_id, {column}) VALUES ('a', '1', {value})");
@@ -187,8 +186,9 @@ async fn a_bad_row_is_refused_at_its_insert_with_what_is_wrong() {
 
 #[test]
 fn the_tables_need_nothing_that_old_sqlites_lack() {
-    let sql: String = include_str!("../../migrations/0001_queue.sql")
-        .lines()
+    let sql: String = [include_str!("../../migrations/0001_queue.sql"), include_str!("../../migrations/0002_ids.sql")]
+        .iter()
+        .flat_map(|sql| sql.lines())
         .map(|line| line.split("--").next().unwrap())
         .collect::<Vec<_>>()
         .join(" ")
@@ -229,22 +229,6 @@ async fn only_what_is_settled_and_old_is_pruned() {
     let requests: Vec<(i64,)> = sqlx::query_as("SELECT id FROM requests").fetch_all(&mut conn).await.unwrap();
     let outcomes: Vec<(i64,)> = sqlx::query_as("SELECT request_id FROM outcomes").fetch_all(&mut conn).await.unwrap();
     assert_eq!((requests, outcomes), (vec![(2,), (3,)], vec![(2,)]));
-}
-
-#[tokio::test]
-async fn a_row_that_no_request_can_carry_is_made_dead_and_stops_nobody() {
-    let mut bed = Bed::new(Plan::default()).await;
-    bed.insert_many("a", 30).await;
-    bed.execute(
-        "PRAGMA ignore_check_constraints = ON;
-         INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 'white space'), ('a', ''), ('no/agent', '1')",
-    )
-    .await;
-    bed.work().await;
-    assert_eq!(bed.count("state = 'deleted'").await, 30);
-    assert_eq!(bed.count("state = 'dead' AND last_cause = 'rejected'").await, 2);
-    assert_eq!(bed.worker.totals().dead, 2, "--until-empty tells of them");
-    assert_eq!(bed.count("state = 'pending' AND agent_id = 'no/agent'").await, 1);
 }
 
 #[tokio::test]
