@@ -1,6 +1,7 @@
 //! One request: what is sent, and what the reply is taken for. Nothing is tried again here.
 
 use std::{
+    future::Future,
     sync::{PoisonError, RwLock},
     time::Duration,
 };
@@ -46,6 +47,12 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// For everything, to the last byte of the answer.
     pub request_timeout: Duration,
+}
+
+/// Who carries requests out: [`Api`] over the network, and in the simulator a model of it.
+pub trait Transport: Send + Sync + 'static {
+    /// Asks for the deletion of a batch, once.
+    fn bulk_delete(&self, batch: &Batch, correlation_id: Uuid) -> impl Future<Output = Reply> + Send;
 }
 
 /// The API, ready to be called.
@@ -133,28 +140,6 @@ impl Api {
         format!("{}/v1/agents/{agent}/audio-cache/bulk-delete", self.base)
     }
 
-    /// Asks for the deletion of a batch, once.
-    pub async fn bulk_delete(&self, batch: &Batch, correlation_id: Uuid) -> Reply {
-        let key = self.key();
-        let body = Body { ids: batch.deletions().iter().map(|row| row.entry.as_str()).collect() };
-        let (Ok(header), Ok(body)) = (key.header(), serde_json::to_vec(&body)) else {
-            return Reply::unheard(Fault::Unreachable, "the request could not be built");
-        };
-        let sent = self
-            .client
-            .post(self.url(&batch.lane().agent))
-            .header("x-api-key", header)
-            .header(CORRELATION_ID, correlation_id.to_string())
-            .header(CONTENT_TYPE, "application/json")
-            .body(body)
-            .send()
-            .await;
-        match sent {
-            Ok(response) => self.read(response, &key).await,
-            Err(error) => Reply::unheard(fault_of(&error), clean(&describe(&error), &key)),
-        }
-    }
-
     async fn read(&self, mut response: Response, key: &Key) -> Reply {
         let status = response.status();
         let remote_id = text_header(response.headers(), CORRELATION_ID).map(|id| clean(id, key));
@@ -192,6 +177,29 @@ impl Api {
         let changed = !found.is_same(refused);
         *self.key.write().unwrap_or_else(PoisonError::into_inner) = found;
         changed
+    }
+}
+
+impl Transport for Api {
+    async fn bulk_delete(&self, batch: &Batch, correlation_id: Uuid) -> Reply {
+        let key = self.key();
+        let body = Body { ids: batch.deletions().iter().map(|row| row.entry.as_str()).collect() };
+        let (Ok(header), Ok(body)) = (key.header(), serde_json::to_vec(&body)) else {
+            return Reply::unheard(Fault::Unreachable, "the request could not be built");
+        };
+        let sent = self
+            .client
+            .post(self.url(&batch.lane().agent))
+            .header("x-api-key", header)
+            .header(CORRELATION_ID, correlation_id.to_string())
+            .header(CONTENT_TYPE, "application/json")
+            .body(body)
+            .send()
+            .await;
+        match sent {
+            Ok(response) => self.read(response, &key).await,
+            Err(error) => Reply::unheard(fault_of(&error), clean(&describe(&error), &key)),
+        }
     }
 }
 

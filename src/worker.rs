@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use crate::{
-    api::{Api, Reply},
+    api::{Api, Reply, Transport},
     clock::{Clock, Timestamp},
     deletion::{Batch, DeletionId, Lane, RequestId},
     lanes::Lanes,
@@ -164,9 +164,9 @@ type Returned = Result<(TaskId, Reply), JoinError>;
 
 /// The daemon.
 #[derive(Debug)]
-pub struct Worker {
+pub struct Worker<T = Api> {
     store: Store,
-    api: Arc<Api>,
+    api: Arc<T>,
     pace: Pace,
     lanes: Lanes,
     clock: Clock,
@@ -182,8 +182,10 @@ pub struct Worker {
     unusable: Vec<DeletionId>,
     /// The newest request that was sent.
     newest: RequestId,
-    /// The lanes and the holds must be read again.
+    /// The lanes must be read again.
     stale: bool,
+    /// The holds must be, too, and before anything more is claimed.
+    holds_stale: bool,
     /// Elapsed time before which they are not, so that reading them cannot become the main work.
     next_listing: Duration,
     totals: Totals,
@@ -208,14 +210,14 @@ struct Chores {
     store_down: bool,
 }
 
-impl Worker {
+impl<T: Transport> Worker<T> {
     /// A worker on this queue. What a daemon before it left unanswered is settled as lost first.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn new(
         mut store: Store,
-        api: Api,
+        api: T,
         pace: Pace,
         settings: Settings,
         clock: Clock,
@@ -238,6 +240,7 @@ impl Worker {
             unusable: Vec::new(),
             newest: RequestId(0),
             stale: true,
+            holds_stale: true,
             next_listing: Duration::ZERO,
             totals,
             others_wrote: None,
@@ -381,7 +384,11 @@ impl Worker {
         }
     }
 
-    async fn do_chores(&mut self) -> Result<(), StoreError> {
+    /// What is due beside the turns: the summary, and a step of pruning.
+    ///
+    /// # Errors
+    /// If the database fails in a way that waiting does not mend.
+    pub async fn do_chores(&mut self) -> Result<(), StoreError> {
         let now = self.clock.elapsed();
         if now >= self.chores.summary_at {
             self.summarise(now);
@@ -446,22 +453,29 @@ impl Worker {
         }
     }
 
-    /// Reads the lanes and the holds again if somebody else has written.
+    /// Reads the holds and the lanes again if somebody else has written.
     async fn notice(&mut self) -> Result<(), StoreError> {
         if self.store.changed().await? {
             self.stale = true;
+            self.holds_stale = true;
             self.others_wrote = Some(self.clock.elapsed());
         }
-        let begun = self.clock.elapsed();
         // What is judged and not yet written would be missing in what is read.
-        if !self.stale || !self.unsettled.is_empty() || begun < self.next_listing {
+        if !self.unsettled.is_empty() {
+            return Ok(());
+        }
+        if self.holds_stale {
+            let holds = self.store.holds().await?;
+            self.pace.load(holds);
+            self.holds_stale = false;
+        }
+        let begun = self.clock.elapsed();
+        if !self.stale || begun < self.next_listing {
             return Ok(());
         }
         let (lanes, unusable) = self.store.lanes().await?;
-        let holds = self.store.holds().await?;
         self.unusable = unusable;
         self.lanes.list(lanes);
-        self.pace.load(holds);
         self.stale = false;
         let ended = self.clock.elapsed();
         self.next_listing = ended + ended.saturating_sub(begun) * LISTING_SHARE;
@@ -518,7 +532,7 @@ impl Worker {
     /// Everything that a turn writes, in one transaction; then what it claimed is sent.
     async fn settle_and_claim(&mut self, may_claim: bool) -> Result<usize, StoreError> {
         let now = self.clock.now();
-        let room = if may_claim { self.room(now) } else { 0 };
+        let room = if may_claim && !self.holds_stale { self.room(now) } else { 0 };
         let mut plan = Plan { taken: self.lanes.take(now, room), ..Plan::default() };
         if self.unsettled.is_empty() && self.unusable.is_empty() && plan.taken.is_empty() {
             return Ok(0);
@@ -676,7 +690,11 @@ impl Worker {
     /// How long until a turn may have something to do, if nothing comes back and nobody writes.
     fn wait(&self) -> Option<Duration> {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
-        let listing = self.stale.then(|| self.next_listing.saturating_sub(elapsed));
+        let listing = if self.holds_stale {
+            Some(Duration::ZERO)
+        } else {
+            self.stale.then(|| self.next_listing.saturating_sub(elapsed))
+        };
         let claim = match self.pace.admit_any(now) {
             _ if self.in_flight.len() >= self.settings.concurrency => None,
             Admission::Probing | Admission::Held(None) => None,

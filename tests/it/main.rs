@@ -10,5 +10,6 @@ mod logs;
 mod producers;
 mod retry;
 mod sandbox;
+mod simulator;
 mod store;
 mod tidy;

@@ -1,0 +1,301 @@
+//! The API as the simulator has it: it decides nothing by itself, and remembers everything.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use audio_cache_sweeper::{
+    api::{Reply, Transport},
+    clock::{Clock, Timestamp},
+    deletion::Batch,
+    outcome::{Answer, Fault, RetryAfter},
+    pace::RateLimit,
+};
+use sqlx::SqliteConnection;
+use tokio::sync::{oneshot, watch};
+use uuid::Uuid;
+
+/// What becomes of one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// Done, and told truly.
+    Ok,
+    /// Some of it done, and told truly.
+    Partial,
+    /// Done, and some of it not mentioned.
+    Silent,
+    /// Done, and some of it listed twice over.
+    Contradictory,
+    /// Done, and told truly, with IDs that nobody sent.
+    Strangers,
+    /// Not done, and this status.
+    Status(u16),
+    /// Not done; 429, or 503, with a `Retry-After` of so many seconds.
+    Throttled(u16, u64),
+    /// Nothing is heard of it until the time is up; done or not.
+    Hang(bool),
+    /// The connection is cut; before it was done, or after.
+    Reset(bool),
+    /// Done, and then no JSON.
+    Garbage,
+    /// Not sent at all.
+    Unreachable,
+}
+
+/// The two lists of a 200.
+#[derive(Debug, Default)]
+pub struct Told {
+    pub deleted: BTreeSet<String>,
+    pub failed: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+pub struct Call {
+    pub id: Uuid,
+    pub agent: String,
+    pub entries: Vec<String>,
+    /// Its number among all calls.
+    pub number: usize,
+    answer: oneshot::Sender<Reply>,
+}
+
+#[derive(Debug)]
+pub struct World {
+    /// Entries that are gone.
+    gone: BTreeSet<(String, String)>,
+    /// Calls that came in and are not answered.
+    pub open: Vec<Call>,
+    /// What was told in 200s.
+    pub told: HashMap<Uuid, Told>,
+    /// What must not have happened.
+    pub wrong: Vec<String>,
+    pub calls: usize,
+    /// IDs in all of them.
+    pub ids: usize,
+    /// An independent count of the permits that are left, and when it was made.
+    tokens: f64,
+    counted: Duration,
+}
+
+/// Cheap to clone: all clones are one API.
+#[derive(Clone, Debug)]
+pub struct Model {
+    world: Arc<Mutex<World>>,
+    conn: Arc<tokio::sync::Mutex<SqliteConnection>>,
+    arrived: Arc<watch::Sender<usize>>,
+    clock: Clock,
+    rate: RateLimit,
+}
+
+/// Entries that make a request a 400 are called so.
+pub const NOT_A_NUMBER: &str = "not-a-number-";
+
+impl Model {
+    /// An API that looks into the queue over `conn` whenever it is called.
+    pub fn new(conn: SqliteConnection, clock: Clock, rate: RateLimit) -> Self {
+        let world = World {
+            gone: BTreeSet::new(),
+            open: Vec::new(),
+            told: HashMap::new(),
+            wrong: Vec::new(),
+            calls: 0,
+            ids: 0,
+            tokens: f64::from(rate.burst.get()),
+            counted: Duration::ZERO,
+        };
+        let (conn, arrived) = (Arc::new(tokio::sync::Mutex::new(conn)), Arc::new(watch::Sender::new(0)));
+        Self { world: Arc::new(Mutex::new(world)), conn, arrived, clock, rate }
+    }
+
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    /// Waits until so many calls have come in.
+    pub async fn arrived(&self, calls: u64) {
+        self.arrived.subscribe().wait_for(|arrived| *arrived as u64 >= calls).await.unwrap();
+    }
+
+    pub fn is_gone(&self, agent: &str, entry: &str) -> bool {
+        self.world().gone.contains(&(agent.to_owned(), entry.to_owned()))
+    }
+
+    /// The daemon that made the calls is gone, and with it its rate limit; of each call it is drawn whether it was done.
+    pub fn crash(&self, rng: &mut fastrand::Rng) {
+        let mut world = self.world();
+        for call in std::mem::take(&mut world.open) {
+            if rng.bool() {
+                world.perform(&call.agent, &call.entries);
+            }
+        }
+        world.tokens = f64::from(self.rate.burst.get());
+    }
+
+    /// Answers the open call at `at`; what it was answered with is returned.
+    pub fn answer(&self, at: usize, mood: Mood, rng: &mut fastrand::Rng) -> Reply {
+        let mut world = self.world();
+        let call = world.open.remove(at);
+        let rejected = call.entries.iter().any(|entry| entry.starts_with(NOT_A_NUMBER));
+        let reply = match mood {
+            Mood::Status(status) => fault(Fault::Status { status, retry_after: None }),
+            Mood::Throttled(status, seconds) => {
+                let retry_after = match rng.u8(..3) {
+                    0 => None,
+                    1 => Some(RetryAfter::Seconds(seconds)),
+                    _ => Some(RetryAfter::At(Timestamp(self.clock.now().0 + i64::try_from(seconds).unwrap() * 1_000))),
+                };
+                fault(Fault::Status { status, retry_after })
+            }
+            Mood::Unreachable => fault(Fault::Unreachable),
+            Mood::Reset(false) | Mood::Hang(false) => fault(Fault::Lost),
+            _ if rejected => fault(Fault::Status { status: 400, retry_after: None }),
+            Mood::Ok | Mood::Partial | Mood::Silent | Mood::Contradictory | Mood::Strangers => {
+                world.tell(&call, mood, rng)
+            }
+            Mood::Reset(true) | Mood::Hang(true) | Mood::Garbage => {
+                world.perform(&call.agent, &call.entries);
+                fault(if mood == Mood::Garbage { Fault::Garbled } else { Fault::Lost })
+            }
+        };
+        // Nobody listens if the daemon has cut the call short.
+        let _ = call.answer.send(reply.clone());
+        reply
+    }
+}
+
+fn fault(fault: Fault) -> Reply {
+    let status = match fault {
+        Fault::Status { status, .. } => Some(status),
+        Fault::Garbled => Some(200),
+        Fault::Lost | Fault::Unreachable => None,
+    };
+    Reply { status, ..Reply::unheard(fault, "as drawn") }
+}
+
+impl World {
+    /// Deletes; true for those entries that were there.
+    fn perform(&mut self, agent: &str, entries: &[String]) -> Vec<bool> {
+        entries.iter().map(|entry| self.gone.insert((agent.to_owned(), entry.clone()))).collect()
+    }
+
+    fn tell(&mut self, call: &Call, mood: Mood, rng: &mut fastrand::Rng) -> Reply {
+        let mut told = Told::default();
+        let spared: Vec<String> =
+            call.entries.iter().filter(|_| mood == Mood::Partial && rng.bool()).cloned().collect();
+        let wanted: Vec<String> = call.entries.iter().filter(|entry| !spared.contains(entry)).cloned().collect();
+        let done = self.perform(&call.agent, &wanted);
+        for (entry, done) in wanted.into_iter().zip(done) {
+            match mood {
+                Mood::Silent if rng.bool() => {}
+                Mood::Contradictory if rng.bool() => {
+                    told.deleted.insert(entry.clone());
+                    told.failed.insert(entry);
+                }
+                _ if done => {
+                    told.deleted.insert(entry);
+                }
+                _ => {
+                    told.failed.insert(entry);
+                }
+            }
+        }
+        told.failed.extend(spared);
+        if mood == Mood::Strangers {
+            // Among them entries that are in the queue, and were not in this call.
+            told.deleted.extend((0..5).map(|_| rng.u32(1..60).to_string()).filter(|id| !call.entries.contains(id)));
+        }
+        let answer =
+            Answer { deleted: told.deleted.iter().cloned().collect(), failed: told.failed.iter().cloned().collect() };
+        self.told.insert(call.id, told);
+        Reply { result: Ok(answer), status: Some(200), ..Reply::unheard(Fault::Lost, "") }
+    }
+}
+
+impl Transport for Model {
+    fn bulk_delete(&self, batch: &Batch, id: Uuid) -> impl Future<Output = Reply> + Send {
+        let (model, batch) = (self.clone(), batch.clone());
+        async move {
+            let wrong = model.look_into_the_queue(&batch, id).await;
+            let (answer, answered) = oneshot::channel();
+            {
+                let mut world = model.world();
+                world.wrong.extend(wrong);
+                model.check_rate(&mut world);
+                let agent = batch.lane().agent.as_str().to_owned();
+                let entries: Vec<String> = batch.deletions().iter().map(|row| row.entry.as_str().to_owned()).collect();
+                let distinct: BTreeSet<&String> = entries.iter().collect();
+                if !(1..=20).contains(&entries.len()) || distinct.len() < entries.len() {
+                    world.wrong.push(format!("3: {id} carries {entries:?}"));
+                }
+                for call in &world.open {
+                    if let Some(entry) =
+                        entries.iter().find(|entry| call.agent == agent && call.entries.contains(entry))
+                    {
+                        let wrong = format!("5: {agent} {entry} is in two calls, {} and {id}", call.id);
+                        world.wrong.push(wrong);
+                        break;
+                    }
+                }
+                world.calls += 1;
+                world.ids += entries.len();
+                let number = world.calls;
+                world.open.push(Call { id, agent, entries, number, answer });
+            }
+            model.arrived.send_modify(|arrived| *arrived += 1);
+            answered.await.unwrap_or_else(|_| Reply::unheard(Fault::Lost, "the model forgot the call"))
+        }
+    }
+}
+
+impl Model {
+    /// What the queue must say at the moment that a call comes in.
+    async fn look_into_the_queue(&self, batch: &Batch, id: Uuid) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut conn = self.conn.lock().await;
+        let manifest: Option<(String, i64)> = sqlx::query_as(
+            "SELECT deletion_ids, size FROM requests WHERE correlation_id = ?1 AND agent_id = ?2 AND answered_at IS NULL",
+        )
+        .bind(id.to_string())
+        .bind(batch.lane().agent.as_str())
+        .fetch_optional(&mut *conn)
+        .await
+        .unwrap();
+        let ids: Vec<i64> = batch.deletions().iter().map(|row| row.id.0).collect();
+        let expected = serde_json::to_string(&ids).unwrap();
+        if manifest != Some((expected, i64::try_from(ids.len()).unwrap())) {
+            wrong.push(format!("4: {id} was sent, and the queue says {manifest:?}"));
+        }
+        let held: Vec<(String, String)> = sqlx::query_as(
+            "SELECT scope, cause FROM holds WHERE scope IN ('*', ?1) AND (until_at IS NULL OR until_at > ?2)",
+        )
+        .bind(batch.lane().agent.as_str())
+        .bind(self.clock.now().0)
+        .fetch_all(&mut *conn)
+        .await
+        .unwrap();
+        if !held.is_empty() {
+            wrong.push(format!("6: {id} was sent during {held:?}"));
+        }
+        // Nobody waits here: it must be free.
+        match sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(&mut *conn).await {
+            Ok(_) => {}
+            Err(error) => wrong.push(format!("8: a transaction is open during {id}: {error}")),
+        }
+        wrong
+    }
+
+    /// A token bucket beside the one that is tested.
+    fn check_rate(&self, world: &mut World) {
+        let now = self.clock.elapsed();
+        let earned = now.saturating_sub(world.counted).as_secs_f64() * self.rate.requests_per_second;
+        world.tokens = (world.tokens + earned).min(f64::from(self.rate.burst.get())) - 1.0;
+        world.counted = now;
+        if world.tokens < -1e-6 {
+            let tokens = world.tokens;
+            world.wrong.push(format!("6: more calls than the rate allows ({tokens:.3} permits left at {now:?})"));
+        }
+    }
+}
