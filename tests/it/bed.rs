@@ -79,7 +79,11 @@ pub struct Bed {
 
 impl Bed {
     pub async fn new(plan: Plan) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), plan).await
+    }
+
+    /// On the queue that is in this directory; a new one if there is none.
+    pub async fn on(dir: tempfile::TempDir, plan: Plan) -> Self {
         let options = store::Options {
             path: dir.path().join("queue.db"),
             busy_timeout: plan.busy_timeout,
@@ -98,6 +102,16 @@ impl Bed {
         drop(old);
         let worker = worker(&options, &plan, &sandbox, &clock).await;
         Self { dir, options, sandbox, clock, worker, plan, conn }
+    }
+
+    /// The daemon is gone, another one dies after so many polls of its start, and a third one starts. True if the second
+    /// one had started by then.
+    pub async fn restart_cut_short(self, polls: usize) -> (Self, bool) {
+        let Self { dir, options, sandbox, clock, worker: old, plan, conn } = self;
+        drop(old);
+        let whole = crate::crash::cut_short(worker(&options, &plan, &sandbox, &clock), polls).await.is_some();
+        let worker = worker(&options, &plan, &sandbox, &clock).await;
+        (Self { dir, options, sandbox, clock, worker, plan, conn }, whole)
     }
 
     pub async fn insert(&mut self, rows: &[(&str, &str)]) {

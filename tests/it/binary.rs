@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 const KEY: &str = "s3cret";
 
 /// The binary, with nothing of the surrounding environment that it would take for configuration.
-fn sweeper(dir: &Path) -> Command {
+pub fn sweeper(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sweeper"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SWEEPER") {
@@ -25,7 +25,7 @@ fn sweeper(dir: &Path) -> Command {
     command
 }
 
-fn configured(dir: &Path, sandbox: &Sandbox) -> Command {
+pub fn configured(dir: &Path, sandbox: &Sandbox) -> Command {
     let mut command = sweeper(dir);
     command
         .env("SWEEPER__API__BASE_URL", sandbox.url())
@@ -38,7 +38,7 @@ fn configured(dir: &Path, sandbox: &Sandbox) -> Command {
     command
 }
 
-async fn sandbox(options: Options) -> Sandbox {
+pub async fn sandbox(options: Options) -> Sandbox {
     let options = Options { key: Some(KEY.to_owned()), record: true, ..options };
     Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), options).await.unwrap()
 }
@@ -54,7 +54,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// Runs it to its end, while the sandbox goes on answering.
-async fn finish(mut command: Command) -> (i32, String, String) {
+pub async fn finish(mut command: Command) -> (i32, String, String) {
     let output = blocking(move || command.output().unwrap()).await;
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))

@@ -5,6 +5,7 @@ mod bed;
 mod binary;
 mod config;
 mod contract;
+mod crash;
 mod delivery;
 mod logs;
 mod producers;
