@@ -24,25 +24,25 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 const AGENTS: u32 = 1_000;
 const ROUNDS: usize = 50;
 const CLAIMS: usize = 8;
-/// Requests that the worker sends at each size, to see what it holds in memory.
-const REQUESTS: u64 = 500;
+/// Most rows that the worker deletes at each size, to see what it holds in memory and how long it keeps others waiting.
+const DELETED: u32 = 100_000;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     println!("machine: {}", machine());
     println!("{AGENTS} agents; each figure is the median of {ROUNDS} (and the highest)");
     println!(
-        "{:>10}  {:>20}  {:>28}  {:>16}",
-        "rows", "listing the lanes", "claim of 8 full requests", "memory, working"
+        "{:>10}  {:>20}  {:>28}  {:>16}  {:>21}",
+        "rows", "listing the lanes", "claim of 8 full requests", "memory, working", "longest write at work"
     );
     for rows in [10_000, 100_000, 1_000_000] {
         let dir = tempfile::tempdir().unwrap();
-        let (listing, claim, memory) = runtime.block_on(measure(dir.path(), rows));
-        println!("{rows:>10}  {listing:>20}  {claim:>28}  {memory:>16}");
+        let (listing, claim, memory, write) = runtime.block_on(measure(dir.path(), rows));
+        println!("{rows:>10}  {listing:>20}  {claim:>28}  {memory:>16}  {write:>21}");
     }
 }
 
-async fn measure(dir: &Path, rows: u32) -> (String, String, String) {
+async fn measure(dir: &Path, rows: u32) -> (String, String, String, String) {
     let clock = Clock::system();
     let options =
         Options { path: dir.join("queue.db"), busy_timeout: Duration::from_secs(5), synchronous: Synchronous::Full };
@@ -70,7 +70,8 @@ async fn measure(dir: &Path, rows: u32) -> (String, String, String) {
         in_flight = (1..=160).map(audio_cache_sweeper::deletion::DeletionId).collect();
     }
     drop(store);
-    (times(listings), times(claims), work(options, clock).await)
+    let (memory, write) = work(options, clock, rows.min(DELETED)).await;
+    (times(listings), times(claims), memory, write)
 }
 
 async fn claim(
@@ -94,8 +95,9 @@ async fn claim(
     write.commit().await.unwrap();
 }
 
-/// The real worker against a sandbox, for a while; returns the memory of this whole process, both of them in it.
-async fn work(options: Options, clock: Clock) -> String {
+/// The real worker against a sandbox, at full speed for a while; returns the memory of this whole process, both of them
+/// in it, and the longest that a transaction kept others from writing.
+async fn work(options: Options, clock: Clock, rows: u32) -> (String, String) {
     let sandbox = Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), sandbox::Options::default()).await.unwrap();
     let api = Api::new(api::Options {
         base_url: sandbox.url().parse().unwrap(),
@@ -108,7 +110,7 @@ async fn work(options: Options, clock: Clock) -> String {
     let rate = RateLimit { requests_per_second: 100_000.0, burst: 100_000.try_into().unwrap() };
     let settings = Settings {
         batch_size: 20,
-        concurrency: 8,
+        concurrency: 64,
         linger: Duration::ZERO,
         policy: Policy {
             max_attempts: 8,
@@ -123,11 +125,11 @@ async fn work(options: Options, clock: Clock) -> String {
     let store = Store::open(options).await.unwrap();
     let pace = Pace::new(rate, growth, 3);
     let mut worker = Worker::new(store, api, pace, settings, clock, fastrand::Rng::with_seed(1)).await.unwrap();
-    while worker.totals().requests < REQUESTS {
+    while worker.totals().deleted < u64::from(rows) {
         worker.turn().await.unwrap();
         worker.wait_for_a_call().await;
     }
-    memory()
+    (memory(), format!("{:.1} ms", worker.totals().longest_write.as_secs_f64() * 1e3))
 }
 
 /// Rows as a producer would leave them: agents interleaved, so that each agent's rows lie far apart.

@@ -255,7 +255,7 @@ async fn run(config: &Config, args: &RunArgs) -> Result<ExitCode, Failure> {
         Ended::Told | Ended::Empty => 0,
         Ended::GaveUp => 5,
     };
-    let Totals { requests, deleted, retried, dead } = totals;
+    let Totals { requests, deleted, retried, dead, .. } = totals;
     info!(event = event::STOPPED, exit_code = code, requests, deleted, retried, dead, "stopped");
     Ok(ExitCode::from(code))
 }

@@ -107,6 +107,8 @@ pub struct Totals {
     pub retried: u64,
     /// Rows given up.
     pub dead: u64,
+    /// The longest that one of our transactions kept others from writing.
+    pub longest_write: Duration,
 }
 
 impl Totals {
@@ -537,10 +539,7 @@ impl<T: Transport> Worker<T> {
         if self.unsettled.is_empty() && self.unusable.is_empty() && plan.taken.is_empty() {
             return Ok(0);
         }
-        let begun = self.clock.elapsed();
-        let written = self.write(&mut plan, room, now).await;
-        self.wrote_for = self.clock.elapsed().saturating_sub(begun);
-        if let Err(error) = written {
+        if let Err(error) = self.write(&mut plan, room, now).await {
             self.store.abandon().await;
             self.lanes.restore(plan.taken);
             return Err(error);
@@ -579,6 +578,7 @@ impl<T: Transport> Worker<T> {
         };
         let (mut ids, mut busy) = self.on_their_way();
         let mut write = self.store.write().await?;
+        let begun = self.clock.elapsed();
         write.settle(self.unsettled.iter().map(|unsettled| &unsettled.settlement)).await?;
         for unsettled in &self.unsettled {
             write.change_holds(&unsettled.holds).await?;
@@ -644,7 +644,10 @@ impl<T: Transport> Worker<T> {
         if !plan.claims.is_empty() {
             write.claim(&plan.claims, now).await?;
         }
-        write.commit().await
+        let committed = write.commit().await;
+        self.wrote_for = self.clock.elapsed().saturating_sub(begun);
+        self.totals.longest_write = self.totals.longest_write.max(self.wrote_for);
+        committed
     }
 
     /// The rows that are on their way, and their IDs as the API sees them.

@@ -102,6 +102,7 @@ pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: us
         requests_total = totals.requests,
         deleted_total = totals.deleted,
         dead_total = totals.dead,
+        longest_write_ms = millis(totals.longest_write),
         "summary"
     );
 }

@@ -130,6 +130,7 @@ async fn a_start_that_is_cut_short_at_any_poll_loses_nothing() {
 /// How many polls a turn takes is up to the machine; where its commits end is not. So this goes through all of them: the
 /// log of commits is cut off behind each, from the file's first migration to its last outcome, and a daemon starts on it.
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "figures, for whoever asks with --nocapture")]
 async fn every_commit_and_every_torn_one_is_a_place_to_start_again_from() {
     let mut bed = in_the_middle().await;
     for _ in 0..4 {
@@ -216,6 +217,7 @@ async fn texts(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "figures, for whoever asks with --nocapture")]
 async fn a_daemon_that_is_killed_at_random_moments_accounts_for_every_row() {
     const LIVES: u64 = 40;
     const ROWS: u64 = 1_200;
