@@ -42,7 +42,7 @@ use model::{Model, Mood, NOT_A_NUMBER};
 
 /// How many seeds `cargo test` tries.
 const SEEDS: u64 = 200;
-const STEPS: usize = 70;
+const STEPS: usize = 100;
 const AGENTS: [&str; 4] = ["a", "b", "c", "d"];
 const RETENTION: Duration = Duration::from_secs(20_000);
 
@@ -93,7 +93,7 @@ struct Row {
     maybe_done: i64,
     settled_at: Option<i64>,
     last_cause: Option<String>,
-    /// Of its last request.
+    /// Of its last request; "pruned" if that is not kept any more.
     verdict: Option<String>,
 }
 
@@ -118,8 +118,8 @@ impl<'r> FromRow<'r, SqliteRow> for Row {
 struct Wish {
     /// Counted outcomes at the time its attempts were set to 0.
     counted_before: i64,
-    /// An operator has written into it: what it says is not the daemon's alone.
-    by_hand: bool,
+    /// An operator has made it dead: it must stay so.
+    closed: bool,
 }
 
 struct Simulation {
@@ -150,11 +150,11 @@ struct Simulation {
 impl Simulation {
     async fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let dir = tempfile::tempdir().unwrap();
+        // Nothing here cuts the power: where there is a file system in memory, it is as good.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let options = store::Options {
             path: dir.path().join("queue.db"),
             busy_timeout: Duration::ZERO,
-            // Nothing here cuts the power.
             synchronous: Synchronous::Normal,
         };
         Store::open(options.clone()).await.unwrap().close().await.unwrap();
@@ -174,7 +174,7 @@ impl Simulation {
             max_retry_after: Duration::from_secs(600),
         };
         let settings = Settings {
-            batch_size: [20, 20, 7, 1][rng.usize(..4)],
+            batch_size: [20, 20, 20, 7, 1][rng.usize(..5)],
             concurrency: [1, 4, 16][rng.usize(..3)],
             linger: Duration::from_millis([0, 500, 20_000][rng.usize(..3)]),
             policy,
@@ -198,7 +198,7 @@ impl Simulation {
             checked: BTreeSet::new(),
             counted: HashMap::new(),
             holds: HashMap::new(),
-            health: 80,
+            health: 60,
             figures: Figures { seeds: 1, ..Figures::default() },
             _dir: dir,
         };
@@ -230,8 +230,11 @@ impl Simulation {
 
     async fn rows(&mut self) -> Vec<Row> {
         self.query(
-            "SELECT *, (SELECT verdict FROM outcomes
-                        WHERE outcomes.request_id = deletions.request_id AND deletion_id = deletions.id) AS verdict
+            "SELECT *, coalesce(
+                (SELECT verdict FROM outcomes
+                 WHERE outcomes.request_id = deletions.request_id AND deletion_id = deletions.id),
+                CASE WHEN NOT EXISTS (SELECT 1 FROM requests WHERE id = deletions.request_id) THEN 'pruned' END
+             ) AS verdict
              FROM deletions ORDER BY id",
         )
         .await
@@ -244,14 +247,17 @@ impl Simulation {
     /// One thing happens.
     async fn step(&mut self) {
         match self.rng.u8(..100) {
-            0..=19 => self.produce().await,
-            20..=49 => self.turn().await,
-            50..=72 => self.answer_some().await,
-            73..=82 => self.pass_time(),
+            0..=11 => self.produce().await,
+            12..=39 => {
+                self.turn().await;
+            }
+            40..=43 => self.work_for_a_while().await,
+            44..=69 => self.answer_some().await,
+            70..=82 => self.pass_time(),
             83..=88 => self.operate().await,
             89..=91 => self.turn_while_locked().await,
             92..=95 => self.crash().await,
-            96..=97 => self.health = [0, 30, 80, 100][self.rng.usize(..4)],
+            96..=97 => self.health = [0, 30, 60, 95][self.rng.usize(..4)],
             _ => {
                 // With a jump of a day, there are rows to prune.
                 self.worker().do_chores().await.unwrap();
@@ -265,9 +271,9 @@ impl Simulation {
         let mut sql = "BEGIN IMMEDIATE;".to_owned();
         let before: HashMap<(String, String), Row> =
             self.rows().await.into_iter().map(|row| ((row.agent_id.clone(), row.entry_id.clone()), row)).collect();
-        for _ in 0..self.rng.usize(1..45) {
+        for _ in 0..self.rng.usize(1..30) {
             let bad = if self.rng.u8(..50) == 0 { NOT_A_NUMBER } else { "" };
-            let entry = format!("{bad}{}", self.rng.u32(1..60));
+            let entry = format!("{bad}{}", self.rng.u32(1..40));
             let priority = [0, 0, 0, 5, -3][self.rng.usize(..5)];
             let due_at = [0, 0, 0, now + self.rng.i64(0..600_000)][self.rng.usize(..4)];
             let created_at = now - self.rng.i64(0..3_000);
@@ -289,24 +295,30 @@ impl Simulation {
         self.execute(&sql).await;
     }
 
-    async fn turn(&mut self) {
-        match self.worker().turn().await {
-            Ok(Turn { sent, in_flight, .. }) => {
-                self.arrived().await;
-                assert!(sent <= in_flight);
-            }
-            Err(error) => panic!("a turn failed: {error}"),
-        }
+    async fn turn(&mut self) -> Option<Duration> {
+        let turn = self.worker().turn().await.unwrap();
+        self.arrived(turn).await;
         self.figures.turns += 1;
         self.check().await;
+        turn.wait
+    }
+
+    /// Turn after turn, with as much time between as the worker asks for.
+    async fn work_for_a_while(&mut self) {
+        for _ in 0..10 {
+            let wait = self.turn().await;
+            self.answer_some().await;
+            self.clock.advance(wait.unwrap_or_default().clamp(Duration::from_millis(1), Duration::from_secs(120)));
+        }
     }
 
     /// All calls that were sent have come in.
-    async fn arrived(&mut self) {
-        let in_flight = self.query::<(i64,)>("SELECT count(*) FROM requests WHERE answered_at IS NULL").await[0].0;
-        let open = self.model.world().open.len();
-        let missing = usize::try_from(in_flight).unwrap().saturating_sub(open);
-        let calls = self.model.world().calls + missing;
+    async fn arrived(&mut self, turn: Turn) {
+        assert!(turn.sent <= turn.in_flight, "{turn:?}");
+        let calls = {
+            let world = self.model.world();
+            world.calls + turn.in_flight.saturating_sub(world.open.len())
+        };
         self.model.arrived(calls as u64).await;
     }
 
@@ -367,8 +379,8 @@ impl Simulation {
 
     fn pass_time(&mut self) {
         let by = match self.rng.u8(..10) {
-            0..=5 => Duration::from_millis(self.rng.u64(1..3_000)),
-            6..=7 => Duration::from_secs(self.rng.u64(1..90)),
+            0..=4 => Duration::from_millis(self.rng.u64(1..3_000)),
+            5..=7 => Duration::from_secs(self.rng.u64(1..90)),
             8 => Duration::from_secs(self.rng.u64(1..3_600)),
             _ => {
                 // Somebody sets the clock.
@@ -401,7 +413,7 @@ impl Simulation {
             4 => {
                 for row in self.rows().await.into_iter().filter(|row| row.state == "dead") {
                     let counted_before = self.counted(row.id);
-                    self.wishes.insert((row.agent_id, row.entry_id), Wish { counted_before, by_hand: false });
+                    self.wishes.insert((row.agent_id, row.entry_id), Wish { counted_before, closed: false });
                 }
                 self.execute(
                     "UPDATE deletions SET state = 'pending', settled_at = NULL, attempts = 0, due_at = 0
@@ -423,7 +435,7 @@ impl Simulation {
             6 => {
                 let some = format!("agent_id = '{agent}' AND id % 5 = 0 AND state = 'pending'");
                 for key in self.query(&format!("SELECT agent_id, entry_id FROM deletions WHERE {some}")).await {
-                    self.wishes.get_mut(&key).unwrap().by_hand = true;
+                    self.wishes.get_mut(&key).unwrap().closed = true;
                 }
                 self.execute(&format!("UPDATE deletions SET state = 'dead', settled_at = {now} WHERE {some}")).await;
             }
@@ -458,14 +470,18 @@ impl Simulation {
 
     /// Everything that holds whenever no turn is under way.
     async fn check(&mut self) {
+        self.check_calls().await;
+        self.check_answers().await;
+        self.check_rows().await;
+    }
+
+    async fn check_calls(&mut self) {
         let (wrong, open): (Vec<String>, BTreeMap<String, (usize, String)>) = {
             let mut world = self.model.world();
             let open = world.open.iter().map(|call| (call.id.to_string(), (call.number, call.agent.clone()))).collect();
             (std::mem::take(&mut world.wrong), open)
         };
         assert!(wrong.is_empty(), "{wrong:#?}");
-        self.check_answers().await;
-        self.check_rows().await;
 
         // What is unanswered in the queue is what is unanswered in the world.
         let unanswered: Vec<(String,)> =
@@ -496,18 +512,23 @@ impl Simulation {
     async fn check_rows(&mut self) {
         let cutoff = self.clock.now().0;
         let mut missing: BTreeSet<(String, String)> = self.wishes.keys().cloned().collect();
+        let mut open = BTreeSet::new();
         for row in self.rows().await {
             let key = (row.agent_id.clone(), row.entry_id.clone());
+            if row.state == "pending" {
+                open.insert(key.clone());
+            }
             let Some(wish) = self.wishes.get(&key) else { panic!("nobody asked for {row:?}") };
             missing.remove(&key);
             assert!(["pending", "deleted", "dead"].contains(&row.state.as_str()), "1: {row:?}");
             assert_eq!(row.state == "pending", row.settled_at.is_none(), "{row:?}");
             assert!(row.attempts <= i64::from(self.settings.policy.max_attempts), "7: {row:?}");
             let outcomes = self.counted(row.id) - wish.counted_before;
-            assert!(row.attempts <= outcomes || wish.by_hand, "counted {outcomes} times: {row:?}");
+            assert!(row.attempts <= outcomes, "counted {outcomes} times: {row:?}");
+            assert!(!wish.closed || row.state == "dead", "an operator closed it: {row:?}");
             if row.state == "deleted" {
                 assert!(self.model.is_gone(&row.agent_id, &row.entry_id), "2: {row:?}");
-                assert_eq!(row.verdict.as_deref(), Some("deleted"), "2: {row:?}");
+                assert!(matches!(row.verdict.as_deref(), Some("deleted" | "pruned")), "2: {row:?}");
             }
         }
         // Whatever is not there was pruned: it had been settled, and long ago.
@@ -518,13 +539,7 @@ impl Simulation {
             self.wishes.remove(&key);
             self.figures.pruned += 1;
         }
-        self.open_before = self
-            .rows()
-            .await
-            .into_iter()
-            .filter(|row| row.state == "pending")
-            .map(|row| (row.agent_id, row.entry_id))
-            .collect();
+        self.open_before = open;
     }
 
     /// What the queue says of each answered request is what it was answered.
@@ -557,7 +572,8 @@ impl Simulation {
         for _ in 0..5_000 {
             let turn = self.worker().turn().await.unwrap();
             self.figures.turns += 1;
-            self.arrived().await;
+            self.arrived(turn).await;
+            self.check_calls().await;
             let mut open = self.model.world().open.len();
             if open == 0 && turn.sent == 0 {
                 if self.query::<(i64,)>("SELECT count(*) FROM deletions WHERE state = 'pending'").await[0].0 == 0 {
@@ -647,7 +663,7 @@ fn whatever_happens_every_row_is_accounted_for() {
     });
     println!("{total:#?}");
     assert_eq!(total.seeds, count);
-    assert!(total.faults > count && total.crashes > count / 2 && total.locks > count / 2, "{total:?}");
+    assert!(total.faults > 5 * count && total.crashes > count / 2 && total.locks > count / 2, "{total:?}");
 }
 
 #[test]

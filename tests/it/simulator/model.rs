@@ -206,7 +206,7 @@ impl World {
         told.failed.extend(spared);
         if mood == Mood::Strangers {
             // Among them entries that are in the queue, and were not in this call.
-            told.deleted.extend((0..5).map(|_| rng.u32(1..60).to_string()).filter(|id| !call.entries.contains(id)));
+            told.deleted.extend((0..5).map(|_| rng.u32(1..40).to_string()).filter(|id| !call.entries.contains(id)));
         }
         let answer =
             Answer { deleted: told.deleted.iter().cloned().collect(), failed: told.failed.iter().cloned().collect() };
