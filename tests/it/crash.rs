@@ -37,7 +37,7 @@ pub async fn cut_short<F: Future>(future: F, mut polls: usize) -> Option<F::Outp
 
 /// A queue in the middle of its work: rows answered and not settled, rows in flight, rows due, a hold that is over.
 async fn in_the_middle() -> Bed {
-    let mut plan = Plan::default();
+    let mut plan = Plan { request_timeout: Duration::from_millis(500), ..Plan::default() };
     plan.settings.concurrency = 3;
     plan.settings.policy.max_attempts = 2;
     let mut bed = Bed::new(plan).await;
