@@ -84,6 +84,7 @@ impl Bed {
 
     /// On the queue that is in this directory; a new one if there is none.
     pub async fn on(dir: tempfile::TempDir, plan: Plan) -> Self {
+        crate::logs::subscribe();
         let options = store::Options {
             path: dir.path().join("queue.db"),
             busy_timeout: plan.busy_timeout,

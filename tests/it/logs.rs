@@ -1,8 +1,9 @@
 //! The log lines: the interface to whoever watches.
 
 use std::{
+    cell::RefCell,
     io::{self, Write},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use audio_cache_sweeper::{
 use serde_json::Value;
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Notify;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Layer as _, filter::dynamic_filter_fn, layer::SubscriberExt as _};
 
 use crate::bed::{Bed, Plan, listing};
 
@@ -39,11 +40,37 @@ impl Write for Log {
     }
 }
 
+thread_local! {
+    /// Where the log of this thread goes, and with it that of the test that it runs.
+    static CAPTURE: RefCell<Option<Log>> = const { RefCell::new(None) };
+}
+
+/// Lets [`Log::capture`] work in this process. One subscriber for all tests, there before anything is logged: with one for
+/// each, what is logged elsewhere at the moment that another is set decides, for all, that nobody wants to hear of it.
+pub fn subscribe() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let wanted = dynamic_filter_fn(|_, _| CAPTURE.with_borrow(Option::is_some));
+        let writer = || CAPTURE.with_borrow(|log| log.clone().unwrap_or_default());
+        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer).with_filter(wanted);
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).unwrap();
+    });
+}
+
+/// Ends the capture when it is dropped.
+struct Captured;
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        CAPTURE.set(None);
+    }
+}
+
 impl Log {
-    fn capture(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(move || log.clone());
-        tracing::subscriber::set_default(tracing_subscriber::registry().with(layer))
+    fn capture(&self) -> Captured {
+        subscribe();
+        CAPTURE.set(Some(self.clone()));
+        Captured
     }
 
     fn events(&self, event: &str) -> Vec<Value> {
