@@ -17,15 +17,16 @@ use uuid::Uuid;
 
 use crate::{
     deletion::{AgentId, Batch},
-    key::{Key, KeyError, KeySource},
+    key::{Key, KeyError, KeySource, Keys},
     outcome::{Answer, Fault, RetryAfter},
 };
 
 /// The header that support asks for; the API echoes ours.
 pub const CORRELATION_ID: &str = "x-polyai-correlation-id";
 
-/// The longest answer that is read. Twenty IDs of 255 bytes are 6 KiB; an answer a hundred times that is none.
-pub const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// The longest answer that is read. Twenty IDs of 255 bytes are 6 KiB; an answer forty times that is none. As short
+/// strings it takes fifteen times as much memory again, and `delivery.concurrency` calls may be reading one.
+pub const MAX_ANSWER_BYTES: usize = 256 << 10;
 
 /// How much of an error's body is read for its message.
 const MAX_ERROR_BYTES: usize = 16 << 10;
@@ -61,7 +62,7 @@ pub struct Api {
     client: Client,
     base: String,
     source: KeySource,
-    key: RwLock<Key>,
+    keys: RwLock<Keys>,
 }
 
 /// Why there is nothing to call the API with.
@@ -110,6 +111,17 @@ struct RawAnswer {
     failed: Vec<String>,
 }
 
+/// The two lists, by their names. `derive` would also take an array for the struct, and `[["1"],[]]` tells of nothing.
+fn parse_answer(body: &[u8]) -> Result<Answer, String> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err("not the promised JSON: not an object".to_owned());
+    }
+    match serde_json::from_slice(body) {
+        Ok(RawAnswer { deleted, failed }) => Ok(Answer { deleted, failed }),
+        Err(error) => Err(format!("not the promised JSON: {error}")),
+    }
+}
+
 impl Api {
     /// Reads the key and sets up the client. Nothing is sent.
     ///
@@ -126,13 +138,20 @@ impl Api {
             .timeout(options.request_timeout)
             .user_agent(concat!("audio-cache-sweeper/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        let key = RwLock::new(options.key.read()?);
+        let keys = RwLock::new(Keys::new(options.key.read()?));
         let base = options.base_url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { client, base, source: options.key, key })
+        Ok(Self { client, base, source: options.key, keys })
     }
 
     fn key(&self) -> Key {
-        self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).current().clone()
+    }
+
+    /// What others say, fit for a log line and a database: without any key, without control characters, and short. The
+    /// keys go first: what is left of one that was cut in two could not be told any more.
+    fn clean(&self, text: &str) -> String {
+        let text = self.keys.read().unwrap_or_else(PoisonError::into_inner).redact(text);
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_DETAIL_CHARS).collect()
     }
 
     fn url(&self, agent: &AgentId) -> String {
@@ -142,14 +161,14 @@ impl Api {
 
     async fn read(&self, mut response: Response, key: &Key) -> Reply {
         let status = response.status();
-        let remote_id = text_header(response.headers(), CORRELATION_ID).map(|id| clean(id, key));
+        let remote_id = text_header(response.headers(), CORRELATION_ID).map(|id| self.clean(id));
         let retry_after = text_header(response.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
         let most = if status.is_success() { MAX_ANSWER_BYTES } else { MAX_ERROR_BYTES };
         let body = read_body(&mut response, most).await;
         let (result, detail) = match (status, body) {
-            (StatusCode::OK, Ok(Read::Whole(body))) => match serde_json::from_slice::<RawAnswer>(&body) {
-                Ok(RawAnswer { deleted, failed }) => (Ok(Answer { deleted, failed }), None),
-                Err(error) => (Err(Fault::Garbled), Some(format!("not the promised JSON: {error}"))),
+            (StatusCode::OK, Ok(Read::Whole(body))) => match parse_answer(&body) {
+                Ok(answer) => (Ok(answer), None),
+                Err(problem) => (Err(Fault::Garbled), Some(problem)),
             },
             (status, Ok(Read::TooLong)) if status.is_success() => {
                 (Err(Fault::Garbled), Some(format!("longer than {MAX_ANSWER_BYTES} bytes")))
@@ -166,7 +185,7 @@ impl Api {
             }
         };
         let key_changed = status == StatusCode::UNAUTHORIZED && self.reread_key(key);
-        let detail = detail.map(|detail| clean(&detail, key));
+        let detail = detail.map(|detail| self.clean(&detail));
         Reply { result, status: Some(status.as_u16()), detail, remote_id, key_changed }
     }
 
@@ -175,7 +194,7 @@ impl Api {
         // A key that cannot be read just now is no reason to give up the one we have.
         let (KeySource::File(_), Ok(found)) = (&self.source, self.source.read()) else { return false };
         let changed = !found.is_same(refused);
-        *self.key.write().unwrap_or_else(PoisonError::into_inner) = found;
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).replace(found);
         changed
     }
 }
@@ -198,7 +217,7 @@ impl Transport for Api {
             .await;
         match sent {
             Ok(response) => self.read(response, &key).await,
-            Err(error) => Reply::unheard(fault_of(&error), clean(&describe(&error), &key)),
+            Err(error) => Reply::unheard(fault_of(&error), self.clean(&describe(&error))),
         }
     }
 }
@@ -260,11 +279,6 @@ fn message(body: &[u8]) -> Option<String> {
             .find_map(|path| value.pointer(path)?.as_str().map(str::to_owned))
     });
     said.or_else(|| (!text.trim().is_empty()).then(|| text.trim().to_owned()))
-}
-
-/// What others say, fit for a log line and a database: without the key, without control characters, and short.
-fn clean(text: &str, key: &Key) -> String {
-    key.redact(text).chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_DETAIL_CHARS).collect()
 }
 
 #[cfg(test)]

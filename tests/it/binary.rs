@@ -43,13 +43,13 @@ pub async fn sandbox(options: Options) -> Sandbox {
     Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), options).await.unwrap()
 }
 
-async fn sql(dir: &Path, sql: &str) -> Vec<(String,)> {
+pub async fn sql(dir: &Path, sql: &str) -> Vec<(String,)> {
     let path = dir.join("sweeper.db");
     let mut conn = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
     sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut conn).await.unwrap()
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
@@ -61,16 +61,18 @@ pub async fn finish(mut command: Command) -> (i32, String, String) {
 }
 
 /// A running daemon, killed when it is dropped.
-struct Daemon {
-    child: Child,
-    log: BufReader<ChildStdout>,
+pub struct Daemon {
+    pub child: Child,
+    pub log: BufReader<ChildStdout>,
+    /// What was read of it.
+    pub seen: String,
 }
 
 impl Daemon {
-    fn start(mut command: Command) -> Self {
+    pub fn start(mut command: Command) -> Self {
         let mut child = command.arg("run").stdout(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stdout.take().unwrap());
-        Self { child, log }
+        Self { child, log, seen: String::new() }
     }
 
     /// Starts it on a queue of one row, whose request the sandbox treats as `mood`; the request has come in.
@@ -86,11 +88,12 @@ impl Daemon {
     }
 
     /// Reads its log up to an event.
-    async fn until(mut self, event: &'static str) -> Self {
+    pub async fn until(mut self, event: &'static str) -> Self {
         blocking(move || {
             let mut line = String::new();
             while self.log.read_line(&mut line).unwrap() > 0 {
                 let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+                self.seen.push_str(&line);
                 if entry["event"] == event {
                     return self;
                 }
@@ -101,11 +104,11 @@ impl Daemon {
         .await
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         Command::new("kill").args(["-s", name, &self.child.id().to_string()]).assert().success();
     }
 
-    async fn ended(mut self) -> ExitStatus {
+    pub async fn ended(mut self) -> ExitStatus {
         blocking(move || self.child.wait().unwrap()).await
     }
 }

@@ -7,6 +7,7 @@ mod config;
 mod contract;
 mod crash;
 mod delivery;
+mod hostile;
 mod logs;
 mod producers;
 mod retry;
