@@ -21,14 +21,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     api::{Api, ApiError},
     clock::Clock,
     config::{Config, ConfigError, parse_duration, show_duration},
-    key::KeyError,
+    key::{KeyError, KeySource},
     pace::Pace,
     sandbox::{self, Sandbox},
     store::{self, OpenError, Opened, Store, StoreError},
@@ -226,6 +226,10 @@ async fn worker(config: &Config) -> Result<Worker, Failure> {
         concurrency = config.worker.concurrency,
         "started"
     );
+    if let Some((path, mode)) = config.key.as_ref().and_then(KeySource::readable_by_everyone) {
+        let (path, mode) = (path.display(), format!("{mode:04o}"));
+        warn!(event = event::KEY_EXPOSED, %path, mode, "every user of this machine may read api.key_file: chmod 600");
+    }
     let pace = Pace::new(config.rate, config.hold_growth, config.hold_after_faults);
     Ok(Worker::new(store, api, pace, config.worker, Clock::system(), rng()).await?)
 }
@@ -333,7 +337,12 @@ fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
         list(&config.hold_growth.schedule(5)),
     ));
     say(text.trim_end())?;
-    config.api()?.key.read()?;
+    let key = config.api()?.key;
+    key.read()?;
+    if let Some((path, mode)) = key.readable_by_everyone() {
+        let path = path.display();
+        say(&format!("\napi.key_file {path} has mode {mode:04o}: everyone may read it; chmod 600 {path} ends that"))?;
+    }
     say("\nthe configuration can be used")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -402,7 +402,12 @@ fn shown(root: &Value) -> BTreeMap<String, String> {
                 walk(&path, value, into);
             }
         } else {
-            let text = if path == "api.key" { "[redacted]".to_owned() } else { value.to_string() };
+            let text = match path {
+                "api.key" => "[redacted]".to_owned(),
+                // People put keys into URLs.
+                "api.base_url" if parse_base_url(&value.to_string()).is_err() => "[refused, and not shown]".to_owned(),
+                _ => value.to_string(),
+            };
             into.insert(path.to_owned(), text);
         }
     }

@@ -26,6 +26,8 @@ pub mod event {
     pub const HOLD_LIFTED: &str = "hold_lifted";
     /// The key file has another key now.
     pub const KEY_CHANGED: &str = "key_changed";
+    /// Every user of the machine may read the key file.
+    pub const KEY_EXPOSED: &str = "key_exposed";
     /// Rows that no request can carry.
     pub const BAD_ROW: &str = "bad_row";
     /// How the queue stands; once a minute.

@@ -8,6 +8,7 @@ mod contract;
 mod crash;
 mod delivery;
 mod hostile;
+mod key;
 mod logs;
 mod producers;
 mod retry;
