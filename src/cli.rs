@@ -10,6 +10,7 @@ use std::{
     net::SocketAddr,
     num::NonZeroU32,
     path::PathBuf,
+    pin::pin,
     process::ExitCode,
     time::Duration,
 };
@@ -20,8 +21,9 @@ use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
     sync::oneshot,
+    time::sleep,
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -32,6 +34,7 @@ use crate::{
     pace::Pace,
     sandbox::{self, Sandbox},
     store::{self, OpenError, Opened, Store, StoreError},
+    supervisor::Supervisor,
     telemetry::{self, event},
     worker::{Ended, Totals, Until, Worker},
 };
@@ -46,6 +49,9 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 }
+
+/// How long a start waits before it tries a database again that could not be used.
+const START_RETRY: Duration = Duration::from_secs(1);
 
 const EXIT_CODES: &str = "Exit codes: 0 clean, 1 runtime failure, 2 usage or configuration, 3 database unusable,\n\
                           4 --until-empty left dead rows, 5 --give-up-after gave up.";
@@ -158,6 +164,15 @@ impl From<ApiError> for Failure {
 }
 
 impl Failure {
+    /// Whether waiting can help.
+    fn is_temporary(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_temporary(),
+            Self::Database(error) => error.is_temporary(),
+            Self::Config(_) | Self::Key(_) | Self::Other(_) => false,
+        }
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
             Self::Other(_) => 1,
@@ -196,7 +211,10 @@ impl Cli {
         let file = self.config.or(named);
         let config = || Config::load(file.as_deref(), environment);
         match self.command.unwrap_or_else(|| Command::Run(RunArgs::default())) {
-            Command::Run(args) => run(&config()?, &args).await,
+            Command::Run(args) => {
+                let socket = environment.get("NOTIFY_SOCKET").map(PathBuf::from);
+                run(&config()?, &args, Supervisor::new(socket, sd_notify::watchdog_enabled())).await
+            }
             Command::Init => init(&config()?.store).await,
             Command::Check => check(config()),
             Command::Demo => {
@@ -208,27 +226,29 @@ impl Cli {
     }
 }
 
-/// A worker on what `config` names, with the system's clock and chance.
+/// A worker on what `config` names, with the system's clock and chance. `started`: that it begins was logged.
 ///
 /// # Errors
 /// If there is no key, or the database cannot be used.
-async fn worker(config: &Config) -> Result<Worker, Failure> {
+async fn worker(config: &Config, started: &mut bool) -> Result<Worker, Failure> {
     let api = Api::new(config.api()?)?;
     let store = Store::open(config.store.clone()).await?;
-    info!(
-        event = event::STARTED,
-        version = env!("CARGO_PKG_VERSION"),
-        database = %config.store.path.display(),
-        created = store.opened() == Opened::Created,
-        api = %config.base_url,
-        requests_per_second = config.rate.requests_per_second,
-        burst = config.rate.burst,
-        concurrency = config.worker.concurrency,
-        "started"
-    );
-    if let Some((path, mode)) = config.key.as_ref().and_then(KeySource::readable_by_everyone) {
-        let (path, mode) = (path.display(), format!("{mode:04o}"));
-        warn!(event = event::KEY_EXPOSED, %path, mode, "every user of this machine may read api.key_file: chmod 600");
+    if !std::mem::replace(started, true) {
+        info!(
+            event = event::STARTED,
+            version = env!("CARGO_PKG_VERSION"),
+            database = %config.store.path.display(),
+            created = store.opened() == Opened::Created,
+            api = %config.base_url,
+            requests_per_second = config.rate.requests_per_second,
+            burst = config.rate.burst,
+            concurrency = config.worker.concurrency,
+            "started"
+        );
+        if let Some((path, mode)) = config.key.as_ref().and_then(KeySource::readable_by_everyone) {
+            let (path, mode) = (path.display(), format!("{mode:04o}"));
+            warn!(event = event::KEY_EXPOSED, %path, mode, "every user of this machine may read api.key_file: chmod 600");
+        }
     }
     let pace = Pace::new(config.rate, config.hold_growth, config.hold_after_faults);
     Ok(Worker::new(store, api, pace, config.worker, Clock::system(), rng()).await?)
@@ -239,7 +259,7 @@ fn rng() -> fastrand::Rng {
     fastrand::Rng::new()
 }
 
-async fn run(config: &Config, args: &RunArgs) -> Result<ExitCode, Failure> {
+async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<ExitCode, Failure> {
     // The filter has been tried out when the configuration was read.
     telemetry::init(config.log_format, EnvFilter::new(&config.log_filter), io::stdout);
     let until = match args {
@@ -247,7 +267,7 @@ async fn run(config: &Config, args: &RunArgs) -> Result<ExitCode, Failure> {
         RunArgs { until_empty: false, .. } => Until::Told,
     };
     let shutdown = shutdown()?;
-    let (ended, totals) = match work(config, until, shutdown).await {
+    let (ended, totals) = match work(config, until, shutdown, supervisor).await {
         Ok(done) => done,
         Err(failure) => {
             error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
@@ -268,10 +288,56 @@ async fn run(config: &Config, args: &RunArgs) -> Result<ExitCode, Failure> {
 ///
 /// # Errors
 /// If there is no key, or the database cannot be used.
-async fn work(config: &Config, until: Until, shutdown: impl Future<Output = ()>) -> Result<(Ended, Totals), Failure> {
-    let mut worker = worker(config).await?;
+async fn work(
+    config: &Config,
+    until: Until,
+    shutdown: impl Future<Output = ()>,
+    mut supervisor: Supervisor,
+) -> Result<(Ended, Totals), Failure> {
+    let mut shutdown = pin!(shutdown);
+    let worker = tokio::select! {
+        biased;
+        // Dropped in the middle, a start is what a crash would have left: the next one goes on from there.
+        () = &mut shutdown => None,
+        worker = patient_worker(config, &mut supervisor) => Some(worker?),
+    };
+    let Some(worker) = worker else {
+        info!(event = event::STOPPING, why = Ended::Told.as_str(), in_flight = 0, "stopping");
+        supervisor.stopping();
+        return Ok((Ended::Told, Totals::default()));
+    };
+    let mut worker = worker.supervised_by(supervisor);
     let ended = worker.run(shutdown, until).await?;
     Ok((ended, worker.totals()))
+}
+
+/// A [`worker`], as soon as the database can be used: one that is locked, or on a full disk, is waited for.
+///
+/// # Errors
+/// If there is no key, or the database cannot be used and waiting does not mend that.
+async fn patient_worker(config: &Config, supervisor: &mut Supervisor) -> Result<Worker, Failure> {
+    let (mut started, mut waiting) = (false, false);
+    loop {
+        match worker(config, &mut started).await {
+            Err(failure) if failure.is_temporary() => {
+                if std::mem::replace(&mut waiting, true) {
+                    debug!(event = event::DATABASE_WAITING, error = %failure, "the database still cannot be used");
+                } else {
+                    let next = "trying again until it can";
+                    warn!(event = event::DATABASE_WAITING, error = %failure, "the database cannot be used; {next}");
+                }
+                // A try may take as long as two busy timeouts, one to open and one to recover.
+                supervisor.waiting((config.store.busy_timeout + START_RETRY) * 4);
+                sleep(START_RETRY).await;
+            }
+            done => {
+                if waiting && done.is_ok() {
+                    info!(event = event::DATABASE_BACK, "the database can be used again");
+                }
+                return done;
+            }
+        }
+    }
 }
 
 /// Completes at the first SIGTERM or SIGINT; the second one ends the process at once.

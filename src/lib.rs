@@ -14,12 +14,13 @@
 //! | [`api`] | one request and its reply | |
 //! | [`store`] | all the SQL there is | |
 //! | [`telemetry`] | where logs go, and the names in them | |
+//! | [`supervisor`] | the service manager, told how we are | |
 //! | [`worker`] | the loop over all of these | |
 //! | [`config`] | configuration, as written and as meant | |
 //! | [`sandbox`] | a stand-in for the API | |
 //! | [`cli`] | arguments, exit codes, signals | |
 //!
-//! Imports run one way: `main → cli → {config, sandbox} → worker → {store, api} → {pace, lanes, key} → {outcome,
+//! Imports run one way: `main → cli → {config, sandbox} → worker → {store, api, supervisor} → {pace, lanes, key} → {outcome,
 //! telemetry} → {deletion, backoff} → clock`. A test holds that, and that only the store knows SQL.
 //!
 //! # The life of a row
@@ -68,6 +69,8 @@ pub mod api;
 pub mod store;
 
 pub mod telemetry;
+
+pub mod supervisor;
 
 pub mod worker;
 

@@ -38,6 +38,8 @@ pub mod event {
     pub const DATABASE_WAITING: &str = "database_waiting";
     /// It can be again.
     pub const DATABASE_BACK: &str = "database_back";
+    /// The service manager's socket cannot be written.
+    pub const UNSUPERVISED: &str = "unsupervised";
     /// The daemon was told to end, or has nothing more to do.
     pub const STOPPING: &str = "stopping";
     /// The daemon has ended.

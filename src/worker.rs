@@ -5,8 +5,19 @@
 
 mod log;
 mod plan;
+mod recovery;
+mod report;
 
-use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     task::{Id as TaskId, JoinError, JoinSet},
@@ -23,9 +34,12 @@ use crate::{
     outcome::{Fault, Judgement, Policy, judge},
     pace::{Admission, HoldChange, Pace},
     store::{Claim, Settlement, Store, StoreError},
+    supervisor::Supervisor,
     telemetry::event,
 };
 use plan::{Busy, Next, Rules, batches};
+use recovery::recover;
+pub use report::{Ended, Totals, Turn, Until};
 
 /// How many rows one step of pruning looks at.
 const PRUNE_ROWS: u32 = 2_000;
@@ -59,78 +73,6 @@ pub struct Settings {
     pub retention: Duration,
     /// How long calls in flight may take to finish at a shutdown.
     pub grace: Duration,
-}
-
-/// When to end without being told to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
-    /// Never.
-    Told,
-    /// When no row is open any more; or when nothing was settled for so long.
-    Empty {
-        /// `None`: wait for ever.
-        give_up_after: Option<Duration>,
-    },
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// It was told to.
-    Told,
-    /// No row is open.
-    Empty,
-    /// Nothing was settled for too long.
-    GaveUp,
-}
-
-impl Ended {
-    /// The string in the logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Told => "told",
-            Self::Empty => "empty",
-            Self::GaveUp => "gave_up",
-        }
-    }
-}
-
-/// What this worker has done since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Requests sent.
-    pub requests: u64,
-    /// Rows deleted.
-    pub deleted: u64,
-    /// Rows that came back to be sent again, once for each time.
-    pub retried: u64,
-    /// Rows given up.
-    pub dead: u64,
-    /// The longest that one of our transactions kept others from writing.
-    pub longest_write: Duration,
-}
-
-impl Totals {
-    fn add(&mut self, settlement: &Settlement) {
-        let (deleted, retried, dead) = settlement.counts();
-        self.deleted += deleted as u64;
-        self.retried += retried as u64;
-        self.dead += dead as u64;
-    }
-}
-
-/// What a turn did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Turn {
-    /// Requests settled.
-    pub settled: usize,
-    /// Requests sent.
-    pub sent: usize,
-    /// Requests on their way.
-    pub in_flight: usize,
-    /// How long until a turn may have something to do, if nothing comes back and nobody writes; `None`: for ever.
-    pub wait: Option<Duration>,
 }
 
 /// A request on its way.
@@ -198,6 +140,9 @@ pub struct Worker<T = Api> {
     /// Elapsed time at which a row last reached an end.
     last_settled: Duration,
     chores: Chores,
+    supervisor: Supervisor,
+    /// Told to end: nothing more is claimed, not even by a turn that has begun.
+    told: Arc<AtomicBool>,
 }
 
 /// What is done beside the turns, and when next; elapsed time.
@@ -255,7 +200,15 @@ impl<T: Transport> Worker<T> {
                 prune_at: now,
                 store_down: false,
             },
+            supervisor: Supervisor::default(),
+            told: Arc::default(),
         })
+    }
+
+    /// Names who is to be told how the loop is.
+    #[must_use]
+    pub fn supervised_by(self, supervisor: Supervisor) -> Self {
+        Self { supervisor, ..self }
     }
 
     /// What was done so far.
@@ -274,8 +227,28 @@ impl<T: Transport> Worker<T> {
     /// and the next daemon settles them as lost.
     pub async fn run(&mut self, shutdown: impl Future<Output = ()>, until: Until) -> Result<Ended, StoreError> {
         let mut shutdown = pin!(shutdown);
+        let told = Arc::clone(&self.told);
+        told.store(false, Ordering::Relaxed);
+        self.supervisor.ready();
         let ended = loop {
-            let wait = match self.turn().await {
+            self.supervisor.feed(self.clock.elapsed());
+            let turned = {
+                let mut turn = pin!(self.turn());
+                tokio::select! {
+                    biased;
+                    () = &mut shutdown => {
+                        // The turn may be waiting for a locked file, and goes on when that is free.
+                        told.store(true, Ordering::Relaxed);
+                        turn.await
+                    }
+                    turned = &mut turn => turned,
+                }
+            };
+            let wait = match turned {
+                Ok(_) if told.load(Ordering::Relaxed) => {
+                    self.store_is_back();
+                    break Ended::Told;
+                }
                 Ok(turn) => {
                     self.store_is_back();
                     match self.ended(until).await {
@@ -287,6 +260,9 @@ impl<T: Transport> Worker<T> {
                 }
                 Err(error) => {
                     self.store_is_down(error)?;
+                    if told.load(Ordering::Relaxed) {
+                        break Ended::Told;
+                    }
                     if let Until::Empty { give_up_after } = until
                         && self.is_time_to_give_up(give_up_after)
                     {
@@ -295,6 +271,7 @@ impl<T: Transport> Worker<T> {
                     None
                 }
             };
+            self.supervisor.feed(self.clock.elapsed());
             self.do_chores().await?;
             tokio::select! {
                 biased;
@@ -314,9 +291,9 @@ impl<T: Transport> Worker<T> {
             sleep(self.wrote_for.min(MAX_GAP)).await;
         }
         if self.chores.store_down {
-            return sleep(STORE_RETRY).await;
+            return sleep(self.supervisor.at_most(STORE_RETRY)).await;
         }
-        let poll = self.settings.poll_interval;
+        let poll = self.supervisor.at_most(self.settings.poll_interval);
         tokio::select! {
             Some(returned) = self.calls.join_next_with_id() => self.returned.push(returned),
             () = sleep(wait.map_or(poll, |wait| wait.min(poll))) => {}
@@ -340,11 +317,17 @@ impl<T: Transport> Worker<T> {
     /// Ends: no new claims, and what is in flight gets its time.
     async fn finish(&mut self, why: Ended) -> Result<(), StoreError> {
         info!(event = event::STOPPING, why = why.as_str(), in_flight = self.in_flight.len(), "stopping");
+        self.supervisor.stopping();
         let deadline = self.clock.elapsed() + self.settings.grace;
         while !self.in_flight.is_empty() {
+            self.supervisor.feed(self.clock.elapsed());
             let left = deadline.saturating_sub(self.clock.elapsed());
-            if timeout(left, self.wait_for_a_call()).await.is_err() {
-                break;
+            let pause = self.supervisor.at_most(left);
+            if timeout(pause, self.wait_for_a_call()).await.is_err() {
+                if pause == left {
+                    break;
+                }
+                continue;
             }
             self.judge_returned();
             // Kept for the last try below if the database cannot take it now.
@@ -363,8 +346,10 @@ impl<T: Transport> Worker<T> {
                 return Err(error);
             }
             self.store_is_down(error)?;
-            sleep(self.settings.poll_interval).await;
+            self.supervisor.feed(self.clock.elapsed());
+            sleep(self.supervisor.at_most(self.settings.poll_interval.min(STORE_RETRY))).await;
         }
+        self.store_is_back();
         Ok(())
     }
 
@@ -584,6 +569,10 @@ impl<T: Transport> Worker<T> {
             write.change_holds(&unsettled.holds).await?;
         }
         plan.buried += write.bury_lanes(&self.unusable, now).await?;
+        // That the file could be written may have taken a while, and the end have come meanwhile.
+        if self.told.load(Ordering::Relaxed) {
+            self.lanes.restore(std::mem::take(&mut plan.taken));
+        }
         let mut lanes = plan.taken.clone();
         while !lanes.is_empty() {
             let share = (room - plan.claims.len()).div_ceil(lanes.len());
@@ -709,41 +698,6 @@ impl<T: Transport> Worker<T> {
         };
         listing.into_iter().chain(claim).min()
     }
-}
-
-/// Settles what a daemon before us left unanswered: sent, outcome unknown.
-async fn recover(
-    store: &mut Store,
-    policy: &Policy,
-    now: Timestamp,
-    rng: &mut fastrand::Rng,
-) -> Result<Totals, StoreError> {
-    let orphans = store.orphans().await?;
-    let mut totals = Totals::default();
-    if orphans.is_empty() {
-        return Ok(totals);
-    }
-    let requests = orphans.len();
-    let settlements: Vec<Settlement> = orphans
-        .into_iter()
-        .map(|orphan| Settlement {
-            request: orphan.request,
-            answered_at: now,
-            status: None,
-            fault: Some(Fault::Lost.cause()),
-            detail: Some("the daemon ended before the answer".to_owned()),
-            remote_id: None,
-            // Whatever was the reason, it says nothing about the API: the hold that this might ask for is left out.
-            rows: orphan.batch.map_or_else(Vec::new, |batch| judge(&batch, &Err(Fault::Lost), policy, now, rng).rows),
-        })
-        .collect();
-    let mut write = store.write().await?;
-    write.settle(settlements.iter()).await?;
-    write.commit().await?;
-    settlements.iter().for_each(|settlement| totals.add(settlement));
-    let Totals { retried, dead, .. } = totals;
-    warn!(event = event::RECOVERED, requests, retried, dead, "requests without an answer were settled as lost");
-    Ok(totals)
 }
 
 fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {

@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     sandbox::{self, Sandbox},
     store::{Producer, Store},
+    supervisor::Supervisor,
     telemetry::{self, Format},
     worker::{Ended, Until},
 };
@@ -78,7 +79,7 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     let total = ids.len();
     say(&format!("{total} deletions are queued in {}; the API is {}\n", database.display(), sandbox.url()))?;
 
-    let (ended, done) = work(&config, Until::Empty { give_up_after: None }, shutdown).await?;
+    let (ended, done) = work(&config, Until::Empty { give_up_after: None }, shutdown, Supervisor::default()).await?;
     let mut report = String::new();
     for (agent, state, cause, rows) in producer.totals().await? {
         let cause = cause.map_or_else(String::new, |cause| format!(" ({cause})"));

@@ -7,7 +7,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use sqlx::{
@@ -23,6 +23,9 @@ const APPLICATION_ID: i64 = 0x5343_5750;
 
 /// The writing connection's page cache, in KiB. Rows of many agents lie far apart; more memory makes them settle faster.
 const CACHE_KIB: u32 = 16 * 1024;
+
+/// What the lock file's name has more than the database's.
+pub(super) const LOCK_SUFFIX: &str = ".lock";
 
 /// Every migration, oldest first.
 fn migrator() -> Migrator {
@@ -78,7 +81,7 @@ pub enum OpenError {
         version: i64,
     },
     /// The lock file beside it cannot be used.
-    #[error("lock file {path}: {source}; the directory of the database must exist and be writable")]
+    #[error("lock file {path}: {source}; {}", lock_remedy(source))]
     Lock {
         /// The lock file.
         path: PathBuf,
@@ -86,7 +89,7 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// A migration failed.
-    #[error("database {path}: migrate: {source}")]
+    #[error("database {path}: migrate: {source}{}", migration_code(source).map_or("", remedy))]
     Migrate {
         /// The file.
         path: PathBuf,
@@ -101,17 +104,31 @@ pub enum OpenError {
 impl OpenError {
     /// Whether waiting can help.
     #[must_use]
-    #[expect(clippy::wildcard_enum_match_arm, reason = "somebody else's enum: nothing else in it is SQLite's")]
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Sql(error) => error.is_temporary(),
-            Self::Migrate { source, .. } => match source.as_ref() {
-                MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => passes(primary_code(error)),
-                _ => false,
-            },
-            Self::Taken { .. } | Self::NotOurs(_) | Self::Newer { .. } | Self::Lock { .. } => false,
+            Self::Migrate { source, .. } => migration_code(source).is_some_and(passes),
+            // That a full disk has no room for the number in the lock file is the first that is heard of it.
+            Self::Lock { source, .. } => is_full(source),
+            Self::Taken { .. } | Self::NotOurs(_) | Self::Newer { .. } => false,
         }
     }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "somebody else's enum: nothing else in it is SQLite's")]
+fn migration_code(error: &MigrateError) -> Option<i32> {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => extended_code(error),
+        _ => None,
+    }
+}
+
+fn lock_remedy(error: &io::Error) -> &'static str {
+    if is_full(error) { "make room on its disk" } else { "the directory of the database must exist and be writable" }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn pid_text(pid: Option<u32>) -> String {
@@ -127,31 +144,73 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// SQLite's primary result code, if it is SQLite that failed.
+    /// SQLite's extended result code, if it is SQLite that failed.
     fn code(&self) -> Option<i32> {
-        primary_code(&self.source)
+        extended_code(&self.source)
     }
 
     /// Whether waiting can help: the file is busy or locked, or the disk is full or failing.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        passes(self.code())
+        self.code().is_some_and(passes)
     }
 
     /// Whether a row would have broken a constraint.
     pub(super) fn is_constraint(&self) -> bool {
-        self.code() == Some(19)
+        self.code().is_some_and(|code| code & 0xff == 19)
     }
 }
 
-fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
+fn extended_code(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
 }
 
-fn passes(code: Option<i32>) -> bool {
-    // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_NOMEM, SQLITE_IOERR, SQLITE_FULL, SQLITE_PROTOCOL
-    matches!(code, Some(5 | 6 | 7 | 10 | 13 | 15))
+/// Whether what SQLite answered with this extended code may go well later, with nobody doing anything to the file.
+fn passes(code: i32) -> bool {
+    match code {
+        // SQLITE_IOERR_SHORT_READ: the log of commits was cut short underneath. _CORRUPTFS: what SQLite makes of a read
+        // that the disk fails (EIO). _DATA: a checksum is wrong. Waiting mends none of them.
+        522 | 8458 | 8202 => false,
+        _ => match code & 0xff {
+            // SQLITE_BUSY, SQLITE_LOCKED: with all their kinds, since each try begins a new transaction (which is what
+            // mends _BUSY_SNAPSHOT). SQLITE_NOMEM.
+            5..=7 => true,
+            // SQLITE_IOERR: a full disk is also reported so (_SHMSIZE, _WRITE, _FSYNC), and one that is away for a while.
+            // SQLITE_FULL.
+            10 | 13 => true,
+            // SQLITE_PROTOCOL: the race for the locks of the log was lost too often. SQLITE_SCHEMA: somebody changed the
+            // tables faster than the statement could be prepared again.
+            15 | 17 => true,
+            // SQLITE_READONLY: a person must act, also when the system made its disk read-only (_DBMOVED, too: the file
+            // is another one). SQLITE_CANTOPEN happens only while opening; that the process has no file descriptors
+            // left looks the same as that there is no such directory, and a new process mends the former.
+            _ => false,
+        },
+    }
+}
+
+/// What a person can do about it: the end of a message.
+fn remedy(code: i32) -> &'static str {
+    match code {
+        1032 => "; it was moved or deleted while in use: stop the daemon before touching its files",
+        522 | 8202 => "; restore it from a backup, or rescue it with sqlite3's .recover",
+        8458 => "; its disk or file system fails: look into the system's log and check them",
+        _ => match code & 0xff {
+            // As ours are in order, it is the tables that are not.
+            1 | 17 => "; somebody else changed its tables: restore it from a backup",
+            3 | 8 => "; make the file and its directory writable for this user",
+            5 | 6 => "; another process is writing, and has been for longer than database.busy_timeout",
+            7 => "; give the process more memory",
+            10 => "; its disk is full or fails: the system's log says which",
+            11 => "; restore it from a backup, or rescue it with sqlite3's .recover",
+            13 => "; make room on its disk",
+            14 => "; its directory must exist and be writable, and file descriptors must be left",
+            15 => "; too many processes want its locks, or it is on a network file system: put it on a local disk",
+            19 => "; somebody else changed its rows while in use: start the daemon again",
+            26 => "; give database.path another file, or restore this one from a backup",
+            _ => "",
+        },
+    }
 }
 
 impl fmt::Display for StoreError {
@@ -162,15 +221,7 @@ impl fmt::Display for StoreError {
             (sqlx::Error::Io(said), None) => said.fmt(f),
             (other, None) => other.fmt(f),
         }?;
-        match self.code() {
-            Some(5) => f.write_str("; another process is writing, and has been for longer than database.busy_timeout"),
-            Some(8) => f.write_str("; make the file and its directory writable for this user"),
-            Some(11) => f.write_str("; restore it from a backup, or rescue it with sqlite3's .recover"),
-            Some(13) => f.write_str("; make room on its disk"),
-            Some(14) => f.write_str("; its directory must exist and be writable"),
-            Some(26) => f.write_str("; give database.path another file"),
-            _ => Ok(()),
-        }
+        f.write_str(self.code().map_or("", remedy))
     }
 }
 
@@ -195,12 +246,15 @@ impl Store {
     /// # Errors
     /// If another daemon has it, if it is no database or somebody else's, newer than this program, or not writable.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
-        let lock = lock(&options.path)?;
+        let (lock, lock_path) = lock(&options.path)?;
+        let locked = lock.metadata().map_err(|source| OpenError::Lock { path: lock_path.clone(), source })?;
         let mut store = Self {
             conn: connect(&options, false).await?,
             options,
             _lock: lock,
             files: Vec::new(),
+            looked_into: None,
+            wrote: false,
             opened: Opened::Existing,
             next_request: 0,
             data_version: 0,
@@ -210,12 +264,11 @@ impl Store {
         store.check_ours().await?;
         store.set_up().await?;
         store.migrate().await?;
-        let last: Option<i64> = sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'requests'")
-            .fetch_optional(&mut store.conn)
-            .await
-            .map_err(|source| store.error("read the last request", source))?;
+        let last =
+            last_request(&mut store.conn).await.map_err(|source| store.error("read the last request", source))?;
         store.next_request = last.unwrap_or(0).saturating_add(1);
         store.files = identities(&store.options.path);
+        store.files.push((lock_path, (locked.dev(), locked.ino())));
         // A first reading of data_version, so that only later writes of others count as news.
         store.changed().await?;
         Ok(store)
@@ -290,6 +343,16 @@ async fn identity(conn: &mut SqliteConnection) -> Result<(i64, i64), sqlx::Error
     Ok((id, sqlx::query_scalar(objects).fetch_one(&mut *conn).await?))
 }
 
+/// The ID of the last request that was ever written.
+pub(super) async fn last_request(conn: &mut SqliteConnection) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'requests'").fetch_optional(conn).await
+}
+
+/// When a file was last written, if that can be told.
+pub(super) fn written_at(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).ok()?.modified().ok()
+}
+
 /// What tells a file from another one in its place: device and inode.
 pub(super) type FileIdentity = (u64, u64);
 
@@ -329,8 +392,9 @@ pub(super) async fn connect(options: &Options, read_only: bool) -> Result<Sqlite
         .map_err(|source| StoreError { path: options.path.clone(), doing: "open", source })
 }
 
-/// The lock file beside the database. It is never removed: removing it would let two daemons lock two files.
-fn lock(database: &Path) -> Result<File, OpenError> {
+/// The lock file beside the database, locked. It is never removed: removing it would let two daemons lock two files.
+/// What is in it never matters to the lock, which the operating system takes back from a process that ends.
+fn lock(database: &Path) -> Result<(File, PathBuf), OpenError> {
     // Two paths to one file (a link, `./x`) must meet in one lock.
     let real = match (fs::canonicalize(database), database.parent(), database.file_name()) {
         (Ok(real), _, _) => real,
@@ -341,22 +405,54 @@ fn lock(database: &Path) -> Result<File, OpenError> {
         (Err(_), _, _) => database.to_owned(),
     };
     let mut path = real.into_os_string();
-    path.push(".lock");
+    path.push(LOCK_SUFFIX);
     let path = PathBuf::from(path);
     let error = |source| OpenError::Lock { path: path.clone(), source };
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(error)?;
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let (mut file, writable) = match opened {
+        Ok(file) => (file, true),
+        // Somebody made it read-only: it can be locked all the same.
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            (File::open(&path).map_err(|_| error(source))?, false)
+        }
+        Err(source) => return Err(error(source)),
+    };
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
-            // The number is a courtesy; that it is locked is the point.
-            let pid = file.read_to_string(&mut pid).ok().and_then(|_| pid.trim().parse().ok());
+            // The number is a courtesy; that it is locked is the point. What could not be written is not ours.
+            let pid = file.read_to_string(&mut pid).ok().filter(|_| writable).and_then(|_| pid.trim().parse().ok());
             return Err(OpenError::Taken { path: database.to_owned(), pid });
         }
         Err(TryLockError::Error(source)) => return Err(error(source)),
     }
-    file.set_len(0).map_err(error)?;
-    file.seek(SeekFrom::Start(0)).map_err(error)?;
-    writeln!(file, "{}", std::process::id()).map_err(error)?;
-    Ok(file)
+    if writable {
+        file.set_len(0).map_err(error)?;
+        file.seek(SeekFrom::Start(0)).map_err(error)?;
+        writeln!(file, "{}", std::process::id()).map_err(error)?;
+    }
+    Ok((file, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waiting_mends_is_waited_for_and_the_rest_says_what_to_do() {
+        // Busy, recovery, snapshot, busy for long, locked, no memory, I/O, no room for the shared memory, full, locking
+        // protocol, schema.
+        for code in [5, 261, 517, 773, 6, 7, 10, 778, 4874, 13, 15, 17] {
+            assert!(passes(code), "{code} is temporary");
+        }
+        // Any error, read-only, moved, corrupt, corrupt index, cannot open, is a directory, no database, and those kinds
+        // of I/O errors that mean damage.
+        for code in [1, 3, 8, 1032, 11, 779, 14, 526, 19, 26, 522, 8202, 8458] {
+            assert!(!passes(code), "{code} is permanent");
+        }
+        for code in [1, 3, 5, 6, 7, 8, 10, 11, 13, 14, 15, 17, 19, 26, 522, 1032, 8202, 8458] {
+            assert!(!remedy(code).is_empty(), "{code} has no remedy");
+        }
+    }
 }

@@ -2,123 +2,14 @@
 
 use std::{
     io::{self, BufRead, BufReader, Write as _},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
 };
 
 use assert_cmd::assert::OutputAssertExt as _;
-use audio_cache_sweeper::sandbox::{Mood, Options, Sandbox};
-use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use audio_cache_sweeper::sandbox::{Mood, Options};
+use sqlx::{Connection, SqliteConnection};
 
-const KEY: &str = "s3cret";
-
-/// The binary, with nothing of the surrounding environment that it would take for configuration.
-pub fn sweeper(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sweeper"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("SWEEPER") {
-            command.env_remove(name);
-        }
-    }
-    command.current_dir(dir).stdin(Stdio::null());
-    command
-}
-
-pub fn configured(dir: &Path, sandbox: &Sandbox) -> Command {
-    let mut command = sweeper(dir);
-    command
-        .env("SWEEPER__API__BASE_URL", sandbox.url())
-        .env("SWEEPER__API__KEY", KEY)
-        .env("SWEEPER__DELIVERY__LINGER", "0s")
-        .env("SWEEPER__RATE_LIMIT__REQUESTS_PER_SECOND", "1000")
-        .env("SWEEPER__RATE_LIMIT__BURST", "1000")
-        .env("SWEEPER__RETRY__BASE_DELAY", "10ms")
-        .env("SWEEPER__QUEUE__POLL_INTERVAL", "10ms");
-    command
-}
-
-pub async fn sandbox(options: Options) -> Sandbox {
-    let options = Options { key: Some(KEY.to_owned()), record: true, ..options };
-    Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), options).await.unwrap()
-}
-
-pub async fn sql(dir: &Path, sql: &str) -> Vec<(String,)> {
-    let path = dir.join("sweeper.db");
-    let mut conn = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
-    sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut conn).await.unwrap()
-}
-
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
-}
-
-/// Runs it to its end, while the sandbox goes on answering.
-pub async fn finish(mut command: Command) -> (i32, String, String) {
-    let output = blocking(move || command.output().unwrap()).await;
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-}
-
-/// A running daemon, killed when it is dropped.
-pub struct Daemon {
-    pub child: Child,
-    pub log: BufReader<ChildStdout>,
-    /// What was read of it.
-    pub seen: String,
-}
-
-impl Daemon {
-    pub fn start(mut command: Command) -> Self {
-        let mut child = command.arg("run").stdout(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(child.stdout.take().unwrap());
-        Self { child, log, seen: String::new() }
-    }
-
-    /// Starts it on a queue of one row, whose request the sandbox treats as `mood`; the request has come in.
-    async fn start_calling(dir: &Path, sandbox: &Sandbox, mood: Mood, grace: &str) -> Self {
-        sandbox.script([mood]);
-        sweeper(dir).arg("init").assert().code(0);
-        sql(dir, "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
-        let mut command = configured(dir, sandbox);
-        command.env("SWEEPER__SHUTDOWN__GRACE", grace);
-        let daemon = Self::start(command).until("started").await;
-        sandbox.arrived(1).await;
-        daemon
-    }
-
-    /// Reads its log up to an event.
-    pub async fn until(mut self, event: &'static str) -> Self {
-        blocking(move || {
-            let mut line = String::new();
-            while self.log.read_line(&mut line).unwrap() > 0 {
-                let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
-                self.seen.push_str(&line);
-                if entry["event"] == event {
-                    return self;
-                }
-                line.clear();
-            }
-            panic!("the log ended without {event}");
-        })
-        .await
-    }
-
-    pub fn signal(&self, name: &str) {
-        Command::new("kill").args(["-s", name, &self.child.id().to_string()]).assert().success();
-    }
-
-    pub async fn ended(mut self) -> ExitStatus {
-        blocking(move || self.child.wait().unwrap()).await
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::daemon::{Daemon, KEY, blocking, configured, finish, sandbox, sql, sweeper};
 
 #[test]
 fn help_tells_the_commands_and_the_exit_codes() {
@@ -257,34 +148,6 @@ async fn until_empty_ends_with_0_when_all_is_deleted_4_when_any_is_dead_and_5_wh
 }
 
 #[tokio::test]
-async fn sigterm_lets_a_slow_call_finish_and_claims_nothing_more() {
-    let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(Options::default()).await;
-    let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Gate, "10s").await;
-    daemon.signal("TERM");
-    let daemon = daemon.until("stopping").await;
-    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 2)").await;
-    sandbox.open_gate();
-    assert_eq!(daemon.until("stopped").await.ended().await.code(), Some(0));
-    let states = sql(dir.path(), "SELECT state FROM deletions ORDER BY id").await;
-    assert_eq!(states, [("deleted".to_owned(),), ("pending".to_owned(),)]);
-}
-
-#[tokio::test]
-async fn what_does_not_finish_within_the_grace_period_is_settled_as_lost() {
-    let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(Options::default()).await;
-    let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Hang, "50ms").await;
-    daemon.signal("INT");
-    assert_eq!(daemon.until("stopped").await.ended().await.code(), Some(0));
-    let row = "SELECT state || attempts || last_cause || maybe_done FROM deletions";
-    assert_eq!(sql(dir.path(), row).await, [("pending1lost1".to_owned(),)]);
-    let request = "SELECT fault || retried FROM requests WHERE answered_at IS NOT NULL";
-    assert_eq!(sql(dir.path(), request).await, [("lost1".to_owned(),)]);
-    assert_eq!(sql(dir.path(), "SELECT cause FROM holds").await, [], "our own haste says nothing about the API");
-}
-
-#[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;
@@ -292,20 +155,8 @@ async fn a_second_signal_ends_it_at_once() {
     daemon.signal("TERM");
     let daemon = daemon.until("stopping").await;
     daemon.signal("TERM");
-    assert_eq!(daemon.ended().await.code(), Some(1));
+    assert_eq!(daemon.ended().await.0, 1);
     assert_eq!(sql(dir.path(), "SELECT 'open' FROM requests WHERE answered_at IS NULL").await.len(), 1);
-}
-
-#[tokio::test]
-async fn one_daemon_a_file_and_init_beside_it_is_content() {
-    let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(Options::default()).await;
-    let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
-    let (code, _, stderr) = finish(configured(dir.path(), &sandbox)).await;
-    assert_eq!(code, 3);
-    assert!(stderr.contains(&format!("another sweeper (process {})", daemon.child.id())), "{stderr}");
-    let said = format!("sweeper.db: up to date, and in use by a sweeper (process {})\n", daemon.child.id());
-    sweeper(dir.path()).arg("init").assert().code(0).stdout(said);
 }
 
 #[tokio::test]
@@ -331,7 +182,7 @@ async fn other_programs_insert_while_it_runs() {
     }
     sandbox.arrived(inserted).await;
     daemon.signal("TERM");
-    assert_eq!(daemon.ended().await.code(), Some(0));
+    assert_eq!(daemon.ended().await.0, 0);
     let deleted = sql(dir.path(), "SELECT agent_id FROM deletions WHERE state = 'deleted' AND entry_id = '7'").await;
     assert_eq!(deleted.len(), inserted);
 }

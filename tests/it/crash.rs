@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::{
     bed::{Bed, Plan, listing},
-    binary::{configured, finish, sandbox, sweeper},
+    daemon::{configured, finish, sandbox, sweeper},
 };
 
 /// Polls a future so many times at the most, and drops it then; `None` if that was too few.

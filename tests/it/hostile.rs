@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     bed::{Bed, KEY, Plan},
-    binary::{Daemon, sql, sweeper},
+    daemon::{Daemon, sql, sweeper},
 };
 
 /// What is said to one request.
@@ -488,7 +488,7 @@ async fn the_memory_of_the_daemon_stays_flat_whatever_it_is_told() {
         command.env(format!("SWEEPER__{name}"), value);
     }
     let mut daemon = Daemon::start(command).until("started").await;
-    let pid = daemon.child.id();
+    let pid = daemon.pid();
     let insert = |prefix: &str| {
         let rows: Vec<String> = (0..ROWS).map(|row| format!("('{prefix}{row}', '7')")).collect();
         format!("INSERT INTO deletions (agent_id, entry_id) VALUES {}", rows.join(", "))
@@ -527,7 +527,7 @@ async fn the_memory_of_the_daemon_stays_flat_whatever_it_is_told() {
     let after = peak(pid).unwrap();
     assert!(after <= MOST_BYTES, "{} KiB, and {} KiB before", after >> 10, before >> 10);
     daemon.signal("TERM");
-    assert_eq!(daemon.until("stopped").await.ended().await.code(), Some(0));
+    assert_eq!(daemon.until("stopped").await.ended().await.0, 0);
     let deleted = sql(dir.path(), "SELECT agent_id FROM deletions WHERE state = 'deleted'").await.len();
     assert_eq!(deleted, 2 * ROWS, "in the end a plain answer was believed");
 }

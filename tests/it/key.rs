@@ -18,7 +18,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
 use crate::{
-    binary::{Daemon, finish, sql, sweeper},
+    daemon::{Daemon, finish, sql, sweeper},
     hostile::{Hostile, Say, answer},
 };
 
@@ -189,13 +189,13 @@ async fn no_connection_no_tls_no_answer_and_a_crash_show_no_key() {
     let mut command = talkative(dir.path(), &hostile.url);
     command.env("SWEEPER__API__KEY", KEY).stderr(fs::File::create(dir.path().join("stderr")).unwrap());
     let daemon = Daemon::start(command).until("request").await;
-    match fs::read(format!("/proc/{}/cmdline", daemon.child.id())) {
+    match fs::read(format!("/proc/{}/cmdline", daemon.pid())) {
         Ok(line) => assert_clean(line, "the command line"),
         // Not by a macro, whose output a passing test would swallow.
         Err(error) => writeln!(io::stderr(), "skipped: /proc has no command lines: {error}").unwrap(),
     }
     daemon.signal("KILL");
-    assert_clean(&daemon.seen, "standard output");
+    assert_clean(daemon.text(), "standard output");
     daemon.ended().await;
     assert!(dir.path().join("sweeper.db-wal").exists(), "the log of the database is left as it was");
     assert_clean_files(dir.path());
@@ -293,9 +293,9 @@ async fn the_daemon_takes_up_a_rotated_key_and_tells_of_neither_when_the_api_doe
     let daemon = daemon.until("key_changed").await.until("request").await.until("request").await.until("request").await;
     daemon.signal("TERM");
     let daemon = daemon.until("stopped").await;
-    assert_clean(&daemon.seen, "standard output");
-    assert!(daemon.seen.contains("not [key] but [key]"), "{}", daemon.seen);
-    assert_eq!(daemon.ended().await.code(), Some(0));
+    assert_clean(daemon.text(), "standard output");
+    assert!(daemon.text().contains("not [key] but [key]"), "{}", daemon.text());
+    assert_eq!(daemon.ended().await.0, 0);
     assert_clean_files(dir.path());
     let sent: Vec<bool> =
         hostile.requests().iter().map(|request| request.contains(&format!("x-api-key: {new}\r\n"))).collect();

@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 9] = [
     &["cli"],
     &["config", "sandbox"],
     &["worker"],
-    &["store", "api"],
+    &["store", "api", "supervisor"],
     &["pace", "lanes", "key"],
     &["outcome", "telemetry"],
     &["deletion", "backoff"],
@@ -134,6 +134,7 @@ fn clocks_chance_and_environment_are_read_in_one_place_each() {
         ("SystemTime::now", "clock"),
         ("Rng::new()", "cli"),
         ("env::var", "cli"),
+        ("watchdog_enabled(", "cli"),
         ("with_seed(", "sandbox"),
     ];
     for (module, path, code) in sources() {

@@ -1,0 +1,138 @@
+//! The service manager (systemd), told how we are: ready, alive, stopping.
+//!
+//! The words are sd-notify's; the sending is ours, because sd-notify's waits for ever on a socket that nobody reads,
+//! and the loop must not.
+
+use std::{io, os::unix::net::UnixDatagram, path::PathBuf, time::Duration};
+
+use sd_notify::NotifyState;
+use tracing::warn;
+
+use crate::telemetry::event;
+
+/// The longest that the loop waits for the service manager to take a message.
+const SEND_TIMEOUT: Duration = Duration::from_millis(100);
+/// How often a watchdog is fed in its time, at the most. Twice would do if a turn took no time.
+const FEEDS: u32 = 4;
+
+/// The service manager, if there is one.
+#[derive(Debug, Default)]
+pub struct Supervisor {
+    socket: Option<PathBuf>,
+    feed_every: Option<Duration>,
+    /// Elapsed time.
+    fed_at: Option<Duration>,
+    /// The socket could not be written, and that was logged.
+    unreachable: bool,
+}
+
+impl Supervisor {
+    /// Whoever listens on `socket`, and kills us when it has heard nothing for the time of its `watchdog`.
+    #[must_use]
+    pub fn new(socket: Option<PathBuf>, watchdog: Option<Duration>) -> Self {
+        let feed_every = watchdog.filter(|time| socket.is_some() && !time.is_zero()).map(|time| time / FEEDS);
+        Self { socket, feed_every, ..Self::default() }
+    }
+
+    /// The loop begins.
+    pub fn ready(&mut self) {
+        self.tell(&[NotifyState::Ready, NotifyState::Status("working")]);
+    }
+
+    /// Not ready yet, for want of the database: asks for so much more time.
+    pub fn waiting(&mut self, more: Duration) {
+        let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
+        self.tell(&[NotifyState::ExtendTimeoutUsec(more), NotifyState::Status("waiting for the database")]);
+    }
+
+    /// The loop is alive; nothing is sent if that was said a moment ago.
+    pub fn feed(&mut self, now: Duration) {
+        let Some(every) = self.feed_every else { return };
+        if self.fed_at.is_none_or(|at| now.saturating_sub(at) >= every) {
+            self.fed_at = Some(now);
+            self.tell(&[NotifyState::Watchdog]);
+        }
+    }
+
+    /// `wait`, cut to what leaves time to feed the watchdog.
+    #[must_use]
+    pub fn at_most(&self, wait: Duration) -> Duration {
+        self.feed_every.map_or(wait, |every| wait.min(every))
+    }
+
+    /// The end has begun.
+    pub fn stopping(&mut self) {
+        self.tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    }
+
+    fn tell(&mut self, states: &[NotifyState<'_>]) {
+        let Some(path) = &self.socket else { return };
+        let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+        let send = || -> io::Result<()> {
+            let socket = UnixDatagram::unbound()?;
+            socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+            socket.send_to(message.as_bytes(), path)?;
+            Ok(())
+        };
+        match send() {
+            Ok(()) => self.unreachable = false,
+            // The work goes on: whether somebody watches is not what it depends on.
+            Err(error) if !self.unreachable => {
+                self.unreachable = true;
+                let socket = path.display();
+                warn!(event = event::UNSUPERVISED, %socket, %error, "the service manager cannot be told how we are");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_nobody_reads_does_not_stop_us_and_is_told_again_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut supervisor = Supervisor::new(Some(path), Some(Duration::from_secs(4)));
+        for second in 0..10_000 {
+            supervisor.feed(Duration::from_secs(second));
+            if supervisor.unreachable {
+                break;
+            }
+        }
+        assert!(supervisor.unreachable, "it was full at some time");
+        let mut message = [0; 64];
+        let length = socket.recv(&mut message).unwrap();
+        assert_eq!(&message[..length], b"WATCHDOG=1\n");
+        supervisor.ready();
+        assert!(!supervisor.unreachable, "there is room again");
+    }
+
+    #[test]
+    fn a_watchdog_is_fed_a_few_times_in_its_time_and_only_if_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let fed = |watchdog| {
+            let mut supervisor = Supervisor::new(Some(path.clone()), watchdog);
+            // What comes is read at once: the socket holds few.
+            (0..=100)
+                .filter(|ms| {
+                    supervisor.feed(Duration::from_millis(*ms));
+                    socket.recv(&mut [0; 64]).is_ok()
+                })
+                .count()
+        };
+        assert_eq!(fed(Some(Duration::from_millis(100))), 5);
+        assert_eq!(fed(Some(Duration::ZERO)), 0);
+        assert_eq!(fed(None), 0);
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(Supervisor::default().at_most(hour), hour);
+        assert_eq!(Supervisor::new(Some(path), Some(Duration::from_secs(8))).at_most(hour), Duration::from_secs(2));
+        assert_eq!(Supervisor::new(None, Some(Duration::from_secs(8))).at_most(hour), hour);
+    }
+}

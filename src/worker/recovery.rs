@@ -1,0 +1,46 @@
+//! The start after a crash.
+
+use tracing::warn;
+
+use super::Totals;
+use crate::{
+    clock::Timestamp,
+    outcome::{Fault, Policy, judge},
+    store::{Settlement, Store, StoreError},
+    telemetry::event,
+};
+
+/// Settles what a daemon before us left unanswered: sent, outcome unknown.
+pub(super) async fn recover(
+    store: &mut Store,
+    policy: &Policy,
+    now: Timestamp,
+    rng: &mut fastrand::Rng,
+) -> Result<Totals, StoreError> {
+    let orphans = store.orphans().await?;
+    let mut totals = Totals::default();
+    if orphans.is_empty() {
+        return Ok(totals);
+    }
+    let requests = orphans.len();
+    let settlements: Vec<Settlement> = orphans
+        .into_iter()
+        .map(|orphan| Settlement {
+            request: orphan.request,
+            answered_at: now,
+            status: None,
+            fault: Some(Fault::Lost.cause()),
+            detail: Some("the daemon ended before the answer".to_owned()),
+            remote_id: None,
+            // Whatever was the reason, it says nothing about the API: the hold that this might ask for is left out.
+            rows: orphan.batch.map_or_else(Vec::new, |batch| judge(&batch, &Err(Fault::Lost), policy, now, rng).rows),
+        })
+        .collect();
+    let mut write = store.write().await?;
+    write.settle(settlements.iter()).await?;
+    write.commit().await?;
+    settlements.iter().for_each(|settlement| totals.add(settlement));
+    let Totals { retried, dead, .. } = totals;
+    warn!(event = event::RECOVERED, requests, retried, dead, "requests without an answer were settled as lost");
+    Ok(totals)
+}
