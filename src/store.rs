@@ -9,12 +9,7 @@ mod producer;
 mod rows;
 mod write;
 
-use std::{
-    fs::File,
-    io,
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{fs::File, io, path::PathBuf, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection as _, Row, SqliteConnection};
 
@@ -28,7 +23,7 @@ use crate::{
     deletion::{DeletionId, Lane},
     pace::HoldRow,
 };
-use file::{FileIdentity, LOCK_SUFFIX, connect, find_replaced, last_request, written_at};
+use file::{FileIdentity, LOCK_SUFFIX, connect, find_replaced};
 use rows::{due_since, hold_row, lane_row, orphan_row};
 
 /// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
@@ -72,10 +67,6 @@ pub struct Store {
     _lock: File,
     /// The files as they were opened.
     files: Vec<(PathBuf, FileIdentity)>,
-    /// When the database itself was last written, as far as that was looked into; checkpoints do, and `cp` does.
-    looked_into: Option<SystemTime>,
-    /// A transaction was begun since somebody asked whether another connection wrote.
-    wrote: bool,
     opened: Opened,
     next_request: i64,
     data_version: i64,
@@ -88,7 +79,7 @@ impl Store {
     /// Whether another connection has committed anything since the last time this was asked.
     ///
     /// # Errors
-    /// If SQLite fails, or the file was deleted, replaced or copied over.
+    /// If SQLite fails, or the file was deleted or replaced.
     pub async fn changed(&mut self) -> Result<bool, StoreError> {
         if let Some(path) = find_replaced(&self.files) {
             let said = if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
@@ -101,14 +92,6 @@ impl Store {
             let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said));
             return Err(StoreError { path: path.to_owned(), doing: "look for changes", source });
         }
-        // While we write, it changes all the time: a pause is waited for.
-        if !std::mem::take(&mut self.wrote) {
-            let written = written_at(&self.options.path);
-            if written != self.looked_into {
-                self.look_into().await?;
-                self.looked_into = written;
-            }
-        }
         let version: i64 = sqlx::query_scalar("PRAGMA data_version")
             .fetch_one(&mut self.conn)
             .await
@@ -116,22 +99,6 @@ impl Store {
         let changed = version != self.data_version;
         self.data_version = version;
         Ok(changed)
-    }
-
-    /// Whether another connection finds what we know to be in the file. A file that is copied over keeps its name and its
-    /// identity, and this connection would go on with the pages that it remembers.
-    async fn look_into(&mut self) -> Result<(), StoreError> {
-        let error = |source| StoreError { path: self.options.path.clone(), doing: "look for changes", source };
-        let ours = last_request(&mut self.conn).await.map_err(error)?;
-        let mut fresh = connect(&self.options, true).await?;
-        let theirs = last_request(&mut fresh).await.map_err(error)?;
-        fresh.close().await.map_err(error)?;
-        // Nobody but us makes requests.
-        if ours == theirs {
-            return Ok(());
-        }
-        let said = "it was copied over while in use; stop the daemon before touching its files, and copy it again";
-        Err(error(sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidData, said))))
     }
 
     /// Every lane with open rows, and when its first row is due. O(lanes): one step of the index each.
@@ -202,7 +169,6 @@ impl Store {
     pub async fn write(&mut self) -> Result<Write<'_>, StoreError> {
         self.abandon().await;
         self.writing = true;
-        self.wrote = true;
         // IMMEDIATE: a transaction that reads first and writes later fails at once when another wrote meanwhile.
         // A plain statement: SQLite ends a transaction by itself when the disk is full, and sqlx would still count it.
         if let Err(source) = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut self.conn).await {

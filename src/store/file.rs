@@ -7,7 +7,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use sqlx::{
@@ -253,8 +253,6 @@ impl Store {
             options,
             _lock: lock,
             files: Vec::new(),
-            looked_into: None,
-            wrote: false,
             opened: Opened::Existing,
             next_request: 0,
             data_version: 0,
@@ -264,8 +262,10 @@ impl Store {
         store.check_ours().await?;
         store.set_up().await?;
         store.migrate().await?;
-        let last =
-            last_request(&mut store.conn).await.map_err(|source| store.error("read the last request", source))?;
+        let last: Option<i64> = sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'requests'")
+            .fetch_optional(&mut store.conn)
+            .await
+            .map_err(|source| store.error("read the last request", source))?;
         store.next_request = last.unwrap_or(0).saturating_add(1);
         store.files = identities(&store.options.path);
         store.files.push((lock_path, (locked.dev(), locked.ino())));
@@ -341,16 +341,6 @@ async fn identity(conn: &mut SqliteConnection) -> Result<(i64, i64), sqlx::Error
     // The list of migrations is made before the first of them sets the ID: alone, it is what a crash between left.
     let objects = "SELECT count(*) FROM sqlite_master WHERE tbl_name <> '_sqlx_migrations'";
     Ok((id, sqlx::query_scalar(objects).fetch_one(&mut *conn).await?))
-}
-
-/// The ID of the last request that was ever written.
-pub(super) async fn last_request(conn: &mut SqliteConnection) -> Result<Option<i64>, sqlx::Error> {
-    sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'requests'").fetch_optional(conn).await
-}
-
-/// When a file was last written, if that can be told.
-pub(super) fn written_at(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).ok()?.modified().ok()
 }
 
 /// What tells a file from another one in its place: device and inode.

@@ -366,24 +366,3 @@ async fn a_lock_file_that_is_read_only_locks_all_the_same_and_its_number_is_not_
     daemon.signal("TERM");
     assert_eq!(daemon.ended().await.0, 0);
 }
-
-#[tokio::test]
-async fn a_file_that_is_copied_over_in_place_ends_it_with_3() {
-    let other = tempfile::tempdir().unwrap();
-    queue(other.path(), 3_000).await;
-    for backup in [false, true] {
-        let dir = tempfile::tempdir().unwrap();
-        let sandbox = sandbox(Options::default()).await;
-        queue(dir.path(), 40).await;
-        let mut source = other.path().join("sweeper.db");
-        if backup {
-            source = dir.path().join("backup.db");
-            fs::copy(dir.path().join("sweeper.db"), &source).unwrap();
-        }
-        let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("request").await.until("request").await;
-        // In a process of its own, as an operator does it: it keeps the file and changes what is in it.
-        Command::new("cp").arg(&source).arg(dir.path().join("sweeper.db")).assert().success();
-        let (code, log) = daemon.ended().await;
-        assert_unusable(code, &log.last("stopped", "error"), &["sweeper.db"]);
-    }
-}

@@ -114,6 +114,7 @@ async fn a_socket_that_is_gone_is_said_once_and_breaks_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let manager = Manager::new(dir.path());
     let sandbox = sandbox(Options::default()).await;
+    sandbox.script([Mood::Gate]);
     queue(dir.path(), 1).await;
     let mut command = supervised(configured(dir.path(), &sandbox), dir.path(), 20);
     command.env("SWEEPER__QUEUE__POLL_INTERVAL", "1ms");
@@ -121,6 +122,9 @@ async fn a_socket_that_is_gone_is_said_once_and_breaks_nothing() {
     manager.told("READY=1").await;
     fs::remove_file(dir.path().join("notify")).unwrap();
     let daemon = daemon.until("unsupervised").await;
+    sandbox.arrived(1).await;
+    sandbox.open_gate();
+    let daemon = daemon.until("request").await;
     daemon.signal("TERM");
     let (code, log) = daemon.ended().await;
     assert_eq!((code, log.count("unsupervised", "WARN")), (0, 1), "{log:#?}");
