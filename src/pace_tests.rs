@@ -97,3 +97,60 @@ fn a_probe_that_nothing_will_be_heard_of_makes_room_for_another() {
     pace.forget(RequestId(1));
     assert_eq!(pace.admit_any(NOW), Admission::Probe);
 }
+
+#[test]
+fn reading_the_holds_again_forgets_a_probe_only_if_its_hold_was_changed() {
+    let mut pace = pace(100.0, 10);
+    let row = HoldRow { scope: Scope::All, cause: Cause::Lost, since_at: NOW, until_at: Some(NOW), repeats: 0 };
+    pace.load(vec![row.clone()]);
+    pace.sent(RequestId(1), &agent("a"), NOW);
+    pace.load(vec![row.clone()]);
+    assert_eq!(pace.admit_any(NOW), Admission::Probing);
+    pace.load(vec![HoldRow { since_at: NOW.plus(Duration::from_secs(1)), ..row }]);
+    assert_eq!(pace.admit_any(NOW), Admission::Probe);
+}
+
+#[test]
+fn a_probe_that_fails_for_another_reason_puts_that_hold_in_the_place_of_the_first() {
+    let mut pace = pace(100.0, 10);
+    let row = HoldRow { scope: Scope::All, cause: Cause::ServerError, since_at: NOW, until_at: Some(NOW), repeats: 3 };
+    pace.load(vec![row]);
+    pace.sent(RequestId(1), &agent("a"), NOW);
+    let changes = answer(&mut pace, 1, Some((Scope::All, Cause::Unauthorized, HoldEnd::Growing)), 1, NOW);
+    let lifted = HoldChange::Lifted { scope: Scope::All, cause: Cause::ServerError };
+    assert!(
+        matches!(&changes[..], [first, HoldChange::Placed(row)] if *first == lifted && row.cause == Cause::Unauthorized && row.repeats == 4),
+        "{changes:?}"
+    );
+    assert_eq!(pace.held(), 1);
+}
+
+#[test]
+fn what_was_sent_before_a_hold_places_no_second_one_by_streak() {
+    let mut pace = pace(100.0, 10);
+    for request in 1..=3 {
+        answer(&mut pace, request, Some(LOST), 8, NOW);
+    }
+    assert!(answer(&mut pace, 4, Some((Scope::All, Cause::ServerError, HoldEnd::ByStreak)), 8, NOW).is_empty());
+    assert_eq!(pace.held(), 1);
+}
+
+#[test]
+fn of_several_retry_afters_the_latest_counts() {
+    let mut pace = pace(100.0, 10);
+    let asked = |seconds| {
+        let end = HoldEnd::At(NOW.plus(Duration::from_secs(seconds)));
+        Some((Scope::All, Cause::Throttled, end))
+    };
+    answer(&mut pace, 1, asked(20), 4, NOW);
+    let changes = answer(&mut pace, 2, asked(30), 4, NOW.plus(Duration::from_secs(1)));
+    let until_at = Some(NOW.plus(Duration::from_secs(30)));
+    let row = HoldRow { scope: Scope::All, cause: Cause::Throttled, since_at: NOW, until_at, repeats: 0 };
+    assert_eq!(changes, [HoldChange::Placed(row)]);
+    for seconds in [30, 10] {
+        assert_eq!(answer(&mut pace, 3, asked(seconds), 4, NOW), []);
+    }
+    // One that grows says nothing of an end.
+    assert_eq!(answer(&mut pace, 4, Some((Scope::All, Cause::Throttled, HoldEnd::Growing)), 4, NOW), []);
+    assert_eq!(pace.admit_any(NOW), Admission::Held(until_at));
+}

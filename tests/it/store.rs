@@ -232,6 +232,41 @@ async fn only_what_is_settled_and_old_is_pruned() {
 }
 
 #[tokio::test]
+async fn pruning_goes_in_steps_and_tells_when_it_is_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let mut store = Store::open(options.clone()).await.unwrap();
+    let mut conn = client(&options).await;
+    sqlx::raw_sql(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30)
+         INSERT INTO deletions (agent_id, entry_id, state, settled_at) SELECT 'a', i, 'deleted', 5 FROM n;
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5)
+         INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at)
+         SELECT i, 'a', '[]', 1, 5, 5 FROM n;",
+    )
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    let mut steps = Vec::new();
+    for _ in 0..4 {
+        let step = store.prune(Timestamp(1_000), 20).await.unwrap();
+        steps.push((step.removed, step.more));
+    }
+    // Twenty rows and two requests at a time.
+    assert_eq!(steps, [(20 + 2, true), (10 + 2, true), (1, true), (0, false)]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_closed_is_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let store = Store::open(options).await.unwrap();
+    assert!(dir.path().join("queue.db-wal").exists());
+    store.close().await.unwrap();
+    assert!(!dir.path().join("queue.db-wal").exists());
+}
+
+#[tokio::test]
 async fn the_oldest_due_row_is_told_by_when_it_could_have_gone() {
     let dir = tempfile::tempdir().unwrap();
     let options = options(&dir);
