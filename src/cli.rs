@@ -308,7 +308,12 @@ async fn work(
     };
     let mut worker = worker.supervised_by(supervisor);
     let ended = worker.run(shutdown, until).await?;
-    Ok((ended, worker.totals()))
+    let totals = worker.totals();
+    if let Err(error) = worker.close().await {
+        // All is committed; the next one to open the file does what was left undone.
+        debug!(%error, "the database was not closed in good order");
+    }
+    Ok((ended, totals))
 }
 
 /// A [`worker`], as soon as the database can be used: one that is locked, or on a full disk, is waited for.

@@ -217,6 +217,14 @@ impl<T: Transport> Worker<T> {
         self.totals
     }
 
+    /// Closes the database in good order: it is one file again, if nobody else has it open.
+    ///
+    /// # Errors
+    /// If the database fails; nothing is lost by that.
+    pub async fn close(self) -> Result<(), StoreError> {
+        self.store.close().await
+    }
+
     /// Works until `shutdown` completes, or until there is nothing more to do.
     ///
     /// At the end no new claim is made, and calls in flight may finish within the grace period; what is left then is

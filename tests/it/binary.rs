@@ -129,6 +129,7 @@ async fn until_empty_ends_with_0_when_all_is_deleted_4_when_any_is_dead_and_5_wh
         finish(command)
     };
     assert_eq!(run(&[]).await.0, 0, "nothing to do");
+    assert!(!dir.path().join("sweeper.db-wal").exists(), "closed in good order");
     sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1), ('a', 2)").await;
     let (code, stdout, stderr) = run(&[]).await;
     assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
