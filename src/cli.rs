@@ -250,8 +250,10 @@ async fn worker(config: &Config, started: &mut bool) -> Result<Worker, Failure> 
             warn!(event = event::KEY_EXPOSED, %path, mode, "every user of this machine may read api.key_file: chmod 600");
         }
     }
+    let clock = Clock::system();
     let pace = Pace::new(config.rate, config.hold_growth, config.hold_after_faults);
-    Ok(Worker::new(store, api, pace, config.worker, Clock::system(), rng()).await?)
+    let pace = if config.adaptive { pace.adaptive(config.worker.concurrency, clock.elapsed()) } else { pace };
+    Ok(Worker::new(store, api, pace, config.worker, clock, rng()).await?)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where chance comes in")]

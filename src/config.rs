@@ -84,7 +84,7 @@ section!(RawApi {
     connect_timeout: String,
     request_timeout: String,
 });
-section!(RawRateLimit { requests_per_second: String, burst: String });
+section!(RawRateLimit { requests_per_second: String, burst: String, adaptive: String });
 section!(RawDelivery { batch_size: String, concurrency: String, linger: String });
 section!(RawRetry { max_attempts: String, base_delay: String, max_delay: String });
 section!(RawHold { after_faults: String, base_delay: String, max_delay: String, max_retry_after: String });
@@ -118,6 +118,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// The highest rate.
     pub rate: RateLimit,
+    /// Whether the rate that the API bears is to be found below that.
+    pub adaptive: bool,
     /// How holds grow.
     pub hold_growth: Backoff,
     /// How many faults in a row place one.
@@ -293,6 +295,7 @@ impl RawConfig {
                 NonZeroU32::MIN..=NonZeroU32::new(100_000).unwrap_or(NonZeroU32::MAX),
             ),
         };
+        let adaptive = p.word("rate_limit.adaptive", &rate_limit.adaptive, &[("true", true), ("false", false)], true);
         let batch_size = p.number("delivery.batch_size", &delivery.batch_size, 1..=20);
         let concurrency = p.number("delivery.concurrency", &delivery.concurrency, 1..=1_024);
         let linger = p.duration("delivery.linger", &delivery.linger, ms(0)..=days(1));
@@ -327,6 +330,7 @@ impl RawConfig {
             connect_timeout,
             request_timeout,
             rate,
+            adaptive,
             hold_growth,
             hold_after_faults,
             worker,

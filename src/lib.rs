@@ -9,6 +9,8 @@
 //! | [`backoff`] | the schedule | pure |
 //! | [`outcome`] | what came of a call, and what follows from it: the decision table | pure |
 //! | [`lanes`] | whose turn it is | pure |
+//! | [`rate`] | the rate that the API bears, found out | pure |
+//! | [`concurrency`] | how many requests at a time it bears | pure |
 //! | [`pace`] | whether a request may go out: rate and holds | no I/O |
 //! | [`key`] | the API key, and its only way out | |
 //! | [`api`] | one request and its reply | |
@@ -21,7 +23,7 @@
 //! | [`cli`] | arguments, exit codes, signals | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → worker → {store, api, supervisor} → {pace, lanes, key} → {outcome,
-//! telemetry} → {deletion, backoff} → clock`. A test holds that, and that only the store knows SQL.
+//! rate, concurrency, telemetry} → {deletion, backoff} → clock`. A test holds that, and that only the store knows SQL.
 //!
 //! # The life of a row
 //!
@@ -59,6 +61,10 @@ pub mod backoff;
 pub mod outcome;
 
 pub mod lanes;
+
+pub mod rate;
+
+pub mod concurrency;
 
 pub mod pace;
 

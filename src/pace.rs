@@ -1,8 +1,8 @@
 //! Whether a request may go out: the rate limit, and the holds.
 //!
 //! Pure but for `governor`'s arithmetic: time comes in as a value, and what changes in the holds goes out as
-//! [`HoldChange`]s for the worker to write and to log. An adaptive rate belongs here too: the configured rate is the
-//! ceiling, and [`Pace::answered`] sees every answer.
+//! [`HoldChange`]s for the worker to write and to log. The configured rate is a ceiling; below it, an [`AdaptiveRate`]
+//! finds the one that the API bears.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -20,9 +20,14 @@ use governor::{
 use crate::{
     backoff::{Backoff, Jitter},
     clock::Timestamp,
+    concurrency::{AdaptiveConcurrency, ConcurrencyChange},
     deletion::{AgentId, RequestId},
     outcome::{Cause, Hold, HoldEnd, Scope},
+    rate::{AdaptiveRate, RateChange},
 };
+
+/// How far behind an even spacing requests may fall and catch up: turns are a few milliseconds late.
+const MAX_CATCH_UP: Duration = Duration::from_millis(50);
 
 /// The configured rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -105,6 +110,13 @@ pub struct Pace {
     /// Elapsed time before which no permit can be had; asking earlier is pointless.
     next_permit: Duration,
     burst: u32,
+    /// The rate below the configured one, unless that is switched off.
+    adaptive: Option<AdaptiveRate>,
+    /// The same for requests at a time.
+    concurrency: Option<AdaptiveConcurrency>,
+    /// Elapsed time of the next permit at an adaptive rate: those are spaced evenly.
+    spaced: Duration,
+    ceiling: f64,
     holds: BTreeMap<(Scope, Cause), Held>,
     growth: Backoff,
     after_faults: u32,
@@ -126,6 +138,10 @@ impl Pace {
             limiter_elapsed: Duration::ZERO,
             next_permit: Duration::ZERO,
             burst: rate.burst.get(),
+            adaptive: None,
+            concurrency: None,
+            spaced: Duration::ZERO,
+            ceiling: rate.requests_per_second,
             holds: BTreeMap::new(),
             growth,
             after_faults,
@@ -133,24 +149,92 @@ impl Pace {
         }
     }
 
+    /// This pace, which takes the configured rate and so many requests at a time for ceilings, and finds what the API bears.
+    #[must_use]
+    pub fn adaptive(self, concurrency: usize, elapsed: Duration) -> Self {
+        let rate = AdaptiveRate::new(self.ceiling, elapsed);
+        Self { adaptive: Some(rate), concurrency: Some(AdaptiveConcurrency::new(concurrency)), ..self }
+    }
+
+    /// The most requests at a time, of `most` that are configured.
+    #[must_use]
+    pub fn concurrency(&self, most: usize) -> usize {
+        self.concurrency.as_ref().map_or(most, |limit| limit.limit().min(most))
+    }
+
+    /// Learns from how long an answer took, and how many requests were on their way with it.
+    pub fn timed(&mut self, took: Duration, in_flight: usize) -> Option<ConcurrencyChange> {
+        self.concurrency.as_mut()?.answered(took, in_flight)
+    }
+
+    /// The current rate, in requests per second.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        self.adaptive.as_ref().map_or(self.ceiling, AdaptiveRate::current)
+    }
+
+    /// Learns from an answer, or from there being none, what the API bears. `cause` is the fault's, if it was one.
+    pub fn learn(
+        &mut self,
+        request: RequestId,
+        cause: Option<Cause>,
+        newest: RequestId,
+        elapsed: Duration,
+    ) -> Option<RateChange> {
+        let rate = self.adaptive.as_mut()?;
+        match cause {
+            Some(Cause::Throttled) => rate.throttled(request, newest),
+            None | Some(Cause::Rejected) => rate.delivered(request, elapsed),
+            // Says nothing about how much would be too much.
+            Some(
+                Cause::ApiFailed
+                | Cause::ApiContradicted
+                | Cause::ApiSilent
+                | Cause::Garbled
+                | Cause::Unauthorized
+                | Cause::Forbidden
+                | Cause::UnknownAgent
+                | Cause::Contract
+                | Cause::ServerError
+                | Cause::Lost
+                | Cause::Unreachable
+                | Cause::Operator,
+            ) => None,
+        }
+    }
+
     /// How many permits there can be at `elapsed` at the most; taking one may still be refused.
     #[must_use]
     pub fn most_permits(&self, elapsed: Duration) -> usize {
-        if elapsed < self.next_permit { 0 } else { self.burst as usize }
+        if elapsed < self.next_permit() { 0 } else { self.burst as usize }
     }
 
     /// When the next permit can be had, in elapsed time; in the past if now.
     #[must_use]
     pub fn next_permit(&self) -> Duration {
-        self.next_permit
+        self.next_permit.max(self.spaced)
     }
 
     /// Takes one permit, if there is one at `elapsed`.
     pub fn take_permit(&mut self, elapsed: Duration) -> bool {
+        if elapsed < self.spaced {
+            return false;
+        }
         self.limiter_clock.advance(elapsed.saturating_sub(self.limiter_elapsed));
         self.limiter_elapsed = self.limiter_elapsed.max(elapsed);
         match self.limiter.check() {
-            Ok(()) => true,
+            Ok(()) => {
+                if let Some(rate) = self.adaptive.as_mut() {
+                    rate.sent(elapsed);
+                    self.spaced = if rate.is_lowered() {
+                        let from = self.spaced.max(elapsed.saturating_sub(MAX_CATCH_UP));
+                        from + Duration::from_secs_f64(1.0 / rate.current())
+                    } else {
+                        Duration::ZERO
+                    };
+                }
+                true
+            }
             Err(not_until) => {
                 self.next_permit = elapsed + not_until.wait_time_from(self.limiter_clock.now());
                 false

@@ -24,6 +24,10 @@ pub mod event {
     pub const HOLD_PROBED: &str = "hold_probed";
     /// A hold was lifted.
     pub const HOLD_LIFTED: &str = "hold_lifted";
+    /// The rate at which requests go out has changed.
+    pub const RATE_CHANGED: &str = "rate_changed";
+    /// So many requests may be on their way at a time, from here on.
+    pub const CONCURRENCY_CHANGED: &str = "concurrency_changed";
     /// The key file has another key now.
     pub const KEY_CHANGED: &str = "key_changed";
     /// Every user of the machine may read the key file.

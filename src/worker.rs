@@ -419,11 +419,12 @@ impl<T: Transport> Worker<T> {
         let deleted = self.totals.deleted - self.chores.deleted_before;
         self.chores.deleted_before = self.totals.deleted;
         let per_s = (deleted as f64 / since.as_secs_f64() * 10.0).round() / 10.0;
-        let (totals, in_flight, holds, at) = (self.totals, self.in_flight.len(), self.pace.held(), self.clock.now());
+        let (totals, in_flight, at) = (self.totals, self.in_flight.len(), self.clock.now());
+        let (holds, rate) = (self.pace.held(), self.pace.rate());
         let counter = self.store.counter();
         self.chores.counting.spawn(async move {
             match counter.tally(at).await {
-                Ok(tally) => log::summary(&tally, &totals, per_s, in_flight, holds),
+                Ok(tally) => log::summary(&tally, &totals, per_s, in_flight, holds, rate),
                 Err(error) => warn!(event = event::SUMMARY, %error, "the queue could not be counted"),
             }
         });
@@ -501,6 +502,16 @@ impl<T: Transport> Worker<T> {
             judge(&call.batch, &reply.result, &self.settings.policy, now, &mut self.rng);
         // With the key that was found, the next request may well succeed.
         let hold = hold.filter(|_| !reply.key_changed);
+        if heard {
+            let cause = reply.result.as_ref().err().map(Fault::cause);
+            let change = self.pace.learn(call.request, cause, self.newest, self.clock.elapsed());
+            change.iter().for_each(log::rate);
+        }
+        if reply.result.is_ok() {
+            let took = self.clock.elapsed().saturating_sub(call.sent);
+            // With this one, which is not among them any more.
+            self.pace.timed(took, self.in_flight.len() + 1).iter().for_each(log::concurrency);
+        }
         let holds = if heard {
             self.pace.answered(call.request, hold, reply.result.is_ok(), self.newest, now, &mut self.rng)
         } else {
@@ -552,7 +563,7 @@ impl<T: Transport> Worker<T> {
 
     /// How many requests could be sent now, as far as that can be known without taking permits.
     fn room(&self, now: Timestamp) -> usize {
-        let free = self.settings.concurrency.saturating_sub(self.in_flight.len());
+        let free = self.pace.concurrency(self.settings.concurrency).saturating_sub(self.in_flight.len());
         let free = free.min(self.pace.most_permits(self.clock.elapsed()));
         match self.pace.admit_any(now) {
             Admission::Free => free,
@@ -696,7 +707,7 @@ impl<T: Transport> Worker<T> {
             self.stale.then(|| self.next_listing.saturating_sub(elapsed))
         };
         let claim = match self.pace.admit_any(now) {
-            _ if self.in_flight.len() >= self.settings.concurrency => None,
+            _ if self.in_flight.len() >= self.pace.concurrency(self.settings.concurrency) => None,
             Admission::Probing | Admission::Held(None) => None,
             Admission::Held(Some(until)) => Some(until.since(now)),
             Admission::Free | Admission::Probe => self.lanes.next_look().map(|look| {

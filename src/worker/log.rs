@@ -6,8 +6,10 @@ use tracing::{debug, error, info, warn};
 
 use super::{InFlight, Totals};
 use crate::{
+    concurrency::ConcurrencyChange,
     outcome::Verdict,
     pace::{HoldChange, HoldRow},
+    rate::RateChange,
     store::{Settlement, Tally},
     telemetry::event,
 };
@@ -88,8 +90,25 @@ pub fn hold(change: &HoldChange) {
     }
 }
 
+/// The rate has changed.
+pub fn rate(change: &RateChange) {
+    let RateChange { from, to, why } = change;
+    info!(event = event::RATE_CHANGED, from = rounded(*from), to = rounded(*to), why = why.as_str(), "rate changed");
+}
+
+/// Fewer requests at a time, or all of them again.
+pub fn concurrency(change: &ConcurrencyChange) {
+    let ConcurrencyChange { from, to } = change;
+    info!(event = event::CONCURRENCY_CHANGED, from, to, "requests at a time changed with what answers take");
+}
+
+/// To three digits behind the point: what is below is of no use to anybody.
+pub fn rounded(rate: f64) -> f64 {
+    (rate * 1e3).round() / 1e3
+}
+
 /// How the queue stands.
-pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: usize, holds: usize) {
+pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: usize, holds: usize, rate: f64) {
     info!(
         event = event::SUMMARY,
         pending = tally.pending,
@@ -99,6 +118,7 @@ pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: us
         oldest_due_s = tally.oldest_due.as_secs(),
         deleted_per_s,
         holds,
+        requests_per_second = rounded(rate),
         requests_total = totals.requests,
         deleted_total = totals.deleted,
         dead_total = totals.dead,

@@ -26,6 +26,7 @@ pub struct Plan {
     pub sandbox: sandbox::Options,
     pub settings: Settings,
     pub rate: RateLimit,
+    pub adaptive: bool,
     pub after_faults: u32,
     pub base_url: Option<String>,
     pub key: KeySource,
@@ -58,6 +59,7 @@ impl Default for Plan {
                 grace: Duration::from_secs(5),
             },
             rate: RateLimit { requests_per_second: 10_000.0, burst: 10_000.try_into().unwrap() },
+            adaptive: false,
             after_faults: 3,
             base_url: None,
             key: KeySource::Given(KEY.into()),
@@ -173,6 +175,7 @@ async fn worker(options: &store::Options, plan: &Plan, sandbox: &Sandbox, clock:
     .unwrap();
     let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
     let pace = Pace::new(plan.rate, growth, plan.after_faults);
+    let pace = if plan.adaptive { pace.adaptive(plan.settings.concurrency, clock.elapsed()) } else { pace };
     let store = Store::open(options.clone()).await.unwrap();
     Worker::new(store, api, pace, plan.settings, clock.clone(), fastrand::Rng::with_seed(7)).await.unwrap()
 }

@@ -272,3 +272,25 @@ async fn a_lane_takes_the_room_that_others_leave_in_the_same_turn() {
     bed.insert_many("short", 1).await;
     assert_eq!(bed.worker.turn().await.unwrap().sent, 8);
 }
+
+#[tokio::test]
+async fn the_configured_rate_is_used_while_there_is_work() {
+    for (requests_per_second, adaptive) in [(0.5, false), (2.0, true), (7.0, true), (40.0, true)] {
+        let rate = RateLimit { requests_per_second, burst: 1.try_into().unwrap() };
+        let mut bed = Bed::new(Plan { rate, adaptive, ..Plan::default() }).await;
+        bed.insert_many("a", 450 * 20).await;
+        // Only at the times that the worker asks for.
+        let until = bed.clock.elapsed() + Duration::from_secs(10);
+        while bed.clock.elapsed() < until {
+            let turn = bed.worker.turn().await.unwrap();
+            if turn.in_flight > 0 {
+                bed.worker.wait_for_a_call().await;
+            } else {
+                // The clock counts microseconds, the limiter nanoseconds.
+                bed.clock.advance(turn.wait.unwrap() + Duration::from_micros(1));
+            }
+        }
+        let (sent, most) = (bed.sizes().len() as f64, requests_per_second * 10.0);
+        assert!(sent >= 0.98 * most && sent <= most + 1.0, "{sent} of {most}");
+    }
+}

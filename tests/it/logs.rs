@@ -8,6 +8,7 @@ use std::{
 };
 
 use audio_cache_sweeper::{
+    pace::RateLimit,
     sandbox::{Mood, Options},
     worker::{Ended, Until},
 };
@@ -133,6 +134,39 @@ async fn a_request_is_one_line_with_its_numbers_and_what_needs_a_person_is_said_
     assert_eq!(levels, ["ERROR", "WARN", "WARN"]);
     let text = String::from_utf8(log.text.lock().unwrap().clone()).unwrap();
     assert!(!text.contains(crate::bed::KEY), "the key is in the log");
+}
+
+#[tokio::test]
+async fn a_throttled_answer_lowers_the_rate_what_gets_through_sets_it_and_each_change_is_told() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let rate = RateLimit { requests_per_second: 40.0, burst: 1.try_into().unwrap() };
+    let mut bed = Bed::new(Plan { rate, adaptive: true, ..Plan::default() }).await;
+    bed.insert_many("a", 4_000).await;
+    for _ in 0..40 {
+        bed.work().await;
+        bed.clock.advance(Duration::from_millis(25));
+    }
+    assert_eq!((bed.sizes().len(), log.events("rate_changed").len()), (40, 0), "the ceiling");
+    bed.sandbox.script([Mood::status(429)]);
+    bed.work().await;
+    bed.clock.advance(Duration::from_millis(6_250));
+    bed.work().await;
+    let changes = log.events("rate_changed");
+    let told = |at: usize| {
+        let number = |field: &str| changes[at][field].as_f64().unwrap();
+        (number("from"), number("to"), changes[at]["why"].as_str().unwrap())
+    };
+    assert_eq!((told(0), changes.len()), ((40.0, 38.0, "throttled"), 2), "{changes:#?}");
+    // 40 answers and the probe, in a second and the hold.
+    let (from, to, why) = told(1);
+    assert!(from == 38.0 && (41.0 * 1.1 / 7.25 - to).abs() < 0.01 && why == "delivered", "{from} {to}");
+    let sent = bed.sizes().len();
+    for _ in 0..100 {
+        bed.work().await;
+        bed.clock.advance(Duration::from_millis(10));
+    }
+    assert!((5..=7).contains(&(bed.sizes().len() - sent)), "{} in a second at {to}", bed.sizes().len() - sent);
 }
 
 #[tokio::test]

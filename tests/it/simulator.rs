@@ -209,6 +209,7 @@ impl Simulation {
     async fn start(&mut self) {
         let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
         let pace = Pace::new(self.rate, growth, 3);
+        let pace = if self.rng.bool() { pace.adaptive(self.settings.concurrency, self.clock.elapsed()) } else { pace };
         let store = Store::open(self.options.clone()).await.unwrap();
         let rng = self.rng.fork();
         let worker =

@@ -13,12 +13,12 @@ const LAYERS: [&[&str]; 9] = [
     &["worker"],
     &["store", "api", "supervisor"],
     &["pace", "lanes", "key"],
-    &["outcome", "telemetry"],
+    &["outcome", "rate", "concurrency", "telemetry"],
     &["deletion", "backoff"],
     &["clock"],
 ];
 
-const PURE: [&str; 5] = ["deletion", "clock", "backoff", "outcome", "lanes"];
+const PURE: [&str; 7] = ["deletion", "clock", "backoff", "outcome", "lanes", "rate", "concurrency"];
 
 /// Every source file: its module's name, its path, and its text without comments.
 fn sources() -> Vec<(String, PathBuf, String)> {

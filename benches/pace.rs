@@ -1,0 +1,296 @@
+//! How close the adaptive rate comes to a limit that nobody told it, and how seldom it oversteps it.
+//!
+//! `cargo bench --bench pace`. In virtual time: the real pace and the real judge, against limits as an API may have them.
+//! Then, over real HTTP and in real time: whether the sent rate is what is configured.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on should stop where it is")]
+#![expect(clippy::print_stdout, reason = "its output is what it is for")]
+
+use std::{cmp::Reverse, collections::BinaryHeap, fs, net::SocketAddr, time::Duration};
+
+use audio_cache_sweeper::{
+    api::{self, Api},
+    backoff::Backoff,
+    clock::{Clock, Timestamp},
+    deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane, RequestId},
+    key::KeySource,
+    outcome::{Answer, Fault, Policy, RetryAfter, judge},
+    pace::{Admission, Pace, RateLimit},
+    sandbox::{self, Sandbox},
+    store::{Options, Producer, Store, Synchronous},
+    worker::{Settings, Worker},
+};
+
+/// How long each simulated run takes.
+const LENGTH: Duration = Duration::from_secs(1_200);
+/// From here on, goodput is counted.
+const SETTLED: Duration = Duration::from_secs(20);
+const SEEDS: u64 = 5;
+const CONCURRENCY: usize = 16;
+
+/// How the API counts.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// So many a second, and a second's worth at once.
+    Bucket,
+    /// So many a minute, all at once if need be; the minute begins at any time.
+    Window { offset: f64 },
+}
+
+#[derive(Clone, Debug)]
+struct Limit {
+    kind: Kind,
+    /// Requests per second.
+    rate: f64,
+    left: f64,
+    at: f64,
+}
+
+impl Limit {
+    fn new(kind: Kind, rate: f64) -> Self {
+        Self { kind, rate, left: rate, at: f64::NEG_INFINITY }
+    }
+
+    fn window(now: f64, offset: f64) -> f64 {
+        ((now + offset) / 60.0).floor()
+    }
+
+    fn allows(&mut self, now: f64) -> bool {
+        match self.kind {
+            Kind::Bucket => {
+                let earned = if self.at.is_finite() { (now - self.at) * self.rate } else { self.rate };
+                self.left = (self.left + earned).min(self.rate.max(1.0));
+                self.at = now;
+            }
+            Kind::Window { offset } => {
+                let window = Self::window(now, offset);
+                if window > self.at {
+                    self.left = (self.rate * 60.0).round();
+                    self.at = window;
+                }
+            }
+        }
+        let allowed = self.left >= 1.0;
+        self.left -= f64::from(u8::from(allowed));
+        allowed
+    }
+
+    /// How many requests it allows from [`SETTLED`] to [`LENGTH`], when so many were answered since the last minute began.
+    fn allowance(&self, answered: impl Fn(f64, f64) -> f64) -> f64 {
+        let (from, to) = (SETTLED.as_secs_f64(), LENGTH.as_secs_f64());
+        match self.kind {
+            Kind::Bucket => self.rate * (to - from),
+            Kind::Window { offset } => {
+                let begun = Self::window(from, offset) * 60.0 - offset;
+                self.rate * 60.0 - answered(begun, from) + self.rate * (to - begun - 60.0)
+            }
+        }
+    }
+
+    fn retry_after(&self, now: f64) -> u64 {
+        let wait = match self.kind {
+            Kind::Bucket => (1.0 - self.left) / self.rate,
+            Kind::Window { offset } => 60.0 - (now + offset) % 60.0,
+        };
+        wait.ceil().max(1.0) as u64
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outcome {
+    /// Requests that the API answered from [`SETTLED`] on, as a share of what its limit still allowed then.
+    goodput: f64,
+    /// Throttled answers among all.
+    throttled: f64,
+    /// Seconds until the rate was within a tenth of the limit.
+    found: f64,
+    /// Seconds until a minute's goodput was 90 % of the limit after it was doubled.
+    used: f64,
+}
+
+/// The request's number, what it was answered, and whether nothing else of it is known.
+type Flight = Reverse<(Duration, i64)>;
+
+fn simulate(kind: Kind, rate: f64, with_retry_after: bool, doubles: bool, seed: u64) -> Outcome {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let growth = Backoff::new(Duration::from_secs(1), Duration::from_secs(600)).unwrap();
+    let policy = Policy {
+        max_attempts: 8,
+        retry: growth,
+        min_retry_after: growth.base(),
+        max_retry_after: Duration::from_secs(3_600),
+    };
+    let ceiling = RateLimit { requests_per_second: rate * 10.0, burst: 5.try_into().unwrap() };
+    let mut pace = Pace::new(ceiling, growth, 3).adaptive(CONCURRENCY, Duration::ZERO);
+    let agent = AgentId::parse("a").unwrap();
+    let row = Deletion { id: DeletionId(1), entry: EntryId::parse("1").unwrap(), attempts: 0, maybe_done: false };
+    let lane = Lane { priority: 0, agent: agent.clone(), batch_max: 20 };
+    let batch = Batch::new(lane, vec![row]).unwrap();
+    let mut limit = Limit::new(kind, rate);
+    let (mut now, mut newest) = (Duration::ZERO, 0_i64);
+    let mut flights: BinaryHeap<Flight> = BinaryHeap::new();
+    let (mut answered, mut throttled, mut found) = (Vec::new(), 0_u32, f64::NAN);
+    let wall = |now: Duration| Timestamp(4_000_000_000_000).plus(now);
+    let length = if doubles { LENGTH * 2 } else { LENGTH };
+    while now < length {
+        // Sends what may go.
+        let mut next = Duration::MAX;
+        while flights.len() < CONCURRENCY {
+            match pace.admit(&agent, wall(now)) {
+                Admission::Free | Admission::Probe => {}
+                Admission::Held(Some(until)) => {
+                    next = now + until.since(wall(now)).max(Duration::from_millis(1));
+                    break;
+                }
+                Admission::Probing | Admission::Held(None) => break,
+            }
+            if !pace.take_permit(now) {
+                next = pace.next_permit().max(now + Duration::from_micros(1));
+                break;
+            }
+            newest += 1;
+            pace.sent(RequestId(newest), &agent, wall(now));
+            // As sibling routes were recorded: 60 ms, and sometimes much more.
+            let latency = 0.05 + 0.03 * rng.f64() + if rng.u8(..20) == 0 { 0.25 } else { 0.0 };
+            flights.push(Reverse((now + Duration::from_secs_f64(latency), newest)));
+        }
+        // Then the next thing that happens.
+        let answer = flights.peek().map_or(Duration::MAX, |Reverse((at, _))| *at);
+        now = answer.min(next);
+        if now < answer {
+            continue;
+        }
+        let Some(Reverse((_, request))) = flights.pop() else { continue };
+        if doubles && now >= LENGTH {
+            limit.rate = rate * 2.0;
+        }
+        let at = now.as_secs_f64();
+        let result = if limit.allows(at) {
+            answered.push(at);
+            Ok(Answer { deleted: vec!["1".to_owned()], failed: Vec::new() })
+        } else {
+            throttled += 1;
+            let retry_after = with_retry_after.then(|| RetryAfter::Seconds(limit.retry_after(at)));
+            Err(Fault::Status { status: 429, retry_after })
+        };
+        let judgement = judge(&batch, &result, &policy, wall(now), &mut rng);
+        let cause = result.as_ref().err().map(Fault::cause);
+        if found.is_nan() && (0.9 * rate..1.1 * rate).contains(&pace.rate()) {
+            found = at.round();
+        }
+        let (request, newest) = (RequestId(request), RequestId(newest));
+        pace.learn(request, cause, newest, now);
+        pace.answered(request, judgement.hold, result.is_ok(), newest, wall(now), &mut rng);
+    }
+    let count = |from: f64, to: f64| answered.iter().filter(|at| (from..to).contains(*at)).count() as f64;
+    let reaches = |from: f64, to: f64, rate: f64| {
+        let first =
+            (from as u32..to as u32).find(|at| count(f64::from(*at), f64::from(*at) + 60.0) >= 0.9 * rate * 60.0);
+        first.map_or(f64::NAN, |at| f64::from(at) - from)
+    };
+    let (settled, whole) = (SETTLED.as_secs_f64(), LENGTH.as_secs_f64());
+    Outcome {
+        goodput: count(settled, whole) / Limit::new(kind, rate).allowance(count),
+        throttled: f64::from(throttled) / (f64::from(throttled) + answered.len() as f64),
+        found,
+        used: if doubles { reaches(whole, 2.0 * whole, 2.0 * rate) } else { f64::NAN },
+    }
+}
+
+fn main() {
+    println!("machine: {}", machine());
+    println!(
+        "virtual time, a ceiling of ten times the limit, {SEEDS} seeds, the worst of them; goodput from {} s to {} s",
+        SETTLED.as_secs(),
+        LENGTH.as_secs()
+    );
+    println!(
+        "{:>24}  {:>11}  {:>8}  {:>9}  {:>8}  {:>14}",
+        "limit", "Retry-After", "goodput", "throttled", "found", "doubled, used"
+    );
+    for window in [false, true] {
+        for rate in [2.0, 10.0, 50.0] {
+            for with_retry_after in [false, true] {
+                let runs: Vec<Outcome> = (0..SEEDS)
+                    .map(|seed| {
+                        let kind = if window { Kind::Window { offset: seed as f64 * 13.0 } } else { Kind::Bucket };
+                        let steady = simulate(kind, rate, with_retry_after, false, seed);
+                        Outcome { used: simulate(kind, rate, with_retry_after, true, seed).used, ..steady }
+                    })
+                    .collect();
+                let worst =
+                    |of: fn(&Outcome) -> f64, worse: fn(f64, f64) -> f64| runs.iter().map(of).reduce(worse).unwrap();
+                let name =
+                    if window { format!("{} in each 60 s", rate * 60.0) } else { format!("{rate}/s, token bucket") };
+                println!(
+                    "{name:>24}  {:>11}  {:>6.1} %  {:>7.2} %  {:>6} s  {:>12} s",
+                    if with_retry_after { "yes" } else { "no" },
+                    100.0 * worst(|run| run.goodput, f64::min),
+                    100.0 * worst(|run| run.throttled, f64::max),
+                    worst(|run| run.found, f64::max),
+                    worst(|run| run.used, f64::max),
+                );
+            }
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    println!(
+        "\nreal time, real HTTP: what is sent in ten seconds, as a share of what is configured (without the burst)"
+    );
+    for rate in [5.0, 50.0, 500.0] {
+        println!("{rate:>24}/s  {:>6.2} %", 100.0 * runtime.block_on(sent(rate)));
+    }
+}
+
+/// The real worker against a sandbox for ten seconds, with as much work as it can do.
+async fn sent(requests_per_second: f64) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        path: dir.path().join("queue.db"),
+        busy_timeout: Duration::from_secs(5),
+        synchronous: Synchronous::Full,
+    };
+    let sandbox = sandbox::Options { latency: Duration::from_millis(20), ..sandbox::Options::default() };
+    let sandbox = Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), sandbox).await.unwrap();
+    let api = Api::new(api::Options {
+        base_url: sandbox.url().parse().unwrap(),
+        key: KeySource::Given("k".into()),
+        connect_timeout: Duration::from_secs(5),
+        request_timeout: Duration::from_secs(30),
+    })
+    .unwrap();
+    let growth = Backoff::new(Duration::from_secs(1), Duration::from_secs(600)).unwrap();
+    let settings = Settings {
+        batch_size: 1,
+        concurrency: 64,
+        linger: Duration::ZERO,
+        policy: Policy {
+            max_attempts: 8,
+            retry: growth,
+            min_retry_after: growth.base(),
+            max_retry_after: Duration::from_secs(3_600),
+        },
+        poll_interval: Duration::from_millis(100),
+        retention: Duration::from_secs(86_400),
+        grace: Duration::from_secs(1),
+    };
+    let store = Store::open(options.clone()).await.unwrap();
+    let rows: Vec<String> = (0..(requests_per_second * 12.0) as u32).map(|id| id.to_string()).collect();
+    let mut producer = Producer::open(&options).await.unwrap();
+    producer.insert(rows.iter().map(|id| ("a", id.as_str(), 0))).await.unwrap();
+    let clock = Clock::system();
+    let burst = 5.try_into().unwrap();
+    let pace = Pace::new(RateLimit { requests_per_second, burst }, growth, 3).adaptive(64, clock.elapsed());
+    let mut worker = Worker::new(store, api, pace, settings, clock, fastrand::Rng::with_seed(1)).await.unwrap();
+    let until = audio_cache_sweeper::worker::Until::Told;
+    worker.run(tokio::time::sleep(Duration::from_secs(10)), until).await.unwrap();
+    (worker.totals().requests as f64 - 5.0) / (requests_per_second * 10.0)
+}
+
+fn machine() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("{}, {cores} cores, {}", model.unwrap_or("unknown processor"), std::env::consts::OS)
+}

@@ -1,0 +1,155 @@
+//! How many requests at a time the API answers without slowing down, found out by watching how long its answers take.
+//!
+//! An API that is overloaded need not say so: it may only become slow, and more requests at a time then make it slower and
+//! bring nothing. As in TCP Vegas (Brakmo and Peterson, 1995) and Vector's adaptive request concurrency, what answers take
+//! of late is compared with what they usually take: the limit falls by a tenth when that is much more, at the most once for
+//! each round of answers, and rises by one for each round in which all of it was used and answers were as quick as usual.
+
+use std::time::Duration;
+
+/// Answers are slow if they take longer than this many times what is usual, and [`TOLERANCE`].
+const SLOW: f64 = 2.0;
+/// Below this, nothing is slow: recorded latencies of the API scatter between 60 ms and 320 ms.
+const TOLERANCE: f64 = 0.25;
+/// What of the limit is left when answers are slow.
+const DECREASE: f64 = 0.9;
+/// The weight of each answer in what is of late: some twenty of them count.
+const RECENT: f64 = 0.1;
+/// Seconds in which most of what is slow becomes usual: an API that has become slower for good is not held back for ever.
+const USUAL: f64 = 600.0;
+/// The same when there is one request at a time, whose latency is none of our making.
+const USUAL_ALONE: f64 = 20.0;
+
+/// A limit under a maximum.
+#[derive(Clone, Debug)]
+pub struct AdaptiveConcurrency {
+    max: usize,
+    current: f64,
+    /// Seconds; `None` before the first answer.
+    usual: Option<f64>,
+    recent: f64,
+    /// Answers until the limit may fall again.
+    round: usize,
+}
+
+/// A change that is worth a line: down, or all the way up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConcurrencyChange {
+    /// Before it.
+    pub from: usize,
+    /// After it.
+    pub to: usize,
+}
+
+impl AdaptiveConcurrency {
+    /// Starts at the maximum.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { max, current: max.max(1) as f64, usual: None, recent: 0.0, round: 0 }
+    }
+
+    /// The most requests at a time: 1 to the maximum.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        (self.current as usize).clamp(1, self.max.max(1))
+    }
+
+    /// Takes in how long an answer took, and how many requests were on their way, that one included.
+    pub fn answered(&mut self, took: Duration, in_flight: usize) -> Option<ConcurrencyChange> {
+        let took = took.as_secs_f64();
+        let usual = match self.usual {
+            None => {
+                self.recent = took;
+                took
+            }
+            Some(usual) => {
+                self.recent += (took - self.recent) * RECENT;
+                // The time that passes with this answer.
+                let passes = took / in_flight.max(1) as f64;
+                let weight = (passes / if in_flight <= 1 { USUAL_ALONE } else { USUAL }).min(1.0);
+                self.recent.min(usual + (self.recent - usual).max(0.0) * weight)
+            }
+        };
+        self.usual = Some(usual);
+        self.round = self.round.saturating_sub(1);
+        let from = self.limit();
+        if self.recent > usual * SLOW + TOLERANCE {
+            if self.round == 0 {
+                self.current = (self.current * DECREASE).max(1.0);
+                // What is on its way was sent under the limit of before, and says nothing about the new one.
+                self.round = in_flight.max(1);
+            }
+        } else if in_flight >= from {
+            self.current = (self.current + 1.0 / self.current).min(self.max as f64);
+        }
+        let to = self.limit();
+        (to < from || (to > from && to == self.max)).then_some(ConcurrencyChange { from, to })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Sends rounds to an API that answers up to `bears` requests at a time in 100 ms, and is slower in proportion with more.
+    fn rounds(limit: &mut AdaptiveConcurrency, bears: usize, rounds: usize) {
+        for _ in 0..rounds {
+            let sent = limit.limit();
+            let took = Duration::from_millis(100).mul_f64((sent as f64 / bears as f64).max(1.0));
+            for _ in 0..sent {
+                limit.answered(took, sent);
+            }
+        }
+    }
+
+    #[test]
+    fn an_api_that_is_slower_the_more_it_gets_is_given_less_and_one_that_is_not_gets_all() {
+        let mut limit = AdaptiveConcurrency::new(64);
+        rounds(&mut limit, 64, 50);
+        assert_eq!(limit.limit(), 64);
+        rounds(&mut limit, 4, 100);
+        // 4 at a time take 100 ms; slow is more than 450 ms, which is 18 at a time, and a little more as time goes by.
+        assert!((10..=24).contains(&limit.limit()), "{}", limit.limit());
+        rounds(&mut limit, 64, 400);
+        assert_eq!(limit.limit(), 64, "it has recovered");
+    }
+
+    #[test]
+    fn one_slow_answer_is_no_slow_api() {
+        let mut limit = AdaptiveConcurrency::new(8);
+        for n in 0..1_000 {
+            let took = if n % 20 == 0 { 1_000 } else { 60 };
+            assert_eq!(limit.answered(Duration::from_millis(took), 8), None);
+        }
+    }
+
+    #[test]
+    fn what_is_slow_for_good_becomes_usual_and_every_fall_is_told() {
+        let mut limit = AdaptiveConcurrency::new(16);
+        limit.answered(Duration::from_millis(50), 16);
+        let mut lowest = 16;
+        for _ in 0..20_000 {
+            let before = limit.limit();
+            let change = limit.answered(Duration::from_secs(2), before);
+            assert_eq!(change.is_some_and(|change| change.to < change.from), limit.limit() < before);
+            lowest = lowest.min(limit.limit());
+        }
+        assert!(lowest < 8 && limit.limit() == 16, "{lowest}, {}", limit.limit());
+    }
+
+    proptest! {
+        #[test]
+        fn the_limit_stays_between_one_and_the_maximum(
+            max in 1_usize..200,
+            answers in prop::collection::vec((0_u64..100_000, 0_usize..300), 0..500),
+        ) {
+            let mut limit = AdaptiveConcurrency::new(max);
+            for (ms, in_flight) in answers {
+                limit.answered(Duration::from_millis(ms), in_flight);
+                prop_assert!((1..=max).contains(&limit.limit()));
+            }
+        }
+    }
+}
