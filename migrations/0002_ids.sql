@@ -8,6 +8,12 @@ BEGIN
     SELECT RAISE(ABORT, 'this id leaves no room for others: leave the id out of the INSERT');
 END;
 
+CREATE TRIGGER deletions_id_changed BEFORE UPDATE OF id ON deletions
+WHEN NEW.id IS NOT OLD.id
+BEGIN
+    SELECT RAISE(ABORT, 'the id of a deletion stays as it is');
+END;
+
 -- In a BEFORE trigger, NEW.id is -1 if none was given: a row -1, its CHECK switched off, would stand for all of them.
 DROP TRIGGER deletions_id_taken;
 CREATE TRIGGER deletions_id_taken BEFORE INSERT ON deletions

@@ -5,7 +5,7 @@ mod demo;
 use std::{
     collections::{BTreeMap, HashMap},
     env,
-    future::Future,
+    future::{Future, pending},
     io::{self, Write as _},
     net::SocketAddr,
     num::NonZeroU32,
@@ -297,16 +297,26 @@ async fn work(
     mut supervisor: Supervisor,
 ) -> Result<(Ended, Totals), Failure> {
     let mut shutdown = pin!(shutdown);
+    let give_up = async {
+        match until {
+            Until::Empty { give_up_after: Some(after) } => sleep(after).await,
+            Until::Empty { give_up_after: None } | Until::Told => pending().await,
+        }
+    };
     let worker = tokio::select! {
         biased;
         // Dropped in the middle, a start is what a crash would have left: the next one goes on from there.
-        () = &mut shutdown => None,
-        worker = patient_worker(config, &mut supervisor) => Some(worker?),
+        () = &mut shutdown => Err(Ended::Told),
+        worker = patient_worker(config, &mut supervisor) => Ok(worker?),
+        () = give_up => Err(Ended::GaveUp),
     };
-    let Some(worker) = worker else {
-        info!(event = event::STOPPING, why = Ended::Told.as_str(), in_flight = 0, "stopping");
-        supervisor.stopping();
-        return Ok((Ended::Told, Totals::default()));
+    let worker = match worker {
+        Ok(worker) => worker,
+        Err(ended) => {
+            info!(event = event::STOPPING, why = ended.as_str(), in_flight = 0, "stopping");
+            supervisor.stopping();
+            return Ok((ended, Totals::default()));
+        }
     };
     let mut worker = worker.supervised_by(supervisor);
     let ended = worker.run(shutdown, until).await?;

@@ -73,6 +73,8 @@ pub enum HoldChange {
         scope: Scope,
         /// Why it was.
         cause: Cause,
+        /// How long it was to be: a row of its scope and cause that is to last otherwise is another one.
+        until_at: Option<Timestamp>,
     },
 }
 
@@ -319,13 +321,13 @@ impl Pace {
         now: Timestamp,
         rng: &mut fastrand::Rng,
     ) -> Vec<HoldChange> {
-        let probed: Vec<(Scope, Cause, u32)> = self
+        let probed: Vec<HoldRow> = self
             .holds
             .values_mut()
             .filter(|held| held.probe == Some(request))
             .map(|held| {
                 held.probe = None;
-                (held.row.scope.clone(), held.row.cause, held.row.repeats)
+                held.row.clone()
             })
             .collect();
         if was_200 {
@@ -334,18 +336,16 @@ impl Pace {
         let mut changes = Vec::new();
         // A probe that failed for everybody tells nothing about the one agent; any other outcome ends what it probed.
         let for_all = hold.as_ref().is_some_and(|hold| hold.scope == Scope::All);
-        let ended: Vec<&(Scope, Cause, u32)> =
-            probed.iter().filter(|(scope, _, _)| *scope == Scope::All || !for_all).collect();
+        let ended: Vec<&HoldRow> = probed.iter().filter(|row| row.scope == Scope::All || !for_all).collect();
         let placed = hold.and_then(|hold| {
-            let before =
-                ended.iter().filter(|(scope, _, _)| *scope == hold.scope).map(|(_, _, repeats)| *repeats).max();
+            let before = ended.iter().filter(|row| row.scope == hold.scope).map(|row| row.repeats).max();
             self.place(hold, request, before, newest, now, rng)
         });
-        for (scope, cause, _) in ended {
+        for HoldRow { scope, cause, until_at, .. } in ended {
             let replaced = placed.as_ref().is_some_and(|row| row.scope == *scope && row.cause == *cause);
             if !replaced {
                 self.holds.remove(&(scope.clone(), *cause));
-                changes.push(HoldChange::Lifted { scope: scope.clone(), cause: *cause });
+                changes.push(HoldChange::Lifted { scope: scope.clone(), cause: *cause, until_at: *until_at });
             }
         }
         changes.extend(placed.map(HoldChange::Placed));

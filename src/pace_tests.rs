@@ -58,7 +58,10 @@ fn a_streak_holds_everything_once_and_one_probe_decides() {
 
     let Admission::Held(Some(end)) = pace.admit_any(end) else { panic!("held again") };
     pace.sent(RequestId(10), &agent("a"), end);
-    assert_eq!(answer(&mut pace, 10, None, 10, end), [HoldChange::Lifted { scope: Scope::All, cause: Cause::Lost }]);
+    assert_eq!(
+        answer(&mut pace, 10, None, 10, end),
+        [HoldChange::Lifted { scope: Scope::All, cause: Cause::Lost, until_at: Some(end) }]
+    );
     assert_eq!(pace.admit_any(end), Admission::Free);
     assert!(answer(&mut pace, 11, Some(LOST), 11, end).is_empty(), "a 200 ended the streak");
 }
@@ -117,7 +120,7 @@ fn a_probe_that_fails_for_another_reason_puts_that_hold_in_the_place_of_the_firs
     pace.load(vec![row]);
     pace.sent(RequestId(1), &agent("a"), NOW);
     let changes = answer(&mut pace, 1, Some((Scope::All, Cause::Unauthorized, HoldEnd::Growing)), 1, NOW);
-    let lifted = HoldChange::Lifted { scope: Scope::All, cause: Cause::ServerError };
+    let lifted = HoldChange::Lifted { scope: Scope::All, cause: Cause::ServerError, until_at: Some(NOW) };
     assert!(
         matches!(&changes[..], [first, HoldChange::Placed(row)] if *first == lifted && row.cause == Cause::Unauthorized && row.repeats == 4),
         "{changes:?}"

@@ -24,7 +24,7 @@ use crate::{
     pace::HoldRow,
 };
 use file::{FileIdentity, LOCK_SUFFIX, connect, find_replaced};
-use rows::{due_since, hold_row, lane_row, orphan_row};
+use rows::{due_since, lane_row, orphan_row};
 
 /// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
 /// columns' affinity away, without which SQLite would use only the first of them for the step; and since it takes the
@@ -128,11 +128,7 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
-        let rows = sqlx::query("SELECT scope, cause, since_at, until_at, repeats FROM holds")
-            .fetch_all(&mut self.conn)
-            .await
-            .map_err(|source| self.error("read the holds", source))?;
-        Ok(rows.iter().filter_map(hold_row).collect())
+        rows::holds(&mut self.conn).await.map_err(|source| self.error("read the holds", source))
     }
 
     /// The requests that a daemon before us claimed and did not live to see answered.
@@ -176,7 +172,19 @@ impl Store {
             return Err(self.error("begin to write", source));
         }
         let (path, next_request) = (self.options.path.clone(), &mut self.next_request);
-        Ok(Write { conn: &mut self.conn, path, next_request, writing: &mut self.writing })
+        let (writing, data_version) = (&mut self.writing, self.data_version);
+        Ok(Write { conn: &mut self.conn, path, next_request, writing, data_version })
+    }
+
+    /// Writes, though nothing new: whether that can be done. A full disk shows only when something is written.
+    ///
+    /// # Errors
+    /// If SQLite fails, or another process writes for longer than the busy timeout.
+    pub async fn try_writing(&mut self) -> Result<(), StoreError> {
+        let mut write = self.write().await?;
+        // A number in the file's head that nobody uses.
+        write.execute("write", sqlx::query("PRAGMA user_version = 0")).await?;
+        write.commit().await
     }
 
     /// Undoes a transaction that was neither committed nor rolled back, if there is one.

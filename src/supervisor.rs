@@ -3,6 +3,8 @@
 //! The words are sd-notify's; the sending is ours, because sd-notify's waits for ever on a socket that nobody reads,
 //! and the loop must not.
 
+#[cfg(target_os = "linux")]
+use std::os::{linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _, unix::net::SocketAddr};
 use std::{io, os::unix::net::UnixDatagram, path::PathBuf, time::Duration};
 
 use sd_notify::NotifyState;
@@ -71,8 +73,13 @@ impl Supervisor {
         let send = || -> io::Result<()> {
             let socket = UnixDatagram::unbound()?;
             socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-            socket.send_to(message.as_bytes(), path)?;
-            Ok(())
+            // A leading @: a name in a space of its own, without a file.
+            #[cfg(target_os = "linux")]
+            if let Some(name) = path.as_os_str().as_bytes().strip_prefix(b"@") {
+                let address = SocketAddr::from_abstract_name(name)?;
+                return socket.send_to_addr(message.as_bytes(), &address).map(drop);
+            }
+            socket.send_to(message.as_bytes(), path).map(drop)
         };
         match send() {
             Ok(()) => self.unreachable = false,

@@ -253,12 +253,9 @@ impl<T: Transport> Worker<T> {
                 }
             };
             let wait = match turned {
-                Ok(_) if told.load(Ordering::Relaxed) => {
-                    self.store_is_back();
-                    break Ended::Told;
-                }
+                Ok(_) if told.load(Ordering::Relaxed) => break Ended::Told,
                 Ok(turn) => {
-                    self.store_is_back();
+                    self.look_after_the_store().await?;
                     match self.ended(until).await {
                         Ok(Some(ended)) => break ended,
                         Ok(None) => {}
@@ -357,8 +354,7 @@ impl<T: Transport> Worker<T> {
             self.supervisor.feed(self.clock.elapsed());
             sleep(self.supervisor.at_most(self.settings.poll_interval.min(STORE_RETRY))).await;
         }
-        self.store_is_back();
-        Ok(())
+        self.look_after_the_store().await
     }
 
     fn store_is_down(&mut self, error: StoreError) -> Result<(), StoreError> {
@@ -373,10 +369,17 @@ impl<T: Transport> Worker<T> {
         Ok(())
     }
 
-    fn store_is_back(&mut self) {
-        if std::mem::take(&mut self.chores.store_down) {
+    /// After a turn that went well, which need not have written anything.
+    async fn look_after_the_store(&mut self) -> Result<(), StoreError> {
+        if self.chores.store_down {
+            if let Err(error) = self.store.try_writing().await {
+                self.store.abandon().await;
+                return self.store_is_down(error);
+            }
+            self.chores.store_down = false;
             info!(event = event::DATABASE_BACK, "the database can be used again");
         }
+        Ok(())
     }
 
     /// What is due beside the turns: the summary, and a step of pruning.
@@ -587,9 +590,15 @@ impl<T: Transport> Worker<T> {
         for unsettled in &self.unsettled {
             write.change_holds(&unsettled.holds).await?;
         }
+        // This transaction may have waited for another one, which paused us, or mended what was to be buried.
+        if write.is_overtaken().await? {
+            self.pace.load(write.holds().await?);
+            self.unusable.clear();
+        }
         plan.buried += write.bury_lanes(&self.unusable, now).await?;
         // That the file could be written may have taken a while, and the end have come meanwhile.
-        if self.told.load(Ordering::Relaxed) {
+        let held = matches!(self.pace.admit_any(now), Admission::Held(_) | Admission::Probing);
+        if held || self.told.load(Ordering::Relaxed) {
             self.lanes.restore(std::mem::take(&mut plan.taken));
         }
         let mut lanes = plan.taken.clone();

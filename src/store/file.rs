@@ -27,6 +27,11 @@ const CACHE_KIB: u32 = 16 * 1024;
 /// What the lock file's name has more than the database's.
 pub(super) const LOCK_SUFFIX: &str = ".lock";
 
+/// The highest ID of a request so far, pruned ones included, and whatever became of SQLite's own count of them.
+const LAST_REQUEST: &str = "
+SELECT max((SELECT coalesce(max(CAST(seq AS INTEGER)), 0) FROM sqlite_sequence WHERE name = 'requests'),
+           (SELECT coalesce(max(id), 0) FROM requests))";
+
 /// Every migration, oldest first.
 fn migrator() -> Migrator {
     let migration = |version, description: &'static str, sql: &'static str| {
@@ -262,8 +267,8 @@ impl Store {
         store.check_ours().await?;
         store.set_up().await?;
         store.migrate().await?;
-        let last: Option<i64> = sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'requests'")
-            .fetch_optional(&mut store.conn)
+        let last: Option<i64> = sqlx::query_scalar(LAST_REQUEST)
+            .fetch_one(&mut store.conn)
             .await
             .map_err(|source| store.error("read the last request", source))?;
         store.next_request = last.unwrap_or(0).saturating_add(1);
@@ -348,7 +353,8 @@ pub(super) type FileIdentity = (u64, u64);
 
 /// The database and its log of commits, with what tells each from another file.
 fn identities(database: &Path) -> Vec<(PathBuf, FileIdentity)> {
-    let mut wal = database.as_os_str().to_owned();
+    // SQLite keeps the log beside the file itself, not beside a link to it.
+    let mut wal = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned()).into_os_string();
     wal.push("-wal");
     [database.to_owned(), PathBuf::from(wal)]
         .into_iter()
@@ -385,6 +391,11 @@ pub(super) async fn connect(options: &Options, read_only: bool) -> Result<Sqlite
 /// The lock file beside the database, locked. It is never removed: removing it would let two daemons lock two files.
 /// What is in it never matters to the lock, which the operating system takes back from a process that ends.
 fn lock(database: &Path) -> Result<(File, PathBuf), OpenError> {
+    // A link to what is not there yet could not be followed below. An empty file is a new database, and nobody has it open
+    // whose locks would go when it is closed here. If it cannot be made, SQLite says why.
+    if !database.exists() {
+        let _ = OpenOptions::new().create(true).append(true).open(database);
+    }
     // Two paths to one file (a link, `./x`) must meet in one lock.
     let real = match (fs::canonicalize(database), database.parent(), database.file_name()) {
         (Ok(real), _, _) => real,

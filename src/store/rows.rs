@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sqlx::{Row, sqlite::SqliteRow};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     clock::Timestamp,
@@ -116,9 +116,15 @@ pub(super) fn lane_row(row: &SqliteRow) -> Result<Result<(Lane, Timestamp), Dele
     Ok(lane().ok_or(head))
 }
 
+/// The holds, as far as they are on anything.
+pub(super) async fn holds(conn: &mut SqliteConnection) -> Result<Vec<HoldRow>, sqlx::Error> {
+    let rows = sqlx::query("SELECT scope, cause, since_at, until_at, repeats FROM holds").fetch_all(conn).await?;
+    Ok(rows.iter().filter_map(hold_row).collect())
+}
+
 /// `None` if it is on nothing that is or could be an agent. What else of it makes no sense is taken for what holds
 /// longer: a deletion cannot be undone.
-pub(super) fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
+fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
     let scope = match row.try_get(0).ok()? {
         "*" => Scope::All,
         agent => Scope::Agent(AgentId::parse(agent).ok()?),

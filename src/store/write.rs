@@ -6,12 +6,12 @@ use sqlx::{Sqlite, SqliteConnection};
 
 use super::{
     file::StoreError,
-    rows::{Claim, Look, Settlement, answer, groups, json, look_row},
+    rows::{Claim, Look, Settlement, answer, groups, holds, json, look_row},
 };
 use crate::{
     clock::Timestamp,
     deletion::{DeletionId, Lane, RequestId},
-    pace::HoldChange,
+    pace::{HoldChange, HoldRow},
 };
 
 /// ?1 lanes: [[priority, agent_id, batch_max], …]; ?2 now; ?3 rows per lane; ?4 ids in flight: [id, …]
@@ -114,7 +114,8 @@ const BURY_ROWS: u32 = 2_000;
 
 const PLACE_HOLD: &str =
     "INSERT OR REPLACE INTO holds (scope, cause, since_at, until_at, repeats) VALUES (?1, ?2, ?3, ?4, ?5)";
-const LIFT_HOLD: &str = "DELETE FROM holds WHERE scope = ?1 AND cause = ?2";
+/// Only the one that was known: an operator may have put another in its place meanwhile.
+const LIFT_HOLD: &str = "DELETE FROM holds WHERE scope = ?1 AND cause = ?2 AND until_at IS ?3";
 
 /// A transaction that writes; without [`Write::commit`], nothing of it happened, and [`super::Store::abandon`] ends it.
 #[derive(Debug)]
@@ -123,6 +124,8 @@ pub struct Write<'a> {
     pub(super) path: PathBuf,
     pub(super) next_request: &'a mut i64,
     pub(super) writing: &'a mut bool,
+    /// What [`super::Store::changed`] has seen last.
+    pub(super) data_version: i64,
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
@@ -198,6 +201,24 @@ impl Write<'_> {
         self.execute("bury unusable rows", query).await
     }
 
+    /// Whether another connection has committed anything since [`super::Store::changed`] looked: this transaction may have
+    /// waited for it. What it wrote can be read in here, and nothing more comes until this one is over.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn is_overtaken(&mut self) -> Result<bool, StoreError> {
+        let version: Result<i64, _> = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut *self.conn).await;
+        Ok(version.map_err(|source| self.error("look for changes", source))? != self.data_version)
+    }
+
+    /// The holds, whoever placed them, with those that this transaction has changed.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
+        holds(self.conn).await.map_err(|source| self.error("read the holds", source))
+    }
+
     /// Writes what changed in the holds.
     ///
     /// # Errors
@@ -211,7 +232,9 @@ impl Write<'_> {
                     .bind(row.since_at.0)
                     .bind(row.until_at.map(|at| at.0))
                     .bind(row.repeats),
-                HoldChange::Lifted { scope, cause } => sqlx::query(LIFT_HOLD).bind(scope.as_str()).bind(cause.as_str()),
+                HoldChange::Lifted { scope, cause, until_at } => {
+                    sqlx::query(LIFT_HOLD).bind(scope.as_str()).bind(cause.as_str()).bind(until_at.map(|at| at.0))
+                }
             };
             self.execute("change the holds", query).await?;
         }

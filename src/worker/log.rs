@@ -84,7 +84,7 @@ pub fn hold(change: &HoldChange) {
                 warn!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, "held");
             }
         }
-        HoldChange::Lifted { scope, cause } => {
+        HoldChange::Lifted { scope, cause, .. } => {
             info!(event = event::HOLD_LIFTED, scope = scope.as_str(), cause = cause.as_str(), "hold lifted");
         }
     }

@@ -10,7 +10,7 @@ use audio_cache_sweeper::{
     outcome::Policy,
     pace::{Pace, RateLimit},
     sandbox::{self, Mood, Recorded, Sandbox},
-    store::{self, Producer, Store, Synchronous},
+    store::{self, OpenError, Producer, Store, Synchronous},
     worker::{Settings, Turn, Worker},
 };
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteRow};
@@ -176,8 +176,19 @@ async fn worker(options: &store::Options, plan: &Plan, sandbox: &Sandbox, clock:
     let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
     let pace = Pace::new(plan.rate, growth, plan.after_faults);
     let pace = if plan.adaptive { pace.adaptive(plan.settings.concurrency, clock.elapsed()) } else { pace };
-    let store = Store::open(options.clone()).await.unwrap();
+    let store = open(options).await;
     Worker::new(store, api, pace, plan.settings, clock.clone(), fastrand::Rng::with_seed(7)).await.unwrap()
+}
+
+/// Opens the queue, whose lock this process may just have let go of: a child that another test has started keeps it until it
+/// has become another program.
+pub async fn open(options: &store::Options) -> Store {
+    loop {
+        match Store::open(options.clone()).await {
+            Err(OpenError::Taken { pid, .. }) if pid == Some(std::process::id()) => tokio::task::yield_now().await,
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 pub fn ids(request: &Recorded) -> Vec<String> {

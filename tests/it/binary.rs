@@ -9,7 +9,7 @@ use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::sandbox::{Mood, Options};
 use sqlx::{Connection, SqliteConnection};
 
-use crate::daemon::{Daemon, KEY, blocking, configured, finish, sandbox, sql, sweeper};
+use crate::daemon::{Daemon, KEY, Locked, blocking, configured, finish, queue, sandbox, sql, sweeper};
 
 #[test]
 fn help_tells_the_commands_and_the_exit_codes() {
@@ -146,6 +146,17 @@ async fn until_empty_ends_with_0_when_all_is_deleted_4_when_any_is_dead_and_5_wh
     let states = sql(dir.path(), "SELECT state FROM deletions ORDER BY id").await;
     let states: Vec<&str> = states.iter().map(|(state,)| state.as_str()).collect();
     assert_eq!(states, ["deleted", "deleted", "dead", "deleted", "pending"]);
+}
+
+#[tokio::test]
+async fn giving_up_counts_from_the_start_also_if_the_file_is_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    queue(dir.path(), 1).await;
+    let _locked = Locked::new(dir.path()).await;
+    let mut command = configured(dir.path(), &sandbox);
+    command.args(["run", "--until-empty", "--give-up-after", "200ms"]).env("SWEEPER__DATABASE__BUSY_TIMEOUT", "10ms");
+    assert_eq!(finish(command).await.0, 5);
 }
 
 #[tokio::test]

@@ -264,10 +264,14 @@ async fn a_daemon_that_is_killed_at_random_moments_accounts_for_every_row() {
         rows.extend(new);
         let arrived = sandbox.requests().len();
         let mut child: Child = command().arg("run").stdout(std::process::Stdio::null()).spawn().unwrap();
-        // At its first breath, in the middle of its work, or anywhere between.
-        sandbox.arrived(arrived + rng.usize(1..8)).await;
-        for _ in 0..rng.usize(..2_000) {
-            tokio::task::yield_now().await;
+        // At its first breath, when nothing tells where it is, or in the middle of its work.
+        if life % 3 == 0 {
+            tokio::time::sleep(Duration::from_micros(rng.u64(..30_000))).await;
+        } else {
+            sandbox.arrived(arrived + rng.usize(1..8)).await;
+            for _ in 0..rng.usize(..2_000) {
+                tokio::task::yield_now().await;
+            }
         }
         child.kill().unwrap();
         child.wait().unwrap();
@@ -290,7 +294,7 @@ async fn a_daemon_that_is_killed_at_random_moments_accounts_for_every_row() {
     assert_eq!(texts(&mut conn, "SELECT id FROM requests WHERE answered_at IS NULL").await, none);
     let orphaned =
         texts(&mut conn, "SELECT count(*) FROM requests WHERE detail = 'the daemon ended before the answer'").await;
-    assert!(orphaned[0].parse::<u64>().unwrap() > LIVES / 2, "{orphaned:?} requests in {LIVES} lives");
+    assert!(orphaned[0].parse::<u64>().unwrap() > LIVES / 3, "{orphaned:?} requests in {LIVES} lives");
     assert_eq!(texts(&mut conn, "SELECT integrity_check FROM pragma_integrity_check").await, ["ok"]);
     let counts = texts(&mut conn, "SELECT state || ' ' || count(*) FROM deletions GROUP BY state").await;
     println!("{LIVES} lives, {} rows in, {counts:?}, {orphaned:?} orphans", rows.len());

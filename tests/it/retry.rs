@@ -7,6 +7,8 @@ use audio_cache_sweeper::{
     sandbox::{Mood, Options},
 };
 
+use sqlx::{Connection, SqliteConnection};
+
 use crate::bed::{Bed, Plan, START, listing, status_with};
 
 /// What is written onto a row: state, attempts, last_cause, maybe_done, batch_max, and how late it is due.
@@ -331,4 +333,41 @@ async fn holds_outlive_a_restart_and_orphans_are_settled_as_lost() {
     bed.clock.advance(Duration::from_secs(100));
     bed.work().await;
     assert_eq!(bed.count("state = 'deleted'").await, 21);
+}
+
+#[tokio::test]
+async fn a_pause_that_a_turn_had_to_wait_for_is_kept_by_that_turn() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.insert_many("a", 100).await;
+    let mut other = SqliteConnection::connect(bed.options.path.to_str().unwrap()).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE; INSERT INTO holds (scope) VALUES ('*')").execute(&mut other).await.unwrap();
+    let commit = async {
+        // Not to wait for something: the turn is to meet a lock that lasts.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    };
+    let (turn, ()) = tokio::join!(bed.worker.turn(), commit);
+    assert_eq!(turn.unwrap().sent, 0);
+    bed.execute("DELETE FROM holds").await;
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted'").await, 100);
+}
+
+#[tokio::test]
+async fn a_pause_in_the_place_of_one_that_is_over_is_not_lifted_with_it() {
+    let mut bed = Bed::new(Plan { busy_timeout: Duration::from_millis(1), ..Plan::default() }).await;
+    bed.sandbox.script([Mood::status(401)]);
+    bed.insert(&[("a", "1")]).await;
+    bed.work().await;
+    bed.clock.advance(Duration::from_secs(7));
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "the probe");
+    bed.worker.wait_for_a_call().await;
+    // Judged, and not written; meanwhile somebody pauses for that very cause, for good.
+    bed.execute("BEGIN IMMEDIATE").await;
+    assert!(bed.worker.turn().await.unwrap_err().is_temporary());
+    bed.execute("INSERT INTO holds (scope, cause) VALUES ('*', 'unauthorized'); COMMIT").await;
+    bed.insert_many("b", 40).await;
+    bed.work().await;
+    assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(1,)]);
+    assert_eq!(bed.sizes().len(), 2, "and nothing goes");
 }

@@ -37,7 +37,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteRow},
 };
 
-use crate::bed::START;
+use crate::bed::{START, open};
 use model::{Model, Mood, NOT_A_NUMBER};
 
 /// How many seeds `cargo test` tries.
@@ -133,8 +133,11 @@ struct Simulation {
     rate: RateLimit,
     rng: fastrand::Rng,
     wishes: BTreeMap<(String, String), Wish>,
-    /// The rows that were open when it was looked last.
+    /// The rows that were open when it was looked last, and since when the others were settled.
     open_before: BTreeSet<(String, String)>,
+    settled_before: HashMap<(String, String), i64>,
+    /// The latest time at which rows were pruned.
+    pruned_at: i64,
     /// Requests whose outcomes have been compared with what was told.
     checked: BTreeSet<i64>,
     /// How many outcomes that count each row has had.
@@ -195,6 +198,8 @@ impl Simulation {
             rng,
             wishes: BTreeMap::new(),
             open_before: BTreeSet::new(),
+            settled_before: HashMap::new(),
+            pruned_at: 0,
             checked: BTreeSet::new(),
             counted: HashMap::new(),
             holds: HashMap::new(),
@@ -210,7 +215,7 @@ impl Simulation {
         let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
         let pace = Pace::new(self.rate, growth, 3);
         let pace = if self.rng.bool() { pace.adaptive(self.settings.concurrency, self.clock.elapsed()) } else { pace };
-        let store = Store::open(self.options.clone()).await.unwrap();
+        let store = open(&self.options).await;
         let rng = self.rng.fork();
         let worker =
             Worker::new(store, self.model.clone(), pace, self.settings, self.clock.clone(), rng).await.unwrap();
@@ -261,6 +266,7 @@ impl Simulation {
             96..=97 => self.health = [0, 30, 60, 95][self.rng.usize(..4)],
             _ => {
                 // With a jump of a day, there are rows to prune.
+                self.pruned_at = self.pruned_at.max(self.clock.now().0);
                 self.worker().do_chores().await.unwrap();
             }
         }
@@ -511,13 +517,13 @@ impl Simulation {
     }
 
     async fn check_rows(&mut self) {
-        let cutoff = self.clock.now().0;
         let mut missing: BTreeSet<(String, String)> = self.wishes.keys().cloned().collect();
-        let mut open = BTreeSet::new();
+        let (mut open, mut settled) = (BTreeSet::new(), HashMap::new());
         for row in self.rows().await {
             let key = (row.agent_id.clone(), row.entry_id.clone());
-            if row.state == "pending" {
-                open.insert(key.clone());
+            match row.settled_at {
+                None => drop(open.insert(key.clone())),
+                Some(at) => drop(settled.insert(key.clone(), at)),
             }
             let Some(wish) = self.wishes.get(&key) else { panic!("nobody asked for {row:?}") };
             missing.remove(&key);
@@ -534,13 +540,14 @@ impl Simulation {
         }
         // Whatever is not there was pruned: it had been settled, and long ago.
         for key in missing {
-            let pruned = self.figures.jumps > 0 || cutoff - START.0 >= RETENTION.as_millis() as i64;
-            assert!(pruned, "1: {key:?} is lost");
+            let old =
+                self.settled_before.get(&key).is_some_and(|at| *at < self.pruned_at - RETENTION.as_millis() as i64);
+            assert!(old, "1: {key:?} is lost");
             assert!(!self.open_before.contains(&key), "1: {key:?} was open, and is lost");
             self.wishes.remove(&key);
             self.figures.pruned += 1;
         }
-        self.open_before = open;
+        (self.open_before, self.settled_before) = (open, settled);
     }
 
     /// What the queue says of each answered request is what it was answered.

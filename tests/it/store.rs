@@ -232,6 +232,31 @@ async fn only_what_is_settled_and_old_is_pruned() {
 }
 
 #[tokio::test]
+async fn an_id_can_be_neither_given_nor_changed_so_that_others_cannot_insert() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let _store = Store::open(options.clone()).await.unwrap();
+    let mut conn = client(&options).await;
+    sqlx::raw_sql("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").execute(&mut conn).await.unwrap();
+    let changed = sqlx::raw_sql("UPDATE deletions SET id = 9223372036854775807").execute(&mut conn).await;
+    assert!(changed.unwrap_err().to_string().contains("the id of a deletion stays as it is"));
+    sqlx::raw_sql("UPDATE deletions SET id = id, priority = 3").execute(&mut conn).await.unwrap();
+    sqlx::raw_sql("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 2)").execute(&mut conn).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_names_of_one_file_have_one_lock_even_if_it_is_not_there_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = Options { path: dir.path().join("link.db"), ..options(&dir) };
+    std::os::unix::fs::symlink(dir.path().join("queue.db"), &link.path).unwrap();
+    let _first = Store::open(link.clone()).await.unwrap();
+    for second in [link, options(&dir)] {
+        let error = Store::open(second).await.unwrap_err();
+        assert!(matches!(error, OpenError::Taken { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn pruning_goes_in_steps_and_tells_when_it_is_through() {
     let dir = tempfile::tempdir().unwrap();
     let options = options(&dir);
