@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// How much later than the plain schedule a jittered delay may be, as a share of it.
 const MAX_JITTER: f64 = 0.25;
+/// How much of that is left to chance where many are to come back together: little, because what is due at different
+/// times fills no request together. The rest is for waiting for the others.
+const MAX_SPREAD: f64 = 1.0 / 16.0;
 
 /// Delays that double from `base` up to `max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,20 @@ impl Backoff {
         delay.saturating_add(delay.mul_f64(MAX_JITTER * jitter.0))
     }
 
+    /// The delay after the `nth` failure of something that then waits for others: up to a sixteenth later by chance.
+    #[must_use]
+    pub fn spread(&self, nth: u32, jitter: Jitter) -> Duration {
+        let delay = self.delay(nth);
+        delay.saturating_add(delay.mul_f64(MAX_SPREAD * jitter.0))
+    }
+
+    /// How long after [`Backoff::spread`] it may wait for others, so that they go together: until a quarter after
+    /// [`Backoff::delay`] at the latest.
+    #[must_use]
+    pub fn gathering(&self, nth: u32) -> Duration {
+        self.delay(nth).mul_f64(MAX_JITTER - MAX_SPREAD)
+    }
+
     /// The plain delays between `attempts` attempts: what an operator reads.
     #[must_use]
     pub fn schedule(&self, attempts: u32) -> Vec<Duration> {
@@ -114,9 +131,11 @@ mod tests {
         #[test]
         fn jitter_is_only_ever_later_and_at_most_a_quarter(base in 1_u64..1_000_000, nth in 0_u32.., seed: u64) {
             let backoff = Backoff::new(Duration::from_millis(base), Duration::from_millis(base * 1_000))?;
-            let jittered = backoff.jittered(nth, Jitter::draw(&mut fastrand::Rng::with_seed(seed)));
-            let plain = backoff.delay(nth);
-            prop_assert!(plain <= jittered && jittered <= plain + plain / 4 + Duration::from_nanos(1));
+            let jitter = Jitter::draw(&mut fastrand::Rng::with_seed(seed));
+            let (jittered, spread, plain) = (backoff.jittered(nth, jitter), backoff.spread(nth, jitter), backoff.delay(nth));
+            let latest = plain + plain / 4 + Duration::from_nanos(2);
+            prop_assert!(plain <= jittered && jittered <= latest);
+            prop_assert!(plain <= spread && spread + backoff.gathering(nth) <= latest);
         }
     }
 }

@@ -71,7 +71,7 @@ fn a_rejected_batch_is_halved_down_to_the_one_row_that_is_dead() {
         .into_iter()
         .map(|n| judge_with_seed(&batch_of(&vec![0; n], 20), &status(400, None), 1).rows[0].batch_max)
         .collect();
-    assert_eq!(sizes, [10, 10, 5, 3, 2, 1].map(Some));
+    assert_eq!(sizes, [16, 16, 8, 4, 2, 1].map(Some));
     let single = judge_with_seed(&batch_of(&[0], 1), &status(422, None), 1);
     assert_eq!(single.rows[0].verdict, Verdict::Dead { cause: Cause::Rejected });
 }

@@ -581,6 +581,7 @@ impl<T: Transport> Worker<T> {
         let rules = Rules {
             batch_size: self.settings.batch_size,
             linger: self.settings.linger,
+            retry: self.settings.policy.retry,
             recheck: self.settings.poll_interval,
         };
         let (mut ids, mut busy) = self.on_their_way();

@@ -3,9 +3,10 @@
 use std::{collections::HashSet, time::Duration};
 
 use crate::{
+    backoff::Backoff,
     clock::Timestamp,
     deletion::{AgentId, Batch, Deletion, EntryId, Lane},
-    store::Look,
+    store::{DueRow, Look},
 };
 
 /// How rows become requests.
@@ -15,8 +16,22 @@ pub struct Rules {
     pub batch_size: u8,
     /// How long a request that is not full waits for more rows.
     pub linger: Duration,
+    /// The delays after which rows come back.
+    pub retry: Backoff,
     /// How long a row waits whose ID is in flight as another row.
     pub recheck: Duration,
+}
+
+impl Rules {
+    /// Until when `row` may wait for others to fill a request with it. One that failed has waited a good while already
+    /// and waits a share of that more: those that failed with it in other requests come back about then.
+    fn may_wait_until(&self, row: &DueRow) -> Timestamp {
+        let wait = match row.deletion.attempts {
+            0 => self.linger,
+            failed => self.linger.max(self.retry.gathering(failed)),
+        };
+        row.due_since.plus(wait)
+    }
 }
 
 /// What is to be done with a lane after its turn.
@@ -64,8 +79,7 @@ pub fn batches(
         let partial = chunk.len() < full && !there_may_be_more;
         // Rows of a rejected request do not wait: they are being told apart, and are not joined by others.
         if partial && lane.batch_max >= rules.batch_size {
-            let since = chunk.iter().map(|row| row.due_since).min().unwrap_or(now);
-            let until = since.plus(rules.linger);
+            let until = chunk.iter().map(|row| rules.may_wait_until(row)).min().unwrap_or(now);
             if until > now {
                 next = soonest(next, until);
                 break;
@@ -94,11 +108,19 @@ fn soonest(one: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{deletion::DeletionId, store::DueRow};
+    use crate::deletion::DeletionId;
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(100_000);
-    const RULES: Rules = Rules { batch_size: 20, linger: Duration::from_secs(1), recheck: Duration::from_millis(100) };
+
+    fn rules() -> Rules {
+        Rules {
+            batch_size: 20,
+            linger: Duration::from_secs(1),
+            retry: Backoff::new(Duration::from_secs(16), Duration::from_secs(64)).unwrap(),
+            recheck: Duration::from_millis(100),
+        }
+    }
 
     fn lane(batch_max: u8) -> Lane {
         Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max }
@@ -122,43 +144,56 @@ mod tests {
     #[test]
     fn full_batches_go_and_the_rest_waits_until_its_oldest_has_lingered() {
         let since = NOW.minus(Duration::from_millis(400));
-        let (found, next) = batches(&lane(20), look(41, since, None), 160, 8, &Busy::new(), &RULES, NOW);
+        let (found, next) = batches(&lane(20), look(41, since, None), 160, 8, &Busy::new(), &rules(), NOW);
         assert_eq!((sizes(&found), next), (vec![20, 20], Next::LookAt(NOW.plus(Duration::from_millis(600)))));
-        let lingered = NOW.minus(RULES.linger);
-        let (found, next) = batches(&lane(20), look(41, lingered, None), 160, 8, &Busy::new(), &RULES, NOW);
+        let lingered = NOW.minus(rules().linger);
+        let (found, next) = batches(&lane(20), look(41, lingered, None), 160, 8, &Busy::new(), &rules(), NOW);
         assert_eq!((sizes(&found), next), (vec![20, 20, 1], Next::Nothing));
     }
 
     #[test]
     fn a_lane_with_less_than_it_could_send_is_looked_at_again() {
-        let (found, next) = batches(&lane(20), look(60, NOW, None), 160, 2, &Busy::new(), &RULES, NOW);
+        let (found, next) = batches(&lane(20), look(60, NOW, None), 160, 2, &Busy::new(), &rules(), NOW);
         assert_eq!((sizes(&found), next), (vec![20, 20], Next::HasMore));
-        let (found, next) = batches(&lane(20), look(40, NOW, None), 40, 2, &Busy::new(), &RULES, NOW);
+        let (found, next) = batches(&lane(20), look(40, NOW, None), 40, 2, &Busy::new(), &rules(), NOW);
         assert_eq!((sizes(&found), next), (vec![20, 20], Next::HasMore), "as many as asked for: there may be more");
         let later = NOW.plus(Duration::from_secs(60));
-        let (found, next) = batches(&lane(20), look(20, NOW, Some(later)), 160, 2, &Busy::new(), &RULES, NOW);
+        let (found, next) = batches(&lane(20), look(20, NOW, Some(later)), 160, 2, &Busy::new(), &rules(), NOW);
         assert_eq!((sizes(&found), next), (vec![20], Next::LookAt(later)));
     }
 
     #[test]
+    fn rows_that_failed_wait_longer_for_company_and_no_longer_than_their_jitter_leaves_of_a_quarter() {
+        let since = NOW.minus(Duration::from_secs(2));
+        let mut failed = look(3, since, None);
+        failed.due.iter_mut().for_each(|row| row.deletion.attempts = 1);
+        let (found, next) = batches(&lane(20), failed, 160, 8, &Busy::new(), &rules(), NOW);
+        assert_eq!((sizes(&found), next), (vec![], Next::LookAt(NOW.plus(Duration::from_secs(1)))));
+        let mut joined = look(3, since, None);
+        joined.due[0].deletion.attempts = 1;
+        let (found, _) = batches(&lane(20), joined, 160, 8, &Busy::new(), &rules(), NOW);
+        assert_eq!(sizes(&found), [3], "new rows have lingered, and take the others along");
+    }
+
+    #[test]
     fn halves_do_not_linger() {
-        let (found, next) = batches(&lane(3), look(5, NOW, None), 160, 8, &Busy::new(), &RULES, NOW);
+        let (found, next) = batches(&lane(3), look(5, NOW, None), 160, 8, &Busy::new(), &rules(), NOW);
         assert_eq!((sizes(&found), next), (vec![3, 2], Next::Nothing));
     }
 
     #[test]
     fn an_id_that_is_in_flight_as_another_row_waits() {
         let busy = Busy::from([(AgentId::parse("a").unwrap(), EntryId::parse("0").unwrap())]);
-        let (found, next) = batches(&lane(1), look(2, NOW, None), 160, 8, &busy, &RULES, NOW);
-        assert_eq!((sizes(&found), next), (vec![1], Next::LookAt(NOW.plus(RULES.recheck))));
-        let (found, next) = batches(&lane(1), look(1, NOW, None), 1, 8, &busy, &RULES, NOW);
-        assert_eq!((sizes(&found), next), (vec![], Next::LookAt(NOW.plus(RULES.recheck))));
+        let (found, next) = batches(&lane(1), look(2, NOW, None), 160, 8, &busy, &rules(), NOW);
+        assert_eq!((sizes(&found), next), (vec![1], Next::LookAt(NOW.plus(rules().recheck))));
+        let (found, next) = batches(&lane(1), look(1, NOW, None), 1, 8, &busy, &rules(), NOW);
+        assert_eq!((sizes(&found), next), (vec![], Next::LookAt(NOW.plus(rules().recheck))));
     }
 
     proptest! {
         #[test]
         fn rows_that_have_lingered_take_no_more_requests_than_they_must(rows in 0_usize..200, batch_size in 1_u8..=20, batch_max in 1_u8..=20) {
-            let rules = Rules { batch_size, ..RULES };
+            let rules = Rules { batch_size, ..rules() };
             let (found, _) = batches(&lane(batch_max), look(rows, Timestamp::ZERO, None), 1_000, 1_000, &Busy::new(), &rules, NOW);
             prop_assert_eq!(found.len(), rows.div_ceil(usize::from(batch_size.min(batch_max))));
             prop_assert_eq!(sizes(&found).iter().sum::<usize>(), rows);

@@ -20,3 +20,4 @@ mod storage;
 mod store;
 mod supervisor;
 mod tidy;
+mod waste;

@@ -1,0 +1,182 @@
+//! Not one wasted request: what it costs to tell a bad ID from the good ones, and to bring back what failed.
+
+use std::{collections::HashMap, time::Duration};
+
+use audio_cache_sweeper::{backoff::Backoff, pace::RateLimit, sandbox::Options};
+
+use crate::bed::{Bed, Plan};
+
+/// Has each agent delete twenty entries, those at the given positions of which the API rejects; returns how many
+/// requests it took each.
+async fn halved(concurrency: usize, agents: &[Vec<usize>]) -> Vec<usize> {
+    let sandbox = Options { numeric_ids: true, ..Plan::default().sandbox };
+    let mut plan = Plan { sandbox, ..Plan::default() };
+    plan.settings.concurrency = concurrency;
+    let mut bed = Bed::new(plan).await;
+    let rows: Vec<(String, String)> = agents
+        .iter()
+        .enumerate()
+        .flat_map(|(agent, bad)| {
+            (0..20).map(move |at| {
+                let entry = if bad.contains(&at) { format!("bad-{at}") } else { at.to_string() };
+                (agent.to_string(), entry)
+            })
+        })
+        .collect();
+    let rows: Vec<(&str, &str)> = rows.iter().map(|(agent, entry)| (agent.as_str(), entry.as_str())).collect();
+    bed.insert(&rows).await;
+    bed.work().await;
+    let bad: usize = agents.iter().map(Vec::len).sum();
+    let dead = bed.count("state = 'dead' AND last_cause = 'rejected' AND entry_id LIKE 'bad-%'").await;
+    assert_eq!(dead, i64::try_from(bad).unwrap());
+    let saved = bed.count("state = 'deleted' AND attempts = 1").await;
+    assert_eq!(saved, i64::try_from(rows.len() - bad).unwrap(), "all others are saved");
+    let mut requests = vec![0; agents.len()];
+    for request in bed.sandbox.requests() {
+        requests[request.uri.split('/').nth(3).unwrap().parse::<usize>().unwrap()] += 1;
+    }
+    requests
+}
+
+#[tokio::test]
+async fn one_bad_id_among_twenty_costs_eleven_requests_at_the_most_wherever_it_is() {
+    let positions: Vec<Vec<usize>> = (0..20).map(|bad| vec![bad]).collect();
+    for concurrency in [1, 8] {
+        let requests = halved(concurrency, &positions).await;
+        assert!(requests.iter().all(|requests| *requests <= 11), "{requests:?}");
+    }
+}
+
+#[tokio::test]
+async fn two_bad_ids_among_twenty_cost_eighteen_requests_at_the_most_wherever_they_are() {
+    let pairs: Vec<Vec<usize>> = (0..20).flat_map(|one| (one + 1..20).map(move |other| vec![one, other])).collect();
+    assert_eq!(pairs.len(), 190);
+    for concurrency in [1, 8] {
+        let requests = halved(concurrency, &pairs).await;
+        let (worst, pair) = requests.iter().zip(&pairs).max().unwrap();
+        assert!(*worst <= 18, "{worst} requests for {pair:?} at concurrency {concurrency}");
+    }
+}
+
+/// How many requests a run took, and how few it could have.
+#[derive(Debug)]
+struct Cost {
+    sent: usize,
+    /// If of each agent all rows that are to be tried for the first time went together, twenty at a time, and then all that
+    /// are to be tried for the second time, and so on.
+    by_rounds: usize,
+    /// If whoever sends knew in advance which rows will fail, and when; see [`fewest`].
+    by_windows: usize,
+}
+
+/// When an attempt at a row could have been made: from the time at which the schedule lets it (in milliseconds), to the
+/// latest at which it must be made.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    from: i64,
+    to: i64,
+}
+
+/// The fewest requests of twenty that reach into each of these windows: whenever one can wait no longer, a request goes
+/// out with those that can wait the least of all that may go.
+fn fewest(mut windows: Vec<Window>) -> usize {
+    let mut requests = 0;
+    windows.sort_by_key(|window| window.to);
+    while let Some(Window { to, .. }) = windows.first().copied() {
+        let mut room = 20;
+        windows.retain(|window| {
+            let goes = room > 0 && window.from <= to;
+            room -= usize::from(goes);
+            !goes
+        });
+        requests += 1;
+    }
+    requests
+}
+
+/// Deletes `rows` entries, spread over `agents`, a fifth of which fails each time, drawn anew; the clock goes on when
+/// there is nothing to do. What the fewest requests are is told by what happened.
+async fn retried(agents: usize, rows: usize, concurrency: usize, rate: RateLimit, seed: u64) -> Cost {
+    let sandbox = Options { fail_ratio: 0.2, seed, ..Plan::default().sandbox };
+    let mut plan = Plan { sandbox, rate, ..Plan::default() };
+    let (linger, backoff) =
+        (Duration::from_millis(500), Backoff::new(Duration::from_secs(10), Duration::from_secs(3_600)).unwrap());
+    plan.settings.concurrency = concurrency;
+    plan.settings.linger = linger;
+    plan.settings.policy.max_attempts = 20;
+    plan.settings.policy.retry = backoff;
+    let mut bed = Bed::new(plan).await;
+    let rows: Vec<(String, String)> =
+        (0..rows).map(|row| (format!("agent-{}", row % agents), row.to_string())).collect();
+    let rows: Vec<(&str, &str)> = rows.iter().map(|(agent, entry)| (agent.as_str(), entry.as_str())).collect();
+    bed.insert(&rows).await;
+    loop {
+        bed.work().await;
+        let Some(wait) = bed.worker.turn().await.unwrap().wait else { break };
+        bed.clock.advance(wait.max(Duration::from_millis(1)));
+    }
+    assert_eq!(bed.count("state = 'deleted'").await, i64::try_from(rows.len()).unwrap());
+    let attempts: Vec<(String, i64, i64, i64)> = bed
+        .query(
+            "SELECT agent_id, deletion_id, claimed_at, answered_at FROM outcomes JOIN requests ON requests.id = request_id
+             ORDER BY request_id",
+        )
+        .await;
+    let mut before: HashMap<i64, (u32, i64)> = HashMap::new();
+    let mut rounds: HashMap<(String, u32), usize> = HashMap::new();
+    let mut windows: HashMap<String, Vec<Window>> = HashMap::new();
+    for (agent, row, claimed_at, answered_at) in attempts {
+        let (attempt, failed_at) = before.get(&row).copied().unwrap_or_default();
+        let window = if attempt == 0 {
+            Window { from: 0, to: claimed_at }
+        } else {
+            let delay = backoff.delay(attempt);
+            let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap();
+            let from = failed_at + millis(delay);
+            // Later only if the rate or other rows kept it waiting.
+            let to = claimed_at.max(from + millis(delay / 4));
+            assert!(claimed_at >= from, "never earlier than the schedule");
+            Window { from, to }
+        };
+        windows.entry(agent.clone()).or_default().push(window);
+        *rounds.entry((agent, attempt)).or_default() += 1;
+        before.insert(row, (attempt + 1, answered_at));
+    }
+    let by_windows = windows.into_values().map(fewest).sum();
+    Cost { sent: bed.sizes().len(), by_rounds: rounds.values().map(|rows| rows.div_ceil(20)).sum(), by_windows }
+}
+
+#[test]
+fn the_fewest_requests_are_counted_as_one_would_by_hand() {
+    let windows = |windows: &[(i64, i64, usize)]| {
+        windows.iter().flat_map(|&(from, to, rows)| vec![Window { from, to }; rows]).collect()
+    };
+    assert_eq!(fewest(windows(&[])), 0);
+    assert_eq!(fewest(windows(&[(0, 5, 10), (5, 9, 10)])), 1, "they meet at 5");
+    assert_eq!(fewest(windows(&[(0, 5, 10), (6, 9, 10)])), 2);
+    assert_eq!(fewest(windows(&[(0, 5, 10), (5, 9, 11)])), 2);
+    assert_eq!(fewest(windows(&[(0, 5, 21), (0, 9, 19)])), 2);
+}
+
+#[tokio::test]
+async fn rows_that_failed_here_and_there_come_back_in_requests_that_are_full() {
+    for agents in [1, 7] {
+        for concurrency in [1, 8] {
+            let cost = retried(agents, 2_000, concurrency, Plan::default().rate, 7).await;
+            assert!(cost.sent * 10 <= cost.by_rounds * 11, "{agents} agents, concurrency {concurrency}: {cost:?}");
+        }
+    }
+}
+
+/// With a rate that spreads the first attempts over half a minute, rows of one round are due too far apart to go together:
+/// what the schedule allows at the best is the measure then.
+#[tokio::test]
+async fn rows_that_failed_over_a_while_come_back_in_as_few_requests_as_the_schedule_allows() {
+    let rate = RateLimit { requests_per_second: 5.0, burst: 5.try_into().unwrap() };
+    for agents in [1, 7] {
+        for concurrency in [1, 8] {
+            let cost = retried(agents, 2_000, concurrency, rate, 7).await;
+            assert!(cost.sent * 10 <= cost.by_windows * 11, "{agents} agents, concurrency {concurrency}: {cost:?}");
+        }
+    }
+}
