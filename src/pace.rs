@@ -56,10 +56,24 @@ pub struct HoldRow {
     pub cause: Cause,
     /// Since when.
     pub since_at: Timestamp,
-    /// Until when; `None` until somebody deletes the row. A time in the past: the next request probes.
+    /// Until when; `None` until somebody deletes the row. A time in the past: the next request probes, or, if a person
+    /// placed it, it is over.
     pub until_at: Option<Timestamp>,
     /// How often it was placed again after a probe failed.
     pub repeats: u32,
+}
+
+impl HoldRow {
+    /// Whether nothing of it is left. A person who paused until a time meant that time: there was no fault, so there is
+    /// nothing to probe.
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.cause == Cause::Operator && self.until_at.is_some_and(|until| until <= now)
+    }
+
+    /// Whether it lasts longer than `other`.
+    fn outlasts(&self, other: &Self) -> bool {
+        self.until_at.unwrap_or(Timestamp(i64::MAX)) > other.until_at.unwrap_or(Timestamp(i64::MAX))
+    }
 }
 
 /// What is to be written to `holds`, and said in the log.
@@ -244,17 +258,60 @@ impl Pace {
         }
     }
 
-    /// Takes in the rows of `holds`, whoever wrote them; what is known of the same hold is kept.
-    pub fn load(&mut self, rows: Vec<HoldRow>) {
+    /// Takes in the rows of `holds`, whoever wrote them; what is known of the same hold is kept. Of several rows that are
+    /// taken for the same hold, the one that lasts longest counts.
+    ///
+    /// What others placed, changed and lifted since the last time is returned: for the log only, it is written already.
+    pub fn load(&mut self, rows: Vec<HoldRow>) -> Vec<HoldChange> {
         let mut known = std::mem::take(&mut self.holds);
+        let mut read: BTreeMap<(Scope, Cause), HoldRow> = BTreeMap::new();
         for row in rows {
-            let key = (row.scope.clone(), row.cause);
+            match read.entry((row.scope.clone(), row.cause)) {
+                Entry::Vacant(entry) => {
+                    entry.insert(row);
+                }
+                Entry::Occupied(mut entry) if row.outlasts(entry.get()) => {
+                    entry.insert(row);
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+        let mut placed = Vec::new();
+        for (key, row) in read {
             let held = match known.remove(&key) {
                 Some(held) if held.row == row => held,
-                Some(_) | None => Held { row, probe: None, newest: RequestId(0) },
+                Some(_) | None => {
+                    placed.push(HoldChange::Placed(row.clone()));
+                    Held { row, probe: None, newest: RequestId(0) }
+                }
             };
             self.holds.insert(key, held);
         }
+        let lifted = known.into_iter().map(|((scope, cause), held)| {
+            let until_at = held.row.until_at;
+            HoldChange::Lifted { scope, cause, until_at }
+        });
+        lifted.chain(placed).collect()
+    }
+
+    /// Whether a hold that a person placed is over, so that its row can go.
+    #[must_use]
+    pub fn any_over(&self, now: Timestamp) -> bool {
+        self.holds.values().any(|held| held.row.is_over(now))
+    }
+
+    /// Forgets the holds that people placed and that are over; returned for the log, once their rows are gone.
+    pub fn forget_over(&mut self, now: Timestamp) -> Vec<HoldChange> {
+        let mut lifted = Vec::new();
+        self.holds.retain(|(scope, cause), held| {
+            let over = held.row.is_over(now);
+            if over {
+                let until_at = held.row.until_at;
+                lifted.push(HoldChange::Lifted { scope: scope.clone(), cause: *cause, until_at });
+            }
+            !over
+        });
+        lifted
     }
 
     /// Whether anything at all may go out.
@@ -271,7 +328,7 @@ impl Pace {
 
     fn admission(&self, agent: Option<&AgentId>, now: Timestamp) -> Admission {
         let mut admission = Admission::Free;
-        for held in self.matching(agent) {
+        for held in self.matching(agent).filter(|held| !held.row.is_over(now)) {
             admission = match (held.row.until_at, held.probe, admission) {
                 (None, _, _) | (_, _, Admission::Held(None)) => Admission::Held(None),
                 (Some(until), _, Admission::Held(Some(other))) => Admission::Held(Some(other.max(until))),
@@ -294,7 +351,8 @@ impl Pace {
     pub fn sent(&mut self, request: RequestId, agent: &AgentId, now: Timestamp) -> Vec<(Scope, Cause)> {
         let mut probed = Vec::new();
         for held in self.holds.values_mut() {
-            if held.row.scope.covers(agent) && held.row.until_at.is_some_and(|until| until <= now) {
+            let ended = held.row.until_at.is_some_and(|until| until <= now) && !held.row.is_over(now);
+            if held.row.scope.covers(agent) && ended {
                 held.probe = Some(request);
                 probed.push((held.row.scope.clone(), held.row.cause));
             }

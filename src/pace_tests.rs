@@ -91,6 +91,43 @@ fn an_operator_s_hold_without_an_end_lasts_until_its_row_is_gone() {
 }
 
 #[test]
+fn an_operator_s_hold_is_over_at_its_end_without_a_probe() {
+    let mut pace = pace(100.0, 10);
+    let row = HoldRow { scope: Scope::All, cause: Cause::Operator, since_at: NOW, until_at: Some(NOW), repeats: 0 };
+    pace.load(vec![row]);
+    let before = Timestamp(NOW.0 - 1);
+    assert_eq!((pace.admit_any(before), pace.any_over(before)), (Admission::Held(Some(NOW)), false));
+    assert_eq!((pace.admit_any(NOW), pace.any_over(NOW)), (Admission::Free, true));
+    assert_eq!(pace.sent(RequestId(1), &agent("a"), NOW), [], "nothing is probed");
+    assert_eq!(
+        pace.forget_over(NOW),
+        [HoldChange::Lifted { scope: Scope::All, cause: Cause::Operator, until_at: Some(NOW) }]
+    );
+    assert_eq!((pace.held(), pace.any_over(NOW)), (0, false));
+}
+
+#[test]
+fn what_others_changed_in_the_holds_is_told_once() {
+    let mut pace = pace(100.0, 10);
+    let row = |scope, until_at| HoldRow { scope, cause: Cause::Operator, since_at: NOW, until_at, repeats: 0 };
+    let (all, one) = (row(Scope::All, None), row(Scope::Agent(agent("a")), Some(NOW)));
+    let lifted = HoldChange::Lifted { scope: Scope::All, cause: Cause::Operator, until_at: None };
+    assert_eq!(pace.load(vec![all.clone()]), [HoldChange::Placed(all.clone())]);
+    assert_eq!(pace.load(vec![one.clone(), all.clone()]), [HoldChange::Placed(one.clone())]);
+    assert_eq!(pace.load(vec![one.clone()]), [lifted]);
+    let longer = row(one.scope.clone(), None);
+    assert_eq!(pace.load(vec![longer.clone()]), [HoldChange::Placed(longer.clone())]);
+    // Two rows that are taken for the same hold: one of them has a cause that is none.
+    for rows in [vec![one.clone(), longer.clone()], vec![longer, one]] {
+        assert_eq!(pace.load(rows), []);
+    }
+    // What it placed itself is no news.
+    answer(&mut pace, 1, Some((Scope::All, Cause::Contract, HoldEnd::Growing)), 1, NOW);
+    let rows: Vec<HoldRow> = pace.holds.values().map(|held| held.row.clone()).collect();
+    assert_eq!(pace.load(rows), []);
+}
+
+#[test]
 fn a_probe_that_nothing_will_be_heard_of_makes_room_for_another() {
     let mut pace = pace(100.0, 10);
     let until_at = Some(NOW);

@@ -465,7 +465,7 @@ impl<T: Transport> Worker<T> {
         }
         if self.holds_stale {
             let holds = self.store.holds().await?;
-            self.pace.load(holds);
+            self.pace.load(holds).iter().for_each(log::hold);
             self.holds_stale = false;
         }
         let begun = self.clock.elapsed();
@@ -543,13 +543,17 @@ impl<T: Transport> Worker<T> {
         let now = self.clock.now();
         let room = if may_claim && !self.holds_stale { self.room(now) } else { 0 };
         let mut plan = Plan { taken: self.lanes.take(now, room), ..Plan::default() };
-        if self.unsettled.is_empty() && self.unusable.is_empty() && plan.taken.is_empty() {
+        let over = !self.holds_stale && self.pace.any_over(now);
+        if self.unsettled.is_empty() && self.unusable.is_empty() && plan.taken.is_empty() && !over {
             return Ok(0);
         }
-        if let Err(error) = self.write(&mut plan, room, now).await {
+        if let Err(error) = self.write(&mut plan, room, over, now).await {
             self.store.abandon().await;
             self.lanes.restore(plan.taken);
             return Err(error);
+        }
+        if over {
+            self.pace.forget_over(now).iter().for_each(log::hold);
         }
         self.unusable.clear();
         if plan.buried > 0 {
@@ -575,9 +579,9 @@ impl<T: Transport> Worker<T> {
         }
     }
 
-    /// Writes what is unsettled, and fills `plan` with claims of the lanes that it has taken. A permit is taken once
-    /// there is a batch for it, and before that batch is claimed.
-    async fn write(&mut self, plan: &mut Plan, room: usize, now: Timestamp) -> Result<(), StoreError> {
+    /// Writes what is unsettled, removes holds if some are `over`, and fills `plan` with claims of the lanes that it has
+    /// taken. A permit is taken once there is a batch for it, and before that batch is claimed.
+    async fn write(&mut self, plan: &mut Plan, room: usize, over: bool, now: Timestamp) -> Result<(), StoreError> {
         let rules = Rules {
             batch_size: self.settings.batch_size,
             linger: self.settings.linger,
@@ -591,9 +595,12 @@ impl<T: Transport> Worker<T> {
         for unsettled in &self.unsettled {
             write.change_holds(&unsettled.holds).await?;
         }
+        if over {
+            write.lift_over(now).await?;
+        }
         // This transaction may have waited for another one, which paused us, or mended what was to be buried.
         if write.is_overtaken().await? {
-            self.pace.load(write.holds().await?);
+            self.pace.load(write.holds().await?).iter().for_each(log::hold);
             self.unusable.clear();
         }
         plan.buried += write.bury_lanes(&self.unusable, now).await?;

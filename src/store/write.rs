@@ -11,6 +11,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     deletion::{DeletionId, Lane, RequestId},
+    outcome::Cause,
     pace::{HoldChange, HoldRow},
 };
 
@@ -116,6 +117,12 @@ const PLACE_HOLD: &str =
     "INSERT OR REPLACE INTO holds (scope, cause, since_at, until_at, repeats) VALUES (?1, ?2, ?3, ?4, ?5)";
 /// Only the one that was known: an operator may have put another in its place meanwhile.
 const LIFT_HOLD: &str = "DELETE FROM holds WHERE scope = ?1 AND cause = ?2 AND until_at IS ?3";
+
+/// ?1 now; ?2 the causes that are not a person's: [cause, …]. What of another cause got past the CHECKs is taken for a
+/// person's, too.
+const LIFT_OVER: &str = "
+DELETE FROM holds
+WHERE typeof(until_at) = 'integer' AND until_at <= ?1 AND cause NOT IN (SELECT value FROM json_each(?2))";
 
 /// A transaction that writes; without [`Write::commit`], nothing of it happened, and [`super::Store::abandon`] ends it.
 #[derive(Debug)]
@@ -238,6 +245,17 @@ impl Write<'_> {
             };
             self.execute("change the holds", query).await?;
         }
+        Ok(())
+    }
+
+    /// Removes the holds that people placed until a time that has come; what was given more time meanwhile stays.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn lift_over(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let ours: Vec<&str> =
+            Cause::ALL.into_iter().filter(|cause| *cause != Cause::Operator).map(Cause::as_str).collect();
+        self.execute("lift holds that are over", sqlx::query(LIFT_OVER).bind(now.0).bind(json(&ours))).await?;
         Ok(())
     }
 

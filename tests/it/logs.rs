@@ -21,7 +21,7 @@ use crate::bed::{Bed, Plan, listing};
 
 /// Where the log goes in a test; tells when a line with the `awaited` event has come.
 #[derive(Clone, Default)]
-struct Log {
+pub struct Log {
     text: Arc<Mutex<Vec<u8>>>,
     awaited: &'static str,
     came: Arc<Notify>,
@@ -59,7 +59,7 @@ pub fn subscribe() {
 }
 
 /// Ends the capture when it is dropped.
-struct Captured;
+pub struct Captured;
 
 impl Drop for Captured {
     fn drop(&mut self) {
@@ -68,18 +68,29 @@ impl Drop for Captured {
 }
 
 impl Log {
-    fn capture(&self) -> Captured {
+    /// Tells of lines with this event.
+    pub fn awaiting(event: &'static str) -> Self {
+        Self { awaited: event, ..Self::default() }
+    }
+
+    /// What tells.
+    pub fn came(&self) -> Arc<Notify> {
+        Arc::clone(&self.came)
+    }
+
+    pub fn capture(&self) -> Captured {
         subscribe();
         CAPTURE.set(Some(self.clone()));
         Captured
     }
 
-    fn events(&self, event: &str) -> Vec<Value> {
+    pub fn entries(&self) -> Vec<Value> {
         let text = String::from_utf8(self.text.lock().unwrap().clone()).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap())
-            .filter(|entry| entry["event"] == event)
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    pub fn events(&self, event: &str) -> Vec<Value> {
+        self.entries().into_iter().filter(|entry| entry["event"] == event).collect()
     }
 }
 

@@ -8,6 +8,7 @@ mod contract;
 mod crash;
 mod daemon;
 mod delivery;
+mod holds;
 mod hostile;
 mod key;
 mod logs;
