@@ -120,11 +120,13 @@ fn simulate(kind: Kind, rate: f64, with_retry_after: bool, doubles: bool, seed: 
         retry: growth,
         min_retry_after: growth.base(),
         max_retry_after: Duration::from_secs(3_600),
+        ask_singly: true,
     };
     let ceiling = RateLimit { requests_per_second: rate * 10.0, burst: 5.try_into().unwrap() };
     let mut pace = Pace::new(ceiling, growth, 3).adaptive(CONCURRENCY, Duration::ZERO);
     let agent = AgentId::parse("a").unwrap();
-    let row = Deletion { id: DeletionId(1), entry: EntryId::parse("1").unwrap(), attempts: 0, maybe_done: false };
+    let row =
+        Deletion { id: DeletionId(1), entry: EntryId::parse("1").unwrap(), attempts: 0, maybe_done: false, asks: 0 };
     let lane = Lane { priority: 0, agent: agent.clone(), batch_max: 20 };
     let batch = Batch::new(lane, vec![row]).unwrap();
     let mut limit = Limit::new(kind, rate);
@@ -174,14 +176,14 @@ fn simulate(kind: Kind, rate: f64, with_retry_after: bool, doubles: bool, seed: 
             let retry_after = with_retry_after.then(|| RetryAfter::Seconds(limit.retry_after(at)));
             Err(Fault::Status { status: 429, retry_after })
         };
-        let judgement = judge(&batch, &result, &policy, wall(now), &mut rng);
+        let judgement = judge(&batch, &result, true, &policy, wall(now), &mut rng);
         let cause = result.as_ref().err().map(Fault::cause);
         if found.is_nan() && (0.9 * rate..1.1 * rate).contains(&pace.rate()) {
             found = at.round();
         }
         let (request, newest) = (RequestId(request), RequestId(newest));
         pace.learn(request, cause, newest, now);
-        pace.answered(request, judgement.hold, result.is_ok(), newest, wall(now), &mut rng);
+        pace.answered(request, judgement.hold, judgement.is_answer, newest, wall(now), &mut rng);
     }
     let count = |from: f64, to: f64| answered.iter().filter(|at| (from..to).contains(*at)).count() as f64;
     let reaches = |from: f64, to: f64, rate: f64| {
@@ -270,6 +272,7 @@ async fn sent(requests_per_second: f64) -> f64 {
             retry: growth,
             min_retry_after: growth.base(),
             max_retry_after: Duration::from_secs(3_600),
+            ask_singly: true,
         },
         poll_interval: Duration::from_millis(100),
         retention: Duration::from_secs(86_400),

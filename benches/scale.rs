@@ -114,6 +114,7 @@ async fn work(options: Options, clock: Clock, rows: u32) -> (String, String) {
         linger: Duration::ZERO,
         policy: Policy {
             max_attempts: 8,
+            ask_singly: true,
             retry: growth,
             min_retry_after: Duration::from_secs(5),
             max_retry_after: Duration::from_secs(3_600),

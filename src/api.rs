@@ -8,7 +8,7 @@ use std::{
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
-    Client, Response, StatusCode, Url,
+    Client, RequestBuilder, Response, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
     redirect::Policy,
 };
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    deletion::{AgentId, Batch},
+    deletion::{AgentId, Batch, EntryId},
     key::{Key, KeyError, KeySource, Keys},
     outcome::{Answer, Fault, RetryAfter},
 };
@@ -54,6 +54,9 @@ pub struct Options {
 pub trait Transport: Send + Sync + 'static {
     /// Asks for the deletion of a batch, once.
     fn bulk_delete(&self, batch: &Batch, correlation_id: Uuid) -> impl Future<Output = Reply> + Send;
+
+    /// Asks for the deletion of the one row of a batch, alone, once.
+    fn delete_one(&self, batch: &Batch, correlation_id: Uuid) -> impl Future<Output = Reply> + Send;
 }
 
 /// The API, ready to be called.
@@ -111,15 +114,31 @@ struct RawAnswer {
     failed: Vec<String>,
 }
 
+/// What is said about a single entry.
+#[derive(Deserialize)]
+struct RawSuccess {
+    success: bool,
+}
+
 /// The two lists, by their names. `derive` would also take an array for the struct, and `[["1"],[]]` tells of nothing.
 fn parse_answer(body: &[u8]) -> Result<Answer, String> {
+    let RawAnswer { deleted, failed } = parse_object(body)?;
+    Ok(Answer { deleted, failed })
+}
+
+/// The same about a single entry.
+fn parse_success(body: &[u8], entry: &EntryId) -> Result<Answer, String> {
+    let RawSuccess { success } = parse_object(body)?;
+    let (entry, none) = (vec![entry.as_str().to_owned()], Vec::new());
+    let (deleted, failed) = if success { (entry, none) } else { (none, entry) };
+    Ok(Answer { deleted, failed })
+}
+
+fn parse_object<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err("not the promised JSON: not an object".to_owned());
     }
-    match serde_json::from_slice(body) {
-        Ok(RawAnswer { deleted, failed }) => Ok(Answer { deleted, failed }),
-        Err(error) => Err(format!("not the promised JSON: {error}")),
-    }
+    serde_json::from_slice(body).map_err(|error| format!("not the promised JSON: {error}"))
 }
 
 impl Api {
@@ -155,18 +174,47 @@ impl Api {
     }
 
     fn url(&self, agent: &AgentId) -> String {
-        let agent = utf8_percent_encode(agent.as_str(), SEGMENT);
-        format!("{}/v1/agents/{agent}/audio-cache/bulk-delete", self.base)
+        format!("{}/bulk-delete", self.cache_url(agent))
     }
 
-    async fn read(&self, mut response: Response, key: &Key) -> Reply {
+    /// Of an entry whose ID can be in a path.
+    fn entry_url(&self, agent: &AgentId, entry: &EntryId) -> String {
+        format!("{}/{}", self.cache_url(agent), utf8_percent_encode(entry.as_str(), SEGMENT))
+    }
+
+    fn cache_url(&self, agent: &AgentId) -> String {
+        format!("{}/v1/agents/{}/audio-cache", self.base, utf8_percent_encode(agent.as_str(), SEGMENT))
+    }
+
+    /// Sends it, with the headers that every request has; `parse` is for the body of a 200.
+    async fn send(
+        &self,
+        request: RequestBuilder,
+        correlation_id: Uuid,
+        parse: impl Fn(&[u8]) -> Result<Answer, String> + Send,
+    ) -> Reply {
+        let key = self.key();
+        let Ok(header) = key.header() else { return unbuilt() };
+        let request = request.header("x-api-key", header).header(CORRELATION_ID, correlation_id.to_string());
+        match request.send().await {
+            Ok(response) => self.read(response, &key, parse).await,
+            Err(error) => Reply::unheard(fault_of(&error), self.clean(&describe(&error))),
+        }
+    }
+
+    async fn read(
+        &self,
+        mut response: Response,
+        key: &Key,
+        parse: impl Fn(&[u8]) -> Result<Answer, String> + Send,
+    ) -> Reply {
         let status = response.status();
         let remote_id = text_header(response.headers(), CORRELATION_ID).map(|id| self.clean(id));
         let retry_after = text_header(response.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
         let most = if status.is_success() { MAX_ANSWER_BYTES } else { MAX_ERROR_BYTES };
         let body = read_body(&mut response, most).await;
         let (result, detail) = match (status, body) {
-            (StatusCode::OK, Ok(Read::Whole(body))) => match parse_answer(&body) {
+            (StatusCode::OK, Ok(Read::Whole(body))) => match parse(&body) {
                 Ok(answer) => (Ok(answer), None),
                 Err(problem) => (Err(Fault::Garbled), Some(problem)),
             },
@@ -201,25 +249,23 @@ impl Api {
 
 impl Transport for Api {
     async fn bulk_delete(&self, batch: &Batch, correlation_id: Uuid) -> Reply {
-        let key = self.key();
         let body = Body { ids: batch.deletions().iter().map(|row| row.entry.as_str()).collect() };
-        let (Ok(header), Ok(body)) = (key.header(), serde_json::to_vec(&body)) else {
-            return Reply::unheard(Fault::Unreachable, "the request could not be built");
-        };
-        let sent = self
-            .client
-            .post(self.url(&batch.lane().agent))
-            .header("x-api-key", header)
-            .header(CORRELATION_ID, correlation_id.to_string())
-            .header(CONTENT_TYPE, "application/json")
-            .body(body)
-            .send()
-            .await;
-        match sent {
-            Ok(response) => self.read(response, &key).await,
-            Err(error) => Reply::unheard(fault_of(&error), self.clean(&describe(&error))),
-        }
+        let Ok(body) = serde_json::to_vec(&body) else { return unbuilt() };
+        let request = self.client.post(self.url(&batch.lane().agent));
+        let request = request.header(CONTENT_TYPE, "application/json").body(body);
+        self.send(request, correlation_id, parse_answer).await
     }
+
+    async fn delete_one(&self, batch: &Batch, correlation_id: Uuid) -> Reply {
+        // Another ID would be another request: a URL is normalised on its way.
+        let Some(row) = batch.only().filter(|row| row.entry.can_be_in_a_path()) else { return unbuilt() };
+        let request = self.client.delete(self.entry_url(&batch.lane().agent, &row.entry));
+        self.send(request, correlation_id, |body| parse_success(body, &row.entry)).await
+    }
+}
+
+fn unbuilt() -> Reply {
+    Reply::unheard(Fault::Unreachable, "the request could not be built")
 }
 
 enum Read {
@@ -315,7 +361,21 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_is_exactly_one_percent_encoded_segment() {
+    fn a_single_entry_is_answered_with_an_object_that_has_a_boolean() {
+        let entry = EntryId::parse("7").unwrap();
+        let parse = |body: &str| parse_success(body.as_bytes(), &entry).ok().map(|said| (said.deleted, said.failed));
+        let seven = || vec!["7".to_owned()];
+        assert_eq!(parse(r#" {"success": true, "more": []}"#), Some((seven(), vec![])));
+        assert_eq!(parse(r#"{"success":false}"#), Some((vec![], seven())));
+        for other in ["", "true", "[true]", "{}", r#"{"success":null}"#, r#"{"success":"true"}"#, r#"{"success":1}"#] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+        assert_eq!(parse(r#"{"success":true,"success":false}"#), None, "twice");
+        assert_eq!(parse(r#"{"success":true} x"#), None);
+    }
+
+    #[test]
+    fn the_agent_and_the_entry_are_exactly_one_percent_encoded_segment_each() {
         let options = Options {
             base_url: Url::parse("http://127.0.0.1:9/prefix/").unwrap(),
             key: KeySource::Given("k".into()),
@@ -330,6 +390,15 @@ mod tests {
             let decoded = percent_encoding::percent_decode_str(segments[3]).decode_utf8().unwrap();
             assert_eq!(decoded, agent);
             assert_eq!((segments[0], segments[5], url.query(), url.fragment()), ("prefix", "bulk-delete", None, None));
+        }
+        let agent = AgentId::parse("a").unwrap();
+        for entry in ["4711", "%2e%2e", "a?b#c", "...", "a%2Fb", "*", "a;b:c@d&e=f+g"].map(EntryId::parse) {
+            let entry = entry.unwrap();
+            let url = Url::parse(&api.entry_url(&agent, &entry)).unwrap();
+            let segments: Vec<_> = url.path_segments().unwrap().collect();
+            assert_eq!((segments.len(), url.query(), url.fragment()), (6, None, None), "{url}");
+            let decoded = percent_encoding::percent_decode_str(segments[5]).decode_utf8().unwrap();
+            assert_eq!(decoded, entry.as_str());
         }
     }
 }

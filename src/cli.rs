@@ -281,8 +281,8 @@ async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<
         Ended::Told | Ended::Empty => 0,
         Ended::GaveUp => 5,
     };
-    let Totals { requests, deleted, retried, dead, .. } = totals;
-    info!(event = event::STOPPED, exit_code = code, requests, deleted, retried, dead, "stopped");
+    let Totals { requests, deleted, absent, retried, dead, .. } = totals;
+    info!(event = event::STOPPED, exit_code = code, requests, deleted, absent, retried, dead, "stopped");
     Ok(ExitCode::from(code))
 }
 

@@ -86,7 +86,7 @@ section!(RawApi {
 });
 section!(RawRateLimit { requests_per_second: String, burst: String, adaptive: String });
 section!(RawDelivery { batch_size: String, concurrency: String, linger: String });
-section!(RawRetry { max_attempts: String, base_delay: String, max_delay: String });
+section!(RawRetry { max_attempts: String, ask_singly: String, base_delay: String, max_delay: String });
 section!(RawHold { after_faults: String, base_delay: String, max_delay: String, max_retry_after: String });
 section!(RawQueue { poll_interval: String, retention: String });
 section!(RawLog { format: String, filter: String });
@@ -300,6 +300,7 @@ impl RawConfig {
         let concurrency = p.number("delivery.concurrency", &delivery.concurrency, 1..=1_024);
         let linger = p.duration("delivery.linger", &delivery.linger, ms(0)..=days(1));
         let max_attempts = p.number("retry.max_attempts", &retry.max_attempts, 1..=1_000);
+        let ask_singly = p.word("retry.ask_singly", &retry.ask_singly, &[("true", true), ("false", false)], true);
         let retry = p.backoff("retry", &retry.base_delay, &retry.max_delay);
         let hold_after_faults = p.number("hold.after_faults", &hold.after_faults, 1..=1_000);
         let max_retry_after = p.duration("hold.max_retry_after", &hold.max_retry_after, ms(1)..=days(30));
@@ -321,7 +322,7 @@ impl RawConfig {
         else {
             return Err(ConfigError::Values { problems: problems.0, shown });
         };
-        let policy = Policy { max_attempts, retry, min_retry_after: hold_growth.base(), max_retry_after };
+        let policy = Policy { max_attempts, ask_singly, retry, min_retry_after: hold_growth.base(), max_retry_after };
         let worker = worker::Settings { batch_size, concurrency, linger, policy, poll_interval, retention, grace };
         Ok(Config {
             store,

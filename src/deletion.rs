@@ -8,6 +8,9 @@ pub const MAX_BATCH_SIZE: u8 = 20;
 /// The most bytes an agent ID or an entry ID may have; ours, and far above anything the API is known to use.
 const MAX_ID_BYTES: usize = 255;
 
+/// [`Lane::batch_max`] of rows that no bulk delete could settle: each is asked about alone.
+pub const ALONE: u8 = 0;
+
 /// Why a text cannot be an ID; the table's CHECK constraints refuse the same at the INSERT.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
@@ -73,6 +76,13 @@ impl EntryId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it can be asked about alone, which puts it into the request's path: not if it could be taken for more
+    /// than one segment of that, for a step in it, or for the name of another operation.
+    #[must_use]
+    pub fn can_be_in_a_path(&self) -> bool {
+        !self.0.contains(['/', '\\']) && !matches!(&*self.0, "." | ".." | "bulk-delete")
+    }
 }
 
 /// `deletions.id`.
@@ -90,6 +100,8 @@ pub enum State {
     Pending,
     /// The API said so.
     Deleted,
+    /// The API knows no such entry: never there, or gone before. Not the same as deleted.
+    Absent,
     /// Given up; the row's cause says why.
     Dead,
 }
@@ -101,6 +113,7 @@ impl State {
         match self {
             Self::Pending => "pending",
             Self::Deleted => "deleted",
+            Self::Absent => "absent",
             Self::Dead => "dead",
         }
     }
@@ -113,7 +126,8 @@ pub struct Lane {
     pub priority: i64,
     /// One request, one agent.
     pub agent: AgentId,
-    /// The most of these rows that may go together: less than 20 once a request with them was rejected.
+    /// The most of these rows that may go together: less than 20 once a request with them was rejected,
+    /// and [`ALONE`] if each is to be asked about alone.
     pub batch_max: u8,
 }
 
@@ -126,8 +140,30 @@ pub struct Deletion {
     pub entry: EntryId,
     /// How many attempts were counted before this one.
     pub attempts: u32,
+    /// How often it was asked about alone, and nothing was learnt.
+    pub asks: u32,
     /// An earlier attempt may have deleted it unseen.
     pub maybe_done: bool,
+}
+
+/// How a request asks for what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// With the bulk delete: 1 to 20 IDs.
+    Bulk,
+    /// With the deletion of one entry, which tells of an entry that is not there.
+    Single,
+}
+
+impl Kind {
+    /// The string in the database and in the logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bulk => "bulk",
+            Self::Single => "single",
+        }
+    }
 }
 
 /// 1 to 20 deletions of one lane, with distinct entry IDs: the content of one request.
@@ -135,6 +171,7 @@ pub struct Deletion {
 pub struct Batch {
     lane: Lane,
     deletions: Vec<Deletion>,
+    kind: Kind,
 }
 
 /// Deletions that cannot be one request.
@@ -161,7 +198,29 @@ impl Batch {
         if distinct.len() < deletions.len() {
             return Err(BatchError::Repeated);
         }
-        Ok(Self { lane, deletions })
+        Ok(Self { lane, deletions, kind: Kind::Bulk })
+    }
+
+    /// The same, to be asked about alone if that is what its lane is for and its ID allows; else as it was.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        let may = self.lane.batch_max == ALONE && self.only().is_some_and(|row| row.entry.can_be_in_a_path());
+        Self { kind: if may { Kind::Single } else { self.kind }, ..self }
+    }
+
+    /// Its row, if there is just one.
+    #[must_use]
+    pub fn only(&self) -> Option<&Deletion> {
+        match self.deletions.as_slice() {
+            [row] => Some(row),
+            _ => None,
+        }
+    }
+
+    /// How it is sent.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The lane the rows were claimed from.
@@ -201,13 +260,32 @@ mod tests {
     }
 
     #[test]
+    fn only_one_row_of_its_lane_with_a_plain_id_is_asked_about_alone() {
+        let batch = |batch_max, entries: &[&str]| {
+            let lane = Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max };
+            let rows = entries.iter().zip(1..).map(|(entry, id)| {
+                let entry = EntryId::parse(entry).unwrap();
+                Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false }
+            });
+            Batch::new(lane, rows.collect()).unwrap().alone().kind()
+        };
+        for plain in ["4711", "...", "%2e%2e", "a?b#c", "*", "bulk-delete2"] {
+            assert_eq!(batch(ALONE, &[plain]), Kind::Single, "{plain}");
+        }
+        for other in [".", "..", "a/b", "/", "a\\b", "bulk-delete"] {
+            assert_eq!(batch(ALONE, &[other]), Kind::Bulk, "{other}");
+        }
+        assert_eq!((batch(1, &["1"]), batch(ALONE, &["1", "2"])), (Kind::Bulk, Kind::Bulk));
+    }
+
+    #[test]
     fn a_batch_has_one_to_twenty_distinct_ids() -> Result<(), IdError> {
         let lane = Lane { priority: 0, agent: AgentId::parse("a")?, batch_max: 20 };
         let rows = |n: i64| -> Result<Vec<Deletion>, IdError> {
             (0..n)
                 .map(|id| {
                     let entry = EntryId::parse(&id.to_string())?;
-                    Ok(Deletion { id: DeletionId(id), entry, attempts: 0, maybe_done: false })
+                    Ok(Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false })
                 })
                 .collect()
         };

@@ -31,16 +31,20 @@
 //! lists the *lanes*: the rows that may share a request. When there is room, a lane whose turn it is is looked at; its
 //! due rows become *batches*; a batch that gets a permit is *claimed* (a row in `requests` with its manifest), and sent
 //! after that is committed. What comes back is *judged*: each row gets one verdict. The next transaction *settles* it,
-//! together with the next claims. A row that comes back is due later; one that is deleted or dead is pruned when it is
-//! old.
+//! together with the next claims. A row that comes back is due later; one that is deleted, absent or dead is pruned when
+//! it is old.
+//!
+//! The bulk delete gives no reason for a row that it fails. Before such a row is dead, it is moved to a lane of rows that
+//! are asked about *alone*, where one request tells whether there is such an entry.
 //!
 //! There is no claimed state: one daemon owns the file, so memory knows what is in flight, and the manifest is the
 //! evidence if memory is lost. A request without an answer at the start is a crash's orphan, and settled as lost.
 //!
 //! # The invariants
 //!
-//! 1. No row is lost: an enqueued row is pending, deleted or dead, always.
-//! 2. `deleted` only if the API listed that ID as deleted, and not as failed, in a 200.
+//! 1. No row is lost: an enqueued row is pending, deleted, absent or dead, always.
+//! 2. `deleted` only if the API said so in a 200: listed as deleted, and not as failed, or asked about alone. `absent`
+//!    only if it answered 404 about that entry alone, and a 200 to a bulk delete of the agent before.
 //! 3. A request carries 1 to 20 distinct IDs of one agent.
 //! 4. Before an ID is sent, the database says so.
 //! 5. No ID is in two requests at the same time.

@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use crate::{
     backoff::{Backoff, Jitter},
     clock::Timestamp,
-    deletion::{AgentId, Batch, Deletion, DeletionId, MAX_BATCH_SIZE},
+    deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, Kind, MAX_BATCH_SIZE},
 };
 
-/// The two lists of a 200, unjudged.
+/// So often a row is asked about alone without anything being learnt (server errors, no answer), until it is dead.
+pub const MAX_ASKS: u32 = 3;
+
+/// The two lists of a 200, unjudged. The answer about a single entry is one list with its ID and one without.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// IDs the API says it deleted.
@@ -152,8 +155,10 @@ impl Fault {
 /// What becomes of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The API listed it as deleted, and not as failed, in a 200.
+    /// The API said in a 200 that it deleted it: listed as deleted and not as failed, or asked about alone.
     Deleted,
+    /// Asked about alone, the API knows no such entry.
+    Absent,
     /// Comes back; the attempt is counted.
     Retry {
         /// When.
@@ -181,17 +186,18 @@ impl Verdict {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Deleted => "deleted",
+            Self::Absent => "absent",
             Self::Retry { .. } => "retry",
             Self::Release { .. } => "release",
             Self::Dead { .. } => "dead",
         }
     }
 
-    /// Why, unless it is simply deleted.
+    /// Why, unless it is simply deleted, or absent.
     #[must_use]
     pub const fn cause(self) -> Option<Cause> {
         match self {
-            Self::Deleted => None,
+            Self::Deleted | Self::Absent => None,
             Self::Retry { cause, .. } | Self::Release { cause, .. } | Self::Dead { cause } => Some(cause),
         }
     }
@@ -207,7 +213,7 @@ impl Verdict {
     pub const fn due_at(self) -> Option<Timestamp> {
         match self {
             Self::Retry { due_at, .. } | Self::Release { due_at, .. } => Some(due_at),
-            Self::Deleted | Self::Dead { .. } => None,
+            Self::Deleted | Self::Absent | Self::Dead { .. } => None,
         }
     }
 }
@@ -221,6 +227,8 @@ pub struct Judged {
     pub verdict: Verdict,
     /// How many rows it may be sent with from now on, if that changes.
     pub batch_max: Option<u8>,
+    /// How often it has been asked about alone now, and nothing was learnt.
+    pub asks: u32,
     /// The attempt may have deleted it, or one before it.
     pub maybe_done: bool,
 }
@@ -285,6 +293,8 @@ pub struct Judgement {
     pub hold: Option<Hold>,
     /// How many IDs the answer lists that we did not send.
     pub strays: usize,
+    /// The API did what the contract says: it told of the rows.
+    pub is_answer: bool,
 }
 
 /// What [`judge`] goes by.
@@ -292,6 +302,8 @@ pub struct Judgement {
 pub struct Policy {
     /// How many counted attempts a row has before it is dead; at least 1.
     pub max_attempts: u32,
+    /// Whether a row that a bulk delete cannot settle is asked about alone.
+    pub ask_singly: bool,
     /// The delays between them.
     pub retry: Backoff,
     /// The shortest pause that a `Retry-After` can ask for.
@@ -310,6 +322,31 @@ impl Policy {
         }
     }
 
+    /// What becomes of a row that a bulk delete did not settle, and how many rows it may be sent with.
+    ///
+    /// The bulk delete gives no reason. Where that would be the end, or the row may be gone already, one request about it
+    /// alone tells, and the two of them are one attempt: it is the second that counts.
+    fn unsettled(&self, row: &Deletion, cause: Cause, now: Timestamp, jitter: Jitter) -> (Verdict, Option<u8>) {
+        let verdict = self.retry(row, cause, now, jitter);
+        let is_last = matches!(verdict, Verdict::Dead { .. });
+        let may_be_gone = row.maybe_done && cause == Cause::ApiFailed;
+        if self.ask_singly && (is_last || may_be_gone) && row.entry.can_be_in_a_path() {
+            return (Verdict::Release { due_at: now, cause }, Some(ALONE));
+        }
+        (verdict, if cause == Cause::ApiSilent { None } else { Some(MAX_BATCH_SIZE) })
+    }
+
+    /// What becomes of a row after a request about it alone that told nothing. Its attempts may be used up but for the one
+    /// that this would have ended, so such requests have a limit of their own.
+    fn ask_again(&self, row: &Deletion, cause: Cause, now: Timestamp, jitter: Jitter) -> Verdict {
+        let asks = row.asks.saturating_add(1);
+        if asks >= MAX_ASKS {
+            Verdict::Dead { cause }
+        } else {
+            Verdict::Release { due_at: now.plus(self.retry.jittered(asks, jitter)), cause }
+        }
+    }
+
     fn clamp(&self, wish: RetryAfter, now: Timestamp) -> Timestamp {
         let wish = match wish {
             RetryAfter::Seconds(seconds) => now.plus(std::time::Duration::from_secs(seconds)),
@@ -322,11 +359,13 @@ impl Policy {
 /// Decides what becomes of each row of `batch` and whether anything is to be held, from what the call returned.
 ///
 /// Exactly one verdict for each row, whatever the answer says; [`Verdict::Deleted`] only for an ID that a 200 listed
-/// as deleted and not as failed. `rng` is drawn from once.
+/// as deleted and not as failed. `is_known`: in this life, the API has answered a bulk delete of this agent; without
+/// that, a 404 about one entry may be a wrong region's or a gateway's. `rng` is drawn from once.
 #[must_use]
 pub fn judge(
     batch: &Batch,
     reply: &Result<Answer, Fault>,
+    is_known: bool,
     policy: &Policy,
     now: Timestamp,
     rng: &mut fastrand::Rng,
@@ -334,6 +373,11 @@ pub fn judge(
     let jitter = Jitter::draw(rng);
     match reply {
         Ok(answer) => judge_answer(batch, answer, policy, now, jitter),
+        Err(fault) if batch.kind() == Kind::Single && is_known && fault.cause() == Cause::UnknownAgent => {
+            let absent = |row: &Deletion| end(row, Verdict::Absent, row.maybe_done);
+            let rows = batch.deletions().iter().map(absent).collect();
+            Judgement { rows, hold: None, strays: 0, is_answer: true }
+        }
         Err(fault) => judge_fault(batch, fault, policy, now, jitter),
     }
 }
@@ -365,16 +409,25 @@ fn judge_answer(batch: &Batch, answer: &Answer, policy: &Policy, now: Timestamp,
         .iter()
         .zip(listed)
         .map(|(row, listed)| {
-            let (verdict, batch_max) = match (listed.deleted, listed.failed) {
-                (true, false) => (Verdict::Deleted, Some(MAX_BATCH_SIZE)),
-                (false, true) => (policy.retry(row, Cause::ApiFailed, now, jitter), Some(MAX_BATCH_SIZE)),
-                (true, true) => (policy.retry(row, Cause::ApiContradicted, now, jitter), Some(MAX_BATCH_SIZE)),
-                (false, false) => (policy.retry(row, Cause::ApiSilent, now, jitter), None),
+            let cause = match (listed.deleted, listed.failed) {
+                (true, false) => return end(row, Verdict::Deleted, row.maybe_done),
+                (false, true) => Cause::ApiFailed,
+                (true, true) => Cause::ApiContradicted,
+                (false, false) => Cause::ApiSilent,
             };
-            Judged { id: row.id, verdict, batch_max, maybe_done: row.maybe_done }
+            if batch.kind() == Kind::Single {
+                return end(row, policy.retry(row, cause, now, jitter), row.maybe_done);
+            }
+            let (verdict, batch_max) = policy.unsettled(row, cause, now, jitter);
+            Judged { id: row.id, verdict, batch_max, asks: row.asks, maybe_done: row.maybe_done }
         })
         .collect();
-    Judgement { rows, hold: None, strays }
+    Judgement { rows, hold: None, strays, is_answer: true }
+}
+
+/// What asking about a row alone is over with: from here on it travels with others, if at all.
+fn end(row: &Deletion, verdict: Verdict, maybe_done: bool) -> Judged {
+    Judged { id: row.id, verdict, batch_max: Some(MAX_BATCH_SIZE), asks: 0, maybe_done }
 }
 
 fn judge_fault(batch: &Batch, fault: &Fault, policy: &Policy, now: Timestamp, jitter: Jitter) -> Judgement {
@@ -411,14 +464,20 @@ fn judge_fault(batch: &Batch, fault: &Fault, policy: &Policy, now: Timestamp, ji
     let rows = batch
         .deletions()
         .iter()
-        .map(|row| Judged {
-            id: row.id,
-            verdict: verdict.unwrap_or_else(|| policy.retry(row, cause, now, jitter)),
-            batch_max,
-            maybe_done: row.maybe_done || unseen,
+        .map(|row| {
+            let maybe_done = row.maybe_done || unseen;
+            let (verdict, asks) = match (verdict, batch.kind()) {
+                (Some(verdict), _) => (verdict, row.asks),
+                (None, Kind::Bulk) => (policy.retry(row, cause, now, jitter), row.asks),
+                (None, Kind::Single) => (policy.ask_again(row, cause, now, jitter), row.asks.saturating_add(1)),
+            };
+            if batch.kind() == Kind::Single && matches!(verdict, Verdict::Dead { .. }) {
+                return end(row, verdict, maybe_done);
+            }
+            Judged { id: row.id, verdict, batch_max, asks, maybe_done }
         })
         .collect();
-    Judgement { rows, hold, strays: 0 }
+    Judgement { rows, hold, strays: 0, is_answer: false }
 }
 
 /// How many rows of a rejected batch may go together next: the largest power of two below its size.

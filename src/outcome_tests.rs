@@ -10,6 +10,7 @@ const NOW: Timestamp = Timestamp(1_000_000);
 fn policy() -> Policy {
     Policy {
         max_attempts: 3,
+        ask_singly: true,
         retry: Backoff::new(Duration::from_secs(10), Duration::from_secs(60)).unwrap(),
         min_retry_after: Duration::from_secs(1),
         max_retry_after: Duration::from_secs(100),
@@ -25,6 +26,7 @@ fn batch_of(attempts: &[u32], batch_max: u8) -> Batch {
             id: DeletionId(at as i64 + 100),
             entry: EntryId::parse(&at.to_string()).unwrap(),
             attempts,
+            asks: 0,
             maybe_done: false,
         })
         .collect();
@@ -32,7 +34,7 @@ fn batch_of(attempts: &[u32], batch_max: u8) -> Batch {
 }
 
 fn judge_with_seed(batch: &Batch, reply: &Result<Answer, Fault>, seed: u64) -> Judgement {
-    judge(batch, reply, &policy(), NOW, &mut fastrand::Rng::with_seed(seed))
+    judge(batch, reply, true, &policy(), NOW, &mut fastrand::Rng::with_seed(seed))
 }
 
 fn status(status: u16, retry_after: Option<RetryAfter>) -> Result<Answer, Fault> {
@@ -93,6 +95,54 @@ fn only_lost_and_garbled_leave_a_doubt_whether_it_was_done() {
     let doubt = |reply| judge_with_seed(&batch_of(&[0], 20), &reply, 1).rows[0].maybe_done;
     assert!(doubt(Err(Fault::Lost)) && doubt(Err(Fault::Garbled)));
     assert!(!doubt(Err(Fault::Unreachable)) && !doubt(status(500, None)) && !doubt(status(429, None)));
+}
+
+/// A row that was asked about alone, and what becomes of it.
+fn alone(attempts: u32, asks: u32, is_known: bool, reply: &Result<Answer, Fault>) -> (Judged, Option<Hold>) {
+    let lane = Lane { priority: 0, agent: AgentId::parse("agent").unwrap(), batch_max: ALONE };
+    let entry = EntryId::parse("0").unwrap();
+    let row = Deletion { id: DeletionId(100), entry, attempts, asks, maybe_done: false };
+    let batch = Batch::new(lane, vec![row]).unwrap().alone();
+    assert_eq!(batch.kind(), Kind::Single);
+    let judgement = judge(&batch, reply, is_known, &policy(), NOW, &mut fastrand::Rng::with_seed(1));
+    (judgement.rows[0], judgement.hold)
+}
+
+#[test]
+fn a_404_about_one_entry_is_believed_of_a_known_agent_only() {
+    let (known, hold) = alone(2, 0, true, &status(404, None));
+    assert_eq!((known.verdict, hold), (Verdict::Absent, None));
+    let (unknown, hold) = alone(2, 0, false, &status(404, None));
+    assert_eq!(unknown.verdict, Verdict::Release { due_at: NOW, cause: Cause::UnknownAgent });
+    assert!(hold.is_some_and(|hold| hold.scope == Scope::Agent(AgentId::parse("agent").unwrap())));
+    let bulk = judge_with_seed(&batch_of(&[2], 20), &status(404, None), 1);
+    assert_eq!(bulk.rows[0].verdict.as_str(), "release", "a bulk delete's 404 is never about the entry");
+}
+
+#[test]
+fn what_a_bulk_delete_leaves_open_at_the_limit_is_to_be_asked_about_alone() {
+    let answer = || Ok(Answer { deleted: strings(&["2"]), failed: strings(&["0", "2", "3"]) });
+    let judgement = judge_with_seed(&batch_of(&[2, 2, 2, 1], 20), &answer(), 1);
+    let found: Vec<_> = judgement.rows.iter().map(|row| (row.verdict.as_str(), row.batch_max)).collect();
+    let asked = ("release", Some(ALONE));
+    assert_eq!(found, [asked, asked, asked, ("retry", Some(20))], "failed, silent, contradicted; and not at the limit");
+    let off = Policy { ask_singly: false, ..policy() };
+    let judgement = judge(&batch_of(&[2, 2, 2, 1], 20), &answer(), true, &off, NOW, &mut fastrand::Rng::with_seed(1));
+    let found: Vec<_> = judgement.rows.iter().map(|row| row.verdict.as_str()).collect();
+    assert_eq!(found, ["dead", "dead", "dead", "retry"]);
+}
+
+#[test]
+fn asking_alone_in_vain_has_a_limit_and_counts_no_attempt() {
+    for fault in [Fault::Lost, Fault::Garbled, Fault::Status { status: 500, retry_after: None }] {
+        for asks in 0..MAX_ASKS - 1 {
+            let (row, _) = alone(2, asks, true, &Err(fault));
+            assert_eq!((row.verdict.as_str(), row.asks, row.batch_max), ("release", asks + 1, None));
+            assert!(row.verdict.due_at().unwrap() >= NOW.plus(Duration::from_secs(10 << asks)));
+        }
+        let (row, _) = alone(2, MAX_ASKS - 1, true, &Err(fault));
+        assert_eq!((row.verdict, row.asks), (Verdict::Dead { cause: fault.cause() }, 0));
+    }
 }
 
 #[test]
@@ -156,7 +206,8 @@ proptest! {
             if matches!(judged.verdict, Verdict::Retry { .. }) {
                 prop_assert!(counted < policy().max_attempts);
             }
-            prop_assert!(judged.batch_max.is_none_or(|size| (1..=20).contains(&size)));
+            let to_be_asked = judged.batch_max == Some(ALONE) && judged.verdict.as_str() == "release";
+            prop_assert!(to_be_asked || judged.batch_max.is_none_or(|size| (1..=20).contains(&size)));
         }
         if let Some(Hold { end: HoldEnd::At(until), .. }) = judgement.hold {
             prop_assert!(until > NOW && until <= NOW.plus(policy().max_retry_after));

@@ -1,7 +1,7 @@
 //! A stand-in for the API on loopback, with faults to order: the demo's, the tests' and the benchmarks'.
 //!
 //! It keeps a set of entries per agent and really deletes from it, so that what the daemon believes can be compared
-//! with what is gone. What the API does with an ID that does not exist is not documented; here it is `failed`.
+//! with what is gone. What the bulk delete does with an ID that does not exist is not documented; here it is `failed`.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -19,7 +19,7 @@ use axum::{
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER},
     response::Response,
-    routing::post,
+    routing::{delete, post},
 };
 use governor::{DefaultDirectRateLimiter, Quota};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -50,9 +50,9 @@ pub struct Options {
     pub agents: Vec<(String, u64)>,
     /// Agents that the key may not touch: 403.
     pub forbidden: Vec<String>,
-    /// Which share of IDs is answered as `failed`, drawn anew each time.
+    /// Which share of IDs is answered as `failed`, or with `"success": false`, drawn anew each time.
     pub fail_ratio: f64,
-    /// IDs that are always answered as `failed`.
+    /// IDs that are always answered so.
     pub failing: Vec<String>,
     /// Whether an ID that is not a number makes the request a 400.
     pub numeric_ids: bool,
@@ -88,11 +88,11 @@ pub enum Mood {
     },
     /// Done, and then a 200 with this body.
     Garble(String),
-    /// Done, and then a 200 with two empty lists.
+    /// Done, and then a 200 with two empty lists, or with an empty object.
     Silent,
-    /// Done, and then all of it listed as deleted and as failed.
+    /// Done, and then all of it listed as deleted and as failed; a single entry is told of truly.
     Contradict,
-    /// Done, and told truly, with IDs that nobody sent.
+    /// Done, and told truly, with IDs that nobody sent if there are lists.
     Strangers,
     /// The connection is cut.
     Reset {
@@ -137,6 +137,13 @@ enum Entries {
 }
 
 impl Entries {
+    fn has(&self, id: &str) -> bool {
+        match self {
+            Self::Listed(entries) => entries.contains(id),
+            Self::AllBut(gone) => !gone.contains(id),
+        }
+    }
+
     fn delete(&mut self, id: &str) -> bool {
         match self {
             Self::Listed(entries) => entries.remove(id),
@@ -239,11 +246,7 @@ impl Sandbox {
     /// Whether this entry is gone.
     #[must_use]
     pub fn is_gone(&self, agent: &str, entry: &str) -> bool {
-        match self.shared.world().entries.get(agent) {
-            Some(Entries::Listed(entries)) => !entries.contains(entry),
-            Some(Entries::AllBut(gone)) => gone.contains(entry),
-            None => false,
-        }
+        self.shared.world().entries.get(agent).is_some_and(|entries| !entries.has(entry))
     }
 }
 
@@ -254,6 +257,7 @@ struct Cut;
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let router = Router::new()
         .route("/v1/agents/{agent}/audio-cache/bulk-delete", post(bulk_delete))
+        .route("/v1/agents/{agent}/audio-cache/{entry}", delete(delete_one))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "", "NOT_FOUND", "no such route") })
         .with_state(shared);
     let mut connections = JoinSet::new();
@@ -289,6 +293,19 @@ struct Ids {
 }
 
 async fn bulk_delete(State(shared): State<Arc<Shared>>, Path(agent): Path<String>, request: Request) -> Response {
+    serve_one(&shared, &agent, None, request).await
+}
+
+async fn delete_one(
+    State(shared): State<Arc<Shared>>,
+    Path((agent, entry)): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    serve_one(&shared, &agent, Some(entry), request).await
+}
+
+/// Without an `entry`, the body has a list of them.
+async fn serve_one(shared: &Shared, agent: &str, entry: Option<String>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = to_bytes(body, MAX_BODY_BYTES).await.unwrap_or_default();
     let recorded = shared.options.record.then(|| {
@@ -307,7 +324,7 @@ async fn bulk_delete(State(shared): State<Arc<Shared>>, Path(agent): Path<String
     if !shared.options.latency.is_zero() {
         sleep(shared.options.latency).await;
     }
-    let mut response = treat(&shared, &agent, &head.headers, &body, mood).await;
+    let mut response = treat(shared, agent, entry, &head.headers, &body, mood).await;
     if let Some(id) = head.headers.get(CORRELATION_ID) {
         response.headers_mut().insert(CORRELATION_ID, id.clone());
     }
@@ -317,7 +334,14 @@ async fn bulk_delete(State(shared): State<Arc<Shared>>, Path(agent): Path<String
     response
 }
 
-async fn treat(shared: &Shared, agent: &str, headers: &HeaderMap, body: &Bytes, mood: Mood) -> Response {
+async fn treat(
+    shared: &Shared,
+    agent: &str,
+    entry: Option<String>,
+    headers: &HeaderMap,
+    body: &Bytes,
+    mood: Mood,
+) -> Response {
     let options = &shared.options;
     let correlation_id = headers.get(CORRELATION_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     let refuse = |status, code, message: &str| error(status, correlation_id, code, message);
@@ -353,7 +377,8 @@ async fn treat(shared: &Shared, agent: &str, headers: &HeaderMap, body: &Bytes, 
     if !options.agents.is_empty() && !options.agents.iter().any(|(known, _)| known == agent) {
         return refuse(StatusCode::NOT_FOUND, "NOT_FOUND", "no such agent");
     }
-    let ids = match serde_json::from_slice::<Ids>(body) {
+    let is_single = entry.is_some();
+    let ids = match entry.map_or_else(|| serde_json::from_slice::<Ids>(body), |entry| Ok(Ids { ids: vec![entry] })) {
         Ok(Ids { ids }) if (1..=usize::from(MAX_BATCH_SIZE)).contains(&ids.len()) => ids,
         Ok(_) => return refuse(StatusCode::BAD_REQUEST, "INVALID", "`ids` must contain between 1 and 20 entries"),
         Err(error) => return refuse(StatusCode::BAD_REQUEST, "INVALID", &format!("malformed JSON: {error}")),
@@ -361,11 +386,11 @@ async fn treat(shared: &Shared, agent: &str, headers: &HeaderMap, body: &Bytes, 
     if options.numeric_ids && ids.iter().any(|id| !id.bytes().all(|byte| byte.is_ascii_digit())) {
         return refuse(StatusCode::BAD_REQUEST, "INVALID", "Invalid ID");
     }
-    perform(shared, agent, ids, &mood)
+    perform(shared, agent, ids, is_single, &mood)
 }
 
 /// Deletes, and tells of it as `mood` has it.
-fn perform(shared: &Shared, agent: &str, ids: Vec<String>, mood: &Mood) -> Response {
+fn perform(shared: &Shared, agent: &str, ids: Vec<String>, is_single: bool, mood: &Mood) -> Response {
     let options = &shared.options;
     let mut world = shared.world();
     let World { entries, rng, .. } = &mut *world;
@@ -378,28 +403,36 @@ fn perform(shared: &Shared, agent: &str, ids: Vec<String>, mood: &Mood) -> Respo
         }
     }
     let entries = entries.entry(agent.to_owned()).or_insert_with(|| Entries::AllBut(HashSet::new()));
+    if is_single && !ids.iter().all(|id| entries.has(id)) {
+        return error(StatusCode::NOT_FOUND, "", "NOT_FOUND", "no such entry");
+    }
     let (deleted, failed): (Vec<String>, Vec<String>) = ids
         .into_iter()
         .partition(|id| !options.failing.contains(id) && rng.f64() >= options.fail_ratio && entries.delete(id));
     let told = |deleted: &[String], failed: &[String]| {
-        json_response(StatusCode::OK, json!({ "deleted": deleted, "failed": failed }).to_string())
+        let lists = json!({ "deleted": deleted, "failed": failed });
+        let body = if is_single { json!({ "success": failed.is_empty() }) } else { lists };
+        json_response(StatusCode::OK, body.to_string())
     };
     match mood {
         Mood::Plain if rng.f64() < options.garbage_ratio => json_response(StatusCode::OK, "<html>".to_owned()),
         Mood::Plain if rng.f64() < options.reset_ratio / 2.0 => cut(),
-        Mood::Plain | Mood::Gate | Mood::Say { .. } | Mood::Hang => told(&deleted, &failed),
         Mood::Garble(body) => json_response(StatusCode::OK, body.clone()),
+        Mood::Silent if is_single => json_response(StatusCode::OK, "{}".to_owned()),
         Mood::Silent => told(&[], &[]),
-        Mood::Contradict => {
+        Mood::Contradict if !is_single => {
             let all: Vec<String> = deleted.into_iter().chain(failed).collect();
             told(&all, &all)
         }
-        Mood::Strangers => {
+        Mood::Strangers if !is_single => {
             let strangers = ["999999999".to_owned(), String::new()];
             let deleted: Vec<String> = deleted.into_iter().chain(strangers.clone()).collect();
             told(&deleted, &[failed, strangers.into()].concat())
         }
         Mood::Reset { .. } => cut(),
+        Mood::Plain | Mood::Gate | Mood::Contradict | Mood::Strangers | Mood::Say { .. } | Mood::Hang => {
+            told(&deleted, &failed)
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row, SqliteConnection};
 
 pub use file::{OpenError, Opened, Options, StoreError, Synchronous, verify};
 pub use producer::Producer;
-pub use rows::{Claim, DueRow, Look, Orphan, Pruned, Settlement, Tally};
+pub use rows::{Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};
 pub use write::Write;
 
 use crate::{
@@ -52,7 +52,7 @@ const ORPHANS: &str = "
 SELECT requests.id, requests.agent_id,
     (SELECT json_group_array(json_array(
         id, CASE typeof(entry_id) WHEN 'text' THEN entry_id END, CAST(attempts AS INTEGER),
-        CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER)))
+        CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER)))
      FROM deletions WHERE state = 'pending' AND id IN (
         SELECT value FROM json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]'))))
 FROM requests INDEXED BY requests_unanswered

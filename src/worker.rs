@@ -3,13 +3,14 @@
 //! One task owns the connection that writes, the lanes, the pace and the calls, so nothing here is locked or shared.
 //! Calls run on while the database works: what came back during one commit is settled by the next.
 
+mod chores;
 mod log;
 mod plan;
 mod recovery;
 mod report;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::Future,
     pin::pin,
     sync::{
@@ -29,7 +30,7 @@ use uuid::Uuid;
 use crate::{
     api::{Api, Reply, Transport},
     clock::{Clock, Timestamp},
-    deletion::{Batch, DeletionId, Lane, RequestId},
+    deletion::{AgentId, Batch, DeletionId, Kind, Lane, RequestId},
     lanes::Lanes,
     outcome::{Fault, Judgement, Policy, judge},
     pace::{Admission, HoldChange, Pace},
@@ -37,16 +38,11 @@ use crate::{
     supervisor::Supervisor,
     telemetry::event,
 };
+use chores::{Chores, SUMMARY_INTERVAL};
 use plan::{Busy, Next, Rules, batches};
 use recovery::recover;
 pub use report::{Ended, Totals, Turn, Until};
 
-/// How many rows one step of pruning looks at.
-const PRUNE_ROWS: u32 = 2_000;
-/// How often the table is gone through for rows to prune.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
-/// How often the summary is logged.
-const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 /// How long after another process's last write we leave gaps between our own.
 const POLITE_FOR: Duration = Duration::from_secs(2);
 /// The longest such gap.
@@ -124,6 +120,8 @@ pub struct Worker<T = Api> {
     unsettled: Vec<Unsettled>,
     /// First rows of lanes that no request can be made of; the next transaction makes those rows dead.
     unusable: Vec<DeletionId>,
+    /// Agents of open rows that a bulk delete has been answered for: a 404 about one entry of theirs can be believed.
+    known: HashSet<AgentId>,
     /// The newest request that was sent.
     newest: RequestId,
     /// The lanes must be read again.
@@ -143,18 +141,6 @@ pub struct Worker<T = Api> {
     supervisor: Supervisor,
     /// Told to end: nothing more is claimed, not even by a turn that has begun.
     told: Arc<AtomicBool>,
-}
-
-/// What is done beside the turns, and when next; elapsed time.
-#[derive(Debug)]
-struct Chores {
-    summary_at: Duration,
-    /// `deleted` at the last summary.
-    deleted_before: u64,
-    counting: JoinSet<()>,
-    prune_at: Duration,
-    /// The database could not be used, and that was logged.
-    store_down: bool,
 }
 
 impl<T: Transport> Worker<T> {
@@ -185,6 +171,7 @@ impl<T: Transport> Worker<T> {
             returned: Vec::new(),
             unsettled: Vec::new(),
             unusable: Vec::new(),
+            known: HashSet::new(),
             newest: RequestId(0),
             stale: true,
             holds_stale: true,
@@ -382,57 +369,6 @@ impl<T: Transport> Worker<T> {
         Ok(())
     }
 
-    /// What is due beside the turns: the summary, and a step of pruning.
-    ///
-    /// # Errors
-    /// If the database fails in a way that waiting does not mend.
-    pub async fn do_chores(&mut self) -> Result<(), StoreError> {
-        let now = self.clock.elapsed();
-        if now >= self.chores.summary_at {
-            self.summarise(now);
-        }
-        if now >= self.chores.prune_at && !self.chores.store_down {
-            match self.store.prune(self.clock.now().minus(self.settings.retention), PRUNE_ROWS).await {
-                Ok(step) => {
-                    if step.removed > 0 {
-                        debug!(event = event::PRUNED, rows = step.removed, "old rows removed");
-                    }
-                    let pause = if step.more { self.settings.poll_interval } else { PRUNE_INTERVAL };
-                    self.chores.prune_at = now + pause;
-                }
-                Err(error) if error.is_temporary() => {
-                    self.store.abandon().await;
-                    debug!(event = event::PRUNED, %error, "not now");
-                    self.chores.prune_at = now + PRUNE_INTERVAL;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts and logs, beside the loop: with millions of open rows, counting takes longer than a turn may.
-    fn summarise(&mut self, now: Duration) {
-        while self.chores.counting.try_join_next().is_some() {}
-        if !self.chores.counting.is_empty() {
-            return;
-        }
-        let since = now.saturating_sub(self.chores.summary_at) + SUMMARY_INTERVAL;
-        self.chores.summary_at = now + SUMMARY_INTERVAL;
-        let deleted = self.totals.deleted - self.chores.deleted_before;
-        self.chores.deleted_before = self.totals.deleted;
-        let per_s = (deleted as f64 / since.as_secs_f64() * 10.0).round() / 10.0;
-        let (totals, in_flight, at) = (self.totals, self.in_flight.len(), self.clock.now());
-        let (holds, rate) = (self.pace.held(), self.pace.rate());
-        let counter = self.store.counter();
-        self.chores.counting.spawn(async move {
-            match counter.tally(at).await {
-                Ok(tally) => log::summary(&tally, &totals, per_s, in_flight, holds, rate),
-                Err(error) => warn!(event = event::SUMMARY, %error, "the queue could not be counted"),
-            }
-        });
-    }
-
     /// One pass: settle what has come back, claim what may go out, send it.
     ///
     /// # Errors
@@ -474,6 +410,8 @@ impl<T: Transport> Worker<T> {
         }
         let (lanes, unusable) = self.store.lanes().await?;
         self.unusable = unusable;
+        let open: HashSet<&AgentId> = lanes.iter().map(|(lane, _)| &lane.agent).collect();
+        self.known.retain(|agent| open.contains(agent));
         self.lanes.list(lanes);
         self.stale = false;
         let ended = self.clock.elapsed();
@@ -501,12 +439,17 @@ impl<T: Transport> Worker<T> {
         let now = self.clock.now();
         let heard = reply.is_some();
         let reply = reply.unwrap_or_else(|| Reply::unheard(Fault::Lost, "cut short before the answer"));
-        let Judgement { rows, hold, strays } =
-            judge(&call.batch, &reply.result, &self.settings.policy, now, &mut self.rng);
+        let agent = &call.batch.lane().agent;
+        if call.batch.kind() == Kind::Bulk && reply.result.is_ok() && !self.known.contains(agent) {
+            self.known.insert(agent.clone());
+        }
+        let is_known = self.known.contains(agent);
+        let Judgement { rows, hold, strays, is_answer } =
+            judge(&call.batch, &reply.result, is_known, &self.settings.policy, now, &mut self.rng);
         // With the key that was found, the next request may well succeed.
         let hold = hold.filter(|_| !reply.key_changed);
         if heard {
-            let cause = reply.result.as_ref().err().map(Fault::cause);
+            let cause = reply.result.as_ref().err().filter(|_| !is_answer).map(Fault::cause);
             let change = self.pace.learn(call.request, cause, self.newest, self.clock.elapsed());
             change.iter().for_each(log::rate);
         }
@@ -516,7 +459,7 @@ impl<T: Transport> Worker<T> {
             self.pace.timed(took, self.in_flight.len() + 1).iter().for_each(log::concurrency);
         }
         let holds = if heard {
-            self.pace.answered(call.request, hold, reply.result.is_ok(), self.newest, now, &mut self.rng)
+            self.pace.answered(call.request, hold, is_answer, self.newest, now, &mut self.rng)
         } else {
             self.pace.forget(call.request);
             Vec::new()
@@ -525,7 +468,7 @@ impl<T: Transport> Worker<T> {
             request: call.request,
             answered_at: now,
             status: reply.status,
-            fault: reply.result.as_ref().err().map(Fault::cause),
+            fault: reply.result.as_ref().err().filter(|_| !is_answer).map(Fault::cause),
             detail: reply.detail,
             remote_id: reply.remote_id,
             rows,
@@ -641,6 +584,9 @@ impl<T: Transport> Worker<T> {
                     if !self.pace.take_permit(self.clock.elapsed()) {
                         break;
                     }
+                    // Until a bulk delete of this agent was answered, nothing could be made of a 404: it goes with one.
+                    let ask = self.settings.policy.ask_singly && self.known.contains(&lane.agent);
+                    let batch = if ask { batch.alone() } else { batch };
                     let request = write.next_request_id();
                     ids.extend(batch.deletions().iter().map(|row| row.id));
                     busy.extend(batch.deletions().iter().map(|row| (lane.agent.clone(), row.entry.clone())));
@@ -685,9 +631,9 @@ impl<T: Transport> Worker<T> {
 
     fn forget_settled(&mut self) {
         for Unsettled { settlement, lane, sent, .. } in std::mem::take(&mut self.unsettled) {
-            let before = self.totals;
+            let before = self.totals.ended();
             self.totals.add(&settlement);
-            if (before.deleted, before.dead) != (self.totals.deleted, self.totals.dead) {
+            if self.totals.ended() > before {
                 self.last_settled = self.clock.elapsed();
             }
             for row in &settlement.rows {
@@ -710,7 +656,12 @@ impl<T: Transport> Worker<T> {
         self.newest = self.newest.max(request);
         self.totals.requests += 1;
         let (api, sending) = (Arc::clone(&self.api), batch.clone());
-        let task = self.calls.spawn(async move { api.bulk_delete(&sending, correlation_id).await });
+        let task = self.calls.spawn(async move {
+            match sending.kind() {
+                Kind::Bulk => api.bulk_delete(&sending, correlation_id).await,
+                Kind::Single => api.delete_one(&sending, correlation_id).await,
+            }
+        });
         let call = InFlight { request, correlation_id, batch, sent: self.clock.elapsed() };
         self.in_flight.insert(task.id(), call);
     }

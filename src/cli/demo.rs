@@ -89,11 +89,12 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     let ended = if ended == Ended::Told { "interrupted" } else { "done" };
     say(&format!(
         "\n{ended}: {total} deletions took {} requests; {} came back to be tried again.\n\n{report}\n\
-         The API itself has {gone} entries less. The {MISSING} dead ones ask for entries that do not exist: the API\n\
-         answers such an ID as failed, each time, and after {} attempts it is given up.\n\n\
+         The API itself has {gone} entries less. The {MISSING} absent ones ask for entries that do not exist: the API\n\
+         answers such an ID as failed, each time, without a reason. Instead of the last of {} attempts, it was asked\n\
+         about each of them alone, and answered that it knows no such entry.\n\n\
          Look for yourself:\n\
          \x20 sqlite3 {db} \"SELECT state, last_cause, attempts, count(*) FROM deletions GROUP BY 1, 2, 3\"\n\
-         \x20 sqlite3 {db} \"SELECT id, agent_id, size, status, deleted, retried, dead, fault FROM requests\"\n\
+         \x20 sqlite3 {db} \"SELECT id, agent_id, kind, size, status, deleted, absent, retried, dead, fault FROM requests\"\n\
          \x20 sqlite3 {db} \"SELECT * FROM outcomes WHERE deletion_id = 1\"",
         done.requests,
         done.retried,

@@ -40,6 +40,7 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(vec![
         migration(1, "queue", include_str!("../../migrations/0001_queue.sql")),
         migration(2, "ids", include_str!("../../migrations/0002_ids.sql")),
+        migration(3, "absent", include_str!("../../migrations/0003_absent.sql")),
     ])
 }
 

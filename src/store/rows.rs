@@ -71,15 +71,34 @@ pub struct Settlement {
     pub rows: Vec<Judged>,
 }
 
+/// How many rows got each kind of verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Deleted.
+    pub deleted: u64,
+    /// Not there.
+    pub absent: u64,
+    /// To come back.
+    pub retried: u64,
+    /// Given up.
+    pub dead: u64,
+}
+
 impl Settlement {
-    /// How many rows got each kind of verdict: deleted, to come back, dead.
+    /// How many rows got each kind of verdict.
     #[must_use]
-    pub fn counts(&self) -> (usize, usize, usize) {
-        self.rows.iter().fold((0, 0, 0), |(deleted, retried, dead), row| match row.verdict {
-            Verdict::Deleted => (deleted + 1, retried, dead),
-            Verdict::Retry { .. } | Verdict::Release { .. } => (deleted, retried + 1, dead),
-            Verdict::Dead { .. } => (deleted, retried, dead + 1),
-        })
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for row in &self.rows {
+            let count = match row.verdict {
+                Verdict::Deleted => &mut counts.deleted,
+                Verdict::Absent => &mut counts.absent,
+                Verdict::Retry { .. } | Verdict::Release { .. } => &mut counts.retried,
+                Verdict::Dead { .. } => &mut counts.dead,
+            };
+            *count += 1;
+        }
+        counts
     }
 }
 
@@ -138,9 +157,9 @@ fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
     })
 }
 
-/// [id, entry_id or null if it is no text, attempts, maybe_done, due_at, created_at]
+/// [id, entry_id or null if it is no text, attempts, asks, maybe_done, due_at, created_at]
 #[derive(Deserialize)]
-struct RawDeletion(i64, Option<RawId>, i64, i64, i64, i64);
+struct RawDeletion(i64, Option<RawId>, i64, i64, i64, i64, i64);
 
 /// A text of SQLite's, which need not be UTF-8.
 struct RawId(Vec<u8>);
@@ -165,12 +184,12 @@ impl<'de> Deserialize<'de> for RawId {
 
 impl RawDeletion {
     fn parse(self) -> Result<(Deletion, i64, i64), DeletionId> {
-        let Self(id, entry, attempts, maybe_done, due_at, created_at) = self;
+        let Self(id, entry, attempts, asks, maybe_done, due_at, created_at) = self;
         let id = DeletionId(id);
         let entry = entry.ok_or(id)?;
         let entry = str::from_utf8(&entry.0).ok().and_then(|entry| EntryId::parse(entry).ok()).ok_or(id)?;
-        let attempts = u32::try_from(attempts.max(0)).unwrap_or(u32::MAX);
-        Ok((Deletion { id, entry, attempts, maybe_done: maybe_done != 0 }, due_at, created_at))
+        let [attempts, asks] = [attempts, asks].map(|count| u32::try_from(count.max(0)).unwrap_or(u32::MAX));
+        Ok((Deletion { id, entry, attempts, asks, maybe_done: maybe_done != 0 }, due_at, created_at))
     }
 }
 
@@ -223,15 +242,27 @@ pub(super) fn due_since(due_at: i64, created_at: i64, now: Timestamp) -> Timesta
 }
 
 /// A group as [`with_groups!`] reads it.
-pub(super) type Group =
-    (i64, &'static str, Option<&'static str>, &'static str, u8, Option<i64>, Option<u8>, u8, Option<i64>, Vec<i64>);
+pub(super) type Group = (
+    i64,
+    &'static str,
+    Option<&'static str>,
+    &'static str,
+    u8,
+    Option<i64>,
+    Option<u8>,
+    u32,
+    u8,
+    Option<i64>,
+    Vec<i64>,
+);
 
 /// The rows of a request, together with those that share everything that is written onto them.
 pub(super) fn groups(settlement: &Settlement) -> Vec<Group> {
     let mut groups: Vec<(&Judged, Vec<i64>)> = Vec::new();
     for row in &settlement.rows {
         let alike = |first: &Judged| {
-            (first.verdict, first.batch_max, first.maybe_done) == (row.verdict, row.batch_max, row.maybe_done)
+            let key = |row: &Judged| (row.verdict, row.batch_max, row.asks, row.maybe_done);
+            key(first) == key(row)
         };
         match groups.iter_mut().find(|(first, _)| alike(first)) {
             Some((_, ids)) => ids.push(row.id.0),
@@ -243,6 +274,7 @@ pub(super) fn groups(settlement: &Settlement) -> Vec<Group> {
         .map(|(row, ids)| {
             let (state, settled_at) = match row.verdict {
                 Verdict::Deleted => (State::Deleted, Some(settlement.answered_at.0)),
+                Verdict::Absent => (State::Absent, Some(settlement.answered_at.0)),
                 Verdict::Dead { .. } => (State::Dead, Some(settlement.answered_at.0)),
                 Verdict::Retry { .. } | Verdict::Release { .. } => (State::Pending, None),
             };
@@ -254,6 +286,7 @@ pub(super) fn groups(settlement: &Settlement) -> Vec<Group> {
                 u8::from(row.verdict.counted()),
                 row.verdict.due_at().map(|at| at.0),
                 row.batch_max,
+                row.asks,
                 u8::from(row.maybe_done),
                 settled_at,
                 ids,
@@ -264,12 +297,13 @@ pub(super) fn groups(settlement: &Settlement) -> Vec<Group> {
 
 /// An answer as [`SETTLE_REQUESTS`] reads it.
 pub(super) fn answer(settlement: &Settlement) -> impl Serialize + use<'_> {
-    let (deleted, retried, dead) = settlement.counts();
+    let Counts { deleted, absent, retried, dead } = settlement.counts();
     (
         settlement.request.0,
         settlement.answered_at.0,
         settlement.status,
         deleted,
+        absent,
         retried,
         dead,
         settlement.fault.map(Cause::as_str),

@@ -23,8 +23,8 @@ SELECT
     lane.key,
     (SELECT json_group_array(json_array(
         id, CASE typeof(entry_id) WHEN 'text' THEN entry_id END, CAST(attempts AS INTEGER),
-        CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER))) FROM (
-        SELECT id, entry_id, attempts, maybe_done, due_at, created_at
+        CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER))) FROM (
+        SELECT id, entry_id, attempts, asks, maybe_done, due_at, created_at
         FROM deletions INDEXED BY deletions_due
         WHERE state = 'pending' AND priority = lane.value->>0 AND agent_id = lane.value->>1
           AND batch_max = lane.value->>2 AND due_at <= ?2
@@ -38,13 +38,13 @@ SELECT
 FROM json_each(?1) AS lane
 ORDER BY lane.key";
 
-/// ?1 claims: [[id, correlation_id, agent_id, [deletion id, …], size], …]; ?2 now
+/// ?1 claims: [[id, correlation_id, agent_id, [deletion id, …], size, kind], …]; ?2 now
 const CLAIM: &str = "
-INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, claimed_at)
-SELECT value->>0, value->>1, value->>2, value->'$[3]', value->>4, ?2 FROM json_each(?1)";
+INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, kind, claimed_at)
+SELECT value->>0, value->>1, value->>2, value->'$[3]', value->>4, value->>5, ?2 FROM json_each(?1)";
 
-/// ?1 groups of rows with one verdict: [[request_id, verdict, cause, state, counted, due_at, batch_max, maybe_done,
-/// settled_at, [deletion id, …]], …]. A group whose request has its answer already was settled before.
+/// ?1 groups of rows with one verdict: [[request_id, verdict, cause, state, counted, due_at, batch_max, asks,
+/// maybe_done, settled_at, [deletion id, …]], …]. A group whose request has its answer already was settled before.
 ///
 /// MATERIALIZED, so that the rows are looked up by what is judged and not the other way round.
 macro_rules! with_judged {
@@ -52,8 +52,8 @@ macro_rules! with_judged {
         concat!(
             "WITH groups AS MATERIALIZED (
                 SELECT value->>0 AS request_id, value->>1 AS verdict, value->>2 AS cause, value->>3 AS state,
-                       value->>4 AS counted, value->>5 AS due_at, value->>6 AS batch_max, value->>7 AS maybe_done,
-                       value->>8 AS settled_at, value->'$[9]' AS ids
+                       value->>4 AS counted, value->>5 AS due_at, value->>6 AS batch_max, value->>7 AS asks,
+                       value->>8 AS maybe_done, value->>9 AS settled_at, value->'$[10]' AS ids
                 FROM json_each(?1)
                 WHERE EXISTS (SELECT 1 FROM requests WHERE id = value->>0 AND answered_at IS NULL)
             ),
@@ -71,6 +71,7 @@ pub(super) const SETTLE_DELETIONS: &str = with_judged!(
         attempts = attempts + judged.counted,
         due_at = coalesce(judged.due_at, deletions.due_at),
         batch_max = coalesce(judged.batch_max, deletions.batch_max),
+        asks = judged.asks,
         maybe_done = max(deletions.maybe_done, judged.maybe_done),
         request_id = judged.request_id,
         last_cause = judged.cause,
@@ -85,12 +86,12 @@ pub(super) const SETTLE_OUTCOMES: &str = with_judged!(
     ON CONFLICT (request_id, deletion_id) DO NOTHING"
 );
 
-/// ?1 answers: [[id, answered_at, status, deleted, retried, dead, fault, detail, remote_id], …]
+/// ?1 answers: [[id, answered_at, status, deleted, absent, retried, dead, fault, detail, remote_id], …]
 pub(super) const SETTLE_REQUESTS: &str = "
 UPDATE requests SET
     answered_at = answer.value->>1, status = answer.value->>2, deleted = answer.value->>3,
-    retried = answer.value->>4, dead = answer.value->>5, fault = answer.value->>6, detail = answer.value->>7,
-    remote_id = answer.value->>8
+    absent = answer.value->>4, retried = answer.value->>5, dead = answer.value->>6, fault = answer.value->>7,
+    detail = answer.value->>8, remote_id = answer.value->>9
 FROM json_each(?1) AS answer
 WHERE requests.id = answer.value->>0 AND requests.answered_at IS NULL";
 
@@ -304,7 +305,14 @@ impl Write<'_> {
             .map(|claim| {
                 let ids: Vec<i64> = claim.batch.deletions().iter().map(|row| row.id.0).collect();
                 let agent = claim.batch.lane().agent.as_str();
-                (claim.request.0, claim.correlation_id.to_string(), agent, ids, claim.batch.len())
+                (
+                    claim.request.0,
+                    claim.correlation_id.to_string(),
+                    agent,
+                    ids,
+                    claim.batch.len(),
+                    claim.batch.kind().as_str(),
+                )
             })
             .collect();
         self.execute("claim", sqlx::query(CLAIM).bind(json(&manifests)).bind(now.0)).await?;

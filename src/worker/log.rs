@@ -10,13 +10,13 @@ use crate::{
     outcome::Verdict,
     pace::{HoldChange, HoldRow},
     rate::RateChange,
-    store::{Settlement, Tally},
+    store::{Counts, Settlement, Tally},
     telemetry::event,
 };
 
 /// One line for the request, one at debug for each row, and a warning if rows are dead or the API listed strangers.
 pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays: usize) {
-    let (deleted, retried, dead) = settlement.counts();
+    let Counts { deleted, absent, retried, dead } = settlement.counts();
     let agent = call.batch.lane().agent.as_str();
     let (request, correlation_id) = (settlement.request.0, call.correlation_id.to_string());
     let remote_id = settlement.remote_id.as_ref().filter(|remote_id| **remote_id != correlation_id);
@@ -25,10 +25,12 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
         request,
         correlation_id,
         agent,
+        kind = call.batch.kind().as_str(),
         size = call.batch.len(),
         status = settlement.status,
         fault = settlement.fault.map(|cause| cause.as_str()),
         deleted,
+        absent,
         retried,
         dead,
         took_ms = millis(took),
@@ -121,6 +123,7 @@ pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: us
         requests_per_second = rounded(rate),
         requests_total = totals.requests,
         deleted_total = totals.deleted,
+        absent_total = totals.absent,
         dead_total = totals.dead,
         longest_write_ms = millis(totals.longest_write),
         "summary"

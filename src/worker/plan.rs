@@ -108,7 +108,7 @@ fn soonest(one: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deletion::DeletionId;
+    use crate::deletion::{ALONE, DeletionId};
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(100_000);
@@ -131,7 +131,7 @@ mod tests {
             .map(|n| {
                 let entry = EntryId::parse(&n.to_string()).unwrap();
                 let id = DeletionId(i64::try_from(n).unwrap());
-                DueRow { deletion: Deletion { id, entry, attempts: 0, maybe_done: false }, due_since }
+                DueRow { deletion: Deletion { id, entry, attempts: 0, asks: 0, maybe_done: false }, due_since }
             })
             .collect();
         Look { due, unusable: Vec::new(), next_due_at }
@@ -179,6 +179,12 @@ mod tests {
     fn halves_do_not_linger() {
         let (found, next) = batches(&lane(3), look(5, NOW, None), 160, 8, &Busy::new(), &rules(), NOW);
         assert_eq!((sizes(&found), next), (vec![3, 2], Next::Nothing));
+    }
+
+    #[test]
+    fn rows_to_be_asked_about_alone_go_alone_and_at_once() {
+        let (found, next) = batches(&lane(ALONE), look(3, NOW, None), 160, 8, &Busy::new(), &rules(), NOW);
+        assert_eq!((sizes(&found), next), (vec![1, 1, 1], Next::Nothing));
     }
 
     #[test]

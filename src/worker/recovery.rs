@@ -33,7 +33,9 @@ pub(super) async fn recover(
             detail: Some("the daemon ended before the answer".to_owned()),
             remote_id: None,
             // Whatever was the reason, it says nothing about the API: the hold that this might ask for is left out.
-            rows: orphan.batch.map_or_else(Vec::new, |batch| judge(&batch, &Err(Fault::Lost), policy, now, rng).rows),
+            rows: orphan
+                .batch
+                .map_or_else(Vec::new, |batch| judge(&batch, &Err(Fault::Lost), false, policy, now, rng).rows),
         })
         .collect();
     let mut write = store.write().await?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::store::Settlement;
+use crate::store::{Counts, Settlement};
 
 /// When to end without being told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Totals {
     pub requests: u64,
     /// Rows deleted.
     pub deleted: u64,
+    /// Rows whose entries are not there.
+    pub absent: u64,
     /// Rows that came back to be sent again, once for each time.
     pub retried: u64,
     /// Rows given up.
@@ -55,11 +57,17 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Rows that have reached an end.
+    pub(super) fn ended(&self) -> u64 {
+        self.deleted + self.absent + self.dead
+    }
+
     pub(super) fn add(&mut self, settlement: &Settlement) {
-        let (deleted, retried, dead) = settlement.counts();
-        self.deleted += deleted as u64;
-        self.retried += retried as u64;
-        self.dead += dead as u64;
+        let Counts { deleted, absent, retried, dead } = settlement.counts();
+        self.deleted += deleted;
+        self.absent += absent;
+        self.retried += retried;
+        self.dead += dead;
     }
 }
 

@@ -38,6 +38,7 @@ impl Default for Plan {
     fn default() -> Self {
         let policy = Policy {
             max_attempts: 3,
+            ask_singly: true,
             retry: Backoff::new(Duration::from_secs(10), Duration::from_secs(60)).unwrap(),
             min_retry_after: Duration::from_secs(5),
             max_retry_after: Duration::from_secs(3_600),
@@ -191,7 +192,11 @@ pub async fn open(options: &store::Options) -> Store {
     }
 }
 
+/// The IDs that a request has: in its body, or at the end of its path.
 pub fn ids(request: &Recorded) -> Vec<String> {
+    if request.method == "DELETE" {
+        return request.uri.rsplit('/').take(1).map(str::to_owned).collect();
+    }
     let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
     body["ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
 }

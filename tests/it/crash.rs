@@ -78,7 +78,7 @@ async fn run_to_the_end(mut bed: Bed, what: &str) {
         bed.work().await;
         bed.clock.advance(Duration::from_secs(100));
     }
-    assert_eq!(bed.count("state IN ('deleted', 'dead')").await, ROWS, "{what}");
+    assert_eq!(bed.count("state IN ('deleted', 'absent', 'dead')").await, ROWS, "{what}");
     assert_eq!(bed.count("attempts > 2 OR (state = 'pending') <> (settled_at IS NULL)").await, 0, "{what}");
     let deleted: Vec<(String, String)> =
         bed.query("SELECT agent_id, entry_id FROM deletions WHERE state = 'deleted'").await;
@@ -283,7 +283,7 @@ async fn a_daemon_that_is_killed_at_random_moments_accounts_for_every_row() {
     let (code, stdout, _) = finish(last).await;
     assert!(code == 0 || code == 4, "{stdout}");
 
-    let ended = texts(&mut conn, "SELECT count(*) FROM deletions WHERE state IN ('deleted', 'dead')").await;
+    let ended = texts(&mut conn, "SELECT count(*) FROM deletions WHERE state IN ('deleted', 'absent', 'dead')").await;
     assert_eq!(ended, [rows.len().to_string()], "every row has reached an end");
     for row in texts(&mut conn, "SELECT agent_id || ' ' || entry_id FROM deletions WHERE state = 'deleted'").await {
         let (agent, entry) = row.split_once(' ').unwrap();

@@ -84,8 +84,9 @@ async fn serve(mut stream: TcpStream, state: &Mutex<State>) -> io::Result<()> {
                 let length = head.to_ascii_lowercase().lines().find_map(|line| {
                     line.strip_prefix("content-length:").map(|length| length.trim().parse::<usize>().unwrap())
                 });
-                if body.len() >= length.unwrap() {
-                    let sent: serde_json::Value = serde_json::from_str(body).unwrap();
+                // A request about one entry has no body.
+                if body.len() >= length.unwrap_or(0) {
+                    let sent: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
                     break (text.clone().into_owned(), sent["ids"].clone());
                 }
             }
@@ -101,7 +102,7 @@ async fn serve(mut stream: TcpStream, state: &Mutex<State>) -> io::Result<()> {
         };
         match say {
             None => {
-                let body = serde_json::json!({ "deleted": ids, "failed": [] }).to_string();
+                let body = serde_json::json!({ "deleted": ids, "failed": [], "success": true }).to_string();
                 stream.write_all(&ok(body.as_bytes())).await?;
             }
             Some(Say::Bytes(bytes)) => stream.write_all(&bytes).await?,

@@ -206,7 +206,9 @@ fn httpdate_of(ms: i64) -> String {
 #[tokio::test]
 async fn rows_that_failed_together_come_back_together_on_the_schedule_and_die_at_its_end() {
     let sandbox = Options { failing: (1..=5).map(|id| id.to_string()).collect(), ..Plan::default().sandbox };
-    let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+    let mut plan = Plan { sandbox, ..Plan::default() };
+    plan.settings.policy.ask_singly = false;
+    let mut bed = Bed::new(plan).await;
     bed.insert_many("a", 20).await;
     bed.work().await;
     assert_eq!(bed.sizes(), [20]);

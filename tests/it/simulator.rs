@@ -27,7 +27,7 @@ use std::{
 use audio_cache_sweeper::{
     backoff::Backoff,
     clock::{Clock, Timestamp},
-    outcome::Policy,
+    outcome::{MAX_ASKS, Policy},
     pace::{Pace, RateLimit},
     store::{self, Store, Synchronous},
     worker::{Settings, Turn, Worker},
@@ -58,6 +58,7 @@ struct Figures {
     jumps: u64,
     rows_in: u64,
     deleted: u64,
+    absent: u64,
     dead: u64,
     taken_out: u64,
     pruned: u64,
@@ -65,8 +66,21 @@ struct Figures {
 
 impl Figures {
     fn add(&mut self, other: Self) {
-        let Self { seeds, turns, calls, faults, crashes, locks, jumps, rows_in, deleted, dead, taken_out, pruned } =
-            other;
+        let Self {
+            seeds,
+            turns,
+            calls,
+            faults,
+            crashes,
+            locks,
+            jumps,
+            rows_in,
+            deleted,
+            absent,
+            dead,
+            taken_out,
+            pruned,
+        } = other;
         self.seeds += seeds;
         self.turns += turns;
         self.calls += calls;
@@ -76,6 +90,7 @@ impl Figures {
         self.jumps += jumps;
         self.rows_in += rows_in;
         self.deleted += deleted;
+        self.absent += absent;
         self.dead += dead;
         self.taken_out += taken_out;
         self.pruned += pruned;
@@ -90,6 +105,7 @@ struct Row {
     entry_id: String,
     state: String,
     attempts: i64,
+    asks: i64,
     maybe_done: i64,
     settled_at: Option<i64>,
     last_cause: Option<String>,
@@ -105,6 +121,7 @@ impl<'r> FromRow<'r, SqliteRow> for Row {
             entry_id: row.try_get("entry_id")?,
             state: row.try_get("state")?,
             attempts: row.try_get("attempts")?,
+            asks: row.try_get("asks")?,
             maybe_done: row.try_get("maybe_done")?,
             settled_at: row.try_get("settled_at")?,
             last_cause: row.try_get("last_cause")?,
@@ -172,6 +189,7 @@ impl Simulation {
         };
         let policy = Policy {
             max_attempts: rng.u32(1..7),
+            ask_singly: rng.u8(..4) > 0,
             retry: Backoff::new(Duration::from_secs(10), Duration::from_secs(300)).unwrap(),
             min_retry_after: Duration::from_secs(5),
             max_retry_after: Duration::from_secs(600),
@@ -527,12 +545,16 @@ impl Simulation {
             }
             let Some(wish) = self.wishes.get(&key) else { panic!("nobody asked for {row:?}") };
             missing.remove(&key);
-            assert!(["pending", "deleted", "dead"].contains(&row.state.as_str()), "1: {row:?}");
+            assert!(["pending", "deleted", "absent", "dead"].contains(&row.state.as_str()), "1: {row:?}");
             assert_eq!(row.state == "pending", row.settled_at.is_none(), "{row:?}");
             assert!(row.attempts <= i64::from(self.settings.policy.max_attempts), "7: {row:?}");
             let outcomes = self.counted(row.id) - wish.counted_before;
             assert!(row.attempts <= outcomes, "counted {outcomes} times: {row:?}");
             assert!(!wish.closed || row.state == "dead", "an operator closed it: {row:?}");
+            assert!(row.asks < i64::from(MAX_ASKS), "7: {row:?}");
+            if row.state == "absent" {
+                assert!(matches!(row.verdict.as_deref(), Some("absent" | "pruned")), "2: {row:?}");
+            }
             if row.state == "deleted" {
                 assert!(self.model.is_gone(&row.agent_id, &row.entry_id), "2: {row:?}");
                 assert!(matches!(row.verdict.as_deref(), Some("deleted" | "pruned")), "2: {row:?}");
@@ -569,6 +591,8 @@ impl Simulation {
             let world = self.model.world();
             let told = (status == Some(200)).then(|| world.told.get(&id.parse().unwrap())).flatten();
             let deleted = told.is_some_and(|told| told.deleted.contains(&entry) && !told.failed.contains(&entry));
+            let absent = world.absent.contains(&id.parse().unwrap());
+            assert!(verdict != "absent" || absent, "2: {entry} in request {request}: {verdict}, told {status:?}");
             assert_eq!(verdict == "deleted", deleted, "2: {entry} in request {request}: {verdict}, told {told:?}");
         }
         self.checked.extend(seen);
@@ -602,6 +626,7 @@ impl Simulation {
         assert_eq!(rows.len(), self.wishes.len(), "rows in, and rows accounted for");
         assert_eq!(self.query::<(String,)>("PRAGMA integrity_check").await, [("ok".to_owned(),)]);
         self.figures.deleted = rows.iter().filter(|row| row.state == "deleted").count() as u64;
+        self.figures.absent = rows.iter().filter(|row| row.state == "absent").count() as u64;
         self.figures.dead = rows.iter().filter(|row| row.state == "dead").count() as u64;
         self.figures.calls = self.model.world().calls as u64;
     }
@@ -626,7 +651,7 @@ fn simulate(seed: u64) -> (Figures, Vec<(String,)>) {
             simulation.step().await;
         }
         simulation.end().await;
-        let dump = "SELECT json_array(id, agent_id, entry_id, state, attempts, due_at, batch_max, maybe_done, request_id,
+        let dump = "SELECT json_array(id, agent_id, entry_id, state, attempts, due_at, batch_max, asks, maybe_done, request_id,
                         last_cause, created_at, settled_at) FROM deletions
                     UNION ALL SELECT json_array(id, correlation_id, deletion_ids, claimed_at, answered_at, fault) FROM requests
                     UNION ALL SELECT json_array(request_id, deletion_id, verdict, cause) FROM outcomes";
@@ -670,6 +695,7 @@ fn whatever_happens_every_row_is_accounted_for() {
         total
     });
     println!("{total:#?}");
+    assert!(total.absent > count, "{total:?}");
     assert_eq!(total.seeds, count);
     assert!(total.faults > 5 * count && total.crashes > count / 2 && total.locks > count / 2, "{total:?}");
 }

@@ -10,6 +10,12 @@ use audio_cache_sweeper::{
 };
 use sqlx::{Connection, SqliteConnection};
 
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../migrations/0001_queue.sql"),
+    include_str!("../../migrations/0002_ids.sql"),
+    include_str!("../../migrations/0003_absent.sql"),
+];
+
 const NOW: Timestamp = Timestamp(4_000_000_000_000);
 
 fn options(dir: &tempfile::TempDir) -> Options {
@@ -60,7 +66,8 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
     let orphans = store.orphans().await.unwrap();
     assert_eq!(orphans[0].batch.as_ref().unwrap().deletions(), claims[0].batch.deletions());
 
-    let judged = |id, verdict, batch_max, maybe_done| Judged { id: DeletionId(id), verdict, batch_max, maybe_done };
+    let judged =
+        |id, verdict, batch_max, maybe_done| Judged { id: DeletionId(id), verdict, batch_max, asks: 0, maybe_done };
     let settlement = [Settlement {
         request,
         answered_at: NOW,
@@ -162,11 +169,12 @@ async fn a_bad_row_is_refused_at_its_insert_with_what_is_wrong() {
     }
     let cases = [
         ("priority", "'high'", "priority must be an integer"),
-        ("state", "'gone'", "state must be pending, deleted or dead"),
+        ("state", "'gone'", "state must be pending, deleted, absent or dead"),
         ("attempts", "-1", "attempts must be"),
         ("due_at", "-1", "due_at must be Unix milliseconds"),
         ("due_at", "9e99", "due_at must be Unix milliseconds"),
-        ("batch_max", "0", "batch_max must be"),
+        ("batch_max", "-1", "batch_max must be"),
+        ("asks", "-1", "asks must be"),
         ("batch_max", "21", "batch_max must be"),
         ("maybe_done", "2", "maybe_done must be"),
         ("last_cause", "'bad luck'", "last_cause must be a known cause"),
@@ -186,7 +194,7 @@ async fn a_bad_row_is_refused_at_its_insert_with_what_is_wrong() {
 
 #[test]
 fn the_tables_need_nothing_that_old_sqlites_lack() {
-    let sql: String = [include_str!("../../migrations/0001_queue.sql"), include_str!("../../migrations/0002_ids.sql")]
+    let sql: String = MIGRATIONS
         .iter()
         .flat_map(|sql| sql.lines())
         .map(|line| line.split("--").next().unwrap())
@@ -208,6 +216,8 @@ async fn only_what_is_settled_and_old_is_pruned() {
         "INSERT INTO deletions (agent_id, entry_id, state, settled_at) VALUES
              ('a', 1, 'deleted', 999), ('a', 2, 'dead', 999), ('a', 3, 'deleted', 1000);
          INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 4);
+         INSERT INTO deletions (agent_id, entry_id, state, settled_at) VALUES
+             ('a', 5, 'absent', 999), ('a', 6, 'absent', 1000);
          INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at) VALUES
              ('x', 'a', '[1,2]', 2, 5, 999), ('y', 'a', '[3]', 1, 5, 1000), ('z', 'a', '[4]', 1, 5, NULL);
          INSERT INTO outcomes VALUES (1, 1, 'deleted', NULL), (1, 2, 'dead', 'rejected'), (2, 3, 'deleted', NULL);",
@@ -223,8 +233,12 @@ async fn only_what_is_settled_and_old_is_pruned() {
             break;
         }
     }
-    assert_eq!(removed, 2 + 1 + 2);
-    let left = [row(3, "a", "3", "deleted", 0, 20, 0), row(4, "a", "4", "pending", 0, 20, 0)];
+    assert_eq!(removed, 3 + 1 + 2);
+    let left = [
+        row(3, "a", "3", "deleted", 0, 20, 0),
+        row(4, "a", "4", "pending", 0, 20, 0),
+        row(6, "a", "6", "absent", 0, 20, 0),
+    ];
     assert_eq!(table(&options).await, left);
     let requests: Vec<(i64,)> = sqlx::query_as("SELECT id FROM requests").fetch_all(&mut conn).await.unwrap();
     let outcomes: Vec<(i64,)> = sqlx::query_as("SELECT request_id FROM outcomes").fetch_all(&mut conn).await.unwrap();
@@ -322,4 +336,67 @@ async fn the_readme_s_sql_runs() {
     for block in blocks {
         sqlx::raw_sql(sqlx::AssertSqlSafe(block)).execute(&mut conn).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_file_of_the_version_before_comes_along_with_nothing_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    // As it was made then: without the third migration, and with rows of every state, ids that are gone, and a view.
+    drop(Store::open(options.clone()).await.unwrap());
+    let mut conn = client(&options).await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "DROP TABLE deletions; DROP TABLE requests; DROP TABLE outcomes; DROP TABLE holds;
+         DELETE FROM _sqlx_migrations WHERE version = 3; {} {}
+         INSERT INTO deletions (agent_id, entry_id, priority, due_at, batch_max, created_at) VALUES ('a', 1, 7, 3, 5, 2);
+         INSERT INTO deletions (agent_id, entry_id, state, attempts, settled_at, request_id) VALUES ('a', 2, 'deleted', 1, 9, 4);
+         INSERT INTO deletions (agent_id, entry_id, state, attempts, maybe_done, last_cause, settled_at)
+         VALUES ('a', 3, 'dead', 8, 1, 'api_failed', 9);
+         INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 'gone');
+         DELETE FROM deletions WHERE id = 4;
+         PRAGMA ignore_check_constraints = ON;
+         INSERT INTO deletions (id, agent_id, entry_id) VALUES (-5, 'b', '');
+         PRAGMA ignore_check_constraints = OFF;
+         INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, claimed_at) VALUES (4, 'x', 'a', '[2,3]', 2, 5);
+         INSERT INTO outcomes VALUES (4, 2, 'deleted', NULL), (4, 3, 'dead', 'api_failed');
+         INSERT INTO holds (scope) VALUES ('a');
+         CREATE VIEW theirs AS SELECT count(*) FROM deletions;",
+        MIGRATIONS[0], MIGRATIONS[1]
+    )))
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    let old = "SELECT json_array(id, agent_id, entry_id, priority, state, attempts, due_at, batch_max, maybe_done, request_id,
+                   last_cause, created_at, settled_at) FROM deletions
+               UNION ALL SELECT json_array(id, correlation_id, deletion_ids, size, claimed_at) FROM requests
+               UNION ALL SELECT json_array(request_id, deletion_id, verdict, cause) FROM outcomes
+               UNION ALL SELECT json_array(scope, cause) FROM holds
+               UNION ALL SELECT json_array(name, seq) FROM sqlite_sequence ORDER BY 1";
+    let names = "SELECT json_array(type, name) FROM sqlite_master ORDER BY 1";
+    let (mut before, mut after) = (Vec::<Vec<(String,)>>::new(), Vec::new());
+    for found in [&mut before, &mut after] {
+        for sql in [old, names] {
+            found.push(sqlx::query_as(sql).fetch_all(&mut conn).await.unwrap());
+        }
+        drop(Store::open(options.clone()).await.unwrap());
+    }
+    assert_eq!(before, after);
+    assert_eq!(before[0].len(), 4 + 1 + 2 + 1 + 2);
+    let new: Vec<(String, Option<i64>)> =
+        sqlx::query_as("SELECT kind, absent FROM requests").fetch_all(&mut conn).await.unwrap();
+    assert_eq!(new, [("bulk".to_owned(), None)]);
+    // Ids go on behind the one that is gone, and a settled row is opened again, whatever it was settled as.
+    sqlx::raw_sql(
+        "INSERT INTO deletions (agent_id, entry_id) VALUES ('c', 1);
+         UPDATE deletions SET state = 'absent', asks = 2 WHERE id = 2;
+         INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 2);",
+    )
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    let rows: Vec<(i64, String, i64)> =
+        sqlx::query_as("SELECT id, state, asks FROM deletions WHERE id IN (2, 5)").fetch_all(&mut conn).await.unwrap();
+    assert_eq!(rows, [(2, "pending".to_owned(), 0), (5, "pending".to_owned(), 0)]);
+    let taken = "INSERT INTO deletions (id, agent_id, entry_id) VALUES (2, 'z', 1)";
+    assert!(sqlx::raw_sql(taken).execute(&mut conn).await.unwrap_err().to_string().contains("belongs to another"));
 }

@@ -10,7 +10,7 @@ use std::{
 use audio_cache_sweeper::{
     api::{Reply, Transport},
     clock::{Clock, Timestamp},
-    deletion::Batch,
+    deletion::{Batch, Kind},
     outcome::{Answer, Fault, RetryAfter},
     pace::RateLimit,
 };
@@ -57,6 +57,7 @@ pub struct Call {
     pub id: Uuid,
     pub agent: String,
     pub entries: Vec<String>,
+    pub kind: Kind,
     /// Its number among all calls.
     pub number: usize,
     answer: oneshot::Sender<Reply>,
@@ -70,6 +71,11 @@ pub struct World {
     pub open: Vec<Call>,
     /// What was told in 200s.
     pub told: HashMap<Uuid, Told>,
+    /// Calls about one entry that were answered with 404, by this life of the daemon's in which the agent had been
+    /// answered a bulk delete before.
+    pub absent: BTreeSet<Uuid>,
+    /// Agents that this life of the daemon's was answered a bulk delete of.
+    known: BTreeSet<String>,
     /// What must not have happened.
     pub wrong: Vec<String>,
     pub calls: usize,
@@ -100,6 +106,8 @@ impl Model {
             gone: BTreeSet::new(),
             open: Vec::new(),
             told: HashMap::new(),
+            absent: BTreeSet::new(),
+            known: BTreeSet::new(),
             wrong: Vec::new(),
             calls: 0,
             ids: 0,
@@ -132,6 +140,7 @@ impl Model {
             }
         }
         world.tokens = f64::from(self.rate.burst.get());
+        world.known.clear();
     }
 
     /// Answers the open call at `at`; what it was answered with is returned.
@@ -152,6 +161,14 @@ impl Model {
             Mood::Unreachable => fault(Fault::Unreachable),
             Mood::Reset(false) | Mood::Hang(false) => fault(Fault::Lost),
             _ if rejected => fault(Fault::Status { status: 400, retry_after: None }),
+            // An entry that is not there is told of by the status.
+            Mood::Ok | Mood::Strangers if call.kind == Kind::Single && world.is_gone(&call) => {
+                fault(Fault::Status { status: 404, retry_after: None })
+            }
+            Mood::Silent | Mood::Contradictory if call.kind == Kind::Single => {
+                world.perform(&call.agent, &call.entries);
+                fault(Fault::Garbled)
+            }
             Mood::Ok | Mood::Partial | Mood::Silent | Mood::Contradictory | Mood::Strangers => {
                 world.tell(&call, mood, rng)
             }
@@ -160,6 +177,12 @@ impl Model {
                 fault(if mood == Mood::Garbage { Fault::Garbled } else { Fault::Lost })
             }
         };
+        if call.kind == Kind::Bulk && reply.result.is_ok() {
+            world.known.insert(call.agent.clone());
+        }
+        if call.kind == Kind::Single && reply.status == Some(404) && world.known.contains(&call.agent) {
+            world.absent.insert(call.id);
+        }
         // Nobody listens if the daemon has cut the call short.
         let _ = call.answer.send(reply.clone());
         reply
@@ -179,6 +202,10 @@ impl World {
     /// Deletes; true for those entries that were there.
     fn perform(&mut self, agent: &str, entries: &[String]) -> Vec<bool> {
         entries.iter().map(|entry| self.gone.insert((agent.to_owned(), entry.clone()))).collect()
+    }
+
+    fn is_gone(&self, call: &Call) -> bool {
+        call.entries.iter().any(|entry| self.gone.contains(&(call.agent.clone(), entry.clone())))
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "all other moods tell the truth")]
@@ -204,7 +231,7 @@ impl World {
             }
         }
         told.failed.extend(spared);
-        if mood == Mood::Strangers {
+        if mood == Mood::Strangers && call.kind == Kind::Bulk {
             // Among them entries that are in the queue, and were not in this call.
             told.deleted.extend((0..5).map(|_| rng.u32(1..40).to_string()).filter(|id| !call.entries.contains(id)));
         }
@@ -217,9 +244,19 @@ impl World {
 
 impl Transport for Model {
     fn bulk_delete(&self, batch: &Batch, id: Uuid) -> impl Future<Output = Reply> + Send {
+        self.call(batch, Kind::Bulk, id)
+    }
+
+    fn delete_one(&self, batch: &Batch, id: Uuid) -> impl Future<Output = Reply> + Send {
+        self.call(batch, Kind::Single, id)
+    }
+}
+
+impl Model {
+    fn call(&self, batch: &Batch, kind: Kind, id: Uuid) -> impl Future<Output = Reply> + Send + use<> {
         let (model, batch) = (self.clone(), batch.clone());
         async move {
-            let wrong = model.look_into_the_queue(&batch, id).await;
+            let wrong = model.look_into_the_queue(&batch, kind, id).await;
             let (answer, answered) = oneshot::channel();
             {
                 let mut world = model.world();
@@ -228,7 +265,8 @@ impl Transport for Model {
                 let agent = batch.lane().agent.as_str().to_owned();
                 let entries: Vec<String> = batch.deletions().iter().map(|row| row.entry.as_str().to_owned()).collect();
                 let distinct: BTreeSet<&String> = entries.iter().collect();
-                if !(1..=20).contains(&entries.len()) || distinct.len() < entries.len() {
+                let most = if kind == Kind::Single { 1 } else { 20 };
+                if !(1..=most).contains(&entries.len()) || distinct.len() < entries.len() {
                     world.wrong.push(format!("3: {id} carries {entries:?}"));
                 }
                 for call in &world.open {
@@ -243,24 +281,24 @@ impl Transport for Model {
                 world.calls += 1;
                 world.ids += entries.len();
                 let number = world.calls;
-                world.open.push(Call { id, agent, entries, number, answer });
+                world.open.push(Call { id, agent, entries, kind, number, answer });
             }
             model.arrived.send_modify(|arrived| *arrived += 1);
             answered.await.unwrap_or_else(|_| Reply::unheard(Fault::Lost, "the model forgot the call"))
         }
     }
-}
 
-impl Model {
     /// What the queue must say at the moment that a call comes in.
-    async fn look_into_the_queue(&self, batch: &Batch, id: Uuid) -> Vec<String> {
+    async fn look_into_the_queue(&self, batch: &Batch, kind: Kind, id: Uuid) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut conn = self.conn.lock().await;
         let manifest: Option<(String, i64)> = sqlx::query_as(
-            "SELECT deletion_ids, size FROM requests WHERE correlation_id = ?1 AND agent_id = ?2 AND answered_at IS NULL",
+            "SELECT deletion_ids, size FROM requests
+             WHERE correlation_id = ?1 AND agent_id = ?2 AND kind = ?3 AND answered_at IS NULL",
         )
         .bind(id.to_string())
         .bind(batch.lane().agent.as_str())
+        .bind(kind.as_str())
         .fetch_optional(&mut *conn)
         .await
         .unwrap();

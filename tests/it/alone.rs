@@ -1,0 +1,201 @@
+//! Rows that no bulk delete settles, asked about alone, over real HTTP.
+
+use std::time::Duration;
+
+use audio_cache_sweeper::sandbox::{Mood, Options};
+
+use crate::bed::{Bed, Plan, listing, status_with};
+
+/// A row as it is written: state, attempts, last_cause, asks, maybe_done, batch_max.
+type Row = (String, i64, Option<String>, i64, i64, i64);
+
+fn row(state: &str, attempts: i64, cause: &str, asks: i64, maybe_done: i64, batch_max: i64) -> Row {
+    let cause = (!cause.is_empty()).then(|| cause.to_owned());
+    (state.to_owned(), attempts, cause, asks, maybe_done, batch_max)
+}
+
+/// `max_attempts` is 1, so that a row that is answered as failed is asked about at once.
+fn strict() -> Plan {
+    let mut plan = Plan::default();
+    plan.settings.policy.max_attempts = 1;
+    plan
+}
+
+async fn rows(bed: &mut Bed) -> Vec<Row> {
+    bed.query("SELECT state, attempts, last_cause, asks, maybe_done, batch_max FROM deletions ORDER BY id").await
+}
+
+async fn requests(bed: &mut Bed) -> Vec<(String, Option<i64>, Option<String>, i64, i64)> {
+    bed.query("SELECT kind, status, fault, absent, dead FROM requests ORDER BY id").await
+}
+
+async fn pass(bed: &mut Bed, seconds: u64) {
+    bed.clock.advance(Duration::from_secs(seconds));
+    bed.work().await;
+}
+
+#[tokio::test]
+async fn a_row_that_keeps_failing_is_asked_about_alone_instead_of_its_last_attempt() {
+    let sandbox =
+        Options { agents: vec![("a".to_owned(), 18)], failing: vec!["18".to_owned()], ..Plan::default().sandbox };
+    let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+    bed.insert_many("a", 20).await;
+    bed.work().await;
+    pass(&mut bed, 14).await;
+    assert_eq!(bed.sizes(), [20, 3]);
+    pass(&mut bed, 26).await;
+    assert_eq!(bed.sizes(), [20, 3, 3, 1, 1, 1], "the last attempt, finished one by one and at once");
+    assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 17);
+    assert_eq!(bed.count("state = 'dead' AND attempts = 3 AND last_cause = 'api_failed' AND entry_id = 18").await, 1);
+    assert_eq!(bed.count("state = 'absent' AND attempts = 3 AND last_cause IS NULL AND entry_id IN (19, 20)").await, 2);
+    let verdicts: Vec<(i64,)> =
+        bed.query("SELECT count(*) FROM outcomes WHERE deletion_id = 20 GROUP BY verdict ORDER BY verdict").await;
+    assert_eq!(verdicts, [(1,), (1,), (2,)], "absent, release, retry");
+    let totals = bed.worker.totals();
+    assert_eq!((totals.deleted, totals.absent, totals.dead), (17, 2, 1));
+}
+
+#[tokio::test]
+async fn what_is_said_about_one_row_decides_on_it() {
+    let said = |status, body: &str| Mood::Say { status, headers: Vec::new(), body: body.to_owned() };
+    let cases = [
+        (said(200, r#"{"success":true}"#), row("deleted", 1, "", 0, 0, 20)),
+        (said(200, r#"{"success":false}"#), row("dead", 1, "api_failed", 0, 0, 20)),
+        (Mood::status(404), row("absent", 1, "", 0, 0, 20)),
+        (Mood::status(400), row("dead", 1, "rejected", 0, 0, 20)),
+        (Mood::status(422), row("dead", 1, "rejected", 0, 0, 20)),
+        (Mood::status(401), row("pending", 0, "unauthorized", 0, 0, 0)),
+        (Mood::status(403), row("pending", 0, "forbidden", 0, 0, 0)),
+        (Mood::status(405), row("pending", 0, "contract", 0, 0, 0)),
+        (status_with(429, "retry-after", "9"), row("pending", 0, "throttled", 0, 0, 0)),
+        (Mood::status(500), row("pending", 0, "server_error", 1, 0, 0)),
+        (Mood::Reset { done: true }, row("pending", 0, "lost", 1, 1, 0)),
+        (said(204, ""), row("pending", 0, "garbled", 1, 1, 0)),
+        (said(200, "[true]"), row("pending", 0, "garbled", 1, 1, 0)),
+        (said(200, r#"{"deleted":["1"],"failed":[]}"#), row("pending", 0, "garbled", 1, 1, 0)),
+    ];
+    for (mood, expected) in cases {
+        let what = format!("{mood:?}");
+        let mut bed = Bed::new(strict()).await;
+        bed.sandbox.script([listing(&[], &["1"]), mood]);
+        bed.insert_many("a", 1).await;
+        bed.work().await;
+        let sent = bed.sandbox.requests();
+        assert_eq!((sent[1].method.as_str(), sent[1].uri.as_str()), ("DELETE", "/v1/agents/a/audio-cache/1"), "{what}");
+        assert!(sent[1].body.is_empty() && sent[1].headers.contains_key("x-polyai-correlation-id"), "{what}");
+        assert_eq!((sent.len(), rows(&mut bed).await), (2, vec![expected]), "{what}");
+        let kinds: Vec<String> = requests(&mut bed).await.into_iter().map(|(kind, ..)| kind).collect();
+        assert_eq!(kinds, ["bulk", "single"], "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_may_be_gone_is_asked_about_as_soon_as_it_fails() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.sandbox.script([Mood::Reset { done: true }]);
+    bed.insert_many("a", 1).await;
+    bed.work().await;
+    pass(&mut bed, 14).await;
+    assert_eq!(rows(&mut bed).await, [row("absent", 2, "", 0, 1, 20)], "gone, and never said to be deleted");
+
+    // It is there after all: it is tried again.
+    let mut bed = Bed::new(Plan::default()).await;
+    let still_there = Mood::Say { status: 200, headers: Vec::new(), body: r#"{"success":false}"#.to_owned() };
+    bed.sandbox.script([Mood::Reset { done: false }, listing(&[], &["1"]), still_there]);
+    bed.insert_many("a", 1).await;
+    bed.work().await;
+    pass(&mut bed, 14).await;
+    assert_eq!(rows(&mut bed).await, [row("pending", 2, "api_failed", 0, 1, 20)]);
+    pass(&mut bed, 26).await;
+    assert_eq!(rows(&mut bed).await, [row("deleted", 3, "", 0, 1, 20)]);
+}
+
+#[tokio::test]
+async fn three_requests_about_a_row_that_tell_nothing_are_enough() {
+    let mut bed = Bed::new(strict()).await;
+    bed.sandbox.script([listing(&[], &["1"]), Mood::status(500), Mood::Garble("<html>".to_owned()), Mood::status(500)]);
+    bed.insert_many("a", 1).await;
+    bed.work().await;
+    pass(&mut bed, 9).await;
+    assert_eq!(bed.sizes().len(), 2, "not before its time");
+    pass(&mut bed, 5).await;
+    pass(&mut bed, 26).await;
+    assert_eq!(rows(&mut bed).await, [row("dead", 1, "server_error", 0, 1, 20)]);
+    assert_eq!(bed.sizes().len(), 4);
+}
+
+#[tokio::test]
+async fn only_an_agent_that_a_bulk_delete_was_answered_for_is_believed_a_404() {
+    let mut bed = Bed::new(strict()).await;
+    bed.sandbox.script([listing(&[], &["1"]), Mood::status(500)]);
+    bed.insert_many("a", 1).await;
+    bed.work().await;
+    assert_eq!(rows(&mut bed).await, [row("pending", 0, "server_error", 1, 0, 0)], "to be asked about alone");
+    let mut bed = bed.restart().await;
+    bed.sandbox.script([Mood::status(404)]);
+    pass(&mut bed, 14).await;
+    assert_eq!(rows(&mut bed).await, [row("pending", 0, "unknown_agent", 1, 0, 0)], "a wrong region, for all we know");
+    assert_eq!(bed.query::<(String,)>("SELECT scope FROM holds").await, [("a".to_owned(),)]);
+    bed.sandbox.script([listing(&[], &["1"]), Mood::status(404)]);
+    pass(&mut bed, 14).await;
+    assert_eq!(rows(&mut bed).await, [row("absent", 1, "", 0, 0, 20)]);
+    let [bulk, unanswered] = [("bulk", 200, None), ("single", 500, Some("server_error"))];
+    let expected = [bulk, unanswered, ("bulk", 404, Some("unknown_agent")), bulk, ("single", 404, None)];
+    let found = requests(&mut bed).await;
+    let found: Vec<_> =
+        found.iter().map(|(kind, status, fault, ..)| (&**kind, status.unwrap(), fault.as_deref())).collect();
+    assert_eq!(found, expected);
+    assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(0,)]);
+}
+
+#[tokio::test]
+async fn a_row_whose_request_alone_ends_the_daemon_is_given_up() {
+    let mut bed = Bed::new(strict()).await;
+    bed.sandbox.script([listing(&[], &["1"]), Mood::Hang]);
+    bed.insert_many("a", 1).await;
+    bed.worker.turn().await.unwrap();
+    bed.worker.wait_for_a_call().await;
+    // One to settle, and one to ask.
+    bed.worker.turn().await.unwrap();
+    bed.worker.turn().await.unwrap();
+    bed.sandbox.arrived(2).await;
+    let mut bed = bed.restart().await;
+    assert_eq!(rows(&mut bed).await, [row("dead", 1, "lost", 0, 1, 0)]);
+    assert_eq!(requests(&mut bed).await[1], ("single".to_owned(), None, Some("lost".to_owned()), 0, 1));
+}
+
+#[tokio::test]
+async fn an_id_that_is_no_plain_segment_and_whatever_is_not_to_be_asked_about_dies_as_before() {
+    let mut bed = Bed::new(strict()).await;
+    let entries = [".", "..", "a/b", "a\\b", "../bulk-delete", "bulk-delete"];
+    bed.sandbox.script([listing(&[], &entries)]);
+    bed.insert(&entries.map(|entry| ("a", entry))).await;
+    bed.work().await;
+    assert_eq!(bed.sizes(), [6]);
+    assert_eq!(bed.count("state = 'dead' AND last_cause = 'api_failed' AND attempts = 1").await, 6);
+
+    let mut plan = strict();
+    plan.settings.policy.ask_singly = false;
+    let mut bed = Bed::new(plan).await;
+    bed.sandbox.script([listing(&[], &["1"])]);
+    bed.insert_many("a", 1).await;
+    // Left over from a time when it was to be asked about.
+    bed.execute("INSERT INTO deletions (agent_id, entry_id, batch_max) VALUES ('b', 'gone', 0)").await;
+    bed.sandbox.script([listing(&[], &["gone"])]);
+    bed.work().await;
+    assert_eq!(bed.count("state = 'dead' AND last_cause = 'api_failed' AND attempts = 1").await, 2);
+    assert!(bed.sandbox.requests().iter().all(|request| request.method == "POST"));
+}
+
+#[tokio::test]
+async fn an_absent_row_is_opened_again_by_an_insert() {
+    let sandbox = Options { agents: vec![("a".to_owned(), 1)], ..strict().sandbox };
+    let mut bed = Bed::new(Plan { sandbox, ..strict() }).await;
+    bed.insert(&[("a", "2")]).await;
+    bed.work().await;
+    assert_eq!(rows(&mut bed).await, [row("absent", 1, "", 0, 0, 20)]);
+    bed.insert(&[("a", "2")]).await;
+    assert_eq!(rows(&mut bed).await, [row("pending", 0, "", 0, 0, 20)]);
+    bed.work().await;
+    assert_eq!(rows(&mut bed).await, [row("absent", 1, "", 0, 0, 20)]);
+}
