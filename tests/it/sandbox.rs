@@ -26,6 +26,15 @@ async fn post(sandbox: &Sandbox, agent: &str, key: &str, body: &str) -> Result<R
         .await
 }
 
+async fn delete(sandbox: &Sandbox, agent: &str, key: &str, entry: &str) -> Result<Response, reqwest::Error> {
+    Client::new()
+        .delete(format!("{}/v1/agents/{agent}/audio-cache/{entry}", sandbox.url()))
+        .header("x-api-key", key)
+        .header(CORRELATION_ID, "mine")
+        .send()
+        .await
+}
+
 fn ids(ids: impl IntoIterator<Item = u32>) -> String {
     json!({ "ids": ids.into_iter().map(|id| id.to_string()).collect::<Vec<_>>() }).to_string()
 }
@@ -71,6 +80,39 @@ async fn it_refuses_what_the_api_refuses() {
     }
     let url = format!("{}/v1/agents/a/audio-cache/bulk-delete", sandbox.url());
     assert_eq!(Client::new().get(url).send().await.unwrap().status().as_u16(), 405);
+}
+
+#[tokio::test]
+async fn a_single_entry_is_deleted_once_and_then_not_found() {
+    let options = Options {
+        forbidden: vec!["locked".to_owned()],
+        failing: vec!["9".to_owned()],
+        numeric_ids: true,
+        ..Options::default()
+    };
+    let sandbox = start(options).await;
+    let first = delete(&sandbox, "a", "k", "1").await.unwrap();
+    assert_eq!((first.status().as_u16(), first.headers()[CORRELATION_ID].to_str().unwrap()), (200, "mine"));
+    assert_eq!(json_of(first).await, json!({ "success": true }));
+    assert!(sandbox.is_gone("a", "1") && !sandbox.is_gone("a", "2"));
+    let failing = delete(&sandbox, "a", "k", "9").await.unwrap();
+    assert_eq!(json_of(failing).await, json!({ "success": false }));
+    let cases = [
+        ("a", "k", "1", 404),
+        ("a", "k", "101", 404),
+        ("a", "k", "x", 400),
+        ("a", "wrong", "2", 401),
+        ("locked", "k", "2", 403),
+        ("nobody", "k", "2", 404),
+        ("a", "k", "2", 200),
+    ];
+    for (agent, key, entry, status) in cases {
+        let response = delete(&sandbox, agent, key, entry).await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{agent} {key} {entry}");
+    }
+    let slow = start(Options { rate_limit: Some(1.try_into().unwrap()), ..Options::default() }).await;
+    assert_eq!(post(&slow, "a", "k", &ids([1])).await.unwrap().status().as_u16(), 200);
+    assert_eq!(delete(&slow, "a", "k", "2").await.unwrap().status().as_u16(), 429, "one limit for both");
 }
 
 #[tokio::test]
