@@ -109,6 +109,7 @@ mod tests {
     fn the_whole_schedule_doubles_and_then_stays() -> Result<(), BackoffError> {
         let schedule: Vec<u64> = seconds(10, 100)?.schedule(7).iter().map(Duration::as_secs).collect();
         assert_eq!(schedule, [10, 20, 40, 80, 100, 100]);
+        assert_eq!(seconds(10, 100)?.base(), Duration::from_secs(10));
         Ok(())
     }
 

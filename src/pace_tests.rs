@@ -194,3 +194,16 @@ fn of_several_retry_afters_the_latest_counts() {
     assert_eq!(answer(&mut pace, 4, Some((Scope::All, Cause::Throttled, HoldEnd::Growing)), 4, NOW), []);
     assert_eq!(pace.admit_any(NOW), Admission::Held(until_at));
 }
+
+#[test]
+fn an_api_that_becomes_slow_gets_fewer_requests_at_a_time_if_that_is_wanted() {
+    let timed = |pace: &mut Pace| {
+        pace.timed(Duration::from_millis(50), 8);
+        (0..40).for_each(|_| {
+            pace.timed(Duration::from_secs(3), 8);
+        });
+        pace.concurrency(8)
+    };
+    assert!(timed(&mut pace(100.0, 10).adaptive(8, Duration::ZERO)) < 8);
+    assert_eq!(timed(&mut pace(100.0, 10)), 8);
+}

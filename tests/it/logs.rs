@@ -163,6 +163,7 @@ async fn a_throttled_answer_lowers_the_rate_what_gets_through_sets_it_and_each_c
     bed.work().await;
     bed.clock.advance(Duration::from_millis(6_250));
     bed.work().await;
+    assert_eq!(log.events("hold_placed")[0]["level"], "WARN", "nobody needs to come for that");
     let changes = log.events("rate_changed");
     let told = |at: usize| {
         let number = |field: &str| changes[at][field].as_f64().unwrap();
