@@ -8,7 +8,8 @@ use crate::{
     deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, Kind, MAX_BATCH_SIZE},
 };
 
-/// So often a row is asked about alone without anything being learnt (server errors, no answer), until it is dead.
+/// So often a row is asked about alone without anything being learnt (server errors, refusals, no answer), until what the
+/// bulk delete left open counts as it is.
 pub const MAX_ASKS: u32 = 3;
 
 /// The two lists of a 200, unjudged. The answer about a single entry is one list with its ID and one without.
@@ -130,6 +131,27 @@ impl Cause {
     #[must_use]
     pub const fn needs_a_person(self) -> bool {
         matches!(self, Self::Unauthorized | Self::Forbidden | Self::UnknownAgent | Self::Contract)
+    }
+
+    /// Whether an attempt that ended so counts: it says something about the row.
+    #[must_use]
+    pub const fn counts(self) -> bool {
+        match self {
+            Self::ApiFailed
+            | Self::ApiContradicted
+            | Self::ApiSilent
+            | Self::Garbled
+            | Self::ServerError
+            | Self::Lost => true,
+            Self::Rejected
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::UnknownAgent
+            | Self::Contract
+            | Self::Throttled
+            | Self::Unreachable
+            | Self::Operator => false,
+        }
     }
 }
 
@@ -326,25 +348,28 @@ impl Policy {
     ///
     /// The bulk delete gives no reason. Where that would be the end, or the row may be gone already, one request about it
     /// alone tells, and the two of them are one attempt: it is the second that counts.
-    fn unsettled(&self, row: &Deletion, cause: Cause, now: Timestamp, jitter: Jitter) -> (Verdict, Option<u8>) {
+    fn unsettled(&self, row: &Deletion, cause: Cause, now: Timestamp, jitter: Jitter) -> Judged {
         let verdict = self.retry(row, cause, now, jitter);
         let is_last = matches!(verdict, Verdict::Dead { .. });
         let may_be_gone = row.maybe_done && cause == Cause::ApiFailed;
-        if self.ask_singly && (is_last || may_be_gone) && row.entry.can_be_in_a_path() {
-            return (Verdict::Release { due_at: now, cause }, Some(ALONE));
+        let can_be_asked = self.ask_singly && row.asks < MAX_ASKS && row.entry.can_be_in_a_path();
+        if can_be_asked && (is_last || may_be_gone) {
+            let verdict = Verdict::Release { due_at: now, cause };
+            return Judged { id: row.id, verdict, batch_max: Some(ALONE), asks: row.asks, maybe_done: row.maybe_done };
         }
-        (verdict, if cause == Cause::ApiSilent { None } else { Some(MAX_BATCH_SIZE) })
+        let batch_max = if cause == Cause::ApiSilent { None } else { Some(MAX_BATCH_SIZE) };
+        Judged { id: row.id, verdict, batch_max, asks: 0, maybe_done: row.maybe_done }
     }
 
-    /// What becomes of a row after a request about it alone that told nothing. Its attempts may be used up but for the one
-    /// that this would have ended, so such requests have a limit of their own.
-    fn ask_again(&self, row: &Deletion, cause: Cause, now: Timestamp, jitter: Jitter) -> Verdict {
+    /// What becomes of a row after a request about it alone to which there was no answer: the same again later, and in
+    /// the end an attempt that failed.
+    fn ask_again(&self, row: &Deletion, cause: Cause, maybe_done: bool, now: Timestamp, jitter: Jitter) -> Judged {
         let asks = row.asks.saturating_add(1);
         if asks >= MAX_ASKS {
-            Verdict::Dead { cause }
-        } else {
-            Verdict::Release { due_at: now.plus(self.retry.jittered(asks, jitter)), cause }
+            return end(row, self.retry(row, cause, now, jitter), maybe_done);
         }
+        let verdict = Verdict::Release { due_at: now.plus(self.retry.jittered(asks, jitter)), cause };
+        Judged { id: row.id, verdict, batch_max: None, asks, maybe_done }
     }
 
     fn clamp(&self, wish: RetryAfter, now: Timestamp) -> Timestamp {
@@ -378,8 +403,20 @@ pub fn judge(
             let rows = batch.deletions().iter().map(absent).collect();
             Judgement { rows, hold: None, strays: 0, is_answer: true }
         }
+        Err(fault) if batch.kind() == Kind::Single && fault.cause().needs_a_person() => refused(batch, fault, now),
         Err(fault) => judge_fault(batch, fault, policy, now, jitter),
     }
+}
+
+/// A request about one row was refused: everything may be, or only such requests. The next bulk delete with the row in it
+/// tells which, and places the hold in the first case; so nothing is held here.
+fn refused(batch: &Batch, fault: &Fault, now: Timestamp) -> Judgement {
+    let verdict = Verdict::Release { due_at: now, cause: fault.cause() };
+    let row = |row: &Deletion| {
+        let asks = row.asks.saturating_add(1);
+        Judged { id: row.id, verdict, batch_max: Some(MAX_BATCH_SIZE), asks, maybe_done: row.maybe_done }
+    };
+    Judgement { rows: batch.deletions().iter().map(row).collect(), hold: None, strays: 0, is_answer: false }
 }
 
 fn judge_answer(batch: &Batch, answer: &Answer, policy: &Policy, now: Timestamp, jitter: Jitter) -> Judgement {
@@ -418,8 +455,7 @@ fn judge_answer(batch: &Batch, answer: &Answer, policy: &Policy, now: Timestamp,
             if batch.kind() == Kind::Single {
                 return end(row, policy.retry(row, cause, now, jitter), row.maybe_done);
             }
-            let (verdict, batch_max) = policy.unsettled(row, cause, now, jitter);
-            Judged { id: row.id, verdict, batch_max, asks: row.asks, maybe_done: row.maybe_done }
+            policy.unsettled(row, cause, now, jitter)
         })
         .collect();
     Judgement { rows, hold: None, strays, is_answer: true }
@@ -466,15 +502,15 @@ fn judge_fault(batch: &Batch, fault: &Fault, policy: &Policy, now: Timestamp, ji
         .iter()
         .map(|row| {
             let maybe_done = row.maybe_done || unseen;
-            let (verdict, asks) = match (verdict, batch.kind()) {
-                (Some(verdict), _) => (verdict, row.asks),
-                (None, Kind::Bulk) => (policy.retry(row, cause, now, jitter), row.asks),
-                (None, Kind::Single) => (policy.ask_again(row, cause, now, jitter), row.asks.saturating_add(1)),
+            let verdict = match (verdict, batch.kind()) {
+                (Some(verdict), _) => verdict,
+                (None, Kind::Bulk) => policy.retry(row, cause, now, jitter),
+                (None, Kind::Single) => return policy.ask_again(row, cause, maybe_done, now, jitter),
             };
             if batch.kind() == Kind::Single && matches!(verdict, Verdict::Dead { .. }) {
                 return end(row, verdict, maybe_done);
             }
-            Judged { id: row.id, verdict, batch_max, asks, maybe_done }
+            Judged { id: row.id, verdict, batch_max, asks: row.asks, maybe_done }
         })
         .collect();
     Judgement { rows, hold, strays: 0, is_answer: false }

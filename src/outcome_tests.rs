@@ -112,9 +112,8 @@ fn alone(attempts: u32, asks: u32, is_known: bool, reply: &Result<Answer, Fault>
 fn a_404_about_one_entry_is_believed_of_a_known_agent_only() {
     let (known, hold) = alone(2, 0, true, &status(404, None));
     assert_eq!((known.verdict, hold), (Verdict::Absent, None));
-    let (unknown, hold) = alone(2, 0, false, &status(404, None));
+    let (unknown, _) = alone(2, 0, false, &status(404, None));
     assert_eq!(unknown.verdict, Verdict::Release { due_at: NOW, cause: Cause::UnknownAgent });
-    assert!(hold.is_some_and(|hold| hold.scope == Scope::Agent(AgentId::parse("agent").unwrap())));
     let bulk = judge_with_seed(&batch_of(&[2], 20), &status(404, None), 1);
     assert_eq!(bulk.rows[0].verdict.as_str(), "release", "a bulk delete's 404 is never about the entry");
 }
@@ -133,7 +132,7 @@ fn what_a_bulk_delete_leaves_open_at_the_limit_is_to_be_asked_about_alone() {
 }
 
 #[test]
-fn asking_alone_in_vain_has_a_limit_and_counts_no_attempt() {
+fn asking_alone_in_vain_has_a_limit_and_is_then_an_attempt_that_failed() {
     for fault in [Fault::Lost, Fault::Garbled, Fault::Status { status: 500, retry_after: None }] {
         for asks in 0..MAX_ASKS - 1 {
             let (row, _) = alone(2, asks, true, &Err(fault));
@@ -141,7 +140,26 @@ fn asking_alone_in_vain_has_a_limit_and_counts_no_attempt() {
             assert!(row.verdict.due_at().unwrap() >= NOW.plus(Duration::from_secs(10 << asks)));
         }
         let (row, _) = alone(2, MAX_ASKS - 1, true, &Err(fault));
-        assert_eq!((row.verdict, row.asks), (Verdict::Dead { cause: fault.cause() }, 0));
+        assert_eq!((row.verdict, row.asks, row.batch_max), (Verdict::Dead { cause: fault.cause() }, 0, Some(20)));
+        let (row, _) = alone(1, MAX_ASKS - 1, true, &Err(fault));
+        assert_eq!((row.verdict.as_str(), row.asks, row.batch_max), ("retry", 0, Some(20)), "it has attempts left");
+    }
+}
+
+#[test]
+fn a_refusal_of_a_request_about_one_row_holds_nothing_and_leaves_it_to_a_bulk_delete() {
+    for code in [301, 401, 403, 405, 410, 501] {
+        let (row, hold) = alone(2, 0, true, &status(code, None));
+        assert_eq!((row.verdict.as_str(), row.verdict.due_at()), ("release", Some(NOW)), "{code}");
+        assert_eq!((row.batch_max, row.asks, hold), (Some(20), 1, None), "{code}");
+    }
+    // The bulk delete answers the row as failed again: it is asked about until that has been refused three times.
+    let mut batch = batch_of(&[2], 20);
+    let answer = || Ok(Answer { deleted: Vec::new(), failed: strings(&["0"]) });
+    for (asks, expected) in [(2, ("release", Some(ALONE), 2)), (3, ("dead", Some(20), 0))] {
+        batch = Batch::new(batch.lane().clone(), vec![Deletion { asks, ..batch.deletions()[0].clone() }]).unwrap();
+        let row = judge_with_seed(&batch, &answer(), 1).rows[0];
+        assert_eq!((row.verdict.as_str(), row.batch_max, row.asks), expected);
     }
 }
 

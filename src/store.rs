@@ -49,10 +49,11 @@ SELECT head.priority, head.agent_id, head.batch_max,
 FROM lane CROSS JOIN deletions AS head ON head.id = lane.id";
 
 const ORPHANS: &str = "
-SELECT requests.id, requests.agent_id,
+SELECT requests.id, requests.agent_id, requests.kind,
     (SELECT json_group_array(json_array(
         id, CASE typeof(entry_id) WHEN 'text' THEN entry_id END, CAST(attempts AS INTEGER),
-        CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER)))
+        CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER),
+        CAST(last_cause AS TEXT)))
      FROM deletions WHERE state = 'pending' AND id IN (
         SELECT value FROM json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]'))))
 FROM requests INDEXED BY requests_unanswered

@@ -100,7 +100,8 @@ struct Plan {
     buried: u64,
 }
 
-type Returned = Result<(TaskId, Reply), JoinError>;
+/// With how long the call took: by the time that it is judged, we may have waited for something else.
+type Returned = Result<(TaskId, (Reply, Duration)), JoinError>;
 
 /// The daemon.
 #[derive(Debug)]
@@ -112,7 +113,7 @@ pub struct Worker<T = Api> {
     clock: Clock,
     rng: fastrand::Rng,
     settings: Settings,
-    calls: JoinSet<Reply>,
+    calls: JoinSet<(Reply, Duration)>,
     in_flight: HashMap<TaskId, InFlight>,
     /// Came back while the loop was waiting; the next turn judges it.
     returned: Vec<Returned>,
@@ -422,6 +423,7 @@ impl<T: Transport> Worker<T> {
     fn judge_returned(&mut self) {
         let mut returned = std::mem::take(&mut self.returned);
         returned.extend(std::iter::from_fn(|| self.calls.try_join_next_with_id()));
+        let together = self.in_flight.len();
         for returned in returned {
             let (task, reply) = match returned {
                 Ok((task, reply)) => (task, Some(reply)),
@@ -429,16 +431,20 @@ impl<T: Transport> Worker<T> {
                 Err(error) => (error.id(), None),
             };
             if let Some(call) = self.in_flight.remove(&task) {
-                self.judge_one(call, reply);
+                self.judge_one(call, reply, together);
             }
         }
     }
 
     /// `reply` is `None` if the call was cut short on our side: that says nothing about the API, so no hold follows.
-    fn judge_one(&mut self, call: InFlight, reply: Option<Reply>) {
+    /// `together` is how many calls were on their way with it, itself included.
+    fn judge_one(&mut self, call: InFlight, reply: Option<(Reply, Duration)>, together: usize) {
         let now = self.clock.now();
         let heard = reply.is_some();
-        let reply = reply.unwrap_or_else(|| Reply::unheard(Fault::Lost, "cut short before the answer"));
+        let (reply, took) = reply.unwrap_or_else(|| {
+            let so_far = self.clock.elapsed().saturating_sub(call.sent);
+            (Reply::unheard(Fault::Lost, "cut short before the answer"), so_far)
+        });
         let agent = &call.batch.lane().agent;
         if call.batch.kind() == Kind::Bulk && reply.result.is_ok() && !self.known.contains(agent) {
             self.known.insert(agent.clone());
@@ -454,9 +460,7 @@ impl<T: Transport> Worker<T> {
             change.iter().for_each(log::rate);
         }
         if reply.result.is_ok() {
-            let took = self.clock.elapsed().saturating_sub(call.sent);
-            // With this one, which is not among them any more.
-            self.pace.timed(took, self.in_flight.len() + 1).iter().for_each(log::concurrency);
+            self.pace.timed(took, together).iter().for_each(log::concurrency);
         }
         let holds = if heard {
             self.pace.answered(call.request, hold, is_answer, self.newest, now, &mut self.rng)
@@ -473,7 +477,7 @@ impl<T: Transport> Worker<T> {
             remote_id: reply.remote_id,
             rows,
         };
-        log::request(&settlement, &call, self.clock.elapsed().saturating_sub(call.sent), strays);
+        log::request(&settlement, &call, took, strays);
         if reply.key_changed {
             info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
         }
@@ -585,7 +589,9 @@ impl<T: Transport> Worker<T> {
                         break;
                     }
                     // Until a bulk delete of this agent was answered, nothing could be made of a 404: it goes with one.
-                    let ask = self.settings.policy.ask_singly && self.known.contains(&lane.agent);
+                    // So does a probe, which is to tell whether bulk deletes go.
+                    let is_free = self.pace.admit(&lane.agent, now) == Admission::Free;
+                    let ask = self.settings.policy.ask_singly && is_free && self.known.contains(&lane.agent);
                     let batch = if ask { batch.alone() } else { batch };
                     let request = write.next_request_id();
                     ids.extend(batch.deletions().iter().map(|row| row.id));
@@ -655,14 +661,16 @@ impl<T: Transport> Worker<T> {
         }
         self.newest = self.newest.max(request);
         self.totals.requests += 1;
-        let (api, sending) = (Arc::clone(&self.api), batch.clone());
+        let sent = self.clock.elapsed();
+        let (api, clock, sending) = (Arc::clone(&self.api), self.clock.clone(), batch.clone());
         let task = self.calls.spawn(async move {
-            match sending.kind() {
+            let reply = match sending.kind() {
                 Kind::Bulk => api.bulk_delete(&sending, correlation_id).await,
                 Kind::Single => api.delete_one(&sending, correlation_id).await,
-            }
+            };
+            (reply, clock.elapsed().saturating_sub(sent))
         });
-        let call = InFlight { request, correlation_id, batch, sent: self.clock.elapsed() };
+        let call = InFlight { request, correlation_id, batch, sent };
         self.in_flight.insert(task.id(), call);
     }
 

@@ -32,6 +32,20 @@ const LAST_REQUEST: &str = "
 SELECT max((SELECT coalesce(max(CAST(seq AS INTEGER)), 0) FROM sqlite_sequence WHERE name = 'requests'),
            (SELECT coalesce(max(id), 0) FROM requests))";
 
+/// What others added to the tables that migration 3 makes anew, unless that is done.
+const ADDED: &str = "
+SELECT group_concat(name, ', ') FROM (
+    SELECT name FROM sqlite_master
+    WHERE tbl_name IN ('deletions', 'outcomes') AND name NOT LIKE 'sqlite_autoindex_%' AND name NOT IN (
+        'deletions', 'outcomes', 'deletions_due', 'deletions_dead', 'deletions_repeat', 'deletions_id_taken',
+        'deletions_id_too_high', 'deletions_id_changed')
+    UNION ALL SELECT 'deletions.' || name FROM pragma_table_info('deletions') WHERE name NOT IN (
+        'id', 'agent_id', 'entry_id', 'priority', 'state', 'attempts', 'due_at', 'batch_max', 'maybe_done', 'request_id',
+        'last_cause', 'created_at', 'settled_at')
+    UNION ALL SELECT 'outcomes.' || name FROM pragma_table_info('outcomes') WHERE name NOT IN (
+        'request_id', 'deletion_id', 'verdict', 'cause'))
+WHERE NOT EXISTS (SELECT 1 FROM pragma_table_info('deletions') WHERE name = 'asks')";
+
 /// Every migration, oldest first.
 fn migrator() -> Migrator {
     let migration = |version, description: &'static str, sql: &'static str| {
@@ -86,6 +100,17 @@ pub enum OpenError {
         /// The first migration that we do not know.
         version: i64,
     },
+    /// Its tables have parts that others added and that a migration would lose.
+    #[error(
+        "database {path}: bringing it up to date makes its tables anew, and would lose what was added to them: {parts}; \
+         note how it was made, remove it, start again, and add it again"
+    )]
+    Added {
+        /// The file.
+        path: PathBuf,
+        /// Names of columns, indexes and triggers.
+        parts: String,
+    },
     /// The lock file beside it cannot be used.
     #[error("lock file {path}: {source}; {}", lock_remedy(source))]
     Lock {
@@ -116,7 +141,7 @@ impl OpenError {
             Self::Migrate { source, .. } => migration_code(source).is_some_and(passes),
             // That a full disk has no room for the number in the lock file is the first that is heard of it.
             Self::Lock { source, .. } => is_full(source),
-            Self::Taken { .. } | Self::NotOurs(_) | Self::Newer { .. } => false,
+            Self::Taken { .. } | Self::NotOurs(_) | Self::Newer { .. } | Self::Added { .. } => false,
         }
     }
 }
@@ -318,6 +343,13 @@ impl Store {
     }
 
     async fn migrate(&mut self) -> Result<(), OpenError> {
+        let added: Option<String> = sqlx::query_scalar(ADDED)
+            .fetch_one(&mut self.conn)
+            .await
+            .map_err(|source| self.error("look at the tables", source))?;
+        if let Some(parts) = added {
+            return Err(OpenError::Added { path: self.options.path.clone(), parts });
+        }
         match migrator().run(&mut self.conn).await {
             Ok(()) => Ok(()),
             Err(MigrateError::VersionMissing(version)) => {

@@ -7,7 +7,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     clock::Timestamp,
-    deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane, MAX_BATCH_SIZE, RequestId, State},
+    deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, EntryId, Kind, Lane, MAX_BATCH_SIZE, RequestId, State},
     outcome::{Cause, Judged, Scope, Verdict},
     pace::HoldRow,
 };
@@ -39,6 +39,8 @@ pub struct DueRow {
     pub deletion: Deletion,
     /// Since when it could have been sent.
     pub due_since: Timestamp,
+    /// It comes back from an attempt that failed, and counted.
+    pub is_retry: bool,
 }
 
 /// A batch about to be sent.
@@ -157,25 +159,31 @@ fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
     })
 }
 
-/// [id, entry_id or null if it is no text, attempts, asks, maybe_done, due_at, created_at]
+/// [id, entry_id or null if it is no text, attempts, asks, maybe_done, due_at, created_at, last_cause]
 #[derive(Deserialize)]
-struct RawDeletion(i64, Option<RawId>, i64, i64, i64, i64, i64);
+struct RawDeletion(i64, Option<RawText>, i64, i64, i64, i64, i64, Option<RawText>);
 
 /// A text of SQLite's, which need not be UTF-8.
-struct RawId(Vec<u8>);
+struct RawText(Vec<u8>);
 
-impl<'de> Deserialize<'de> for RawId {
+impl RawText {
+    fn as_str(&self) -> Option<&str> {
+        str::from_utf8(&self.0).ok()
+    }
+}
+
+impl<'de> Deserialize<'de> for RawText {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Bytes;
         impl serde::de::Visitor<'_> for Bytes {
-            type Value = RawId;
+            type Value = RawText;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a string")
             }
 
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<RawId, E> {
-                Ok(RawId(bytes.to_vec()))
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<RawText, E> {
+                Ok(RawText(bytes.to_vec()))
             }
         }
         deserializer.deserialize_bytes(Bytes)
@@ -183,13 +191,18 @@ impl<'de> Deserialize<'de> for RawId {
 }
 
 impl RawDeletion {
-    fn parse(self) -> Result<(Deletion, i64, i64), DeletionId> {
-        let Self(id, entry, attempts, asks, maybe_done, due_at, created_at) = self;
+    fn parse(self, now: Timestamp) -> Result<DueRow, DeletionId> {
+        let Self(id, entry, attempts, asks, maybe_done, due_at, created_at, last_cause) = self;
         let id = DeletionId(id);
         let entry = entry.ok_or(id)?;
-        let entry = str::from_utf8(&entry.0).ok().and_then(|entry| EntryId::parse(entry).ok()).ok_or(id)?;
+        let entry = entry.as_str().and_then(|entry| EntryId::parse(entry).ok()).ok_or(id)?;
         let [attempts, asks] = [attempts, asks].map(|count| u32::try_from(count.max(0)).unwrap_or(u32::MAX));
-        Ok((Deletion { id, entry, attempts, asks, maybe_done: maybe_done != 0 }, due_at, created_at))
+        let cause = last_cause.and_then(|cause| Cause::parse(cause.as_str()?));
+        Ok(DueRow {
+            deletion: Deletion { id, entry, attempts, asks, maybe_done: maybe_done != 0 },
+            due_since: due_since(due_at, created_at, now),
+            is_retry: attempts > 0 && cause.is_some_and(Cause::counts),
+        })
     }
 }
 
@@ -200,25 +213,27 @@ fn raw_deletions(row: &SqliteRow, column: usize) -> Result<Vec<RawDeletion>, sql
 
 pub(super) fn orphan_row(row: &SqliteRow) -> Result<Orphan, sqlx::Error> {
     let request = RequestId(row.try_get(0)?);
-    let rows: Vec<Deletion> =
-        raw_deletions(row, 2)?.into_iter().filter_map(|raw| raw.parse().ok()).map(|(row, _, _)| row).collect();
-    // Rows are settled by their ids; of the lane, nothing matters any more. No agent or no rows: nothing to judge.
+    let is_single = row.try_get::<&str, _>(2).is_ok_and(|kind| kind == Kind::Single.as_str());
+    let batch_max = if is_single { ALONE } else { MAX_BATCH_SIZE };
+    let due = raw_deletions(row, 3)?.into_iter().filter_map(|raw| raw.parse(Timestamp::ZERO).ok());
+    let rows: Vec<Deletion> = due.map(|row| row.deletion).collect();
+    // Rows are settled by their ids; of the lane, only whether they were asked about alone still matters. No agent or no
+    // rows: nothing to judge.
     let batch = row
         .try_get(1)
         .ok()
         .and_then(|agent| AgentId::parse(agent).ok())
-        .map(|agent| Lane { priority: 0, agent, batch_max: MAX_BATCH_SIZE })
-        .and_then(|lane| Batch::new(lane, rows).ok());
+        .map(|agent| Lane { priority: 0, agent, batch_max })
+        .and_then(|lane| Batch::new(lane, rows).ok())
+        .map(Batch::alone);
     Ok(Orphan { request, batch })
 }
 
 pub(super) fn look_row(row: &SqliteRow, now: Timestamp) -> Result<Look, sqlx::Error> {
     let (mut due, mut unusable) = (Vec::new(), Vec::new());
     for raw in raw_deletions(row, 1)? {
-        match raw.parse() {
-            Ok((deletion, due_at, created_at)) => {
-                due.push(DueRow { deletion, due_since: due_since(due_at, created_at, now) });
-            }
+        match raw.parse(now) {
+            Ok(row) => due.push(row),
             Err(id) => unusable.push(id),
         }
     }

@@ -23,8 +23,9 @@ SELECT
     lane.key,
     (SELECT json_group_array(json_array(
         id, CASE typeof(entry_id) WHEN 'text' THEN entry_id END, CAST(attempts AS INTEGER),
-        CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER))) FROM (
-        SELECT id, entry_id, attempts, asks, maybe_done, due_at, created_at
+        CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER),
+        CAST(last_cause AS TEXT))) FROM (
+        SELECT id, entry_id, attempts, asks, maybe_done, due_at, created_at, last_cause
         FROM deletions INDEXED BY deletions_due
         WHERE state = 'pending' AND priority = lane.value->>0 AND agent_id = lane.value->>1
           AND batch_max = lane.value->>2 AND due_at <= ?2

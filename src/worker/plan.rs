@@ -26,11 +26,8 @@ impl Rules {
     /// Until when `row` may wait for others to fill a request with it. One that failed has waited a good while already
     /// and waits a share of that more: those that failed with it in other requests come back about then.
     fn may_wait_until(&self, row: &DueRow) -> Timestamp {
-        let wait = match row.deletion.attempts {
-            0 => self.linger,
-            failed => self.linger.max(self.retry.gathering(failed)),
-        };
-        row.due_since.plus(wait)
+        let wait = if row.is_retry { self.retry.gathering(row.deletion.attempts) } else { Duration::ZERO };
+        row.due_since.plus(wait.max(self.linger))
     }
 }
 
@@ -131,7 +128,11 @@ mod tests {
             .map(|n| {
                 let entry = EntryId::parse(&n.to_string()).unwrap();
                 let id = DeletionId(i64::try_from(n).unwrap());
-                DueRow { deletion: Deletion { id, entry, attempts: 0, asks: 0, maybe_done: false }, due_since }
+                DueRow {
+                    deletion: Deletion { id, entry, attempts: 0, asks: 0, maybe_done: false },
+                    due_since,
+                    is_retry: false,
+                }
             })
             .collect();
         Look { due, unusable: Vec::new(), next_due_at }
@@ -166,13 +167,17 @@ mod tests {
     fn rows_that_failed_wait_longer_for_company_and_no_longer_than_their_jitter_leaves_of_a_quarter() {
         let since = NOW.minus(Duration::from_secs(2));
         let mut failed = look(3, since, None);
-        failed.due.iter_mut().for_each(|row| row.deletion.attempts = 1);
+        failed.due.iter_mut().for_each(|row| (row.deletion.attempts, row.is_retry) = (1, true));
         let (found, next) = batches(&lane(20), failed, 160, 8, &Busy::new(), &rules(), NOW);
         assert_eq!((sizes(&found), next), (vec![], Next::LookAt(NOW.plus(Duration::from_secs(1)))));
         let mut joined = look(3, since, None);
-        joined.due[0].deletion.attempts = 1;
+        (joined.due[0].deletion.attempts, joined.due[0].is_retry) = (1, true);
         let (found, _) = batches(&lane(20), joined, 160, 8, &Busy::new(), &rules(), NOW);
         assert_eq!(sizes(&found), [3], "new rows have lingered, and take the others along");
+        let mut released = look(3, since, None);
+        released.due.iter_mut().for_each(|row| row.deletion.attempts = 1);
+        let (found, _) = batches(&lane(20), released, 160, 8, &Busy::new(), &rules(), NOW);
+        assert_eq!(sizes(&found), [3], "what was held up by something else has waited enough");
     }
 
     #[test]

@@ -64,9 +64,6 @@ async fn what_is_said_about_one_row_decides_on_it() {
         (Mood::status(404), row("absent", 1, "", 0, 0, 20)),
         (Mood::status(400), row("dead", 1, "rejected", 0, 0, 20)),
         (Mood::status(422), row("dead", 1, "rejected", 0, 0, 20)),
-        (Mood::status(401), row("pending", 0, "unauthorized", 0, 0, 0)),
-        (Mood::status(403), row("pending", 0, "forbidden", 0, 0, 0)),
-        (Mood::status(405), row("pending", 0, "contract", 0, 0, 0)),
         (status_with(429, "retry-after", "9"), row("pending", 0, "throttled", 0, 0, 0)),
         (Mood::status(500), row("pending", 0, "server_error", 1, 0, 0)),
         (Mood::Reset { done: true }, row("pending", 0, "lost", 1, 1, 0)),
@@ -111,9 +108,10 @@ async fn a_row_that_may_be_gone_is_asked_about_as_soon_as_it_fails() {
 }
 
 #[tokio::test]
-async fn three_requests_about_a_row_that_tell_nothing_are_enough() {
+async fn three_requests_about_a_row_that_are_not_answered_are_an_attempt_that_failed() {
+    let unanswered = || [Mood::status(500), Mood::Garble("<html>".to_owned()), Mood::status(500)];
     let mut bed = Bed::new(strict()).await;
-    bed.sandbox.script([listing(&[], &["1"]), Mood::status(500), Mood::Garble("<html>".to_owned()), Mood::status(500)]);
+    bed.sandbox.script([listing(&[], &["1"])].into_iter().chain(unanswered()));
     bed.insert_many("a", 1).await;
     bed.work().await;
     pass(&mut bed, 9).await;
@@ -122,6 +120,71 @@ async fn three_requests_about_a_row_that_tell_nothing_are_enough() {
     pass(&mut bed, 26).await;
     assert_eq!(rows(&mut bed).await, [row("dead", 1, "server_error", 0, 1, 20)]);
     assert_eq!(bed.sizes().len(), 4);
+
+    // It may be gone, and has attempts left: it goes with others again.
+    let mut bed = Bed::new(Plan::default()).await;
+    let script = [Mood::Reset { done: false }, listing(&[], &["1"])];
+    bed.sandbox.script(script.into_iter().chain(unanswered()));
+    bed.insert_many("a", 1).await;
+    bed.work().await;
+    for seconds in [14, 14, 26] {
+        assert_eq!(rows(&mut bed).await[0].0, "pending");
+        pass(&mut bed, seconds).await;
+    }
+    assert_eq!(rows(&mut bed).await, [row("pending", 2, "server_error", 0, 1, 20)]);
+    pass(&mut bed, 26).await;
+    assert_eq!(rows(&mut bed).await, [row("absent", 3, "", 0, 1, 20)], "the garbled answer was to its deletion");
+}
+
+#[tokio::test]
+async fn an_api_that_refuses_requests_about_one_row_is_held_up_by_none_of_them() {
+    for status in [301, 401, 403, 405, 410, 501] {
+        let mut bed = Bed::new(strict()).await;
+        let round = || [listing(&[], &["1"]), Mood::status(status)];
+        bed.sandbox.script((0..3).flat_map(|_| round()).chain([listing(&[], &["1"])]));
+        bed.insert_many("a", 1).await;
+        bed.work().await;
+        // It lingers for company each time.
+        for _ in 0..3 {
+            assert_eq!(rows(&mut bed).await[0].0, "pending");
+            pass(&mut bed, 1).await;
+        }
+        assert_eq!(rows(&mut bed).await, [row("dead", 1, "api_failed", 0, 0, 20)], "{status}");
+        let kinds: Vec<String> = requests(&mut bed).await.into_iter().map(|(kind, ..)| kind).collect();
+        assert_eq!(kinds, ["bulk", "single", "bulk", "single", "bulk", "single", "bulk"], "{status}");
+        assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(0,)], "{status}");
+    }
+}
+
+#[tokio::test]
+async fn when_everything_is_refused_the_bulk_delete_places_the_hold_and_probes_it() {
+    let mut bed = Bed::new(strict()).await;
+    bed.sandbox.script([listing(&[], &["1"]), Mood::status(403)].into_iter().chain((0..4).map(|_| Mood::status(403))));
+    bed.insert_many("a", 1).await;
+    bed.work().await;
+    pass(&mut bed, 1).await;
+    assert_eq!(rows(&mut bed).await, [row("pending", 0, "forbidden", 1, 0, 20)]);
+    // Held by the bulk delete that followed; each probe is one, too, and the hold grows.
+    for repeats in 0..4 {
+        assert_eq!(bed.query::<(String, i64)>("SELECT scope, repeats FROM holds").await, [("a".to_owned(), repeats)]);
+        pass(&mut bed, 14 << repeats).await;
+    }
+    assert_eq!(bed.count("state = 'deleted'").await, 1);
+    let kinds: Vec<String> = requests(&mut bed).await.into_iter().map(|(kind, ..)| kind).collect();
+    assert_eq!(kinds, ["bulk", "single", "bulk", "bulk", "bulk", "bulk", "bulk"]);
+}
+
+#[tokio::test]
+async fn a_row_to_be_asked_about_alone_probes_with_a_bulk_delete() {
+    let mut bed = Bed::new(strict()).await;
+    bed.sandbox.script([listing(&[], &["1"]), status_with(429, "retry-after", "9"), listing(&[], &["1"])]);
+    bed.insert_many("a", 1).await;
+    bed.work().await;
+    assert_eq!(rows(&mut bed).await, [row("pending", 0, "throttled", 0, 0, 0)]);
+    pass(&mut bed, 9).await;
+    assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 1);
+    let kinds: Vec<String> = requests(&mut bed).await.into_iter().map(|(kind, ..)| kind).collect();
+    assert_eq!(kinds, ["bulk", "single", "bulk", "single"], "the probe, and then the question");
 }
 
 #[tokio::test]
@@ -149,19 +212,25 @@ async fn only_an_agent_that_a_bulk_delete_was_answered_for_is_believed_a_404() {
 }
 
 #[tokio::test]
-async fn a_row_whose_request_alone_ends_the_daemon_is_given_up() {
+async fn a_row_whose_request_alone_ends_the_daemon_is_given_up_after_the_third_time() {
     let mut bed = Bed::new(strict()).await;
-    bed.sandbox.script([listing(&[], &["1"]), Mood::Hang]);
     bed.insert_many("a", 1).await;
-    bed.worker.turn().await.unwrap();
-    bed.worker.wait_for_a_call().await;
-    // One to settle, and one to ask.
-    bed.worker.turn().await.unwrap();
-    bed.worker.turn().await.unwrap();
-    bed.sandbox.arrived(2).await;
-    let mut bed = bed.restart().await;
-    assert_eq!(rows(&mut bed).await, [row("dead", 1, "lost", 0, 1, 0)]);
-    assert_eq!(requests(&mut bed).await[1], ("single".to_owned(), None, Some("lost".to_owned()), 0, 1));
+    for asks in 1..=3 {
+        bed.sandbox.script([listing(&[], &["1"]), Mood::Hang]);
+        let before = bed.sandbox.requests().len();
+        bed.worker.turn().await.unwrap();
+        bed.worker.wait_for_a_call().await;
+        // One to settle, and one to ask.
+        bed.worker.turn().await.unwrap();
+        bed.worker.turn().await.unwrap();
+        bed.sandbox.arrived(before + 2).await;
+        bed = bed.restart().await;
+        let left = if asks < 3 { row("pending", 0, "lost", asks, 1, 0) } else { row("dead", 1, "lost", 0, 1, 20) };
+        assert_eq!(rows(&mut bed).await, [left]);
+        bed.clock.advance(Duration::from_secs(26));
+    }
+    let asked = ("single".to_owned(), None, Some("lost".to_owned()), 0, 1);
+    assert_eq!(requests(&mut bed).await.last(), Some(&asked));
 }
 
 #[tokio::test]

@@ -366,6 +366,14 @@ async fn a_file_of_the_version_before_comes_along_with_nothing_lost() {
     .execute(&mut conn)
     .await
     .unwrap();
+    // What others added to the tables would not come along: it is refused, and stays as it is.
+    let added = "ALTER TABLE deletions ADD COLUMN note TEXT; CREATE INDEX theirs_too ON outcomes (cause);
+                 CREATE TRIGGER also_theirs AFTER INSERT ON deletions BEGIN SELECT 1; END;";
+    sqlx::raw_sql(added).execute(&mut conn).await.unwrap();
+    let refused = Store::open(options.clone()).await.unwrap_err().to_string();
+    assert!(refused.contains("added to them: theirs_too, also_theirs, deletions.note; note how"), "{refused}");
+    let removed = "DROP TRIGGER also_theirs; DROP INDEX theirs_too; ALTER TABLE deletions DROP COLUMN note;";
+    sqlx::raw_sql(removed).execute(&mut conn).await.unwrap();
     let old = "SELECT json_array(id, agent_id, entry_id, priority, state, attempts, due_at, batch_max, maybe_done, request_id,
                    last_cause, created_at, settled_at) FROM deletions
                UNION ALL SELECT json_array(id, correlation_id, deletion_ids, size, claimed_at) FROM requests
