@@ -23,6 +23,8 @@ fn the_defaults_are_complete_and_the_documented_ones() {
     assert_eq!((config.rate.requests_per_second, config.rate.burst.get()), (5.0, 5));
     assert_eq!((config.worker.batch_size, config.worker.concurrency), (20, 8));
     assert_eq!(config.worker.retention, Duration::from_secs(30 * 86_400));
+    assert!(config.worker.policy.ask_singly);
+    assert!(!load("[retry]\nask_singly = false", &[]).unwrap().worker.policy.ask_singly);
     assert!(config.key.is_none());
     assert_eq!(
         config.api().unwrap_err().to_string(),
@@ -51,7 +53,7 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
 
 #[test]
 fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
-    let cases: [(&str, &str, &[&str]); 17] = [
+    let cases: [(&str, &str, &[&str]); 18] = [
         ("[api]\nrequest_timeout = '1s'", "", &["api.request_timeout", "\"1s\"", "api.connect_timeout", "5s"]),
         ("[rate_limit]\nburst = 0", "", &["rate_limit.burst", "\"0\"", "from 1 to"]),
         ("[delivery]\nbatch_size = 21", "", &["delivery.batch_size", "\"21\"", "from 1 to 20"]),
@@ -60,6 +62,7 @@ fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
         ("[queue]\nretention = '30'", "", &["queue.retention", "\"30\"", "250ms, 30s, 5m or 30d"]),
         ("[queue]\nretention = '5s ago'", "", &["queue.retention", "\"5s ago\""]),
         ("[retry]\nbase_delay = '2h'", "", &["retry.base_delay", "\"2h\"", "not be longer than max_delay", "\"1h\""]),
+        ("[retry]\nask_singly = 'no'", "", &["retry.ask_singly", "\"no\"", "true, false"]),
         ("[api]\nregion = 'mars'", "", &["api.region", "\"mars\"", "us, eu, uk, studio"]),
         ("[api]\nbase_url = 'http://example.com'", "", &["api.base_url", "https://"]),
         ("[api]\nbase_url = 'ftp://example.com'", "", &["api.base_url", "https://", "ftp"]),

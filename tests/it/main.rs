@@ -7,6 +7,7 @@ mod binary;
 mod config;
 mod contract;
 mod crash;
+mod crowded;
 mod daemon;
 mod delivery;
 mod holds;

@@ -11,7 +11,10 @@ struct Manager(UnixDatagram);
 
 impl Manager {
     fn new(dir: &Path) -> Self {
-        let socket = UnixDatagram::bind(dir.join("notify")).unwrap();
+        Self::on(UnixDatagram::bind(dir.join("notify")).unwrap())
+    }
+
+    fn on(socket: UnixDatagram) -> Self {
         // Long enough for any machine; a test that waits for so long has failed.
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         Self(socket)
@@ -64,6 +67,26 @@ async fn it_is_told_ready_alive_and_stopping_also_between_rare_polls_and_during_
     }
     sandbox.open_gate();
     assert_eq!(daemon.ended().await.0, 0);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_socket_without_a_file_is_written_too() {
+    use std::os::{linux::net::SocketAddrExt as _, unix::net::SocketAddr};
+
+    let dir = tempfile::tempdir().unwrap();
+    let name = format!("sweeper-test-{}", dir.path().display());
+    let manager = Manager::on(UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap());
+    let sandbox = sandbox(Options::default()).await;
+    queue(dir.path(), 1).await;
+    let mut command = supervised(configured(dir.path(), &sandbox), dir.path(), 200);
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let daemon = Daemon::start(command);
+    assert_eq!(manager.told("READY=1").await, 0);
+    daemon.signal("TERM");
+    manager.told("STOPPING=1").await;
+    let (code, log) = daemon.ended().await;
+    assert_eq!((code, log.count("unsupervised", "WARN")), (0, 0), "{log:#?}");
 }
 
 #[tokio::test]
