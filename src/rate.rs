@@ -10,8 +10,8 @@
 //!   minute's requests are spread over all of it. What is no measure of the API does not count: the time in which there was
 //!   nothing to send, and a refusal that is too long for a limit per minute.
 //! * **Stay** there: throttled answers are to be rare. As in CUBIC (RFC 9438, section 4) there is a plateau below the rate that
-//!   was too high; its length is 200 requests for each answer that was throttled, and at least a minute. So, but for rates so
-//!   low that this would take very long, at the most one answer in 200 is throttled in the long run.
+//!   was too high; its length is 250 requests for each answer that was throttled, and at least a minute. So, but for rates so
+//!   low that this would take very long, at the most one answer in 250 is throttled in the long run.
 //! * **Up** again after that, in steps that begin with a hundredth and grow up to doublings, so that a limit that was raised
 //!   is found. While what got through and what was too high are far apart, there is no plateau: it goes up until they are not.
 //!
@@ -37,13 +37,13 @@ const LONG: Duration = Duration::from_secs(5);
 /// longer is an outage.
 const MAX_REFUSAL: Duration = Duration::from_secs(90);
 /// Requests on a plateau, for each throttled answer before it.
-const PLATEAU_REQUESTS: u32 = 200;
+const PLATEAU_REQUESTS: u32 = 250;
 /// The shortest plateau, and the longest that it takes for so many requests.
 const PLATEAU: Duration = Duration::from_secs(60);
 const MAX_PLATEAU: Duration = Duration::from_secs(300);
 /// The first step up after a plateau, and where there is none; how much larger each next one is, and the largest.
 const STEP: f64 = 0.01;
-const SEARCHING_STEP: f64 = 0.05;
+const SEARCHING_STEP: f64 = 0.03;
 const STEP_GROWTH: f64 = 1.4;
 const MAX_STEP: f64 = 1.0;
 /// The least time from step to step. After a long refusal it is the longer one, because what is spent for long is noticed
@@ -218,9 +218,10 @@ impl AdaptiveRate {
         let next = self.borne(&excess, refusal).min(excess.at * DECREASE);
         let change = self.change(next, Why::Delivered);
         self.step_time = if refusal > LONG { LONG_STEP_TIME } else { self.step_time.mul_f64(FORGOTTEN).max(STEP_TIME) };
-        // At the floor, there is nothing to stay for.
-        if excess.at > APART * next || self.current <= FLOOR {
-            self.step = SEARCHING_STEP;
+        let at_floor = self.current <= FLOOR;
+        if at_floor || excess.at > APART * next {
+            // At the floor there is nothing to stay for, and nothing to be lost.
+            self.step = if at_floor { MAX_STEP } else { SEARCHING_STEP };
             self.step_answers = 1;
             self.answers_left = 1;
             self.step_at = elapsed + self.step_time;

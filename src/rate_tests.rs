@@ -115,14 +115,14 @@ fn a_refusal_is_counted_in_up_to_when_it_was_over_for_all_that_is_known() {
 }
 
 #[test]
-fn a_plateau_is_200_answers_for_each_throttled_one_and_some_time() {
+fn a_plateau_is_250_answers_for_each_throttled_one_and_some_time() {
     let mut rate = after_an_excess(1_000, seconds(100));
     let before = rate.current();
     let mut answers = 0;
     while rate.delivered(RequestId(2_000), seconds(1_000)).is_none() {
         answers += 1;
     }
-    assert_eq!(answers + 1, 4 * 200, "one throttled answer, and three that were on their way");
+    assert_eq!(answers + 1, 4 * 250, "one throttled answer, and three that were on their way");
     assert!((rate.current() / before - 1.01).abs() < 1e-9);
 
     let mut rate = after_an_excess(1_000, seconds(100));
