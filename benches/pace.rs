@@ -35,7 +35,15 @@ enum Kind {
     Bucket,
     /// So many a minute, all at once if need be; the minute begins at any time.
     Window { offset: f64 },
+    /// So many at the same time, however many a second.
+    Concurrent { most: u32 },
 }
+
+/// What an answer takes: as sibling routes were recorded, 60 ms, and sometimes much more.
+const LATENCY: (f64, f64) = (0.05, 0.03);
+const SLOW_LATENCY: (f64, u8) = (0.25, 20);
+/// On average.
+const MEAN_LATENCY: f64 = LATENCY.0 + LATENCY.1 / 2.0 + SLOW_LATENCY.0 / SLOW_LATENCY.1 as f64;
 
 #[derive(Clone, Debug)]
 struct Limit {
@@ -44,19 +52,42 @@ struct Limit {
     rate: f64,
     left: f64,
     at: f64,
+    in_flight: u32,
 }
 
 impl Limit {
     fn new(kind: Kind, rate: f64) -> Self {
-        Self { kind, rate, left: rate, at: f64::NEG_INFINITY }
+        Self { kind, rate, left: rate, at: f64::NEG_INFINITY, in_flight: 0 }
     }
 
     fn window(now: f64, offset: f64) -> f64 {
         ((now + offset) / 60.0).floor()
     }
 
+    fn double(&mut self, from: f64) {
+        if self.rate == from {
+            self.rate *= 2.0;
+            if let Kind::Concurrent { most } = &mut self.kind {
+                *most *= 2;
+            }
+        }
+    }
+
+    /// Whether a request that arrives now is taken up; what counts over time is counted when it is answered.
+    fn takes_up(&mut self) -> bool {
+        let Kind::Concurrent { most } = self.kind else { return true };
+        let takes_up = self.in_flight < most;
+        self.in_flight += u32::from(takes_up);
+        takes_up
+    }
+
+    /// Whether what was taken up is done.
     fn allows(&mut self, now: f64) -> bool {
         match self.kind {
+            Kind::Concurrent { .. } => {
+                self.in_flight -= 1;
+                return true;
+            }
             Kind::Bucket => {
                 let earned = if self.at.is_finite() { (now - self.at) * self.rate } else { self.rate };
                 self.left = (self.left + earned).min(self.rate.max(1.0));
@@ -79,7 +110,7 @@ impl Limit {
     fn allowance(&self, answered: impl Fn(f64, f64) -> f64) -> f64 {
         let (from, to) = (SETTLED.as_secs_f64(), LENGTH.as_secs_f64());
         match self.kind {
-            Kind::Bucket => self.rate * (to - from),
+            Kind::Bucket | Kind::Concurrent { .. } => self.rate * (to - from),
             Kind::Window { offset } => {
                 let begun = Self::window(from, offset) * 60.0 - offset;
                 self.rate * 60.0 - answered(begun, from) + self.rate * (to - begun - 60.0)
@@ -91,6 +122,7 @@ impl Limit {
         let wait = match self.kind {
             Kind::Bucket => (1.0 - self.left) / self.rate,
             Kind::Window { offset } => 60.0 - (now + offset) % 60.0,
+            Kind::Concurrent { .. } => 1.0,
         };
         wait.ceil().max(1.0) as u64
     }
@@ -109,8 +141,8 @@ struct Outcome {
     used: f64,
 }
 
-/// The request's number, what it was answered, and whether nothing else of it is known.
-type Flight = Reverse<(Duration, i64)>;
+/// When it is answered, the request's number, and whether the API took it up.
+type Flight = Reverse<(Duration, i64, bool)>;
 
 fn simulate(kind: Kind, rate: f64, with_retry_after: bool, doubles: bool, seed: u64) -> Outcome {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -153,22 +185,22 @@ fn simulate(kind: Kind, rate: f64, with_retry_after: bool, doubles: bool, seed: 
             }
             newest += 1;
             pace.sent(RequestId(newest), &agent, wall(now));
-            // As sibling routes were recorded: 60 ms, and sometimes much more.
-            let latency = 0.05 + 0.03 * rng.f64() + if rng.u8(..20) == 0 { 0.25 } else { 0.0 };
-            flights.push(Reverse((now + Duration::from_secs_f64(latency), newest)));
+            let slow = if rng.u8(..SLOW_LATENCY.1) == 0 { SLOW_LATENCY.0 } else { 0.0 };
+            let latency = Duration::from_secs_f64(LATENCY.0 + LATENCY.1 * rng.f64() + slow);
+            flights.push(Reverse((now + latency, newest, limit.takes_up())));
         }
         // Then the next thing that happens.
-        let answer = flights.peek().map_or(Duration::MAX, |Reverse((at, _))| *at);
+        let answer = flights.peek().map_or(Duration::MAX, |Reverse((at, ..))| *at);
         now = answer.min(next);
         if now < answer {
             continue;
         }
-        let Some(Reverse((_, request))) = flights.pop() else { continue };
+        let Some(Reverse((_, request, taken_up))) = flights.pop() else { continue };
         if doubles && now >= LENGTH {
-            limit.rate = rate * 2.0;
+            limit.double(rate);
         }
         let at = now.as_secs_f64();
-        let result = if limit.allows(at) {
+        let result = if taken_up && limit.allows(at) {
             answered.push(at);
             Ok(Answer { deleted: vec!["1".to_owned()], failed: Vec::new() })
         } else {
@@ -200,6 +232,15 @@ fn simulate(kind: Kind, rate: f64, with_retry_after: bool, doubles: bool, seed: 
     }
 }
 
+/// The later of two times; never, if one of them never came.
+fn last(one: f64, other: f64) -> f64 {
+    if one.is_nan() || one > other { one } else { other }
+}
+
+fn seconds(seconds: f64) -> String {
+    if seconds.is_nan() { "never".to_owned() } else { format!("{seconds} s") }
+}
+
 fn main() {
     println!("machine: {}", machine());
     println!(
@@ -211,29 +252,32 @@ fn main() {
         "{:>24}  {:>11}  {:>8}  {:>9}  {:>8}  {:>14}",
         "limit", "Retry-After", "goodput", "throttled", "found", "doubled, used"
     );
-    for window in [false, true] {
-        for rate in [2.0, 10.0, 50.0] {
-            for with_retry_after in [false, true] {
-                let runs: Vec<Outcome> = (0..SEEDS)
-                    .map(|seed| {
-                        let kind = if window { Kind::Window { offset: seed as f64 * 13.0 } } else { Kind::Bucket };
-                        let steady = simulate(kind, rate, with_retry_after, false, seed);
-                        Outcome { used: simulate(kind, rate, with_retry_after, true, seed).used, ..steady }
-                    })
-                    .collect();
-                let worst =
-                    |of: fn(&Outcome) -> f64, worse: fn(f64, f64) -> f64| runs.iter().map(of).reduce(worse).unwrap();
-                let name =
-                    if window { format!("{} in each 60 s", rate * 60.0) } else { format!("{rate}/s, token bucket") };
-                println!(
-                    "{name:>24}  {:>11}  {:>6.1} %  {:>7.2} %  {:>6} s  {:>12} s",
-                    if with_retry_after { "yes" } else { "no" },
-                    100.0 * worst(|run| run.goodput, f64::min),
-                    100.0 * worst(|run| run.throttled, f64::max),
-                    worst(|run| run.found, f64::max),
-                    worst(|run| run.used, f64::max),
-                );
-            }
+    type Named = (String, f64, fn(f64) -> Kind);
+    let rates = [2.0, 10.0, 50.0];
+    let buckets = rates.map(|rate| -> Named { (format!("{rate}/s, token bucket"), rate, |_| Kind::Bucket) });
+    let windows = rates.map(|rate| -> Named {
+        (format!("{} in each 60 s", rate * 60.0), rate, |seed| Kind::Window { offset: seed * 13.0 })
+    });
+    let concurrent: Named = ("4 at a time".to_owned(), 4.0 / MEAN_LATENCY, |_| Kind::Concurrent { most: 4 });
+    for (name, rate, kind) in buckets.into_iter().chain(windows).chain([concurrent]) {
+        for with_retry_after in [false, true] {
+            let runs: Vec<Outcome> = (0..SEEDS)
+                .map(|seed| {
+                    let kind = kind(seed as f64);
+                    let steady = simulate(kind, rate, with_retry_after, false, seed);
+                    Outcome { used: simulate(kind, rate, with_retry_after, true, seed).used, ..steady }
+                })
+                .collect();
+            let worst =
+                |of: fn(&Outcome) -> f64, worse: fn(f64, f64) -> f64| runs.iter().map(of).reduce(worse).unwrap();
+            println!(
+                "{name:>24}  {:>11}  {:>6.1} %  {:>7.2} %  {:>8}  {:>14}",
+                if with_retry_after { "yes" } else { "no" },
+                100.0 * worst(|run| run.goodput, f64::min),
+                100.0 * worst(|run| run.throttled, f64::max),
+                seconds(worst(|run| run.found, last)),
+                seconds(worst(|run| run.used, last)),
+            );
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

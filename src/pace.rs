@@ -199,7 +199,7 @@ impl Pace {
     ) -> Option<RateChange> {
         let rate = self.adaptive.as_mut()?;
         match cause {
-            Some(Cause::Throttled) => rate.throttled(request, newest),
+            Some(Cause::Throttled) => rate.throttled(request, newest, elapsed),
             None | Some(Cause::Rejected) => rate.delivered(request, elapsed),
             // Says nothing about how much would be too much.
             Some(

@@ -3,16 +3,17 @@
 //! Multiplicative decrease and a slow way back, as in TCP's congestion control, from which the parts are taken:
 //!
 //! * **Down** to what got through. After a throttled answer the hold that it asks for lets nothing out but probes; when the
-//!   first of them is answered, what was delivered since the last such time, pauses included, is a rate that the API has
-//!   borne (TCP Westwood+: Casetti et al., "TCP Westwood: end-to-end congestion control", 2002). The new rate is that and a
-//!   tenth, but never more than 95 % of the one that was too high. With a limit per second that is just under it at once;
-//!   with a limit per minute, spent in the first seconds, the pause until the minute is over is counted in, so that the next
-//!   minute's requests are spread over all of it.
+//!   first of them is answered, what was delivered since the last such time is a rate that the API has borne (TCP Westwood+:
+//!   Casetti et al., "TCP Westwood: end-to-end congestion control", 2002). The new rate is that and a little, but never more
+//!   than 95 % of the one that was too high. The time is what it took to send, and the refusal: with a limit per second that
+//!   is next to nothing; with a limit per minute, spent in the first seconds, it is the rest of the minute, so that the next
+//!   minute's requests are spread over all of it. What is no measure of the API does not count: the time in which there was
+//!   nothing to send, and a refusal that is too long for a limit per minute.
 //! * **Stay** there: throttled answers are to be rare. As in CUBIC (RFC 9438, section 4) there is a plateau below the rate that
-//!   was too high; its length is 150 requests for each answer that was throttled, and some time, longer each time that the
-//!   limit was where it was thought to be. So at the most one answer in 150 is throttled in the long run.
-//! * **Up** again after that, in steps that begin with a hundredth and grow, so that a limit that was raised is found.
-//!   While what got through and what was too high are far apart, there is no plateau: it goes up until they are not.
+//!   was too high; its length is 250 requests for each answer that was throttled, and at least a minute. So, but for rates so
+//!   low that this would take very long, at the most one answer in 250 is throttled in the long run.
+//! * **Up** again after that, in steps that begin with a hundredth and grow up to doublings, so that a limit that was raised
+//!   is found. While what got through and what was too high are far apart, there is no plateau: it goes up until they are not.
 //!
 //! Time comes in as a value, and every change goes out as one.
 
@@ -24,35 +25,34 @@ use crate::deletion::RequestId;
 const DECREASE: f64 = 0.95;
 /// With fewer answers than this, what got through tells little, and the rate is halved at the most.
 const CREDIBLE: u32 = 20;
-/// So long without anything to send, and what got through before tells nothing of what could have.
-const IDLE: Duration = Duration::from_secs(1);
-/// How much more than what got through is tried next: that was measured with a pause in it.
-const GAIN: f64 = 1.1;
+/// How much more than what got through is tried next: some of it got through before the last steps up.
+const GAIN: f64 = 1.06;
 /// The rate that was too high and the one that is tried next are far apart if they differ by more than this factor.
 const APART: f64 = 1.5;
+/// Limits that count over longer than a second count over this, or are taken to.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Refused for longer than this, and the limit is such a one.
+const LONG: Duration = Duration::from_secs(5);
+/// The longest refusal that is the doing of such a limit: holds that double find out late that it is over. One that takes
+/// longer is an outage.
+const MAX_REFUSAL: Duration = Duration::from_secs(90);
 /// Requests on a plateau, for each throttled answer before it.
-const PLATEAU_REQUESTS: u32 = 150;
-/// The shortest plateau, and the longest.
-const PLATEAU: Duration = Duration::from_secs(20);
-const MAX_PLATEAU: Duration = Duration::from_secs(120);
-/// How much longer it is if the first probe was throttled, too: then the limit counts over some time, and as long it takes
-/// until a rate that is too high is noticed.
-const LONG_WINDOW: f64 = 2.5;
-/// How much longer a plateau is than the one before it, if the limit is still where it was.
-const PLATEAU_GROWTH: f64 = 1.5;
-/// The first step up from a plateau, how much larger each next one is, and the largest.
+const PLATEAU_REQUESTS: u32 = 250;
+/// The shortest plateau, and the longest that it takes for so many requests.
+const PLATEAU: Duration = Duration::from_secs(60);
+const MAX_PLATEAU: Duration = Duration::from_secs(300);
+/// The first step up after a plateau, and where there is none; how much larger each next one is, and the largest.
 const STEP: f64 = 0.01;
-const STEP_GROWTH: f64 = 1.5;
-const MAX_STEP: f64 = 0.25;
-/// The largest where what is too much is noticed late.
-const MAX_CAREFUL_STEP: f64 = 0.1;
-/// The steps while nothing is known, and how long each takes: large ones if the first probe was answered (a limit that is
-/// over soon), small ones and slow if it took several: what is spent for long is noticed late, and what was too much
-/// until then is paid with a long pause.
-const QUICK: (f64, Duration) = (0.10, Duration::from_secs(1));
-const CAREFUL: (f64, Duration) = (0.05, Duration::from_secs(30));
-/// The fewest requests between two steps.
-const STEP_REQUESTS: u32 = 5;
+const SEARCHING_STEP: f64 = 0.03;
+const STEP_GROWTH: f64 = 1.4;
+const MAX_STEP: f64 = 1.0;
+/// The least time from step to step. After a long refusal it is the longer one, because what is spent for long is noticed
+/// late, and what was too much until then is paid with a long pause; with each excess that is over soon it comes down.
+const STEP_TIME: Duration = Duration::from_secs(1);
+const LONG_STEP_TIME: Duration = Duration::from_secs(30);
+const FORGOTTEN: f64 = 0.8;
+/// How late a request may be though there was something to send: turns are.
+const LATE: Duration = Duration::from_millis(50);
 /// The rate never falls below this, or below the ceiling if that is lower: one request in fifty seconds.
 const FLOOR: f64 = 0.02;
 
@@ -90,24 +90,17 @@ pub struct RateChange {
     pub why: Why,
 }
 
-/// How the way up goes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Ascent {
-    /// Where the limit is, is not known well: steps of this size.
-    Searching(f64),
-    /// The plateau, and then steps that grow: the size of the next one, and the largest.
-    Settled(f64, f64),
-}
-
 /// Too much was sent; until an answer to something that was sent later is there.
 #[derive(Clone, Copy, Debug)]
 struct Excess {
     /// The rate that was too high.
     at: f64,
+    /// When it was noticed, in elapsed time.
+    since: Duration,
     /// Answers that were throttled in it.
     throttled: u32,
-    /// Probes among those.
-    probes: u32,
+    /// When a probe was throttled last.
+    probed: Option<Duration>,
 }
 
 /// The current rate under a ceiling.
@@ -118,22 +111,20 @@ pub struct AdaptiveRate {
     /// Answers to requests up to this one say nothing new: they were sent before the last excess was noticed.
     noticed: RequestId,
     excess: Option<Excess>,
-    /// Answers that were not throttled since the API answered again last, or since there was something to do again after
-    /// a pause; and when that was, in elapsed time.
+    /// Answers that were not throttled since the API answered again last, or since there was something to send again after
+    /// a long time; and when that was, in elapsed time.
     delivered: u32,
     delivered_since: Duration,
-    /// When a request was sent last, in elapsed time.
-    sent_at: Duration,
-    ascent: Ascent,
-    /// The next step: not before so many more answers, and not before this elapsed time.
+    /// The time since then in which there was nothing to send, and when the next request is due if there is something.
+    idle: Duration,
+    due_at: Duration,
+    /// How large the next step is, and when it comes: not before so many more answers, and not before this elapsed time.
+    step: f64,
     answers_left: u32,
     step_at: Duration,
-    /// Between two steps.
+    /// The same from one step to the next.
     step_answers: u32,
     step_time: Duration,
-    plateau: Duration,
-    /// The last excess was where it was expected.
-    confirmed: bool,
 }
 
 impl AdaptiveRate {
@@ -147,14 +138,13 @@ impl AdaptiveRate {
             excess: None,
             delivered: 0,
             delivered_since: elapsed,
-            sent_at: elapsed,
-            ascent: Ascent::Settled(STEP, MAX_STEP),
+            idle: Duration::ZERO,
+            due_at: elapsed,
+            step: STEP,
             answers_left: 0,
             step_at: elapsed,
-            step_answers: STEP_REQUESTS,
-            step_time: PLATEAU,
-            plateau: PLATEAU,
-            confirmed: false,
+            step_answers: 0,
+            step_time: STEP_TIME,
         }
     }
 
@@ -172,27 +162,31 @@ impl AdaptiveRate {
 
     /// Takes in that a request was sent.
     pub fn sent(&mut self, elapsed: Duration) {
-        let pause = elapsed.saturating_sub(self.sent_at);
-        // A pause that the rate asked for is none, and neither is one that a throttled answer asked for.
-        if self.excess.is_none() && pause > IDLE.max(Duration::from_secs_f64(3.0 / self.current)) {
-            self.delivered = 0;
-            self.delivered_since = elapsed;
+        let pause = elapsed.saturating_sub(LATE).saturating_sub(self.due_at);
+        // A pause that a throttled answer asked for is not for want of work.
+        if self.excess.is_none() {
+            self.idle += pause;
+            if pause > WINDOW {
+                self.measure_from(elapsed);
+            }
         }
-        self.sent_at = elapsed;
+        self.due_at += pause + Duration::from_secs_f64(1.0 / self.current);
     }
 
     /// Takes in that `request` was throttled; `newest` is the newest one that was sent.
-    pub fn throttled(&mut self, request: RequestId, newest: RequestId) -> Option<RateChange> {
+    pub fn throttled(&mut self, request: RequestId, newest: RequestId, elapsed: Duration) -> Option<RateChange> {
         if let Some(excess) = &mut self.excess {
             excess.throttled = excess.throttled.saturating_add(1);
-            excess.probes = excess.probes.saturating_add(u32::from(request > self.noticed));
+            if request > self.noticed {
+                excess.probed = Some(elapsed);
+            }
             return None;
         }
         if request <= self.noticed {
             return None;
         }
         self.noticed = newest.max(request);
-        self.excess = Some(Excess { at: self.current, throttled: 1, probes: 0 });
+        self.excess = Some(Excess { at: self.current, since: elapsed, throttled: 1, probed: None });
         self.change(self.current * DECREASE, Why::Throttled)
     }
 
@@ -209,50 +203,60 @@ impl AdaptiveRate {
         if !self.is_lowered() || self.answers_left > 0 || elapsed < self.step_at {
             return None;
         }
-        let step = match self.ascent {
-            Ascent::Searching(step) => step,
-            Ascent::Settled(step, largest) => {
-                self.ascent = Ascent::Settled((step * STEP_GROWTH).min(largest), largest);
-                step
-            }
-        };
+        let factor = 1.0 + self.step;
+        self.step = (self.step * STEP_GROWTH).min(MAX_STEP);
         self.answers_left = self.step_answers;
         self.step_at = elapsed + self.step_time;
-        self.change(self.current * (1.0 + step), Why::Probing)
+        self.change(self.current * factor, Why::Probing)
     }
 
     /// The API answers again.
     fn recover(&mut self, excess: Excess, elapsed: Duration) -> Option<RateChange> {
-        let over = elapsed.saturating_sub(self.delivered_since).as_secs_f64().max(1e-3);
-        let borne = f64::from(self.delivered) / over * GAIN;
-        let least = if self.delivered < CREDIBLE { excess.at / 2.0 } else { 0.0 };
-        let next = borne.max(least).min(excess.at * DECREASE);
+        // If it was asked in vain, it would have answered some time since then: half of it, for all that is known.
+        let until = excess.probed.map_or(elapsed, |probed| probed + elapsed.saturating_sub(probed) / 2);
+        let refusal = until.saturating_sub(excess.since);
+        let next = self.borne(&excess, refusal).min(excess.at * DECREASE);
+        let change = self.change(next, Why::Delivered);
+        self.step_time = if refusal > LONG { LONG_STEP_TIME } else { self.step_time.mul_f64(FORGOTTEN).max(STEP_TIME) };
+        let at_floor = self.current <= FLOOR;
+        if at_floor || excess.at > APART * next {
+            // At the floor there is nothing to stay for, and nothing to be lost.
+            self.step = if at_floor { MAX_STEP } else { SEARCHING_STEP };
+            self.step_answers = 1;
+            self.answers_left = 1;
+            self.step_at = elapsed + self.step_time;
+        } else {
+            let most = (self.current * MAX_PLATEAU.as_secs_f64()).ceil() as u32;
+            self.step = STEP;
+            self.answers_left = excess.throttled.saturating_mul(PLATEAU_REQUESTS).min(most);
+            // On the way up, a tenth of the plateau from step to step.
+            self.step_answers = self.answers_left / 10;
+            self.step_at = elapsed + self.step_time.max(PLATEAU);
+        }
+        self.measure_from(elapsed);
+        change
+    }
+
+    /// What got through, with the gain.
+    fn borne(&self, excess: &Excess, refusal: Duration) -> f64 {
+        let sending = excess.since.saturating_sub(self.delivered_since).saturating_sub(self.idle);
+        let over = if refusal > MAX_REFUSAL {
+            sending
+        } else if refusal > LONG {
+            (sending + refusal).max(WINDOW)
+        } else {
+            sending + refusal
+        };
+        let borne = f64::from(self.delivered) / over.as_secs_f64().max(1e-3) * GAIN;
+        // Most of the time there was nothing to send: so it may be with the refusal.
+        let is_credible = self.delivered >= CREDIBLE && self.idle <= sending;
+        if is_credible { borne } else { borne.max(excess.at / 2.0) }
+    }
+
+    fn measure_from(&mut self, elapsed: Duration) {
         self.delivered = 0;
         self.delivered_since = elapsed;
-        let searching = excess.at > APART * next;
-        if searching {
-            let (step, time) = if excess.probes == 0 { QUICK } else { CAREFUL };
-            self.ascent = Ascent::Searching(step);
-            self.plateau = PLATEAU;
-            (self.step_answers, self.step_time) = (STEP_REQUESTS, time);
-            (self.answers_left, self.step_at) = (STEP_REQUESTS, elapsed + time);
-        } else {
-            self.plateau = if self.confirmed { self.plateau.mul_f64(PLATEAU_GROWTH).min(MAX_PLATEAU) } else { PLATEAU };
-            self.answers_left = excess.throttled.saturating_mul(PLATEAU_REQUESTS);
-            // On the way up, a tenth of the plateau from step to step.
-            self.step_answers = (self.answers_left / 10).max(STEP_REQUESTS);
-            if excess.probes == 0 {
-                self.ascent = Ascent::Settled(STEP, MAX_STEP);
-                self.step_at = elapsed + self.plateau;
-                self.step_time = self.plateau / 10;
-            } else {
-                self.ascent = Ascent::Settled(STEP, MAX_CAREFUL_STEP);
-                self.step_at = elapsed + self.plateau.mul_f64(LONG_WINDOW);
-                self.step_time = CAREFUL.1;
-            }
-        }
-        self.confirmed = !searching;
-        self.change(next, Why::Delivered)
+        self.idle = Duration::ZERO;
     }
 
     fn change(&mut self, to: f64, why: Why) -> Option<RateChange> {

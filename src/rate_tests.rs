@@ -6,26 +6,71 @@ const fn seconds(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
-/// A rate of 10 whose API has answered `answers` requests in `time`, throttled one, and answers again now.
+/// A rate of 10 whose API has answered `answers` requests in `time`, throttled four, and answers again at the end of it.
 fn after_an_excess(answers: i64, time: Duration) -> AdaptiveRate {
     let mut rate = AdaptiveRate::new(10.0, Duration::ZERO);
     for request in 1..answers {
         assert_eq!(rate.delivered(RequestId(request), Duration::ZERO), None, "at the ceiling there is no way up");
     }
-    let down = rate.throttled(RequestId(answers), RequestId(answers + 3)).unwrap();
+    let down = rate.throttled(RequestId(answers), RequestId(answers + 3), time).unwrap();
     assert_eq!(down, RateChange { from: 10.0, to: 9.5, why: Why::Throttled });
     for request in answers + 1..answers + 4 {
-        assert_eq!(rate.throttled(RequestId(request), RequestId(answers + 3)), None, "the same news again");
+        assert_eq!(rate.throttled(RequestId(request), RequestId(answers + 3), time), None, "the same news again");
     }
     let change = rate.delivered(RequestId(answers + 4), time);
     assert!(change.is_none_or(|change| change.why == Why::Delivered && change.to < change.from), "{change:?}");
     rate
 }
 
+/// Sends in virtual time, as fast as the rate allows, and holds as long as a throttled answer asks for.
+struct Sender {
+    rate: AdaptiveRate,
+    now: Duration,
+    newest: i64,
+    answered: u32,
+    throttled: u32,
+}
+
+impl Sender {
+    const LATENCY: Duration = Duration::from_millis(50);
+
+    fn new(ceiling: f64) -> Self {
+        let rate = AdaptiveRate::new(ceiling, Duration::ZERO);
+        Self { rate, now: Duration::ZERO, newest: 0, answered: 0, throttled: 0 }
+    }
+
+    /// Has something to send `every` so often, at the most. `refuses` is asked when a request arrives, and for how long.
+    fn run(&mut self, length: Duration, every: Duration, mut refuses: impl FnMut(Duration) -> Option<Duration>) {
+        let end = self.now + length;
+        while self.now < end {
+            self.newest += 1;
+            let request = RequestId(self.newest);
+            self.rate.sent(self.now);
+            let answered = self.now + Self::LATENCY;
+            if let Some(hold) = refuses(self.now) {
+                self.throttled += 1;
+                self.rate.throttled(request, request, answered);
+                self.now = answered + hold;
+            } else {
+                self.answered += 1;
+                self.rate.delivered(request, answered);
+            }
+            self.now += every.max(Duration::from_secs_f64(1.0 / self.rate.current()));
+        }
+    }
+
+    /// The current rate as a share of the ceiling.
+    fn share(&self) -> f64 {
+        self.rate.current / self.rate.ceiling
+    }
+}
+
+const ALWAYS: Duration = Duration::ZERO;
+
 #[test]
-fn the_rate_falls_to_what_got_through_and_a_tenth() {
+fn the_rate_falls_to_what_got_through_and_a_little() {
     let rate = after_an_excess(100, seconds(50));
-    assert!((rate.current() - 2.2).abs() < 1e-9, "100 in 50 s: {}", rate.current());
+    assert!((rate.current() - 2.0 * GAIN).abs() < 1e-9, "100 in 50 s: {}", rate.current());
 }
 
 #[test]
@@ -40,22 +85,117 @@ fn the_rate_never_stays_where_it_was_too_high() {
     assert!((rate.current() - 9.5).abs() < 1e-9, "{}", rate.current());
 }
 
+/// How a rate of 10 comes out that sent 100 requests in 10 s, was refused, and asked until `probed` in vain.
+fn after_a_refusal(probed: Option<Duration>, length: Duration) -> f64 {
+    let mut rate = AdaptiveRate::new(10.0, Duration::ZERO);
+    (0..100).for_each(|request| rate.sent(Duration::from_millis(100 * request)));
+    (1..100).for_each(|request| assert_eq!(rate.delivered(RequestId(request), seconds(10)), None));
+    rate.throttled(RequestId(100), RequestId(100), seconds(10));
+    if let Some(probed) = probed {
+        rate.throttled(RequestId(101), RequestId(101), seconds(10) + probed);
+    }
+    rate.delivered(RequestId(102), seconds(10) + length);
+    rate.current()
+}
+
 #[test]
-fn a_plateau_is_150_answers_for_each_throttled_one_and_some_time() {
+fn a_refusal_is_counted_in_up_to_when_it_was_over_for_all_that_is_known() {
+    let borne = |seconds: f64| 100.0 / seconds * GAIN;
+    for (probed, length, seconds_of_it) in [
+        (None, seconds(2), 12.0),
+        // A minute at least, if it is long.
+        (None, seconds(8), 60.0),
+        (None, seconds(60), 70.0),
+        (Some(seconds(50)), seconds(70), 70.0),
+    ] {
+        let current = after_a_refusal(probed, length);
+        assert!((current - borne(seconds_of_it)).abs() < 1e-9, "{probed:?} {length:?} {current}");
+    }
+    assert!((after_a_refusal(None, seconds(91)) - 9.5).abs() < 1e-9, "no limit per minute takes so long");
+}
+
+#[test]
+fn a_plateau_is_250_answers_for_each_throttled_one_and_some_time() {
     let mut rate = after_an_excess(1_000, seconds(100));
     let before = rate.current();
     let mut answers = 0;
     while rate.delivered(RequestId(2_000), seconds(1_000)).is_none() {
         answers += 1;
     }
-    assert_eq!(answers + 1, 4 * 150, "one throttled answer, and three that were on their way");
+    assert_eq!(answers + 1, 4 * 250, "one throttled answer, and three that were on their way");
     assert!((rate.current() / before - 1.01).abs() < 1e-9);
 
     let mut rate = after_an_excess(1_000, seconds(100));
     for _ in 0..10_000 {
-        assert_eq!(rate.delivered(RequestId(2_000), seconds(119)), None, "not before 20 s");
+        assert_eq!(rate.delivered(RequestId(2_000), seconds(159)), None, "not before a minute is over");
     }
-    assert!(rate.delivered(RequestId(2_000), seconds(120)).is_some());
+    assert!(rate.delivered(RequestId(2_000), seconds(160)).is_some());
+}
+
+#[test]
+fn a_trickle_is_not_taken_for_what_the_api_bears() {
+    // The rate, and how often there is something to send.
+    for (ceiling, every) in [(5.0, 2_000), (5.0, 900), (100.0, 900), (100.0, 30), (5.0, 50_000)] {
+        let every = Duration::from_millis(every);
+        let mut sender = Sender::new(ceiling);
+        sender.run(every * 300, every, |_| None);
+        let mut spurious = Some(seconds(1));
+        sender.run(every * 5, every, |_| spurious.take());
+        assert!(sender.throttled == 1 && sender.share() >= 0.5, "{ceiling} {every:?}: {}", sender.share());
+    }
+}
+
+#[test]
+fn after_an_outage_the_rate_is_soon_what_it_was() {
+    // However much was sent before: the outage may have begun soon after the start.
+    for before in [2, 10, 600] {
+        let mut sender = Sender::new(5.0);
+        sender.run(seconds(before), ALWAYS, |_| None);
+        let mut outage = Some(seconds(1_800));
+        sender.run(seconds(10), ALWAYS, |_| outage.take());
+        sender.run(seconds(180), ALWAYS, |_| None);
+        assert!(sender.rate.current() >= 4.5, "{before} s: {}", sender.rate.current());
+        // The same in pieces of a minute.
+        let over = sender.now + seconds(1_800);
+        sender.run(seconds(1_810), ALWAYS, |now| (now < over).then_some(seconds(60)));
+        sender.run(seconds(300), ALWAYS, |_| None);
+        assert!(sender.rate.current() >= 4.5, "{before} s, in pieces: {}", sender.rate.current());
+    }
+}
+
+#[test]
+fn the_way_up_from_the_floor_takes_minutes() {
+    for hold in [seconds(1), seconds(50)] {
+        let mut sender = Sender::new(5.0);
+        let mut refused = false;
+        sender.run(seconds(3_600), ALWAYS, |_| {
+            refused = !refused;
+            refused.then_some(hold)
+        });
+        assert!(sender.rate.current() < 3.0 * FLOOR, "{}", sender.rate.current());
+        sender.run(seconds(600), ALWAYS, |_| None);
+        assert!(sender.share() >= 0.9, "{hold:?}: {}", sender.share());
+    }
+}
+
+#[test]
+fn throttling_that_starts_with_the_fifth_request_at_a_time_is_met_with_a_lower_rate() {
+    let (mut rng, mut in_flight) = (fastrand::Rng::with_seed(1), Vec::new());
+    let mut refuses = |now: Duration| {
+        in_flight.retain(|end| *end > now);
+        if in_flight.len() >= 4 {
+            return Some(seconds(1));
+        }
+        in_flight.push(now + Duration::from_secs_f64(0.05 + 0.3 * rng.f64()));
+        None
+    };
+    let mut sender = Sender::new(100.0);
+    sender.run(seconds(120), ALWAYS, &mut refuses);
+    (sender.answered, sender.throttled) = (0, 0);
+    sender.run(seconds(1_200), ALWAYS, &mut refuses);
+    // 4 at a time that take 200 ms are 20/s. Evenly spaced and each as long as chance has it, not all of that can be had.
+    assert!(f64::from(sender.answered) > 0.4 * 20.0 * 1_200.0, "{}", sender.answered);
+    assert!(f64::from(sender.throttled) < 0.01 * f64::from(sender.answered), "{}", sender.throttled);
 }
 
 #[test]
@@ -76,26 +216,25 @@ fn the_way_up_begins_slowly_grows_and_ends_at_the_ceiling() {
 
 #[test]
 fn a_pause_for_want_of_work_is_not_held_against_the_api() {
-    let mut rate = AdaptiveRate::new(10.0, Duration::ZERO);
-    rate.sent(Duration::ZERO);
-    (1..100).for_each(|request| assert_eq!(rate.delivered(RequestId(request), Duration::ZERO), None));
-    // An hour later, there is something to do again: 40 answers in 10 s, one of them after the pause.
-    rate.sent(seconds(3_600));
-    (100..139).for_each(|request| assert_eq!(rate.delivered(RequestId(request), seconds(3_600)), None));
-    rate.throttled(RequestId(139), RequestId(139));
-    rate.sent(seconds(3_609));
-    rate.delivered(RequestId(140), seconds(3_610));
-    assert!((rate.current() - 4.4).abs() < 1e-9, "{}", rate.current());
+    let mut sender = Sender::new(10.0);
+    sender.run(seconds(10), ALWAYS, |_| None);
+    // An hour later, there is something to do again; 5 s later it is too much, and the next minute begins after 55 s more.
+    sender.now += seconds(3_600);
+    sender.run(seconds(5), ALWAYS, |_| None);
+    let mut refused = Some(seconds(55));
+    sender.run(seconds(60), ALWAYS, |_| refused.take());
+    // Fifty in a minute.
+    assert!((sender.rate.current() / (50.0 / 60.0 * GAIN) - 1.0).abs() < 0.05, "{}", sender.rate.current());
 }
 
 #[test]
 fn what_was_sent_before_the_excess_was_noticed_is_no_sign_of_its_end() {
     let mut rate = AdaptiveRate::new(10.0, Duration::ZERO);
-    rate.throttled(RequestId(5), RequestId(9));
+    rate.throttled(RequestId(5), RequestId(9), seconds(1));
     assert_eq!(rate.delivered(RequestId(9), seconds(1)), None);
-    assert_eq!(rate.throttled(RequestId(10), RequestId(10)), None, "a probe that failed");
+    assert_eq!(rate.throttled(RequestId(10), RequestId(10), seconds(2)), None, "a probe that failed");
     assert_eq!(rate.delivered(RequestId(11), seconds(9)).map(|change| change.why), Some(Why::Delivered));
-    assert_eq!(rate.throttled(RequestId(8), RequestId(11)), None, "sent before: old news");
+    assert_eq!(rate.throttled(RequestId(8), RequestId(11), seconds(9)), None, "sent before: old news");
 }
 
 proptest! {
@@ -116,7 +255,7 @@ proptest! {
                     rate.sent(now);
                     None
                 }
-                1 => rate.throttled(request, RequestId(newest)),
+                1 => rate.throttled(request, RequestId(newest), now),
                 _ => rate.delivered(RequestId(newest), now),
             };
             prop_assert!(rate.current().is_finite() && rate.current() > 0.0 && rate.current() <= ceiling);
@@ -127,5 +266,53 @@ proptest! {
             prop_assert!(what != 1 || rate.current() <= before);
             prop_assert!(what != 0 || rate.current() == before);
         }
+    }
+
+    #[test]
+    fn one_throttled_answer_in_a_trickle_halves_the_rate_at_the_most(
+        ceiling in 0.1_f64..500.0,
+        times_slower in 2.5_f64..1_000.0,
+        before in 0_u32..500,
+    ) {
+        let every = Duration::from_secs_f64(times_slower / ceiling);
+        // What is late by less than a turn may be, is taken for late.
+        prop_assume!(every > 3 * LATE);
+        let mut sender = Sender::new(ceiling);
+        sender.run(every * before, every, |_| None);
+        let mut spurious = Some(seconds(1));
+        sender.run(every * 3, every, |_| spurious.take());
+        prop_assert!(sender.throttled == 1 && sender.share() >= 0.5, "{}", sender.share());
+    }
+
+    #[test]
+    fn it_settles_just_under_a_limit_that_nobody_told_it(
+        limit in 2.0_f64..50.0,
+        above in 1.0_f64..20.0,
+        per_minute in any::<bool>(),
+        begins in 0.0_f64..60.0,
+    ) {
+        let most = if per_minute { (limit * 60.0).round() } else { limit };
+        let (mut left, mut before) = (most, f64::NEG_INFINITY);
+        let mut refuses = |now: Duration| {
+            let now = now.as_secs_f64() + begins;
+            if !per_minute {
+                left = (left + (now - before) * limit).min(most);
+            } else if (now / 60.0).floor() > (before / 60.0).floor() {
+                left = most;
+            }
+            before = now;
+            if left >= 1.0 {
+                left -= 1.0;
+                return None;
+            }
+            Some(Duration::from_secs_f64(if per_minute { 60.0 - now % 60.0 } else { 1.0 }))
+        };
+        let mut sender = Sender::new(limit * above);
+        sender.run(seconds(600), ALWAYS, &mut refuses);
+        (sender.answered, sender.throttled) = (0, 0);
+        sender.run(seconds(1_200), ALWAYS, &mut refuses);
+        let goodput = f64::from(sender.answered) / (limit * 1_200.0);
+        let throttled = f64::from(sender.throttled) / f64::from(sender.answered);
+        prop_assert!(goodput > 0.93 && throttled < 0.01, "{goodput} {throttled}");
     }
 }
