@@ -48,8 +48,11 @@ SELECT head.priority, head.agent_id, head.batch_max,
     head.created_at, head.id
 FROM lane CROSS JOIN deletions AS head ON head.id = lane.id";
 
+/// A manifest of a row that is asked about alone has no other; only of such a one does it matter which lane it was in.
 const ORPHANS: &str = "
-SELECT requests.id, requests.agent_id, requests.kind,
+SELECT requests.id, requests.agent_id,
+    requests.kind = 'single' OR (SELECT batch_max = 0 FROM deletions WHERE id = iif(
+        requests.size = 1 AND json_valid(requests.deletion_ids), requests.deletion_ids, '[]')->>0) IS TRUE,
     (SELECT json_group_array(json_array(
         id, CASE typeof(entry_id) WHEN 'text' THEN entry_id END, CAST(attempts AS INTEGER),
         CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER),

@@ -32,6 +32,8 @@ pub mod event {
     pub const KEY_CHANGED: &str = "key_changed";
     /// Every user of the machine may read the key file.
     pub const KEY_EXPOSED: &str = "key_exposed";
+    /// A request about one row was refused.
+    pub const ASK_REFUSED: &str = "ask_refused";
     /// Rows that no request can carry.
     pub const BAD_ROW: &str = "bad_row";
     /// How the queue stands; once a minute.

@@ -32,7 +32,7 @@ use crate::{
     clock::{Clock, Timestamp},
     deletion::{AgentId, Batch, DeletionId, Kind, Lane, RequestId},
     lanes::Lanes,
-    outcome::{Fault, Judgement, Policy, judge},
+    outcome::{Cause, Fault, Judgement, Policy, judge},
     pace::{Admission, HoldChange, Pace},
     store::{Claim, Settlement, Store, StoreError},
     supervisor::Supervisor,
@@ -79,6 +79,8 @@ struct InFlight {
     batch: Batch,
     /// Elapsed time.
     sent: Duration,
+    /// How many calls were on their way when it was sent, itself included.
+    together: usize,
 }
 
 /// A judged answer that the database does not know of yet.
@@ -123,6 +125,8 @@ pub struct Worker<T = Api> {
     unusable: Vec<DeletionId>,
     /// Agents of open rows that a bulk delete has been answered for: a 404 about one entry of theirs can be believed.
     known: HashSet<AgentId>,
+    /// It was logged that a request about one row was refused.
+    told_refused: bool,
     /// The newest request that was sent.
     newest: RequestId,
     /// The lanes must be read again.
@@ -173,6 +177,7 @@ impl<T: Transport> Worker<T> {
             unsettled: Vec::new(),
             unusable: Vec::new(),
             known: HashSet::new(),
+            told_refused: false,
             newest: RequestId(0),
             stale: true,
             holds_stale: true,
@@ -437,7 +442,7 @@ impl<T: Transport> Worker<T> {
     }
 
     /// `reply` is `None` if the call was cut short on our side: that says nothing about the API, so no hold follows.
-    /// `together` is how many calls were on their way with it, itself included.
+    /// `together` is how many calls were on their way at its end, itself included.
     fn judge_one(&mut self, call: InFlight, reply: Option<(Reply, Duration)>, together: usize) {
         let now = self.clock.now();
         let heard = reply.is_some();
@@ -460,7 +465,7 @@ impl<T: Transport> Worker<T> {
             change.iter().for_each(log::rate);
         }
         if reply.result.is_ok() {
-            self.pace.timed(took, together).iter().for_each(log::concurrency);
+            self.pace.timed(took, together.max(call.together)).iter().for_each(log::concurrency);
         }
         let holds = if heard {
             self.pace.answered(call.request, hold, is_answer, self.newest, now, &mut self.rng)
@@ -478,6 +483,10 @@ impl<T: Transport> Worker<T> {
             rows,
         };
         log::request(&settlement, &call, took, strays);
+        let refused = settlement.fault.is_some_and(Cause::needs_a_person) && call.batch.kind() == Kind::Single;
+        if refused && !std::mem::replace(&mut self.told_refused, true) {
+            log::ask_refused(&settlement, &call);
+        }
         if reply.key_changed {
             info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
         }
@@ -670,7 +679,8 @@ impl<T: Transport> Worker<T> {
             };
             (reply, clock.elapsed().saturating_sub(sent))
         });
-        let call = InFlight { request, correlation_id, batch, sent };
+        let together = self.in_flight.len() + 1;
+        let call = InFlight { request, correlation_id, batch, sent, together };
         self.in_flight.insert(task.id(), call);
     }
 

@@ -36,13 +36,13 @@ SELECT max((SELECT coalesce(max(CAST(seq AS INTEGER)), 0) FROM sqlite_sequence W
 const ADDED: &str = "
 SELECT group_concat(name, ', ') FROM (
     SELECT name FROM sqlite_master
-    WHERE tbl_name IN ('deletions', 'outcomes') AND name NOT LIKE 'sqlite_autoindex_%' AND name NOT IN (
+    WHERE lower(tbl_name) IN ('deletions', 'outcomes') AND name NOT LIKE 'sqlite_autoindex_%' AND name NOT IN (
         'deletions', 'outcomes', 'deletions_due', 'deletions_dead', 'deletions_repeat', 'deletions_id_taken',
         'deletions_id_too_high', 'deletions_id_changed')
-    UNION ALL SELECT 'deletions.' || name FROM pragma_table_info('deletions') WHERE name NOT IN (
+    UNION ALL SELECT 'deletions.' || name FROM pragma_table_xinfo('deletions') WHERE name NOT IN (
         'id', 'agent_id', 'entry_id', 'priority', 'state', 'attempts', 'due_at', 'batch_max', 'maybe_done', 'request_id',
         'last_cause', 'created_at', 'settled_at')
-    UNION ALL SELECT 'outcomes.' || name FROM pragma_table_info('outcomes') WHERE name NOT IN (
+    UNION ALL SELECT 'outcomes.' || name FROM pragma_table_xinfo('outcomes') WHERE name NOT IN (
         'request_id', 'deletion_id', 'verdict', 'cause'))
 WHERE NOT EXISTS (SELECT 1 FROM pragma_table_info('deletions') WHERE name = 'asks')";
 
@@ -415,6 +415,9 @@ pub(super) async fn connect(options: &Options, read_only: bool) -> Result<Sqlite
         .create_if_missing(!read_only)
         .read_only(read_only)
         .busy_timeout(options.busy_timeout)
+        // Ours has none. A table of somebody else's that refers to it must not lose rows when a migration makes it anew,
+        // nor keep us from pruning.
+        .foreign_keys(false)
         .disable_statement_logging()
         .connect()
         .await

@@ -7,7 +7,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     clock::Timestamp,
-    deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, EntryId, Kind, Lane, MAX_BATCH_SIZE, RequestId, State},
+    deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, EntryId, Lane, MAX_BATCH_SIZE, RequestId, State},
     outcome::{Cause, Judged, Scope, Verdict},
     pace::HoldRow,
 };
@@ -213,8 +213,7 @@ fn raw_deletions(row: &SqliteRow, column: usize) -> Result<Vec<RawDeletion>, sql
 
 pub(super) fn orphan_row(row: &SqliteRow) -> Result<Orphan, sqlx::Error> {
     let request = RequestId(row.try_get(0)?);
-    let is_single = row.try_get::<&str, _>(2).is_ok_and(|kind| kind == Kind::Single.as_str());
-    let batch_max = if is_single { ALONE } else { MAX_BATCH_SIZE };
+    let batch_max = if row.try_get(2)? { ALONE } else { MAX_BATCH_SIZE };
     let due = raw_deletions(row, 3)?.into_iter().filter_map(|raw| raw.parse(Timestamp::ZERO).ok());
     let rows: Vec<Deletion> = due.map(|row| row.deletion).collect();
     // Rows are settled by their ids; of the lane, only whether they were asked about alone still matters. No agent or no

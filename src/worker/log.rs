@@ -74,6 +74,19 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
     }
 }
 
+/// Said once: what a person can do about it is in the configuration.
+pub fn ask_refused(settlement: &Settlement, call: &InFlight) {
+    let agent = call.batch.lane().agent.as_str();
+    let fault = settlement.fault.map(|cause| cause.as_str());
+    warn!(
+        event = event::ASK_REFUSED,
+        agent,
+        status = settlement.status,
+        fault,
+        "a request about one row was refused; if bulk deletes are not, retry.ask_singly = false saves such requests"
+    );
+}
+
 /// A hold that was placed or lifted.
 pub fn hold(change: &HoldChange) {
     match change {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use audio_cache_sweeper::sandbox::{Mood, Options};
+use audio_cache_sweeper::{
+    pace::RateLimit,
+    sandbox::{Mood, Options},
+};
 
 use crate::bed::{Bed, Plan, listing, status_with};
 
@@ -64,7 +67,7 @@ async fn what_is_said_about_one_row_decides_on_it() {
         (Mood::status(404), row("absent", 1, "", 0, 0, 20)),
         (Mood::status(400), row("dead", 1, "rejected", 0, 0, 20)),
         (Mood::status(422), row("dead", 1, "rejected", 0, 0, 20)),
-        (status_with(429, "retry-after", "9"), row("pending", 0, "throttled", 0, 0, 0)),
+        (status_with(429, "retry-after", "9"), row("pending", 0, "throttled", 1, 0, 20)),
         (Mood::status(500), row("pending", 0, "server_error", 1, 0, 0)),
         (Mood::Reset { done: true }, row("pending", 0, "lost", 1, 1, 0)),
         (said(204, ""), row("pending", 0, "garbled", 1, 1, 0)),
@@ -174,17 +177,78 @@ async fn when_everything_is_refused_the_bulk_delete_places_the_hold_and_probes_i
     assert_eq!(kinds, ["bulk", "single", "bulk", "bulk", "bulk", "bulk", "bulk"]);
 }
 
+/// Two rows are to be asked about alone, and the request about the first, which probed nothing, came to this.
+async fn two_to_be_asked_about(mood: Mood) -> Bed {
+    let mut plan = strict();
+    plan.settings.concurrency = 1;
+    plan.after_faults = 1;
+    let mut bed = Bed::new(plan).await;
+    bed.sandbox.script([listing(&[], &["1", "2"]), mood]);
+    bed.insert_many("a", 2).await;
+    bed.work().await;
+    bed
+}
+
 #[tokio::test]
-async fn a_row_to_be_asked_about_alone_probes_with_a_bulk_delete() {
+async fn a_row_to_be_asked_about_alone_probes_with_a_bulk_delete_and_does_not_die_of_that() {
+    let mut bed = two_to_be_asked_about(Mood::status(500)).await;
+    let [first, second] = [row("pending", 0, "server_error", 1, 0, 0), row("pending", 0, "api_failed", 0, 0, 0)];
+    assert_eq!(rows(&mut bed).await, [first.clone(), second]);
+    // The hold is over before the first one is due again.
+    bed.sandbox.script([Mood::status(500), listing(&[], &["2"])]);
+    pass(&mut bed, 7).await;
+    assert_eq!(rows(&mut bed).await[1], row("pending", 0, "server_error", 1, 0, 0), "no answer, and no attempt");
+    pass(&mut bed, 14).await;
+    let kinds: Vec<String> = requests(&mut bed).await.into_iter().map(|(kind, ..)| kind).collect();
+    assert_eq!(kinds[..5], ["bulk", "single", "bulk", "bulk", "single"], "two probes, and then the questions");
+    bed.work().await;
+    pass(&mut bed, 26).await;
+    assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 2);
+}
+
+#[tokio::test]
+async fn a_limit_that_lets_no_request_about_one_row_through_keeps_it_from_no_end() {
     let mut bed = Bed::new(strict()).await;
-    bed.sandbox.script([listing(&[], &["1"]), status_with(429, "retry-after", "9"), listing(&[], &["1"])]);
+    let round = || [listing(&[], &["1"]), status_with(429, "retry-after", "9")];
+    bed.sandbox.script((0..3).flat_map(|_| round()).chain([listing(&[], &["1"])]));
     bed.insert_many("a", 1).await;
     bed.work().await;
-    assert_eq!(rows(&mut bed).await, [row("pending", 0, "throttled", 0, 0, 0)]);
-    pass(&mut bed, 9).await;
-    assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 1);
-    let kinds: Vec<String> = requests(&mut bed).await.into_iter().map(|(kind, ..)| kind).collect();
-    assert_eq!(kinds, ["bulk", "single", "bulk", "single"], "the probe, and then the question");
+    for asks in 1..=3 {
+        assert_eq!(rows(&mut bed).await, [row("pending", 0, "throttled", asks, 0, 20)]);
+        pass(&mut bed, 10).await;
+    }
+    assert_eq!(rows(&mut bed).await, [row("dead", 1, "api_failed", 0, 0, 20)]);
+    assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(0,)]);
+}
+
+#[tokio::test]
+async fn a_row_that_goes_with_a_bulk_delete_for_want_of_a_known_agent_is_lost_without_an_attempt() {
+    let mut bed = two_to_be_asked_about(Mood::status(500)).await.restart().await;
+    bed.sandbox.script([Mood::Hang]);
+    bed.clock.advance(Duration::from_secs(7));
+    bed.worker.turn().await.unwrap();
+    bed.sandbox.arrived(3).await;
+    let mut bed = bed.restart().await;
+    assert_eq!(requests(&mut bed).await[2], ("bulk".to_owned(), None, Some("lost".to_owned()), 0, 0));
+    assert_eq!(rows(&mut bed).await[1], row("pending", 0, "lost", 1, 1, 0));
+}
+
+#[tokio::test]
+async fn requests_about_one_row_keep_to_the_rate_too() {
+    let mut plan = strict();
+    plan.rate = RateLimit { requests_per_second: 2.0, burst: 3.try_into().unwrap() };
+    let mut bed = Bed::new(plan).await;
+    let ids: Vec<String> = (1..=20).map(|id| id.to_string()).collect();
+    bed.sandbox.script([listing(&[], &ids.iter().map(String::as_str).collect::<Vec<_>>())]);
+    bed.insert_many("a", 20).await;
+    let mut sent = Vec::new();
+    for _ in 0..30 {
+        bed.work().await;
+        sent.push(bed.sizes().len());
+        bed.clock.advance(Duration::from_millis(100));
+    }
+    let expected: Vec<usize> = (0..30).map(|tenth| 3 + tenth / 5).collect();
+    assert_eq!(sent, expected);
 }
 
 #[tokio::test]

@@ -118,6 +118,7 @@ async fn once_a_minute_a_summary_tells_how_the_queue_stands() {
         assert_eq!(summary[field], value, "{field} in {summary}");
     }
     assert_eq!(summary["deleted_per_s"], 0.3);
+    assert_eq!(summary["requests_per_second"], 10_000.0);
     assert!(summary["oldest_due_s"].as_u64().unwrap() >= 60, "{summary}");
 }
 
@@ -204,4 +205,19 @@ async fn a_shutdown_while_the_file_is_locked_writes_what_it_knows_once_it_can() 
     };
     assert_eq!(ended.unwrap(), Ended::Told);
     assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 1);
+}
+
+#[tokio::test]
+async fn that_requests_about_one_row_are_refused_is_said_once() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let mut plan = Plan::default();
+    plan.settings.policy.max_attempts = 1;
+    let mut bed = Bed::new(plan).await;
+    bed.sandbox.script([listing(&[], &["1", "2"]), Mood::status(405), Mood::status(405)]);
+    bed.insert_many("a", 2).await;
+    bed.work().await;
+    let [refused] = &log.events("ask_refused")[..] else { panic!("once: {:?}", log.entries()) };
+    assert_eq!((&refused["level"], &refused["agent"], &refused["status"]), (&"WARN".into(), &"a".into(), &405.into()));
+    assert_eq!(refused["fault"], "contract");
 }

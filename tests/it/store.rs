@@ -360,6 +360,8 @@ async fn a_file_of_the_version_before_comes_along_with_nothing_lost() {
          INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, claimed_at) VALUES (4, 'x', 'a', '[2,3]', 2, 5);
          INSERT INTO outcomes VALUES (4, 2, 'deleted', NULL), (4, 3, 'dead', 'api_failed');
          INSERT INTO holds (scope) VALUES ('a');
+         CREATE TABLE notes (deletion INTEGER REFERENCES deletions (id) ON DELETE CASCADE);
+         INSERT INTO notes VALUES (1);
          CREATE VIEW theirs AS SELECT count(*) FROM deletions;",
         MIGRATIONS[0], MIGRATIONS[1]
     )))
@@ -368,17 +370,23 @@ async fn a_file_of_the_version_before_comes_along_with_nothing_lost() {
     .unwrap();
     // What others added to the tables would not come along: it is refused, and stays as it is.
     let added = "ALTER TABLE deletions ADD COLUMN note TEXT; CREATE INDEX theirs_too ON outcomes (cause);
-                 CREATE TRIGGER also_theirs AFTER INSERT ON deletions BEGIN SELECT 1; END;";
+                 CREATE TRIGGER also_theirs AFTER INSERT ON Deletions BEGIN SELECT 1; END;
+                 ALTER TABLE deletions ADD COLUMN twice AS (attempts * 2);";
     sqlx::raw_sql(added).execute(&mut conn).await.unwrap();
     let refused = Store::open(options.clone()).await.unwrap_err().to_string();
-    assert!(refused.contains("added to them: theirs_too, also_theirs, deletions.note; note how"), "{refused}");
-    let removed = "DROP TRIGGER also_theirs; DROP INDEX theirs_too; ALTER TABLE deletions DROP COLUMN note;";
+    assert!(
+        refused.contains("added to them: theirs_too, also_theirs, deletions.note, deletions.twice; note how"),
+        "{refused}"
+    );
+    let removed = "DROP TRIGGER also_theirs; DROP INDEX theirs_too; ALTER TABLE deletions DROP COLUMN note;
+                   ALTER TABLE deletions DROP COLUMN twice;";
     sqlx::raw_sql(removed).execute(&mut conn).await.unwrap();
     let old = "SELECT json_array(id, agent_id, entry_id, priority, state, attempts, due_at, batch_max, maybe_done, request_id,
                    last_cause, created_at, settled_at) FROM deletions
                UNION ALL SELECT json_array(id, correlation_id, deletion_ids, size, claimed_at) FROM requests
                UNION ALL SELECT json_array(request_id, deletion_id, verdict, cause) FROM outcomes
                UNION ALL SELECT json_array(scope, cause) FROM holds
+               UNION ALL SELECT json_array(deletion) FROM notes
                UNION ALL SELECT json_array(name, seq) FROM sqlite_sequence ORDER BY 1";
     let names = "SELECT json_array(type, name) FROM sqlite_master ORDER BY 1";
     let (mut before, mut after) = (Vec::<Vec<(String,)>>::new(), Vec::new());
@@ -389,7 +397,7 @@ async fn a_file_of_the_version_before_comes_along_with_nothing_lost() {
         drop(Store::open(options.clone()).await.unwrap());
     }
     assert_eq!(before, after);
-    assert_eq!(before[0].len(), 4 + 1 + 2 + 1 + 2);
+    assert_eq!(before[0].len(), 4 + 1 + 2 + 1 + 1 + 2);
     let new: Vec<(String, Option<i64>)> =
         sqlx::query_as("SELECT kind, absent FROM requests").fetch_all(&mut conn).await.unwrap();
     assert_eq!(new, [("bulk".to_owned(), None)]);
