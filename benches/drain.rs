@@ -78,7 +78,12 @@ struct Run {
     peak_kib: Option<u64>,
     /// Bytes: the largest log of commits, and by how much the file has grown.
     disk: Option<(u64, u64)>,
+    /// Seconds of each of [`STEPS`].
+    steps: Option<[f64; STEPS.len()]>,
 }
+
+/// What a transaction of the worker consists of.
+const STEPS: [&str; 6] = ["look for changes", "begin", "settle", "look for rows", "claim", "commit"];
 
 struct Entrant {
     who: Who,
@@ -209,7 +214,7 @@ async fn run(entrant: &Entrant, turn: &mut usize, dir: &Path, peers: &Peers) -> 
             let grown = fs::metadata(&database).unwrap().len() - before;
             let (requests, _) = verify(&database).await;
             let (peak_kib, disk) = (Some(seen.peak_kib), Some((seen.wal, grown)));
-            Run { seconds: seen.took.as_secs_f64(), requests, peak_kib, disk }
+            Run { seconds: seen.took.as_secs_f64(), requests, peak_kib, disk, ..Run::default() }
         }
         Who::Worker => {
             let (seconds, settled) = work(&database, &stand_in.url, rows, CONCURRENCY).await;
@@ -217,8 +222,8 @@ async fn run(entrant: &Entrant, turn: &mut usize, dir: &Path, peers: &Peers) -> 
             Run { seconds, requests: verify(&database).await.0, ..Run::default() }
         }
         Who::SqliteAlone => {
-            let seconds = sqlite_alone(&database, *turn).await;
-            Run { seconds, requests: verify(&database).await.0, ..Run::default() }
+            let (seconds, steps) = sqlite_alone(&database, *turn).await;
+            Run { seconds, requests: verify(&database).await.0, steps: Some(steps), ..Run::default() }
         }
         Who::HttpAlone => http_alone(&stand_in.url, rows, agents).await,
         Who::Asyncio => script(peers, "asyncio_drain.py", &stand_in.url, &database),
@@ -292,20 +297,31 @@ async fn work(database: &Path, url: &str, rows: u32, concurrency: usize) -> (f64
     (seconds, (settled / turns).max(1))
 }
 
-/// What the worker asks of SQLite, `turn` requests settled and as many claimed in each transaction.
-async fn sqlite_alone(database: &Path, turn: usize) -> f64 {
+/// What the worker asks of SQLite, `turn` requests settled and as many claimed in each transaction. Returns the seconds,
+/// and those of each of [`STEPS`]; both threads are in them, ours and sqlx's.
+async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()]) {
     let mut store = Store::open(options(database)).await.unwrap();
     let clock = Clock::system();
     let mut lanes: VecDeque<Lane> = store.lanes().await.unwrap().0.into_iter().map(|(lane, _)| lane).collect();
     let mut claimed: VecDeque<Settlement> = VecDeque::new();
+    let (mut steps, mut begun) = ([0.0; STEPS.len()], clock.elapsed());
+    let mut ended = |step: usize| {
+        let now = clock.elapsed();
+        steps[step] += (now - begun).as_secs_f64();
+        begun = now;
+    };
     while !(lanes.is_empty() && claimed.is_empty()) {
         let now = clock.now();
         assert!(!store.changed().await.unwrap());
+        ended(0);
         let full = claimed.len() >= CONCURRENCY || lanes.is_empty();
         let settled: Vec<Settlement> = claimed.drain(..if full { turn.min(claimed.len()) } else { 0 }).collect();
         let mut write = store.write().await.unwrap();
+        ended(1);
         write.settle(settled.iter()).await.unwrap();
+        ended(2);
         assert!(!write.is_overtaken().await.unwrap());
+        ended(0);
         let room = CONCURRENCY - claimed.len();
         let looked_at: Vec<Lane> = lanes.drain(..room.min(lanes.len())).collect();
         let mut claims = Vec::new();
@@ -330,10 +346,13 @@ async fn sqlite_alone(database: &Path, turn: usize) -> f64 {
                 }
             }
         }
+        ended(3);
         if !claims.is_empty() {
             write.claim(&claims, now).await.unwrap();
         }
+        ended(4);
         write.commit().await.unwrap();
+        ended(5);
         claimed.extend(claims.into_iter().map(|claim| Settlement {
             request: claim.request,
             answered_at: now,
@@ -346,7 +365,7 @@ async fn sqlite_alone(database: &Path, turn: usize) -> f64 {
     }
     let seconds = clock.elapsed().as_secs_f64();
     store.close().await.unwrap();
-    seconds
+    (seconds, steps)
 }
 
 fn deleted(row: &Deletion) -> Judged {
@@ -401,20 +420,25 @@ fn said(command: &mut Command) -> Run {
         seconds: line["seconds"].as_f64().unwrap(),
         requests: line["requests"].as_u64().unwrap(),
         peak_kib: line["peak_kib"].as_u64(),
-        disk: None,
+        ..Run::default()
     }
 }
 
 fn report(agents: u32, entrants: Vec<&Entrant>) {
     let median = |who| entrants.iter().find(|entrant| entrant.who == who).and_then(|entrant| entrant.median());
     let sweeper = median(Who::Sweeper).unwrap();
-    println!("\n{agents} agents; IDs/s is the median (and the lowest and the highest)");
+    println!("\nagents: {agents}; IDs/s is the median (and the lowest and the highest), memory the highest");
     println!("{:<36} {:>9} {:>28} {:>9} {:>9}  the sweeper is", "", "rows", "IDs/s", "requests", "memory");
     for entrant in &entrants {
         let (speeds, last) = (entrant.speeds(), entrant.runs.last().unwrap());
         let (speed, lowest, highest) = (entrant.median().unwrap(), speeds[0], speeds[speeds.len() - 1]);
         let range = format!("{speed:.0} ({lowest:.0}–{highest:.0})");
-        let memory = last.peak_kib.map_or_else(String::new, |kib| format!("{} MiB", kib.div_ceil(1024)));
+        let memory = entrant
+            .runs
+            .iter()
+            .filter_map(|run| run.peak_kib)
+            .max()
+            .map_or_else(String::new, |kib| format!("{} MiB", kib.div_ceil(1024)));
         let times = sweeper / speed;
         let ratio = match entrant.aim {
             Some(aim) => {
@@ -435,8 +459,15 @@ fn report(agents: u32, entrants: Vec<&Entrant>) {
             100.0 * worker / bound
         );
     }
-    for entrant in entrants.iter().filter(|entrant| entrant.who == Who::Sweeper) {
-        let (wal, grown) = entrant.runs.last().and_then(|run| run.disk).unwrap();
+    for entrant in &entrants {
+        let Some((run, steps)) = entrant.runs.last().and_then(|run| Some((run, run.steps?))) else { continue };
+        let each = |seconds: f64| seconds * 1e6 / f64::from(entrant.rows);
+        let told: Vec<String> =
+            STEPS.iter().zip(steps).map(|(step, seconds)| format!("{step} {:.2}", each(seconds))).collect();
+        println!("SQLite alone, the last run, µs per ID: {:.2}: {}", each(run.seconds), told.join(", "));
+    }
+    for entrant in &entrants {
+        let Some((wal, grown)) = entrant.runs.last().and_then(|run| run.disk) else { continue };
         println!(
             "sweeper: the log of commits was {:.1} MiB at most, the file grew by {:.0} bytes per deletion",
             wal as f64 / f64::from(1 << 20),
