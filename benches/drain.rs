@@ -5,7 +5,8 @@
 //!
 //! * *sweeper*: `sweeper run --until-empty` in a process of its own, from its start to its end, with a log line per request.
 //! * *worker*: the same in this process, from the first turn to the last deletion, without a log.
-//! * *SQLite alone*: the worker's statements in transactions of its size, with answers made up at once.
+//! * *SQLite alone*: the worker's statements in transactions of its size, with answers made up at once. What its steps take
+//!   is wall time, with the hand-over between our thread and SQLite's, and with what the disk takes for a commit.
 //! * *HTTP alone*: the worker's requests, 64 in flight, without a database.
 //! * The peers' files say what they do, and what they leave out.
 //!
@@ -66,7 +67,7 @@ enum Who {
     SqliteAlone,
     HttpAlone,
     Asyncio,
-    Plain,
+    Plain { how: &'static str },
     Apalis(Apalis),
 }
 
@@ -102,7 +103,7 @@ impl Entrant {
             Who::SqliteAlone => "SQLite alone".to_owned(),
             Who::HttpAlone => "HTTP alone".to_owned(),
             Who::Asyncio => "asyncio, aiohttp".to_owned(),
-            Who::Plain => "requests, sqlite3".to_owned(),
+            Who::Plain { how } => format!("requests ({how}), sqlite3"),
             Who::Apalis(Apalis { ids_per_job, fetch, tuning }) => {
                 format!("apalis, {ids_per_job} a job, fetch {fetch}, {tuning}")
             }
@@ -174,7 +175,8 @@ fn entrants(rows: u32, peers: &Peers) -> Vec<Entrant> {
         (Who::HttpAlone, many, rows, None),
         (Who::Asyncio, one, rows, Some(2.5)),
         (Who::Asyncio, many, rows, Some(4.0)),
-        (Who::Plain, one, few(10_000), Some(40.0)),
+        (Who::Plain { how: "post" }, one, few(10_000), Some(40.0)),
+        (Who::Plain { how: "session" }, one, few(10_000), None),
         (apalis(20, 200, "tuned"), one, rows, Some(1.2)),
         (apalis(20, 200, "tuned"), many, rows, Some(1.2)),
         (apalis(20, 200, "durable"), one, rows, Some(1.2)),
@@ -184,7 +186,7 @@ fn entrants(rows: u32, peers: &Peers) -> Vec<Entrant> {
     ]
     .into_iter()
     .filter(|(who, ..)| match who {
-        Who::Asyncio | Who::Plain => peers.python.is_ok(),
+        Who::Asyncio | Who::Plain { .. } => peers.python.is_ok(),
         Who::Apalis(_) => peers.apalis.is_ok(),
         Who::Sweeper | Who::Worker | Who::SqliteAlone | Who::HttpAlone => true,
     })
@@ -195,7 +197,7 @@ fn entrants(rows: u32, peers: &Peers) -> Vec<Entrant> {
 /// One run on a queue of its own, with a stand-in of its own: it remembers what it has deleted.
 async fn run(entrant: &Entrant, turn: &mut usize, dir: &Path, peers: &Peers) -> Run {
     let &Entrant { who, agents, rows, .. } = entrant;
-    let kind = if matches!(who, Who::Asyncio | Who::Plain) { "simple" } else { "queue" };
+    let kind = if matches!(who, Who::Asyncio | Who::Plain { .. }) { "simple" } else { "queue" };
     let (template, database) = (dir.join(format!("{kind}-{rows}-{agents}.db")), dir.join("work.db"));
     if !template.exists() && kind == "simple" {
         fill_simply(&template, rows, agents).await;
@@ -226,8 +228,8 @@ async fn run(entrant: &Entrant, turn: &mut usize, dir: &Path, peers: &Peers) -> 
             Run { seconds, requests: verify(&database).await.0, steps: Some(steps), ..Run::default() }
         }
         Who::HttpAlone => http_alone(&stand_in.url, rows, agents).await,
-        Who::Asyncio => script(peers, "asyncio_drain.py", &stand_in.url, &database),
-        Who::Plain => script(peers, "plain_drain.py", &stand_in.url, &database),
+        Who::Asyncio => script(peers, "asyncio_drain.py", &[], &stand_in.url, &database),
+        Who::Plain { how } => script(peers, "plain_drain.py", &[how], &stand_in.url, &database),
         Who::Apalis(Apalis { ids_per_job, fetch, tuning }) => {
             let numbers = [rows, agents, ids_per_job, fetch].map(|number| number.to_string());
             let mut command = Command::new(peers.apalis.as_ref().unwrap());
@@ -298,7 +300,7 @@ async fn work(database: &Path, url: &str, rows: u32, concurrency: usize) -> (f64
 }
 
 /// What the worker asks of SQLite, `turn` requests settled and as many claimed in each transaction. Returns the seconds,
-/// and those of each of [`STEPS`]; both threads are in them, ours and sqlx's.
+/// and those of each of [`STEPS`].
 async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()]) {
     let mut store = Store::open(options(database)).await.unwrap();
     let clock = Clock::system();
@@ -408,9 +410,9 @@ async fn http_alone(url: &str, rows: u32, agents: u32) -> Run {
     Run { seconds: clock.elapsed().as_secs_f64(), requests, ..Run::default() }
 }
 
-fn script(peers: &Peers, name: &str, url: &str, database: &Path) -> Run {
+fn script(peers: &Peers, name: &str, more: &[&str], url: &str, database: &Path) -> Run {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(name);
-    said(Command::new(peers.python.as_ref().unwrap()).arg(script).arg(url).arg(database))
+    said(Command::new(peers.python.as_ref().unwrap()).arg(script).arg(url).arg(database).args(more))
 }
 
 /// What a peer says about its run.
