@@ -1,0 +1,96 @@
+//! The binary's commands in processes of their own.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use audio_cache_sweeper::clock::Clock;
+
+use crate::common::memory_kib;
+
+/// How often a process is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// `sweeper sandbox`, which knows every entry; it ends when this is dropped.
+#[derive(Debug)]
+pub struct StandIn {
+    child: Child,
+    /// Where it answers.
+    pub url: String,
+}
+
+impl StandIn {
+    /// Starts it, and waits until it answers.
+    pub fn start() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sweeper"));
+        let mut child = command.args(["sandbox", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let url = said.trim().rsplit(' ').next().unwrap().to_owned();
+        Self { child, url }
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// Ends a process, now.
+pub fn end(child: &mut Child) {
+    // It may have ended by itself.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Starts `sweeper run` on `database`, limiter out of the way, all else as it is by default but for `settings`; its log,
+/// a line per request, goes nowhere.
+pub fn sweeper(database: &Path, url: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Child {
+    let always = [
+        ("DATABASE__PATH", database.to_str().unwrap()),
+        ("API__BASE_URL", url),
+        ("API__KEY", "k"),
+        ("RATE_LIMIT__REQUESTS_PER_SECOND", "100000"),
+        ("RATE_LIMIT__BURST", "100000"),
+        ("DELIVERY__CONCURRENCY", "64"),
+        ("DELIVERY__LINGER", "0ms"),
+    ];
+    let settings = always.iter().chain(settings).map(|(key, value)| (format!("SWEEPER__{key}"), *value));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sweeper"));
+    command.arg("run").args(arguments).env_clear().envs(settings).stdout(Stdio::null()).spawn().unwrap()
+}
+
+/// What a drain took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Drained {
+    /// Until the process had ended.
+    pub took: Duration,
+    /// The most memory that it had.
+    pub peak_kib: u64,
+    /// The largest size of the log of commits, in bytes.
+    pub wal: u64,
+}
+
+/// Waits for a [`sweeper`] that was just started to end, and looks at it meanwhile.
+pub fn watch(mut child: Child, database: &Path) -> Drained {
+    let clock = Clock::system();
+    let (process, wal) = (child.id().to_string(), database.with_extension("db-wal"));
+    let mut seen = Drained::default();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        seen.peak_kib = seen.peak_kib.max(memory_kib(&process, "VmHWM").unwrap_or(0));
+        seen.wal = seen.wal.max(fs::metadata(&wal).map_or(0, |found| found.len()));
+        thread::sleep(LOOK);
+    };
+    seen.took = clock.elapsed();
+    assert!(status.success(), "{status}");
+    seen
+}
