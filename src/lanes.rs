@@ -4,7 +4,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
 };
 
 use crate::{clock::Timestamp, deletion::Lane};
@@ -14,18 +14,23 @@ use crate::{clock::Timestamp, deletion::Lane};
 pub struct Lanes {
     /// Lanes worth a look now: highest priority first, inside of one taking turns.
     ready: BTreeMap<Reverse<i64>, VecDeque<Lane>>,
-    /// Lanes worth a look later.
-    waiting: BTreeSet<(Timestamp, Lane)>,
-    /// Where each lane is: `None` in `ready`, else its time in `waiting`.
-    place: HashMap<Lane, Option<Timestamp>>,
+    /// Lanes worth a look later; those that are so at the same time, in the order in which they came.
+    waiting: BTreeMap<Wait, Lane>,
+    /// Where each lane is: `None` in `ready`, else in `waiting`.
+    place: HashMap<Lane, Option<Wait>>,
+    /// How many lanes came so far.
+    came: u64,
 }
+
+/// When a lane is worth a look, and its number among those that came.
+type Wait = (Timestamp, u64);
 
 impl Lanes {
     /// Takes in a listing of all lanes that have open rows, each with the time at which its first row is due.
     ///
     /// Ready lanes keep their turn, even if the listing does not have them: a look at an empty lane drops it.
     pub fn list(&mut self, listing: Vec<(Lane, Timestamp)>) {
-        for (_, lane) in std::mem::take(&mut self.waiting) {
+        for lane in std::mem::take(&mut self.waiting).into_values() {
             self.place.remove(&lane);
         }
         for (lane, due_at) in listing {
@@ -38,21 +43,23 @@ impl Lanes {
         match self.place.get(&lane) {
             None => {}
             Some(None) => return,
-            Some(&Some(known)) if known <= look_at => return,
-            Some(&Some(known)) => {
-                self.waiting.remove(&(known, lane.clone()));
+            Some(Some((known, _))) if *known <= look_at => return,
+            Some(Some(known)) => {
+                self.waiting.remove(known);
             }
         }
-        self.place.insert(lane.clone(), Some(look_at));
-        self.waiting.insert((look_at, lane));
+        self.came += 1;
+        let wait = (look_at, self.came);
+        self.place.insert(lane.clone(), Some(wait));
+        self.waiting.insert(wait, lane);
     }
 
     /// Takes up to `most` lanes out whose time has come: of the highest priority that has any, and only of that.
     pub fn take(&mut self, now: Timestamp, most: usize) -> Vec<Lane> {
-        while let Some((look_at, _)) = self.waiting.first()
-            && *look_at <= now
-            && let Some((_, lane)) = self.waiting.pop_first()
+        while let Some(first) = self.waiting.first_entry()
+            && first.key().0 <= now
         {
+            let lane = first.remove();
             self.push_ready(lane);
         }
         let Some(mut entry) = self.ready.first_entry() else { return Vec::new() };
@@ -86,7 +93,11 @@ impl Lanes {
     /// When the next lane is worth a look: the epoch if one is now, `None` if there is none.
     #[must_use]
     pub fn next_look(&self) -> Option<Timestamp> {
-        if self.ready.is_empty() { self.waiting.first().map(|(at, _)| *at) } else { Some(Timestamp::ZERO) }
+        if self.ready.is_empty() {
+            self.waiting.first_key_value().map(|((at, _), _)| *at)
+        } else {
+            Some(Timestamp::ZERO)
+        }
     }
 
     fn push_ready(&mut self, lane: Lane) {
@@ -96,8 +107,8 @@ impl Lanes {
     }
 
     fn forget_waiting(&mut self, lane: &Lane) {
-        if let Some(Some(at)) = self.place.get(lane) {
-            self.waiting.remove(&(*at, lane.clone()));
+        if let Some(Some(wait)) = self.place.get(lane) {
+            self.waiting.remove(wait);
         }
     }
 }

@@ -126,15 +126,15 @@ pub struct Tally {
     pub oldest_due: Duration,
 }
 
-/// The lane and when its first row is due; or that first row's id, if a value of it is none that the lane's column has.
-pub(super) fn lane_row(row: &SqliteRow) -> Result<Result<(Lane, Timestamp), DeletionId>, sqlx::Error> {
+/// The first row's id, the lane, and when that row is due; no lane if a value of it is none that the lane's column has.
+pub(super) fn lane_row(row: &SqliteRow) -> Result<(DeletionId, Option<(Lane, Timestamp)>), sqlx::Error> {
     let head = DeletionId(row.try_get(5)?);
     let lane = || {
         let agent = AgentId::parse(row.try_get(1).ok()?).ok()?;
         let lane = Lane { priority: row.try_get(0).ok()?, agent, batch_max: row.try_get(2).ok()? };
         Some((lane, Timestamp(row.try_get(3).ok()?)))
     };
-    Ok(lane().ok_or(head))
+    Ok((head, lane()))
 }
 
 /// The holds, as far as they are on anything.

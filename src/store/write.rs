@@ -17,7 +17,8 @@ use crate::{
 
 /// ?1 lanes: [[priority, agent_id, batch_max], …]; ?2 now; ?3 rows per lane; ?4 ids in flight: [id, …]
 ///
-/// The casts, because CHECKs can be switched off: a value of another type must not end the daemon.
+/// The casts, because CHECKs can be switched off: a value of another type must not end the daemon. `+?3`, because SQLite
+/// looks into a plain limit when it plans, and would plan anew for each value.
 pub(super) const LOOK: &str = "
 SELECT
     lane.key,
@@ -30,7 +31,7 @@ SELECT
         WHERE state = 'pending' AND priority = lane.value->>0 AND agent_id = lane.value->>1
           AND batch_max = lane.value->>2 AND due_at <= ?2
           AND id NOT IN (SELECT value FROM json_each(?4))
-        ORDER BY due_at, id LIMIT ?3)),
+        ORDER BY due_at, id LIMIT +?3)),
     (SELECT json_array(id, CASE WHEN typeof(due_at) IN ('integer', 'real') THEN CAST(due_at AS INTEGER) END)
      FROM deletions INDEXED BY deletions_due
      WHERE state = 'pending' AND priority = lane.value->>0 AND agent_id = lane.value->>1
@@ -59,7 +60,9 @@ macro_rules! with_judged {
                 WHERE EXISTS (SELECT 1 FROM requests WHERE id = value->>0 AND answered_at IS NULL)
             ),
             judged AS MATERIALIZED (
-                SELECT groups.*, row.value AS deletion_id FROM groups CROSS JOIN json_each(groups.ids) AS row
+                SELECT request_id, verdict, cause, state, counted, due_at, batch_max, asks, maybe_done, settled_at,
+                       row.value AS deletion_id
+                FROM groups CROSS JOIN json_each(groups.ids) AS row
             ) ",
             $statement
         )
@@ -166,19 +169,7 @@ impl Write<'_> {
             return Ok(());
         }
         let (groups, answers) = (json(&settlements.flat_map(groups).collect::<Vec<_>>()), json(&answers));
-        match self.execute("settle", sqlx::query(SETTLE_DELETIONS).bind(&groups)).await {
-            // Somebody switched the CHECKs off and put a value into a row that they refuse. What we write is in order,
-            // and one odd row must not keep the others from being settled.
-            Err(error) if error.is_constraint() => {
-                self.execute("settle", sqlx::query("PRAGMA ignore_check_constraints = ON")).await?;
-                let settled = self.execute("settle", sqlx::query(SETTLE_DELETIONS).bind(&groups)).await;
-                self.execute("settle", sqlx::query("PRAGMA ignore_check_constraints = OFF")).await?;
-                settled?;
-            }
-            settled => {
-                settled?;
-            }
-        }
+        self.execute("settle", sqlx::query(SETTLE_DELETIONS).bind(&groups)).await?;
         self.execute("record the outcomes", sqlx::query(SETTLE_OUTCOMES).bind(&groups)).await?;
         self.execute("record the answers", sqlx::query(SETTLE_REQUESTS).bind(&answers)).await?;
         Ok(())
