@@ -8,7 +8,7 @@
 //!   than 95 % of the one that was too high. The time is what it took to send, and the refusal: with a limit per second that
 //!   is next to nothing; with a limit per minute, spent in the first seconds, it is the rest of the minute, so that the next
 //!   minute's requests are spread over all of it. What is no measure of the API does not count: the time in which there was
-//!   nothing to send, and a refusal that is too long for a limit per minute.
+//!   nothing to send, a refusal that is too long for a limit per minute, and one that is short beside the sending.
 //! * **Search**, if that is far below what was too high: the refusal may have been longer than it had to be. As in BIC (Xu,
 //!   Harfoush and Rhee, "Binary increase congestion control for fast long-distance networks", 2004) it is between the two, in
 //!   steps that grow, and get smaller again towards 95 % of what was too high.
@@ -29,7 +29,7 @@ const DECREASE: f64 = 0.95;
 /// With fewer answers than this, what got through tells little, and the rate is halved at the most.
 const CREDIBLE: u32 = 20;
 /// How much more than what got through is tried next: some of it got through before the last steps up.
-const GAIN: f64 = 1.04;
+const GAIN: f64 = 1.03;
 /// The rate that was too high and the one that is tried next are far apart if they differ by more than this factor.
 const APART: f64 = 1.5;
 /// Limits count over this at the most, or are taken to: when there was nothing to send for so long, it begins anew.
@@ -37,6 +37,9 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The longest refusal that is the doing of a limit: holds that double find out late that it is over. One that takes longer
 /// is an outage.
 const MAX_REFUSAL: Duration = Duration::from_secs(90);
+/// A refusal in which it was not asked in vain may have been longer than it had to be. It does not count if it is shorter
+/// than the sending by more than this factor.
+const SHORT: u32 = 5;
 /// A plateau is as long as so many requests take, for each throttled answer before it, and so many times the refusal, but
 /// within these.
 const PLATEAU_REQUESTS: f64 = 250.0;
@@ -46,7 +49,7 @@ const MAX_PLATEAU: Duration = Duration::from_secs(300);
 /// The first step up after a plateau, and in a search; how much larger each next one is, and the largest.
 const STEP: f64 = 0.01;
 const SEARCHING_STEP: f64 = 0.03;
-const STEP_GROWTH: f64 = 1.4;
+const STEP_GROWTH: f64 = 1.3;
 const MAX_STEP: f64 = 1.0;
 /// The most of the rest of its way, in powers, that a search goes in one step.
 const SEARCHED_AT_ONCE: f64 = 0.2;
@@ -263,7 +266,9 @@ impl AdaptiveRate {
     /// What got through, with the gain.
     fn borne(&self, excess: &Excess, refusal: Duration) -> f64 {
         let sending = excess.since.saturating_sub(self.delivered_since).saturating_sub(self.idle);
-        let borne = f64::from(self.delivered) / (sending + refusal).as_secs_f64().max(1e-3) * GAIN;
+        let is_short = excess.probed.is_none() && sending > refusal * SHORT;
+        let over = if is_short { sending } else { sending + refusal };
+        let borne = f64::from(self.delivered) / over.as_secs_f64().max(1e-3) * GAIN;
         // Most of the time there was nothing to send: so it may be with the refusal.
         let is_credible = self.delivered >= CREDIBLE && self.idle <= sending;
         if is_credible { borne } else { borne.max(excess.at / 2.0) }

@@ -151,7 +151,7 @@ fn after_a_refusal(probed: Option<Duration>, length: Duration) -> f64 {
 fn a_refusal_is_counted_in_up_to_when_it_was_over_for_all_that_is_known() {
     let borne = |seconds: f64| 100.0 / seconds * GAIN;
     for (probed, length, seconds_of_it) in [
-        (None, seconds(2), 12.0),
+        (None, seconds(3), 13.0),
         (None, seconds(8), 18.0),
         (None, seconds(60), 70.0),
         (Some(seconds(50)), seconds(70), 70.0),
@@ -159,6 +159,7 @@ fn a_refusal_is_counted_in_up_to_when_it_was_over_for_all_that_is_known() {
         let current = after_a_refusal(probed, length);
         assert!((current - borne(seconds_of_it)).abs() < 1e-9, "{probed:?} {length:?} {current}");
     }
+    assert!((after_a_refusal(None, seconds(1)) - 9.5).abs() < 1e-9, "short beside the sending");
     assert!((after_a_refusal(None, seconds(91)) - 9.5).abs() < 1e-9, "no limit per minute takes so long");
 }
 
