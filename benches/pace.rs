@@ -33,10 +33,20 @@ const CONCURRENCY: usize = 16;
 enum Kind {
     /// So many a second, and a second's worth at once.
     Bucket,
-    /// So many a minute, all at once if need be; the minute begins at any time.
-    Window { offset: f64 },
+    /// So many in each so many seconds, all at once if need be; they begin at any time.
+    Window { length: f64, offset: f64 },
     /// So many at the same time, however many a second.
     Concurrent { most: u32 },
+}
+
+/// What a throttled answer says about when to come back.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Nothing,
+    /// When it is right.
+    Exactly,
+    /// So many seconds, whatever is right.
+    Always(u64),
 }
 
 /// What an answer takes: as sibling routes were recorded, 60 ms, and sometimes much more.
@@ -60,15 +70,15 @@ impl Limit {
         Self { kind, rate, left: rate, at: f64::NEG_INFINITY, in_flight: 0 }
     }
 
-    fn window(now: f64, offset: f64) -> f64 {
-        ((now + offset) / 60.0).floor()
+    fn window(now: f64, length: f64, offset: f64) -> f64 {
+        ((now + offset) / length).floor()
     }
 
-    fn double(&mut self, from: f64) {
+    fn change(&mut self, from: f64, factor: f64) {
         if self.rate == from {
-            self.rate *= 2.0;
+            self.rate *= factor;
             if let Kind::Concurrent { most } = &mut self.kind {
-                *most *= 2;
+                *most = (f64::from(*most) * factor) as u32;
             }
         }
     }
@@ -93,10 +103,10 @@ impl Limit {
                 self.left = (self.left + earned).min(self.rate.max(1.0));
                 self.at = now;
             }
-            Kind::Window { offset } => {
-                let window = Self::window(now, offset);
+            Kind::Window { length, offset } => {
+                let window = Self::window(now, length, offset);
                 if window > self.at {
-                    self.left = (self.rate * 60.0).round();
+                    self.left = (self.rate * length).round();
                     self.at = window;
                 }
             }
@@ -106,14 +116,14 @@ impl Limit {
         allowed
     }
 
-    /// How many requests it allows from [`SETTLED`] to [`LENGTH`], when so many were answered since the last minute began.
+    /// How many requests it allows from [`SETTLED`] to [`LENGTH`], when so many were answered since the last window began.
     fn allowance(&self, answered: impl Fn(f64, f64) -> f64) -> f64 {
         let (from, to) = (SETTLED.as_secs_f64(), LENGTH.as_secs_f64());
         match self.kind {
             Kind::Bucket | Kind::Concurrent { .. } => self.rate * (to - from),
-            Kind::Window { offset } => {
-                let begun = Self::window(from, offset) * 60.0 - offset;
-                self.rate * 60.0 - answered(begun, from) + self.rate * (to - begun - 60.0)
+            Kind::Window { length, offset } => {
+                let begun = Self::window(from, length, offset) * length - offset;
+                self.rate * length - answered(begun, from) + self.rate * (to - begun - length)
             }
         }
     }
@@ -121,7 +131,7 @@ impl Limit {
     fn retry_after(&self, now: f64) -> u64 {
         let wait = match self.kind {
             Kind::Bucket => (1.0 - self.left) / self.rate,
-            Kind::Window { offset } => 60.0 - (now + offset) % 60.0,
+            Kind::Window { length, offset } => length - (now + offset) % length,
             Kind::Concurrent { .. } => 1.0,
         };
         wait.ceil().max(1.0) as u64
@@ -139,12 +149,15 @@ struct Outcome {
     found: f64,
     /// Seconds until a minute's goodput was 90 % of the limit after it was doubled.
     used: f64,
+    /// Seconds until five minutes began with 1 % of throttled answers at the most, after the limit was halved.
+    calm: f64,
 }
 
 /// When it is answered, the request's number, and whether the API took it up.
 type Flight = Reverse<(Duration, i64, bool)>;
 
-fn simulate(kind: Kind, rate: f64, with_retry_after: bool, doubles: bool, seed: u64) -> Outcome {
+/// `changes`: by which factor the limit changes at [`LENGTH`], and it goes on as long again.
+fn simulate(kind: Kind, rate: f64, told: Told, changes: Option<f64>, seed: u64) -> Outcome {
     let mut rng = fastrand::Rng::with_seed(seed);
     let growth = Backoff::new(Duration::from_secs(1), Duration::from_secs(600)).unwrap();
     let policy = Policy {
@@ -164,9 +177,9 @@ fn simulate(kind: Kind, rate: f64, with_retry_after: bool, doubles: bool, seed: 
     let mut limit = Limit::new(kind, rate);
     let (mut now, mut newest) = (Duration::ZERO, 0_i64);
     let mut flights: BinaryHeap<Flight> = BinaryHeap::new();
-    let (mut answered, mut throttled, mut found) = (Vec::new(), 0_u32, f64::NAN);
+    let (mut answered, mut throttled, mut found) = (Vec::new(), Vec::new(), f64::NAN);
     let wall = |now: Duration| Timestamp(4_000_000_000_000).plus(now);
-    let length = if doubles { LENGTH * 2 } else { LENGTH };
+    let length = if changes.is_some() { LENGTH * 2 } else { LENGTH };
     while now < length {
         // Sends what may go.
         let mut next = Duration::MAX;
@@ -196,16 +209,20 @@ fn simulate(kind: Kind, rate: f64, with_retry_after: bool, doubles: bool, seed: 
             continue;
         }
         let Some(Reverse((_, request, taken_up))) = flights.pop() else { continue };
-        if doubles && now >= LENGTH {
-            limit.double(rate);
+        if let Some(factor) = changes.filter(|_| now >= LENGTH) {
+            limit.change(rate, factor);
         }
         let at = now.as_secs_f64();
         let result = if taken_up && limit.allows(at) {
             answered.push(at);
             Ok(Answer { deleted: vec!["1".to_owned()], failed: Vec::new() })
         } else {
-            throttled += 1;
-            let retry_after = with_retry_after.then(|| RetryAfter::Seconds(limit.retry_after(at)));
+            throttled.push(at);
+            let retry_after = match told {
+                Told::Nothing => None,
+                Told::Exactly => Some(RetryAfter::Seconds(limit.retry_after(at))),
+                Told::Always(seconds) => Some(RetryAfter::Seconds(seconds)),
+            };
             Err(Fault::Status { status: 429, retry_after })
         };
         let judgement = judge(&batch, &result, true, &policy, wall(now), &mut rng);
@@ -217,18 +234,25 @@ fn simulate(kind: Kind, rate: f64, with_retry_after: bool, doubles: bool, seed: 
         pace.learn(request, cause, newest, now);
         pace.answered(request, judgement.hold, judgement.is_answer, newest, wall(now), &mut rng);
     }
-    let count = |from: f64, to: f64| answered.iter().filter(|at| (from..to).contains(*at)).count() as f64;
-    let reaches = |from: f64, to: f64, rate: f64| {
-        let first =
-            (from as u32..to as u32).find(|at| count(f64::from(*at), f64::from(*at) + 60.0) >= 0.9 * rate * 60.0);
-        first.map_or(f64::NAN, |at| f64::from(at) - from)
+    let count_of =
+        |times: &[f64], from: f64, to: f64| times.iter().filter(|at| (from..to).contains(*at)).count() as f64;
+    let count = |from: f64, to: f64| count_of(&answered, from, to);
+    // How long after the change.
+    let first = |is_so: &dyn Fn(f64) -> bool| {
+        let from = LENGTH.as_secs();
+        let at = (from..2 * from).find(|at| is_so(*at as f64));
+        at.map_or(f64::NAN, |at| (at - from) as f64)
     };
     let (settled, whole) = (SETTLED.as_secs_f64(), LENGTH.as_secs_f64());
     Outcome {
         goodput: count(settled, whole) / Limit::new(kind, rate).allowance(count),
-        throttled: f64::from(throttled) / (f64::from(throttled) + answered.len() as f64),
+        throttled: throttled.len() as f64 / (throttled.len() + answered.len()) as f64,
         found,
-        used: if doubles { reaches(whole, 2.0 * whole, 2.0 * rate) } else { f64::NAN },
+        used: first(&|at| count(at, at + 60.0) >= 0.9 * 2.0 * rate * 60.0),
+        calm: first(&|at| {
+            let throttled = count_of(&throttled, at, at + 300.0);
+            at + 300.0 <= 2.0 * whole && throttled <= 0.01 * (throttled + count(at, at + 300.0))
+        }),
     }
 }
 
@@ -241,6 +265,31 @@ fn seconds(seconds: f64) -> String {
     if seconds.is_nan() { "never".to_owned() } else { format!("{seconds} s") }
 }
 
+/// The name, requests per second, the kind for a seed, and what is told.
+type Row = (String, f64, fn(f64) -> Kind, Told);
+
+fn rows() -> Vec<Row> {
+    let rates = [2.0, 10.0, 50.0];
+    let bucket = |rate: f64, told| -> Row { (format!("{rate}/s, token bucket"), rate, |_| Kind::Bucket, told) };
+    let window = |rate: f64, length: f64, kind, told| -> Row {
+        (format!("{} in each {length} s", rate * length), rate, kind, told)
+    };
+    let minute = |seed: f64| Kind::Window { length: 60.0, offset: seed * 13.0 };
+    let either = [Told::Nothing, Told::Exactly];
+    let mut rows = Vec::new();
+    rows.extend(rates.iter().flat_map(|rate| either.map(|told| bucket(*rate, told))));
+    rows.extend(rates.iter().flat_map(|rate| either.map(|told| window(*rate, 60.0, minute, told))));
+    rows.extend(rates.iter().flat_map(|rate| [3, 10].map(|told| bucket(*rate, Told::Always(told)))));
+    rows.extend(either.map(|told| window(10.0, 10.0, |seed| Kind::Window { length: 10.0, offset: seed * 13.0 }, told)));
+    rows.extend(either.map(|told| window(10.0, 20.0, |seed| Kind::Window { length: 20.0, offset: seed * 13.0 }, told)));
+    rows.extend(
+        either.map(|told| -> Row {
+            ("4 at a time".to_owned(), 4.0 / MEAN_LATENCY, |_| Kind::Concurrent { most: 4 }, told)
+        }),
+    );
+    rows
+}
+
 fn main() {
     println!("machine: {}", machine());
     println!(
@@ -249,36 +298,30 @@ fn main() {
         LENGTH.as_secs()
     );
     println!(
-        "{:>24}  {:>11}  {:>8}  {:>9}  {:>8}  {:>14}",
-        "limit", "Retry-After", "goodput", "throttled", "found", "doubled, used"
+        "{:>24}  {:>11}  {:>8}  {:>9}  {:>8}  {:>14}  {:>12}",
+        "limit", "Retry-After", "goodput", "throttled", "found", "doubled, used", "halved, calm"
     );
-    type Named = (String, f64, fn(f64) -> Kind);
-    let rates = [2.0, 10.0, 50.0];
-    let buckets = rates.map(|rate| -> Named { (format!("{rate}/s, token bucket"), rate, |_| Kind::Bucket) });
-    let windows = rates.map(|rate| -> Named {
-        (format!("{} in each 60 s", rate * 60.0), rate, |seed| Kind::Window { offset: seed * 13.0 })
-    });
-    let concurrent: Named = ("4 at a time".to_owned(), 4.0 / MEAN_LATENCY, |_| Kind::Concurrent { most: 4 });
-    for (name, rate, kind) in buckets.into_iter().chain(windows).chain([concurrent]) {
-        for with_retry_after in [false, true] {
-            let runs: Vec<Outcome> = (0..SEEDS)
-                .map(|seed| {
-                    let kind = kind(seed as f64);
-                    let steady = simulate(kind, rate, with_retry_after, false, seed);
-                    Outcome { used: simulate(kind, rate, with_retry_after, true, seed).used, ..steady }
-                })
-                .collect();
-            let worst =
-                |of: fn(&Outcome) -> f64, worse: fn(f64, f64) -> f64| runs.iter().map(of).reduce(worse).unwrap();
-            println!(
-                "{name:>24}  {:>11}  {:>6.1} %  {:>7.2} %  {:>8}  {:>14}",
-                if with_retry_after { "yes" } else { "no" },
-                100.0 * worst(|run| run.goodput, f64::min),
-                100.0 * worst(|run| run.throttled, f64::max),
-                seconds(worst(|run| run.found, last)),
-                seconds(worst(|run| run.used, last)),
-            );
-        }
+    for (name, rate, kind, told) in rows() {
+        let runs: Vec<Outcome> = (0..SEEDS)
+            .map(|seed| {
+                let run = |changes| simulate(kind(seed as f64), rate, told, changes, seed);
+                Outcome { used: run(Some(2.0)).used, calm: run(Some(0.5)).calm, ..run(None) }
+            })
+            .collect();
+        let worst = |of: fn(&Outcome) -> f64, worse: fn(f64, f64) -> f64| runs.iter().map(of).reduce(worse).unwrap();
+        println!(
+            "{name:>24}  {:>11}  {:>6.1} %  {:>7.2} %  {:>8}  {:>14}  {:>12}",
+            match told {
+                Told::Nothing => "no".to_owned(),
+                Told::Exactly => "yes".to_owned(),
+                Told::Always(seconds) => format!("{seconds} s"),
+            },
+            100.0 * worst(|run| run.goodput, f64::min),
+            100.0 * worst(|run| run.throttled, f64::max),
+            seconds(worst(|run| run.found, last)),
+            seconds(worst(|run| run.used, last)),
+            seconds(worst(|run| run.calm, last)),
+        );
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     println!(

@@ -8,12 +8,15 @@
 //!   than 95 % of the one that was too high. The time is what it took to send, and the refusal: with a limit per second that
 //!   is next to nothing; with a limit per minute, spent in the first seconds, it is the rest of the minute, so that the next
 //!   minute's requests are spread over all of it. What is no measure of the API does not count: the time in which there was
-//!   nothing to send, and a refusal that is too long for a limit per minute.
-//! * **Stay** there: throttled answers are to be rare. As in CUBIC (RFC 9438, section 4) there is a plateau below the rate that
-//!   was too high; its length is 250 requests for each answer that was throttled, and at least a minute. So, but for rates so
-//!   low that this would take very long, at the most one answer in 250 is throttled in the long run.
+//!   nothing to send, a refusal that is too long for a limit per minute, and one that is short beside the sending.
+//! * **Search**, if that is far below what was too high: the refusal may have been longer than it had to be. As in BIC (Xu,
+//!   Harfoush and Rhee, "Binary increase congestion control for fast long-distance networks", 2004) it is between the two, in
+//!   steps that grow, and get smaller again towards 95 % of what was too high.
+//! * **Stay** below what was too high: throttled answers are to be rare. As in CUBIC (RFC 9438, section 4) there is a plateau;
+//!   it is as long as 250 requests take for each answer that was throttled, and 15 times the refusal, within one and five
+//!   minutes. So, but for low rates, at the most one answer in 250 is throttled in the long run.
 //! * **Up** again after that, in steps that begin with a hundredth and grow up to doublings, so that a limit that was raised
-//!   is found. While what got through and what was too high are far apart, there is no plateau: it goes up until they are not.
+//!   is found. Only time in which there was something to send counts: a rate that is not used is not known to be borne.
 //!
 //! Time comes in as a value, and every change goes out as one.
 
@@ -26,30 +29,34 @@ const DECREASE: f64 = 0.95;
 /// With fewer answers than this, what got through tells little, and the rate is halved at the most.
 const CREDIBLE: u32 = 20;
 /// How much more than what got through is tried next: some of it got through before the last steps up.
-const GAIN: f64 = 1.06;
+const GAIN: f64 = 1.03;
 /// The rate that was too high and the one that is tried next are far apart if they differ by more than this factor.
 const APART: f64 = 1.5;
-/// Limits that count over longer than a second count over this, or are taken to.
+/// Limits count over this at the most, or are taken to: when there was nothing to send for so long, it begins anew.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Refused for longer than this, and the limit is such a one.
-const LONG: Duration = Duration::from_secs(5);
-/// The longest refusal that is the doing of such a limit: holds that double find out late that it is over. One that takes
-/// longer is an outage.
+/// The longest refusal that is the doing of a limit: holds that double find out late that it is over. One that takes longer
+/// is an outage.
 const MAX_REFUSAL: Duration = Duration::from_secs(90);
-/// Requests on a plateau, for each throttled answer before it.
-const PLATEAU_REQUESTS: u32 = 250;
-/// The shortest plateau, and the longest that it takes for so many requests.
-const PLATEAU: Duration = Duration::from_secs(60);
+/// A refusal in which it was not asked in vain may have been longer than it had to be. It does not count if it is shorter
+/// than the sending by more than this factor.
+const SHORT: u32 = 5;
+/// A plateau is as long as so many requests take, for each throttled answer before it, and so many times the refusal, but
+/// within these.
+const PLATEAU_REQUESTS: f64 = 250.0;
+const PLATEAU_REFUSALS: u32 = 15;
+const MIN_PLATEAU: Duration = Duration::from_secs(60);
 const MAX_PLATEAU: Duration = Duration::from_secs(300);
-/// The first step up after a plateau, and where there is none; how much larger each next one is, and the largest.
+/// The first step up after a plateau, and in a search; how much larger each next one is, and the largest.
 const STEP: f64 = 0.01;
 const SEARCHING_STEP: f64 = 0.03;
-const STEP_GROWTH: f64 = 1.4;
+const STEP_GROWTH: f64 = 1.3;
 const MAX_STEP: f64 = 1.0;
-/// The least time from step to step. After a long refusal it is the longer one, because what is spent for long is noticed
-/// late, and what was too much until then is paid with a long pause; with each excess that is over soon it comes down.
-const STEP_TIME: Duration = Duration::from_secs(1);
-const LONG_STEP_TIME: Duration = Duration::from_secs(30);
+/// The most of the rest of its way, in powers, that a search goes in one step.
+const SEARCHED_AT_ONCE: f64 = 0.2;
+/// The least time from step to step is half of the refusal, within these: what is spent for long is noticed late, and what
+/// was too much until then is paid with a long pause. With each excess that is over sooner it comes down by this factor.
+const MIN_STEP_TIME: Duration = Duration::from_secs(1);
+const MAX_STEP_TIME: Duration = Duration::from_secs(30);
 const FORGOTTEN: f64 = 0.8;
 /// How late a request may be though there was something to send: turns are.
 const LATE: Duration = Duration::from_millis(50);
@@ -118,13 +125,13 @@ pub struct AdaptiveRate {
     /// The time since then in which there was nothing to send, and when the next request is due if there is something.
     idle: Duration,
     due_at: Duration,
-    /// How large the next step is, and when it comes: not before so many more answers, and not before this elapsed time.
+    /// How large the next step is, when it comes, and how long it is from one to the next.
     step: f64,
-    answers_left: u32,
     step_at: Duration,
-    /// The same from one step to the next.
-    step_answers: u32,
     step_time: Duration,
+    /// While there is a search, the rate at which it ends; and how long the plateau is that comes then.
+    searched: Option<f64>,
+    plateau: Duration,
 }
 
 impl AdaptiveRate {
@@ -141,10 +148,10 @@ impl AdaptiveRate {
             idle: Duration::ZERO,
             due_at: elapsed,
             step: STEP,
-            answers_left: 0,
             step_at: elapsed,
-            step_answers: 0,
-            step_time: STEP_TIME,
+            step_time: MIN_STEP_TIME,
+            searched: None,
+            plateau: Duration::ZERO,
         }
     }
 
@@ -166,6 +173,7 @@ impl AdaptiveRate {
         // A pause that a throttled answer asked for is not for want of work.
         if self.excess.is_none() {
             self.idle += pause;
+            self.step_at += pause;
             if pause > WINDOW {
                 self.measure_from(elapsed);
             }
@@ -199,15 +207,24 @@ impl AdaptiveRate {
         if let Some(excess) = self.excess.take() {
             return self.recover(excess, elapsed);
         }
-        self.answers_left = self.answers_left.saturating_sub(1);
-        if !self.is_lowered() || self.answers_left > 0 || elapsed < self.step_at {
+        if !self.is_lowered() || elapsed < self.step_at {
             return None;
         }
-        let factor = 1.0 + self.step;
+        let step = 1.0 + self.step;
         self.step = (self.step * STEP_GROWTH).min(MAX_STEP);
-        self.answers_left = self.step_answers;
         self.step_at = elapsed + self.step_time;
-        self.change(self.current * factor, Why::Probing)
+        let to = match self.searched {
+            None => self.current * step,
+            Some(end) => {
+                let most = (end / self.current).powf(SEARCHED_AT_ONCE).max(1.0 + STEP);
+                let to = end.min(self.current * step.min(most));
+                if to == end {
+                    self.stay(elapsed);
+                }
+                to
+            }
+        };
+        self.change(to, Why::Probing)
     }
 
     /// The API answers again.
@@ -215,38 +232,42 @@ impl AdaptiveRate {
         // If it was asked in vain, it would have answered some time since then: half of it, for all that is known.
         let until = excess.probed.map_or(elapsed, |probed| probed + elapsed.saturating_sub(probed) / 2);
         let refusal = until.saturating_sub(excess.since);
+        // After an outage it is as if there had been none.
+        let refusal = if refusal > MAX_REFUSAL { Duration::ZERO } else { refusal };
         let next = self.borne(&excess, refusal).min(excess.at * DECREASE);
         let change = self.change(next, Why::Delivered);
-        self.step_time = if refusal > LONG { LONG_STEP_TIME } else { self.step_time.mul_f64(FORGOTTEN).max(STEP_TIME) };
-        let at_floor = self.current <= FLOOR;
-        if at_floor || excess.at > APART * next {
-            // At the floor there is nothing to stay for, and nothing to be lost.
-            self.step = if at_floor { MAX_STEP } else { SEARCHING_STEP };
-            self.step_answers = 1;
-            self.answers_left = 1;
-            self.step_at = elapsed + self.step_time;
-        } else {
-            let most = (self.current * MAX_PLATEAU.as_secs_f64()).ceil() as u32;
-            self.step = STEP;
-            self.answers_left = excess.throttled.saturating_mul(PLATEAU_REQUESTS).min(most);
-            // On the way up, a tenth of the plateau from step to step.
-            self.step_answers = self.answers_left / 10;
-            self.step_at = elapsed + self.step_time.max(PLATEAU);
-        }
         self.measure_from(elapsed);
+        self.step_time = (refusal / 2).max(self.step_time.mul_f64(FORGOTTEN)).clamp(MIN_STEP_TIME, MAX_STEP_TIME);
+        let requests = f64::from(excess.throttled) * PLATEAU_REQUESTS;
+        let plateau = Duration::from_secs_f64(requests / self.current).max(refusal * PLATEAU_REFUSALS);
+        self.plateau = plateau.min(MAX_PLATEAU);
+        if self.current <= FLOOR {
+            // There is nothing to stay for, and nothing to be lost.
+            self.climb(None, MAX_STEP, elapsed);
+        } else if excess.at > APART * next {
+            self.climb(Some(excess.at * DECREASE), SEARCHING_STEP, elapsed);
+        } else {
+            self.stay(elapsed);
+        }
         change
+    }
+
+    fn climb(&mut self, searched: Option<f64>, step: f64, elapsed: Duration) {
+        (self.searched, self.step, self.step_at) = (searched, step, elapsed + self.step_time);
+    }
+
+    /// Begins a plateau; on the way up after it, it is a tenth of it from step to step.
+    fn stay(&mut self, elapsed: Duration) {
+        self.step_time = self.step_time.max(self.plateau / 10);
+        self.climb(None, STEP, elapsed);
+        self.step_at = elapsed + self.plateau.max(MIN_PLATEAU);
     }
 
     /// What got through, with the gain.
     fn borne(&self, excess: &Excess, refusal: Duration) -> f64 {
         let sending = excess.since.saturating_sub(self.delivered_since).saturating_sub(self.idle);
-        let over = if refusal > MAX_REFUSAL {
-            sending
-        } else if refusal > LONG {
-            (sending + refusal).max(WINDOW)
-        } else {
-            sending + refusal
-        };
+        let is_short = excess.probed.is_none() && sending > refusal * SHORT;
+        let over = if is_short { sending } else { sending + refusal };
         let borne = f64::from(self.delivered) / over.as_secs_f64().max(1e-3) * GAIN;
         // Most of the time there was nothing to send: so it may be with the refusal.
         let is_credible = self.delivered >= CREDIBLE && self.idle <= sending;

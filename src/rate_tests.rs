@@ -67,6 +67,55 @@ impl Sender {
 
 const ALWAYS: Duration = Duration::ZERO;
 
+/// A token bucket of a second's worth, or so many in each so many seconds.
+struct Limit {
+    rate: f64,
+    length: Option<f64>,
+    begins: f64,
+    told: Option<Duration>,
+    left: f64,
+    before: f64,
+}
+
+impl Limit {
+    /// `told`: what a throttled answer says, if that is not what is right.
+    fn new(rate: f64, length: Option<f64>, told: Option<Duration>) -> Self {
+        Self { rate, length, begins: 0.0, told, left: rate, before: f64::NEG_INFINITY }
+    }
+
+    fn refuses(&mut self, now: Duration) -> Option<Duration> {
+        let now = now.as_secs_f64() + self.begins;
+        match self.length {
+            None => self.left = (self.left + (now - self.before) * self.rate).min(self.rate),
+            Some(length) if (now / length).floor() > (self.before / length).floor() => {
+                self.left = (self.rate * length).round();
+            }
+            Some(_) => {}
+        }
+        self.before = now;
+        if self.left >= 1.0 {
+            self.left -= 1.0;
+            return None;
+        }
+        let right = self.length.map_or(1.0, |length| length - now % length);
+        Some(self.told.unwrap_or(Duration::from_secs_f64(right)))
+    }
+
+    /// The shares of what it allows, and of throttled answers, after so long.
+    fn settled(&mut self, ceiling: f64, after: Duration) -> (f64, f64) {
+        let mut sender = Sender::new(ceiling);
+        sender.run(after, ALWAYS, |now| self.refuses(now));
+        self.measured(&mut sender)
+    }
+
+    fn measured(&mut self, sender: &mut Sender) -> (f64, f64) {
+        (sender.answered, sender.throttled) = (0, 0);
+        sender.run(seconds(1_200), ALWAYS, |now| self.refuses(now));
+        let answered = f64::from(sender.answered);
+        (answered / (self.rate * 1_200.0), f64::from(sender.throttled) / answered)
+    }
+}
+
 #[test]
 fn the_rate_falls_to_what_got_through_and_a_little() {
     let rate = after_an_excess(100, seconds(50));
@@ -102,34 +151,58 @@ fn after_a_refusal(probed: Option<Duration>, length: Duration) -> f64 {
 fn a_refusal_is_counted_in_up_to_when_it_was_over_for_all_that_is_known() {
     let borne = |seconds: f64| 100.0 / seconds * GAIN;
     for (probed, length, seconds_of_it) in [
-        (None, seconds(2), 12.0),
-        // A minute at least, if it is long.
-        (None, seconds(8), 60.0),
+        (None, seconds(3), 13.0),
+        (None, seconds(8), 18.0),
         (None, seconds(60), 70.0),
         (Some(seconds(50)), seconds(70), 70.0),
     ] {
         let current = after_a_refusal(probed, length);
         assert!((current - borne(seconds_of_it)).abs() < 1e-9, "{probed:?} {length:?} {current}");
     }
+    assert!((after_a_refusal(None, seconds(1)) - 9.5).abs() < 1e-9, "short beside the sending");
     assert!((after_a_refusal(None, seconds(91)) - 9.5).abs() < 1e-9, "no limit per minute takes so long");
 }
 
-#[test]
-fn a_plateau_is_250_answers_for_each_throttled_one_and_some_time() {
-    let mut rate = after_an_excess(1_000, seconds(100));
+/// How long the rate stays after so many throttled answers to something of a thousand, and so long a refusal.
+fn plateau(throttled: i64, refusal: Duration) -> Duration {
+    let mut rate = AdaptiveRate::new(10.0, Duration::ZERO);
+    for request in 1..1_000 {
+        assert_eq!(rate.delivered(RequestId(request), seconds(100)), None);
+    }
+    for request in 0..throttled {
+        rate.throttled(RequestId(1_000 + request), RequestId(1_000 + throttled), seconds(100));
+    }
+    let start = seconds(100) + refusal;
+    rate.delivered(RequestId(2_000), start);
     let before = rate.current();
-    let mut answers = 0;
-    while rate.delivered(RequestId(2_000), seconds(1_000)).is_none() {
-        answers += 1;
+    let mut now = start;
+    while rate.delivered(RequestId(2_000), now).is_none() {
+        now += Duration::from_millis(100);
     }
-    assert_eq!(answers + 1, 4 * 250, "one throttled answer, and three that were on their way");
     assert!((rate.current() / before - 1.01).abs() < 1e-9);
+    now - start
+}
 
-    let mut rate = after_an_excess(1_000, seconds(100));
-    for _ in 0..10_000 {
-        assert_eq!(rate.delivered(RequestId(2_000), seconds(159)), None, "not before a minute is over");
+#[test]
+fn a_plateau_is_as_long_as_250_requests_for_each_throttled_one_or_15_refusals_take() {
+    for (throttled, refusal, expected) in [(4, 0, 1_000.0 / 9.5), (1, 0, 60.0), (1, 10, 150.0), (100, 0, 300.0)] {
+        let plateau = plateau(throttled, seconds(refusal)).as_secs_f64();
+        assert!((plateau - expected).abs() <= 0.2, "{throttled} {refusal}: {plateau} {expected}");
     }
-    assert!(rate.delivered(RequestId(2_000), seconds(160)).is_some());
+}
+
+#[test]
+fn the_rate_does_not_rise_while_it_is_not_used() {
+    let mut sender = Sender::new(10.0);
+    sender.run(seconds(100), ALWAYS, |_| None);
+    let mut refused = Some(seconds(1));
+    sender.run(seconds(1), ALWAYS, |_| refused.take());
+    let lowered = sender.rate.current();
+    sender.run(seconds(3_600), seconds(10), |_| None);
+    assert!(lowered < 10.0 && sender.rate.current() == lowered, "{lowered} {}", sender.rate.current());
+    // The hour's 360 requests have used 36 s.
+    sender.run(seconds(40), ALWAYS, |_| None);
+    assert!(sender.rate.current() > lowered);
 }
 
 #[test]
@@ -286,33 +359,39 @@ proptest! {
 
     #[test]
     fn it_settles_just_under_a_limit_that_nobody_told_it(
-        limit in 2.0_f64..50.0,
+        rate in 2.0_f64..50.0,
         above in 1.0_f64..20.0,
-        per_minute in any::<bool>(),
+        length in prop::sample::select(vec![None, Some(10.0), Some(20.0), Some(30.0), Some(60.0)]),
         begins in 0.0_f64..60.0,
     ) {
-        let most = if per_minute { (limit * 60.0).round() } else { limit };
-        let (mut left, mut before) = (most, f64::NEG_INFINITY);
-        let mut refuses = |now: Duration| {
-            let now = now.as_secs_f64() + begins;
-            if !per_minute {
-                left = (left + (now - before) * limit).min(most);
-            } else if (now / 60.0).floor() > (before / 60.0).floor() {
-                left = most;
-            }
-            before = now;
-            if left >= 1.0 {
-                left -= 1.0;
-                return None;
-            }
-            Some(Duration::from_secs_f64(if per_minute { 60.0 - now % 60.0 } else { 1.0 }))
-        };
-        let mut sender = Sender::new(limit * above);
-        sender.run(seconds(600), ALWAYS, &mut refuses);
-        (sender.answered, sender.throttled) = (0, 0);
-        sender.run(seconds(1_200), ALWAYS, &mut refuses);
-        let goodput = f64::from(sender.answered) / (limit * 1_200.0);
-        let throttled = f64::from(sender.throttled) / f64::from(sender.answered);
-        prop_assert!(goodput > 0.93 && throttled < 0.01, "{goodput} {throttled}");
+        let mut limit = Limit::new(rate, length, None);
+        limit.begins = begins;
+        let (goodput, throttled) = limit.settled(rate * above, seconds(600));
+        prop_assert!(goodput > 0.9 && throttled < 0.01, "{goodput} {throttled}");
+    }
+
+    #[test]
+    fn it_settles_under_a_bucket_whose_refusals_are_longer_than_they_had_to_be(
+        rate in 2.0_f64..50.0,
+        above in 1.0_f64..20.0,
+        (told, least) in prop::sample::select(vec![(3, 0.85), (10, 0.7)]),
+    ) {
+        let (goodput, throttled) = Limit::new(rate, None, Some(seconds(told))).settled(rate * above, seconds(600));
+        prop_assert!(goodput > least && throttled < 0.01, "{told}: {goodput} {throttled}");
+    }
+
+    #[test]
+    fn a_limit_that_changes_is_found_again(
+        rate in 4.0_f64..50.0,
+        factor in prop::sample::select(vec![0.5, 2.0]),
+        length in prop::sample::select(vec![None, Some(60.0)]),
+    ) {
+        let mut limit = Limit::new(rate, length, None);
+        let mut sender = Sender::new(rate * 10.0);
+        sender.run(seconds(1_200), ALWAYS, |now| limit.refuses(now));
+        limit.rate *= factor;
+        sender.run(seconds(900), ALWAYS, |now| limit.refuses(now));
+        let (goodput, throttled) = limit.measured(&mut sender);
+        prop_assert!(goodput > 0.9 && throttled < 0.012, "{goodput} {throttled}");
     }
 }

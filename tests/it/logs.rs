@@ -171,15 +171,17 @@ async fn a_throttled_answer_lowers_the_rate_what_gets_through_sets_it_and_each_c
         (number("from"), number("to"), changes[at]["why"].as_str().unwrap())
     };
     assert_eq!((told(0), changes.len()), ((40.0, 38.0, "throttled"), 2), "{changes:#?}");
-    // 40 answers and the probe, in what is taken for a minute's limit after so long a hold.
+    // 40 answers and the probe, in a second and the hold.
     let (from, to, why) = told(1);
-    assert!(from == 38.0 && (41.0 * 1.06 / 60.0 - to).abs() < 0.01 && why == "delivered", "{from} {to}");
+    assert!(from == 38.0 && (41.0 * 1.03 / 7.25 - to).abs() < 0.01 && why == "delivered", "{from} {to}");
     let sent = bed.sizes().len();
     for _ in 0..100 {
         bed.work().await;
         bed.clock.advance(Duration::from_millis(100));
     }
-    assert!((6..=8).contains(&(bed.sizes().len() - sent)), "{} in ten seconds at {to}", bed.sizes().len() - sent);
+    // In turns of a tenth of a second; with a few small steps up, because more than that may be borne.
+    let sent = (bed.sizes().len() - sent) as f64 / 10.0;
+    assert!((0.8 * to..1.1 * to).contains(&sent), "{sent}/s at {to}/s");
 }
 
 #[tokio::test]
