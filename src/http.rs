@@ -41,7 +41,7 @@ use crate::{
 /// Most connections at a time; others wait.
 const MAX_CONNECTIONS: usize = 32;
 /// The longest that one may take, from its first byte to its last.
-const MAX_CONNECTION_TIME: Duration = Duration::from_secs(20);
+const MAX_CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// The rows are counted no more often than this, however often somebody asks.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// Counting them may take one part in this many of the time.

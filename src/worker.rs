@@ -239,7 +239,7 @@ impl<T: Transport> Worker<T> {
         told.store(false, Ordering::Relaxed);
         self.supervisor.ready();
         let ended = loop {
-            self.supervisor.feed(self.clock.elapsed());
+            self.come_round();
             let turned = {
                 let mut turn = pin!(self.turn());
                 tokio::select! {
@@ -276,8 +276,7 @@ impl<T: Transport> Worker<T> {
                     None
                 }
             };
-            self.supervisor.feed(self.clock.elapsed());
-            self.metrics.turned(self.pace.rate(), self.in_flight.len());
+            self.come_round();
             self.do_chores().await?;
             tokio::select! {
                 biased;
@@ -287,6 +286,12 @@ impl<T: Transport> Worker<T> {
         };
         self.finish(ended).await?;
         Ok(ended)
+    }
+
+    /// Tells whoever watches that the loop comes round, and how it stands.
+    fn come_round(&mut self) {
+        self.supervisor.feed(self.clock.elapsed());
+        self.metrics.turned(self.pace.rate(), self.in_flight.len());
     }
 
     /// Waits until a turn may have something to do.
@@ -299,7 +304,8 @@ impl<T: Transport> Worker<T> {
         if self.chores.store_down {
             return sleep(self.supervisor.at_most(STORE_RETRY)).await;
         }
-        let poll = self.supervisor.at_most(self.settings.poll_interval);
+        let upkeep = self.chores.prune_at.saturating_sub(now);
+        let poll = self.supervisor.at_most(self.settings.poll_interval).min(upkeep);
         tokio::select! {
             Some(returned) = self.calls.join_next_with_id() => self.returned.push(returned),
             () = sleep(wait.map_or(poll, |wait| wait.min(poll))) => {}
@@ -326,7 +332,7 @@ impl<T: Transport> Worker<T> {
         self.supervisor.stopping();
         let deadline = self.clock.elapsed() + self.settings.grace;
         while !self.in_flight.is_empty() {
-            self.supervisor.feed(self.clock.elapsed());
+            self.come_round();
             let left = deadline.saturating_sub(self.clock.elapsed());
             let pause = self.supervisor.at_most(left);
             if timeout(pause, self.wait_for_a_call()).await.is_err() {
@@ -352,7 +358,7 @@ impl<T: Transport> Worker<T> {
                 return Err(error);
             }
             self.store_is_down(error)?;
-            self.supervisor.feed(self.clock.elapsed());
+            self.come_round();
             sleep(self.supervisor.at_most(self.settings.poll_interval.min(STORE_RETRY))).await;
         }
         self.look_after_the_store().await

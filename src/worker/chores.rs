@@ -12,8 +12,10 @@ use crate::{api::Transport, store::StoreError, telemetry::event};
 pub const PRUNE_ROWS: u32 = 200;
 /// How many free pages one step gives back.
 pub const VACUUM_PAGES: u32 = 100;
-/// Both may take one part in this many of the time.
+/// Both may take one part in this many of the time,
 const UPKEEP_SHARE: u32 = 10;
+/// and pause for this long at least.
+const UPKEEP_PAUSE: Duration = Duration::from_millis(20);
 /// How often the table is gone through for rows to prune.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 /// How often the summary is logged.
@@ -48,7 +50,7 @@ impl<T: Transport> Worker<T> {
                 Ok(more) => {
                     let ended = self.clock.elapsed();
                     let share = ended.saturating_sub(now) * UPKEEP_SHARE;
-                    let pause = if more { self.settings.poll_interval.max(share) } else { PRUNE_INTERVAL };
+                    let pause = if more { UPKEEP_PAUSE.max(share) } else { PRUNE_INTERVAL };
                     self.chores.prune_at = ended + pause;
                 }
                 Err(error) if error.is_temporary() => {
