@@ -20,7 +20,7 @@ use axum::{
     routing::get,
 };
 use hyper::{body::Incoming, client::conn::http1 as client, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
@@ -42,6 +42,8 @@ use crate::{
 const MAX_CONNECTIONS: usize = 32;
 /// The longest that one may take, from its first byte to its last.
 const MAX_CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// The longest that one may take to say what it wants: shorter than what [`ask_livez`] waits.
+const MAX_HEADER_TIME: Duration = Duration::from_secs(3);
 /// The rows are counted no more often than this, however often somebody asks.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// Counting them may take one part in this many of the time.
@@ -150,7 +152,9 @@ async fn serve(listener: std::net::TcpListener, shared: Shared) -> io::Error {
                 }
             });
             // Each has one request: an idle one would keep others out. One that ends early is the client's business.
-            let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+            let mut http = http1::Builder::new();
+            http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(MAX_HEADER_TIME);
+            let connection = http.serve_connection(TokioIo::new(stream), service);
             let _ = timeout(MAX_CONNECTION_TIME, connection).await;
         });
     }

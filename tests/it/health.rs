@@ -354,6 +354,31 @@ async fn the_rows_are_counted_every_few_seconds_at_the_most_and_left_out_while_t
     assert_eq!(depth().await, 0.0);
 }
 
+#[tokio::test]
+async fn clients_that_hang_keep_others_out_for_less_than_a_health_check_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (endpoint, ..) = endpoint(dir.path());
+    let hanging: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(endpoint.address()).unwrap()).collect();
+    let mut command = sweeper(dir.path());
+    command.arg("healthcheck").env("SWEEPER__HTTP__LISTEN", endpoint.address().to_string());
+    assert_eq!(finish(command).await.0, 0);
+    drop(hanging);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_and_the_start_settled_is_counted_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    drop(Daemon::start_calling(dir.path(), &sandbox, Mood::Hang, "1m").await);
+    sql(dir.path(), "INSERT INTO holds (scope) VALUES ('*')").await;
+    let daemon = Daemon::start(listening(configured(dir.path(), &sandbox))).until("recovered").await;
+    let address = address(&daemon);
+    while value(&scrape(address).await, "sweeper_deletions_total{verdict=\"retry\"}") != 1.0 {}
+    assert_eq!(value(&scrape(address).await, "sweeper_requests_total{status=\"none\"}"), 0.0, "not ours");
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().await.0, 0);
+}
+
 #[test]
 fn completions_are_printed_for_each_shell_and_name_the_commands() {
     let dir = tempfile::tempdir().unwrap();
