@@ -1,6 +1,7 @@
 //! The command line: arguments, exit codes and signals around the worker.
 
 mod demo;
+mod pages;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,10 +31,13 @@ use crate::{
     api::{Api, ApiError},
     clock::Clock,
     config::{Config, ConfigError, parse_duration, show_duration},
+    health::Health,
+    http::{self, Endpoint},
     key::{KeyError, KeySource},
+    metrics::Metrics,
     pace::Pace,
     sandbox::{self, Sandbox},
-    store::{self, OpenError, Opened, Store, StoreError},
+    store::{self, Counter, OpenError, Opened, Store, StoreError},
     supervisor::Supervisor,
     telemetry::{self, event},
     worker::{Ended, Totals, Until, Worker},
@@ -68,6 +72,12 @@ enum Command {
     Demo,
     /// Stand in for the API, with faults to order.
     Sandbox(SandboxArgs),
+    /// Ask the daemon on http.listen whether it is alive: ends with 0 if it is, 1 if not, 2 if http.listen is off.
+    Healthcheck,
+    /// Print what completes this program's arguments in a shell.
+    Completions(pages::CompletionsArgs),
+    /// Print a manual page, in the form that `man -l -` shows.
+    Man(pages::ManArgs),
 }
 
 #[derive(Debug, Default, Args)]
@@ -144,6 +154,8 @@ fn agent(text: &str) -> Result<(String, u64), String> {
 enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("{0}")]
+    Usage(String),
     #[error("configuration: {0}")]
     Key(#[from] KeyError),
     #[error(transparent)]
@@ -169,14 +181,14 @@ impl Failure {
         match self {
             Self::Open(error) => error.is_temporary(),
             Self::Database(error) => error.is_temporary(),
-            Self::Config(_) | Self::Key(_) | Self::Other(_) => false,
+            Self::Config(_) | Self::Usage(_) | Self::Key(_) | Self::Other(_) => false,
         }
     }
 
     fn exit_code(&self) -> u8 {
         match self {
             Self::Other(_) => 1,
-            Self::Config(_) | Self::Key(_) => 2,
+            Self::Config(_) | Self::Usage(_) | Self::Key(_) => 2,
             Self::Open(_) | Self::Database(_) => 3,
         }
     }
@@ -222,15 +234,18 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Sandbox(args) => stand_in(args).await,
+            Command::Healthcheck => healthcheck(config()?.listen).await,
+            Command::Completions(args) => pages::completions(args),
+            Command::Man(args) => pages::man(&args),
         }
     }
 }
 
-/// A worker on what `config` names, with the system's clock and chance. `started`: that it begins was logged.
+/// A worker on what `config` names, with the system's chance. `started`: that it begins was logged.
 ///
 /// # Errors
 /// If there is no key, or the database cannot be used.
-async fn worker(config: &Config, started: &mut bool) -> Result<Worker, Failure> {
+async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Worker, Failure> {
     let api = Api::new(config.api()?)?;
     let store = Store::open(config.store.clone()).await?;
     if !std::mem::replace(started, true) {
@@ -250,10 +265,9 @@ async fn worker(config: &Config, started: &mut bool) -> Result<Worker, Failure> 
             warn!(event = event::KEY_EXPOSED, %path, mode, "every user of this machine may read api.key_file: chmod 600");
         }
     }
-    let clock = Clock::system();
     let pace = Pace::new(config.rate, config.hold_growth, config.hold_after_faults);
     let pace = if config.adaptive { pace.adaptive(config.worker.concurrency, clock.elapsed()) } else { pace };
-    Ok(Worker::new(store, api, pace, config.worker, clock, rng()).await?)
+    Ok(Worker::new(store, api, pace, config.worker, clock.clone(), rng()).await?)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where chance comes in")]
@@ -294,8 +308,16 @@ async fn work(
     config: &Config,
     until: Until,
     shutdown: impl Future<Output = ()>,
-    mut supervisor: Supervisor,
+    supervisor: Supervisor,
 ) -> Result<(Ended, Totals), Failure> {
+    let clock = Clock::system();
+    let metrics = Metrics::new(clock.now());
+    let endpoint = config.listen.map(|address| listen(address, config, &metrics, &clock)).transpose()?;
+    // Answers until the end of this, also while the database is waited for and while the end has begun.
+    let (_endpoint, mut supervisor) = match endpoint {
+        Some((endpoint, health)) => (Some(endpoint), supervisor.telling(health)),
+        None => (None, supervisor),
+    };
     let mut shutdown = pin!(shutdown);
     let give_up = async {
         match until {
@@ -307,7 +329,7 @@ async fn work(
         biased;
         // Dropped in the middle, a start is what a crash would have left: the next one goes on from there.
         () = &mut shutdown => Err(Ended::Told),
-        worker = patient_worker(config, &mut supervisor) => Ok(worker?),
+        worker = patient_worker(config, &clock, &mut supervisor) => Ok(worker?),
         () = give_up => Err(Ended::GaveUp),
     };
     let worker = match worker {
@@ -318,7 +340,7 @@ async fn work(
             return Ok((ended, Totals::default()));
         }
     };
-    let mut worker = worker.supervised_by(supervisor);
+    let mut worker = worker.supervised_by(supervisor).measured_by(metrics);
     let ended = worker.run(shutdown, until).await?;
     let totals = worker.totals();
     if let Err(error) = worker.close().await {
@@ -328,14 +350,38 @@ async fn work(
     Ok((ended, totals))
 }
 
+/// Answers on `address` about metrics and health, from before the database is opened.
+///
+/// # Errors
+/// If that address cannot be had.
+fn listen(
+    address: SocketAddr,
+    config: &Config,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Result<(Endpoint, Health), Failure> {
+    let health = Health::new(config.store.busy_timeout);
+    let sources = http::Sources {
+        metrics: metrics.clone(),
+        health: health.clone(),
+        counter: Counter::new(config.store.clone()),
+        clock: clock.clone(),
+    };
+    let remedy = "give http.listen an address of this machine with a free port, or off";
+    let endpoint = Endpoint::start(address, sources)
+        .map_err(|error| anyhow::anyhow!("http.listen = \"{address}\": cannot listen: {error}; {remedy}"))?;
+    info!(event = event::LISTENING, address = %endpoint.address(), "metrics and health are told");
+    Ok((endpoint, health))
+}
+
 /// A [`worker`], as soon as the database can be used: one that is locked, or on a full disk, is waited for.
 ///
 /// # Errors
 /// If there is no key, or the database cannot be used and waiting does not mend that.
-async fn patient_worker(config: &Config, supervisor: &mut Supervisor) -> Result<Worker, Failure> {
+async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker, Failure> {
     let (mut started, mut waiting) = (false, false);
     loop {
-        match worker(config, &mut started).await {
+        match worker(config, clock, &mut started).await {
             Err(failure) if failure.is_temporary() => {
                 if std::mem::replace(&mut waiting, true) {
                     debug!(event = event::DATABASE_WAITING, error = %failure, "the database still cannot be used");
@@ -427,6 +473,16 @@ fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
         say(&format!("\napi.key_file {path} has mode {mode:04o}: everyone may read it; chmod 600 {path} ends that"))?;
     }
     say("\nthe configuration can be used")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn healthcheck(listen: Option<SocketAddr>) -> Result<ExitCode, Failure> {
+    let Some(listen) = listen else { return Err(ConfigError::NoListener("off").into()) };
+    if listen.port() == 0 {
+        return Err(ConfigError::NoListener("on a port that the system chooses").into());
+    }
+    http::ask_livez(listen).await.map_err(|said| anyhow::anyhow!("no healthy daemon on {listen}: {said}"))?;
+    say("alive")?;
     Ok(ExitCode::SUCCESS)
 }
 

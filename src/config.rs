@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Display,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -47,6 +47,12 @@ pub enum ConfigError {
          in api.key_file (SWEEPER__API__KEY_FILE)"
     )]
     NoKey,
+    /// Nobody to ask for the health.
+    #[error(
+        "configuration: http.listen is {0}, so there is nobody to ask; give it an address and a port, such as \
+         127.0.0.1:9464, for the daemon and for this command (SWEEPER__HTTP__LISTEN)"
+    )]
+    NoListener(&'static str),
 }
 
 /// Configuration as written: every value is still text.
@@ -61,6 +67,7 @@ struct RawConfig {
     hold: RawHold,
     queue: RawQueue,
     log: RawLog,
+    http: RawHttp,
     shutdown: RawShutdown,
 }
 
@@ -90,6 +97,7 @@ section!(RawRetry { max_attempts: String, ask_singly: String, base_delay: String
 section!(RawHold { after_faults: String, base_delay: String, max_delay: String, max_retry_after: String });
 section!(RawQueue { poll_interval: String, retention: String });
 section!(RawLog { format: String, filter: String });
+section!(RawHttp { listen: String });
 section!(RawShutdown { grace: String });
 
 /// Text that is not to be printed.
@@ -130,6 +138,8 @@ pub struct Config {
     pub log_format: Format,
     /// Which are written.
     pub log_filter: String,
+    /// Where metrics and health are told, if anywhere.
+    pub listen: Option<SocketAddr>,
     /// Every key with its value as text, for people; the API key left out.
     pub shown: BTreeMap<String, String>,
 }
@@ -233,7 +243,7 @@ const fn days(n: u64) -> Duration {
 
 impl RawConfig {
     fn validate(self, shown: BTreeMap<String, String>) -> Result<Config, ConfigError> {
-        let Self { database, api, rate_limit, delivery, retry, hold, queue, log, shutdown } = self;
+        let Self { database, api, rate_limit, delivery, retry, hold, queue, log, http, shutdown } = self;
         let mut problems = Problems::default();
         let p = &mut problems;
         if database.path.trim().is_empty() {
@@ -314,6 +324,15 @@ impl RawConfig {
             &[("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)],
             Format::Auto,
         );
+        let listen = match http.listen.trim() {
+            "off" => None,
+            listen => {
+                let parsed = listen.parse().map(Some);
+                let problem =
+                    |_| "must be an address and a port such as 127.0.0.1:9464 or [::]:9464, or off".to_owned();
+                p.take("http.listen", &http.listen, parsed.map_err(problem), None)
+            }
+        };
         if let Err(problem) = EnvFilter::try_new(&log.filter) {
             p.0.push(format!("log.filter = {:?}: {problem}", log.filter));
         }
@@ -337,6 +356,7 @@ impl RawConfig {
             worker,
             log_format,
             log_filter: log.filter,
+            listen,
             shown,
         })
     }

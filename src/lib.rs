@@ -15,15 +15,19 @@
 //! | [`key`] | the API key, and its only way out | |
 //! | [`api`] | one request and its reply | |
 //! | [`store`] | all the SQL there is | |
+//! | [`metrics`] | what is counted and measured | |
+//! | [`health`] | how the daemon is, said by the loop | pure |
 //! | [`telemetry`] | where logs go, and the names in them | |
 //! | [`supervisor`] | the service manager, told how we are | |
 //! | [`worker`] | the loop over all of these | |
+//! | [`http`] | what whoever watches can ask | |
 //! | [`config`] | configuration, as written and as meant | |
 //! | [`sandbox`] | a stand-in for the API | |
 //! | [`cli`] | arguments, exit codes, signals | |
 //!
-//! Imports run one way: `main → cli → {config, sandbox} → worker → {store, api, supervisor} → {pace, lanes, key} → {outcome,
-//! rate, concurrency, telemetry} → {deletion, backoff} → clock`. A test holds that, and that only the store knows SQL.
+//! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
+//! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {deletion, backoff} → clock`. A test holds that, and
+//! that only the store knows SQL.
 //!
 //! # The life of a row
 //!
@@ -78,11 +82,17 @@ pub mod api;
 
 pub mod store;
 
+pub mod metrics;
+
+pub mod health;
+
 pub mod telemetry;
 
 pub mod supervisor;
 
 pub mod worker;
+
+pub mod http;
 
 pub mod config;
 

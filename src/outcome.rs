@@ -133,6 +133,24 @@ impl Cause {
         matches!(self, Self::Unauthorized | Self::Forbidden | Self::UnknownAgent | Self::Contract)
     }
 
+    /// Whether a hold can be placed for it.
+    #[must_use]
+    pub const fn may_hold(self) -> bool {
+        match self {
+            Self::ApiFailed | Self::ApiContradicted | Self::ApiSilent | Self::Rejected => false,
+            Self::Garbled
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::UnknownAgent
+            | Self::Contract
+            | Self::Throttled
+            | Self::ServerError
+            | Self::Lost
+            | Self::Unreachable
+            | Self::Operator => true,
+        }
+    }
+
     /// Whether an attempt that ended so counts: it says something about the row.
     #[must_use]
     pub const fn counts(self) -> bool {

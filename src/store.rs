@@ -7,15 +7,16 @@
 mod file;
 mod producer;
 mod rows;
+mod upkeep;
 mod write;
 
 use std::{fs::File, io, path::PathBuf, time::Duration};
 
-use sqlx::{AssertSqlSafe, Connection as _, Row, SqliteConnection};
+use sqlx::{Connection as _, Row, SqliteConnection};
 
 pub use file::{OpenError, Opened, Options, StoreError, Synchronous, verify};
 pub use producer::Producer;
-pub use rows::{Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};
+pub use rows::{Census, Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};
 pub use write::Write;
 
 use crate::{
@@ -203,48 +204,6 @@ impl Store {
         }
     }
 
-    /// Removes up to `most` settled rows, and up to a tenth as many answered requests with their outcomes, that are
-    /// older than `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn prune(&mut self, cutoff: Timestamp, most: u32) -> Result<Pruned, StoreError> {
-        let after = self.prune_after;
-        let last: Option<i64> =
-            sqlx::query_scalar("SELECT max(id) FROM (SELECT id FROM deletions WHERE id > ?1 ORDER BY id LIMIT ?2)")
-                .bind(after)
-                .bind(most)
-                .fetch_one(&mut self.conn)
-                .await
-                .map_err(|source| self.error("prune", source))?;
-        // At the end of the table: from the start again.
-        self.prune_after = last.unwrap_or(0);
-        let mut write = self.write().await?;
-        let mut pruned = 0;
-        if let Some(last) = last {
-            pruned += write
-                .execute(
-                    "prune",
-                    sqlx::query("DELETE FROM deletions WHERE id > ?1 AND id <= ?2 AND settled_at < ?3")
-                        .bind(after)
-                        .bind(last)
-                        .bind(cutoff.0),
-                )
-                .await?;
-        }
-        // Requests are answered about in the order of their ids: looking at the first ones is enough.
-        let old = "SELECT id FROM (SELECT id, answered_at FROM requests ORDER BY id LIMIT ?1) WHERE answered_at < ?2";
-        let outcomes = format!("DELETE FROM outcomes WHERE request_id IN ({old})");
-        let requests = format!("DELETE FROM requests WHERE id IN ({old})");
-        for statement in [outcomes, requests] {
-            pruned +=
-                write.execute("prune", sqlx::query(AssertSqlSafe(statement)).bind(most / 10).bind(cutoff.0)).await?;
-        }
-        let more = last.is_some() || pruned > 0;
-        if pruned > 0 { write.commit().await } else { write.rollback().await }?;
-        Ok(Pruned { removed: pruned, more })
-    }
-
     /// Closes the file in good order: what is in the log of commits goes into the database, and the log is removed.
     ///
     /// # Errors
@@ -257,7 +216,7 @@ impl Store {
     /// What counts the rows, on a connection of its own: that takes longer than a turn may.
     #[must_use]
     pub fn counter(&self) -> Counter {
-        Counter { options: self.options.clone() }
+        Counter::new(self.options.clone())
     }
 
     fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
@@ -272,6 +231,24 @@ pub struct Counter {
 }
 
 impl Counter {
+    /// Of the file that these options name, also if nobody works on it.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { options }
+    }
+
+    /// The same with the holds.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn census(&self, now: Timestamp) -> Result<Census, StoreError> {
+        let tally = self.tally(now).await?;
+        let mut conn = connect(&self.options, true).await?;
+        let holds = rows::holds(&mut conn).await;
+        let holds = holds.map_err(|source| StoreError { path: self.options.path.clone(), doing: "count", source })?;
+        Ok(Census { tally, holds: holds.iter().map(|hold| hold.cause).collect() })
+    }
+
     /// Counts, along the indexes: O(open and dead rows).
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The service manager (systemd), told how we are: ready, alive, stopping.
+//! The service manager (systemd), told how we are: ready, alive, stopping; and [`Health`], for everybody else.
 //!
 //! The words are sd-notify's; the sending is ours, because sd-notify's waits for ever on a socket that nobody reads,
 //! and the loop must not.
@@ -10,17 +10,23 @@ use std::{io, os::unix::net::UnixDatagram, path::PathBuf, time::Duration};
 use sd_notify::NotifyState;
 use tracing::warn;
 
-use crate::telemetry::event;
+use crate::{
+    health::{Health, State},
+    telemetry::event,
+};
 
 /// The longest that the loop waits for the service manager to take a message.
 const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 /// How often a watchdog is fed in its time, at the most. Twice would do if a turn took no time.
 const FEEDS: u32 = 4;
+/// The longest that the loop waits if its health is watched.
+const BEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The service manager, if there is one.
 #[derive(Debug, Default)]
 pub struct Supervisor {
     socket: Option<PathBuf>,
+    health: Option<Health>,
     feed_every: Option<Duration>,
     /// Elapsed time.
     fed_at: Option<Duration>,
@@ -36,19 +42,28 @@ impl Supervisor {
         Self { socket, feed_every, ..Self::default() }
     }
 
+    /// Tells it to `health`, too.
+    #[must_use]
+    pub fn telling(self, health: Health) -> Self {
+        Self { health: Some(health), ..self }
+    }
+
     /// The loop begins.
     pub fn ready(&mut self) {
+        self.is(State::Working);
         self.tell(&[NotifyState::Ready, NotifyState::Status("working")]);
     }
 
     /// Not ready yet, for want of the database: asks for so much more time.
     pub fn waiting(&mut self, more: Duration) {
+        self.is(State::DatabaseDown);
         let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
         self.tell(&[NotifyState::ExtendTimeoutUsec(more), NotifyState::Status("waiting for the database")]);
     }
 
     /// The loop is alive; nothing is sent if that was said a moment ago.
     pub fn feed(&mut self, now: Duration) {
+        self.health.iter().for_each(|health| health.beat(now));
         let Some(every) = self.feed_every else { return };
         if self.fed_at.is_none_or(|at| now.saturating_sub(at) >= every) {
             self.fed_at = Some(now);
@@ -59,12 +74,23 @@ impl Supervisor {
     /// `wait`, cut to what leaves time to feed the watchdog.
     #[must_use]
     pub fn at_most(&self, wait: Duration) -> Duration {
-        self.feed_every.map_or(wait, |every| wait.min(every))
+        let beat = self.health.as_ref().map(|_| BEAT_INTERVAL);
+        self.feed_every.into_iter().chain(beat).fold(wait, Duration::min)
     }
 
     /// The end has begun.
     pub fn stopping(&mut self) {
+        self.is(State::Stopping);
         self.tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    }
+
+    /// Whether the database can be used, from a loop that has begun.
+    pub fn database(&mut self, can_be_used: bool) {
+        self.is(if can_be_used { State::Working } else { State::DatabaseDown });
+    }
+
+    fn is(&self, state: State) {
+        self.health.iter().for_each(|health| health.set(state));
     }
 
     fn tell(&mut self, states: &[NotifyState<'_>]) {

@@ -46,6 +46,12 @@ pub mod event {
     pub const DATABASE_BACK: &str = "database_back";
     /// The service manager's socket cannot be written.
     pub const UNSUPERVISED: &str = "unsupervised";
+    /// Metrics and health are answered about on this address.
+    pub const LISTENING: &str = "listening";
+    /// Nobody answers there any more.
+    pub const UNHEARD: &str = "unheard";
+    /// The rows could not be counted for a scrape.
+    pub const UNCOUNTED: &str = "uncounted";
     /// The daemon was told to end, or has nothing more to do.
     pub const STOPPING: &str = "stopping";
     /// The daemon has ended.

@@ -24,7 +24,7 @@ use tokio::{
     task::{Id as TaskId, JoinError, JoinSet},
     time::{sleep, timeout},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::{
@@ -32,13 +32,15 @@ use crate::{
     clock::{Clock, Timestamp},
     deletion::{AgentId, Batch, DeletionId, Kind, Lane, RequestId},
     lanes::Lanes,
+    metrics::Metrics,
     outcome::{Cause, Fault, Judgement, Policy, judge},
     pace::{Admission, HoldChange, Pace},
-    store::{Claim, Settlement, Store, StoreError},
+    store::{Claim, Counts, Settlement, Store, StoreError},
     supervisor::Supervisor,
     telemetry::event,
 };
 use chores::{Chores, SUMMARY_INTERVAL};
+pub use chores::{PRUNE_ROWS, VACUUM_PAGES};
 use plan::{Busy, Next, Rules, batches};
 use recovery::recover;
 pub use report::{Ended, Totals, Turn, Until};
@@ -144,6 +146,7 @@ pub struct Worker<T = Api> {
     last_settled: Duration,
     chores: Chores,
     supervisor: Supervisor,
+    metrics: Metrics,
     /// Told to end: nothing more is claimed, not even by a turn that has begun.
     told: Arc<AtomicBool>,
 }
@@ -162,7 +165,7 @@ impl<T: Transport> Worker<T> {
         mut rng: fastrand::Rng,
     ) -> Result<Self, StoreError> {
         let totals = recover(&mut store, &settings.policy, clock.now(), &mut rng).await?;
-        let now = clock.elapsed();
+        let (now, metrics) = (clock.elapsed(), Metrics::new(clock.now()));
         Ok(Self {
             store,
             api: Arc::new(api),
@@ -191,9 +194,11 @@ impl<T: Transport> Worker<T> {
                 deleted_before: 0,
                 counting: JoinSet::new(),
                 prune_at: now,
+                giving_back: false,
                 store_down: false,
             },
             supervisor: Supervisor::default(),
+            metrics,
             told: Arc::default(),
         })
     }
@@ -202,6 +207,13 @@ impl<T: Transport> Worker<T> {
     #[must_use]
     pub fn supervised_by(self, supervisor: Supervisor) -> Self {
         Self { supervisor, ..self }
+    }
+
+    /// Names where it is counted what is done; what was done so far comes along.
+    #[must_use]
+    pub fn measured_by(self, metrics: Metrics) -> Self {
+        metrics.settled(&self.totals.counts());
+        Self { metrics, ..self }
     }
 
     /// What was done so far.
@@ -232,7 +244,7 @@ impl<T: Transport> Worker<T> {
         told.store(false, Ordering::Relaxed);
         self.supervisor.ready();
         let ended = loop {
-            self.supervisor.feed(self.clock.elapsed());
+            self.come_round();
             let turned = {
                 let mut turn = pin!(self.turn());
                 tokio::select! {
@@ -269,7 +281,7 @@ impl<T: Transport> Worker<T> {
                     None
                 }
             };
-            self.supervisor.feed(self.clock.elapsed());
+            self.come_round();
             self.do_chores().await?;
             tokio::select! {
                 biased;
@@ -279,6 +291,12 @@ impl<T: Transport> Worker<T> {
         };
         self.finish(ended).await?;
         Ok(ended)
+    }
+
+    /// Tells whoever watches that the loop comes round, and how it stands.
+    fn come_round(&mut self) {
+        self.supervisor.feed(self.clock.elapsed());
+        self.metrics.turned(self.pace.rate(), self.in_flight.len());
     }
 
     /// Waits until a turn may have something to do.
@@ -291,7 +309,8 @@ impl<T: Transport> Worker<T> {
         if self.chores.store_down {
             return sleep(self.supervisor.at_most(STORE_RETRY)).await;
         }
-        let poll = self.supervisor.at_most(self.settings.poll_interval);
+        let upkeep = self.chores.prune_at.saturating_sub(now);
+        let poll = self.supervisor.at_most(self.settings.poll_interval).min(upkeep);
         tokio::select! {
             Some(returned) = self.calls.join_next_with_id() => self.returned.push(returned),
             () = sleep(wait.map_or(poll, |wait| wait.min(poll))) => {}
@@ -318,7 +337,7 @@ impl<T: Transport> Worker<T> {
         self.supervisor.stopping();
         let deadline = self.clock.elapsed() + self.settings.grace;
         while !self.in_flight.is_empty() {
-            self.supervisor.feed(self.clock.elapsed());
+            self.come_round();
             let left = deadline.saturating_sub(self.clock.elapsed());
             let pause = self.supervisor.at_most(left);
             if timeout(pause, self.wait_for_a_call()).await.is_err() {
@@ -344,35 +363,10 @@ impl<T: Transport> Worker<T> {
                 return Err(error);
             }
             self.store_is_down(error)?;
-            self.supervisor.feed(self.clock.elapsed());
+            self.come_round();
             sleep(self.supervisor.at_most(self.settings.poll_interval.min(STORE_RETRY))).await;
         }
         self.look_after_the_store().await
-    }
-
-    fn store_is_down(&mut self, error: StoreError) -> Result<(), StoreError> {
-        if !error.is_temporary() {
-            return Err(error);
-        }
-        if std::mem::replace(&mut self.chores.store_down, true) {
-            debug!(event = event::DATABASE_WAITING, %error, "the database still cannot be used");
-        } else {
-            warn!(event = event::DATABASE_WAITING, %error, "the database cannot be used; trying again until it can");
-        }
-        Ok(())
-    }
-
-    /// After a turn that went well, which need not have written anything.
-    async fn look_after_the_store(&mut self) -> Result<(), StoreError> {
-        if self.chores.store_down {
-            if let Err(error) = self.store.try_writing().await {
-                self.store.abandon().await;
-                return self.store_is_down(error);
-            }
-            self.chores.store_down = false;
-            info!(event = event::DATABASE_BACK, "the database can be used again");
-        }
-        Ok(())
     }
 
     /// One pass: settle what has come back, claim what may go out, send it.
@@ -487,6 +481,7 @@ impl<T: Transport> Worker<T> {
         if refused && !std::mem::replace(&mut self.told_refused, true) {
             log::ask_refused(&settlement, &call);
         }
+        self.metrics.request(settlement.status, call.batch.kind(), call.batch.len(), took);
         if reply.key_changed {
             info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
         }
@@ -514,6 +509,7 @@ impl<T: Transport> Worker<T> {
         self.unusable.clear();
         if plan.buried > 0 {
             self.totals.dead += plan.buried;
+            self.metrics.settled(&Counts { dead: plan.buried, ..Counts::default() });
             // There may be more behind them.
             self.stale = true;
             error!(event = event::BAD_ROW, rows = plan.buried, "rows that no request can carry are dead now");
@@ -648,6 +644,7 @@ impl<T: Transport> Worker<T> {
         for Unsettled { settlement, lane, sent, .. } in std::mem::take(&mut self.unsettled) {
             let before = self.totals.ended();
             self.totals.add(&settlement);
+            self.metrics.settled(&settlement.counts());
             if self.totals.ended() > before {
                 self.last_settled = self.clock.elapsed();
             }

@@ -16,7 +16,7 @@ use sqlx::{
     sqlite::SqliteConnectOptions,
 };
 
-use super::Store;
+use super::{Store, upkeep::allow_giving_back};
 
 /// `PRAGMA application_id` of our files, as the first migration sets it.
 const APPLICATION_ID: i64 = 0x5343_5750;
@@ -326,6 +326,8 @@ impl Store {
         };
         let pragmas =
             format!("PRAGMA synchronous = {synchronous}; PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY");
+        // Before anything is written, which the next statement does.
+        allow_giving_back(&mut self.conn).await.map_err(|source| self.error("set up", source))?;
         sqlx::raw_sql("PRAGMA journal_mode = WAL")
             .execute(&mut self.conn)
             .await

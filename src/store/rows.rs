@@ -82,6 +82,8 @@ pub struct Counts {
     pub absent: u64,
     /// To come back.
     pub retried: u64,
+    /// Of them, those whose attempt does not count.
+    pub released: u64,
     /// Given up.
     pub dead: u64,
 }
@@ -95,7 +97,11 @@ impl Settlement {
             let count = match row.verdict {
                 Verdict::Deleted => &mut counts.deleted,
                 Verdict::Absent => &mut counts.absent,
-                Verdict::Retry { .. } | Verdict::Release { .. } => &mut counts.retried,
+                Verdict::Retry { .. } => &mut counts.retried,
+                Verdict::Release { .. } => {
+                    counts.released += 1;
+                    &mut counts.retried
+                }
                 Verdict::Dead { .. } => &mut counts.dead,
             };
             *count += 1;
@@ -124,6 +130,15 @@ pub struct Tally {
     pub dead: u64,
     /// How long the oldest due row has been due.
     pub oldest_due: Duration,
+}
+
+/// How the queue stands, and what holds it up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// The rows.
+    pub tally: Tally,
+    /// The cause of each hold.
+    pub holds: Vec<Cause>,
 }
 
 /// The first row's id, the lane, and when that row is due; no lane if a value of it is none that the lane's column has.
@@ -311,7 +326,7 @@ pub(super) fn groups(settlement: &Settlement) -> Vec<Group> {
 
 /// An answer as [`SETTLE_REQUESTS`] reads it.
 pub(super) fn answer(settlement: &Settlement) -> impl Serialize + use<'_> {
-    let Counts { deleted, absent, retried, dead } = settlement.counts();
+    let Counts { deleted, absent, retried, dead, .. } = settlement.counts();
     (
         settlement.request.0,
         settlement.answered_at.0,

@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{Worker, log};
 use crate::{api::Transport, store::StoreError, telemetry::event};
 
-/// How many rows one step of pruning looks at.
-const PRUNE_ROWS: u32 = 2_000;
+/// How many rows one step of pruning removes: those of many agents lie far apart, and each is some pages to write.
+pub const PRUNE_ROWS: u32 = 200;
+/// How many free pages one step gives back.
+pub const VACUUM_PAGES: u32 = 100;
+/// Both may take one part in this many of the time,
+const UPKEEP_SHARE: u32 = 10;
+/// and pause for this long at least.
+const UPKEEP_PAUSE: Duration = Duration::from_millis(20);
 /// How often the table is gone through for rows to prune.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 /// How often the summary is logged.
@@ -23,6 +29,8 @@ pub(super) struct Chores {
     pub(super) deleted_before: u64,
     pub(super) counting: JoinSet<()>,
     pub(super) prune_at: Duration,
+    /// All was gone through, and free pages are given back.
+    pub(super) giving_back: bool,
     /// The database could not be used, and that was logged.
     pub(super) store_down: bool,
 }
@@ -38,13 +46,12 @@ impl<T: Transport> Worker<T> {
             self.summarise(now);
         }
         if now >= self.chores.prune_at && !self.chores.store_down {
-            match self.store.prune(self.clock.now().minus(self.settings.retention), PRUNE_ROWS).await {
-                Ok(step) => {
-                    if step.removed > 0 {
-                        debug!(event = event::PRUNED, rows = step.removed, "old rows removed");
-                    }
-                    let pause = if step.more { self.settings.poll_interval } else { PRUNE_INTERVAL };
-                    self.chores.prune_at = now + pause;
+            match self.upkeep().await {
+                Ok(more) => {
+                    let ended = self.clock.elapsed();
+                    let share = ended.saturating_sub(now) * UPKEEP_SHARE;
+                    let pause = if more { UPKEEP_PAUSE.max(share) } else { PRUNE_INTERVAL };
+                    self.chores.prune_at = ended + pause;
                 }
                 Err(error) if error.is_temporary() => {
                     self.store.abandon().await;
@@ -55,6 +62,20 @@ impl<T: Transport> Worker<T> {
             }
         }
         Ok(())
+    }
+
+    /// A step of pruning, or, when all was gone through, of giving back what became free; whether there is another one.
+    async fn upkeep(&mut self) -> Result<bool, StoreError> {
+        if self.chores.giving_back {
+            self.chores.giving_back = self.store.give_back(VACUUM_PAGES).await?;
+            return Ok(self.chores.giving_back);
+        }
+        let step = self.store.prune(self.clock.now().minus(self.settings.retention), PRUNE_ROWS).await?;
+        if step.removed > 0 {
+            debug!(event = event::PRUNED, rows = step.removed, "old rows removed");
+        }
+        self.chores.giving_back = !step.more;
+        Ok(true)
     }
 
     /// Counts and logs, beside the loop: with millions of open rows, counting takes longer than a turn may.
@@ -77,5 +98,33 @@ impl<T: Transport> Worker<T> {
                 Err(error) => warn!(event = event::SUMMARY, %error, "the queue could not be counted"),
             }
         });
+    }
+
+    /// Says so once; an error that waiting does not mend goes on.
+    pub(super) fn store_is_down(&mut self, error: StoreError) -> Result<(), StoreError> {
+        if !error.is_temporary() {
+            return Err(error);
+        }
+        self.supervisor.database(false);
+        if std::mem::replace(&mut self.chores.store_down, true) {
+            debug!(event = event::DATABASE_WAITING, %error, "the database still cannot be used");
+        } else {
+            warn!(event = event::DATABASE_WAITING, %error, "the database cannot be used; trying again until it can");
+        }
+        Ok(())
+    }
+
+    /// After a turn that went well, which need not have written anything.
+    pub(super) async fn look_after_the_store(&mut self) -> Result<(), StoreError> {
+        if self.chores.store_down {
+            if let Err(error) = self.store.try_writing().await {
+                self.store.abandon().await;
+                return self.store_is_down(error);
+            }
+            self.chores.store_down = false;
+            self.supervisor.database(true);
+            info!(event = event::DATABASE_BACK, "the database can be used again");
+        }
+        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 
 /// One line for the request, one at debug for each row, and a warning if rows are dead or the API listed strangers.
 pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays: usize) {
-    let Counts { deleted, absent, retried, dead } = settlement.counts();
+    let Counts { deleted, absent, retried, dead, .. } = settlement.counts();
     let agent = call.batch.lane().agent.as_str();
     let (request, correlation_id) = (settlement.request.0, call.correlation_id.to_string());
     let remote_id = settlement.remote_id.as_ref().filter(|remote_id| **remote_id != correlation_id);

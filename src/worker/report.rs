@@ -50,6 +50,8 @@ pub struct Totals {
     pub absent: u64,
     /// Rows that came back to be sent again, once for each time.
     pub retried: u64,
+    /// Of them, those whose attempt did not count.
+    pub released: u64,
     /// Rows given up.
     pub dead: u64,
     /// The longest that one of our transactions kept others from writing.
@@ -62,11 +64,18 @@ impl Totals {
         self.deleted + self.absent + self.dead
     }
 
+    /// The verdicts among it.
+    pub(super) fn counts(&self) -> Counts {
+        let Self { deleted, absent, retried, released, dead, .. } = *self;
+        Counts { deleted, absent, retried, released, dead }
+    }
+
     pub(super) fn add(&mut self, settlement: &Settlement) {
-        let Counts { deleted, absent, retried, dead } = settlement.counts();
+        let Counts { deleted, absent, retried, released, dead } = settlement.counts();
         self.deleted += deleted;
         self.absent += absent;
         self.retried += retried;
+        self.released += released;
         self.dead += dead;
     }
 }

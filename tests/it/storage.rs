@@ -8,13 +8,14 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::sandbox::{Mood, Options, Sandbox};
 
 use crate::{
-    bed::ids,
+    bed::{Bed, Plan, START, ids},
     daemon::{
         BINARY, Daemon, Locked, Log, clean, configure, configured, finish, queue, sandbox, skipped, sql, sweeper,
     },
@@ -365,4 +366,28 @@ async fn a_lock_file_that_is_read_only_locks_all_the_same_and_its_number_is_not_
     assert_unusable(code, &log.last("stopped", "error"), &["another sweeper is working on it"]);
     daemon.signal("TERM");
     assert_eq!(daemon.ended().await.0, 0);
+}
+
+#[tokio::test]
+async fn old_history_goes_between_the_turns_and_its_pages_with_it() {
+    let mut bed = Bed::new(Plan::default()).await;
+    let history = format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         INSERT INTO deletions (agent_id, entry_id, state, settled_at) SELECT 'a', i, 'deleted', {} FROM n",
+        START.minus(Duration::from_secs(2 * 86_400)).0
+    );
+    bed.execute(&history).await;
+    bed.insert(&[("b", "1")]).await;
+    let pages = "SELECT (SELECT page_count FROM pragma_page_count), (SELECT freelist_count FROM pragma_freelist_count)";
+    let before = bed.query::<(i64, i64)>(pages).await[0].0;
+    // Gone through once: a step for each 200 rows, some for their pages, and what is settled meanwhile stays.
+    for _ in 0..60 {
+        bed.worker.turn().await.unwrap();
+        bed.worker.do_chores().await.unwrap();
+        bed.clock.advance(Duration::from_secs(1));
+    }
+    bed.work().await;
+    assert_eq!((bed.count("agent_id = 'a'").await, bed.count("state = 'deleted'").await), (0, 1));
+    let (after, free) = bed.query::<(i64, i64)>(pages).await[0];
+    assert!(after < before / 2 && free <= after / 10 + 1, "{before} {after} {free}");
 }

@@ -296,6 +296,100 @@ async fn pruning_goes_in_steps_and_tells_when_it_is_through() {
 }
 
 #[tokio::test]
+async fn a_step_of_upkeep_with_nothing_to_do_takes_no_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { busy_timeout: Duration::ZERO, ..options(&dir) };
+    let mut store = Store::open(options.clone()).await.unwrap();
+    while store.give_back(100).await.unwrap() {}
+    let mut conn = client(&options).await;
+    sqlx::raw_sql(
+        "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1), ('a', 2);
+         INSERT INTO deletions (agent_id, entry_id, state, settled_at) VALUES ('a', 3, 'deleted', 1000);
+         INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at) VALUES
+             ('y', 'a', '[3]', 1, 5, 1000), ('z', 'a', '[1]', 1, 5, NULL);
+         BEGIN IMMEDIATE",
+    )
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    for more in [true, false, true] {
+        let step = store.prune(Timestamp(1_000), 10).await.unwrap();
+        assert_eq!((step.removed, step.more), (0, more));
+    }
+    assert!(!store.give_back(100).await.unwrap());
+    assert!(store.prune(Timestamp(1_000), 10).await.is_ok(), "the end of the table");
+    let error = store.prune(Timestamp(1_001), 10).await.unwrap_err();
+    assert!(error.is_temporary(), "there is something to do, and it waits for its turn: {error}");
+    sqlx::raw_sql("COMMIT").execute(&mut conn).await.unwrap();
+    store.abandon().await;
+    assert_eq!(store.prune(Timestamp(1_001), 10).await.unwrap().removed, 2, "where it was to be done");
+}
+
+/// A file with so much history that there is something to give back.
+async fn with_history(options: &Options) {
+    let history = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+         INSERT INTO deletions (agent_id, entry_id, state, settled_at) SELECT 'a', i, 'deleted', 5 FROM n;
+         INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 'open')";
+    sqlx::raw_sql(history).execute(&mut client(options).await).await.unwrap();
+}
+
+async fn pages(options: &Options) -> (i64, i64) {
+    let sql = "SELECT (SELECT page_count FROM pragma_page_count), (SELECT freelist_count FROM pragma_freelist_count)";
+    sqlx::query_as(sql).fetch_one(&mut client(options).await).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_pruning_makes_free_is_given_back_in_steps_but_for_a_tenth() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let mut store = Store::open(options.clone()).await.unwrap();
+    with_history(&options).await;
+    let (before, _) = pages(&options).await;
+    while store.prune(Timestamp(1_000), 2_000).await.unwrap().more {}
+    let mut last = pages(&options).await;
+    assert!(last.0 == before && last.1 > before / 2, "free, and not given back: {last:?} of {before}");
+    while store.give_back(100).await.unwrap() {
+        let now = pages(&options).await;
+        // A page that says what is where may go with them.
+        assert!((100..=101).contains(&(last.0 - now.0)), "{last:?} {now:?}");
+        last = now;
+    }
+    let (left, free) = pages(&options).await;
+    assert!(left < before / 10 && free * 10 <= left + 10, "{left} pages of {before}, {free} of them free");
+    assert!(!store.give_back(100).await.unwrap(), "what is left stays for what comes");
+    store.close().await.unwrap();
+    let size = std::fs::metadata(&options.path).unwrap().len();
+    assert!(size <= u64::try_from(left).unwrap() * 4096, "{size}");
+    let check: String =
+        sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut client(&options).await).await.unwrap();
+    assert_eq!(check, "ok");
+}
+
+#[tokio::test]
+async fn a_file_made_before_gives_nothing_back_until_it_was_vacuumed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    drop(Store::open(options.clone()).await.unwrap());
+    // As it was made then.
+    let then = "PRAGMA auto_vacuum = NONE; VACUUM";
+    sqlx::raw_sql(then).execute(&mut client(&options).await).await.unwrap();
+    with_history(&options).await;
+    let mut store = Store::open(options.clone()).await.unwrap();
+    while store.prune(Timestamp(1_000), 2_000).await.unwrap().more {}
+    let before = pages(&options).await;
+    assert!(!store.give_back(100).await.unwrap());
+    assert_eq!(pages(&options).await, before);
+    store.close().await.unwrap();
+    // What the README says.
+    let once = "PRAGMA auto_vacuum = INCREMENTAL; VACUUM";
+    sqlx::raw_sql(once).execute(&mut client(&options).await).await.unwrap();
+    let mut store = Store::open(options.clone()).await.unwrap();
+    with_history(&options).await;
+    while store.prune(Timestamp(1_000), 2_000).await.unwrap().more {}
+    assert!(store.give_back(100).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_file_that_was_closed_is_one_file() {
     let dir = tempfile::tempdir().unwrap();
     let options = options(&dir);
@@ -332,8 +426,12 @@ async fn the_readme_s_sql_runs() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
+    // As the shell would make it.
+    std::fs::File::create(dir.path().join("archive.db")).unwrap();
     for block in blocks {
+        // Not beside the tests.
+        let block = block.replace("archive.db", dir.path().join("archive.db").to_str().unwrap());
         sqlx::raw_sql(sqlx::AssertSqlSafe(block)).execute(&mut conn).await.unwrap();
     }
 }

@@ -6,19 +6,20 @@ use std::{
 };
 
 /// From the shell to the core: a module names only modules of lines below its own.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["main"],
     &["cli"],
     &["config", "sandbox"],
-    &["worker"],
+    &["worker", "http"],
+    &["metrics"],
     &["store", "api", "supervisor"],
     &["pace", "lanes", "key"],
-    &["outcome", "rate", "concurrency", "telemetry"],
+    &["outcome", "rate", "concurrency", "health", "telemetry"],
     &["deletion", "backoff"],
     &["clock"],
 ];
 
-const PURE: [&str; 7] = ["deletion", "clock", "backoff", "outcome", "lanes", "rate", "concurrency"];
+const PURE: [&str; 8] = ["deletion", "clock", "backoff", "outcome", "lanes", "rate", "concurrency", "health"];
 
 /// Every source file: its module's name, its path, and its text without comments.
 fn sources() -> Vec<(String, PathBuf, String)> {

@@ -1,0 +1,279 @@
+//! What whoever watches the daemon can ask over HTTP: `/metrics`, `/livez` and `/readyz`; and [`ask_livez`], which does.
+//!
+//! A thread of its own answers, so that a loop that is stuck is told of, and a scrape takes no time from the loop.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::{body::Incoming, client::conn::http1 as client, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime,
+    sync::{Mutex, Semaphore, oneshot},
+    time::{sleep, timeout},
+};
+use tower::ServiceExt as _;
+use tracing::warn;
+
+use crate::{
+    clock::Clock,
+    health::{Health, State as Life},
+    metrics::{CONTENT_TYPE, Metrics},
+    store::Counter,
+    telemetry::event,
+};
+
+/// Most connections at a time; others wait.
+const MAX_CONNECTIONS: usize = 32;
+/// The longest that one may take, from its first byte to its last.
+const MAX_CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// The longest that one may take to say what it wants: shorter than what [`ask_livez`] waits.
+const MAX_HEADER_TIME: Duration = Duration::from_secs(3);
+/// The rows are counted no more often than this, however often somebody asks.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// Counting them may take one part in this many of the time.
+const COUNT_SHARE: u32 = 10;
+/// How long a scrape waits for the count; after that, it tells the one before. Prometheus waits for ten seconds.
+const COUNT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long [`ask_livez`] waits.
+const ASK_PATIENCE: Duration = Duration::from_secs(5);
+/// Whoever else listens there may say what it likes.
+const MAX_ANSWER_BYTES: usize = 16 << 10;
+
+/// What is answered with.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// What the worker counts.
+    pub metrics: Metrics,
+    /// What the loop says of itself.
+    pub health: Health,
+    /// What counts the rows.
+    pub counter: Counter,
+    /// The clock that the loop goes by.
+    pub clock: Clock,
+}
+
+/// Answers until it is dropped. Nobody waits for its end: a client that hangs holds nothing up.
+#[derive(Debug)]
+pub struct Endpoint {
+    address: SocketAddr,
+    /// Dropping it is the signal.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Endpoint {
+    /// Listens on `listen` (port 0: on any), and answers from there on.
+    ///
+    /// # Errors
+    /// If that address cannot be had.
+    pub fn start(listen: SocketAddr, sources: Sources) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(listen)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let serving = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    error = serve(listener, Shared { sources, counting: Mutex::default() }) => {
+                        warn!(event = event::UNHEARD, %address, %error, "nobody answers on http.listen any more");
+                    }
+                }
+            });
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("sweeper-http".to_owned()).spawn(serving)?;
+        Ok(Self { address, _stop: stop })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+struct Shared {
+    sources: Sources,
+    counting: Mutex<Counting>,
+}
+
+/// When the rows are counted next, and whether they could be the last time.
+#[derive(Default)]
+struct Counting {
+    next: Duration,
+    failing: bool,
+}
+
+async fn serve(listener: std::net::TcpListener, shared: Shared) -> io::Error {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return error,
+    };
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n") })
+        .with_state(Arc::new(shared));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // Never closed, so there is always a place some time.
+        let place = Arc::clone(&places).acquire_owned().await;
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file handles, most likely: those of others come free.
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            let service = service_fn(move |request: hyper::Request<Incoming>| {
+                let router = router.clone();
+                async move {
+                    let response: Result<Response, Infallible> = router.oneshot(request.map(Body::new)).await;
+                    response
+                }
+            });
+            // Each has one request: an idle one would keep others out. One that ends early is the client's business.
+            let mut http = http1::Builder::new();
+            http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(MAX_HEADER_TIME);
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            let _ = timeout(MAX_CONNECTION_TIME, connection).await;
+        });
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let counting = Arc::clone(&shared);
+    // A task of its own, so that a count that takes longer than a scraper waits comes to its end.
+    let _ = timeout(COUNT_PATIENCE, tokio::spawn(async move { counting.count().await })).await;
+    match shared.sources.metrics.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+impl Shared {
+    /// Counts the rows, unless that was done a moment ago.
+    async fn count(&self) {
+        let Sources { metrics, counter, clock, .. } = &self.sources;
+        let mut counting = self.counting.lock().await;
+        let begun = clock.elapsed();
+        if begun < counting.next {
+            return;
+        }
+        match counter.census(clock.now()).await {
+            Ok(census) => {
+                counting.failing = false;
+                metrics.counted(Some(&census));
+            }
+            Err(error) => {
+                metrics.counted(None);
+                if !std::mem::replace(&mut counting.failing, true) {
+                    warn!(event = event::UNCOUNTED, %error, "the queue cannot be counted; /metrics goes without it");
+                }
+            }
+        }
+        let ended = clock.elapsed();
+        counting.next = ended + COUNT_INTERVAL.max(ended.saturating_sub(begun) * COUNT_SHARE);
+    }
+}
+
+async fn livez(State(shared): State<Arc<Shared>>) -> Response {
+    told(shared.sources.alive())
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let ready = shared.sources.alive().and_then(|()| match shared.sources.health.state() {
+        Life::Starting => Err("starting: the database is being opened".to_owned()),
+        Life::Working => Ok(()),
+        Life::DatabaseDown => Err("the database cannot be used just now; the log says why".to_owned()),
+        Life::Stopping => Err("stopping".to_owned()),
+    });
+    told(ready)
+}
+
+impl Sources {
+    fn alive(&self) -> Result<(), String> {
+        let silent = self.health.alive(self.clock.elapsed());
+        silent.map_err(|silent| format!("the loop has not come round for {} s", silent.as_secs()))
+    }
+}
+
+fn told(well: Result<(), String>) -> Response {
+    match well {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+/// Where to reach what listens on `listen` from the same machine: "on every address" is none that can be asked.
+#[must_use]
+pub fn local(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Asks the daemon that listens on `listen` whether it is alive.
+///
+/// # Errors
+/// If it is not, or does not answer; what is said is for a person.
+pub async fn ask_livez(listen: SocketAddr) -> Result<(), String> {
+    let address = local(listen);
+    let late = |_| format!("no answer within {} s", ASK_PATIENCE.as_secs());
+    let (status, said) = timeout(ASK_PATIENCE, ask(address)).await.map_err(late)?.map_err(|error| error.to_string())?;
+    let said = said.lines().next().unwrap_or_default();
+    if status == StatusCode::OK { Ok(()) } else { Err(format!("{address} answered {status}: {said}")) }
+}
+
+/// What is answered about `/livez`: not through a proxy, whatever the environment says of one.
+async fn ask(address: SocketAddr) -> io::Result<(StatusCode, String)> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // Ends with the answer; what is wrong with it, the answer tells.
+    tokio::spawn(async move { drop(connection.await) });
+    let request = hyper::Request::get("/livez").header(header::HOST, address.to_string());
+    let request = request.body(Body::empty()).map_err(io::Error::other)?;
+    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+    let status = answer.status();
+    let body = to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await.map_err(io::Error::other)?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_is_asked_on_loopback() {
+        for (listen, asked) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:2", "[::1]:2"),
+            ("127.0.0.1:3", "127.0.0.1:3"),
+            ("[fe80::1]:4", "[fe80::1]:4"),
+        ] {
+            assert_eq!(local(listen.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+}

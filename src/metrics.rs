@@ -1,0 +1,245 @@
+//! What is counted and measured, for Prometheus and its like.
+//!
+//! The worker counts where it judges and settles; what only the database knows is counted when somebody asks. No label
+//! names an agent: there may be thousands of them, and for one of them the database, the logs and the holds tell more.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Registry, Unit},
+};
+
+use crate::{
+    clock::Timestamp,
+    deletion::Kind,
+    outcome::Cause,
+    store::{Census, Counts},
+};
+
+/// What [`Metrics::encode`] writes, as HTTP names it.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Seconds; the API answers in some tens of milliseconds, and `api.request_timeout` is 30 s if not set.
+const DURATIONS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// IDs; the last two tell full requests from others.
+const SIZES: [f64; 7] = [1.0, 2.0, 5.0, 10.0, 15.0, 19.0, 20.0];
+
+/// The verdicts, as the table `outcomes` names them.
+const VERDICTS: [&str; 5] = ["deleted", "absent", "retry", "release", "dead"];
+/// The statuses that the decision table names, and what stands for all others.
+const STATUSES: [&str; 20] = [
+    "200", "400", "401", "403", "404", "405", "408", "410", "413", "415", "422", "429", "500", "501", "502", "503",
+    "504", "2xx", "3xx", "4xx",
+];
+const OTHER_5XX: &str = "5xx";
+/// Sent or not, and no answer.
+const NO_ANSWER: &str = "none";
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct VerdictLabel {
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StatusLabel {
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+type Decimal = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+/// Everything that is counted and measured; clones share it.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    deletions: Family<VerdictLabel, Counter>,
+    requests: Family<StatusLabel, Counter>,
+    durations: Histogram,
+    sizes: Histogram,
+    rate: Decimal,
+    in_flight: Gauge,
+    /// Without a number while the database cannot be asked: one from before would pass for one of now.
+    depth: Family<StateLabel, Gauge>,
+    oldest: Decimal,
+    holds: Family<CauseLabel, Gauge>,
+}
+
+impl Metrics {
+    /// Of a process that began at this time; all counters are zero.
+    #[must_use]
+    pub fn new(started: Timestamp) -> Self {
+        let inner = Inner {
+            registry: Registry::default(),
+            deletions: Family::default(),
+            requests: Family::default(),
+            durations: Histogram::new(DURATIONS),
+            sizes: Histogram::new(SIZES),
+            rate: Decimal::default(),
+            in_flight: Gauge::default(),
+            depth: Family::default(),
+            oldest: Decimal::default(),
+            holds: Family::default(),
+        };
+        // A counter that comes into being with its first increment hides that one from rate().
+        for verdict in VERDICTS {
+            drop(inner.deletions.get_or_create(&VerdictLabel { verdict }));
+        }
+        for status in STATUSES.into_iter().chain([OTHER_5XX, NO_ANSWER]) {
+            drop(inner.requests.get_or_create(&StatusLabel { status }));
+        }
+        let metrics = Self(Arc::new(inner.registered(started)));
+        metrics.counted(None);
+        metrics
+    }
+
+    /// A request was answered, or was not.
+    pub fn request(&self, status: Option<u16>, kind: Kind, size: usize, took: Duration) {
+        self.0.requests.get_or_create(&StatusLabel { status: status_label(status) }).inc();
+        self.0.durations.observe(took.as_secs_f64());
+        // A request about one row has no other size to have.
+        if kind == Kind::Bulk {
+            self.0.sizes.observe(size as f64);
+        }
+    }
+
+    /// Verdicts were written.
+    pub fn settled(&self, counts: &Counts) {
+        let Counts { deleted, absent, retried, released, dead } = *counts;
+        let counts = [deleted, absent, retried - released, released, dead];
+        for (verdict, count) in VERDICTS.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
+            self.0.deletions.get_or_create(&VerdictLabel { verdict }).inc_by(count);
+        }
+    }
+
+    /// A turn is over; that is how the loop stands.
+    pub fn turned(&self, requests_per_second: f64, in_flight: usize) {
+        self.0.rate.set(requests_per_second);
+        self.0.in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+    }
+
+    /// What the database says; `None` if it cannot be asked: then what it would say is left out.
+    pub fn counted(&self, census: Option<&Census>) {
+        let Some(Census { tally, holds }) = census else {
+            self.0.depth.clear();
+            self.0.oldest.set(f64::NAN);
+            self.0.holds.clear();
+            return;
+        };
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        for (state, count) in [("pending", tally.pending), ("due", tally.due), ("dead", tally.dead)] {
+            self.0.depth.get_or_create(&StateLabel { state }).set(number(count));
+        }
+        self.0.oldest.set(tally.oldest_due.as_secs_f64());
+        for cause in Cause::ALL.into_iter().filter(|cause| cause.may_hold()) {
+            let count = holds.iter().filter(|held| **held == cause).count();
+            let label = CauseLabel { cause: cause.as_str() };
+            self.0.holds.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// All of it, in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// None that writing to a string could have.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.0.registry)?;
+        Ok(text)
+    }
+}
+
+impl Inner {
+    fn registered(mut self, started: Timestamp) -> Self {
+        let build = Info::new(BuildLabels { version: env!("CARGO_PKG_VERSION") });
+        let began = Decimal::default();
+        began.set(started.0 as f64 / 1e3);
+        let r = &mut self.registry;
+        r.register("sweeper_build", "The program", build);
+        r.register_with_unit("process_start_time", "When the process began, in Unix time", Unit::Seconds, began);
+        r.register("sweeper_deletions", "Verdicts on rows, one for each time a row was judged", self.deletions.clone());
+        r.register("sweeper_requests", "Requests by the HTTP status of their answer", self.requests.clone());
+        let help = "From sending a request to the end of its answer, or to giving it up";
+        r.register_with_unit("sweeper_request_duration", help, Unit::Seconds, self.durations.clone());
+        r.register("sweeper_batch_size", "IDs in each bulk request", self.sizes.clone());
+        r.register("sweeper_in_flight", "Requests on their way", self.in_flight.clone());
+        let help = "The rate in effect: the configured one, or what the API was found to bear";
+        r.register("sweeper_rate_requests_per_second", help, self.rate.clone());
+        let help = "Rows in the database; those that are due are pending, too";
+        r.register("sweeper_queue_depth", help, self.depth.clone());
+        let help = "How long the longest waiting row has been due, of those that are next in their lanes";
+        r.register_with_unit("sweeper_oldest_due_age", help, Unit::Seconds, self.oldest.clone());
+        r.register("sweeper_holds", "Pauses, of everything or of an agent", self.holds.clone());
+        self
+    }
+}
+
+/// One of few: what an API can think of for a status must not become a time series each.
+fn status_label(status: Option<u16>) -> &'static str {
+    let Some(status) = status else { return NO_ANSWER };
+    STATUSES.into_iter().find(|known| known.parse() == Ok(status)).unwrap_or(match status {
+        ..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        500.. => OTHER_5XX,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn whatever_the_status_there_are_few_labels() {
+        let labels: HashSet<&str> = (0..=u16::MAX).map(|status| status_label(Some(status))).collect();
+        assert_eq!(labels.len(), STATUSES.len() + 1);
+        for (status, label) in
+            [(Some(200), "200"), (Some(204), "2xx"), (Some(301), "3xx"), (Some(418), "4xx"), (None, "none")]
+        {
+            assert_eq!(status_label(status), label);
+        }
+        assert_eq!((status_label(Some(504)), status_label(Some(599))), ("504", "5xx"));
+    }
+
+    #[test]
+    fn what_the_database_says_is_left_out_when_it_cannot_be_asked() {
+        let metrics = Metrics::new(Timestamp(1_500));
+        let has = |what: &str| metrics.encode().unwrap().lines().any(|line| line.starts_with(what));
+        assert!(has("process_start_time_seconds 1.5"));
+        metrics.counted(Some(&Census { holds: vec![Cause::Operator; 2], ..Census::default() }));
+        assert!(has(r#"sweeper_queue_depth{state="dead"} 0"#) && has(r#"sweeper_holds{cause="operator"} 2"#));
+        assert!(has("sweeper_oldest_due_age_seconds 0"));
+        metrics.counted(None);
+        assert!(!has("sweeper_queue_depth") && !has("sweeper_holds") && has("sweeper_oldest_due_age_seconds NaN"));
+    }
+
+    #[test]
+    fn verdicts_are_told_apart_as_in_the_database() {
+        let metrics = Metrics::new(Timestamp::ZERO);
+        metrics.settled(&Counts { deleted: 1, absent: 2, retried: 7, released: 4, dead: 5 });
+        let text = metrics.encode().unwrap();
+        for (verdict, count) in [("deleted", 1), ("absent", 2), ("retry", 3), ("release", 4), ("dead", 5)] {
+            let line = format!("sweeper_deletions_total{{verdict=\"{verdict}\"}} {count}\n");
+            assert!(text.contains(&line), "{line} in {text}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What keeps the file from growing for ever: old rows are removed, and pages that became free are given back.
+//!
+//! Both in steps that take the write lock for some milliseconds, and not at all when there is nothing to do.
+
+use sqlx::{AssertSqlSafe, SqliteConnection};
+
+use super::{Store, StoreError, rows::Pruned};
+use crate::clock::Timestamp;
+
+/// One part in this many of the file may stay free: what comes next goes there.
+const SPARE: i64 = 10;
+
+/// Of so many rows that may be removed at a time, so many are looked at: those that are not old cost little.
+const STRETCH: u32 = 10;
+/// For so many rows, one request.
+const REQUESTS: u32 = 10;
+
+/// ?1 most; ?2 cutoff. Requests are answered about in the order of their ids: looking at the first ones is enough.
+macro_rules! old_requests {
+    ($before:literal) => {
+        concat!(
+            $before,
+            " (SELECT id FROM (SELECT id, answered_at FROM requests ORDER BY id LIMIT ?1) WHERE answered_at < ?2)"
+        )
+    };
+}
+
+/// ?3 the id after which a stretch begins; ?4 how many rows it has; ?5 most old rows in it. The id of its last row; how
+/// many of the rows are old, the last of them; and whether there are old requests.
+const LOOK: &str = old_requests!(
+    "WITH stretch AS MATERIALIZED (SELECT id, settled_at FROM deletions WHERE id > ?3 ORDER BY id LIMIT ?4),
+    old AS MATERIALIZED (SELECT id FROM stretch WHERE settled_at < ?2 ORDER BY id LIMIT ?5)
+    SELECT (SELECT max(id) FROM stretch), (SELECT count(*) FROM old), (SELECT max(id) FROM old), EXISTS"
+);
+const DELETE_OUTCOMES: &str = old_requests!("DELETE FROM outcomes WHERE request_id IN");
+const DELETE_REQUESTS: &str = old_requests!("DELETE FROM requests WHERE id IN");
+
+const SPACE: &str = "
+SELECT (SELECT auto_vacuum FROM pragma_auto_vacuum), (SELECT freelist_count FROM pragma_freelist_count),
+       (SELECT page_count FROM pragma_page_count)";
+
+/// What `PRAGMA auto_vacuum` answers for INCREMENTAL.
+const INCREMENTAL: i64 = 2;
+
+/// Makes a file that has no tables yet one that can give pages back; SQLite does nothing with any other.
+pub(super) async fn allow_giving_back(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("PRAGMA auto_vacuum = INCREMENTAL").execute(conn).await.map(drop)
+}
+
+impl Store {
+    /// Removes up to `most` settled rows, and up to a tenth as many answered requests with their outcomes, that are
+    /// older than `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn prune(&mut self, cutoff: Timestamp, most: u32) -> Result<Pruned, StoreError> {
+        let after = self.prune_after;
+        // Looked at first: whoever takes the lock to find nothing keeps others from writing for nothing.
+        let (last, old, last_old, requests): (Option<i64>, i64, Option<i64>, bool) = sqlx::query_as(LOOK)
+            .bind(most / REQUESTS)
+            .bind(cutoff.0)
+            .bind(after)
+            .bind(most.saturating_mul(STRETCH))
+            .bind(most)
+            .fetch_one(&mut self.conn)
+            .await
+            .map_err(|source| self.error("prune", source))?;
+        // Of a stretch with more of them, the rest is the next call's.
+        let last = if old == i64::from(most) { last_old } else { last };
+        let mut removed = 0;
+        if old > 0 || requests {
+            let mut write = self.write().await?;
+            if let Some(last) = last.filter(|_| old > 0) {
+                let delete = "DELETE FROM deletions WHERE id > ?1 AND id <= ?2 AND settled_at < ?3";
+                removed += write.execute("prune", sqlx::query(delete).bind(after).bind(last).bind(cutoff.0)).await?;
+            }
+            if requests {
+                for statement in [DELETE_OUTCOMES, DELETE_REQUESTS] {
+                    let query = sqlx::query(statement).bind(most / REQUESTS).bind(cutoff.0);
+                    removed += write.execute("prune", query).await?;
+                }
+            }
+            write.commit().await?;
+        }
+        // At the end of the table: from the start again.
+        self.prune_after = last.unwrap_or(0);
+        Ok(Pruned { removed, more: last.is_some() || removed > 0 })
+    }
+
+    /// Gives up to `most` free pages back to the file system, but for a tenth of the file; whether more of them are left.
+    /// A file that was made before that could be done has none to give.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn give_back(&mut self, most: u32) -> Result<bool, StoreError> {
+        let (mode, free, pages): (i64, i64, i64) = sqlx::query_as(SPACE)
+            .fetch_one(&mut self.conn)
+            .await
+            .map_err(|source| self.error("look for room", source))?;
+        // So many that of what is left then, a tenth is free.
+        let spare = (free * SPARE - pages) / (SPARE - 1);
+        if mode != INCREMENTAL || spare <= 0 {
+            return Ok(false);
+        }
+        let step = spare.min(i64::from(most));
+        let mut write = self.write().await?;
+        let vacuum = format!("PRAGMA incremental_vacuum({step})");
+        write.execute("give pages back", sqlx::query(AssertSqlSafe(vacuum))).await?;
+        write.commit().await?;
+        Ok(spare > step)
+    }
+}
