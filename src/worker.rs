@@ -157,8 +157,8 @@ impl<T: Transport> Worker<T> {
         clock: Clock,
         mut rng: fastrand::Rng,
     ) -> Result<Self, StoreError> {
-        let totals = recover(&mut store, &settings.policy, clock.now(), &mut rng).await?;
-        let now = clock.elapsed();
+        let totals = recover(&mut store, &settings.policy, pace.rate(), clock.now(), &mut rng).await?;
+        let (now, rate_told) = (clock.elapsed(), pace.rate());
         Ok(Self {
             store,
             api: Arc::new(api),
@@ -186,6 +186,7 @@ impl<T: Transport> Worker<T> {
                 deleted_before: 0,
                 counting: JoinSet::new(),
                 prune_at: now,
+                rate_told,
                 store_down: false,
             },
             supervisor: Supervisor::default(),
@@ -621,10 +622,15 @@ impl<T: Transport> Worker<T> {
         if !plan.claims.is_empty() {
             write.claim(&plan.claims, now).await?;
         }
+        if self.pace.rate() != self.chores.rate_told {
+            write.change_rate(self.pace.rate(), now).await?;
+        }
         let committed = write.commit().await;
         self.wrote_for = self.clock.elapsed().saturating_sub(begun);
         self.totals.longest_write = self.totals.longest_write.max(self.wrote_for);
-        committed
+        committed?;
+        self.chores.rate_told = self.pace.rate();
+        Ok(())
     }
 
     /// The rows that are on their way, and their IDs as the API sees them.

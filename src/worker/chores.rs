@@ -23,6 +23,8 @@ pub(super) struct Chores {
     pub(super) deleted_before: u64,
     pub(super) counting: JoinSet<()>,
     pub(super) prune_at: Duration,
+    /// The rate that the database tells those who look, in requests per second.
+    pub(super) rate_told: f64,
     /// The database could not be used, and that was logged.
     pub(super) store_down: bool,
 }
