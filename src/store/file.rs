@@ -108,8 +108,10 @@ pub enum OpenError {
         version: i64,
     },
     /// Made by an older sweeper, and not brought up to date yet.
-    #[error("database {path}: made by an older sweeper (schema {version}); `sweeper init` or the next start of the daemon \
-             brings it up to date")]
+    #[error(
+        "database {path}: made by an older sweeper (schema {version}); `sweeper init` or the next start of the daemon \
+             brings it up to date"
+    )]
     Older {
         /// The file.
         path: PathBuf,
