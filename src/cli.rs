@@ -73,8 +73,8 @@ Examples:
   sweeper run --config /etc/sweeper.toml
   sweeper status
 
-Exit codes: 0 clean, 1 runtime failure, or not all of it could be done, 2 usage or configuration, 3 database
-unusable, 4 --until-empty left dead rows, 5 --give-up-after gave up.";
+Exit codes: 0 clean, 1 runtime failure, or not all of it could be done, 2 usage or configuration, \
+3 database unusable, 4 --until-empty left dead rows, 5 --give-up-after gave up.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -82,12 +82,17 @@ Examples:
   sweeper run --until-empty --give-up-after 10m";
 
 const INIT_EXAMPLES: &str = "\
-Example:
-  SWEEPER__DATABASE__PATH=/var/lib/sweeper/queue.db sweeper init";
+Examples:
+  sweeper init
+  SWEEPER__DATABASE__PATH=/var/lib/sweeper/queue.db sweeper init
+
+Exit codes: 0 made or up to date, 2 configuration, 3 database unusable.";
 
 const CHECK_EXAMPLES: &str = "\
 Example:
-  sweeper check --config /etc/sweeper.toml && systemctl restart sweeper";
+  sweeper check --config /etc/sweeper.toml && systemctl restart sweeper
+
+Exit codes: 0 it can be used, 2 it cannot; the message names the key, its value and what is allowed.";
 
 const DEMO_EXAMPLES: &str = "\
 Example:

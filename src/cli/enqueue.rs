@@ -17,7 +17,7 @@ use super::{
     input::{Defaults, Format, Lines, Parser, Problem},
     listing::{Filter, Found, Lister},
     rng, say,
-    times::{Moment, show_count, show_text, show_time},
+    times::{Moment, plural, show_count, show_text, show_time},
     warn_person, will_ask,
 };
 use crate::{
@@ -41,10 +41,10 @@ Examples:
   sweeper enqueue --agent PROJECT-58RP822I 4711 4712
   sweeper enqueue --agent PROJECT-58RP822I --file ids.txt --priority 10
   jq -c '{agent_id: .agent, entry_id: .id}' export.jsonl | sweeper enqueue --dry-run
-  sweeper enqueue --agent PROJECT-58RP822I --from-cache --cached-before 30d --voice EXAVITQu4vr4xnSDxMaL
+  sweeper enqueue --agent PROJECT-58RP822I --from-cache --cached-before 30d --language en-GB
 
-Exit codes: 0 all are enqueued, 1 some lines were refused (the others are enqueued), or the cache could not
-be listed, or the answer was no, 2 usage or configuration, 3 database unusable.";
+Exit codes: 0 all are enqueued, 1 some lines were refused (the others are enqueued, but for --strict), \
+or the cache could not be listed, or the answer was no, 2 usage or configuration, 3 database unusable.";
 
 /// What is enqueued, and how.
 #[derive(Debug, Args)]
@@ -80,7 +80,7 @@ pub(super) struct EnqueueArgs {
     #[arg(long, requires = "agent")]
     from_cache: bool,
     /// Do not ask before what --from-cache found is enqueued.
-    #[arg(long, requires = "from_cache")]
+    #[arg(long)]
     yes: bool,
     #[command(flatten)]
     filter: Filter,
@@ -91,6 +91,11 @@ pub(super) struct EnqueueArgs {
 /// # Errors
 /// If the arguments or the whole input make no sense, the input cannot be read, or the database cannot be used.
 pub(super) async fn enqueue(args: EnqueueArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
+    // clap does not ask for what conflicts with something else that is there.
+    if !args.from_cache && (args.yes || args.filter.is_given()) {
+        let said = "--yes and the filters on cached entries go with --from-cache, and with nothing else";
+        return Err(Failure::Usage(said.to_owned()));
+    }
     let now = clock.now();
     let defaults = Defaults {
         agent: args.agent.clone(),
@@ -213,7 +218,7 @@ async fn read(
         return Err(failure);
     }
     if refused > SHOWN {
-        warn_person(&format!("… and {} more lines were refused", show_count(refused - SHOWN)));
+        warn_person(&format!("… and {} refused", plural(refused - SHOWN, "more line was", "more lines were")));
     }
     Ok(refused)
 }
@@ -354,10 +359,12 @@ fn show_found(agent: &AgentId, found: &Found) -> Result<(), Failure> {
     }
     say(&text)?;
     if found.unknown > 0 {
-        warn_person(&format!("{} entries stay: the API does not say of them what a filter asks for", found.unknown));
+        let entries = plural(found.unknown, "entry stays", "entries stay");
+        warn_person(&format!("{entries}: the API does not say what a filter asks for"));
     }
     if found.unusable > 0 {
-        warn_person(&format!("{} entries stay: they have no ID that could be enqueued", found.unusable));
+        let entries = plural(found.unusable, "entry stays", "entries stay");
+        warn_person(&format!("{entries}: no ID that could be enqueued"));
     }
     if !found.doubts.is_empty() {
         let doubts = found.doubts.join("; ");

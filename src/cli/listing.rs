@@ -11,7 +11,10 @@ use clap::Args;
 use regex::Regex;
 use tokio::time::sleep;
 
-use super::{Failure, Progress, new_uuid, times::Moment};
+use super::{
+    Failure, Progress, new_uuid,
+    times::{Moment, plural},
+};
 use crate::{
     api::{Api, Entry, Page, Reply},
     backoff::{Backoff, Jitter},
@@ -32,22 +35,22 @@ const SAMPLE: usize = 10;
 #[command(next_help_heading = "With --from-cache")]
 pub(super) struct Filter {
     /// Only entries cached before this time, or so long ago (30d, say).
-    #[arg(long, value_name = "TIME", requires = "from_cache", value_parser = Moment::parse)]
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
     cached_before: Option<Moment>,
     /// Only entries that were used less often.
-    #[arg(long, value_name = "N", requires = "from_cache")]
+    #[arg(long, value_name = "N")]
     hit_count_below: Option<u64>,
     /// Only entries that this provider synthesized, in upper or lower case.
-    #[arg(long, value_name = "NAME", requires = "from_cache")]
+    #[arg(long, value_name = "NAME")]
     provider: Option<String>,
     /// Only entries with this voice: the provider's ID of it, exactly.
-    #[arg(long, value_name = "ID", requires = "from_cache")]
+    #[arg(long, value_name = "ID")]
     voice: Option<String>,
     /// Only entries in this language, such as en-GB, in upper or lower case.
-    #[arg(long, value_name = "CODE", requires = "from_cache")]
+    #[arg(long, value_name = "CODE")]
     language: Option<String>,
     /// Only entries in whose transcript this regular expression matches somewhere ((?i) at its start ignores case).
-    #[arg(long, value_name = "REGEX", requires = "from_cache", value_parser = regex)]
+    #[arg(long, value_name = "REGEX", value_parser = regex)]
     transcript_matches: Option<Regex>,
 }
 
@@ -57,6 +60,16 @@ fn regex(text: &str) -> Result<Regex, String> {
 }
 
 impl Filter {
+    /// Whether there is any.
+    pub(super) fn is_given(&self) -> bool {
+        let Self { cached_before, hit_count_below, provider, voice, language, transcript_matches } = self;
+        let texts = [provider, voice, language];
+        cached_before.is_some()
+            || hit_count_below.is_some()
+            || transcript_matches.is_some()
+            || texts.into_iter().any(Option::is_some)
+    }
+
     /// Whether an entry goes; `None` if the API did not say of it what that depends on. Such an entry stays: a deletion
     /// cannot be undone.
     fn takes(&self, entry: &Entry, now: Timestamp) -> Option<bool> {
@@ -163,7 +176,9 @@ impl Lister {
             found.doubts.push(format!("the cache had {lowest} to {highest} entries while it was listed"));
         }
         if repeats > 0 {
-            found.doubts.push(format!("{repeats} entries were listed twice, and count once"));
+            found
+                .doubts
+                .push(format!("{} listed twice, and counted once", plural(repeats, "entry was", "entries were")));
         }
         if found.listed + found.unusable < highest && lowest == highest {
             let listed = found.listed + found.unusable;

@@ -8,7 +8,11 @@ use clap::{
 };
 use tokio::time::sleep;
 
-use super::{Failure, Progress, agent_id, ask, entry_id, say, times::show_count, warn_person, will_ask};
+use super::{
+    Failure, Progress, agent_id, ask, entry_id, say,
+    times::{plural, show_count},
+    warn_person, will_ask,
+};
 use crate::{
     clock::Clock,
     config::Config,
@@ -38,8 +42,8 @@ Examples:
   sweeper cancel --agent PROJECT-58RP822I --dry-run
   sweeper cancel --all --yes
 
-Exit codes: 0 done, 1 the answer was no, or an entry that was named is not pending, 2 usage or configuration,
-3 database unusable.";
+Exit codes: 0 done, 1 the answer was no, or an entry that was named is not pending, \
+2 usage or configuration, 3 database unusable.";
 
 /// Which dead rows to try again.
 #[derive(Debug, Args)]
@@ -100,16 +104,16 @@ pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock) -> Res
     }
     let mut producer = Producer::join(&config.store).await?;
     let ids = producer.dead(args.agent.as_ref(), args.cause).await?;
-    let count = show_count(ids.len() as u64);
+    let count = plural(ids.len() as u64, "dead row", "dead rows");
     if args.dry_run {
-        say(&format!("dry run: {count} dead rows would be tried again; nothing was written"))?;
+        say(&format!("dry run: {count} would be tried again; nothing was written"))?;
         return Ok(ExitCode::SUCCESS);
     }
     if ids.is_empty() {
         say("no dead row is meant by that; nothing was written")?;
         return Ok(ExitCode::SUCCESS);
     }
-    if is_asked && !ask(&format!("Try these {count} dead rows again?"))? {
+    if is_asked && !ask(&format!("Try {count} again?"))? {
         say("nothing was written")?;
         return Ok(ExitCode::from(1));
     }
@@ -121,7 +125,8 @@ pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock) -> Res
     say(&format!("revived {}", steps.done))?;
     let left = ids.len() as u64 - steps.done;
     if left > 0 {
-        warn_person(&format!("{left} stay as they are: somebody else changed them, or no request can carry them"));
+        let rows = plural(left, "row stays dead", "rows stay dead");
+        warn_person(&format!("{rows}: changed by somebody else meanwhile, or such that no request can carry it"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -141,16 +146,16 @@ pub(super) async fn cancel(args: CancelArgs, config: &Config, clock: Clock) -> R
         agent => (producer.pending(agent.as_ref()).await?, 0),
     };
     let code = if missing > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS };
-    let count = show_count(ids.len() as u64);
+    let count = plural(ids.len() as u64, "pending row", "pending rows");
     if args.dry_run {
-        say(&format!("dry run: {count} pending rows would be taken out; nothing was written"))?;
+        say(&format!("dry run: {count} would be taken out; nothing was written"))?;
         return Ok(code);
     }
     if ids.is_empty() {
         say("no pending row is meant by that; nothing was written")?;
         return Ok(code);
     }
-    if is_asked && !ask(&format!("Take these {count} pending rows out of the queue? That cannot be undone."))? {
+    if is_asked && !ask(&format!("Take {count} out of the queue? That cannot be undone."))? {
         say("nothing was written")?;
         return Ok(ExitCode::from(1));
     }
@@ -165,11 +170,13 @@ pub(super) async fn cancel(args: CancelArgs, config: &Config, clock: Clock) -> R
     say(&format!("cancelled {}", steps.done))?;
     let left = ids.len() as u64 - steps.done;
     if left > 0 {
-        warn_person(&format!("{left} were settled meanwhile"));
+        let rows = plural(left, "row was", "rows were");
+        warn_person(&format!("{rows} settled meanwhile"));
     }
-    let on_their_way = ids.iter().filter(|id| sent.contains(id)).count();
+    let on_their_way = ids.iter().filter(|id| sent.contains(id)).count() as u64;
     if on_their_way > 0 {
-        warn_person(&format!("{on_their_way} were on their way in a request, and may be deleted all the same"));
+        let rows = plural(on_their_way, "row was", "rows were");
+        warn_person(&format!("{rows} on the way in a request, and may be deleted all the same"));
     }
     Ok(code)
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{
     Failure, agent_id, entry_id, say,
     status::hold_line,
-    times::{show_span, show_text, show_time},
+    times::{plural, show_span, show_text, show_time},
     warn_person,
 };
 use crate::{
@@ -59,7 +59,7 @@ pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Resul
     } else {
         lines.push(format!("  {}", due(&story, now)));
     }
-    lines.push(format!("  {} counted attempts", story.attempts));
+    lines.push(format!("  {}", plural(story.attempts.unsigned_abs(), "counted attempt", "counted attempts")));
     if story.state == "pending" && !story.holds.is_empty() {
         lines.push("it waits for these holds:".to_owned());
         lines.extend(story.holds.iter().map(|hold| format!("  {}", plain(&hold_line(hold, now)))));
@@ -122,7 +122,7 @@ fn request(told: &Told) -> Vec<String> {
         lines.push(format!("      the API's own {}", show_text(remote_id, 300)));
     }
     if let Some(detail) = &told.detail {
-        lines.push(format!("      it said: {}", show_text(detail, 300)));
+        lines.push(format!("      detail: {}", show_text(detail, 300)));
     }
     lines
 }

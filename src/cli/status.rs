@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::{
     Failure, agent_id, duration,
-    times::{show_count, show_span, show_text, show_time},
+    times::{plural, show_count, show_span, show_text, show_time},
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -30,8 +30,9 @@ use crate::{
 const SHOWN_AGENTS: usize = 15;
 /// How many holds it has.
 const SHOWN_HOLDS: usize = 10;
-/// How long a name in it may be.
+/// How long a name in it may be, and in the table of holds, which has more beside it.
 const NAME: usize = 36;
+const HELD_NAME: usize = 28;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -246,16 +247,18 @@ const PLAIN: &str = "\u{1b}[0m";
 fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
     let now = Timestamp(report.at);
     let mut lines = vec![format!("{:<10} {}", "daemon", daemon_line(&report.daemon, now))];
-    let lately = format!("{:.0} rows deleted per minute lately", report.deleted_per_minute);
+    if let (Some(pid), Some(version)) = (report.daemon.pid, &report.daemon.version) {
+        lines.push(format!("{:<10} {pid}, version {version}", "process"));
+    }
+    let lately = format!("lately {} deleted per minute", show_count(report.deleted_per_minute.round() as u64));
     let rate = report.daemon.requests_per_second;
-    let rate = rate.map_or_else(String::new, |rate| format!("{rate:.2} requests/s at the most just now; "));
+    let rate = rate.map_or_else(String::new, |rate| format!("{rate:.2} requests/s at the most; "));
     lines.push(format!("{:<10} {rate}{lately}", "rate"));
     let InFlight { requests, rows } = report.in_flight;
     if requests > 0 {
-        let orphans =
-            if report.daemon.running == Some(false) { "; their daemon died, the next one settles them" } else { "" };
-        let (requests, rows) = (show_count(requests), show_count(rows));
-        lines.push(format!("{:<10} {requests} requests with {rows} rows{orphans}", "on its way"));
+        let orphans = if report.daemon.running == Some(false) { ", until the next daemon settles them" } else { "" };
+        let (requests, rows) = (plural(requests, "request", "requests"), plural(rows, "row", "rows"));
+        lines.push(format!("{:<10} {requests} with {rows}{orphans}", "in flight"));
     }
     let empty = match report.empty_in_s {
         Some(0) => "nothing is pending".to_owned(),
@@ -301,7 +304,7 @@ fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
     }
     if !standing.holds.is_empty() {
         lines.push(String::new());
-        lines.push(format!("{BOLD}{:<NAME$} {:<14} {:>9}  {}{PLAIN}", "held", "because", "since", "until"));
+        lines.push(format!("{BOLD}{:<HELD_NAME$} {:<14} {:>9}  {}{PLAIN}", "held", "because", "since", "until"));
         for hold in standing.holds.iter().take(SHOWN_HOLDS) {
             lines.push(hold_line(hold, now));
         }
@@ -312,16 +315,17 @@ fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
 }
 
 fn daemon_line(daemon: &DaemonReport, now: Timestamp) -> String {
-    let pid = daemon.pid.map_or_else(String::new, |pid| format!(", process {pid}"));
-    match (daemon.running, &daemon.version, daemon.started_at) {
-        (Some(true), Some(version), Some(started_at)) => {
+    match (daemon.running, daemon.started_at) {
+        (Some(true), Some(started_at)) => {
             let started_at = Timestamp(started_at);
-            let since = format!("since {} ({})", show_time(started_at), show_span(now.since(started_at)));
-            format!("{GREEN}running{PLAIN}{pid}, version {version}, {since}")
+            format!("{GREEN}running{PLAIN} since {} ({})", show_time(started_at), show_span(now.since(started_at)))
         }
-        (Some(true), ..) => format!("{YELLOW}starting{PLAIN}{pid}, or another command that has the file for a moment"),
-        (Some(false), ..) => format!("{YELLOW}not running{PLAIN}"),
-        (None, ..) => "unknown: the lock file beside the database cannot be read by this user".to_owned(),
+        (Some(true), None) => {
+            let pid = daemon.pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            format!("{YELLOW}starting{PLAIN}, or another command has the file for a moment{pid}")
+        }
+        (Some(false), _) => format!("{YELLOW}not running{PLAIN}"),
+        (None, _) => "unknown: this user cannot read the lock file beside the database".to_owned(),
     }
 }
 
@@ -329,7 +333,7 @@ fn daemon_line(daemon: &DaemonReport, now: Timestamp) -> String {
 pub(super) fn hold_line(hold: &HoldRow, now: Timestamp) -> String {
     let scope = match &hold.scope {
         Scope::All => "everything".to_owned(),
-        Scope::Agent(agent) => show_text(agent.as_str(), NAME),
+        Scope::Agent(agent) => show_text(agent.as_str(), HELD_NAME),
     };
     let until = match hold.until_at {
         None => "somebody lifts it".to_owned(),
@@ -338,7 +342,7 @@ pub(super) fn hold_line(hold: &HoldRow, now: Timestamp) -> String {
     };
     let since = show_span(now.since(hold.since_at));
     let cause = format!("{:<14}", hold.cause.as_str());
-    format!("{scope:<NAME$} {YELLOW}{cause}{PLAIN} {since:>9}  {until}")
+    format!("{scope:<HELD_NAME$} {YELLOW}{cause}{PLAIN} {since:>9}  {until}")
 }
 
 fn more(lines: &mut Vec<String>, all: usize, shown: usize, what: &str) {

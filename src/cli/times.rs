@@ -94,6 +94,11 @@ pub(super) fn show_count(n: u64) -> String {
     text
 }
 
+/// `1 row`, `12,345 rows`.
+pub(super) fn plural(n: u64, one: &str, many: &str) -> String {
+    format!("{} {}", show_count(n), if n == 1 { one } else { many })
+}
+
 /// What others wrote, fit for a terminal: without control characters, and not longer than so many characters.
 pub(super) fn show_text(text: &str, most: usize) -> String {
     let is_odd = |c: char| {
