@@ -5,7 +5,7 @@ WORKDIR /build
 # The dependencies first, in a layer of their own that stays until Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests/it benches \
-    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs benches/pace.rs > benches/scale.rs && touch src/lib.rs \
+    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs benches/enqueue.rs benches/pace.rs > benches/scale.rs && touch src/lib.rs \
     && cargo build --release --locked && rm -r src
 COPY config config
 COPY migrations migrations

@@ -20,7 +20,7 @@
 //! | [`worker`] | the loop over all of these | |
 //! | [`config`] | configuration, as written and as meant | |
 //! | [`sandbox`] | a stand-in for the API | |
-//! | [`cli`] | arguments, exit codes, signals | |
+//! | [`cli`] | arguments, exit codes, signals; what an operator does | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → worker → {store, api, supervisor} → {pace, lanes, key} → {outcome,
 //! rate, concurrency, telemetry} → {deletion, backoff} → clock`. A test holds that, and that only the store knows SQL.

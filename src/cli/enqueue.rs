@@ -27,14 +27,15 @@ use crate::{
     store::{Enqueued, Opened, Options, Producer, Wish},
 };
 
-/// How many rows go into one transaction: some tens of milliseconds' worth.
+/// How many rows go into one transaction: about a tenth of a second's worth, once there are a million.
 const CHUNK: usize = 5_000;
 /// How many refused lines are shown.
 const SHOWN: u64 = 20;
 /// How much is read at a time.
 const BUFFER: usize = 256 << 10;
-/// The longest gap that is left between two transactions for others who write.
-const MAX_GAP: Duration = Duration::from_millis(50);
+/// The longest gap that is left between two transactions for others who write: SQLite tries a lock again every 100 ms at
+/// the latest, so one gap in two is met.
+pub(super) const MAX_GAP: Duration = Duration::from_millis(50);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -269,17 +270,15 @@ impl<'a> Sink<'a> {
                 none.insert(producer)
             }
         };
-        // SQLite's way to wait for a lock is to try now and then: without a gap, who writes all the time starves the others.
         let begun = self.clock.elapsed();
         let Enqueued { inserted, waiting, reopened } = producer.enqueue(&self.chunk).await?;
+        // SQLite's way to wait for a lock is to try now and then: without a gap, who writes all the time starves the others.
         let took = self.clock.elapsed().saturating_sub(begun);
         self.chunk.clear();
         self.done.inserted += inserted;
         self.done.waiting += waiting;
         self.done.reopened += reopened;
-        if producer.others_wrote().await? {
-            sleep(took.min(MAX_GAP)).await;
-        }
+        sleep(took.min(MAX_GAP)).await;
         Ok(())
     }
 

@@ -9,7 +9,9 @@ use clap::{
 use tokio::time::sleep;
 
 use super::{
-    Failure, Progress, agent_id, ask, entry_id, say,
+    Failure, Progress, agent_id, ask,
+    enqueue::MAX_GAP,
+    entry_id, say,
     times::{plural, show_count},
     warn_person, will_ask,
 };
@@ -23,8 +25,6 @@ use crate::{
 
 /// How many rows go into one transaction.
 const CHUNK: usize = 2_000;
-/// The longest gap that is left between two transactions for others who write.
-const MAX_GAP: Duration = Duration::from_millis(50);
 /// How many named entries that are not pending are shown.
 const SHOWN: usize = 20;
 
@@ -227,10 +227,7 @@ impl Steps {
     /// The next step's rows; `None` at the end.
     async fn next<'i>(&mut self, ids: &'i [DeletionId]) -> Result<Option<&'i [DeletionId]>, Failure> {
         if let Some(begun) = self.begun {
-            let took = self.clock.elapsed().saturating_sub(begun);
-            if self.producer.others_wrote().await? {
-                sleep(took.min(MAX_GAP)).await;
-            }
+            sleep(self.clock.elapsed().saturating_sub(begun).min(MAX_GAP)).await;
         }
         let Some(chunk) = ids[self.at..].chunks(CHUNK).next() else {
             self.progress.clear();

@@ -19,7 +19,7 @@ INSERT INTO deletions (agent_id, entry_id, priority, due_at)
 SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1)";
 
 /// Of the same rows, how many there are that are settled.
-const SETTLED: &str = "
+pub(super) const SETTLED: &str = "
 SELECT count(*) FROM (SELECT DISTINCT value->>0 AS agent, value->>1 AS entry FROM json_each(?1)) AS wish
 CROSS JOIN deletions ON deletions.agent_id = wish.agent AND deletions.entry_id = wish.entry
 WHERE state <> 'pending'";
@@ -29,7 +29,6 @@ WHERE state <> 'pending'";
 pub struct Producer {
     pub(super) conn: SqliteConnection,
     pub(super) path: PathBuf,
-    data_version: i64,
 }
 
 /// A row to be.
@@ -65,7 +64,7 @@ impl Producer {
     /// # Errors
     /// If SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
-        Ok(Self { conn: connect(options, false).await?, path: options.path.clone(), data_version: 0 })
+        Ok(Self { conn: connect(options, false).await?, path: options.path.clone() })
     }
 
     /// Opens a queue that is there and up to date, whoever works on it.
@@ -74,13 +73,12 @@ impl Producer {
     /// If it is not, or SQLite fails.
     pub async fn join(options: &Options) -> Result<Self, OpenError> {
         let conn = connect_known(options, false).await?;
-        let mut producer = Self { conn, path: options.path.clone(), data_version: 0 };
+        let mut producer = Self { conn, path: options.path.clone() };
         // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
         sqlx::raw_sql("PRAGMA cache_size = -16384")
             .execute(&mut producer.conn)
             .await
             .map_err(|source| producer.error("set up", source))?;
-        producer.others_wrote().await?;
         Ok(producer)
     }
 
@@ -92,16 +90,6 @@ impl Producer {
         let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
         let opened = if is_there { Opened::Existing } else { super::Store::open(options.clone()).await?.opened() };
         Ok((Self::join(options).await?, opened))
-    }
-
-    /// Whether others have written since this was asked last, who may be waiting to write again.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn others_wrote(&mut self) -> Result<bool, StoreError> {
-        let version: Result<i64, _> = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut self.conn).await;
-        let version = version.map_err(|source| self.error("look for changes", source))?;
-        Ok(std::mem::replace(&mut self.data_version, version) != version)
     }
 
     /// Enqueues all of them in one transaction.

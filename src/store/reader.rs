@@ -20,7 +20,7 @@ use crate::{
 const LATELY: Duration = Duration::from_secs(300);
 
 /// ?1 now; ?2 agent or NULL. In the index's own order, so that nothing is sorted.
-const PENDING: &str = "
+pub(super) const PENDING: &str = "
 SELECT agent_id, count(*), sum(due_at <= ?1) FROM deletions INDEXED BY deletions_due
 WHERE state = 'pending' AND (?2 IS NULL OR agent_id = ?2)
 GROUP BY priority, agent_id";
@@ -32,7 +32,7 @@ const SETTLED_OF_AGENT: &str = "
 SELECT sum(state = 'deleted'), sum(state = 'absent') FROM deletions WHERE agent_id = ?1";
 
 /// ?1 agent or NULL
-const DEAD: &str = "
+pub(super) const DEAD: &str = "
 SELECT last_cause, count(*), sum(maybe_done) FROM deletions INDEXED BY deletions_dead
 WHERE state = 'dead' AND (?1 IS NULL OR agent_id = ?1)
 GROUP BY last_cause ORDER BY count(*) DESC, last_cause";

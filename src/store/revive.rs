@@ -24,7 +24,7 @@ const PENDING_ROW: &str = "SELECT id FROM deletions WHERE agent_id = ?1 AND entr
 
 /// ?1 ids: [id, …]; ?2 now. Of a rejected row it is known that it had better not go with others: its `batch_max` stays.
 /// So does `maybe_done`, which is still so. OR IGNORE: a row that got past its CHECKs stays dead, and keeps no other.
-const REVIVE: &str = "
+pub(super) const REVIVE: &str = "
 UPDATE OR IGNORE deletions SET state = 'pending', settled_at = NULL, attempts = 0, asks = 0, due_at = ?2,
     batch_max = CASE last_cause WHEN 'rejected' THEN batch_max ELSE 20 END
 WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'dead'";

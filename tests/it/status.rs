@@ -124,7 +124,7 @@ async fn the_json_has_what_the_readme_says_and_all_of_it() {
     for name in &found {
         assert!(readme.contains(&format!("`{name}`")), "the README has no {name}");
     }
-    assert_eq!(found.len(), 39, "{found:?}");
+    assert_eq!(found.len(), 37, "{found:?}");
     assert_eq!(
         all["rows"],
         serde_json::json!({"pending": 1_141, "due": 1_107, "deleted": 100, "absent": 3, "dead": 12})
@@ -227,10 +227,8 @@ async fn status_goes_on_until_it_is_interrupted() {
             assert!(lines.by_ref().any(|read| read.unwrap().starts_with(line)), "no {line} any more");
         }
         Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
-        drop(lines);
-        let code = child.wait().unwrap().code();
-        // Its output may be closed before it sees the signal.
-        assert!([Some(0), Some(1)].contains(&code), "{code:?}");
+        lines.for_each(drop);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
     }
 }
 
