@@ -364,7 +364,10 @@ fn concerning(holds: Vec<HoldRow>, agent: Option<&AgentId>) -> Vec<HoldRow> {
         (Scope::All, _) | (_, None) => true,
         (Scope::Agent(held), Some(agent)) => held == agent,
     };
-    holds.into_iter().filter(concerns).collect()
+    let mut holds: Vec<HoldRow> = holds.into_iter().filter(concerns).collect();
+    // That on everything first: `*` is below what an agent's ID begins with.
+    holds.sort_by(|a, b| (a.scope.as_str(), a.cause).cmp(&(b.scope.as_str(), b.cause)));
+    holds
 }
 
 /// A value, unless there is none, or one of another type: CHECKs can be switched off.
