@@ -205,6 +205,31 @@ async fn it_works_while_a_daemon_does() {
 }
 
 #[tokio::test]
+async fn several_at_once_and_others_who_write_all_get_their_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    let ids: String = (0..15_000).map(|id| format!("{id}\n")).collect();
+    let bulk = ["b", "c"].map(|agent| {
+        let (mut command, ids) = (sweeper(dir.path()), ids.clone());
+        command.args(["enqueue", "--agent", agent]);
+        tokio::task::spawn_blocking(move || fed(command, ids))
+    });
+    // Small ones meanwhile, as long as the others take.
+    let mut small = 0;
+    while !bulk.iter().all(tokio::task::JoinHandle::is_finished) {
+        sql(dir.path(), &format!("INSERT INTO deletions (agent_id, entry_id) VALUES ('d', {small})")).await;
+        small += 1;
+    }
+    for bulk in bulk {
+        let (code, out, err) = bulk.await.unwrap();
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert_eq!(out, "inserted 15000, already waiting 0, opened again 0, refused 0\n");
+    }
+    assert!(small > 2, "only {small} had their turn");
+    assert_eq!(rows(dir.path()).await.len(), 30_001 + small);
+}
+
+#[tokio::test]
 async fn a_database_that_cannot_be_used_ends_with_3_and_says_what_was_kept() {
     let dir = tempfile::tempdir().unwrap();
     queue(dir.path(), 1).await;
