@@ -1,5 +1,7 @@
 //! One request: what is sent, and what the reply is taken for. Nothing is tried again here.
 
+mod listing;
+
 use std::{
     future::Future,
     sync::{PoisonError, RwLock},
@@ -14,6 +16,8 @@ use reqwest::{
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use listing::{Entry, PAGE_SIZE, Page};
 
 use crate::{
     deletion::{AgentId, Batch, EntryId},
@@ -79,11 +83,11 @@ pub enum ApiError {
     Client(#[from] reqwest::Error),
 }
 
-/// What came back, or did not.
+/// What came back, or did not; `T` is what a 200 has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct Reply<T = Answer> {
     /// To be judged.
-    pub result: Result<Answer, Fault>,
+    pub result: Result<T, Fault>,
     /// The HTTP status, if there was one.
     pub status: Option<u16>,
     /// What was said with a fault: the API's message or the network's error, shortened, the key taken out.
@@ -94,7 +98,7 @@ pub struct Reply {
     pub key_changed: bool,
 }
 
-impl Reply {
+impl<T> Reply<T> {
     /// A request of which nothing was heard.
     #[must_use]
     pub fn unheard(fault: Fault, detail: impl Into<String>) -> Self {
@@ -186,32 +190,34 @@ impl Api {
         format!("{}/v1/agents/{}/audio-cache", self.base, utf8_percent_encode(agent.as_str(), SEGMENT))
     }
 
-    /// Sends it, with the headers that every request has; `parse` is for the body of a 200.
-    async fn send(
+    /// Sends it, with the headers that every request has; `parse` is for the body of a 200, of up to `most` bytes.
+    async fn send<T>(
         &self,
         request: RequestBuilder,
         correlation_id: Uuid,
-        parse: impl Fn(&[u8]) -> Result<Answer, String> + Send,
-    ) -> Reply {
+        most: usize,
+        parse: impl Fn(&[u8]) -> Result<T, String> + Send,
+    ) -> Reply<T> {
         let key = self.key();
         let Ok(header) = key.header() else { return unbuilt() };
         let request = request.header("x-api-key", header).header(CORRELATION_ID, correlation_id.to_string());
         match request.send().await {
-            Ok(response) => self.read(response, &key, parse).await,
+            Ok(response) => self.read(response, &key, most, parse).await,
             Err(error) => Reply::unheard(fault_of(&error), self.clean(&describe(&error))),
         }
     }
 
-    async fn read(
+    async fn read<T>(
         &self,
         mut response: Response,
         key: &Key,
-        parse: impl Fn(&[u8]) -> Result<Answer, String> + Send,
-    ) -> Reply {
+        most_bytes: usize,
+        parse: impl Fn(&[u8]) -> Result<T, String> + Send,
+    ) -> Reply<T> {
         let status = response.status();
         let remote_id = text_header(response.headers(), CORRELATION_ID).map(|id| self.clean(id));
         let retry_after = text_header(response.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
-        let most = if status.is_success() { MAX_ANSWER_BYTES } else { MAX_ERROR_BYTES };
+        let most = if status.is_success() { most_bytes } else { MAX_ERROR_BYTES };
         let body = read_body(&mut response, most).await;
         let (result, detail) = match (status, body) {
             (StatusCode::OK, Ok(Read::Whole(body))) => match parse(&body) {
@@ -219,7 +225,7 @@ impl Api {
                 Err(problem) => (Err(Fault::Garbled), Some(problem)),
             },
             (status, Ok(Read::TooLong)) if status.is_success() => {
-                (Err(Fault::Garbled), Some(format!("longer than {MAX_ANSWER_BYTES} bytes")))
+                (Err(Fault::Garbled), Some(format!("longer than {most_bytes} bytes")))
             }
             (status, Ok(_)) if status.is_success() => (Err(Fault::Garbled), Some(format!("{status} instead of 200"))),
             (status, Err(error)) if status.is_success() => (Err(Fault::Lost), Some(describe(&error))),
@@ -253,18 +259,18 @@ impl Transport for Api {
         let Ok(body) = serde_json::to_vec(&body) else { return unbuilt() };
         let request = self.client.post(self.url(&batch.lane().agent));
         let request = request.header(CONTENT_TYPE, "application/json").body(body);
-        self.send(request, correlation_id, parse_answer).await
+        self.send(request, correlation_id, MAX_ANSWER_BYTES, parse_answer).await
     }
 
     async fn delete_one(&self, batch: &Batch, correlation_id: Uuid) -> Reply {
         // Another ID would be another request: a URL is normalised on its way.
         let Some(row) = batch.only().filter(|row| row.entry.can_be_in_a_path()) else { return unbuilt() };
         let request = self.client.delete(self.entry_url(&batch.lane().agent, &row.entry));
-        self.send(request, correlation_id, |body| parse_success(body, &row.entry)).await
+        self.send(request, correlation_id, MAX_ANSWER_BYTES, |body| parse_success(body, &row.entry)).await
     }
 }
 
-fn unbuilt() -> Reply {
+fn unbuilt<T>() -> Reply<T> {
     Reply::unheard(Fault::Unreachable, "the request could not be built")
 }
 

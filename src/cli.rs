@@ -1,13 +1,20 @@
 //! The command line: arguments, exit codes and signals around the worker.
 
 mod demo;
+mod enqueue;
+mod input;
+mod listing;
 mod pages;
+mod revive;
+mod show;
+mod status;
+mod times;
 
 use std::{
     collections::{BTreeMap, HashMap},
     env,
     future::{Future, pending},
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
     num::NonZeroU32,
     path::PathBuf,
@@ -26,11 +33,13 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
+use uuid::Uuid;
 
 use crate::{
     api::{Api, ApiError},
     clock::Clock,
     config::{Config, ConfigError, parse_duration, show_duration},
+    deletion::{AgentId, EntryId, IdError},
     health::Health,
     http::{self, Endpoint},
     key::{KeyError, KeySource},
@@ -42,6 +51,10 @@ use crate::{
     telemetry::{self, event},
     worker::{Ended, Totals, Until, Worker},
 };
+use enqueue::EnqueueArgs;
+use revive::{CancelArgs, RetryArgs};
+use show::ShowArgs;
+use status::StatusArgs;
 
 /// Empties a queue of audio-cache deletions, kept in a SQLite table, through PolyAI's bulk-delete API.
 #[derive(Debug, Parser)]
@@ -57,18 +70,65 @@ struct Cli {
 /// How long a start waits before it tries a database again that could not be used.
 const START_RETRY: Duration = Duration::from_secs(1);
 
-const EXIT_CODES: &str = "Exit codes: 0 clean, 1 runtime failure, 2 usage or configuration, 3 database unusable,\n\
-                          4 --until-empty left dead rows, 5 --give-up-after gave up.";
+const EXIT_CODES: &str = "\
+Examples:
+  sweeper demo
+  sweeper enqueue --agent PROJECT-58RP822I 4711 4712
+  sweeper run --config /etc/sweeper.toml
+  sweeper status
+
+Exit codes: 0 clean, 1 runtime failure, or not all of it could be done, 2 usage or configuration, \
+3 database unusable, 4 --until-empty left dead rows, 5 --give-up-after gave up.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  SWEEPER__API__KEY_FILE=/run/secrets/polyai sweeper run --config /etc/sweeper.toml
+  sweeper run --until-empty --give-up-after 10m";
+
+const INIT_EXAMPLES: &str = "\
+Examples:
+  sweeper init
+  SWEEPER__DATABASE__PATH=/var/lib/sweeper/queue.db sweeper init
+
+Exit codes: 0 made or up to date, 2 configuration, 3 database unusable.";
+
+const CHECK_EXAMPLES: &str = "\
+Example:
+  sweeper check --config /etc/sweeper.toml && systemctl restart sweeper
+
+Exit codes: 0 it can be used, 2 it cannot; the message names the key, its value and what is allowed.";
+
+const DEMO_EXAMPLES: &str = "\
+Example:
+  sweeper demo";
+
+const SANDBOX_EXAMPLES: &str = "\
+Examples:
+  sweeper sandbox --listen 127.0.0.1:8080 --key k --agent BAKERY=600 --latency 60ms --fail-ratio 0.05
+  SWEEPER__API__BASE_URL=http://127.0.0.1:8080 SWEEPER__API__KEY=k sweeper run --until-empty";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Work on the queue until told to stop (also without a subcommand).
     Run(RunArgs),
+    /// Put deletions into the queue: from arguments, a file, standard input, or an agent's remote cache.
+    Enqueue(EnqueueArgs),
+    /// Show how the queue stands, and whether a daemon works on it.
+    Status(StatusArgs),
+    /// Tell the story of one ID: its requests, what came back, and what to quote to support.
+    Show(ShowArgs),
+    /// Bring dead rows back, with all their attempts before them.
+    Retry(RetryArgs),
+    /// Take pending rows out of the queue.
+    Cancel(CancelArgs),
     /// Create the database, or bring its tables up to date, so that producers can start first.
+    #[command(after_help = INIT_EXAMPLES)]
     Init,
     /// Print the configuration as it is in effect, and what is wrong with it.
+    #[command(after_help = CHECK_EXAMPLES)]
     Check,
     /// Show the whole thing at work on this machine, with nothing configured: no key, no network.
+    #[command(after_help = DEMO_EXAMPLES)]
     Demo,
     /// Stand in for the API, with faults to order.
     Sandbox(SandboxArgs),
@@ -81,6 +141,7 @@ enum Command {
 }
 
 #[derive(Debug, Default, Args)]
+#[command(after_help = RUN_EXAMPLES)]
 struct RunArgs {
     /// End when no row is open any more; waits for retries and holds.
     #[arg(long)]
@@ -91,6 +152,7 @@ struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = SANDBOX_EXAMPLES)]
 struct SandboxArgs {
     /// Where to answer; port 0 takes a free one and prints it.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
@@ -138,6 +200,14 @@ struct SandboxArgs {
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text, &(Duration::ZERO..=Duration::from_secs(366 * 86_400)))
+}
+
+fn agent_id(text: &str) -> Result<AgentId, IdError> {
+    AgentId::parse(text)
+}
+
+fn entry_id(text: &str) -> Result<EntryId, IdError> {
+    EntryId::parse(text)
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
@@ -227,6 +297,14 @@ impl Cli {
                 let socket = environment.get("NOTIFY_SOCKET").map(PathBuf::from);
                 run(&config()?, &args, Supervisor::new(socket, sd_notify::watchdog_enabled())).await
             }
+            Command::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system()).await,
+            Command::Status(args) => {
+                let config = config()?;
+                status::status(args, &config, Clock::system(), shutdown()?).await
+            }
+            Command::Show(args) => show::show(args, &config()?, Clock::system()).await,
+            Command::Retry(args) => revive::retry(args, &config()?, Clock::system()).await,
+            Command::Cancel(args) => revive::cancel(args, &config()?, Clock::system()).await,
             Command::Init => init(&config()?.store).await,
             Command::Check => check(config()),
             Command::Demo => {
@@ -273,6 +351,10 @@ async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Wo
 #[expect(clippy::disallowed_methods, reason = "the one place where chance comes in")]
 fn rng() -> fastrand::Rng {
     fastrand::Rng::new()
+}
+
+fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
+    uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid()
 }
 
 async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<ExitCode, Failure> {
@@ -513,4 +595,60 @@ async fn stand_in(args: SandboxArgs) -> Result<ExitCode, Failure> {
 
 fn say(text: &str) -> Result<(), Failure> {
     writeln!(io::stdout(), "{text}").context("write to standard output").map_err(Failure::from)
+}
+
+/// For whoever runs this by hand: what standard output is not for.
+fn warn_person(text: &str) {
+    // Nowhere is left to say it if standard error is closed.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Refuses to go on to a question that nobody can answer.
+///
+/// # Errors
+/// If standard input is no terminal.
+fn will_ask() -> Result<(), Failure> {
+    if io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let said = "this asks before it writes, and standard input is no terminal: give --yes, or --dry-run to see what it would do";
+    Err(Failure::Usage(said.to_owned()))
+}
+
+/// Asks; anything but a yes is a no.
+///
+/// # Errors
+/// If there is nobody to be asked.
+fn ask(question: &str) -> Result<bool, Failure> {
+    let mut stderr = io::stderr();
+    write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush()).context("ask")?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).context("read the answer")?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// A line on standard error that tells how far something has come, if that is a terminal.
+struct Progress {
+    is_on: bool,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { is_on: io::stderr().is_terminal(), is_shown: false }
+    }
+
+    fn show(&mut self, text: impl Fn() -> String) {
+        if self.is_on {
+            self.is_shown = true;
+            // Nowhere is left to say it if standard error is closed.
+            let _ = write!(io::stderr(), "\r{}\u{1b}[K", text());
+        }
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.is_shown) {
+            let _ = write!(io::stderr(), "\r\u{1b}[K");
+        }
+    }
 }

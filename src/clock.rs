@@ -19,6 +19,16 @@ impl Timestamp {
     /// The last millisecond of the year 9999, the latest time the database accepts.
     pub const MAX: Self = Self(253_402_300_799_999);
 
+    /// Takes a date, or a date and a time of day, in ISO 8601's form for one; in UTC unless it has an offset.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let parsed = text.parse::<jiff::Timestamp>().ok().or_else(|| {
+            let civil: jiff::civil::DateTime = text.parse().ok()?;
+            jiff::tz::TimeZone::UTC.to_timestamp(civil).ok()
+        });
+        parsed.map(|at| Self(at.as_millisecond())).filter(|at| (Self::ZERO..=Self::MAX).contains(at))
+    }
+
     /// This time moved later by `by`, at the most to [`Timestamp::MAX`].
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {

@@ -23,7 +23,7 @@
 //! | [`http`] | what whoever watches can ask | |
 //! | [`config`] | configuration, as written and as meant | |
 //! | [`sandbox`] | a stand-in for the API | |
-//! | [`cli`] | arguments, exit codes, signals | |
+//! | [`cli`] | arguments, exit codes, signals; what an operator does | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
 //! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {deletion, backoff} → clock`. A test holds that, and

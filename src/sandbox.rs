@@ -3,6 +3,8 @@
 //! It keeps a set of entries per agent and really deletes from it, so that what the daemon believes can be compared
 //! with what is gone. What the bulk delete does with an ID that does not exist is not documented; here it is `failed`.
 
+mod listing;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     convert::Infallible,
@@ -19,7 +21,7 @@ use axum::{
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER},
     response::Response,
-    routing::{delete, post},
+    routing::{delete, get, post},
 };
 use governor::{DefaultDirectRateLimiter, Quota};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -258,6 +260,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let router = Router::new()
         .route("/v1/agents/{agent}/audio-cache/bulk-delete", post(bulk_delete))
         .route("/v1/agents/{agent}/audio-cache/{entry}", delete(delete_one))
+        .route("/v1/agents/{agent}/audio-cache", get(list))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "", "NOT_FOUND", "no such route") })
         .with_state(shared);
     let mut connections = JoinSet::new();
@@ -292,8 +295,18 @@ struct Ids {
     ids: Vec<String>,
 }
 
+/// What a request asks for.
+enum Asked {
+    /// The deletion of those that are listed in the body.
+    Bulk,
+    /// The deletion of this one.
+    One(String),
+    /// What there is; with the query.
+    List(String),
+}
+
 async fn bulk_delete(State(shared): State<Arc<Shared>>, Path(agent): Path<String>, request: Request) -> Response {
-    serve_one(&shared, &agent, None, request).await
+    serve_one(&shared, &agent, Asked::Bulk, request).await
 }
 
 async fn delete_one(
@@ -301,11 +314,15 @@ async fn delete_one(
     Path((agent, entry)): Path<(String, String)>,
     request: Request,
 ) -> Response {
-    serve_one(&shared, &agent, Some(entry), request).await
+    serve_one(&shared, &agent, Asked::One(entry), request).await
 }
 
-/// Without an `entry`, the body has a list of them.
-async fn serve_one(shared: &Shared, agent: &str, entry: Option<String>, request: Request) -> Response {
+async fn list(State(shared): State<Arc<Shared>>, Path(agent): Path<String>, request: Request) -> Response {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    serve_one(&shared, &agent, Asked::List(query), request).await
+}
+
+async fn serve_one(shared: &Shared, agent: &str, asked: Asked, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = to_bytes(body, MAX_BODY_BYTES).await.unwrap_or_default();
     let recorded = shared.options.record.then(|| {
@@ -324,7 +341,7 @@ async fn serve_one(shared: &Shared, agent: &str, entry: Option<String>, request:
     if !shared.options.latency.is_zero() {
         sleep(shared.options.latency).await;
     }
-    let mut response = treat(shared, agent, entry, &head.headers, &body, mood).await;
+    let mut response = treat(shared, agent, asked, &head.headers, &body, mood).await;
     if let Some(id) = head.headers.get(CORRELATION_ID) {
         response.headers_mut().insert(CORRELATION_ID, id.clone());
     }
@@ -334,14 +351,7 @@ async fn serve_one(shared: &Shared, agent: &str, entry: Option<String>, request:
     response
 }
 
-async fn treat(
-    shared: &Shared,
-    agent: &str,
-    entry: Option<String>,
-    headers: &HeaderMap,
-    body: &Bytes,
-    mood: Mood,
-) -> Response {
+async fn treat(shared: &Shared, agent: &str, asked: Asked, headers: &HeaderMap, body: &Bytes, mood: Mood) -> Response {
     let options = &shared.options;
     let correlation_id = headers.get(CORRELATION_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     let refuse = |status, code, message: &str| error(status, correlation_id, code, message);
@@ -377,8 +387,16 @@ async fn treat(
     if !options.agents.is_empty() && !options.agents.iter().any(|(known, _)| known == agent) {
         return refuse(StatusCode::NOT_FOUND, "NOT_FOUND", "no such agent");
     }
-    let is_single = entry.is_some();
-    let ids = match entry.map_or_else(|| serde_json::from_slice::<Ids>(body), |entry| Ok(Ids { ids: vec![entry] })) {
+    let is_single = matches!(asked, Asked::One(_));
+    let ids = match asked {
+        Asked::List(query) => {
+            return show(shared, agent, &query, &mood)
+                .unwrap_or_else(|problem| refuse(StatusCode::BAD_REQUEST, "INVALID", problem));
+        }
+        Asked::One(entry) => Ok(Ids { ids: vec![entry] }),
+        Asked::Bulk => serde_json::from_slice::<Ids>(body),
+    };
+    let ids = match ids {
         Ok(Ids { ids }) if (1..=usize::from(MAX_BATCH_SIZE)).contains(&ids.len()) => ids,
         Ok(_) => return refuse(StatusCode::BAD_REQUEST, "INVALID", "`ids` must contain between 1 and 20 entries"),
         Err(error) => return refuse(StatusCode::BAD_REQUEST, "INVALID", &format!("malformed JSON: {error}")),
@@ -387,6 +405,28 @@ async fn treat(
         return refuse(StatusCode::BAD_REQUEST, "INVALID", "Invalid ID");
     }
     perform(shared, agent, ids, is_single, &mood)
+}
+
+/// Lists. Of the moods for after a deletion, only those matter that say what comes back.
+fn show(shared: &Shared, agent: &str, query: &str, mood: &Mood) -> Result<Response, &'static str> {
+    let mut world = shared.world();
+    let World { entries, rng, .. } = &mut *world;
+    if matches!(mood, Mood::Plain) && rng.f64() < shared.options.error_ratio {
+        return Ok(error(StatusCode::INTERNAL_SERVER_ERROR, "", "INTERNAL", "as ordered"));
+    }
+    match mood {
+        Mood::Garble(body) => return Ok(json_response(StatusCode::OK, body.clone())),
+        Mood::Reset { .. } => return Ok(cut()),
+        Mood::Plain
+        | Mood::Gate
+        | Mood::Silent
+        | Mood::Contradict
+        | Mood::Strangers
+        | Mood::Say { .. }
+        | Mood::Hang => {}
+    }
+    let entries = entries.entry(agent.to_owned()).or_insert_with(|| Entries::AllBut(HashSet::new()));
+    Ok(json_response(StatusCode::OK, listing::page(entries, query)?.to_string()))
 }
 
 /// Deletes, and tells of it as `mood` has it.

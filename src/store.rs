@@ -6,6 +6,8 @@
 
 mod file;
 mod producer;
+mod reader;
+mod revive;
 mod rows;
 mod upkeep;
 mod write;
@@ -15,7 +17,8 @@ use std::{fs::File, io, path::PathBuf, time::Duration};
 use sqlx::{Connection as _, Row, SqliteConnection};
 
 pub use file::{OpenError, Opened, Options, StoreError, Synchronous, verify};
-pub use producer::Producer;
+pub use producer::{Enqueued, Producer, Wish};
+pub use reader::{AgentStanding, Daemon, DeadRows, Introduction, Lately, Reader, Standing, Story, Told};
 pub use rows::{Census, Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};
 pub use write::Write;
 

@@ -164,8 +164,8 @@ impl<T: Transport> Worker<T> {
         clock: Clock,
         mut rng: fastrand::Rng,
     ) -> Result<Self, StoreError> {
-        let totals = recover(&mut store, &settings.policy, clock.now(), &mut rng).await?;
-        let (now, metrics) = (clock.elapsed(), Metrics::new(clock.now()));
+        let totals = recover(&mut store, &settings.policy, pace.rate(), clock.now(), &mut rng).await?;
+        let (now, metrics, rate_told) = (clock.elapsed(), Metrics::new(clock.now()), pace.rate());
         Ok(Self {
             store,
             api: Arc::new(api),
@@ -195,6 +195,7 @@ impl<T: Transport> Worker<T> {
                 counting: JoinSet::new(),
                 prune_at: now,
                 giving_back: false,
+                rate_told,
                 store_down: false,
             },
             supervisor: Supervisor::default(),
@@ -626,10 +627,15 @@ impl<T: Transport> Worker<T> {
         if !plan.claims.is_empty() {
             write.claim(&plan.claims, now).await?;
         }
+        if self.pace.rate() != self.chores.rate_told {
+            write.change_rate(self.pace.rate(), now).await?;
+        }
         let committed = write.commit().await;
         self.wrote_for = self.clock.elapsed().saturating_sub(begun);
         self.totals.longest_write = self.totals.longest_write.max(self.wrote_for);
-        committed
+        committed?;
+        self.chores.rate_told = self.pace.rate();
+        Ok(())
     }
 
     /// The rows that are on their way, and their IDs as the API sees them.

@@ -2,11 +2,13 @@
 
 use std::{
     borrow::Cow,
+    cmp::Ordering,
     fmt,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -26,6 +28,10 @@ const CACHE_KIB: u32 = 16 * 1024;
 
 /// What the lock file's name has more than the database's.
 pub(super) const LOCK_SUFFIX: &str = ".lock";
+
+/// How often a lock is tried again that somebody only looks at, and how long after each time.
+const PATIENCE_WITH_LOOKERS: u32 = 100;
+const LOOKERS_PAUSE: Duration = Duration::from_millis(1);
 
 /// The highest ID of a request so far, pruned ones included, and whatever became of SQLite's own count of them.
 const LAST_REQUEST: &str = "
@@ -55,6 +61,7 @@ fn migrator() -> Migrator {
         migration(1, "queue", include_str!("../../migrations/0001_queue.sql")),
         migration(2, "ids", include_str!("../../migrations/0002_ids.sql")),
         migration(3, "absent", include_str!("../../migrations/0003_absent.sql")),
+        migration(4, "daemon", include_str!("../../migrations/0004_daemon.sql")),
     ])
 }
 
@@ -100,6 +107,20 @@ pub enum OpenError {
         /// The first migration that we do not know.
         version: i64,
     },
+    /// Made by an older sweeper, and not brought up to date yet.
+    #[error(
+        "database {path}: made by an older sweeper (schema {version}); `sweeper init` or the next start of the daemon \
+             brings it up to date"
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// The last migration that it has seen.
+        version: i64,
+    },
+    /// There is none.
+    #[error("database {0}: there is no such file; `sweeper init` makes it, and database.path says where it is")]
+    Missing(PathBuf),
     /// Its tables have parts that others added and that a migration would lose.
     #[error(
         "database {path}: bringing it up to date makes its tables anew, and would lose what was added to them: {parts}; \
@@ -141,7 +162,12 @@ impl OpenError {
             Self::Migrate { source, .. } => migration_code(source).is_some_and(passes),
             // That a full disk has no room for the number in the lock file is the first that is heard of it.
             Self::Lock { source, .. } => is_full(source),
-            Self::Taken { .. } | Self::NotOurs(_) | Self::Newer { .. } | Self::Added { .. } => false,
+            Self::Taken { .. }
+            | Self::NotOurs(_)
+            | Self::Newer { .. }
+            | Self::Older { .. }
+            | Self::Missing(_)
+            | Self::Added { .. } => false,
         }
     }
 }
@@ -378,6 +404,32 @@ pub async fn verify(options: &Options) -> Result<(), OpenError> {
     }
 }
 
+/// A connection to a file of ours whose tables are those that we know, beside whoever works on it.
+pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<SqliteConnection, OpenError> {
+    let path = || options.path.clone();
+    if !options.path.exists() {
+        return Err(OpenError::Missing(path()));
+    }
+    let mut conn = connect(options, read_only).await?;
+    let error = |source| StoreError { path: path(), doing: "open", source };
+    let (id, objects) = identity(&mut conn).await.map_err(error)?;
+    if objects == 0 {
+        return Err(OpenError::Older { path: path(), version: 0 });
+    } else if id != APPLICATION_ID {
+        return Err(OpenError::NotOurs(path()));
+    }
+    let version: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
+        .fetch_one(&mut conn)
+        .await
+        .map_err(error)?;
+    let known = migrator().iter().map(|migration| migration.version).max().unwrap_or(0);
+    match version.cmp(&known) {
+        Ordering::Less => Err(OpenError::Older { path: path(), version }),
+        Ordering::Equal => Ok(conn),
+        Ordering::Greater => Err(OpenError::Newer { path: path(), version }),
+    }
+}
+
 /// The application's ID, and how many tables, indexes and triggers there are.
 async fn identity(conn: &mut SqliteConnection) -> Result<(i64, i64), sqlx::Error> {
     let id = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await?;
@@ -429,15 +481,9 @@ pub(super) async fn connect(options: &Options, read_only: bool) -> Result<Sqlite
         .map_err(|source| StoreError { path: options.path.clone(), doing: "open", source })
 }
 
-/// The lock file beside the database, locked. It is never removed: removing it would let two daemons lock two files.
-/// What is in it never matters to the lock, which the operating system takes back from a process that ends.
-fn lock(database: &Path) -> Result<(File, PathBuf), OpenError> {
-    // A link to what is not there yet could not be followed below. An empty file is a new database, and nobody has it open
-    // whose locks would go when it is closed here. If it cannot be made, SQLite says why.
-    if !database.exists() {
-        let _ = OpenOptions::new().create(true).append(true).open(database);
-    }
-    // Two paths to one file (a link, `./x`) must meet in one lock.
+/// The lock file beside a database, wherever the latter's path leads: two paths to one file (a link, `./x`) must meet in
+/// one lock.
+fn lock_path(database: &Path) -> PathBuf {
     let real = match (fs::canonicalize(database), database.parent(), database.file_name()) {
         (Ok(real), _, _) => real,
         (Err(_), Some(parent), Some(name)) => {
@@ -448,7 +494,18 @@ fn lock(database: &Path) -> Result<(File, PathBuf), OpenError> {
     };
     let mut path = real.into_os_string();
     path.push(LOCK_SUFFIX);
-    let path = PathBuf::from(path);
+    PathBuf::from(path)
+}
+
+/// The lock file beside the database, locked. It is never removed: removing it would let two daemons lock two files.
+/// What is in it never matters to the lock, which the operating system takes back from a process that ends.
+fn lock(database: &Path) -> Result<(File, PathBuf), OpenError> {
+    // A link to what is not there yet could not be followed below. An empty file is a new database, and nobody has it open
+    // whose locks would go when it is closed here. If it cannot be made, SQLite says why.
+    if !database.exists() {
+        let _ = OpenOptions::new().create(true).append(true).open(database);
+    }
+    let path = lock_path(database);
     let error = |source| OpenError::Lock { path: path.clone(), source };
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let (mut file, writable) = match opened {
@@ -459,12 +516,11 @@ fn lock(database: &Path) -> Result<(File, PathBuf), OpenError> {
         }
         Err(source) => return Err(error(source)),
     };
-    match file.try_lock() {
+    match try_lock(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
             // The number is a courtesy; that it is locked is the point. What could not be written is not ours.
-            let pid = file.read_to_string(&mut pid).ok().filter(|_| writable).and_then(|_| pid.trim().parse().ok());
+            let pid = read_pid(&mut file).filter(|_| writable);
             return Err(OpenError::Taken { path: database.to_owned(), pid });
         }
         Err(TryLockError::Error(source)) => return Err(error(source)),
@@ -477,9 +533,86 @@ fn lock(database: &Path) -> Result<(File, PathBuf), OpenError> {
     Ok((file, path))
 }
 
+/// Takes the lock. Those who only ask who has it ([`holder`]) share it for a moment, and with each other: a daemon shares
+/// it with nobody. So if it can be shared just now, no daemon has it, and it is tried again.
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 0..PATIENCE_WITH_LOOKERS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {}
+            done => return done,
+        }
+        file.try_lock_shared()?;
+        file.unlock().map_err(TryLockError::Error)?;
+        thread::sleep(LOOKERS_PAUSE);
+    }
+    file.try_lock()
+}
+
+/// Whether a process has the lock of this database, and its number, if that can be read. Never in a daemon's way: see
+/// [`try_lock`].
+///
+/// # Errors
+/// If there is a lock file that cannot be opened or locked: then nobody knows.
+pub(super) fn holder(database: &Path) -> io::Result<Option<Option<u32>>> {
+    let mut file = match File::open(lock_path(database)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(read_pid(&mut file))),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut pid = String::new();
+    file.read_to_string(&mut pid).ok()?;
+    pid.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_looks_at_the_lock_sees_its_holder_and_keeps_nobody_from_taking_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("queue.db");
+        assert_eq!(holder(&database).unwrap(), None, "no lock file");
+        let (held, path) = lock(&database).unwrap();
+        assert_eq!(holder(&database).unwrap(), Some(Some(std::process::id())));
+        assert!(matches!(lock(&database), Err(OpenError::Taken { .. })));
+        drop(held);
+        // A look that takes its time: until it is over, the lock is waited for.
+        let look = File::open(&path).unwrap();
+        look.try_lock_shared().unwrap();
+        assert!(matches!(File::open(&path).unwrap().try_lock(), Err(TryLockError::WouldBlock)));
+        let (waits, gone) = std::sync::mpsc::channel();
+        let waiting = thread::spawn(move || {
+            waits.send(()).unwrap();
+            lock(&database).map(|_| ())
+        });
+        gone.recv().unwrap();
+        drop(look);
+        waiting.join().unwrap().unwrap();
+        // And many of them, all the time, in the way of many starts.
+        let database = dir.path().join("queue.db");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        holder(&database).unwrap();
+                    }
+                });
+            }
+            let taken = (0..200).filter(|_| lock(&database).is_err()).count();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(taken, 0);
+        });
+    }
 
     #[test]
     fn what_waiting_mends_is_waited_for_and_the_rest_says_what_to_do() {

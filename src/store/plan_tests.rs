@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{Row, SqliteConnection};
 
-use super::{LANES, ORPHANS, Options, Store, Synchronous, file::connect, write};
+use super::{LANES, ORPHANS, Options, Store, Synchronous, file::connect, producer, reader, revive, write};
 
 async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(conn).await.unwrap();
@@ -21,7 +21,7 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
     };
     drop(Store::open(options.clone()).await.unwrap());
     let mut conn = connect(&options, true).await.unwrap();
-    let cases: [(&str, &str, &[&str]); 9] = [
+    let cases: [(&str, &str, &[&str]); 13] = [
         (
             "lanes",
             LANES,
@@ -60,6 +60,14 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
             "SELECT EXISTS (SELECT 1 FROM deletions WHERE state = 'pending')",
             &["deletions USING COVERING INDEX deletions_due"],
         ),
+        ("standing of the open rows", reader::PENDING, &["SCAN deletions USING COVERING INDEX deletions_due"]),
+        ("standing of the dead rows", reader::DEAD, &["SCAN deletions USING INDEX deletions_dead"]),
+        (
+            "enqueue",
+            producer::SETTLED,
+            &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)"],
+        ),
+        ("revive", revive::REVIVE, &["SEARCH deletions USING INTEGER PRIMARY KEY"]),
     ];
     for (name, sql, expected) in cases {
         let plan = plan(&mut conn, sql).await;

@@ -4,13 +4,55 @@ use std::path::PathBuf;
 
 use sqlx::{Connection, SqliteConnection};
 
-use super::file::{Options, StoreError, connect};
+use super::{
+    file::{OpenError, Opened, Options, StoreError, connect, connect_known},
+    rows::json,
+};
+use crate::{
+    clock::Timestamp,
+    deletion::{AgentId, EntryId},
+};
+
+/// ?1 rows: [[agent_id, entry_id, priority, due_at], …]. The trigger does what is to be done for those that there are.
+const ENQUEUE: &str = "
+INSERT INTO deletions (agent_id, entry_id, priority, due_at)
+SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1)";
+
+/// Of the same rows, how many there are that are settled.
+pub(super) const SETTLED: &str = "
+SELECT count(*) FROM (SELECT DISTINCT value->>0 AS agent, value->>1 AS entry FROM json_each(?1)) AS wish
+CROSS JOIN deletions ON deletions.agent_id = wish.agent AND deletions.entry_id = wish.entry
+WHERE state <> 'pending'";
 
 /// A producer's connection, for those parts of this program that enqueue.
 #[derive(Debug)]
 pub struct Producer {
-    conn: SqliteConnection,
-    path: PathBuf,
+    pub(super) conn: SqliteConnection,
+    pub(super) path: PathBuf,
+}
+
+/// A row to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Whose cache it is in.
+    pub agent: AgentId,
+    /// What is to go.
+    pub entry: EntryId,
+    /// Higher goes first.
+    pub priority: i64,
+    /// Not before.
+    pub due_at: Timestamp,
+}
+
+/// What became of wishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enqueued {
+    /// New rows.
+    pub inserted: u64,
+    /// Open rows already; a higher priority was taken over.
+    pub waiting: u64,
+    /// Settled before, and open again now.
+    pub reopened: u64,
 }
 
 impl Producer {
@@ -23,6 +65,50 @@ impl Producer {
     /// If SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
         Ok(Self { conn: connect(options, false).await?, path: options.path.clone() })
+    }
+
+    /// Opens a queue that is there and up to date, whoever works on it.
+    ///
+    /// # Errors
+    /// If it is not, or SQLite fails.
+    pub async fn join(options: &Options) -> Result<Self, OpenError> {
+        let conn = connect_known(options, false).await?;
+        let mut producer = Self { conn, path: options.path.clone() };
+        // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
+        sqlx::raw_sql("PRAGMA cache_size = -16384")
+            .execute(&mut producer.conn)
+            .await
+            .map_err(|source| producer.error("set up", source))?;
+        Ok(producer)
+    }
+
+    /// The same, of a queue that is made first if it is not there. It tells which it was.
+    ///
+    /// # Errors
+    /// If it is there and not up to date, or SQLite fails.
+    pub async fn join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
+        let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
+        let opened = if is_there { Opened::Existing } else { super::Store::open(options.clone()).await?.opened() };
+        Ok((Self::join(options).await?, opened))
+    }
+
+    /// Enqueues all of them in one transaction.
+    ///
+    /// # Errors
+    /// If SQLite fails; then none is enqueued.
+    pub async fn enqueue(&mut self, wishes: &[Wish]) -> Result<Enqueued, StoreError> {
+        let rows: Vec<_> = wishes
+            .iter()
+            .map(|wish| (wish.agent.as_str(), wish.entry.as_str(), wish.priority, wish.due_at.0))
+            .collect();
+        let (path, rows) = (&self.path, json(&rows));
+        let error = |source| StoreError { path: path.clone(), doing: "enqueue", source };
+        let mut tx = self.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
+        let settled: i64 = sqlx::query_scalar(SETTLED).bind(&rows).fetch_one(&mut *tx).await.map_err(error)?;
+        let inserted = sqlx::query(ENQUEUE).bind(&rows).execute(&mut *tx).await.map_err(error)?.rows_affected();
+        tx.commit().await.map_err(error)?;
+        let reopened = u64::try_from(settled).unwrap_or(0);
+        Ok(Enqueued { inserted, waiting: (wishes.len() as u64).saturating_sub(inserted + reopened), reopened })
     }
 
     /// Inserts (agent, entry, priority) rows in one transaction.
@@ -53,6 +139,10 @@ impl Producer {
         )
         .fetch_all(&mut self.conn)
         .await
-        .map_err(|source| StoreError { path: self.path.clone(), doing: "count", source })
+        .map_err(|source| self.error("count", source))
+    }
+
+    pub(super) fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
+        StoreError { path: self.path.clone(), doing, source }
     }
 }

@@ -118,6 +118,11 @@ WHERE id IN (
 /// How many rows of unusable lanes are buried at a time: so many that it takes a few milliseconds.
 const BURY_ROWS: u32 = 2_000;
 
+/// ?1 process; ?2 version; ?3 rate; ?4 now
+const WRITE_DAEMON: &str = "
+INSERT OR REPLACE INTO daemon (id, pid, version, started_at, requests_per_second, updated_at)
+VALUES (1, ?1, ?2, ?4, ?3, ?4)";
+
 const PLACE_HOLD: &str =
     "INSERT OR REPLACE INTO holds (scope, cause, since_at, until_at, repeats) VALUES (?1, ?2, ?3, ?4, ?5)";
 /// Only the one that was known: an operator may have put another in its place meanwhile.
@@ -199,6 +204,27 @@ impl Write<'_> {
         let heads: Vec<i64> = heads.iter().map(|id| id.0).collect();
         let query = sqlx::query(BURY_LANES).bind(json(&heads)).bind(now.0).bind(BURY_ROWS);
         self.execute("bury unusable rows", query).await
+    }
+
+    /// Writes for those who look that this process works on the queue from now on, with its version and its rate in
+    /// requests per second.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn introduce(&mut self, rate: f64, now: Timestamp) -> Result<(), StoreError> {
+        let query = sqlx::query(WRITE_DAEMON).bind(std::process::id()).bind(env!("CARGO_PKG_VERSION"));
+        self.execute("write who works on it", query.bind(rate).bind(now.0)).await?;
+        Ok(())
+    }
+
+    /// Writes for those who look that the rate is another one now, in requests per second.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn change_rate(&mut self, rate: f64, now: Timestamp) -> Result<(), StoreError> {
+        let query = sqlx::query("UPDATE daemon SET requests_per_second = ?1, updated_at = ?2");
+        self.execute("write the rate", query.bind(rate).bind(now.0)).await?;
+        Ok(())
     }
 
     /// Whether another connection has committed anything since [`super::Store::changed`] looked: this transaction may have

@@ -31,6 +31,8 @@ pub(super) struct Chores {
     pub(super) prune_at: Duration,
     /// All was gone through, and free pages are given back.
     pub(super) giving_back: bool,
+    /// The rate that the database tells those who look, in requests per second.
+    pub(super) rate_told: f64,
     /// The database could not be used, and that was logged.
     pub(super) store_down: bool,
 }

@@ -10,18 +10,16 @@ use crate::{
     telemetry::event,
 };
 
-/// Settles what a daemon before us left unanswered: sent, outcome unknown.
+/// Settles what a daemon before us left unanswered: sent, outcome unknown. And says that we are here, with our `rate`.
 pub(super) async fn recover(
     store: &mut Store,
     policy: &Policy,
+    rate: f64,
     now: Timestamp,
     rng: &mut fastrand::Rng,
 ) -> Result<Totals, StoreError> {
     let orphans = store.orphans().await?;
     let mut totals = Totals::default();
-    if orphans.is_empty() {
-        return Ok(totals);
-    }
     let requests = orphans.len();
     let settlements: Vec<Settlement> = orphans
         .into_iter()
@@ -40,7 +38,11 @@ pub(super) async fn recover(
         .collect();
     let mut write = store.write().await?;
     write.settle(settlements.iter()).await?;
+    write.introduce(rate, now).await?;
     write.commit().await?;
+    if requests == 0 {
+        return Ok(totals);
+    }
     settlements.iter().for_each(|settlement| totals.add(settlement));
     let Totals { retried, dead, .. } = totals;
     warn!(event = event::RECOVERED, requests, retried, dead, "requests without an answer were settled as lost");

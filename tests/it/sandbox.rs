@@ -83,6 +83,38 @@ async fn it_refuses_what_the_api_refuses() {
 }
 
 #[tokio::test]
+async fn it_lists_what_is_there_a_page_at_a_time() {
+    let sandbox = start(Options { forbidden: vec!["locked".to_owned()], ..Options::default() }).await;
+    let get = |agent: &str, key: &str, query: &str| {
+        let url = format!("{}/v1/agents/{agent}/audio-cache{query}", sandbox.url());
+        Client::new().get(url).header("x-api-key", key).header(CORRELATION_ID, "mine").send()
+    };
+    assert_eq!(post(&sandbox, "a", "k", &ids([1, 7])).await.unwrap().status().as_u16(), 200);
+    let ids_of = |page: &Value| {
+        let entries = page["entries"].as_array().unwrap().iter();
+        entries.map(|entry| entry["id"].as_str().unwrap().parse().unwrap()).collect::<Vec<u32>>()
+    };
+    let first = json_of(get("a", "k", "").await.unwrap()).await;
+    assert_eq!((first["totalCount"].as_u64(), ids_of(&first).len(), ids_of(&first)[0]), (Some(98), 50, 2));
+    let names = ["transcript", "cachedAt", "hitCount", "duration", "provider", "providerVoiceId", "languageCode"];
+    assert!(names.iter().all(|name| !first["entries"][0][name].is_null()), "{first}");
+    let last = json_of(get("a", "k", "?limit=200&offset=90").await.unwrap()).await;
+    assert_eq!(ids_of(&last), (93..=100).collect::<Vec<_>>());
+    assert_eq!(json_of(get("a", "k", "?limit=1&offset=0").await.unwrap()).await["entries"][0], first["entries"][0]);
+    assert_eq!(json_of(get("a", "k", "?offset=98").await.unwrap()).await, json!({ "entries": [], "totalCount": 98 }));
+    for (agent, key, query, status) in [
+        ("a", "k", "?limit=201", 400),
+        ("a", "k", "?limit=0", 400),
+        ("a", "k", "?offset=-1", 400),
+        ("a", "wrong", "", 401),
+        ("locked", "k", "", 403),
+        ("nobody", "k", "", 404),
+    ] {
+        assert_eq!(get(agent, key, query).await.unwrap().status().as_u16(), status, "{agent} {key} {query}");
+    }
+}
+
+#[tokio::test]
 async fn a_single_entry_is_deleted_once_and_then_not_found() {
     let options = Options {
         forbidden: vec!["locked".to_owned()],

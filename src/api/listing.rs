@@ -1,0 +1,146 @@
+//! What is in an agent's cache, a page at a time.
+
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Api, Reply, parse_object};
+use crate::{
+    clock::Timestamp,
+    deletion::{AgentId, EntryId},
+};
+
+/// The most entries that the API lists at a time.
+pub const PAGE_SIZE: u64 = 200;
+
+/// The longest page that is read: 200 transcripts of 40 KiB.
+const MAX_PAGE_BYTES: usize = 8 << 20;
+
+/// Some of a cache's entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Those whose IDs can be enqueued.
+    pub entries: Vec<Entry>,
+    /// How many others there are.
+    pub unusable: u64,
+    /// How many entries the cache has, as of this page.
+    pub total: u64,
+}
+
+/// A cached entry, as far as we care. What the API did not say, or said in another form than documented, is `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What to delete.
+    pub id: EntryId,
+    /// What is spoken.
+    pub transcript: Option<String>,
+    /// Since when it is there.
+    pub cached_at: Option<Timestamp>,
+    /// How often it was used.
+    pub hit_count: Option<u64>,
+    /// Who synthesized it.
+    pub provider: Option<String>,
+    /// With which of their voices.
+    pub voice: Option<String>,
+    /// In which language.
+    pub language: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPage {
+    entries: Vec<RawEntry>,
+    total_count: u64,
+}
+
+/// Only the names are taken for granted: one entry with an odd value must not hide the others.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawEntry {
+    #[serde(default)]
+    id: Value,
+    #[serde(default)]
+    transcript: Value,
+    #[serde(default)]
+    cached_at: Value,
+    #[serde(default)]
+    hit_count: Value,
+    #[serde(default)]
+    provider: Value,
+    #[serde(default)]
+    provider_voice_id: Value,
+    #[serde(default)]
+    language_code: Value,
+}
+
+impl RawEntry {
+    fn parse(self) -> Option<Entry> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let number = self.id.as_u64().map(|id| id.to_string());
+        Some(Entry {
+            id: EntryId::parse(&text(&self.id).or(number)?).ok()?,
+            transcript: text(&self.transcript),
+            cached_at: self.cached_at.as_str().and_then(Timestamp::parse),
+            hit_count: self.hit_count.as_u64(),
+            provider: text(&self.provider),
+            voice: text(&self.provider_voice_id),
+            language: text(&self.language_code),
+        })
+    }
+}
+
+fn parse_page(body: &[u8]) -> Result<Page, String> {
+    let RawPage { entries, total_count } = parse_object(body)?;
+    let listed = entries.len();
+    let entries: Vec<Entry> = entries.into_iter().filter_map(RawEntry::parse).collect();
+    Ok(Page { unusable: (listed - entries.len()) as u64, entries, total: total_count })
+}
+
+impl Api {
+    /// Asks for up to [`PAGE_SIZE`] entries behind the first `offset`, once.
+    pub async fn list(&self, agent: &AgentId, offset: u64, correlation_id: Uuid) -> Reply<Page> {
+        let request = self.client.get(format!("{}?limit={PAGE_SIZE}&offset={offset}", self.cache_url(agent)));
+        self.send(request, correlation_id, MAX_PAGE_BYTES, parse_page).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_with_odd_values_hides_no_other() {
+        let body = r#"{"totalCount": 5, "more": 1, "entries": [
+            {"id": "1", "transcript": "Hello", "cachedAt": "2026-01-02T03:04:05Z", "hitCount": 7, "duration": 1.5,
+             "provider": "p", "providerVoiceId": "v", "languageCode": "en-GB"},
+            {"id": 2, "transcript": null, "cachedAt": "soon", "hitCount": -1, "provider": 3},
+            {"id": "a b"}, {}, {"id": null}]}"#;
+        let page = parse_page(body.as_bytes()).unwrap();
+        assert_eq!((page.unusable, page.total, page.entries.len()), (3, 5, 2));
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            page.entries[0],
+            Entry {
+                id: EntryId::parse("1").unwrap(),
+                transcript: text("Hello"),
+                cached_at: Some(Timestamp(1_767_323_045_000)),
+                hit_count: Some(7),
+                provider: text("p"),
+                voice: text("v"),
+                language: text("en-GB"),
+            }
+        );
+        let two = &page.entries[1];
+        assert_eq!((two.id.as_str(), two.cached_at, two.hit_count, &two.provider), ("2", None, None, &None));
+        for other in [
+            "",
+            "[]",
+            "{}",
+            r#"{"entries":[]}"#,
+            r#"{"entries":{},"totalCount":0}"#,
+            r#"{"entries":[1],"totalCount":1}"#,
+        ] {
+            assert!(parse_page(other.as_bytes()).is_err(), "{other}");
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! An agent's remote cache, listed to its end and sifted.
+
+use std::{
+    collections::HashSet,
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use anyhow::anyhow;
+use clap::Args;
+use regex::Regex;
+use tokio::time::sleep;
+
+use super::{
+    Failure, Progress, new_uuid,
+    times::{Moment, plural},
+};
+use crate::{
+    api::{Api, Entry, Page, Reply},
+    backoff::{Backoff, Jitter},
+    clock::{Clock, Timestamp},
+    config::{Config, show_duration},
+    deletion::{AgentId, EntryId},
+    outcome::{Cause, Fault, RetryAfter},
+    pace::Pace,
+};
+
+/// How often a page is asked for until that is given up.
+const MAX_TRIES: u32 = 6;
+/// How many of the entries are kept to be shown.
+const SAMPLE: usize = 10;
+
+/// Which entries of the remote cache go: those that all of these hold for.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "With --from-cache")]
+pub(super) struct Filter {
+    /// Only entries cached before this time, or so long ago (30d, say).
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    cached_before: Option<Moment>,
+    /// Only entries that were used less often.
+    #[arg(long, value_name = "N")]
+    hit_count_below: Option<u64>,
+    /// Only entries that this provider synthesized, in upper or lower case.
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// Only entries with this voice: the provider's ID of it, exactly.
+    #[arg(long, value_name = "ID")]
+    voice: Option<String>,
+    /// Only entries in this language, such as en-GB, in upper or lower case.
+    #[arg(long, value_name = "CODE")]
+    language: Option<String>,
+    /// Only entries in whose transcript this regular expression matches somewhere ((?i) at its start ignores case).
+    #[arg(long, value_name = "REGEX", value_parser = regex)]
+    transcript_matches: Option<Regex>,
+}
+
+fn regex(text: &str) -> Result<Regex, String> {
+    // A syntax error comes in several lines, with a mark below where it is wrong.
+    Regex::new(text).map_err(|error| error.to_string())
+}
+
+impl Filter {
+    /// Whether there is any.
+    pub(super) fn is_given(&self) -> bool {
+        let Self { cached_before, hit_count_below, provider, voice, language, transcript_matches } = self;
+        let texts = [provider, voice, language];
+        cached_before.is_some()
+            || hit_count_below.is_some()
+            || transcript_matches.is_some()
+            || texts.into_iter().any(Option::is_some)
+    }
+
+    /// Whether an entry goes; `None` if the API did not say of it what that depends on. Such an entry stays: a deletion
+    /// cannot be undone.
+    fn takes(&self, entry: &Entry, now: Timestamp) -> Option<bool> {
+        fn holds<W, V>(wanted: Option<W>, value: Option<V>, test: impl Fn(W, V) -> bool) -> Option<bool> {
+            match (wanted, value) {
+                (None, _) => Some(true),
+                (Some(wanted), Some(value)) => Some(test(wanted, value)),
+                (Some(_), None) => None,
+            }
+        }
+        let before = self.cached_before.map(|moment| moment.before(now));
+        let same = |wanted: &String, value: &String| wanted.eq_ignore_ascii_case(value);
+        let tests = [
+            holds(before, entry.cached_at, |before, at| at < before),
+            holds(self.hit_count_below, entry.hit_count, |below, count| count < below),
+            holds(self.provider.as_ref(), entry.provider.as_ref(), same),
+            holds(self.voice.as_ref(), entry.voice.as_ref(), |wanted, voice| wanted == voice),
+            holds(self.language.as_ref(), entry.language.as_ref(), same),
+            holds(self.transcript_matches.as_ref(), entry.transcript.as_ref(), |regex, text| regex.is_match(text)),
+        ];
+        // One that fails is enough, whatever is unknown.
+        if tests.contains(&Some(false)) { Some(false) } else { tests.iter().all(Option::is_some).then_some(true) }
+    }
+}
+
+/// What a listing found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// What goes.
+    pub(super) ids: Vec<EntryId>,
+    /// The first few of it.
+    pub(super) sample: Vec<Entry>,
+    /// How many different entries were listed.
+    pub(super) listed: u64,
+    /// How many stay because the API does not say of them what a filter asks for.
+    pub(super) unknown: u64,
+    /// How many have IDs that cannot be enqueued.
+    pub(super) unusable: u64,
+    /// What speaks against this being all of the cache.
+    pub(super) doubts: Vec<String>,
+}
+
+/// Where to list, and how patiently.
+pub(super) struct Lister {
+    api: Api,
+    agent: AgentId,
+    pace: Pace,
+    backoff: Backoff,
+    max_retry_after: Duration,
+    clock: Clock,
+    rng: fastrand::Rng,
+}
+
+impl Lister {
+    /// # Errors
+    /// If there is no key, or TLS cannot be set up.
+    pub(super) fn new(config: &Config, agent: AgentId, clock: Clock, rng: fastrand::Rng) -> Result<Self, Failure> {
+        let api = Api::new(config.api()?)?;
+        // Its own limiter: a daemon that runs meanwhile has another one.
+        let pace = Pace::new(config.rate, config.hold_growth, config.hold_after_faults);
+        let max_retry_after = config.worker.policy.max_retry_after;
+        Ok(Self { api, agent, pace, backoff: config.hold_growth, max_retry_after, clock, rng })
+    }
+
+    /// Lists the cache to its end.
+    ///
+    /// # Errors
+    /// If the API does not answer a page as promised, after it was asked for several times if that could help.
+    pub(super) async fn list(&mut self, filter: &Filter, progress: &mut Progress) -> Result<Found, Failure> {
+        let now = self.clock.now();
+        let (mut found, mut seen) = (Found::default(), HashSet::new());
+        let (mut offset, mut repeats) = (0, 0_u64);
+        let (mut lowest, mut highest) = (u64::MAX, 0);
+        loop {
+            let page = self.page(offset, progress).await?;
+            let length = page.entries.len() as u64 + page.unusable;
+            let total = page.total;
+            (lowest, highest) = (lowest.min(total), highest.max(total));
+            found.unusable += page.unusable;
+            for entry in page.entries {
+                if !seen.insert(entry.id.clone()) {
+                    repeats += 1;
+                    continue;
+                }
+                match filter.takes(&entry, now) {
+                    Some(true) => {
+                        found.ids.push(entry.id.clone());
+                        if found.sample.len() < SAMPLE {
+                            found.sample.push(entry);
+                        }
+                    }
+                    Some(false) => {}
+                    None => found.unknown += 1,
+                }
+            }
+            offset += length;
+            progress.show(|| format!("{offset} of {total} entries listed"));
+            if length == 0 || offset >= total {
+                break;
+            }
+        }
+        found.listed = seen.len() as u64;
+        if lowest != highest {
+            found.doubts.push(format!("the cache had {lowest} to {highest} entries while it was listed"));
+        }
+        if repeats > 0 {
+            found
+                .doubts
+                .push(format!("{} listed twice, and counted once", plural(repeats, "entry was", "entries were")));
+        }
+        if found.listed + found.unusable < highest && lowest == highest {
+            let listed = found.listed + found.unusable;
+            found.doubts.push(format!("the API says that there are {highest} entries, and listed {listed}"));
+        }
+        Ok(found)
+    }
+
+    async fn page(&mut self, offset: u64, progress: &mut Progress) -> Result<Page, Failure> {
+        let mut tries = 0;
+        loop {
+            while !self.pace.take_permit(self.clock.elapsed()) {
+                sleep(self.pace.next_permit().saturating_sub(self.clock.elapsed())).await;
+            }
+            let correlation_id = new_uuid(&mut self.rng);
+            let reply = self.api.list(&self.agent, offset, correlation_id).await;
+            let fault = match reply.result {
+                Ok(page) => return Ok(page),
+                Err(fault) => fault,
+            };
+            tries += 1;
+            let said = describe(&reply, fault);
+            if tries >= MAX_TRIES || !(reply.key_changed || may_pass(fault.cause())) {
+                let agent = &self.agent;
+                let remedy = remedy(fault.cause());
+                return Err(anyhow!(
+                    "list the audio cache of {agent}: {said} (correlation ID {correlation_id}){remedy}"
+                )
+                .into());
+            }
+            let delay = self.delay(fault, tries);
+            progress.clear();
+            // Nowhere is left to say it if standard error is closed.
+            let _ = writeln!(io::stderr(), "{said}; trying again in {}", show_duration(delay));
+            sleep(delay).await;
+        }
+    }
+
+    fn delay(&mut self, fault: Fault, tries: u32) -> Duration {
+        let asked = match fault {
+            Fault::Status { retry_after: Some(RetryAfter::Seconds(seconds)), .. } => Some(Duration::from_secs(seconds)),
+            Fault::Status { retry_after: Some(RetryAfter::At(at)), .. } => Some(at.since(self.clock.now())),
+            Fault::Status { retry_after: None, .. } | Fault::Garbled | Fault::Lost | Fault::Unreachable => None,
+        };
+        asked.map_or_else(
+            || self.backoff.jittered(tries, Jitter::draw(&mut self.rng)),
+            |asked| asked.min(self.max_retry_after).max(self.backoff.base()),
+        )
+    }
+}
+
+fn describe(reply: &Reply<Page>, fault: Fault) -> String {
+    let detail = reply.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+    match reply.status {
+        Some(status) => format!("the API answered {status}{detail}"),
+        None => format!("no answer ({}){detail}", fault.cause().as_str()),
+    }
+}
+
+/// Whether asking again may help.
+fn may_pass(cause: Cause) -> bool {
+    match cause {
+        Cause::Throttled | Cause::ServerError | Cause::Lost | Cause::Unreachable | Cause::Garbled => true,
+        Cause::ApiFailed
+        | Cause::ApiContradicted
+        | Cause::ApiSilent
+        | Cause::Rejected
+        | Cause::Unauthorized
+        | Cause::Forbidden
+        | Cause::UnknownAgent
+        | Cause::Contract
+        | Cause::Operator => false,
+    }
+}
+
+/// What a person can do about it: the end of a message.
+fn remedy(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Unauthorized => "; the API key is wrong, has expired, or is for another region than api.region",
+        Cause::Forbidden => "; the API key needs `read` on the audio cache of this agent",
+        Cause::UnknownAgent => "; is the agent's ID right, and api.region?",
+        Cause::Throttled => "; lower rate_limit.requests_per_second, or try again later",
+        Cause::ServerError | Cause::Lost | Cause::Unreachable => "; try again later",
+        Cause::Garbled | Cause::Contract => "; is api.base_url right?",
+        Cause::ApiFailed | Cause::ApiContradicted | Cause::ApiSilent | Cause::Rejected | Cause::Operator => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_goes_only_if_every_filter_is_known_to_hold() {
+        let text = |text: &str| Some(text.to_owned());
+        let entry = Entry {
+            id: EntryId::parse("1").unwrap(),
+            transcript: text("Hello there"),
+            cached_at: Some(Timestamp(1_000)),
+            hit_count: Some(3),
+            provider: text("ElevenLabs"),
+            voice: text("Aa"),
+            language: text("en-GB"),
+        };
+        let now = Timestamp(10_000);
+        let none = Filter::default;
+        let moment = |text| Moment::parse(text).ok();
+        assert_eq!(none().takes(&entry, now), Some(true));
+        let cases = [
+            (Filter { cached_before: moment("8s"), ..none() }, true),
+            (Filter { cached_before: moment("9s"), ..none() }, false),
+            (Filter { hit_count_below: Some(4), ..none() }, true),
+            (Filter { hit_count_below: Some(3), ..none() }, false),
+            (Filter { provider: text("elevenlabs"), ..none() }, true),
+            (Filter { provider: text("eleven"), ..none() }, false),
+            (Filter { voice: text("Aa"), ..none() }, true),
+            (Filter { voice: text("aa"), ..none() }, false),
+            (Filter { language: text("EN-gb"), ..none() }, true),
+            (Filter { language: text("en"), ..none() }, false),
+            (Filter { transcript_matches: Regex::new("lo t").ok(), ..none() }, true),
+            (Filter { transcript_matches: Regex::new("^there").ok(), ..none() }, false),
+            (Filter { hit_count_below: Some(4), voice: text("b"), ..none() }, false),
+        ];
+        for (filter, goes) in cases {
+            assert_eq!(filter.takes(&entry, now), Some(goes), "{filter:?}");
+        }
+        let unknown = Entry { hit_count: None, ..entry };
+        assert_eq!(Filter { hit_count_below: Some(4), ..none() }.takes(&unknown, now), None);
+        assert_eq!(Filter { hit_count_below: Some(4), voice: text("b"), ..none() }.takes(&unknown, now), Some(false));
+    }
+}

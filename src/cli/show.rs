@@ -1,0 +1,133 @@
+//! `sweeper show`: the story of one ID.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{
+    Failure, agent_id, entry_id, say,
+    status::hold_line,
+    times::{plural, show_span, show_text, show_time},
+    warn_person,
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    config::Config,
+    deletion::{AgentId, EntryId},
+    store::{Reader, Story, Told},
+};
+
+const EXAMPLES: &str = "\
+Example:
+  sweeper show PROJECT-58RP822I 4711
+
+Exit codes: 0 shown, 1 there is no such row, 2 usage or configuration, 3 database unusable.";
+
+/// Of which ID.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ShowArgs {
+    /// Whose entry it is.
+    #[arg(value_name = "AGENT", value_parser = agent_id)]
+    agent: AgentId,
+    /// The entry's ID.
+    #[arg(value_name = "ENTRY", value_parser = entry_id)]
+    entry: EntryId,
+}
+
+/// Shows it.
+///
+/// # Errors
+/// If the database cannot be read.
+pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
+    let ShowArgs { agent, entry } = args;
+    let found = Reader::open(&config.store).await?.story(&agent, &entry).await?;
+    let entry = entry.as_str();
+    let Some(story) = found else {
+        warn_person(&format!(
+            "{agent} {entry}: there is no such row in {}: never enqueued, cancelled, or settled for longer than \
+             queue.retention",
+            config.store.path.display()
+        ));
+        return Ok(ExitCode::from(1));
+    };
+    let now = clock.now();
+    let mut lines = vec![format!("{agent} {entry}: {}", state(&story))];
+    lines.push(format!("  enqueued {}, priority {}", show_time(story.created_at), story.priority));
+    if let Some(at) = story.settled_at {
+        lines.push(format!("  settled {}", show_time(at)));
+    } else {
+        lines.push(format!("  {}", due(&story, now)));
+    }
+    lines.push(format!("  {}", plural(story.attempts.unsigned_abs(), "counted attempt", "counted attempts")));
+    if story.state == "pending" && !story.holds.is_empty() {
+        lines.push("it waits for these holds:".to_owned());
+        lines.extend(story.holds.iter().map(|hold| format!("  {}", plain(&hold_line(hold, now)))));
+    }
+    if story.requests.is_empty() {
+        lines.push("no request with it is on record".to_owned());
+    } else {
+        lines.push("its requests, oldest first; support asks for the correlation IDs:".to_owned());
+        lines.extend(story.requests.iter().flat_map(request));
+    }
+    say(&lines.join("\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Without colours.
+fn plain(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
+}
+
+fn state(story: &Story) -> String {
+    let cause = story.last_cause.as_ref().map_or_else(String::new, |cause| format!(", {cause}"));
+    let unconfirmed = match (story.state.as_str(), story.maybe_done) {
+        ("dead", true) => "; unconfirmed: an attempt may have deleted it unseen",
+        ("absent", true) => "; an attempt may have deleted it unseen",
+        _ => "",
+    };
+    format!("{}{cause}{unconfirmed}", story.state)
+}
+
+fn due(story: &Story, now: Timestamp) -> String {
+    let is_on_its_way = story.requests.iter().any(|told| told.answered_at.is_none());
+    if is_on_its_way {
+        "on its way in a request, or was when its daemon died".to_owned()
+    } else if story.due_at <= now {
+        format!("due for {}", show_span(now.since(story.due_at.max(story.created_at))))
+    } else {
+        format!("due {}, in {}", show_time(story.due_at), show_span(story.due_at.since(now)))
+    }
+}
+
+fn request(told: &Told) -> Vec<String> {
+    let what = match told.kind.as_str() {
+        "single" => "asked about alone".to_owned(),
+        _ => format!("bulk delete of {}", told.size),
+    };
+    let answer = match (told.answered_at, told.status) {
+        (None, _) => "no answer yet, or its daemon died".to_owned(),
+        (Some(at), Some(status)) => format!("{status} after {}", took(told.claimed_at, at)),
+        (Some(at), None) => format!("no answer, given up after {}", took(told.claimed_at, at)),
+    };
+    let verdict = told.verdict.as_deref().map_or_else(String::new, |verdict| {
+        let cause = told.cause.as_ref().map_or_else(String::new, |cause| format!(" ({cause})"));
+        format!(": {verdict}{cause}")
+    });
+    let mut lines = vec![
+        format!("  {}  request {}, {what}: {answer}{verdict}", show_time(told.claimed_at), told.request),
+        format!("      correlation ID {}", told.correlation_id),
+    ];
+    if let Some(remote_id) = told.remote_id.as_ref().filter(|id| **id != told.correlation_id) {
+        lines.push(format!("      the API's own {}", show_text(remote_id, 300)));
+    }
+    if let Some(detail) = &told.detail {
+        lines.push(format!("      detail: {}", show_text(detail, 300)));
+    }
+    lines
+}
+
+fn took(from: Timestamp, to: Timestamp) -> String {
+    let took = to.since(from);
+    if took.as_secs() < 10 { format!("{} ms", took.as_millis()) } else { show_span(took) }
+}

@@ -1,0 +1,152 @@
+//! Times, spans and numbers, as people write and read them.
+
+use std::time::Duration;
+
+use crate::{clock::Timestamp, config::parse_duration};
+
+/// The longest span that can be given: a hundred years.
+const MAX_SPAN: Duration = Duration::from_secs(36_500 * 86_400);
+
+/// A number below this is no Unix time in milliseconds that anybody means, but one in seconds, or a date.
+const LEAST_MS: i64 = 100_000_000_000;
+
+/// A point in time, as given: itself, or so far from now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    At(Timestamp),
+    Away(Duration),
+}
+
+impl Moment {
+    /// Takes a text for one.
+    ///
+    /// # Errors
+    /// If it is none; the message says what is one.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let bad = || {
+            "must be a time such as 2026-11-24, 2026-11-24T10:00 (in UTC) or 2026-11-24T10:00+01:00, a duration such as 30m \
+             or 7d, or Unix milliseconds"
+                .to_owned()
+        };
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            let ms = text.parse().ok().filter(|ms| *ms <= Timestamp::MAX.0).ok_or_else(bad)?;
+            if ms != 0 && ms < LEAST_MS {
+                return Err("is too small for Unix milliseconds; seconds are to be multiplied by 1000".to_owned());
+            }
+            return Ok(Self::At(Timestamp(ms)));
+        }
+        if let Ok(span) = parse_duration(text, &(Duration::ZERO..=MAX_SPAN)) {
+            return Ok(Self::Away(span));
+        }
+        Timestamp::parse(text).map(Self::At).ok_or_else(bad)
+    }
+
+    /// Itself, or so far after `now`.
+    pub(super) fn after(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Away(span) => now.plus(span),
+        }
+    }
+
+    /// Itself, or so far before `now`.
+    pub(super) fn before(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Away(span) => now.minus(span),
+        }
+    }
+}
+
+/// `2026-11-24 10:00:00 UTC`.
+pub(super) fn show_time(at: Timestamp) -> String {
+    jiff::Timestamp::from_millisecond(at.0)
+        .map_or_else(|_| format!("{at} ms"), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
+/// The two largest units of it: `2h 3m`.
+pub(super) fn show_span(span: Duration) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let mut left = span.as_secs();
+    let mut parts = Vec::new();
+    for (unit, name) in units {
+        if left >= unit || !parts.is_empty() {
+            parts.push((left / unit, name));
+            left %= unit;
+        }
+    }
+    let shown: Vec<String> =
+        parts.into_iter().take(2).filter(|(n, _)| *n > 0).map(|(n, name)| format!("{n}{name}")).collect();
+    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
+}
+
+/// `12,345`.
+pub(super) fn show_count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 row`, `12,345 rows`.
+pub(super) fn plural(n: u64, one: &str, many: &str) -> String {
+    format!("{} {}", show_count(n), if n == 1 { one } else { many })
+}
+
+/// What others wrote, fit for a terminal: without control characters, and not longer than so many characters.
+pub(super) fn show_text(text: &str, most: usize) -> String {
+    let is_odd = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut clean: String = text.chars().map(|c| if is_odd(c) { ' ' } else { c }).take(most + 1).collect();
+    if clean.chars().count() > most {
+        clean = clean.chars().take(most.saturating_sub(1)).collect();
+        clean.push('…');
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_a_time_or_a_span_or_unix_milliseconds() {
+        let at = |text: &str| Moment::parse(text).unwrap().after(Timestamp(1_000));
+        assert_eq!(at("1970-01-02"), Timestamp(86_400_000));
+        assert_eq!(at("1970-01-01T00:01"), Timestamp(60_000));
+        assert_eq!(at("1970-01-01 01:00:00+01:00"), Timestamp(0));
+        assert_eq!(at("1970-01-01T00:00:00.5Z"), Timestamp(500));
+        assert_eq!(at("1764000000000"), Timestamp(1_764_000_000_000));
+        assert_eq!(at("0"), Timestamp(0));
+        assert_eq!(at("2s"), Timestamp(3_000));
+        assert_eq!(Moment::parse("2d").unwrap().before(Timestamp(86_400_000 * 3)), Timestamp(86_400_000));
+        for bad in
+            ["", "soon", "20261124", "1764000000", "99999999999999999999", "-1", "1969-12-31", "2026-13-01", "-5m"]
+        {
+            assert!(Moment::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_short() {
+        let spans =
+            [(0, "0s"), (59, "59s"), (60, "1m"), (3_661, "1h 1m"), (86_400, "1d"), (90_000, "1d 1h"), (86_460, "1d")];
+        for (seconds, shown) in spans {
+            assert_eq!(show_span(Duration::from_secs(seconds)), shown);
+        }
+        for (n, shown) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(show_count(n), shown);
+        }
+        assert_eq!(show_time(Timestamp(1_764_000_000_123)), "2025-11-24 16:00:00 UTC");
+        assert_eq!(show_text("a\u{1b}[31m\nb", 20), "a [31m b");
+        assert_eq!(show_text("ääää", 4), "ääää");
+        assert_eq!(show_text("äääää", 4), "äää…");
+    }
+}

@@ -1,0 +1,79 @@
+//! What the sandbox's caches hold, as the API lists it.
+
+use serde_json::{Value, json};
+
+use super::Entries;
+
+/// How many entries an agent lists that has every entry.
+const ENDLESS: u64 = 1_000;
+
+const TRANSCRIPTS: [&str; 6] = [
+    "Thank you for calling, how can I help you?",
+    "Could you please spell your surname?",
+    "I have found your booking for tomorrow evening.",
+    "One moment, I am putting you through to a colleague.",
+    "Möchten Sie einen Tisch für zwei Personen reservieren?",
+    "Is there anything else I can do for you?",
+];
+/// Provider, voice, language.
+const VOICES: [(&str, &str, &str); 3] = [
+    ("elevenlabs", "EXAVITQu4vr4xnSDxMaL", "en-GB"),
+    ("cartesia", "a0e99841-438c", "en-US"),
+    ("google", "de-DE-Wavenet-B", "de-DE"),
+];
+
+/// 2025-01-01T00:00:00Z.
+const FIRST_CACHED_AT: i64 = 1_735_689_600;
+
+/// The IDs of what is there, in the order of a number's value.
+fn ids(entries: &Entries) -> Vec<String> {
+    let mut ids: Vec<String> = match entries {
+        Entries::Listed(ids) => ids.iter().cloned().collect(),
+        Entries::AllBut(gone) => (1..=ENDLESS).map(|id| id.to_string()).filter(|id| !gone.contains(id)).collect(),
+    };
+    ids.sort_unstable_by_key(|id| (id.parse::<u64>().unwrap_or(u64::MAX), id.clone()));
+    ids
+}
+
+/// An entry, all of it made of its ID: the same each time.
+fn entry(id: &str) -> Value {
+    let draw = id.bytes().fold(7_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+    let of = |n: usize, salt: u64| (draw / salt) as usize % n;
+    let (provider, voice, language) = VOICES[of(VOICES.len(), 1)];
+    let hours = of(365 * 24, 1) as i64;
+    let cached_at = jiff::Timestamp::from_second(FIRST_CACHED_AT + hours * 3_600).unwrap_or_default();
+    json!({
+        "id": id,
+        "transcript": format!("{} ({id})", TRANSCRIPTS[of(TRANSCRIPTS.len(), 3)]),
+        "cachedAt": cached_at.to_string(),
+        "hitCount": of(100, 5),
+        "duration": of(80, 7) as f64 / 10.0 + 0.5,
+        "regenerated": of(9, 11) == 0,
+        "provider": provider,
+        "providerVoiceId": voice,
+        "imported": false,
+        "audioFilename": format!("{id}.wav"),
+        "languageCode": language,
+    })
+}
+
+/// A page, as a query such as `limit=50&offset=0` asks for it.
+///
+/// # Errors
+/// If the query is none that the API takes.
+pub(super) fn page(entries: &Entries, query: &str) -> Result<Value, &'static str> {
+    let (mut limit, mut offset) = (50, 0);
+    for (name, value) in query.split('&').filter_map(|part| part.split_once('=')) {
+        match name {
+            "limit" => limit = value.parse().map_err(|_| "limit must be a number")?,
+            "offset" => offset = value.parse().map_err(|_| "offset must be a number of 0 or more")?,
+            _ => {}
+        }
+    }
+    if !(1..=200).contains(&limit) {
+        return Err("limit must be from 1 to 200");
+    }
+    let ids = ids(entries);
+    let listed: Vec<Value> = ids.iter().skip(offset).take(limit).map(|id| entry(id)).collect();
+    Ok(json!({ "entries": listed, "totalCount": ids.len() }))
+}

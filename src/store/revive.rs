@@ -1,0 +1,109 @@
+//! Bringing dead rows back, and taking pending ones out: for those parts of this program that do so for a person.
+
+use super::{file::StoreError, producer::Producer, rows::json};
+use crate::{
+    clock::Timestamp,
+    deletion::{AgentId, DeletionId, EntryId},
+    outcome::Cause,
+};
+
+/// ?1 agent or NULL; ?2 cause or NULL
+const DEAD: &str = "
+SELECT json_group_array(id) FROM (
+    SELECT id FROM deletions INDEXED BY deletions_dead
+    WHERE state = 'dead' AND (?1 IS NULL OR agent_id = ?1) AND (?2 IS NULL OR last_cause = ?2) ORDER BY id)";
+
+/// ?1 agent or NULL
+const PENDING: &str = "
+SELECT json_group_array(id) FROM (
+    SELECT id FROM deletions INDEXED BY deletions_due
+    WHERE state = 'pending' AND (?1 IS NULL OR agent_id = ?1) ORDER BY id)";
+
+/// ?1 agent; ?2 entry
+const PENDING_ROW: &str = "SELECT id FROM deletions WHERE agent_id = ?1 AND entry_id = ?2 AND state = 'pending'";
+
+/// ?1 ids: [id, …]; ?2 now. Of a rejected row it is known that it had better not go with others: its `batch_max` stays.
+/// So does `maybe_done`, which is still so. OR IGNORE: a row that got past its CHECKs stays dead, and keeps no other.
+pub(super) const REVIVE: &str = "
+UPDATE OR IGNORE deletions SET state = 'pending', settled_at = NULL, attempts = 0, asks = 0, due_at = ?2,
+    batch_max = CASE last_cause WHEN 'rejected' THEN batch_max ELSE 20 END
+WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'dead'";
+
+/// ?1 ids: [id, …]
+const CANCEL: &str = "
+DELETE FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'pending'";
+
+const IN_FLIGHT: &str = "
+SELECT json_group_array(row.value) FROM requests INDEXED BY requests_unanswered
+CROSS JOIN json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]')) AS row
+WHERE answered_at IS NULL AND typeof(row.value) = 'integer'";
+
+impl Producer {
+    /// The dead rows of an agent, of a cause, or all of them, in the order of their ids.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn dead(&mut self, agent: Option<&AgentId>, cause: Option<Cause>) -> Result<Vec<DeletionId>, StoreError> {
+        let query = sqlx::query_scalar(DEAD).bind(agent.map(AgentId::as_str)).bind(cause.map(Cause::as_str));
+        let ids = query.fetch_one(&mut self.conn).await.and_then(parse_ids);
+        ids.map_err(|source| self.error("look for dead rows", source))
+    }
+
+    /// The pending rows of an agent, or all of them, in the order of their ids.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn pending(&mut self, agent: Option<&AgentId>) -> Result<Vec<DeletionId>, StoreError> {
+        let query = sqlx::query_scalar(PENDING).bind(agent.map(AgentId::as_str));
+        let ids = query.fetch_one(&mut self.conn).await.and_then(parse_ids);
+        ids.map_err(|source| self.error("look for pending rows", source))
+    }
+
+    /// This row, if it is pending.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn pending_row(&mut self, agent: &AgentId, entry: &EntryId) -> Result<Option<DeletionId>, StoreError> {
+        let query = sqlx::query_scalar(PENDING_ROW).bind(agent.as_str()).bind(entry.as_str());
+        let id: Result<Option<i64>, _> = query.fetch_optional(&mut self.conn).await;
+        id.map(|id| id.map(DeletionId)).map_err(|source| self.error("look for pending rows", source))
+    }
+
+    /// The rows that requests without an answer have.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn in_flight(&mut self) -> Result<Vec<DeletionId>, StoreError> {
+        let ids = sqlx::query_scalar(IN_FLIGHT).fetch_one(&mut self.conn).await.and_then(parse_ids);
+        ids.map_err(|source| self.error("look for rows on their way", source))
+    }
+
+    /// Makes those of these rows that are dead pending again, due now and with all their attempts before them; tells how
+    /// many. One transaction.
+    ///
+    /// # Errors
+    /// If SQLite fails; then none is.
+    pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
+        let done = sqlx::query(REVIVE).bind(list(ids)).bind(now.0).execute(&mut self.conn).await;
+        done.map(|done| done.rows_affected()).map_err(|source| self.error("revive", source))
+    }
+
+    /// Takes those of these rows out that are pending; tells how many. One transaction.
+    ///
+    /// # Errors
+    /// If SQLite fails; then none is.
+    pub async fn cancel(&mut self, ids: &[DeletionId]) -> Result<u64, StoreError> {
+        let done = sqlx::query(CANCEL).bind(list(ids)).execute(&mut self.conn).await;
+        done.map(|done| done.rows_affected()).map_err(|source| self.error("cancel", source))
+    }
+}
+
+fn list(ids: &[DeletionId]) -> String {
+    json(&ids.iter().map(|id| id.0).collect::<Vec<_>>())
+}
+
+/// One text instead of a row for each: those cost a hundred times as much.
+fn parse_ids(text: String) -> Result<Vec<DeletionId>, sqlx::Error> {
+    let ids: Vec<i64> = serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(ids.into_iter().map(DeletionId).collect())
+}

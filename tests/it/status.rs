@@ -1,0 +1,331 @@
+//! `sweeper status` and `sweeper show`, from outside: what they say, and that they only look.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use audio_cache_sweeper::{
+    clock::{Clock, Timestamp},
+    sandbox::{Mood, Options},
+};
+use regex::Regex;
+use serde_json::Value;
+
+use crate::{
+    bed::{Bed, Plan, status_with},
+    daemon::{Daemon, Locked, blocking, configured, finish, queue, sandbox, sql, sweeper},
+    enqueue::{fed, on_a_terminal},
+};
+
+/// What differs from run to run, told by its form.
+pub fn stable(text: &str) -> String {
+    let forms = [
+        (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "[uuid]"),
+        (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "[time]"),
+        (r"process    \d+", "process    [pid]"),
+        (r"\(\d+[smhd]( \d+[smh])?\)", "[span]"),
+        (r"after \d+ ms", "after [n] ms"),
+        (r"lately [\d,]+ deleted", "lately [n] deleted"),
+        (r"for \d+s", "for [span]"),
+        (r"(?m) \d+s$", " [span]"),
+    ];
+    let text = text.replace(env!("CARGO_PKG_VERSION"), "[version]");
+    forms.iter().fold(text, |text, (form, stands)| Regex::new(form).unwrap().replace_all(&text, *stands).into_owned())
+}
+
+fn run(dir: &Path, arguments: &[&str]) -> String {
+    let mut command = sweeper(dir);
+    command.args(arguments);
+    let (code, out, err) = fed(command, "");
+    assert_eq!((code, err.as_str()), (0, ""), "{arguments:?}: {out}");
+    assert!(!out.contains('\u{1b}'), "no colours where there is no terminal");
+    out
+}
+
+async fn report(dir: &Path, arguments: &[&str]) -> Value {
+    let mut command = sweeper(dir);
+    command.args(["status", "--json"]).args(arguments);
+    let (code, out, err) = finish(command).await;
+    assert_eq!((code, err.as_str(), out.lines().count()), (0, "", 1), "{out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+/// Unix milliseconds so many seconds from now, for SQL.
+fn from_now(seconds: i64) -> i64 {
+    Clock::system().now().0 + seconds * 1_000
+}
+
+/// Rows of every state, more agents than are shown, and holds of every kind.
+async fn busy(dir: &Path) {
+    queue(dir, 1_234).await;
+    let hour_ago = from_now(-5_410);
+    for statement in [
+        format!("UPDATE deletions SET created_at = {hour_ago}"),
+        format!("UPDATE deletions SET due_at = {} WHERE id <= 34", from_now(10_000)),
+        format!("UPDATE deletions SET state = 'deleted', settled_at = {hour_ago} WHERE id BETWEEN 101 AND 200"),
+        format!("UPDATE deletions SET state = 'absent', settled_at = {hour_ago} WHERE id BETWEEN 201 AND 203"),
+        format!(
+            "UPDATE deletions SET state = 'dead', settled_at = {hour_ago}, last_cause = iif(id < 305, 'rejected', 'lost'),
+                 maybe_done = id > 308 WHERE id BETWEEN 301 AND 312"
+        ),
+        "INSERT INTO deletions (agent_id, entry_id)
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20) SELECT 'agent-' || (100 + i), i FROM n"
+            .to_owned(),
+        format!("INSERT INTO deletions (agent_id, entry_id) VALUES ('{}', 1), ('{0}', 2)", "long-".repeat(51)),
+        format!("INSERT INTO holds (scope, since_at) VALUES ('a', {})", from_now(-90)),
+        format!("INSERT INTO holds VALUES ('agent-101', 'forbidden', {}, {}, 3)", from_now(-5_400), from_now(9_000)),
+        format!("INSERT INTO holds VALUES ('*', 'throttled', {}, {}, 1)", from_now(-90), from_now(-1)),
+    ] {
+        sql(dir, &statement).await;
+    }
+}
+
+/// Without the seconds, which may have gone on.
+fn minutes(text: &str) -> String {
+    Regex::new(r"(\d+[dmh]) \d+[smh]").unwrap().replace_all(text, "$1 [n]").into_owned()
+}
+
+#[tokio::test]
+async fn status_is_readable_on_80_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    sweeper(dir.path()).arg("init").output().unwrap();
+    insta::assert_snapshot!("empty", stable(&run(dir.path(), &["status"])));
+    busy(dir.path()).await;
+    let shown = run(dir.path(), &["status"]);
+    let widest = shown.lines().max_by_key(|line| line.chars().count()).unwrap();
+    assert!(widest.chars().count() <= 80, "{widest}");
+    insta::assert_snapshot!("busy", minutes(&stable(&shown)));
+    insta::assert_snapshot!("one_agent", minutes(&stable(&run(dir.path(), &["status", "--agent", "agent-101"]))));
+}
+
+#[tokio::test]
+async fn the_json_has_what_the_readme_says_and_all_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    busy(dir.path()).await;
+    let all = report(dir.path(), &[]).await;
+    fn names(value: &Value, path: &str, into: &mut Vec<String>) {
+        if let Value::Object(object) = value {
+            for (name, value) in object {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                into.push(path.clone());
+                names(value, &path, into);
+            }
+        }
+        if let Value::Array(values) = value {
+            names(&values[0], path, into);
+        }
+    }
+    let mut found = Vec::new();
+    names(&all, "", &mut found);
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    for name in &found {
+        assert!(readme.contains(&format!("`{name}`")), "the README has no {name}");
+    }
+    assert_eq!(found.len(), 37, "{found:?}");
+    assert_eq!(
+        all["rows"],
+        serde_json::json!({"pending": 1_141, "due": 1_107, "deleted": 100, "absent": 3, "dead": 12})
+    );
+    assert_eq!(all["agents"].as_array().unwrap().len(), 22, "all of them");
+    assert_eq!(all["agents"][0]["agent_id"], "a");
+    assert!((5_410.0..5_500.0).contains(&all["oldest_due_s"].as_f64().unwrap()), "{all}");
+    assert_eq!(all["dead"][0], serde_json::json!({"cause": "lost", "rows": 8, "unconfirmed": 4}));
+    let one = report(dir.path(), &["--agent", "agent-101"]).await;
+    assert_eq!((one["agent"].as_str(), &one["rows"]["pending"]), (Some("agent-101"), &1.into()));
+    let scopes: Vec<&str> =
+        one["holds"].as_array().unwrap().iter().map(|hold| hold["scope"].as_str().unwrap()).collect();
+    assert_eq!(scopes, ["*", "agent-101"]);
+}
+
+#[tokio::test]
+async fn status_tells_whether_a_daemon_runs_and_what_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Gate, "1h").await;
+    let running = report(dir.path(), &[]).await;
+    assert_eq!(
+        (&running["daemon"]["running"], &running["daemon"]["pid"]),
+        (&true.into(), &daemon.pid().into()),
+        "{running}"
+    );
+    assert_eq!(running["daemon"]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(running["daemon"]["requests_per_second"], 1_000.0);
+    assert!(
+        (running["at"].as_i64().unwrap() - running["daemon"]["started_at"].as_i64().unwrap()) < 600_000,
+        "{running}"
+    );
+    assert_eq!(running["in_flight"], serde_json::json!({"requests": 1, "rows": 1}));
+    let shown = blocking({
+        let dir = dir.path().to_owned();
+        move || (run(&dir, &["status"]), run(&dir, &["show", "a", "1"]))
+    })
+    .await;
+    assert!(shown.0.lines().all(|line| line.chars().count() <= 80), "{}", shown.0);
+    insta::assert_snapshot!("running", minutes(&stable(&shown.0)));
+    insta::assert_snapshot!("in_flight", stable(&shown.1));
+    sandbox.open_gate();
+    let daemon = daemon.until("request").await;
+    // The log has it before the database.
+    let mut done = report(dir.path(), &[]).await;
+    while done["rows"]["pending"] != 0 {
+        done = report(dir.path(), &[]).await;
+    }
+    assert_eq!((&done["rows"]["deleted"], &done["empty_in_s"]), (&1.into(), &0.into()), "{done}");
+    assert!(done["deleted_per_minute"].as_f64().unwrap() > 0.0, "{done}");
+    daemon.signal("KILL");
+    assert_eq!(daemon.ended().await.0, -1);
+    let stopped = report(dir.path(), &[]).await;
+    assert_eq!(
+        (&stopped["daemon"]["running"], &stopped["daemon"]["version"]),
+        (&false.into(), &Value::Null),
+        "{stopped}"
+    );
+}
+
+#[tokio::test]
+async fn status_looks_also_at_a_file_that_somebody_keeps_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 3).await;
+    let _locked = Locked::new(dir.path()).await;
+    assert_eq!(report(dir.path(), &[]).await["rows"]["pending"], 3);
+}
+
+#[tokio::test]
+async fn the_rate_is_written_with_what_is_written_anyway_and_nothing_while_idle() {
+    let plan = Plan { adaptive: true, ..Plan::default() };
+    let mut bed = Bed::new(plan).await;
+    let rate = "SELECT requests_per_second FROM daemon WHERE pid > 0 AND started_at = 4000000000000 AND updated_at >= started_at";
+    assert_eq!(bed.query::<(f64,)>(rate).await, [(10_000.0,)]);
+    let version = bed.query::<(i64,)>("PRAGMA data_version").await;
+    for _ in 0..10 {
+        bed.clock.advance(Duration::from_secs(100));
+        bed.work().await;
+        bed.worker.do_chores().await.unwrap();
+    }
+    assert_eq!(bed.query::<(i64,)>("PRAGMA data_version").await, version, "nothing was committed");
+    bed.sandbox.script([status_with(429, "retry-after", "1")]);
+    bed.insert_many("a", 40).await;
+    bed.clock.advance(Duration::from_secs(100));
+    bed.work().await;
+    let lowered = bed.query::<(f64,)>(rate).await[0].0;
+    assert!(lowered < 10_000.0, "{lowered}");
+}
+
+#[tokio::test]
+async fn status_goes_on_until_it_is_interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 3).await;
+    for (arguments, line) in [(&["--json"][..], "{\"database\""), (&[][..], "pending                3")] {
+        let mut command = sweeper(dir.path());
+        command.args(["status", "--watch=10ms"]).args(arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for _ in 0..3 {
+            assert!(lines.by_ref().any(|read| read.unwrap().starts_with(line)), "no {line} any more");
+        }
+        Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
+        lines.for_each(drop);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn colours_are_for_terminals_and_for_those_who_want_them() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 3).await;
+    let status = || {
+        let mut command = sweeper(dir.path());
+        command.arg("status").env("TERM", "xterm").env_remove("NO_COLOR");
+        command
+    };
+    let Some((code, shown)) = on_a_terminal(status(), "").await else { return };
+    assert_eq!((code, shown.contains("\u{1b}[33mnot running\u{1b}[0m")), (0, true), "{shown:?}");
+    let mut plain = status();
+    plain.env("NO_COLOR", "1");
+    let (code, shown) = on_a_terminal(plain, "").await.unwrap();
+    assert_eq!((code, shown.contains('\u{1b}')), (0, false), "{shown:?}");
+    let mut watched = status();
+    watched.args(["--json"]);
+    assert!(!on_a_terminal(watched, "").await.unwrap().1.contains('\u{1b}'));
+}
+
+#[tokio::test]
+async fn the_story_of_an_id_has_every_request_and_what_to_quote() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 1)], ..Options::default() }).await;
+    queue(dir.path(), 2).await;
+    sandbox.script([
+        Mood::Say { status: 500, headers: vec![], body: r#"{"error_message":"out of\u001b[31m order"}"#.to_owned() },
+        Mood::Plain,
+    ]);
+    let mut command = configured(dir.path(), &sandbox);
+    command.args(["run", "--until-empty"]);
+    assert_eq!(finish(command).await.0, 0);
+    let shown = |entry: &'static str| {
+        let dir = dir.path().to_owned();
+        blocking(move || run(&dir, &["show", "a", entry]))
+    };
+    insta::assert_snapshot!("story_of_a_deleted_row", stable(&shown("1").await));
+    insta::assert_snapshot!("story_of_an_absent_row", stable(&shown("2").await));
+    let ids = sql(
+        dir.path(),
+        "SELECT correlation_id FROM requests JOIN outcomes ON request_id = requests.id AND deletion_id = 2",
+    )
+    .await;
+    let story = shown("2").await;
+    assert!(ids.len() >= 3 && ids.iter().all(|(id,)| story.contains(id)), "{story}");
+    let tomorrow = from_now(100_000);
+    sql(dir.path(), &format!("INSERT INTO deletions (agent_id, entry_id, due_at) VALUES ('a', 3, {tomorrow})")).await;
+    let since = from_now(-90);
+    sql(dir.path(), &format!("INSERT INTO holds (scope, since_at) VALUES ('*', {since}), ('b', {since})")).await;
+    insta::assert_snapshot!("story_of_a_row_that_waits", minutes(&stable(&shown("3").await)));
+}
+
+#[test]
+fn what_there_is_nothing_to_show_of_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = sweeper(dir.path());
+        command.args(arguments);
+        fed(command, "")
+    };
+    for arguments in [&["status"][..], &["status", "--json"], &["show", "a", "1"]] {
+        let (code, out, err) = run(arguments);
+        assert_eq!((code, out.as_str()), (3, ""), "{err}");
+        assert!(err.contains("sweeper.db: there is no such file; `sweeper init` makes it"), "{err}");
+    }
+    assert!(!dir.path().join("sweeper.db").exists(), "and it was not made");
+    sweeper(dir.path()).arg("init").output().unwrap();
+    let (code, out, err) = run(&["show", "a", "1"]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("a 1: there is no such row in sweeper.db"), "{err}");
+    for (arguments, said) in [
+        (&["show", "a"][..], "<ENTRY>"),
+        (&["show", "a/b", "1"], "one URL path segment"),
+        (&["show", "a", "1 2"], "printable ASCII"),
+        (&["status", "--watch=never"], "must be a duration"),
+        (&["status", "--agent", "*"], "not an agent ID"),
+    ] {
+        let (code, _, err) = run(arguments);
+        assert_eq!(code, 2);
+        assert!(err.contains(said), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn times_before_the_epoch_and_odd_rows_are_shown_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    sweeper(dir.path()).arg("init").output().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let odd = "PRAGMA ignore_check_constraints = ON;
+        INSERT INTO deletions (agent_id, entry_id, due_at, created_at, attempts, maybe_done, priority)
+        VALUES ('a', '1', 'soon', -5, 'x', 'y', 'z'), (x'ff', '2', 1e300, 'x', 0, 0, 0), (CAST(x'fe' AS TEXT), '3', 0, 0, 0, 0, 0);
+        INSERT INTO holds (scope, cause, since_at, until_at) VALUES ('a', 'odd', 'x', 'y')";
+    runtime.block_on(sql(dir.path(), odd));
+    assert!(run(dir.path(), &["status"]).contains("pending                3"));
+    assert!(run(dir.path(), &["show", "a", "1"]).starts_with("a 1: pending\n"));
+    assert_eq!(Timestamp::parse("1969-12-31"), None);
+}
