@@ -1,6 +1,7 @@
-//! What the size of the queue costs: listing the lanes, a claim, and memory, with a thousand agents.
+//! What the size of the queue costs: looking at it, by the number of agents; deleting, by the number of rows.
 //!
-//! `cargo bench --bench scale`
+//! `cargo bench --bench scale`; with five million settled rows and a million pending ones: `SCALE_FULL=1 cargo bench --bench
+//! scale`. Memory is that of this whole process, the stand-in for the API in it, which remembers each ID that it deleted.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on should stop where it is")]
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
@@ -9,7 +10,7 @@ mod common;
 #[path = "common/worker.rs"]
 mod real;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{env, net::SocketAddr, path::Path, time::Duration};
 
 use audio_cache_sweeper::{
     clock::{Clock, Timestamp},
@@ -18,34 +19,58 @@ use audio_cache_sweeper::{
     store::{Claim, Options, Store},
 };
 use common::{fill, machine, memory_kib, options};
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
-const AGENTS: u32 = 1_000;
+const AGENTS: [u32; 3] = [10, 1_000, 100_000];
 const ROUNDS: usize = 50;
 const CLAIMS: usize = 8;
-/// Most rows that the worker deletes at each size, to see what it holds in memory and how long it keeps others waiting.
-const DELETED: u32 = 100_000;
+/// Rows that the worker deletes, whatever else there is.
+const DELETED: u32 = 50_000;
+/// How often that is done with each size, in turns.
+const DRAINS: usize = 3;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (settled, pending) =
+        if env::var_os("SCALE_FULL").is_some() { (5_000_000, 1_000_000) } else { (500_000, 200_000) };
     println!("machine: {}", machine());
-    println!("{AGENTS} agents; each figure is the median of {ROUNDS} (and the highest)");
+    println!("{pending} pending rows; each figure is the median of {ROUNDS} (and the highest)");
     println!(
-        "{:>10}  {:>20}  {:>28}  {:>16}  {:>21}",
-        "rows", "listing the lanes", "claim of 8 full requests", "memory, working", "longest write at work"
+        "{:>10}  {:>22}  {:>10}  {:>26}  {:>24}",
+        "agents", "listing the lanes", "for each", "a poll that finds nothing", "claim of 8 full requests"
     );
-    for rows in [10_000, 100_000, 1_000_000] {
+    for agents in AGENTS {
         let dir = tempfile::tempdir().unwrap();
-        let (listing, claim, memory, write) = runtime.block_on(measure(dir.path(), rows));
-        println!("{rows:>10}  {listing:>20}  {claim:>28}  {memory:>16}  {write:>21}");
+        runtime.block_on(look(dir.path(), pending, agents));
     }
+    println!("\n{DELETED} rows of 1,000 agents deleted at full speed, 64 requests at a time; medians of {DRAINS}");
+    println!("{:>10}  {:>10}  {:>12}  {:>10}  {:>14}", "settled", "pending", "for each ID", "memory", "longest write");
+    let sizes = [(0, DELETED), (settled, pending)];
+    let mut drains = sizes.map(|_| Vec::new());
+    for _ in 0..DRAINS {
+        for ((settled, pending), drains) in sizes.into_iter().zip(&mut drains) {
+            let dir = tempfile::tempdir().unwrap();
+            drains.push(runtime.block_on(drain(dir.path(), settled, pending)));
+        }
+    }
+    let mut medians = Vec::new();
+    for ((settled, pending), mut drains) in sizes.into_iter().zip(drains) {
+        drains.sort_by_key(|drain| drain.took);
+        let Drain { took, memory_kib, longest_write } = drains[drains.len() / 2];
+        let each = took.as_secs_f64() * 1e6 / f64::from(DELETED);
+        let (memory, write) = (memory_kib as f64 / 1024.0, longest_write.as_secs_f64() * 1e3);
+        println!("{settled:>10}  {pending:>10}  {each:>9.2} µs  {memory:>6.1} MiB  {write:>11.1} ms");
+        medians.push(each);
+    }
+    println!("for each ID, the larger to the smaller: {:.2}; aim 1.3 at most", medians[1] / medians[0]);
 }
 
-async fn measure(dir: &Path, rows: u32) -> (String, String, String, String) {
+/// Prints what it costs to look at so many rows of so many agents.
+async fn look(dir: &Path, rows: u32, agents: u32) {
     let clock = Clock::system();
     let options = options(&dir.join("queue.db"));
-    fill(&options.path, rows, AGENTS).await;
-
-    let mut store = Store::open(options.clone()).await.unwrap();
+    fill(&options.path, rows, agents).await;
+    let mut store = Store::open(options).await.unwrap();
     let mut listings = Vec::new();
     let mut lanes = Vec::new();
     for _ in 0..ROUNDS {
@@ -53,21 +78,28 @@ async fn measure(dir: &Path, rows: u32) -> (String, String, String, String) {
         lanes = store.lanes().await.unwrap().0;
         listings.push(clock.elapsed() - begun);
     }
-    assert_eq!(lanes.len(), AGENTS as usize);
+    assert_eq!(lanes.len(), agents as usize);
+    let mut polls = Vec::new();
+    for _ in 0..ROUNDS {
+        let begun = clock.elapsed();
+        assert!(!store.changed().await.unwrap());
+        polls.push(clock.elapsed() - begun);
+    }
     let lanes: Vec<Lane> = lanes.into_iter().map(|(lane, _)| lane).collect();
     let mut claims = Vec::new();
     let mut in_flight = Vec::new();
     for round in 0..ROUNDS {
-        let due = &lanes[round * CLAIMS % lanes.len()..][..CLAIMS];
+        let due: Vec<Lane> = lanes.iter().cycle().skip(round * CLAIMS).take(CLAIMS).cloned().collect();
         let begun = clock.elapsed();
-        claim(&mut store, due, &in_flight, clock.now()).await;
+        claim(&mut store, &due, &in_flight, clock.now()).await;
         claims.push(clock.elapsed() - begun);
         // As many as are in flight at the default concurrency.
         in_flight = (1..=160).map(DeletionId).collect();
     }
-    drop(store);
-    let (memory, write) = work(options, rows.min(DELETED)).await;
-    (times(listings), times(claims), memory, write)
+    listings.sort();
+    let each = listings[listings.len() / 2].as_secs_f64() * 1e6 / f64::from(agents);
+    let (listing, poll, claim) = (times(listings), times(polls), times(claims));
+    println!("{agents:>10}  {listing:>22}  {each:>7.2} µs  {poll:>26}  {claim:>24}");
 }
 
 async fn claim(store: &mut Store, lanes: &[Lane], in_flight: &[DeletionId], now: Timestamp) {
@@ -86,26 +118,57 @@ async fn claim(store: &mut Store, lanes: &[Lane], in_flight: &[DeletionId], now:
     write.commit().await.unwrap();
 }
 
-/// The real worker against a sandbox, at full speed for a while; returns the memory of this whole process, both of them
-/// in it, and the longest that a transaction kept others from writing.
-async fn work(options: Options, rows: u32) -> (String, String) {
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    took: Duration,
+    memory_kib: u64,
+    longest_write: Duration,
+}
+
+/// The real worker against a sandbox, until it has deleted so many rows that the queue is still at speed.
+async fn drain(dir: &Path, settled: u32, pending: u32) -> Drain {
+    let options: Options = options(&dir.join("queue.db"));
+    fill(&options.path, pending, 1_000).await;
+    fill_settled(&options.path, settled, 1_000).await;
     let sandbox = Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), sandbox::Options::default()).await.unwrap();
+    let clock = Clock::system();
     let store = Store::open(options).await.unwrap();
     let mut worker = real::worker(store, &sandbox.url(), 64).await;
-    while worker.totals().deleted < u64::from(rows) {
+    let begun = clock.elapsed();
+    while worker.totals().deleted < u64::from(DELETED) {
         worker.turn().await.unwrap();
         worker.wait_for_a_call().await;
     }
-    (memory(), format!("{:.1} ms", worker.totals().longest_write.as_secs_f64() * 1e3))
+    let took = clock.elapsed() - begun;
+    let memory_kib = memory_kib("self", "VmRSS").unwrap_or(0);
+    Drain { took, memory_kib, longest_write: worker.totals().longest_write }
+}
+
+/// Rows that were deleted before, with their requests and their history, in a queue that is there.
+async fn fill_settled(path: &Path, rows: u32, agents: u32) {
+    let mut conn = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    // 20 rows of an agent share a request, as they do in what this is like.
+    let sql = format!(
+        "PRAGMA synchronous = OFF;
+         CREATE TEMP TABLE n AS WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {rows})
+            SELECT i FROM n WHERE {rows} > 0;
+         BEGIN;
+         INSERT INTO deletions (agent_id, entry_id, state, attempts, request_id, settled_at)
+            SELECT 'PROJECT-' || (i / 20 % {agents}), 900000000 + i, 'deleted', 1, i / 20 + 1, 1700000000000 FROM n;
+         INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at, status, deleted)
+            SELECT i / 20 + 1, '00000000-0000-4000-8000-000000000000', 'PROJECT-' || (i / 20 % {agents}), '[]', 20,
+                1700000000000, 1700000000100, 200, 20 FROM n WHERE i % 20 = 0;
+         INSERT INTO outcomes (request_id, deletion_id, verdict)
+            SELECT i / 20 + 1, (SELECT max(id) FROM deletions) - {rows} + 1 + i, 'deleted' FROM n;
+         COMMIT;
+         PRAGMA wal_checkpoint(TRUNCATE);"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
 }
 
 fn times(mut times: Vec<Duration>) -> String {
     times.sort();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    format!("{:.2} ms ({:.2})", ms(times[times.len() / 2]), ms(times[times.len() - 1]))
-}
-
-fn memory() -> String {
-    let kib = memory_kib("self", "VmRSS").and_then(|kib| u32::try_from(kib).ok());
-    kib.map_or_else(|| "unknown".to_owned(), |kib| format!("{:.1} MiB", f64::from(kib) / 1024.0))
+    format!("{:.3} ms ({:.3})", ms(times[times.len() / 2]), ms(times[times.len() - 1]))
 }
