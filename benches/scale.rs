@@ -18,7 +18,7 @@ use audio_cache_sweeper::{
     sandbox::{self, Sandbox},
     store::{Claim, Options, Store},
 };
-use common::{fill, machine, memory_kib, options};
+use common::{fill, machine, memory_kib, options, settle_on_disk};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 const AGENTS: [u32; 3] = [10, 1_000, 100_000];
@@ -165,6 +165,7 @@ async fn fill_settled(path: &Path, rows: u32, agents: u32) {
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
     conn.close().await.unwrap();
+    settle_on_disk(path);
 }
 
 fn times(mut times: Vec<Duration>) -> String {

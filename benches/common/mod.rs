@@ -33,6 +33,12 @@ pub async fn fill(path: &Path, rows: u32, agents: u32) {
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
     conn.close().await.unwrap();
+    settle_on_disk(path);
+}
+
+/// Waits until all of a file is on its disk, so that the commits that are measured next do not wait for it.
+pub fn settle_on_disk(path: &Path) {
+    fs::File::open(path).unwrap().sync_all().unwrap();
 }
 
 /// A number of KiB that Linux tells of a process: `VmRSS`, what it has in memory; `VmHWM`, the most it ever had. `None` if
