@@ -107,6 +107,12 @@ Examples:
   sweeper sandbox --listen 127.0.0.1:8080 --key k --agent BAKERY=600 --latency 60ms --fail-ratio 0.05
   SWEEPER__API__BASE_URL=http://127.0.0.1:8080 SWEEPER__API__KEY=k sweeper run --until-empty";
 
+const HEALTHCHECK_EXAMPLES: &str = "\
+Example:
+  SWEEPER__HTTP__LISTEN=127.0.0.1:9464 sweeper healthcheck
+
+Exit codes: 0 alive, 1 not alive, or no answer, 2 http.listen is off.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Work on the queue until told to stop (also without a subcommand).
@@ -132,7 +138,8 @@ enum Command {
     Demo,
     /// Stand in for the API, with faults to order.
     Sandbox(SandboxArgs),
-    /// Ask the daemon on http.listen whether it is alive: ends with 0 if it is, 1 if not, 2 if http.listen is off.
+    /// Ask the daemon on http.listen whether it is alive.
+    #[command(after_help = HEALTHCHECK_EXAMPLES)]
     Healthcheck,
     /// Print what completes this program's arguments in a shell.
     Completions(pages::CompletionsArgs),

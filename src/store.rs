@@ -20,6 +20,7 @@ pub use file::{OpenError, Opened, Options, StoreError, Synchronous, verify};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{AgentStanding, Daemon, DeadRows, Introduction, Lately, Reader, Standing, Story, Told};
 pub use rows::{Census, Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};
+pub use upkeep::Backlog;
 pub use write::Write;
 
 use crate::{

@@ -52,6 +52,8 @@ pub mod event {
     pub const UNHEARD: &str = "unheard";
     /// The rows could not be counted for a scrape.
     pub const UNCOUNTED: &str = "uncounted";
+    /// The log of commits grows, because somebody keeps it from being copied into the file.
+    pub const LOG_GROWS: &str = "log_grows";
     /// The daemon was told to end, or has nothing more to do.
     pub const STOPPING: &str = "stopping";
     /// The daemon has ended.

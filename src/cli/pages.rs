@@ -9,8 +9,19 @@ use clap_mangen::Man;
 
 use super::{Cli, Failure};
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  sweeper completions bash > /usr/share/bash-completion/completions/sweeper
+  sweeper completions fish > ~/.config/fish/completions/sweeper.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  sweeper man > /usr/local/share/man/man1/sweeper.1
+  sweeper man run | man -l -";
+
 /// What `completions` is given.
 #[derive(Debug, Args)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
 pub struct CompletionsArgs {
     /// The shell.
     #[arg(value_name = "SHELL")]
@@ -19,6 +30,7 @@ pub struct CompletionsArgs {
 
 /// What `man` is given.
 #[derive(Debug, Args)]
+#[command(after_help = MAN_EXAMPLES)]
 pub struct ManArgs {
     /// The command whose page it is to be; without one, the page of the program.
     #[arg(value_name = "COMMAND")]

@@ -1,6 +1,13 @@
 //! What keeps the file from growing for ever: old rows are removed, and pages that became free are given back.
 //!
-//! Both in steps that take the write lock for some milliseconds, and not at all when there is nothing to do.
+//! Both in steps that take the write lock for some milliseconds, and not at all when there is nothing to do. And who keeps
+//! the log of commits from being copied into the file, and so lets it grow, is found out.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process,
+};
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
@@ -39,6 +46,12 @@ const SPACE: &str = "
 SELECT (SELECT auto_vacuum FROM pragma_auto_vacuum), (SELECT freelist_count FROM pragma_freelist_count),
        (SELECT page_count FROM pragma_page_count)";
 
+/// Bytes that the log of commits may hold beside the file: SQLite copies it at 4 MiB, and somebody who reads just then puts
+/// that off for a moment.
+const MAX_LOG: u64 = 16 << 20;
+/// Most of the processes that are named.
+const MAX_READERS: usize = 10;
+
 /// What `PRAGMA auto_vacuum` answers for INCREMENTAL.
 const INCREMENTAL: i64 = 2;
 
@@ -47,7 +60,35 @@ pub(super) async fn allow_giving_back(conn: &mut SqliteConnection) -> Result<(),
     sqlx::raw_sql("PRAGMA auto_vacuum = INCREMENTAL").execute(conn).await.map(drop)
 }
 
+/// A log of commits that cannot be copied into the file, because somebody still reads what was there before them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// Bytes of it that are not copied.
+    pub bytes: u64,
+    /// Processes that have the file open, as far as we may see them: number and name.
+    pub readers: Vec<(u32, String)>,
+}
+
 impl Store {
+    /// Copies what can be copied of a long log of commits, and tells if much is left.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn backlog(&mut self) -> Result<Option<Backlog>, StoreError> {
+        let mut log = self.options.path.clone().into_os_string();
+        log.push("-wal");
+        if fs::metadata(PathBuf::from(log)).is_ok_and(|log| log.len() <= MAX_LOG) {
+            return Ok(None);
+        }
+        let doing = "copy the log of commits";
+        let copied = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut self.conn).await;
+        let (_, pages, copied): (i64, i64, i64) = copied.map_err(|source| self.error(doing, source))?;
+        let size = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut self.conn).await;
+        let size: i64 = size.map_err(|source| self.error(doing, source))?;
+        let bytes = u64::try_from((pages - copied) * size).unwrap_or(0);
+        Ok((bytes > MAX_LOG).then(|| Backlog { bytes, readers: readers(&self.options.path).unwrap_or_default() }))
+    }
+
     /// Removes up to `most` settled rows, and up to a tenth as many answered requests with their outcomes, that are
     /// older than `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
     ///
@@ -109,4 +150,19 @@ impl Store {
         write.commit().await?;
         Ok(spare > step)
     }
+}
+
+/// Other processes that have this file open; only Linux tells, and only of those of the same user, or to root.
+fn readers(path: &Path) -> io::Result<Vec<(u32, String)>> {
+    let path = fs::canonicalize(path)?;
+    let has_it_open = |process: &Path| {
+        let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|open| open == path))
+    };
+    let readers = fs::read_dir("/proc")?.flatten().filter_map(|process| {
+        let pid = process.file_name().to_str()?.parse().ok().filter(|pid| *pid != process::id())?;
+        let name = has_it_open(&process.path()).then(|| fs::read_to_string(process.path().join("comm")))?;
+        Some((pid, name.unwrap_or_default().trim().to_owned()))
+    });
+    Ok(readers.take(MAX_READERS).collect())
 }

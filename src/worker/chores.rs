@@ -46,6 +46,12 @@ impl<T: Transport> Worker<T> {
         let now = self.clock.elapsed();
         if now >= self.chores.summary_at {
             self.summarise(now);
+            match self.store.backlog().await {
+                Ok(backlog) => backlog.iter().for_each(log::backlog),
+                // Whatever it is, the next turn meets it, too.
+                Err(error) if error.is_temporary() => debug!(event = event::LOG_GROWS, %error, "not now"),
+                Err(error) => return Err(error),
+            }
         }
         if now >= self.chores.prune_at && !self.chores.store_down {
             match self.upkeep().await {

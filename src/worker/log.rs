@@ -10,7 +10,7 @@ use crate::{
     outcome::Verdict,
     pace::{HoldChange, HoldRow},
     rate::RateChange,
-    store::{Counts, Settlement, Tally},
+    store::{Backlog, Counts, Settlement, Tally},
     telemetry::event,
 };
 
@@ -72,6 +72,17 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
     if strays > 0 {
         warn!(event = event::STRAYS, request, correlation_id, agent, strays, "the API listed IDs that were not sent");
     }
+}
+
+/// Who keeps the log of commits from being copied.
+pub fn backlog(Backlog { bytes, readers }: &Backlog) {
+    let names: Vec<String> = readers.iter().map(|(pid, name)| format!("{pid} {name}")).collect();
+    warn!(
+        event = event::LOG_GROWS,
+        mib = bytes >> 20,
+        readers = names.join(", "),
+        "the log of commits grows: somebody reads in one transaction for long, and keeps it from being copied into the file"
+    );
 }
 
 /// Said once: what a person can do about it is in the configuration.

@@ -406,7 +406,7 @@ fn manual_pages_are_printed_for_the_program_and_for_each_command() {
     assert!(run.contains(".TH sweeper-run 1") && run.contains("until\\-empty") && run.contains("config"), "{run}");
     let wrong = sweeper(dir.path()).args(["man", "rnu"]).assert().code(2);
     let stderr = String::from_utf8_lossy(&wrong.get_output().stderr).into_owned();
-    assert!(stderr.contains("there is no command \"rnu\"; there are run, init"), "{stderr}");
+    assert!(stderr.contains("there is no command \"rnu\"; there are run, enqueue, "), "{stderr}");
 }
 
 #[tokio::test]

@@ -9,7 +9,22 @@ use crate::{
 #[test]
 fn the_help_of_every_command_is_as_it_was_read_last_and_has_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["", "run", "enqueue", "status", "show", "retry", "cancel", "init", "check", "demo", "sandbox"] {
+    for name in [
+        "",
+        "run",
+        "enqueue",
+        "status",
+        "show",
+        "retry",
+        "cancel",
+        "init",
+        "check",
+        "demo",
+        "sandbox",
+        "healthcheck",
+        "completions",
+        "man",
+    ] {
         let mut command = sweeper(dir.path());
         command.args(Some(name).filter(|name| !name.is_empty())).arg("--help").env_remove("COLUMNS");
         let (code, help, err) = fed(command, "");

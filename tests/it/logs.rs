@@ -2,7 +2,8 @@
 
 use std::{
     cell::RefCell,
-    io::{self, Write},
+    io::{self, BufRead as _, BufReader, Write},
+    process::{Command, Stdio},
     sync::{Arc, Mutex, Once},
     time::Duration,
 };
@@ -17,7 +18,10 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::sync::Notify;
 use tracing_subscriber::{Layer as _, filter::dynamic_filter_fn, layer::SubscriberExt as _};
 
-use crate::bed::{Bed, Plan, listing};
+use crate::{
+    bed::{Bed, Plan, listing},
+    daemon::skipped,
+};
 
 /// Where the log goes in a test; tells when a line with the `awaited` event has come.
 #[derive(Clone, Default)]
@@ -222,4 +226,42 @@ async fn that_requests_about_one_row_are_refused_is_said_once() {
     let [refused] = &log.events("ask_refused")[..] else { panic!("once: {:?}", log.entries()) };
     assert_eq!((&refused["level"], &refused["agent"], &refused["status"]), (&"WARN".into(), &"a".into(), &405.into()));
     assert_eq!(refused["fault"], "contract");
+}
+
+#[tokio::test]
+async fn whoever_keeps_the_log_of_commits_from_being_copied_is_named() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let mut bed = Bed::new(Plan::default()).await;
+    let grow =
+        "CREATE TABLE IF NOT EXISTS theirs (x); INSERT INTO theirs VALUES (zeroblob(20000000)); DROP TABLE theirs";
+    bed.execute(grow).await;
+    bed.clock.advance(Duration::from_secs(60));
+    bed.worker.do_chores().await.unwrap();
+    assert_eq!(log.events("log_grows").len(), 0, "a large log that can be copied is none that grows");
+    // Another process, in the middle of reading.
+    let python = "import sqlite3, sys
+reader = sqlite3.connect(sys.argv[1], isolation_level=None)
+reader.execute('BEGIN')
+reader.execute('SELECT count(*) FROM deletions').fetchone()
+print('reading', flush=True)
+sys.stdin.read()";
+    let mut reader = Command::new("python3");
+    reader.args(["-c", python]).arg(&bed.options.path).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut reader) = reader.spawn() else { return skipped("python3 cannot be started") };
+    let mut said = String::new();
+    BufReader::new(reader.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    bed.execute(grow).await;
+    bed.clock.advance(Duration::from_secs(60));
+    bed.worker.do_chores().await.unwrap();
+    let [grows] = &log.events("log_grows")[..] else { panic!("once: {:?}", log.entries()) };
+    assert!(grows["mib"].as_u64().unwrap() >= 19, "{grows}");
+    let readers = grows["readers"].as_str().unwrap();
+    assert!(cfg!(not(target_os = "linux")) || readers.contains(&format!("{} python", reader.id())), "{readers}");
+    drop(reader.stdin.take());
+    reader.wait().unwrap();
+    bed.execute(grow).await;
+    bed.clock.advance(Duration::from_secs(60));
+    bed.worker.do_chores().await.unwrap();
+    assert_eq!(log.events("log_grows").len(), 1);
 }
