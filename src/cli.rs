@@ -457,8 +457,16 @@ fn listen(
         clock: clock.clone(),
     };
     let remedy = "give http.listen an address of this machine with a free port, or off";
-    let endpoint = Endpoint::start(address, sources)
-        .map_err(|error| anyhow::anyhow!("http.listen = \"{address}\": cannot listen: {error}; {remedy}"))?;
+    let endpoint = Endpoint::start(address, sources).map_err(|error| {
+        let path = config.store.path.clone();
+        match store::holder(&path) {
+            // It is another daemon on the same database that has the port, too.
+            Ok(Some(pid)) => Failure::from(OpenError::Taken { path, pid }),
+            Ok(None) | Err(_) => {
+                anyhow::anyhow!("http.listen = \"{address}\": cannot listen: {error}; {remedy}").into()
+            }
+        }
+    })?;
     info!(event = event::LISTENING, address = %endpoint.address(), "metrics and health are told");
     Ok((endpoint, health))
 }

@@ -16,7 +16,7 @@ use std::{fs::File, io, path::PathBuf, time::Duration};
 
 use sqlx::{Connection as _, Row, SqliteConnection};
 
-pub use file::{OpenError, Opened, Options, StoreError, Synchronous, verify};
+pub use file::{OpenError, Opened, Options, StoreError, Synchronous, holder, verify};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{AgentStanding, Daemon, DeadRows, Introduction, Lately, Reader, Standing, Story, Told};
 pub use rows::{Census, Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};

@@ -192,6 +192,10 @@ async fn read(
             }
             Some(Err(Problem::Input(problem))) => {
                 progress.clear();
+                if sink.taken > 0 || refused > 0 {
+                    sink.flush().await?;
+                    sink.tell(refused);
+                }
                 return Err(Failure::Usage(format!("{name}, line {number}: {problem}")));
             }
             Some(Err(Problem::Line(problem))) => {

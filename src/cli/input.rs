@@ -130,6 +130,8 @@ pub(super) struct Parser {
     format: Format,
     defaults: Defaults,
     now: Timestamp,
+    /// That it is one ID a line was only guessed: what does not look like one is refused.
+    guessed: bool,
     /// Of CSV, once its header has been read.
     columns: Option<Vec<Field>>,
     csv: csv_core::Reader,
@@ -159,7 +161,7 @@ impl Raw {
 
 impl Parser {
     pub(super) fn new(format: Format, defaults: Defaults, now: Timestamp) -> Self {
-        Self { format, defaults, now, columns: None, csv: csv_core::Reader::new(), agent: None }
+        Self { format, defaults, now, guessed: false, columns: None, csv: csv_core::Reader::new(), agent: None }
     }
 
     /// The wish in a line; `None` if nothing is in it, or the names of columns.
@@ -172,6 +174,11 @@ impl Parser {
         }
         if self.format == Format::Auto {
             self.format = self.recognise(line)?;
+            self.guessed = self.format == Format::Lines;
+        }
+        if self.guessed && line.contains(['{', '[', '"', ',', ';', '\t']) {
+            let said = "does not look like an ID, as the first line did; --format lines takes whatever it is for one";
+            return Err(Problem::Line(said.to_owned()));
         }
         let raw = match self.format {
             Format::Auto | Format::Lines => Raw { entry: Some(line.to_owned()), ..Raw::default() },
@@ -189,8 +196,16 @@ impl Parser {
             return Ok(Format::Jsonl);
         }
         let fields = self.record(first).unwrap_or_default();
+        let names = |name: &String| Field::ALL.iter().any(|(known, _)| name.eq_ignore_ascii_case(known));
         if fields.iter().any(|name| name == "entry_id") {
             Ok(Format::Csv)
+        } else if first.contains(['[', '"', ';', '\t']) || first.eq_ignore_ascii_case("id") || fields.iter().any(names)
+        {
+            Err(Problem::Input(
+                "the first line is neither an ID, nor a JSON object, nor the names of comma-separated columns (agent_id, \
+                 entry_id, priority, due_at): give --format lines if it is an ID all the same"
+                    .to_owned(),
+            ))
         } else if fields.len() > 1 {
             Err(Problem::Input(
                 "the first line looks like CSV, and names no column entry_id: put a line above it that names the columns \
@@ -210,8 +225,9 @@ impl Parser {
                 _ => AgentId::parse(&text).map_err(|error| line(&error))?,
             },
             None => self.defaults.agent.clone().ok_or_else(|| match self.format {
-                Format::Jsonl => Problem::Line("has no agent_id, and no --agent was given".to_owned()),
-                Format::Auto | Format::Lines | Format::Csv => Problem::Input(
+                // CSV without such a column and without --agent was refused at its header.
+                Format::Jsonl | Format::Csv => Problem::Line("has no agent_id, and no --agent was given".to_owned()),
+                Format::Auto | Format::Lines => Problem::Input(
                     "whose entries these are is not said: give --agent, or a column agent_id in CSV".to_owned(),
                 ),
             })?,
@@ -335,6 +351,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_neither_lines_of_ids_nor_csv_nor_json_is_refused_instead_of_guessed() {
+        for first in ["entry_id;priority", "Entry_ID", "id", "agent_id", "PRIORITY", "[", "[1,2]", "\"16\"", "1\t2"] {
+            let refused = parser(Format::Auto, Some("a")).parse(first);
+            assert!(matches!(refused, Err(Problem::Input(_))), "{first:?}: {refused:?}");
+            assert!(parser(Format::Lines, Some("a")).parse(first).is_ok() || first.contains('\t'), "{first:?}");
+        }
+        let mut guessing = parser(Format::Auto, Some("a"));
+        assert!(guessing.parse("bad line").is_err());
+        for later in ["{\"entry_id\":13}", "1,2", "1;2", "\"16\"", "[", "]}"] {
+            let refused = guessing.parse(later);
+            assert!(matches!(refused, Err(Problem::Line(_))) || later == "]}", "{later:?}: {refused:?}");
+        }
+        assert!(guessing.parse("17").is_ok());
+        let mut csv = parser(Format::Auto, None);
+        assert_eq!(csv.parse("agent_id,entry_id"), Ok(None));
+        assert!(csv.parse("a,1").is_ok());
+        assert_eq!(csv.parse(",2"), Err(Problem::Line("has no agent_id, and no --agent was given".to_owned())));
+    }
+
+    #[test]
     fn lines_are_read_in_constant_memory_and_without_what_is_around_them() {
         let long = "x".repeat(MAX_LINE + 1);
         let input = format!("\u{feff}1\r\n\n 2 \n{long}\n{long}{long}{long}\n3\n\u{fffd}");
@@ -357,7 +393,7 @@ mod tests {
     fn the_first_line_tells_the_format() {
         for (first, format) in [
             ("4711", Format::Lines),
-            ("id", Format::Lines),
+            ("id-1", Format::Lines),
             ("entry_id", Format::Csv),
             ("\"entry_id\" , priority", Format::Csv),
             ("{\"entry_id\":1}", Format::Jsonl),

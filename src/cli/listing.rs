@@ -16,7 +16,7 @@ use super::{
     times::{Moment, plural},
 };
 use crate::{
-    api::{Api, Entry, Page, Reply},
+    api::{Api, Entry, PAGE_SIZE, Page, Reply},
     backoff::{Backoff, Jitter},
     clock::{Clock, Timestamp},
     config::{Config, show_duration},
@@ -27,6 +27,8 @@ use crate::{
 
 /// How often a page is asked for until that is given up.
 const MAX_TRIES: u32 = 6;
+/// After so many full pages without an entry that is new, an API goes round in circles.
+const MAX_IDLE_PAGES: u32 = 3;
 /// How many of the entries are kept to be shown.
 const SAMPLE: usize = 10;
 
@@ -143,8 +145,10 @@ impl Lister {
         let (mut found, mut seen) = (Found::default(), HashSet::new());
         let (mut offset, mut repeats) = (0, 0_u64);
         let (mut lowest, mut highest) = (u64::MAX, 0);
+        let mut idle = 0_u32;
         loop {
             let page = self.page(offset, progress).await?;
+            let known = seen.len();
             let length = page.entries.len() as u64 + page.unusable;
             let total = page.total;
             (lowest, highest) = (lowest.min(total), highest.max(total));
@@ -167,7 +171,15 @@ impl Lister {
             }
             offset += length;
             progress.show(|| format!("{offset} of {total} entries listed"));
-            if length == 0 || offset >= total {
+            // What the API says of its number is not the end: a page that is not full is.
+            if length == 0 || (offset >= total && length < PAGE_SIZE) {
+                break;
+            }
+            idle = if seen.len() > known { 0 } else { idle + 1 };
+            if idle == MAX_IDLE_PAGES {
+                found
+                    .doubts
+                    .push(format!("the API told of nothing new on {idle} pages in a row, and was not asked for more"));
                 break;
             }
         }
@@ -180,7 +192,7 @@ impl Lister {
                 .doubts
                 .push(format!("{} listed twice, and counted once", plural(repeats, "entry was", "entries were")));
         }
-        if found.listed + found.unusable < highest && lowest == highest {
+        if found.listed + found.unusable != highest && lowest == highest {
             let listed = found.listed + found.unusable;
             found.doubts.push(format!("the API says that there are {highest} entries, and listed {listed}"));
         }

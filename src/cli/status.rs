@@ -21,7 +21,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     deletion::AgentId,
-    outcome::Scope,
+    outcome::{Cause, Scope},
     pace::HoldRow,
     store::{Reader, Standing},
 };
@@ -178,7 +178,9 @@ impl Report {
         let empty_in_s = match pending {
             0 => Some(0),
             pending if goes_on && ended_per_minute > 0.0 => {
-                Some((*pending as f64 / ended_per_minute * 60.0).ceil() as u64)
+                let held = standing.holds.iter().filter(|hold| hold.scope == Scope::All);
+                let held = held.filter_map(|hold| Some(hold.until_at?.since(now))).max().unwrap_or_default();
+                Some(held.as_secs() + (*pending as f64 / ended_per_minute * 60.0).ceil() as u64)
             }
             _ => None,
         };
@@ -337,6 +339,7 @@ pub(super) fn hold_line(hold: &HoldRow, now: Timestamp) -> String {
     };
     let until = match hold.until_at {
         None => "somebody lifts it".to_owned(),
+        Some(at) if at <= now && hold.cause == Cause::Operator => "it is over".to_owned(),
         Some(at) if at <= now => "the next request probes".to_owned(),
         Some(at) => format!("in {}", show_span(at.since(now))),
     };

@@ -553,7 +553,7 @@ fn try_lock(file: &File) -> Result<(), TryLockError> {
 ///
 /// # Errors
 /// If there is a lock file that cannot be opened or locked: then nobody knows.
-pub(super) fn holder(database: &Path) -> io::Result<Option<Option<u32>>> {
+pub fn holder(database: &Path) -> io::Result<Option<Option<u32>>> {
     let mut file = match File::open(lock_path(database)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,17 +1,21 @@
 //! The other side of the queue, for those parts of this program that enqueue.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use sqlx::{Connection, SqliteConnection};
+use tokio::time::sleep;
 
 use super::{
-    file::{OpenError, Opened, Options, StoreError, connect, connect_known},
+    file::{OpenError, Opened, Options, StoreError, connect, connect_known, holder},
     rows::json,
 };
 use crate::{
     clock::Timestamp,
     deletion::{AgentId, EntryId},
 };
+
+/// How long after each other it is looked whether somebody else has made the queue.
+const MAKING_PAUSE: Duration = Duration::from_millis(20);
 
 /// ?1 rows: [[agent_id, entry_id, priority, due_at], …]. The trigger does what is to be done for those that there are.
 const ENQUEUE: &str = "
@@ -87,6 +91,26 @@ impl Producer {
     /// # Errors
     /// If it is there and not up to date, or SQLite fails.
     pub async fn join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
+        let mut left = options.busy_timeout;
+        loop {
+            let made = Self::try_to_join_or_create(options).await;
+            // Somebody else is just making it, or bringing it up to date.
+            let is_held = || matches!(holder(&options.path), Ok(Some(_)));
+            let is_busy = match made.as_ref().err() {
+                Some(OpenError::Taken { .. } | OpenError::Older { version: 0, .. }) => true,
+                Some(OpenError::Older { .. }) => is_held(),
+                Some(_) | None => false,
+            };
+            if !is_busy || left.is_zero() {
+                return made;
+            }
+            let pause = left.min(MAKING_PAUSE);
+            sleep(pause).await;
+            left -= pause;
+        }
+    }
+
+    async fn try_to_join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
         let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
         let opened = if is_there { Opened::Existing } else { super::Store::open(options.clone()).await?.opened() };
         Ok((Self::join(options).await?, opened))

@@ -44,8 +44,7 @@ impl<T: Transport> Worker<T> {
     /// If the database fails in a way that waiting does not mend.
     pub async fn do_chores(&mut self) -> Result<(), StoreError> {
         let now = self.clock.elapsed();
-        if now >= self.chores.summary_at {
-            self.summarise(now);
+        if now >= self.chores.summary_at && self.summarise(now) {
             match self.store.backlog().await {
                 Ok(backlog) => backlog.iter().for_each(log::backlog),
                 // Whatever it is, the next turn meets it, too.
@@ -87,10 +86,11 @@ impl<T: Transport> Worker<T> {
     }
 
     /// Counts and logs, beside the loop: with millions of open rows, counting takes longer than a turn may.
-    fn summarise(&mut self, now: Duration) {
+    /// False if the last count has not come to its end.
+    fn summarise(&mut self, now: Duration) -> bool {
         while self.chores.counting.try_join_next().is_some() {}
         if !self.chores.counting.is_empty() {
-            return;
+            return false;
         }
         let since = now.saturating_sub(self.chores.summary_at) + SUMMARY_INTERVAL;
         self.chores.summary_at = now + SUMMARY_INTERVAL;
@@ -106,6 +106,7 @@ impl<T: Transport> Worker<T> {
                 Err(error) => warn!(event = event::SUMMARY, %error, "the queue could not be counted"),
             }
         });
+        true
     }
 
     /// Says so once; an error that waiting does not mend goes on.

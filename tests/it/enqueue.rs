@@ -370,6 +370,41 @@ async fn a_cache_that_changes_meanwhile_is_told_of_and_what_comes_twice_counts_o
 }
 
 #[tokio::test]
+async fn what_the_api_says_of_its_number_is_not_taken_for_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    sandbox.script([
+        page(300, (1..=200).map(entry)),
+        page(300, (201..=400).map(entry)),
+        page(300, (401..=450).map(entry)),
+    ]);
+    let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
+    assert_eq!((code, rows(dir.path()).await.len()), (0, 450), "{out}");
+    assert!(err.contains("the API says that there are 300 entries, and listed 450"), "{err}");
+    // And one that goes round in circles comes to an end.
+    sandbox.script((0..9).map(|_| page(1_000_000, (1..=200).map(entry))));
+    let before = sandbox.requests().len();
+    let (code, _, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
+    assert_eq!((code, sandbox.requests().len() - before), (0, 4), "{err}");
+    assert!(err.contains("nothing new on 3 pages in a row"), "{err}");
+}
+
+#[tokio::test]
+async fn several_that_make_the_database_at_once_all_enqueue() {
+    let dir = tempfile::tempdir().unwrap();
+    let makers = (0..6).map(|n| {
+        let mut command = sweeper(dir.path());
+        command.args(["enqueue", "--agent", "a", &n.to_string()]);
+        tokio::spawn(finish(command))
+    });
+    for maker in makers.collect::<Vec<_>>() {
+        let (code, _, err) = maker.await.unwrap();
+        assert_eq!(code, 0, "{err}");
+    }
+    assert_eq!(rows(dir.path()).await.len(), 6);
+}
+
+#[tokio::test]
 async fn a_page_is_asked_for_again_if_that_may_help_and_not_for_ever() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 3)], ..Options::default() }).await;
@@ -424,7 +459,7 @@ async fn listing_keeps_to_the_configured_rate() {
     command.env("SWEEPER__RATE_LIMIT__REQUESTS_PER_SECOND", "5").env("SWEEPER__RATE_LIMIT__BURST", "3");
     assert_eq!(finish(command).await.0, 0);
     let statuses: Vec<u16> = sandbox.requests().iter().map(|request| request.status).collect();
-    assert_eq!(statuses, [200; 8], "never throttled");
+    assert_eq!(statuses, [200; 9], "never throttled, and asked once more after the last full page");
 }
 
 /// Answers the first question that a command asks on a terminal; its exit code, and what the terminal showed.
