@@ -548,8 +548,8 @@ fn try_lock(file: &File) -> Result<(), TryLockError> {
     file.try_lock()
 }
 
-/// Whether a process has the lock of this database, and its number, if that can be read. Never in a daemon's way: see
-/// [`try_lock`].
+/// Whether a process has the lock of this database, and its number, if that can be read. Never in a daemon's way,
+/// which waits for whoever only looks.
 ///
 /// # Errors
 /// If there is a lock file that cannot be opened or locked: then nobody knows.

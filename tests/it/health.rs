@@ -247,6 +247,18 @@ async fn an_address_that_is_taken_ends_the_start_and_is_named() {
     assert!(stderr.contains(&format!("http.listen = \"{address}\": cannot listen")), "{stderr}");
     assert!(stderr.contains("a free port, or off"), "{stderr}");
     assert!(!dir.path().join("sweeper.db").exists(), "nothing was made");
+    drop(taken);
+    // A second one of the same configuration is told of the first, and not of its port.
+    let with_port = || {
+        let mut command = configured(dir.path(), &sandbox);
+        command.env("SWEEPER__HTTP__LISTEN", &address);
+        command
+    };
+    let first = Daemon::start(with_port()).until("started").await;
+    let mut second = with_port();
+    second.arg("run");
+    let (code, _, stderr) = finish(second).await;
+    assert!(code == 3 && stderr.contains(&format!("another sweeper (process {})", first.pid())), "{code}: {stderr}");
     for wrong in ["9464", "localhost:9464", "on", "127.0.0.1", "127.0.0.1:99999"] {
         let failed = sweeper(dir.path()).arg("check").env("SWEEPER__HTTP__LISTEN", wrong).assert().code(2);
         let stderr = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();

@@ -102,6 +102,22 @@ async fn status_is_readable_on_80_columns() {
 }
 
 #[tokio::test]
+async fn what_is_held_until_a_time_is_not_empty_before_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    queue(dir.path(), 1).await;
+    let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("request").await;
+    while report(dir.path(), &[]).await["rows"]["deleted"] != 1 {}
+    sql(dir.path(), &format!("INSERT INTO holds (scope, until_at) VALUES ('*', {})", from_now(3_600))).await;
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('b', 1)").await;
+    let held = report(dir.path(), &[]).await;
+    assert!(held["empty_in_s"].as_u64().unwrap() >= 3_590, "{held}");
+    daemon.signal("KILL");
+    sql(dir.path(), &format!("UPDATE holds SET until_at = {}", from_now(-1))).await;
+    assert!(run(dir.path(), &["status"]).contains("it is over"), "a person's hold ends without a probe");
+}
+
+#[tokio::test]
 async fn the_json_has_what_the_readme_says_and_all_of_it() {
     let dir = tempfile::tempdir().unwrap();
     busy(dir.path()).await;
