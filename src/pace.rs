@@ -439,13 +439,14 @@ impl Pace {
         match self.holds.entry((row.scope.clone(), row.cause)) {
             Entry::Occupied(mut entry) => {
                 let held = entry.get_mut();
+                // A pause that is renewed has been one all along.
+                row.since_at = held.row.since_at;
                 if probed.is_none() {
                     // Sent before the hold was placed: at the most it moves the end that the API asks for.
                     let later = matches!(hold.end, HoldEnd::At(_)) && held.row.until_at.is_some_and(|at| at < until_at);
                     if !later {
                         return None;
                     }
-                    row.since_at = held.row.since_at;
                     row.repeats = held.row.repeats;
                 }
                 held.row = row.clone();

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, process::ExitCode, time::Duration};
 
 use clap::{
-    Args,
+    ArgGroup, Args,
     builder::{PossibleValuesParser, TypedValueParser as _},
 };
 use tokio::time::sleep;
@@ -47,10 +47,10 @@ Exit codes: 0 done, 1 the answer was no, or an entry that was named is not pendi
 
 /// Which dead rows to try again.
 #[derive(Debug, Args)]
-#[command(after_help = RETRY_EXAMPLES)]
+#[command(after_help = RETRY_EXAMPLES, group(ArgGroup::new("which").required(true).multiple(true).args(["agent", "cause", "all"])))]
 pub(super) struct RetryArgs {
     /// Those of this agent.
-    #[arg(long, value_name = "AGENT", value_parser = agent_id, required_unless_present_any = ["cause", "all"])]
+    #[arg(long, value_name = "AGENT", value_parser = agent_id)]
     agent: Option<AgentId>,
     /// Those that died of this.
     #[arg(long, value_name = "CAUSE", value_parser = causes())]
@@ -68,10 +68,10 @@ pub(super) struct RetryArgs {
 
 /// Which pending rows to take out.
 #[derive(Debug, Args)]
-#[command(after_help = CANCEL_EXAMPLES)]
+#[command(after_help = CANCEL_EXAMPLES, group(ArgGroup::new("which").required(true).args(["agent", "all"])))]
 pub(super) struct CancelArgs {
     /// Those of this agent.
-    #[arg(long, value_name = "AGENT", value_parser = agent_id, required_unless_present = "all")]
+    #[arg(long, value_name = "AGENT", value_parser = agent_id)]
     agent: Option<AgentId>,
     /// Of that agent, only these entries.
     #[arg(value_name = "ENTRY", value_parser = entry_id, conflicts_with = "all")]

@@ -272,8 +272,11 @@ async fn one_probe_goes_out_when_a_hold_ends_and_a_failed_one_doubles_it() {
     bed.clock.advance(Duration::from_millis(6_250));
     bed.work().await;
     assert_eq!(bed.sizes().len(), 2, "one probe");
-    let again: Vec<(i64, i64)> = bed.query("SELECT repeats, until_at - since_at FROM holds").await;
-    assert!(again[0].0 == 1 && (10_000..=12_500).contains(&again[0].1), "{again:?}");
+    let now = bed.clock.now().0;
+    let held = format!("SELECT repeats, until_at - {now}, {now} - since_at FROM holds");
+    let [(repeats, left, since)] = bed.query::<(i64, i64, i64)>(&held).await[..] else { panic!("one hold") };
+    assert!(repeats == 1 && (10_000..=12_500).contains(&left), "{left}");
+    assert_eq!(since, 6_250, "it has been one pause all along");
     bed.clock.advance(Duration::from_millis(12_500));
     bed.work().await;
     assert_eq!(bed.count("state = 'deleted'").await, 201, "the probe was answered, and the rest went");
