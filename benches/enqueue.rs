@@ -5,6 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on should stop where it is")]
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
+#[path = "common/machine.rs"]
+mod machine;
+
 use std::{
     env, fs,
     io::{BufWriter, Write as _},
@@ -19,6 +22,7 @@ use audio_cache_sweeper::clock::Clock;
 fn main() {
     let lines: u64 = env::var("ENQUEUE_LINES").map_or(100_000, |text| text.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
+    println!("machine: {}", machine::machine());
     println!("{:>10}  {:>34}  {:>9}  {:>12}  {:>11}", "lines", "", "time", "lines/s", "peak memory");
     for count in [lines / 10, lines] {
         // As an export has them: in no order that an index would like.

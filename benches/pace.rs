@@ -6,7 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on should stop where it is")]
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
-use std::{cmp::Reverse, collections::BinaryHeap, fs, net::SocketAddr, time::Duration};
+#[path = "common/machine.rs"]
+mod machine;
+
+use std::{cmp::Reverse, collections::BinaryHeap, net::SocketAddr, time::Duration};
 
 use audio_cache_sweeper::{
     api::{self, Api},
@@ -291,7 +294,7 @@ fn rows() -> Vec<Row> {
 }
 
 fn main() {
-    println!("machine: {}", machine());
+    println!("machine: {}", machine::machine());
     println!(
         "virtual time, a ceiling of ten times the limit, {SEEDS} seeds, the worst of them; goodput from {} s to {} s",
         SETTLED.as_secs(),
@@ -376,11 +379,4 @@ async fn sent(requests_per_second: f64) -> f64 {
     let until = audio_cache_sweeper::worker::Until::Told;
     worker.run(tokio::time::sleep(Duration::from_secs(10)), until).await.unwrap();
     (worker.totals().requests as f64 - 5.0) / (requests_per_second * 10.0)
-}
-
-fn machine() -> String {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{}, {cores} cores, {}", model.unwrap_or("unknown processor"), std::env::consts::OS)
 }

@@ -5,6 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on should stop where it is")]
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
+#[path = "common/machine.rs"]
+mod machine;
+
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -60,7 +63,7 @@ async fn main() {
     let mut conn = SqliteConnection::connect(options.path.to_str().unwrap()).await.unwrap();
     let run = |sql: &str, rows: u32| AssertSqlSafe(sql.replace("ROWS", &rows.to_string()));
     sqlx::raw_sql(run(HISTORY, SETTLED)).execute(&mut conn).await.unwrap();
-    println!("machine: {}", machine());
+    println!("machine: {}", machine::machine());
     println!("{SETTLED} settled rows with their requests and outcomes, a quarter of them old; median, p99, highest");
 
     let cutoff = Timestamp(i64::from(SETTLED) / 4);
@@ -186,11 +189,4 @@ fn times(times: &mut [Duration]) -> String {
     times.sort_unstable();
     let at = |share: usize| ms(times[(times.len() - 1) * share / 100]);
     format!("{:.2} ms, {:.2} ms, {:.2} ms", at(50), at(99), at(100))
-}
-
-fn machine() -> String {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).map_or("unknown", |rest| &rest[3..]);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{model}, {cores} cores")
 }

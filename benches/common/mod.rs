@@ -1,20 +1,13 @@
 //! What the benchmarks share: where they run, and a queue to work on.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+mod machine;
+
+use std::{fs, path::Path, time::Duration};
 
 use audio_cache_sweeper::store::{Options, Store, Synchronous};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-/// Where this runs, and what compiled it.
-pub fn machine() -> String {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let rustc = Command::new("rustc").arg("--version").output().ok();
-    let rustc = rustc.and_then(|said| Some(String::from_utf8(said.stdout).ok()?.split(" (").next()?.trim().to_owned()));
-    let (model, os) = (model.unwrap_or("unknown processor"), std::env::consts::OS);
-    format!("{model}, {cores} cores, {os}, {}", rustc.unwrap_or_else(|| "unknown rustc".to_owned()))
-}
+pub use machine::machine;
 
 /// The file as the daemon opens it if nothing else is configured.
 pub fn options(path: &Path) -> Options {
