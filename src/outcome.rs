@@ -421,22 +421,8 @@ pub fn judge(
             let rows = batch.deletions().iter().map(absent).collect();
             Judgement { rows, hold: None, strays: 0, is_answer: true }
         }
-        Err(fault) if batch.kind() == Kind::Single && fault.cause().needs_a_person() => {
-            Judgement { rows: refused(batch, fault, now), hold: None, strays: 0, is_answer: false }
-        }
         Err(fault) => judge_fault(batch, fault, policy, now, jitter),
     }
-}
-
-/// A request about one row was refused: everything may be, or only such requests. The next bulk delete with the row in it
-/// tells which, and places the hold in the first case; so nothing is held for it.
-fn refused(batch: &Batch, fault: &Fault, now: Timestamp) -> Vec<Judged> {
-    let verdict = Verdict::Release { due_at: now, cause: fault.cause() };
-    let row = |row: &Deletion| {
-        let asks = row.asks.saturating_add(1);
-        Judged { id: row.id, verdict, batch_max: Some(MAX_BATCH_SIZE), asks, maybe_done: row.maybe_done }
-    };
-    batch.deletions().iter().map(row).collect()
 }
 
 fn judge_answer(batch: &Batch, answer: &Answer, policy: &Policy, now: Timestamp, jitter: Jitter) -> Judgement {
@@ -517,10 +503,10 @@ fn judge_fault(batch: &Batch, fault: &Fault, policy: &Policy, now: Timestamp, ji
         | Cause::Operator => (None, None, hold(Scope::All, HoldEnd::ByStreak)),
     };
     let unseen = matches!(cause, Cause::Garbled | Cause::Lost);
-    // There may be a limit for such requests that lets none of them through.
-    if batch.kind() == Kind::Single && cause == Cause::Throttled {
-        return Judgement { rows: refused(batch, fault, now), hold, strays: 0, is_answer: false };
-    }
+    // A request about one row was refused, or such requests have a limit that lets none of them through: so everything may
+    // be, or only those. The next bulk delete with the row in it tells which, and places the hold if that needs a person.
+    let is_refused = batch.kind() == Kind::Single && (cause.needs_a_person() || cause == Cause::Throttled);
+    let hold = hold.filter(|_| !(is_refused && cause.needs_a_person()));
     let rows = batch
         .deletions()
         .iter()
@@ -529,6 +515,10 @@ fn judge_fault(batch: &Batch, fault: &Fault, policy: &Policy, now: Timestamp, ji
             // Also if a bulk delete is how it went, for want of an answered one before, or as a probe.
             let is_asked = batch.lane().batch_max == ALONE;
             match verdict {
+                _ if is_refused => {
+                    let asks = row.asks.saturating_add(1);
+                    Judged { id: row.id, verdict: release, batch_max: Some(MAX_BATCH_SIZE), asks, maybe_done }
+                }
                 None if is_asked => policy.ask_again(row, cause, maybe_done, now, jitter),
                 None => {
                     let verdict = policy.retry(row, cause, now, jitter);

@@ -446,7 +446,7 @@ impl<T: Transport> Worker<T> {
             (Reply::unheard(Fault::Lost, "cut short before the answer"), so_far)
         });
         let agent = &call.batch.lane().agent;
-        if call.batch.kind() == Kind::Bulk && reply.result.is_ok() && !self.known.contains(agent) {
+        if call.batch.kind() == Kind::Bulk && reply.result.is_ok() {
             self.known.insert(agent.clone());
         }
         let is_known = self.known.contains(agent);
@@ -454,9 +454,9 @@ impl<T: Transport> Worker<T> {
             judge(&call.batch, &reply.result, is_known, &self.settings.policy, now, &mut self.rng);
         // With the key that was found, the next request may well succeed.
         let hold = hold.filter(|_| !reply.key_changed);
+        let fault = reply.result.as_ref().err().filter(|_| !is_answer).map(Fault::cause);
         if heard {
-            let cause = reply.result.as_ref().err().filter(|_| !is_answer).map(Fault::cause);
-            let change = self.pace.learn(call.request, cause, self.newest, self.clock.elapsed());
+            let change = self.pace.learn(call.request, fault, self.newest, self.clock.elapsed());
             change.iter().for_each(log::rate);
         }
         if reply.result.is_ok() {
@@ -472,13 +472,13 @@ impl<T: Transport> Worker<T> {
             request: call.request,
             answered_at: now,
             status: reply.status,
-            fault: reply.result.as_ref().err().filter(|_| !is_answer).map(Fault::cause),
+            fault,
             detail: reply.detail,
             remote_id: reply.remote_id,
             rows,
         };
         log::request(&settlement, &call, took, strays);
-        let refused = settlement.fault.is_some_and(Cause::needs_a_person) && call.batch.kind() == Kind::Single;
+        let refused = fault.is_some_and(Cause::needs_a_person) && call.batch.kind() == Kind::Single;
         if refused && !std::mem::replace(&mut self.told_refused, true) {
             log::ask_refused(&settlement, &call);
         }

@@ -95,10 +95,9 @@ impl Producer {
         loop {
             let made = Self::try_to_join_or_create(options).await;
             // Somebody else is just making it, or bringing it up to date.
-            let is_held = || matches!(holder(&options.path), Ok(Some(_)));
             let is_busy = match made.as_ref().err() {
                 Some(OpenError::Taken { .. } | OpenError::Older { version: 0, .. }) => true,
-                Some(OpenError::Older { .. }) => is_held(),
+                Some(OpenError::Older { .. }) => matches!(holder(&options.path), Ok(Some(_))),
                 Some(_) | None => false,
             };
             if !is_busy || left.is_zero() {

@@ -142,6 +142,17 @@ impl Bed {
         }
     }
 
+    /// How many requests were sent by each tenth of a second of these.
+    pub async fn sent_by_tenths(&mut self, tenths: usize) -> Vec<usize> {
+        let mut sent = Vec::new();
+        for _ in 0..tenths {
+            self.work().await;
+            sent.push(self.sizes().len());
+            self.clock.advance(Duration::from_millis(100));
+        }
+        sent
+    }
+
     pub async fn execute(&mut self, sql: &str) {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.conn).await.unwrap();
     }

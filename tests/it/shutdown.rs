@@ -1,10 +1,12 @@
 //! Told to stop, whatever it is doing: no new claim, what is on its way may come back, and it ends with 0.
 
-use audio_cache_sweeper::sandbox::{Mood, Options};
+use std::path::Path;
+
+use audio_cache_sweeper::sandbox::{Mood, Options, Sandbox};
 
 use crate::daemon::{Daemon, Locked, Log, configured, queue, sandbox, sql};
 
-async fn states(dir: &std::path::Path) -> Vec<String> {
+async fn states(dir: &Path) -> Vec<String> {
     let states = "SELECT state || attempts || coalesce(last_cause, '') || maybe_done FROM deletions ORDER BY id";
     sql(dir, states).await.into_iter().map(|(state,)| state).collect()
 }
@@ -123,20 +125,26 @@ async fn held_it_ends_at_once_and_the_hold_stays() {
     assert_eq!(sql(dir.path(), "SELECT scope || cause FROM holds").await, [("aforbidden".to_owned(),)]);
 }
 
+/// Told to end while an answer cannot be written, because somebody else has the file.
+async fn told_while_locked(dir: &Path, sandbox: &Sandbox, grace: &str) -> (Daemon, Locked) {
+    sandbox.script([Mood::Gate]);
+    queue(dir, 1).await;
+    let mut command = configured(dir, sandbox);
+    command.env("SWEEPER__DATABASE__BUSY_TIMEOUT", "10ms").env("SWEEPER__SHUTDOWN__GRACE", grace);
+    let daemon = Daemon::start(command).until("started").await;
+    sandbox.arrived(1).await;
+    let locked = Locked::new(dir).await;
+    sandbox.open_gate();
+    let daemon = daemon.until("database_waiting").await;
+    daemon.signal("TERM");
+    (daemon, locked)
+}
+
 #[tokio::test]
 async fn waiting_for_a_locked_database_it_writes_what_it_knows_if_that_is_free_within_the_grace_period() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;
-    sandbox.script([Mood::Gate]);
-    queue(dir.path(), 1).await;
-    let mut command = configured(dir.path(), &sandbox);
-    command.env("SWEEPER__DATABASE__BUSY_TIMEOUT", "10ms").env("SWEEPER__SHUTDOWN__GRACE", "1m");
-    let daemon = Daemon::start(command).until("started").await;
-    sandbox.arrived(1).await;
-    let locked = Locked::new(dir.path()).await;
-    sandbox.open_gate();
-    let daemon = daemon.until("database_waiting").await;
-    daemon.signal("TERM");
+    let (daemon, locked) = told_while_locked(dir.path(), &sandbox, "1m").await;
     let daemon = daemon.until("stopping").await;
     locked.release().await;
     let log = stopped(daemon).await;
@@ -148,16 +156,7 @@ async fn waiting_for_a_locked_database_it_writes_what_it_knows_if_that_is_free_w
 async fn an_answer_that_cannot_be_written_within_the_grace_period_ends_with_3_and_the_next_start_settles_it_as_lost() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;
-    sandbox.script([Mood::Gate]);
-    queue(dir.path(), 1).await;
-    let mut command = configured(dir.path(), &sandbox);
-    command.env("SWEEPER__DATABASE__BUSY_TIMEOUT", "10ms").env("SWEEPER__SHUTDOWN__GRACE", "50ms");
-    let daemon = Daemon::start(command).until("started").await;
-    sandbox.arrived(1).await;
-    let locked = Locked::new(dir.path()).await;
-    sandbox.open_gate();
-    let daemon = daemon.until("database_waiting").await;
-    daemon.signal("TERM");
+    let (daemon, locked) = told_while_locked(dir.path(), &sandbox, "50ms").await;
     let (code, log) = daemon.ended().await;
     assert_eq!(code, 3, "{log:#?}");
     assert!(log.last("stopped", "error").contains("busy_timeout"), "{log:#?}");

@@ -417,6 +417,19 @@ async fn the_oldest_due_row_is_told_by_when_it_could_have_gone() {
 }
 
 #[tokio::test]
+async fn lanes_come_in_the_order_of_their_first_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let mut store = Store::open(options.clone()).await.unwrap();
+    let mut conn = client(&options).await;
+    let rows = "INSERT INTO deletions (agent_id, entry_id) VALUES ('z', 1), ('a', 1), ('m', 1), ('a', 2), ('z', 2)";
+    sqlx::raw_sql(rows).execute(&mut conn).await.unwrap();
+    let (lanes, _) = store.lanes().await.unwrap();
+    let agents: Vec<&str> = lanes.iter().map(|(lane, _)| lane.agent.as_str()).collect();
+    assert_eq!(agents, ["z", "a", "m"]);
+}
+
+#[tokio::test]
 async fn the_readme_s_sql_runs() {
     let dir = tempfile::tempdir().unwrap();
     let options = options(&dir);
