@@ -363,6 +363,7 @@ async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()])
             detail: None,
             remote_id: Some(claim.correlation_id.to_string()),
             rows: claim.batch.deletions().iter().map(deleted).collect(),
+            is_whole: true,
         }));
     }
     let seconds = clock.elapsed().as_secs_f64();

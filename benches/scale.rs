@@ -155,11 +155,10 @@ async fn fill_settled(path: &Path, rows: u32, agents: u32) {
          BEGIN;
          INSERT INTO deletions (agent_id, entry_id, state, attempts, request_id, settled_at)
             SELECT 'PROJECT-' || (i / 20 % {agents}), 900000000 + i, 'deleted', 1, i / 20 + 1, 1700000000000 FROM n;
-         INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at, status, deleted)
-            SELECT i / 20 + 1, '00000000-0000-4000-8000-000000000000', 'PROJECT-' || (i / 20 % {agents}), '[]', 20,
-                1700000000000, 1700000000100, 200, 20 FROM n WHERE i % 20 = 0;
-         INSERT INTO outcomes (request_id, deletion_id, verdict)
-            SELECT i / 20 + 1, (SELECT max(id) FROM deletions) - {rows} + 1 + i, 'deleted' FROM n;
+         INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at, status, deleted, verdicts)
+            SELECT request_id, '00000000-0000-4000-8000-000000000000', min(agent_id), json_group_array(id), count(*),
+                1700000000000, 1700000000100, 200, 20, '[{{\"verdict\":\"deleted\"}}]'
+            FROM deletions WHERE request_id NOT NULL GROUP BY request_id;
          COMMIT;
          PRAGMA wal_checkpoint(TRUNCATE);"
     );

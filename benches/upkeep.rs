@@ -42,11 +42,10 @@ WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ROWS)
 INSERT INTO deletions (agent_id, entry_id, state, attempts, settled_at, request_id)
 SELECT 'agent-' || (i % 1000), i, 'deleted', 1, i, i / 20 FROM n;
 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ROWS / 20)
-INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at, status, deleted)
+INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at, status, deleted, verdicts)
 SELECT 'f47ac10b-58cc-4372-a567-0e02b2c3d479', 'agent-' || (i % 1000),
     '[1000001,1000002,1000003,1000004,1000005,1000006,1000007,1000008,1000009,1000010,1000011,1000012,1000013]', 20,
-    i * 20, i * 20, 200, 20 FROM n;
-INSERT INTO outcomes SELECT request_id, id, 'deleted', NULL FROM deletions;
+    i * 20, i * 20, 200, 20, '[{\"verdict\":\"deleted\"}]' FROM n;
 COMMIT;";
 
 const QUEUE: &str = "
@@ -64,7 +63,7 @@ async fn main() {
     let run = |sql: &str, rows: u32| AssertSqlSafe(sql.replace("ROWS", &rows.to_string()));
     sqlx::raw_sql(run(HISTORY, SETTLED)).execute(&mut conn).await.unwrap();
     println!("machine: {}", machine::machine());
-    println!("{SETTLED} settled rows with their requests and outcomes, a quarter of them old; median, p99, highest");
+    println!("{SETTLED} settled rows with their requests, a quarter of them old; median, p99, highest");
 
     let cutoff = Timestamp(i64::from(SETTLED) / 4);
     let alone = producer(&options, &clock);

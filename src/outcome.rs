@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::{
     backoff::{Backoff, Jitter},
     clock::Timestamp,
-    deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, Kind, MAX_BATCH_SIZE},
+    deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, Kind, MAX_BATCH_SIZE, State},
 };
 
 /// So often a row is asked about alone without anything being learnt (server errors, refusals, no answer), until what the
@@ -246,6 +246,17 @@ impl Verdict {
     #[must_use]
     pub const fn counted(self) -> bool {
         !matches!(self, Self::Release { .. })
+    }
+
+    /// The state in which the row ends, unless it is to come back.
+    #[must_use]
+    pub const fn end(self) -> Option<State> {
+        match self {
+            Self::Deleted => Some(State::Deleted),
+            Self::Absent => Some(State::Absent),
+            Self::Dead { .. } => Some(State::Dead),
+            Self::Retry { .. } | Self::Release { .. } => None,
+        }
     }
 
     /// When the row is due again, if it is to come back.

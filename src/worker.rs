@@ -476,6 +476,7 @@ impl<T: Transport> Worker<T> {
             detail: reply.detail,
             remote_id: reply.remote_id,
             rows,
+            is_whole: true,
         };
         log::request(&settlement, &call, took, strays);
         let refused = fault.is_some_and(Cause::needs_a_person) && call.batch.kind() == Kind::Single;

@@ -38,19 +38,21 @@ const LAST_REQUEST: &str = "
 SELECT max((SELECT coalesce(max(CAST(seq AS INTEGER)), 0) FROM sqlite_sequence WHERE name = 'requests'),
            (SELECT coalesce(max(id), 0) FROM requests))";
 
-/// What others added to the tables that migration 3 makes anew, unless that is done.
+/// What others added to the tables that a migration makes anew (3: `deletions`) or drops (5: `outcomes`), unless that is done.
 const ADDED: &str = "
+WITH anew (name) AS (
+    SELECT 'deletions' WHERE NOT EXISTS (SELECT 1 FROM pragma_table_info('deletions') WHERE name = 'asks')
+    UNION ALL SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'outcomes')
 SELECT group_concat(name, ', ') FROM (
     SELECT name FROM sqlite_master
-    WHERE lower(tbl_name) IN ('deletions', 'outcomes') AND name NOT LIKE 'sqlite_autoindex_%' AND name NOT IN (
+    WHERE lower(tbl_name) IN anew AND name NOT LIKE 'sqlite_autoindex_%' AND name NOT IN (
         'deletions', 'outcomes', 'deletions_due', 'deletions_dead', 'deletions_repeat', 'deletions_id_taken',
         'deletions_id_too_high', 'deletions_id_changed')
-    UNION ALL SELECT 'deletions.' || name FROM pragma_table_xinfo('deletions') WHERE name NOT IN (
+    UNION ALL SELECT 'deletions.' || name FROM pragma_table_xinfo('deletions') WHERE 'deletions' IN anew AND name NOT IN (
         'id', 'agent_id', 'entry_id', 'priority', 'state', 'attempts', 'due_at', 'batch_max', 'maybe_done', 'request_id',
         'last_cause', 'created_at', 'settled_at')
-    UNION ALL SELECT 'outcomes.' || name FROM pragma_table_xinfo('outcomes') WHERE name NOT IN (
-        'request_id', 'deletion_id', 'verdict', 'cause'))
-WHERE NOT EXISTS (SELECT 1 FROM pragma_table_info('deletions') WHERE name = 'asks')";
+    UNION ALL SELECT 'outcomes.' || name FROM pragma_table_xinfo('outcomes') WHERE 'outcomes' IN anew AND name NOT IN (
+        'request_id', 'deletion_id', 'verdict', 'cause'))";
 
 /// Every migration, oldest first.
 fn migrator() -> Migrator {
@@ -62,6 +64,7 @@ fn migrator() -> Migrator {
         migration(2, "ids", include_str!("../../migrations/0002_ids.sql")),
         migration(3, "absent", include_str!("../../migrations/0003_absent.sql")),
         migration(4, "daemon", include_str!("../../migrations/0004_daemon.sql")),
+        migration(5, "verdicts", include_str!("../../migrations/0005_verdicts.sql")),
     ])
 }
 

@@ -38,11 +38,15 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
             &["SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at<?)"],
         ),
         (
-            "settle the rows",
-            write::SETTLE_DELETIONS,
+            "settle rows that have ended",
+            write::SETTLE_ENDED,
             &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests EXISTS USING INTEGER PRIMARY KEY"],
         ),
-        ("settle the outcomes", write::SETTLE_OUTCOMES, &["SEARCH requests EXISTS USING INTEGER PRIMARY KEY"]),
+        (
+            "settle rows that come back",
+            write::SETTLE_RETURNING,
+            &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests EXISTS USING INTEGER PRIMARY KEY"],
+        ),
         ("settle the requests", write::SETTLE_REQUESTS, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
         ("bury", write::BURY, &["SEARCH deletions USING INTEGER PRIMARY KEY"]),
         (

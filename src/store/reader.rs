@@ -60,11 +60,12 @@ const ROW: &str = "
 SELECT id, state, priority, attempts, maybe_done, last_cause, due_at, created_at, settled_at FROM deletions
 WHERE agent_id = ?1 AND entry_id = ?2";
 
-/// ?1 the row's id. The history has no index by row, which every settling would pay for: it is read through.
+/// ?1 the row's id. Requests have no index by row, which every claim would pay for: they are read through. Only what has
+/// the id's digits anywhere is looked at as JSON.
 const HISTORY: &str = "
 SELECT requests.id, kind, size, claimed_at, answered_at, status, detail, correlation_id, remote_id, verdict, cause
-FROM outcomes CROSS JOIN requests ON requests.id = outcomes.request_id
-WHERE outcomes.deletion_id = ?1
+FROM requests CROSS JOIN outcomes ON outcomes.request_id = requests.id
+WHERE instr(requests.deletion_ids, ?1) > 0 AND outcomes.deletion_id = ?1
 UNION ALL
 SELECT requests.id, kind, size, claimed_at, NULL, NULL, NULL, correlation_id, NULL, NULL, NULL
 FROM requests INDEXED BY requests_unanswered

@@ -71,6 +71,8 @@ pub struct Settlement {
     pub remote_id: Option<String>,
     /// What becomes of its rows.
     pub rows: Vec<Judged>,
+    /// Those are all that it was sent with; of one that a crash left unanswered, some may be gone.
+    pub is_whole: bool,
 }
 
 /// How many rows got each kind of verdict.
@@ -270,61 +272,101 @@ pub(super) fn due_since(due_at: i64, created_at: i64, now: Timestamp) -> Timesta
     Timestamp(if created_at <= now.0 { due_at.max(created_at) } else { due_at })
 }
 
-/// A group as [`with_groups!`] reads it.
-pub(super) type Group = (
-    i64,
-    &'static str,
-    Option<&'static str>,
-    &'static str,
-    u8,
-    Option<i64>,
-    Option<u8>,
-    u32,
-    u8,
-    Option<i64>,
-    Vec<i64>,
-);
-
-/// The rows of a request, together with those that share everything that is written onto them.
-pub(super) fn groups(settlement: &Settlement) -> Vec<Group> {
-    let mut groups: Vec<(&Judged, Vec<i64>)> = Vec::new();
-    for row in &settlement.rows {
-        let alike = |first: &Judged| {
-            let key = |row: &Judged| (row.verdict, row.batch_max, row.asks, row.maybe_done);
-            key(first) == key(row)
-        };
-        match groups.iter_mut().find(|(first, _)| alike(first)) {
-            Some((_, ids)) => ids.push(row.id.0),
-            None => groups.push((row, vec![row.id.0])),
-        }
-    }
-    groups
-        .into_iter()
-        .map(|(row, ids)| {
-            let (state, settled_at) = match row.verdict {
-                Verdict::Deleted => (State::Deleted, Some(settlement.answered_at.0)),
-                Verdict::Absent => (State::Absent, Some(settlement.answered_at.0)),
-                Verdict::Dead { .. } => (State::Dead, Some(settlement.answered_at.0)),
-                Verdict::Retry { .. } | Verdict::Release { .. } => (State::Pending, None),
-            };
-            (
-                settlement.request.0,
-                row.verdict.as_str(),
-                row.verdict.cause().map(Cause::as_str),
-                state.as_str(),
-                u8::from(row.verdict.counted()),
-                row.verdict.due_at().map(|at| at.0),
-                row.batch_max,
-                row.asks,
-                u8::from(row.maybe_done),
-                settled_at,
-                ids,
-            )
-        })
-        .collect()
+/// What is written onto rows that have reached their end, the same for all of them but for the request.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Ending {
+    pub state: State,
+    pub cause: Option<Cause>,
+    pub counted: bool,
+    pub batch_max: Option<u8>,
+    pub asks: u32,
+    pub maybe_done: bool,
+    pub settled_at: Timestamp,
 }
 
-/// An answer as [`SETTLE_REQUESTS`] reads it.
+/// Rows, each with its request: `{"id": request, …}`.
+#[derive(Default)]
+pub(super) struct RowsOfRequests(Vec<(i64, i64)>);
+
+impl Serialize for RowsOfRequests {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+/// The rows that have reached their end, by what is written onto them: few kinds, and most often one.
+pub(super) fn endings<'s>(settlements: impl Iterator<Item = &'s Settlement>) -> Vec<(Ending, RowsOfRequests)> {
+    let mut endings: Vec<(Ending, RowsOfRequests)> = Vec::new();
+    for settlement in settlements {
+        for row in &settlement.rows {
+            let Some(state) = row.verdict.end() else { continue };
+            let ending = Ending {
+                state,
+                cause: row.verdict.cause(),
+                counted: row.verdict.counted(),
+                batch_max: row.batch_max,
+                asks: row.asks,
+                maybe_done: row.maybe_done,
+                settled_at: settlement.answered_at,
+            };
+            let pair = (row.id.0, settlement.request.0);
+            match endings.iter_mut().find(|(known, _)| *known == ending) {
+                Some((_, rows)) => rows.0.push(pair),
+                None => endings.push((ending, RowsOfRequests(vec![pair]))),
+            }
+        }
+    }
+    endings
+}
+
+/// A group as [`super::write::SETTLE_RETURNING`] reads it.
+pub(super) type Group = (i64, Option<&'static str>, u8, i64, Option<u8>, u32, u8, Vec<i64>);
+
+/// The rows of a request that come back, together with those that share everything that is written onto them.
+pub(super) fn returning(settlement: &Settlement) -> Vec<Group> {
+    let mut groups: Vec<(&Judged, Timestamp, Vec<i64>)> = Vec::new();
+    for row in &settlement.rows {
+        let Some(due_at) = row.verdict.due_at() else { continue };
+        let key = |row: &Judged| (row.verdict, row.batch_max, row.asks, row.maybe_done);
+        match groups.iter_mut().find(|(first, ..)| key(first) == key(row)) {
+            Some((.., ids)) => ids.push(row.id.0),
+            None => groups.push((row, due_at, vec![row.id.0])),
+        }
+    }
+    let group = |(row, due_at, ids): (&Judged, Timestamp, Vec<i64>)| {
+        let (cause, counted) = (row.verdict.cause().map(Cause::as_str), u8::from(row.verdict.counted()));
+        (settlement.request.0, cause, counted, due_at.0, row.batch_max, row.asks, u8::from(row.maybe_done), ids)
+    };
+    groups.into_iter().map(group).collect()
+}
+
+/// What a request did to some of its rows, as the view `outcomes` reads it in `requests.verdicts`.
+#[derive(Serialize)]
+struct Given {
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
+    /// Left out if it is all of the manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deletion_ids: Option<Vec<i64>>,
+}
+
+fn given(settlement: &Settlement) -> Vec<Given> {
+    let mut given: Vec<Given> = Vec::new();
+    for row in &settlement.rows {
+        let (verdict, cause) = (row.verdict.as_str(), row.verdict.cause().map(Cause::as_str));
+        match given.iter_mut().find(|given| (given.verdict, given.cause) == (verdict, cause)) {
+            Some(given) => given.deletion_ids.iter_mut().for_each(|ids| ids.push(row.id.0)),
+            None => given.push(Given { verdict, cause, deletion_ids: Some(vec![row.id.0]) }),
+        }
+    }
+    if let ([all], true) = (given.as_mut_slice(), settlement.is_whole) {
+        all.deletion_ids = None;
+    }
+    given
+}
+
+/// An answer as [`super::write::SETTLE_REQUESTS`] reads it.
 pub(super) fn answer(settlement: &Settlement) -> impl Serialize + use<'_> {
     let Counts { deleted, absent, retried, dead, .. } = settlement.counts();
     (
@@ -338,6 +380,7 @@ pub(super) fn answer(settlement: &Settlement) -> impl Serialize + use<'_> {
         settlement.fault.map(Cause::as_str),
         settlement.detail.as_deref(),
         settlement.remote_id.as_deref(),
+        given(settlement),
     )
 }
 

@@ -16,6 +16,8 @@ use crate::clock::Timestamp;
 
 /// One part in this many of the file may stay free: what comes next goes there.
 const SPARE: i64 = 10;
+/// Fewer pages than this are not worth a commit: a file that has just been made has some from the migrations.
+const FEW_PAGES: i64 = 16;
 
 /// Of so many rows that may be removed at a time, so many are looked at: those that are not old cost little.
 const STRETCH: u32 = 10;
@@ -39,7 +41,6 @@ const LOOK: &str = old_requests!(
     old AS MATERIALIZED (SELECT id FROM stretch WHERE settled_at < ?2 ORDER BY id LIMIT ?5)
     SELECT (SELECT max(id) FROM stretch), (SELECT count(*) FROM old), (SELECT max(id) FROM old), EXISTS"
 );
-const DELETE_OUTCOMES: &str = old_requests!("DELETE FROM outcomes WHERE request_id IN");
 const DELETE_REQUESTS: &str = old_requests!("DELETE FROM requests WHERE id IN");
 
 const SPACE: &str = "
@@ -89,8 +90,7 @@ impl Store {
         Ok((bytes > MAX_LOG).then(|| Backlog { bytes, readers: readers(&self.options.path).unwrap_or_default() }))
     }
 
-    /// Removes up to `most` settled rows, and up to a tenth as many answered requests with their outcomes, that are
-    /// older than `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
+    /// Removes up to `most` settled rows, and up to a tenth as many answered requests, that are older than `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
     ///
     /// # Errors
     /// If SQLite fails.
@@ -116,10 +116,8 @@ impl Store {
                 removed += write.execute("prune", sqlx::query(delete).bind(after).bind(last).bind(cutoff.0)).await?;
             }
             if requests {
-                for statement in [DELETE_OUTCOMES, DELETE_REQUESTS] {
-                    let query = sqlx::query(statement).bind(most / REQUESTS).bind(cutoff.0);
-                    removed += write.execute("prune", query).await?;
-                }
+                let query = sqlx::query(DELETE_REQUESTS).bind(most / REQUESTS).bind(cutoff.0);
+                removed += write.execute("prune", query).await?;
             }
             write.commit().await?;
         }
@@ -140,7 +138,7 @@ impl Store {
             .map_err(|source| self.error("look for room", source))?;
         // So many that of what is left then, a tenth is free.
         let spare = (free * SPARE - pages) / (SPARE - 1);
-        if mode != INCREMENTAL || spare <= 0 {
+        if mode != INCREMENTAL || spare < FEW_PAGES {
             return Ok(false);
         }
         let step = spare.min(i64::from(most));
@@ -148,7 +146,7 @@ impl Store {
         let vacuum = format!("PRAGMA incremental_vacuum({step})");
         write.execute("give pages back", sqlx::query(AssertSqlSafe(vacuum))).await?;
         write.commit().await?;
-        Ok(spare > step)
+        Ok(spare - step >= FEW_PAGES)
     }
 }
 

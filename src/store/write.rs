@@ -6,7 +6,7 @@ use sqlx::{Sqlite, SqliteConnection};
 
 use super::{
     file::StoreError,
-    rows::{Claim, Look, Settlement, answer, groups, holds, json, look_row},
+    rows::{Claim, Look, Settlement, answer, endings, holds, json, look_row, returning},
 };
 use crate::{
     clock::Timestamp,
@@ -45,57 +45,58 @@ const CLAIM: &str = "
 INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, kind, claimed_at)
 SELECT value->>0, value->>1, value->>2, value->'$[3]', value->>4, value->>5, ?2 FROM json_each(?1)";
 
-/// ?1 groups of rows with one verdict: [[request_id, verdict, cause, state, counted, due_at, batch_max, asks,
-/// maybe_done, settled_at, [deletion id, …]], …]. A group whose request has its answer already was settled before.
+/// ?1 rows that have reached their end: {id: request_id, …}; what is written onto all of them: ?2 state, ?3 cause,
+/// ?4 counted, ?5 batch_max, ?6 asks, ?7 maybe_done, ?8 settled_at. Rows of a request that has its answer already were
+/// settled before.
+///
+/// Nearly all rows of a queue come through here, and nothing else of a turn costs as much: what is the same for all is a
+/// parameter, so that SQLite takes it out of no JSON.
+pub(super) const SETTLE_ENDED: &str = "
+UPDATE deletions NOT INDEXED SET
+    state = ?2,
+    last_cause = ?3,
+    attempts = attempts + ?4,
+    batch_max = coalesce(?5, batch_max),
+    asks = ?6,
+    maybe_done = max(maybe_done, ?7),
+    settled_at = ?8,
+    request_id = ended.value
+FROM json_each(?1) AS ended
+WHERE deletions.id = CAST(ended.key AS INTEGER) AND deletions.state = 'pending'
+  AND EXISTS (SELECT 1 FROM requests WHERE requests.id = ended.value AND answered_at IS NULL)";
+
+/// ?1 groups of rows that come back: [[request_id, cause, counted, due_at, batch_max, asks, maybe_done,
+/// [deletion id, …]], …]. A group whose request has its answer already was settled before.
 ///
 /// MATERIALIZED, so that the rows are looked up by what is judged and not the other way round.
-macro_rules! with_judged {
-    ($statement:literal) => {
-        concat!(
-            "WITH groups AS MATERIALIZED (
-                SELECT value->>0 AS request_id, value->>1 AS verdict, value->>2 AS cause, value->>3 AS state,
-                       value->>4 AS counted, value->>5 AS due_at, value->>6 AS batch_max, value->>7 AS asks,
-                       value->>8 AS maybe_done, value->>9 AS settled_at, value->'$[10]' AS ids
-                FROM json_each(?1)
-                WHERE EXISTS (SELECT 1 FROM requests WHERE id = value->>0 AND answered_at IS NULL)
-            ),
-            judged AS MATERIALIZED (
-                SELECT request_id, verdict, cause, state, counted, due_at, batch_max, asks, maybe_done, settled_at,
-                       row.value AS deletion_id
-                FROM groups CROSS JOIN json_each(groups.ids) AS row
-            ) ",
-            $statement
-        )
-    };
-}
+pub(super) const SETTLE_RETURNING: &str = "
+WITH groups AS MATERIALIZED (
+    SELECT value->>0 AS request_id, value->>1 AS cause, value->>2 AS counted, value->>3 AS due_at,
+           value->>4 AS batch_max, value->>5 AS asks, value->>6 AS maybe_done, value->'$[7]' AS ids
+    FROM json_each(?1)
+    WHERE EXISTS (SELECT 1 FROM requests WHERE id = value->>0 AND answered_at IS NULL)
+),
+judged AS MATERIALIZED (
+    SELECT request_id, cause, counted, due_at, batch_max, asks, maybe_done, row.value AS deletion_id
+    FROM groups CROSS JOIN json_each(groups.ids) AS row
+)
+UPDATE deletions NOT INDEXED SET
+    last_cause = judged.cause,
+    attempts = attempts + judged.counted,
+    due_at = judged.due_at,
+    batch_max = coalesce(judged.batch_max, deletions.batch_max),
+    asks = judged.asks,
+    maybe_done = max(deletions.maybe_done, judged.maybe_done),
+    request_id = judged.request_id
+FROM judged
+WHERE deletions.id = judged.deletion_id AND deletions.state = 'pending'";
 
-pub(super) const SETTLE_DELETIONS: &str = with_judged!(
-    "UPDATE deletions NOT INDEXED SET
-        state = judged.state,
-        attempts = attempts + judged.counted,
-        due_at = coalesce(judged.due_at, deletions.due_at),
-        batch_max = coalesce(judged.batch_max, deletions.batch_max),
-        asks = judged.asks,
-        maybe_done = max(deletions.maybe_done, judged.maybe_done),
-        request_id = judged.request_id,
-        last_cause = judged.cause,
-        settled_at = judged.settled_at
-    FROM judged
-    WHERE deletions.id = judged.deletion_id AND deletions.state = 'pending'"
-);
-
-pub(super) const SETTLE_OUTCOMES: &str = with_judged!(
-    "INSERT INTO outcomes (request_id, deletion_id, verdict, cause)
-    SELECT request_id, deletion_id, verdict, cause FROM judged WHERE true
-    ON CONFLICT (request_id, deletion_id) DO NOTHING"
-);
-
-/// ?1 answers: [[id, answered_at, status, deleted, absent, retried, dead, fault, detail, remote_id], …]
+/// ?1 answers: [[id, answered_at, status, deleted, absent, retried, dead, fault, detail, remote_id, verdicts], …]
 pub(super) const SETTLE_REQUESTS: &str = "
 UPDATE requests SET
     answered_at = answer.value->>1, status = answer.value->>2, deleted = answer.value->>3,
     absent = answer.value->>4, retried = answer.value->>5, dead = answer.value->>6, fault = answer.value->>7,
-    detail = answer.value->>8, remote_id = answer.value->>9
+    detail = answer.value->>8, remote_id = answer.value->>9, verdicts = answer.value->'$[10]'
 FROM json_each(?1) AS answer
 WHERE requests.id = answer.value->>0 AND requests.answered_at IS NULL";
 
@@ -159,9 +160,9 @@ impl Write<'_> {
         }
     }
 
-    /// Writes what became of answered requests: onto their rows, if those are still pending, into `outcomes`, and
-    /// onto the requests themselves. A request that has its answer already is left as it is, so settling again after
-    /// a commit that failed in doubt does no harm.
+    /// Writes what became of answered requests: onto their rows, if those are still pending, and onto the requests
+    /// themselves. A request that has its answer already is left as it is, so settling again after a commit that failed in
+    /// doubt does no harm.
     ///
     /// # Errors
     /// If SQLite fails.
@@ -173,10 +174,24 @@ impl Write<'_> {
         if answers.is_empty() {
             return Ok(());
         }
-        let (groups, answers) = (json(&settlements.flat_map(groups).collect::<Vec<_>>()), json(&answers));
-        self.execute("settle", sqlx::query(SETTLE_DELETIONS).bind(&groups)).await?;
-        self.execute("record the outcomes", sqlx::query(SETTLE_OUTCOMES).bind(&groups)).await?;
-        self.execute("record the answers", sqlx::query(SETTLE_REQUESTS).bind(&answers)).await?;
+        for (ending, rows) in endings(settlements.clone()) {
+            let query = sqlx::query(SETTLE_ENDED)
+                .bind(json(&rows))
+                .bind(ending.state.as_str())
+                .bind(ending.cause.map(Cause::as_str))
+                .bind(ending.counted)
+                .bind(ending.batch_max)
+                .bind(ending.asks)
+                .bind(ending.maybe_done)
+                .bind(ending.settled_at.0);
+            self.execute("settle", query).await?;
+        }
+        let returning: Vec<_> = settlements.flat_map(returning).collect();
+        if !returning.is_empty() {
+            self.execute("settle", sqlx::query(SETTLE_RETURNING).bind(json(&returning))).await?;
+        }
+        // Last: what is settled is told by it.
+        self.execute("record the answers", sqlx::query(SETTLE_REQUESTS).bind(json(&answers))).await?;
         Ok(())
     }
 

@@ -34,6 +34,7 @@ pub(super) async fn recover(
             rows: orphan
                 .batch
                 .map_or_else(Vec::new, |batch| judge(&batch, &Err(Fault::Lost), false, policy, now, rng).rows),
+            is_whole: false,
         })
         .collect();
     let mut write = store.write().await?;

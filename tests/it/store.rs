@@ -10,6 +10,7 @@ use audio_cache_sweeper::{
 };
 use sqlx::{Connection, SqliteConnection};
 
+/// Without the fifth, in which JSON is moved by us; of what it leaves behind there is a test.
 const MIGRATIONS: [&str; 4] = [
     include_str!("../../migrations/0001_queue.sql"),
     include_str!("../../migrations/0002_ids.sql"),
@@ -81,6 +82,7 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
             judged(2, Verdict::Retry { due_at: NOW.plus(Duration::from_secs(9)), cause: Cause::Lost }, None, true),
             judged(3, Verdict::Dead { cause: Cause::Rejected }, Some(7), false),
         ],
+        is_whole: true,
     }];
     // Twice, as after a commit in doubt: the second time changes nothing.
     for _ in 0..2 {
@@ -208,6 +210,16 @@ fn the_tables_need_nothing_that_old_sqlites_lack() {
 }
 
 #[tokio::test]
+async fn only_a_view_needs_json_which_no_producer_looks_into() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    drop(Store::open(options.clone()).await.unwrap());
+    let sql = "SELECT type, name FROM sqlite_master WHERE instr(lower(sql), 'json_') OR instr(sql, '->')";
+    let json: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(&mut client(&options).await).await.unwrap();
+    assert_eq!(json, [("view".to_owned(), "outcomes".to_owned())]);
+}
+
+#[tokio::test]
 async fn only_what_is_settled_and_old_is_pruned() {
     let dir = tempfile::tempdir().unwrap();
     let options = options(&dir);
@@ -221,7 +233,7 @@ async fn only_what_is_settled_and_old_is_pruned() {
              ('a', 5, 'absent', 999), ('a', 6, 'absent', 1000);
          INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at) VALUES
              ('x', 'a', '[1,2]', 2, 5, 999), ('y', 'a', '[3]', 1, 5, 1000), ('z', 'a', '[4]', 1, 5, NULL);
-         INSERT INTO outcomes VALUES (1, 1, 'deleted', NULL), (1, 2, 'dead', 'rejected'), (2, 3, 'deleted', NULL);",
+         UPDATE requests SET verdicts = '[{\"verdict\":\"deleted\"}]' WHERE id < 3",
     )
     .execute(&mut conn)
     .await
@@ -234,7 +246,7 @@ async fn only_what_is_settled_and_old_is_pruned() {
             break;
         }
     }
-    assert_eq!(removed, 3 + 1 + 2);
+    assert_eq!(removed, 3 + 1);
     let left = [
         row(3, "a", "3", "deleted", 0, 20, 0),
         row(4, "a", "4", "pending", 0, 20, 0),
@@ -356,7 +368,7 @@ async fn what_pruning_makes_free_is_given_back_in_steps_but_for_a_tenth() {
         last = now;
     }
     let (left, free) = pages(&options).await;
-    assert!(left < before / 10 && free * 10 <= left + 10, "{left} pages of {before}, {free} of them free");
+    assert!(left < before / 10 && free < left / 10 + 16, "{left} pages of {before}, {free} of them free");
     assert!(!store.give_back(100).await.unwrap(), "what is left stays for what comes");
     store.close().await.unwrap();
     let size = std::fs::metadata(&options.path).unwrap().len();
@@ -458,7 +470,7 @@ async fn a_file_of_the_version_before_comes_along_with_nothing_lost() {
     drop(Store::open(options.clone()).await.unwrap());
     let mut conn = client(&options).await;
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
-        "DROP TABLE deletions; DROP TABLE requests; DROP TABLE outcomes; DROP TABLE holds;
+        "DROP TABLE deletions; DROP TABLE requests; DROP VIEW outcomes; DROP TABLE holds;
          DROP TABLE daemon; DELETE FROM _sqlx_migrations WHERE version >= 3; {} {}
          INSERT INTO deletions (agent_id, entry_id, priority, due_at, batch_max, created_at) VALUES ('a', 1, 7, 3, 5, 2);
          INSERT INTO deletions (agent_id, entry_id, state, attempts, settled_at, request_id) VALUES ('a', 2, 'deleted', 1, 9, 4);
@@ -500,8 +512,9 @@ async fn a_file_of_the_version_before_comes_along_with_nothing_lost() {
                UNION ALL SELECT json_array(scope, cause) FROM holds
                UNION ALL SELECT json_array(deletion) FROM notes
                UNION ALL SELECT json_array(name, seq) FROM sqlite_sequence ORDER BY 1";
-    // What the fourth migration adds is all new.
-    let names = "SELECT json_array(type, name) FROM sqlite_master WHERE name <> 'daemon' ORDER BY 1";
+    // What the fourth migration adds is all new, and what was a table is a view since the fifth.
+    let names = "SELECT json_array(type, name) FROM sqlite_master
+                 WHERE name NOT IN ('daemon', 'outcomes', 'sqlite_autoindex_outcomes_1') ORDER BY 1";
     let (mut before, mut after) = (Vec::<Vec<(String,)>>::new(), Vec::new());
     for found in [&mut before, &mut after] {
         for sql in [old, names] {
