@@ -57,9 +57,9 @@ impl fmt::Display for AgentId {
     }
 }
 
-/// A cached audio entry's ID. Opaque: the API writes numbers as strings, and we never read anything into it.
+/// A cached audio entry's ID. Opaque: the API writes numbers as strings, and we never read anything into it. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EntryId(Box<str>);
+pub struct EntryId(Arc<str>);
 
 impl EntryId {
     /// Takes a text for an entry ID.

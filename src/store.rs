@@ -85,11 +85,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Whether another connection has committed anything since the last time this was asked.
+    /// Fails if the file was deleted or replaced, and what is written would go nowhere.
     ///
     /// # Errors
-    /// If SQLite fails, or the file was deleted or replaced.
-    pub async fn changed(&mut self) -> Result<bool, StoreError> {
+    /// Then.
+    pub fn check_in_place(&self) -> Result<(), StoreError> {
         if let Some(path) = find_replaced(&self.files) {
             let said = if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
                 "the lock file was deleted or replaced while in use, and a second sweeper could have started on the same \
@@ -101,6 +101,15 @@ impl Store {
             let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said));
             return Err(StoreError { path: path.to_owned(), doing: "look for changes", source });
         }
+        Ok(())
+    }
+
+    /// Whether another connection has committed anything since the last time this was asked.
+    ///
+    /// # Errors
+    /// If SQLite fails, or the file was deleted or replaced.
+    pub async fn changed(&mut self) -> Result<bool, StoreError> {
+        self.check_in_place()?;
         let version: i64 = sqlx::query_scalar("PRAGMA data_version")
             .fetch_one(&mut self.conn)
             .await

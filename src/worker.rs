@@ -4,6 +4,7 @@
 //! Calls run on while the database works: what came back during one commit is settled by the next.
 
 mod chores;
+mod in_flight;
 mod log;
 mod plan;
 mod recovery;
@@ -30,7 +31,7 @@ use uuid::Uuid;
 use crate::{
     api::{Api, Reply, Transport},
     clock::{Clock, Timestamp},
-    deletion::{AgentId, Batch, DeletionId, Kind, Lane, RequestId},
+    deletion::{AgentId, DeletionId, Kind, Lane, RequestId},
     lanes::Lanes,
     metrics::Metrics,
     outcome::{Cause, Fault, Judgement, Policy, judge},
@@ -41,7 +42,8 @@ use crate::{
 };
 use chores::{Chores, SUMMARY_INTERVAL};
 pub use chores::{PRUNE_ROWS, VACUUM_PAGES};
-use plan::{Busy, Next, Rules, batches};
+use in_flight::{InFlight, on_their_way};
+use plan::{Next, Rules, batches};
 use recovery::recover;
 pub use report::{Ended, Totals, Turn, Until};
 
@@ -71,18 +73,6 @@ pub struct Settings {
     pub retention: Duration,
     /// How long calls in flight may take to finish at a shutdown.
     pub grace: Duration,
-}
-
-/// A request on its way.
-#[derive(Debug)]
-struct InFlight {
-    request: RequestId,
-    correlation_id: Uuid,
-    batch: Batch,
-    /// Elapsed time.
-    sent: Duration,
-    /// How many calls were on their way when it was sent, itself included.
-    together: usize,
 }
 
 /// A judged answer that the database does not know of yet.
@@ -391,10 +381,15 @@ impl<T: Transport> Worker<T> {
 
     /// Reads the holds and the lanes again if somebody else has written.
     async fn notice(&mut self) -> Result<(), StoreError> {
-        if self.store.changed().await? {
-            self.stale = true;
-            self.holds_stale = true;
-            self.others_wrote = Some(self.clock.elapsed());
+        // With answers to write, their transaction tells the same, and an answer less of SQLite's to wait for is time.
+        if self.returned.is_empty() || self.stale || self.holds_stale {
+            if self.store.changed().await? {
+                self.stale = true;
+                self.holds_stale = true;
+                self.others_wrote = Some(self.clock.elapsed());
+            }
+        } else {
+            self.store.check_in_place()?;
         }
         // What is judged and not yet written would be missing in what is read.
         if !self.unsettled.is_empty() {
@@ -542,7 +537,7 @@ impl<T: Transport> Worker<T> {
             retry: self.settings.policy.retry,
             recheck: self.settings.poll_interval,
         };
-        let (mut ids, mut busy) = self.on_their_way();
+        let mut busy = in_flight::busy(self.in_flight.values());
         let mut write = self.store.write().await?;
         let begun = self.clock.elapsed();
         write.settle(self.unsettled.iter().map(|unsettled| &unsettled.settlement)).await?;
@@ -554,6 +549,8 @@ impl<T: Transport> Worker<T> {
         }
         // This transaction may have waited for another one, which paused us, or mended what was to be buried.
         if write.is_overtaken().await? {
+            self.stale = true;
+            self.others_wrote = Some(begun);
             self.pace.load(write.holds().await?).iter().for_each(log::hold);
             self.unusable.clear();
         }
@@ -567,6 +564,7 @@ impl<T: Transport> Worker<T> {
         while !lanes.is_empty() {
             let share = (room - plan.claims.len()).div_ceil(lanes.len());
             let most_rows = share * usize::from(rules.batch_size);
+            let ids = on_their_way(self.in_flight.values(), self.others_wrote, &plan.claims, &lanes);
             let looks = write.look(&lanes, most_rows, &ids, now).await?;
             let mut unserved = Vec::new();
             for (lane, look) in lanes.into_iter().zip(looks) {
@@ -601,8 +599,7 @@ impl<T: Transport> Worker<T> {
                     let ask = self.settings.policy.ask_singly && is_free && self.known.contains(&lane.agent);
                     let batch = if ask { batch.alone() } else { batch };
                     let request = write.next_request_id();
-                    ids.extend(batch.deletions().iter().map(|row| row.id));
-                    busy.extend(batch.deletions().iter().map(|row| (lane.agent.clone(), row.entry.clone())));
+                    in_flight::add(&mut busy, &batch);
                     plan.claims.push(Claim { request, correlation_id: new_uuid(&mut self.rng), batch });
                 }
                 let served = plan.claims.len() - before;
@@ -637,14 +634,6 @@ impl<T: Transport> Worker<T> {
         committed?;
         self.chores.rate_told = self.pace.rate();
         Ok(())
-    }
-
-    /// The rows that are on their way, and their IDs as the API sees them.
-    fn on_their_way(&self) -> (Vec<DeletionId>, Busy) {
-        let rows =
-            || self.in_flight.values().flat_map(|call| call.batch.deletions().iter().map(move |row| (call, row)));
-        let busy = rows().map(|(call, row)| (call.batch.lane().agent.clone(), row.entry.clone())).collect();
-        (rows().map(|(_, row)| row.id).collect(), busy)
     }
 
     fn forget_settled(&mut self) {

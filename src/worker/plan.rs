@@ -1,6 +1,9 @@
 //! What of a lane goes out now, and when the lane is worth the next look.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
 
 use crate::{
     backoff::Backoff,
@@ -43,7 +46,7 @@ pub enum Next {
 }
 
 /// The IDs on their way, as the API sees them.
-pub type Busy = HashSet<(AgentId, EntryId)>;
+pub type Busy = HashMap<AgentId, HashSet<EntryId>>;
 
 /// Cuts what a look at `lane` found into at most `room` batches, as full as they can be. `asked` is how many rows the
 /// look was limited to.
@@ -60,23 +63,22 @@ pub fn batches(
     let there_may_be_more = look.due.len() + look.unusable.len() >= asked;
     let found = look.due.len();
     // A row that was removed and inserted again has another id; its ID may still be in flight for the first one.
-    let mut seen = HashSet::new();
-    let free: Vec<_> = look
-        .due
-        .into_iter()
-        .filter(|row| {
-            let id = (lane.agent.clone(), row.deletion.entry.clone());
-            !busy.contains(&id) && seen.insert(id.1)
-        })
-        .collect();
+    let busy = busy.get(&lane.agent);
+    let is_free = |row: &DueRow| busy.is_none_or(|busy| !busy.contains(&row.deletion.entry));
+    let mut seen = HashSet::with_capacity(found);
+    let free = look.due.into_iter().filter(|row| is_free(row) && seen.insert(row.deletion.entry.clone()));
+    let mut free: VecDeque<DueRow> = free.collect();
+    // Nothing but rows that must wait for others: looking again at once would find the same.
+    let stuck = found > 0 && free.is_empty();
     let mut next =
         if free.len() < found { soonest(look.next_due_at, now.plus(rules.recheck)) } else { look.next_due_at };
     let mut batches = Vec::new();
-    for chunk in free.chunks(full) {
-        let partial = chunk.len() < full && !there_may_be_more;
+    while !free.is_empty() {
+        let size = full.min(free.len());
+        let partial = size < full && !there_may_be_more;
         // Rows of a rejected request do not wait: they are being told apart, and are not joined by others.
         if partial && lane.batch_max >= rules.batch_size {
-            let until = chunk.iter().map(|row| rules.may_wait_until(row)).min().unwrap_or(now);
+            let until = free.iter().map(|row| rules.may_wait_until(row)).min().unwrap_or(now);
             if until > now {
                 next = soonest(next, until);
                 break;
@@ -85,11 +87,9 @@ pub fn batches(
         if batches.len() == room {
             return (batches, Next::HasMore);
         }
-        let rows: Vec<Deletion> = chunk.iter().map(|row| row.deletion.clone()).collect();
+        let rows: Vec<Deletion> = free.drain(..size).map(|row| row.deletion).collect();
         batches.extend(Batch::new(lane.clone(), rows));
     }
-    // Nothing but rows that must wait for others: looking again at once would find the same.
-    let stuck = found > 0 && free.is_empty();
     let next = match next {
         _ if there_may_be_more && !stuck => Next::HasMore,
         Some(at) => Next::LookAt(at),
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn an_id_that_is_in_flight_as_another_row_waits() {
-        let busy = Busy::from([(AgentId::parse("a").unwrap(), EntryId::parse("0").unwrap())]);
+        let busy = Busy::from([(AgentId::parse("a").unwrap(), HashSet::from([EntryId::parse("0").unwrap()]))]);
         let (found, next) = batches(&lane(1), look(2, NOW, None), 160, 8, &busy, &rules(), NOW);
         assert_eq!((sizes(&found), next), (vec![1], Next::LookAt(NOW.plus(rules().recheck))));
         let (found, next) = batches(&lane(1), look(1, NOW, None), 1, 8, &busy, &rules(), NOW);
