@@ -114,7 +114,7 @@ async fn claim(store: &mut Store, lanes: &[Lane], in_flight: &[DeletionId], now:
             Some(Claim { request: write.next_request_id(), correlation_id: uuid::Uuid::nil(), batch })
         })
         .collect();
-    write.claim(&claims, now).await.unwrap();
+    write.claim(&claims, now);
     write.commit().await.unwrap();
 }
 

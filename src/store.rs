@@ -30,6 +30,7 @@ use crate::{
 };
 use file::{FileIdentity, LOCK_SUFFIX, connect, find_replaced};
 use rows::{due_since, lane_row, orphan_row};
+use write::DATA_VERSION;
 
 /// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
 /// columns' affinity away, without which SQLite would use only the first of them for the step; and since it takes the
@@ -110,7 +111,7 @@ impl Store {
     /// If SQLite fails, or the file was deleted or replaced.
     pub async fn changed(&mut self) -> Result<bool, StoreError> {
         self.check_in_place()?;
-        let version: i64 = sqlx::query_scalar("PRAGMA data_version")
+        let version: i64 = sqlx::query_scalar(DATA_VERSION)
             .fetch_one(&mut self.conn)
             .await
             .map_err(|source| self.error("look for changes", source))?;
@@ -195,7 +196,7 @@ impl Store {
         }
         let (path, next_request) = (self.options.path.clone(), &mut self.next_request);
         let (writing, data_version) = (&mut self.writing, self.data_version);
-        Ok(Write { conn: &mut self.conn, path, next_request, writing, data_version })
+        Ok(Write { conn: &mut self.conn, path, next_request, writing, data_version, version: None, claims: None })
     }
 
     /// Writes, though nothing new: whether that can be done. A full disk shows only when something is written.

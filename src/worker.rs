@@ -623,7 +623,7 @@ impl<T: Transport> Worker<T> {
             plan.taken.extend(lanes.iter().cloned());
         }
         if !plan.claims.is_empty() {
-            write.claim(&plan.claims, now).await?;
+            write.claim(&plan.claims, now);
         }
         if self.pace.rate() != self.chores.rate_told {
             write.change_rate(self.pace.rate(), now).await?;

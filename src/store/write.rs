@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sqlx::{Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
 
 use super::{
     file::StoreError,
@@ -40,32 +40,31 @@ SELECT
 FROM json_each(?1) AS lane
 ORDER BY lane.key";
 
-/// ?1 claims: [[id, correlation_id, agent_id, [deletion id, …], size, kind], …]; ?2 now
+/// Now; claims: [[id, correlation_id, agent_id, [deletion id, …], size, kind], …]. Goes with the commit.
 const CLAIM: &str = "
-INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, kind, claimed_at)
-SELECT value->>0, value->>1, value->>2, value->'$[3]', value->>4, value->>5, ?2 FROM json_each(?1)";
+INSERT INTO requests (claimed_at, id, correlation_id, agent_id, deletion_ids, size, kind)
+SELECT ?, value->>0, value->>1, value->>2, value->'$[3]', value->>4, value->>5 FROM json_each(?)";
 
-/// ?1 rows that have reached their end: {id: request_id, …}; what is written onto all of them: ?2 state, ?3 cause,
-/// ?4 counted, ?5 batch_max, ?6 asks, ?7 maybe_done, ?8 settled_at. Rows of a request that has its answer already were
-/// settled before.
+/// What is written onto rows that have reached their end (state, cause, counted, batch_max, asks, maybe_done, settled_at), and
+/// the rows: {id: request_id, …}. Those of a request that has its answer already were settled before.
 ///
 /// Nearly all rows of a queue come through here, and nothing else of a turn costs as much: what is the same for all is a
 /// parameter, so that SQLite takes it out of no JSON.
 pub(super) const SETTLE_ENDED: &str = "
 UPDATE deletions NOT INDEXED SET
-    state = ?2,
-    last_cause = ?3,
-    attempts = attempts + ?4,
-    batch_max = coalesce(?5, batch_max),
-    asks = ?6,
-    maybe_done = max(maybe_done, ?7),
-    settled_at = ?8,
+    state = ?,
+    last_cause = ?,
+    attempts = attempts + ?,
+    batch_max = coalesce(?, batch_max),
+    asks = ?,
+    maybe_done = max(maybe_done, ?),
+    settled_at = ?,
     request_id = ended.value
-FROM json_each(?1) AS ended
+FROM json_each(?) AS ended
 WHERE deletions.id = CAST(ended.key AS INTEGER) AND deletions.state = 'pending'
   AND EXISTS (SELECT 1 FROM requests WHERE requests.id = ended.value AND answered_at IS NULL)";
 
-/// ?1 groups of rows that come back: [[request_id, cause, counted, due_at, batch_max, asks, maybe_done,
+/// Groups of rows that come back: [[request_id, cause, counted, due_at, batch_max, asks, maybe_done,
 /// [deletion id, …]], …]. A group whose request has its answer already was settled before.
 ///
 /// MATERIALIZED, so that the rows are looked up by what is judged and not the other way round.
@@ -73,7 +72,7 @@ pub(super) const SETTLE_RETURNING: &str = "
 WITH groups AS MATERIALIZED (
     SELECT value->>0 AS request_id, value->>1 AS cause, value->>2 AS counted, value->>3 AS due_at,
            value->>4 AS batch_max, value->>5 AS asks, value->>6 AS maybe_done, value->'$[7]' AS ids
-    FROM json_each(?1)
+    FROM json_each(?)
     WHERE EXISTS (SELECT 1 FROM requests WHERE id = value->>0 AND answered_at IS NULL)
 ),
 judged AS MATERIALIZED (
@@ -91,13 +90,13 @@ UPDATE deletions NOT INDEXED SET
 FROM judged
 WHERE deletions.id = judged.deletion_id AND deletions.state = 'pending'";
 
-/// ?1 answers: [[id, answered_at, status, deleted, absent, retried, dead, fault, detail, remote_id, verdicts], …]
+/// Answers: [[id, answered_at, status, deleted, absent, retried, dead, fault, detail, remote_id, verdicts], …]
 pub(super) const SETTLE_REQUESTS: &str = "
 UPDATE requests SET
     answered_at = answer.value->>1, status = answer.value->>2, deleted = answer.value->>3,
     absent = answer.value->>4, retried = answer.value->>5, dead = answer.value->>6, fault = answer.value->>7,
     detail = answer.value->>8, remote_id = answer.value->>9, verdicts = answer.value->'$[10]'
-FROM json_each(?1) AS answer
+FROM json_each(?) AS answer
 WHERE requests.id = answer.value->>0 AND requests.answered_at IS NULL";
 
 /// ?1 ids: [id, …]; ?2 now
@@ -124,6 +123,10 @@ const WRITE_DAEMON: &str = "
 INSERT OR REPLACE INTO daemon (id, pid, version, started_at, requests_per_second, updated_at)
 VALUES (1, ?1, ?2, ?4, ?3, ?4)";
 
+/// Changes with each commit of somebody else's.
+pub(super) const DATA_VERSION: &str = "PRAGMA data_version";
+const COMMIT: &str = "COMMIT";
+
 const PLACE_HOLD: &str =
     "INSERT OR REPLACE INTO holds (scope, cause, since_at, until_at, repeats) VALUES (?1, ?2, ?3, ?4, ?5)";
 /// Only the one that was known: an operator may have put another in its place meanwhile.
@@ -144,6 +147,10 @@ pub struct Write<'a> {
     pub(super) writing: &'a mut bool,
     /// What [`super::Store::changed`] has seen last.
     pub(super) data_version: i64,
+    /// What the file said in this transaction, if it was asked.
+    pub(super) version: Option<i64>,
+    /// Claims that go with the commit.
+    pub(super) claims: Option<(Timestamp, String)>,
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
@@ -174,24 +181,29 @@ impl Write<'_> {
         if answers.is_empty() {
             return Ok(());
         }
-        for (ending, rows) in endings(settlements.clone()) {
-            let query = sqlx::query(SETTLE_ENDED)
-                .bind(json(&rows))
+        let (endings, returning) = (endings(settlements.clone()), settlements.flat_map(returning).collect::<Vec<_>>());
+        // In one go: SQLite has a thread of its own, and each time that we wait for it costs as much as eighty rows.
+        let mut statements = vec![SETTLE_ENDED; endings.len()];
+        statements.extend((!returning.is_empty()).then_some(SETTLE_RETURNING));
+        // Behind the rows: what is settled is told by it.
+        statements.extend([SETTLE_REQUESTS, DATA_VERSION]);
+        let mut query = sqlx::query_scalar(AssertSqlSafe(statements.join(";")));
+        for (ending, rows) in endings {
+            query = query
                 .bind(ending.state.as_str())
                 .bind(ending.cause.map(Cause::as_str))
                 .bind(ending.counted)
                 .bind(ending.batch_max)
                 .bind(ending.asks)
                 .bind(ending.maybe_done)
-                .bind(ending.settled_at.0);
-            self.execute("settle", query).await?;
+                .bind(ending.settled_at.0)
+                .bind(json(&rows));
         }
-        let returning: Vec<_> = settlements.flat_map(returning).collect();
         if !returning.is_empty() {
-            self.execute("settle", sqlx::query(SETTLE_RETURNING).bind(json(&returning))).await?;
+            query = query.bind(json(&returning));
         }
-        // Last: what is settled is told by it.
-        self.execute("record the answers", sqlx::query(SETTLE_REQUESTS).bind(json(&answers))).await?;
+        let version = query.bind(json(&answers)).fetch_one(&mut *self.conn).await;
+        self.version = Some(version.map_err(|source| self.error("settle", source))?);
         Ok(())
     }
 
@@ -248,8 +260,14 @@ impl Write<'_> {
     /// # Errors
     /// If SQLite fails.
     pub async fn is_overtaken(&mut self) -> Result<bool, StoreError> {
-        let version: Result<i64, _> = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut *self.conn).await;
-        Ok(version.map_err(|source| self.error("look for changes", source))? != self.data_version)
+        let version = match self.version {
+            Some(version) => version,
+            None => {
+                let version = sqlx::query_scalar(DATA_VERSION).fetch_one(&mut *self.conn).await;
+                version.map_err(|source| self.error("look for changes", source))?
+            }
+        };
+        Ok(version != self.data_version)
     }
 
     /// The holds, whoever placed them, with those that this transaction has changed.
@@ -328,11 +346,8 @@ impl Write<'_> {
         RequestId(id)
     }
 
-    /// Writes the requests about to be sent, each with its manifest.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn claim(&mut self, claims: &[Claim], now: Timestamp) -> Result<(), StoreError> {
+    /// Has the requests about to be sent written by the commit, each with its manifest.
+    pub fn claim(&mut self, claims: &[Claim], now: Timestamp) {
         let manifests: Vec<_> = claims
             .iter()
             .map(|claim| {
@@ -348,8 +363,7 @@ impl Write<'_> {
                 )
             })
             .collect();
-        self.execute("claim", sqlx::query(CLAIM).bind(json(&manifests)).bind(now.0)).await?;
-        Ok(())
+        self.claims = Some((now, json(&manifests)));
     }
 
     /// Undoes it.
@@ -362,12 +376,18 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Makes it so.
+    /// Makes it so, with the claims.
     ///
     /// # Errors
     /// If SQLite fails; whether it happened is then settled by what the file says when it is read next.
     pub async fn commit(mut self) -> Result<(), StoreError> {
-        self.execute("commit", sqlx::query("COMMIT")).await?;
+        match self.claims.take() {
+            None => self.execute("commit", sqlx::query(COMMIT)).await?,
+            Some((now, claims)) => {
+                let query = sqlx::query(AssertSqlSafe([CLAIM, COMMIT].join(";")));
+                self.execute("claim and commit", query.bind(now.0).bind(claims)).await?
+            }
+        };
         *self.writing = false;
         Ok(())
     }

@@ -55,7 +55,9 @@ async fn in_the_middle() -> Bed {
     bed.worker.wait_for_a_call().await;
     bed.insert_many("a", 20).await;
     bed.insert_many("b", 70).await;
+    // The first one settles, and learns of the new rows in doing so.
     bed.worker.turn().await.unwrap();
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 3);
     bed.worker.wait_for_a_call().await;
     bed
 }
