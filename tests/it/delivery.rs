@@ -235,6 +235,51 @@ async fn a_row_that_changes_its_lane_in_flight_comes_back_in_the_new_one() {
 }
 
 #[tokio::test]
+async fn a_row_that_changes_its_lane_in_flight_is_not_sent_again_by_the_turn_that_learns_of_it() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.sandbox.script([Mood::Gate, Mood::Plain]);
+    bed.insert(&[("a", "1")]).await;
+    bed.worker.turn().await.unwrap();
+    let later = bed.clock.now().plus(Duration::from_secs(60)).0;
+    bed.execute(&format!(
+        "INSERT INTO deletions (agent_id, entry_id, priority, due_at) VALUES ('a', '2', 5, {later});
+         INSERT INTO deletions (agent_id, entry_id) VALUES ('b', '1')"
+    ))
+    .await;
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
+    bed.worker.wait_for_a_call().await;
+    bed.clock.advance(Duration::from_secs(61));
+    // That somebody wrote shows only in the transaction of the answer, which looks at that lane, too.
+    bed.execute("UPDATE deletions SET priority = 5 WHERE agent_id = 'a'").await;
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
+    bed.sandbox.open_gate();
+    bed.work().await;
+    assert_eq!(bed.sizes(), [1, 1, 1]);
+    assert_eq!(bed.count("state = 'deleted'").await, 3);
+}
+
+#[tokio::test]
+async fn no_more_requests_are_sent_than_must_be_whatever_goes_on_at_a_time() {
+    for agents in [1, 7, 1_000] {
+        for concurrency in [1, 8, 64] {
+            let mut plan = Plan::default();
+            plan.settings.concurrency = concurrency;
+            let mut bed = Bed::new(plan).await;
+            bed.execute(&format!(
+                "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 1006)
+                 INSERT INTO deletions (agent_id, entry_id) SELECT 'agent-' || (i % {agents}), i FROM n"
+            ))
+            .await;
+            bed.work().await;
+            let fewest = "SELECT sum((n + 19) / 20) FROM (SELECT count(*) AS n FROM deletions GROUP BY agent_id)";
+            let fewest = bed.query::<(i64,)>(fewest).await[0].0;
+            assert_eq!(i64::try_from(bed.sizes().len()).unwrap(), fewest, "{agents} agents, {concurrency} at a time");
+            assert_eq!(bed.count("state = 'deleted'").await, 1_007);
+        }
+    }
+}
+
+#[tokio::test]
 async fn lanes_whose_turn_could_not_be_written_keep_it() {
     let mut bed = Bed::new(Plan { busy_timeout: Duration::from_millis(1), ..Plan::default() }).await;
     bed.insert_many("a", 20).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use audio_cache_sweeper::{
     clock::Timestamp,
-    deletion::{AgentId, Batch, DeletionId, Lane},
+    deletion::{AgentId, Batch, DeletionId, Lane, RequestId},
     outcome::{Cause, Judged, Verdict},
     store::{Claim, OpenError, Options, Producer, Settlement, Store, Synchronous},
 };
@@ -34,6 +34,18 @@ async fn table(options: &Options) -> Vec<DeletionRow> {
     .fetch_all(&mut conn)
     .await
     .unwrap()
+}
+
+type Outcome = (i64, i64, String, Option<String>);
+
+fn given(request: i64, row: i64, verdict: &str, cause: Option<&str>) -> Outcome {
+    (request, row, verdict.to_owned(), cause.map(str::to_owned))
+}
+
+async fn outcomes(options: &Options) -> Vec<Outcome> {
+    let mut conn = SqliteConnection::connect(options.path.to_str().unwrap()).await.unwrap();
+    let all = "SELECT request_id, deletion_id, verdict, cause FROM outcomes ORDER BY request_id, deletion_id";
+    sqlx::query_as(all).fetch_all(&mut conn).await.unwrap()
 }
 
 fn lane(agent: &str) -> Lane {
@@ -98,9 +110,59 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
         row(5, "b", "1", "pending", 0, 20, 0),
     ];
     assert_eq!(table(&options).await, after);
+    let given =
+        [given(1, 1, "deleted", None), given(1, 2, "retry", Some("lost")), given(1, 3, "dead", Some("rejected"))];
+    assert_eq!(outcomes(&options).await, given);
     assert!(store.orphans().await.unwrap().is_empty() && !store.is_empty().await.unwrap());
     let tally = store.counter().tally(NOW).await.unwrap();
     assert_eq!((tally.pending, tally.due, tally.dead), (3, 2, 1));
+}
+
+#[tokio::test]
+async fn the_history_of_a_request_has_the_rows_that_were_judged_and_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let mut store = Store::open(options.clone()).await.unwrap();
+    let sql = "INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at)
+               VALUES ('x', 'a', '[7,8,9]', 3, 5), ('y', 'a', '[7,8,9]', 3, 5), ('z', 'a', '[7,8,9]', 3, 5), ('-', 'a', 'x', 1, 5)";
+    sqlx::raw_sql(sql).execute(&mut client(&options).await).await.unwrap();
+    let lost = |due_at| Verdict::Retry { due_at: Timestamp(due_at), cause: Cause::Lost };
+    let settlement = |request, rows: &[(i64, Verdict)], is_whole| Settlement {
+        request: RequestId(request),
+        answered_at: NOW,
+        status: None,
+        fault: None,
+        detail: None,
+        remote_id: None,
+        rows: rows
+            .iter()
+            .map(|(id, verdict)| Judged {
+                id: DeletionId(*id),
+                verdict: *verdict,
+                batch_max: None,
+                asks: 0,
+                maybe_done: true,
+            })
+            .collect(),
+        is_whole,
+    };
+    let settlements = [
+        settlement(1, &[(7, Verdict::Deleted), (8, Verdict::Deleted), (9, Verdict::Deleted)], true),
+        // Of one that a crash left unanswered, a row was taken out since; and one whose manifest somebody spoilt.
+        settlement(2, &[(7, lost(1)), (9, lost(2))], false),
+        settlement(4, &[], false),
+    ];
+    let mut write = store.write().await.unwrap();
+    write.settle(settlements.iter()).await.unwrap();
+    write.commit().await.unwrap();
+    let history = [
+        given(1, 7, "deleted", None),
+        given(1, 8, "deleted", None),
+        given(1, 9, "deleted", None),
+        given(2, 7, "retry", Some("lost")),
+        given(2, 9, "retry", Some("lost")),
+    ];
+    assert_eq!(outcomes(&options).await, history);
 }
 
 #[tokio::test]
