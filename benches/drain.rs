@@ -26,7 +26,7 @@ mod process;
 mod real;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     env,
     fs::{self, File},
     path::Path,
@@ -40,6 +40,7 @@ use audio_cache_sweeper::{
     deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane},
     outcome::{Judged, Verdict},
     store::{Claim, Settlement, Store},
+    worker::EVENT_INTERVAL,
 };
 use common::{fill, machine, options};
 use peers::{Peers, text};
@@ -84,7 +85,7 @@ struct Run {
 }
 
 /// What a transaction of the worker consists of.
-const STEPS: [&str; 6] = ["look for changes", "begin", "settle", "look for rows", "claim", "commit"];
+const STEPS: [&str; 4] = ["begin", "settle", "look for rows", "claim and commit"];
 
 struct Entrant {
     who: Who,
@@ -124,7 +125,9 @@ impl Entrant {
 }
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // As the daemon's.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build().unwrap();
     let number = |name, or| env::var(name).map_or(or, |text| text.parse().unwrap());
     let (rows, rounds) = (number("DRAIN_ROWS", 100_000), number("DRAIN_ROUNDS", 3));
     let peers = Peers::ready();
@@ -305,7 +308,7 @@ async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()])
     let mut store = Store::open(options(database)).await.unwrap();
     let clock = Clock::system();
     let mut lanes: VecDeque<Lane> = store.lanes().await.unwrap().0.into_iter().map(|(lane, _)| lane).collect();
-    let mut claimed: VecDeque<Settlement> = VecDeque::new();
+    let mut claimed: VecDeque<(Lane, Settlement)> = VecDeque::new();
     let (mut steps, mut begun) = ([0.0; STEPS.len()], clock.elapsed());
     let mut ended = |step: usize| {
         let now = clock.elapsed();
@@ -314,24 +317,22 @@ async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()])
     };
     while !(lanes.is_empty() && claimed.is_empty()) {
         let now = clock.now();
-        assert!(!store.changed().await.unwrap());
-        ended(0);
+        store.check_in_place().unwrap();
         let full = claimed.len() >= CONCURRENCY || lanes.is_empty();
-        let settled: Vec<Settlement> = claimed.drain(..if full { turn.min(claimed.len()) } else { 0 }).collect();
+        let settled: Vec<_> = claimed.drain(..if full { turn.min(claimed.len()) } else { 0 }).collect();
         let mut write = store.write().await.unwrap();
-        ended(1);
-        write.settle(settled.iter()).await.unwrap();
-        ended(2);
-        assert!(!write.is_overtaken().await.unwrap());
         ended(0);
+        write.settle(settled.iter().map(|(_, settlement)| settlement)).await.unwrap();
+        assert!(!write.is_overtaken().await.unwrap());
+        ended(1);
         let room = CONCURRENCY - claimed.len();
         let looked_at: Vec<Lane> = lanes.drain(..room.min(lanes.len())).collect();
         let mut claims = Vec::new();
         if !looked_at.is_empty() {
             let most = room.div_ceil(looked_at.len()) * 20;
-            // Those that this transaction has settled, too, as in the worker.
-            let sent: Vec<DeletionId> =
-                settled.iter().chain(&claimed).flat_map(|sent| sent.rows.iter().map(|row| row.id)).collect();
+            let of_these: HashSet<&Lane> = looked_at.iter().collect();
+            let sent = claimed.iter().filter(|(lane, _)| of_these.contains(lane));
+            let sent: Vec<DeletionId> = sent.flat_map(|(_, sent)| sent.rows.iter().map(|row| row.id)).collect();
             let looks = write.look(&looked_at, most, &sent, now).await.unwrap();
             for (lane, look) in looked_at.into_iter().zip(looks) {
                 let more = look.due.len() == most;
@@ -348,22 +349,24 @@ async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()])
                 }
             }
         }
-        ended(3);
+        ended(2);
         if !claims.is_empty() {
             write.claim(&claims, now);
         }
-        ended(4);
         write.commit().await.unwrap();
-        ended(5);
-        claimed.extend(claims.into_iter().map(|claim| Settlement {
-            request: claim.request,
-            answered_at: now,
-            status: Some(200),
-            fault: None,
-            detail: None,
-            remote_id: Some(claim.correlation_id.to_string()),
-            rows: claim.batch.deletions().iter().map(deleted).collect(),
-            is_whole: true,
+        ended(3);
+        claimed.extend(claims.into_iter().map(|claim| {
+            let settlement = Settlement {
+                request: claim.request,
+                answered_at: now,
+                status: Some(200),
+                fault: None,
+                detail: None,
+                remote_id: Some(claim.correlation_id.to_string()),
+                rows: claim.batch.deletions().iter().map(deleted).collect(),
+                is_whole: true,
+            };
+            (claim.batch.lane().clone(), settlement)
         }));
     }
     let seconds = clock.elapsed().as_secs_f64();

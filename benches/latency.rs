@@ -35,6 +35,7 @@ use audio_cache_sweeper::{
     clock::Clock,
     sandbox::{self, Sandbox},
     store::{Producer, Store},
+    worker::EVENT_INTERVAL,
 };
 use common::{fill, machine, memory_kib, options};
 use process::{StandIn, end, sweeper, watch};
@@ -50,7 +51,8 @@ const BULKS: usize = 3;
 const SETTLED: Duration = Duration::from_millis(500);
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build().unwrap();
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let [word, database, rows] = arguments.as_slice()
         && (word == SINGLE || word == BULK)

@@ -17,6 +17,7 @@ use audio_cache_sweeper::{
     deletion::{Batch, DeletionId, Lane},
     sandbox::{self, Sandbox},
     store::{Claim, Options, Store},
+    worker::EVENT_INTERVAL,
 };
 use common::{fill, machine, memory_kib, options, settle_on_disk};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
@@ -30,7 +31,8 @@ const DELETED: u32 = 50_000;
 const DRAINS: usize = 3;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build().unwrap();
     let (settled, pending) =
         if env::var_os("SCALE_FULL").is_some() { (5_000_000, 1_000_000) } else { (500_000, 200_000) };
     println!("machine: {}", machine());

@@ -49,7 +49,7 @@ use crate::{
     store::{self, Counter, OpenError, Opened, Store, StoreError},
     supervisor::Supervisor,
     telemetry::{self, event},
-    worker::{Ended, Totals, Until, Worker},
+    worker::{EVENT_INTERVAL, Ended, Totals, Until, Worker},
 };
 use enqueue::EnqueueArgs;
 use revive::{CancelArgs, RetryArgs};
@@ -69,11 +69,6 @@ struct Cli {
 
 /// How long a start waits before it tries a database again that could not be used.
 const START_RETRY: Duration = Duration::from_secs(1);
-
-/// After so many polls of calls, the runtime looks whether SQLite has answered, and whether there is something to read.
-/// With tokio's own 61, the calls of a turn are all sent before the next statement is, and SQLite waits for us meanwhile:
-/// a queue is emptied in 1.15 times the time.
-const EVENT_INTERVAL: u32 = 8;
 
 const EXIT_CODES: &str = "\
 Examples:
