@@ -350,10 +350,7 @@ async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()])
             }
         }
         ended(2);
-        if !claims.is_empty() {
-            write.claim(&claims, now);
-        }
-        write.commit().await.unwrap();
+        write.claim_and_commit(&claims, now).await.unwrap();
         ended(3);
         claimed.extend(claims.into_iter().map(|claim| {
             let settlement = Settlement {

@@ -116,8 +116,7 @@ async fn claim(store: &mut Store, lanes: &[Lane], in_flight: &[DeletionId], now:
             Some(Claim { request: write.next_request_id(), correlation_id: uuid::Uuid::nil(), batch })
         })
         .collect();
-    write.claim(&claims, now);
-    write.commit().await.unwrap();
+    write.claim_and_commit(&claims, now).await.unwrap();
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -26,7 +26,7 @@ const DURATIONS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 /// IDs; the last two tell full requests from others.
 const SIZES: [f64; 7] = [1.0, 2.0, 5.0, 10.0, 15.0, 19.0, 20.0];
 
-/// The verdicts, as the table `outcomes` names them.
+/// The verdicts, as `outcomes` names them.
 const VERDICTS: [&str; 5] = ["deleted", "absent", "retry", "release", "dead"];
 /// The statuses that the decision table names, and what stands for all others.
 const STATUSES: [&str; 20] = [

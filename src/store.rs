@@ -196,7 +196,7 @@ impl Store {
         }
         let (path, next_request) = (self.options.path.clone(), &mut self.next_request);
         let (writing, data_version) = (&mut self.writing, self.data_version);
-        Ok(Write { conn: &mut self.conn, path, next_request, writing, data_version, version: None, claims: None })
+        Ok(Write { conn: &mut self.conn, path, next_request, writing, data_version, version: None })
     }
 
     /// Writes, though nothing new: whether that can be done. A full disk shows only when something is written.

@@ -423,7 +423,7 @@ impl<T: Transport> Worker<T> {
     fn judge_returned(&mut self) {
         let mut returned = std::mem::take(&mut self.returned);
         returned.extend(std::iter::from_fn(|| self.calls.try_join_next_with_id()));
-        let together = self.in_flight.len();
+        let (together, now) = (self.in_flight.len(), self.clock.now());
         for returned in returned {
             let (task, reply) = match returned {
                 Ok((task, reply)) => (task, Some(reply)),
@@ -431,15 +431,14 @@ impl<T: Transport> Worker<T> {
                 Err(error) => (error.id(), None),
             };
             if let Some(call) = self.in_flight.remove(&task) {
-                self.judge_one(call, reply, together);
+                self.judge_one(call, reply, together, now);
             }
         }
     }
 
     /// `reply` is `None` if the call was cut short on our side: that says nothing about the API, so no hold follows.
     /// `together` is how many calls were on their way at its end, itself included.
-    fn judge_one(&mut self, call: InFlight, reply: Option<(Reply, Duration)>, together: usize) {
-        let now = self.clock.now();
+    fn judge_one(&mut self, call: InFlight, reply: Option<(Reply, Duration)>, together: usize, now: Timestamp) {
         let heard = reply.is_some();
         let (reply, took) = reply.unwrap_or_else(|| {
             let so_far = self.clock.elapsed().saturating_sub(call.sent);
@@ -535,7 +534,7 @@ impl<T: Transport> Worker<T> {
 
     /// Writes what is unsettled, removes holds if some are `over`, and fills `plan` with claims of the lanes that it has
     /// taken. A permit is taken once there is a batch for it, and before that batch is claimed.
-    async fn write(&mut self, plan: &mut Plan, room: usize, over: bool, now: Timestamp) -> Result<(), StoreError> {
+    async fn write(&mut self, plan: &mut Plan, mut room: usize, over: bool, now: Timestamp) -> Result<(), StoreError> {
         let rules = Rules {
             batch_size: self.settings.batch_size,
             linger: self.settings.linger,
@@ -558,6 +557,9 @@ impl<T: Transport> Worker<T> {
             self.others_wrote = Some(begun);
             self.pace.load(write.holds().await?).iter().for_each(log::hold);
             self.unusable.clear();
+            if self.pace.admit_any(now) == Admission::Probe {
+                room = room.min(1);
+            }
         }
         plan.buried += write.bury_lanes(&self.unusable, now).await?;
         // That the file could be written may have taken a while, and the end have come meanwhile.
@@ -627,13 +629,10 @@ impl<T: Transport> Worker<T> {
             lanes = self.lanes.take(now, room);
             plan.taken.extend(lanes.iter().cloned());
         }
-        if !plan.claims.is_empty() {
-            write.claim(&plan.claims, now);
-        }
         if self.pace.rate() != self.chores.rate_told {
             write.change_rate(self.pace.rate(), now).await?;
         }
-        let committed = write.commit().await;
+        let committed = write.claim_and_commit(&plan.claims, now).await;
         self.wrote_for = self.clock.elapsed().saturating_sub(begun);
         self.totals.longest_write = self.totals.longest_write.max(self.wrote_for);
         committed?;

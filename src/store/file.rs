@@ -38,21 +38,24 @@ const LAST_REQUEST: &str = "
 SELECT max((SELECT coalesce(max(CAST(seq AS INTEGER)), 0) FROM sqlite_sequence WHERE name = 'requests'),
            (SELECT coalesce(max(id), 0) FROM requests))";
 
-/// What others added to the tables that a migration makes anew (3: `deletions`) or drops (5: `outcomes`), unless that is done.
+/// What others added that a migration would lose or break, unless that migration is done: 3 makes `deletions` anew, 5 makes
+/// `outcomes` a view, which nobody can write to.
 const ADDED: &str = "
 WITH anew (name) AS (
     SELECT 'deletions' WHERE NOT EXISTS (SELECT 1 FROM pragma_table_info('deletions') WHERE name = 'asks')
-    UNION ALL SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'outcomes')
+    UNION ALL SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'outcomes'),
+ours (name) AS (VALUES ('deletions'), ('outcomes'), ('deletions_due'), ('deletions_dead'), ('deletions_repeat'),
+    ('deletions_id_taken'), ('deletions_id_too_high'), ('deletions_id_changed'))
 SELECT group_concat(name, ', ') FROM (
     SELECT name FROM sqlite_master
-    WHERE lower(tbl_name) IN anew AND name NOT LIKE 'sqlite_autoindex_%' AND name NOT IN (
-        'deletions', 'outcomes', 'deletions_due', 'deletions_dead', 'deletions_repeat', 'deletions_id_taken',
-        'deletions_id_too_high', 'deletions_id_changed')
+    WHERE name NOT IN ours AND name NOT LIKE 'sqlite_autoindex_%' AND (lower(tbl_name) IN anew
+        OR ('outcomes' IN anew AND type = 'trigger' AND instr(lower(sql), 'outcomes')))
     UNION ALL SELECT 'deletions.' || name FROM pragma_table_xinfo('deletions') WHERE 'deletions' IN anew AND name NOT IN (
         'id', 'agent_id', 'entry_id', 'priority', 'state', 'attempts', 'due_at', 'batch_max', 'maybe_done', 'request_id',
         'last_cause', 'created_at', 'settled_at')
     UNION ALL SELECT 'outcomes.' || name FROM pragma_table_xinfo('outcomes') WHERE 'outcomes' IN anew AND name NOT IN (
-        'request_id', 'deletion_id', 'verdict', 'cause'))";
+        'request_id', 'deletion_id', 'verdict', 'cause')
+    UNION ALL SELECT 'requests.' || name FROM pragma_table_xinfo('requests') WHERE 'outcomes' IN anew AND name = 'verdicts')";
 
 /// Every migration, oldest first.
 fn migrator() -> Migrator {
@@ -126,8 +129,8 @@ pub enum OpenError {
     Missing(PathBuf),
     /// Its tables have parts that others added and that a migration would lose.
     #[error(
-        "database {path}: bringing it up to date makes its tables anew, and would lose what was added to them: {parts}; \
-         note how it was made, remove it, start again, and add it again"
+        "database {path}: bringing it up to date would lose or break what was added to it: {parts}; note how it was made, \
+         remove it, start again, and add it again, but for what is on outcomes, or writes to it: that is a view from then on"
     )]
     Added {
         /// The file.

@@ -65,7 +65,7 @@ WHERE agent_id = ?1 AND entry_id = ?2";
 const HISTORY: &str = "
 SELECT requests.id, kind, size, claimed_at, answered_at, status, detail, correlation_id, remote_id, verdict, cause
 FROM requests CROSS JOIN outcomes ON outcomes.request_id = requests.id
-WHERE instr(requests.deletion_ids, ?1) > 0 AND outcomes.deletion_id = ?1
+WHERE (instr(requests.deletion_ids, ?1) OR instr(requests.verdicts, ?1)) AND outcomes.deletion_id = ?1
 UNION ALL
 SELECT requests.id, kind, size, claimed_at, NULL, NULL, NULL, correlation_id, NULL, NULL, NULL
 FROM requests INDEXED BY requests_unanswered

@@ -285,7 +285,6 @@ pub(super) struct Ending {
 }
 
 /// Rows, each with its request: `{"id": request, …}`.
-#[derive(Default)]
 pub(super) struct RowsOfRequests(Vec<(i64, i64)>);
 
 impl Serialize for RowsOfRequests {
@@ -385,6 +384,6 @@ pub(super) fn answer(settlement: &Settlement) -> impl Serialize + use<'_> {
 }
 
 pub(super) fn json(value: &impl Serialize) -> String {
-    // Numbers, strings, tuples and vectors: there is nothing in them that JSON cannot write.
+    // Numbers, strings, and lists and maps of them: there is nothing in them that JSON cannot write.
     serde_json::to_string(value).unwrap_or_default()
 }

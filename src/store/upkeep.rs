@@ -37,8 +37,9 @@ macro_rules! old_requests {
 /// ?3 the id after which a stretch begins; ?4 how many rows it has; ?5 most old rows in it. The id of its last row; how
 /// many of the rows are old, the last of them; and whether there are old requests.
 const LOOK: &str = old_requests!(
-    "WITH stretch AS MATERIALIZED (SELECT id, settled_at FROM deletions WHERE id > ?3 ORDER BY id LIMIT ?4),
-    old AS MATERIALIZED (SELECT id FROM stretch WHERE settled_at < ?2 ORDER BY id LIMIT ?5)
+    "WITH stretch AS MATERIALIZED (SELECT id, state, settled_at FROM deletions WHERE id > ?3 ORDER BY id LIMIT ?4),
+    old AS MATERIALIZED (
+        SELECT id FROM stretch WHERE settled_at < ?2 AND state <> 'pending' ORDER BY id LIMIT ?5)
     SELECT (SELECT max(id) FROM stretch), (SELECT count(*) FROM old), (SELECT max(id) FROM old), EXISTS"
 );
 const DELETE_REQUESTS: &str = old_requests!("DELETE FROM requests WHERE id IN");
@@ -112,7 +113,8 @@ impl Store {
         if old > 0 || requests {
             let mut write = self.write().await?;
             if let Some(last) = last.filter(|_| old > 0) {
-                let delete = "DELETE FROM deletions WHERE id > ?1 AND id <= ?2 AND settled_at < ?3";
+                let delete =
+                    "DELETE FROM deletions WHERE id > ?1 AND id <= ?2 AND settled_at < ?3 AND state <> 'pending'";
                 removed += write.execute("prune", sqlx::query(delete).bind(after).bind(last).bind(cutoff.0)).await?;
             }
             if requests {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection};
 
 use super::{
     file::StoreError,
-    rows::{Claim, Look, Settlement, answer, endings, holds, json, look_row, returning},
+    rows::{Claim, Ending, Look, RowsOfRequests, Settlement, answer, endings, holds, json, look_row, returning},
 };
 use crate::{
     clock::Timestamp,
@@ -86,7 +86,8 @@ UPDATE deletions NOT INDEXED SET
     batch_max = coalesce(judged.batch_max, deletions.batch_max),
     asks = judged.asks,
     maybe_done = max(deletions.maybe_done, judged.maybe_done),
-    request_id = judged.request_id
+    request_id = judged.request_id,
+    settled_at = NULL
 FROM judged
 WHERE deletions.id = judged.deletion_id AND deletions.state = 'pending'";
 
@@ -149,11 +150,27 @@ pub struct Write<'a> {
     pub(super) data_version: i64,
     /// What the file said in this transaction, if it was asked.
     pub(super) version: Option<i64>,
-    /// Claims that go with the commit.
-    pub(super) claims: Option<(Timestamp, String)>,
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// Most endings in one script: a prepared one takes 16 KiB, and scripts of each length are kept prepared.
+const ENDINGS_AT_ONCE: usize = 4;
+
+/// The parameters of as many [`SETTLE_ENDED`].
+fn bind_endings<'q>(query: Query<'q>, endings: &[(Ending, RowsOfRequests)]) -> Query<'q> {
+    endings.iter().fold(query, |query, (ending, rows)| {
+        query
+            .bind(ending.state.as_str())
+            .bind(ending.cause.map(Cause::as_str))
+            .bind(ending.counted)
+            .bind(ending.batch_max)
+            .bind(ending.asks)
+            .bind(ending.maybe_done)
+            .bind(ending.settled_at.0)
+            .bind(json(rows))
+    })
+}
 
 impl Write<'_> {
     fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
@@ -182,27 +199,23 @@ impl Write<'_> {
             return Ok(());
         }
         let (endings, returning) = (endings(settlements.clone()), settlements.flat_map(returning).collect::<Vec<_>>());
+        let mut endings = endings.chunks(ENDINGS_AT_ONCE);
+        let last = endings.next_back().unwrap_or_default();
+        for some in endings {
+            let script = AssertSqlSafe(vec![SETTLE_ENDED; some.len()].join(";"));
+            self.execute("settle", bind_endings(sqlx::query(script), some)).await?;
+        }
         // In one go: SQLite has a thread of its own, and each time that we wait for it costs as much as eighty rows.
-        let mut statements = vec![SETTLE_ENDED; endings.len()];
+        let mut statements = vec![SETTLE_ENDED; last.len()];
         statements.extend((!returning.is_empty()).then_some(SETTLE_RETURNING));
         // Behind the rows: what is settled is told by it.
         statements.extend([SETTLE_REQUESTS, DATA_VERSION]);
-        let mut query = sqlx::query_scalar(AssertSqlSafe(statements.join(";")));
-        for (ending, rows) in endings {
-            query = query
-                .bind(ending.state.as_str())
-                .bind(ending.cause.map(Cause::as_str))
-                .bind(ending.counted)
-                .bind(ending.batch_max)
-                .bind(ending.asks)
-                .bind(ending.maybe_done)
-                .bind(ending.settled_at.0)
-                .bind(json(&rows));
-        }
+        let mut query = bind_endings(sqlx::query(AssertSqlSafe(statements.join(";"))), last);
         if !returning.is_empty() {
             query = query.bind(json(&returning));
         }
         let version = query.bind(json(&answers)).fetch_one(&mut *self.conn).await;
+        let version = version.and_then(|row| row.try_get(0));
         self.version = Some(version.map_err(|source| self.error("settle", source))?);
         Ok(())
     }
@@ -346,8 +359,24 @@ impl Write<'_> {
         RequestId(id)
     }
 
-    /// Has the requests about to be sent written by the commit, each with its manifest.
-    pub fn claim(&mut self, claims: &[Claim], now: Timestamp) {
+    /// Undoes it.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn rollback(mut self) -> Result<(), StoreError> {
+        self.execute("roll back", sqlx::query("ROLLBACK")).await?;
+        *self.writing = false;
+        Ok(())
+    }
+
+    /// Makes it so, and with it writes the requests about to be sent, each with its manifest.
+    ///
+    /// # Errors
+    /// As [`Write::commit`].
+    pub async fn claim_and_commit(mut self, claims: &[Claim], now: Timestamp) -> Result<(), StoreError> {
+        if claims.is_empty() {
+            return self.commit().await;
+        }
         let manifests: Vec<_> = claims
             .iter()
             .map(|claim| {
@@ -363,31 +392,18 @@ impl Write<'_> {
                 )
             })
             .collect();
-        self.claims = Some((now, json(&manifests)));
-    }
-
-    /// Undoes it.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn rollback(mut self) -> Result<(), StoreError> {
-        self.execute("roll back", sqlx::query("ROLLBACK")).await?;
+        let query = sqlx::query(AssertSqlSafe([CLAIM, COMMIT].join(";"))).bind(now.0).bind(json(&manifests));
+        self.execute("claim and commit", query).await?;
         *self.writing = false;
         Ok(())
     }
 
-    /// Makes it so, with the claims.
+    /// Makes it so.
     ///
     /// # Errors
     /// If SQLite fails; whether it happened is then settled by what the file says when it is read next.
     pub async fn commit(mut self) -> Result<(), StoreError> {
-        match self.claims.take() {
-            None => self.execute("commit", sqlx::query(COMMIT)).await?,
-            Some((now, claims)) => {
-                let query = sqlx::query(AssertSqlSafe([CLAIM, COMMIT].join(";")));
-                self.execute("claim and commit", query.bind(now.0).bind(claims)).await?
-            }
-        };
+        self.execute("commit", sqlx::query(COMMIT)).await?;
         *self.writing = false;
         Ok(())
     }

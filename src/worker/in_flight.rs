@@ -34,9 +34,10 @@ pub(super) fn add(busy: &mut Busy, batch: &Batch) {
     busy.entry(batch.lane().agent.clone()).or_default().extend(entries);
 }
 
-/// The rows that are on their way, or about to be with `claims`, and that a look at `lanes` could find. Handing them over
-/// costs as much as finding others, so those of other lanes are left out; unless somebody else wrote since they were claimed,
-/// who may have moved them to another lane. `others_wrote` is the elapsed time at which that was last seen.
+/// The rows that are on their way, or about to be with `claims`, and that a look at `lanes` could find; else they would take
+/// the places of others in it. Handing them over costs as much as finding others, so those of other lanes are left out;
+/// unless somebody else wrote since they were claimed, who may have moved them to another lane. `others_wrote` is the elapsed
+/// time at which that was last seen.
 pub(super) fn on_their_way<'c>(
     calls: impl Iterator<Item = &'c InFlight>,
     others_wrote: Option<Duration>,

@@ -195,3 +195,21 @@ async fn while_one_agent_is_held_another_gets_every_permit() {
         assert_eq!(bed.count("state = 'deleted' AND agent_id = 'open'").await, 400);
     }
 }
+
+#[tokio::test]
+async fn a_hold_that_is_over_as_it_is_placed_is_probed_once_by_the_turn_that_learns_of_it() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.insert(&[("first", "1")]).await;
+    for agent in ["a", "b", "c"] {
+        bed.insert(&[(agent, "1")]).await;
+    }
+    bed.execute("UPDATE deletions SET due_at = 4000000010000 WHERE agent_id <> 'first'").await;
+    bed.worker.turn().await.unwrap();
+    bed.worker.wait_for_a_call().await;
+    bed.clock.advance(Duration::from_secs(20));
+    // Its transaction settles the first answer, and would claim for three agents.
+    bed.execute("INSERT INTO holds (scope, cause, until_at) VALUES ('*', 'throttled', 0)").await;
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted'").await, 4);
+}

@@ -75,8 +75,7 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
     assert_eq!(due.iter().map(|row| row.id.0).collect::<Vec<_>>(), [1, 2, 3], "4 is in flight");
     let batch = Batch::new(lane("a"), due).unwrap();
     let claims = [Claim { request, correlation_id: uuid::Uuid::nil(), batch }];
-    write.claim(&claims, NOW);
-    write.commit().await.unwrap();
+    write.claim_and_commit(&claims, NOW).await.unwrap();
     let orphans = store.orphans().await.unwrap();
     assert_eq!(orphans[0].batch.as_ref().unwrap().deletions(), claims[0].batch.deletions());
 
@@ -161,6 +160,84 @@ async fn the_history_of_a_request_has_the_rows_that_were_judged_and_no_others() 
         given(1, 9, "deleted", None),
         given(2, 7, "retry", Some("lost")),
         given(2, 9, "retry", Some("lost")),
+    ];
+    assert_eq!(outcomes(&options).await, history);
+}
+
+#[tokio::test]
+async fn answers_that_came_at_many_times_are_settled_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let mut store = Store::open(options.clone()).await.unwrap();
+    let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30)
+               INSERT INTO deletions (agent_id, entry_id) SELECT 'a', i FROM n;
+               INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at)
+               SELECT id, 'a', json_array(id), 1, 5 FROM deletions";
+    sqlx::raw_sql(sql).execute(&mut client(&options).await).await.unwrap();
+    let settlements: Vec<Settlement> = (1..=30)
+        .map(|id| {
+            let verdict = match id % 3 {
+                0 => Verdict::Retry { due_at: Timestamp(id), cause: Cause::Lost },
+                1 => Verdict::Deleted,
+                _ => Verdict::Dead { cause: Cause::ApiFailed },
+            };
+            Settlement {
+                request: RequestId(id),
+                answered_at: NOW.plus(Duration::from_millis(id.unsigned_abs())),
+                status: None,
+                fault: None,
+                detail: None,
+                remote_id: None,
+                rows: vec![Judged { id: DeletionId(id), verdict, batch_max: None, asks: 0, maybe_done: false }],
+                is_whole: true,
+            }
+        })
+        .collect();
+    let mut write = store.write().await.unwrap();
+    write.settle(settlements.iter()).await.unwrap();
+    assert!(write.is_overtaken().await.unwrap(), "by what was inserted above");
+    write.commit().await.unwrap();
+    let as_they_should = "SELECT count(*) FROM deletions WHERE attempts = 1 AND request_id = id AND CASE id % 3
+        WHEN 0 THEN state = 'pending' AND due_at = id AND last_cause = 'lost' AND settled_at IS NULL
+        WHEN 1 THEN state = 'deleted' AND settled_at = 4000000000000 + id
+        ELSE state = 'dead' AND settled_at = 4000000000000 + id AND last_cause = 'api_failed' END";
+    let rows: (i64,) = sqlx::query_as(as_they_should).fetch_one(&mut client(&options).await).await.unwrap();
+    assert_eq!(rows.0, 30);
+    assert!(store.orphans().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_somebody_spoilt_of_the_history_keeps_nobody_from_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let _store = Store::open(options.clone()).await.unwrap();
+    let mut conn = client(&options).await;
+    for (ids, verdicts) in [
+        ("[1,2]", Some(r#"[{"verdict":"deleted"}]"#)),
+        ("[3]", Some(r#"[{"verdict":"dead","cause":"rejected","deletion_ids":[3]}]"#)),
+        ("x", Some(r#"[{"verdict":"retry","cause":"lost","deletion_ids":[4]}]"#)),
+        ("[5]", None),
+        ("x", Some(r#"[{"verdict":"deleted"}]"#)),
+        ("[5]", Some("")),
+        ("[5]", Some("{")),
+        ("[5]", Some("5")),
+        ("[5]", Some("[5]")),
+        ("[5]", Some("[[1]]")),
+        ("[5]", Some(r#"["x"]"#)),
+        ("[5]", Some(r#""x""#)),
+        ("[5]", Some(r#"{"a":"x"}"#)),
+        ("[5]", Some(r#"{"verdict":"deleted"}"#)),
+    ] {
+        let sql =
+            "INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at, verdicts)
+                   VALUES ('x', 'a', ?1, 1, 5, 6, ?2)";
+        sqlx::query(sql).bind(ids).bind(verdicts).execute(&mut conn).await.unwrap();
+    }
+    let history = [
+        given(1, 1, "deleted", None),
+        given(1, 2, "deleted", None),
+        given(2, 3, "dead", Some("rejected")),
+        given(3, 4, "retry", Some("lost")),
     ];
     assert_eq!(outcomes(&options).await, history);
 }
@@ -318,6 +395,19 @@ async fn only_what_is_settled_and_old_is_pruned() {
     let requests: Vec<(i64,)> = sqlx::query_as("SELECT id FROM requests").fetch_all(&mut conn).await.unwrap();
     let outcomes: Vec<(i64,)> = sqlx::query_as("SELECT request_id FROM outcomes").fetch_all(&mut conn).await.unwrap();
     assert_eq!((requests, outcomes), (vec![(2,), (3,)], vec![(2,)]));
+}
+
+#[tokio::test]
+async fn an_open_row_is_not_pruned_whatever_else_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let mut store = Store::open(options.clone()).await.unwrap();
+    let sql = "PRAGMA ignore_check_constraints = ON;
+               INSERT INTO deletions (agent_id, entry_id, settled_at) VALUES ('a', 1, 5);
+               INSERT INTO deletions (agent_id, entry_id, state, settled_at) VALUES ('a', 2, 'deleted', 5)";
+    sqlx::raw_sql(sql).execute(&mut client(&options).await).await.unwrap();
+    assert_eq!(store.prune(Timestamp(1_000), 10).await.unwrap().removed, 1);
+    assert_eq!(table(&options).await, [row(1, "a", "1", "pending", 0, 20, 0)]);
 }
 
 #[tokio::test]
@@ -561,7 +651,7 @@ async fn a_file_of_the_version_before_comes_along_with_nothing_lost() {
     sqlx::raw_sql(added).execute(&mut conn).await.unwrap();
     let refused = Store::open(options.clone()).await.unwrap_err().to_string();
     assert!(
-        refused.contains("added to them: theirs_too, also_theirs, deletions.note, deletions.twice; note how"),
+        refused.contains("what was added to it: theirs_too, also_theirs, deletions.note, deletions.twice; note how"),
         "{refused}"
     );
     let removed = "DROP TRIGGER also_theirs; DROP INDEX theirs_too; ALTER TABLE deletions DROP COLUMN note;
@@ -603,4 +693,73 @@ async fn a_file_of_the_version_before_comes_along_with_nothing_lost() {
     assert_eq!(rows, [(2, "pending".to_owned(), 0), (5, "pending".to_owned(), 0)]);
     let taken = "INSERT INTO deletions (id, agent_id, entry_id) VALUES (2, 'z', 1)";
     assert!(sqlx::raw_sql(taken).execute(&mut conn).await.unwrap_err().to_string().contains("belongs to another"));
+}
+
+/// As it was before `outcomes` was a view.
+const BEFORE_THE_VIEW: &str = "
+    DELETE FROM _sqlx_migrations WHERE version >= 5;
+    DROP VIEW outcomes;
+    ALTER TABLE requests DROP COLUMN verdicts;
+    CREATE TABLE outcomes (
+        request_id  INTEGER NOT NULL,
+        deletion_id INTEGER NOT NULL,
+        verdict     TEXT    NOT NULL,
+        cause       TEXT,
+        PRIMARY KEY (request_id, deletion_id)
+    ) WITHOUT ROWID;";
+
+#[tokio::test]
+async fn what_is_on_the_table_that_becomes_a_view_is_named_and_nothing_else_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    drop(Store::open(options.clone()).await.unwrap());
+    let mut conn = client(&options).await;
+    let then = format!(
+        "{BEFORE_THE_VIEW}
+         ALTER TABLE deletions ADD COLUMN note TEXT;
+         CREATE INDEX theirs_too ON deletions (note);
+         CREATE TRIGGER theirs AFTER INSERT ON deletions BEGIN SELECT 1; END;
+         CREATE INDEX by_row ON outcomes (deletion_id);
+         ALTER TABLE requests ADD COLUMN verdicts;
+         CREATE TRIGGER with_it AFTER DELETE ON requests BEGIN DELETE FROM Outcomes WHERE request_id = OLD.id; END;"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(then)).execute(&mut conn).await.unwrap();
+    let refused = Store::open(options.clone()).await.unwrap_err().to_string();
+    assert!(refused.contains("what was added to it: by_row, with_it, requests.verdicts; note"), "{refused}");
+    let removed = "DROP INDEX by_row; DROP TRIGGER with_it; ALTER TABLE requests DROP COLUMN verdicts;
+                   CREATE VIEW theirs_of_it AS SELECT count(*) AS n FROM outcomes";
+    sqlx::raw_sql(removed).execute(&mut conn).await.unwrap();
+    drop(Store::open(options.clone()).await.unwrap());
+    let kept = "SELECT name FROM sqlite_master WHERE name LIKE 'theirs%' ORDER BY 1";
+    let kept: Vec<String> = sqlx::query_scalar(kept).fetch_all(&mut conn).await.unwrap();
+    assert_eq!(kept, ["theirs", "theirs_of_it", "theirs_too"]);
+}
+
+#[tokio::test]
+async fn the_history_comes_along_when_it_becomes_a_view_odd_rows_of_it_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    drop(Store::open(options.clone()).await.unwrap());
+    let mut conn = client(&options).await;
+    let then = format!(
+        "{BEFORE_THE_VIEW}
+         INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at) VALUES
+             ('x', 'a', '[1,2,3]', 3, 5, 6), ('y', 'a', '[-4,9007199254740993]', 2, 5, 6), ('z', 'a', '[5]', 1, 5, NULL),
+             ('o', 'a', 'x', 1, 5, 6);
+         INSERT INTO outcomes VALUES
+             (1, 1, 'deleted', NULL), (1, 2, 'retry', 'lost'), (1, 3, 'retry', 'api_failed'),
+             (2, -4, 'deleted', NULL), (2, 9007199254740993, 'deleted', NULL),
+             (4, 7, x'646561640d', x'07'), (77, 1, 'deleted', NULL);"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(then)).execute(&mut conn).await.unwrap();
+    drop(Store::open(options.clone()).await.unwrap());
+    let history = [
+        given(1, 1, "deleted", None),
+        given(1, 2, "retry", Some("lost")),
+        given(1, 3, "retry", Some("api_failed")),
+        given(2, -4, "deleted", None),
+        given(2, 9_007_199_254_740_993, "deleted", None),
+        given(4, 7, "dead\r", Some("\u{7}")),
+    ];
+    assert_eq!(outcomes(&options).await, history, "but for what a request that is gone did");
 }
