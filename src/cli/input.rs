@@ -1,9 +1,18 @@
 //! What `enqueue` reads: lines, records or objects, each a wish or a problem.
 
-use std::io::{self, BufRead, Read as _};
+use std::{
+    io::{self, BufRead as _, BufReader, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use serde_json::Value;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::times::{Moment, show_text};
 use crate::{
@@ -14,6 +23,13 @@ use crate::{
 
 /// The longest line that is read: many times what the longest IDs take.
 const MAX_LINE: usize = 16 << 10;
+/// How much is read at a time.
+const BUFFER: usize = 256 << 10;
+/// How many lines are handed over together at the most, and how often that is done before it must wait.
+const BLOCK: usize = 500;
+const BLOCKS: usize = 4;
+/// A reader that hands over nothing for so long waits for its source.
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -63,9 +79,88 @@ pub(super) struct Defaults {
     pub(super) due_at: Timestamp,
 }
 
+/// A line that is not empty.
+pub(super) struct Line {
+    /// From 1.
+    pub(super) number: u64,
+    /// Bytes up to its end.
+    pub(super) read: u64,
+    pub(super) wish: Result<Wish, Problem>,
+}
+
+/// What has been read.
+pub(super) enum Input {
+    Lines(Vec<Line>),
+    /// This line cannot be read, nor any behind it.
+    Failed(u64, io::Error),
+}
+
+/// An input that is read on a thread of its own, as far ahead as a few blocks.
+///
+/// A read waits for as long as it likes, and nobody can call it off: so whoever listens to signals must not be the one
+/// who reads, nor wait for the thread. What was read before such a wait is handed over before it.
+pub(super) struct Ahead {
+    blocks: mpsc::Receiver<Input>,
+    enough: Arc<AtomicBool>,
+}
+
+impl Ahead {
+    /// Begins to read `source`.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub(super) fn new(source: Box<dyn Read + Send>, parser: Parser) -> io::Result<Self> {
+        let (sender, blocks) = mpsc::channel(BLOCKS);
+        let enough = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&enough);
+        thread::Builder::new().name("input".to_owned()).spawn(move || read_ahead(source, parser, &sender, &told))?;
+        Ok(Self { blocks, enough })
+    }
+
+    /// What comes next; `None` at the end.
+    pub(super) async fn next(&mut self) -> Option<Input> {
+        self.blocks.recv().await
+    }
+
+    /// What comes next of that which has been read by now; `None` if that was all.
+    pub(super) async fn next_of_these(&mut self) -> Option<Input> {
+        self.enough.store(true, Ordering::Relaxed);
+        timeout(SILENCE, self.blocks.recv()).await.ok().flatten()
+    }
+}
+
+fn read_ahead(source: Box<dyn Read + Send>, mut parser: Parser, sender: &mpsc::Sender<Input>, enough: &AtomicBool) {
+    let mut lines = Lines::new(source);
+    let mut block = Vec::new();
+    // Nobody listens any more: then there is nothing to read for.
+    let hand_over =
+        |block: &mut Vec<Line>| block.is_empty() || sender.blocking_send(Input::Lines(std::mem::take(block))).is_ok();
+    loop {
+        let may_wait = !lines.has_line();
+        if (block.len() == BLOCK || may_wait) && !hand_over(&mut block) {
+            return;
+        }
+        if may_wait && enough.load(Ordering::Relaxed) {
+            return;
+        }
+        let wish = match lines.next() {
+            Ok(None) => break,
+            Ok(Some(line)) => line.and_then(|line| parser.parse(line)),
+            Err(error) => {
+                let _ = sender.blocking_send(Input::Failed(lines.number + 1, error));
+                return;
+            }
+        };
+        if let Some(wish) = wish.transpose() {
+            block.push(Line { number: lines.number, read: lines.read, wish });
+        }
+    }
+    hand_over(&mut block);
+}
+
 /// Reads lines, in constant memory.
 pub(super) struct Lines<R> {
-    reader: R,
+    reader: BufReader<R>,
     line: Vec<u8>,
     /// Of the line that was read last, from 1.
     pub(super) number: u64,
@@ -73,9 +168,14 @@ pub(super) struct Lines<R> {
     pub(super) read: u64,
 }
 
-impl<R: BufRead> Lines<R> {
-    pub(super) fn new(reader: R) -> Self {
-        Self { reader, line: Vec::new(), number: 0, read: 0 }
+impl<R: Read> Lines<R> {
+    pub(super) fn new(source: R) -> Self {
+        Self { reader: BufReader::with_capacity(BUFFER, source), line: Vec::new(), number: 0, read: 0 }
+    }
+
+    /// Whether the next line is here already.
+    fn has_line(&self) -> bool {
+        self.reader.buffer().contains(&b'\n')
     }
 
     /// The next line, without white space around it; `None` at the end.

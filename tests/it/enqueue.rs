@@ -3,8 +3,9 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::{Read as _, Write as _},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use audio_cache_sweeper::sandbox::{Mood, Options};
@@ -95,6 +96,82 @@ async fn it_tells_new_rows_from_waiting_and_settled_ones() {
     let rows = rows(dir.path()).await;
     assert_eq!(rows, ["a 1 9 0", "a 2 9 0", "a 3 9 0", "a 4 0 0", "a 5 9 0"], "a higher priority is taken over");
     assert_eq!(sql(dir.path(), "SELECT 'open' FROM deletions WHERE state = 'pending'").await.len(), 5);
+}
+
+/// Reads what a test writes to it, and has not heard of an end.
+fn listening(dir: &Path, arguments: &[&str]) -> Child {
+    let mut command = sweeper(dir);
+    command.args(["enqueue", "--agent", "a"]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Its exit code, and what it has said, while its standard input stays open.
+fn signalled(mut child: Child, name: &str) -> (Option<i32>, String) {
+    let stdin = child.stdin.take();
+    Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let code = child.wait().unwrap().code();
+    drop(stdin);
+    (code, said)
+}
+
+#[tokio::test]
+async fn what_a_slow_pipe_brings_is_in_the_queue_soon_and_a_signal_does_not_wait_for_more() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    let mut child = listening(dir.path(), &[]);
+    for rows_before in 1..4 {
+        writeln!(child.stdin.as_mut().unwrap(), "slow-{rows_before}").unwrap();
+        while rows(dir.path()).await.len() == rows_before {}
+    }
+    let (code, said) = signalled(child, "INT");
+    assert!(code == Some(130) && said.contains("inserted 3") && said.contains("after line 3"), "{said}");
+}
+
+#[tokio::test]
+async fn a_signal_keeps_what_was_read_and_says_how_to_go_on() {
+    // More than a pipe holds: once it is written, some of it has been read. And less than a chunk.
+    let lines: String = (0..4_000).fold(String::new(), |mut text, n| {
+        writeln!(text, "{n:0>30}").unwrap();
+        text
+    });
+    for (name, code) in [("INT", 130), ("TERM", 143)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = listening(dir.path(), &[]);
+        child.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+        let (ended, said) = signalled(child, name);
+        assert_eq!(ended, Some(code), "{said}");
+        let kept = rows(dir.path()).await.len();
+        assert!(kept > 0, "{said}");
+        assert!(said.contains(&format!("inserted {kept}, already waiting 0")), "{kept}: {said}");
+        let how = format!("stopped by SIG{name} after line {kept} of standard input, not at its end: run it again");
+        assert!(said.contains(&how), "{kept}: {said}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = listening(dir.path(), &["--dry-run"]);
+    child.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+    let (ended, said) = signalled(child, "INT");
+    assert!(ended == Some(130) && said.contains("nothing was written"), "{said}");
+}
+
+#[tokio::test]
+async fn a_signal_while_a_cache_is_listed_or_a_question_waits_enqueues_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 450)], ..Options::default() }).await;
+    sandbox.script([Mood::Plain, Mood::Gate]);
+    let mut command = cached(dir.path(), &sandbox, &["--yes"]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    sandbox.arrived(2).await;
+    let (code, said) = blocking(move || signalled(child, "TERM")).await;
+    assert_eq!(code, Some(143), "{said}");
+    assert!(said.contains("stopped by SIGTERM before the cache was listed to its end; nothing was enqueued"), "{said}");
+    sandbox.open_gate();
+    // On a terminal, this character is Ctrl-C.
+    let Some((code, shown)) = on_a_terminal(cached(dir.path(), &sandbox, &[]), "\u{3}").await else { return };
+    assert_eq!(code, 130, "{shown}");
+    assert!(shown.contains("stopped by SIGINT before there was an answer; nothing was enqueued"), "{shown}");
+    assert!(!dir.path().join("sweeper.db").exists());
 }
 
 #[test]
@@ -465,7 +542,8 @@ async fn listing_keeps_to_the_configured_rate() {
 /// Answers the first question that a command asks on a terminal; its exit code, and what the terminal showed.
 pub async fn on_a_terminal(mut command: Command, answer: &'static str) -> Option<(i32, String)> {
     let python = "import os, pty, sys\n\
-        answer = sys.argv[1].encode() + b'\\n'\n\
+        answer = sys.argv[1].encode()\n\
+        if answer != b'\\x03': answer += b'\\n'\n\
         pid, fd = pty.fork()\n\
         if pid == 0: os.execv(sys.argv[2], sys.argv[2:])\n\
         seen = b''\n\
