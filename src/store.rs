@@ -18,7 +18,7 @@ use sqlx::{Connection as _, Row, SqliteConnection};
 
 pub use file::{OpenError, Opened, Options, StoreError, Synchronous, holder, verify};
 pub use producer::{Enqueued, Producer, Wish};
-pub use reader::{AgentStanding, Daemon, DeadRows, Introduction, Lately, Reader, Standing, Story, Told};
+pub use reader::{AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told};
 pub use rows::{Census, Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};
 pub use upkeep::Backlog;
 pub use write::Write;

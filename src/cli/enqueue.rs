@@ -82,7 +82,9 @@ pub(super) struct EnqueueArgs {
     /// Read and check everything, and write nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Take what is in the agent's remote cache: list it to the end, show what would go, and ask.
+    /// Take what is in the agent's remote cache: list it to the end, show what would go, and ask. Beside a running daemon, at
+    /// half of its current rate at the most. A hold on everything or on the agent, or a Retry-After, of up to a minute is
+    /// waited for; a longer one ends the listing, and what was listed by then goes on.
     #[arg(long, requires = "agent")]
     from_cache: bool,
     /// Do not ask before what --from-cache found is enqueued.
@@ -408,8 +410,9 @@ async fn from_cache(
     };
     show_found(&agent, &found)?;
     let count = found.ids.len() as u64;
+    let cut_short = |code| found.cut_short.map_or(Ok(code), |error| Err(error.into()));
     if count == 0 {
-        return Ok(ExitCode::SUCCESS);
+        return cut_short(ExitCode::SUCCESS);
     }
     if is_asked {
         let question =
@@ -441,7 +444,7 @@ async fn from_cache(
             return Err(failure);
         }
     }
-    sink.finish(0)
+    sink.finish(0).and_then(cut_short)
 }
 
 fn nothing_done(signal: Signal, when: &str) -> ExitCode {
@@ -488,6 +491,9 @@ fn show_found(agent: &AgentId, found: &Found) -> Result<(), Failure> {
     if found.unusable > 0 {
         let entries = plural(found.unusable, "entry stays", "entries stay");
         warn_person(&format!("{entries}: no ID that could be enqueued"));
+    }
+    if found.cut_short.is_some() {
+        warn_person("the cache was not listed to its end, and there may be more that would go");
     }
     if !found.doubts.is_empty() {
         let doubts = found.doubts.join("; ");

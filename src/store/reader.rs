@@ -133,6 +133,15 @@ pub struct Introduction {
     pub requests_per_second: f64,
 }
 
+/// What somebody else who asks the same API has to mind.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    /// The pauses of everything and of the agent in question.
+    pub holds: Vec<HoldRow>,
+    /// The current rate of the daemon, if one runs.
+    pub requests_per_second: Option<f64>,
+}
+
 /// How one agent's rows stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentStanding {
@@ -251,6 +260,20 @@ impl Reader {
         Ok(standing)
     }
 
+    /// What keeps requests for an agent, and how fast the daemon sends its own.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn neighbour(&mut self, agent: &AgentId) -> Result<Neighbour, StoreError> {
+        let pid = holder(&self.path).ok().flatten().flatten();
+        let read = async {
+            let holds = concerning(holds(&mut self.conn).await?, Some(agent));
+            let said = introduction(&mut self.conn, pid).await?;
+            Ok(Neighbour { holds, requests_per_second: said.map(|said| said.requests_per_second) })
+        };
+        read.await.map_err(|source| StoreError { path: self.path.clone(), doing: "look at the holds", source })
+    }
+
     /// What became of one ID; `None` if there is no such row.
     ///
     /// # Errors
@@ -306,14 +329,7 @@ async fn standing(
     (standing.requests_in_flight, standing.rows_in_flight) = (count(&in_flight, 0), count(&in_flight, 1));
     standing.holds = concerning(holds(conn).await?, agent);
 
-    let said = sqlx::query("SELECT version, started_at, requests_per_second FROM daemon WHERE pid = ?1").bind(pid);
-    standing.daemon.said = said.fetch_optional(&mut *conn).await?.and_then(|row| {
-        Some(Introduction {
-            version: text(&row, 0)?,
-            started_at: Timestamp(value(&row, 1)?),
-            requests_per_second: value(&row, 2)?,
-        })
-    });
+    standing.daemon.said = introduction(conn, pid).await?;
     let started_at = standing.daemon.said.as_ref().map(|said| said.started_at);
     let since = started_at.map_or(now.minus(LATELY), |at| at.max(now.minus(LATELY)));
     let newest = sqlx::query(NEWEST).bind(name).bind(since.0).bind(NEWEST_REQUESTS.cast_signed());
@@ -324,6 +340,18 @@ async fn standing(
         standing.lately.span = standing.lately.span.min(now.since(Timestamp(reach)));
     }
     Ok(standing)
+}
+
+/// What the daemon with this process number wrote of itself.
+async fn introduction(conn: &mut SqliteConnection, pid: Option<u32>) -> Result<Option<Introduction>, sqlx::Error> {
+    let said = sqlx::query("SELECT version, started_at, requests_per_second FROM daemon WHERE pid = ?1").bind(pid);
+    Ok(said.fetch_optional(conn).await?.and_then(|row| {
+        Some(Introduction {
+            version: text(&row, 0)?,
+            started_at: Timestamp(value(&row, 1)?),
+            requests_per_second: value(&row, 2)?,
+        })
+    }))
 }
 
 async fn story(conn: &mut SqliteConnection, agent: &AgentId, entry: &EntryId) -> Result<Option<Story>, sqlx::Error> {

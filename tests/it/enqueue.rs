@@ -6,9 +6,13 @@ use std::{
     io::{Read as _, Write as _},
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
-use audio_cache_sweeper::sandbox::{Mood, Options};
+use audio_cache_sweeper::{
+    clock::Clock,
+    sandbox::{Mood, Options},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -537,6 +541,76 @@ async fn listing_keeps_to_the_configured_rate() {
     assert_eq!(finish(command).await.0, 0);
     let statuses: Vec<u16> = sandbox.requests().iter().map(|request| request.status).collect();
     assert_eq!(statuses, [200; 9], "never throttled, and asked once more after the last full page");
+}
+
+#[tokio::test]
+async fn a_hold_keeps_a_cache_from_being_listed_unless_it_ends_soon() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 3)], ..Options::default() }).await;
+    queue(dir.path(), 1).await;
+    let now = Clock::system().now().0;
+    let lift = "DELETE FROM holds WHERE scope =";
+    for (hold, said) in [
+        (
+            "('*', 'operator', 0, NULL, 0)".to_owned(),
+            format!("everything is held (operator) until somebody lifts it; that is done by `{lift} '*'"),
+        ),
+        (format!("('a', 'forbidden', 0, {}, 1)", now + 7_300_000), "a is held (forbidden) for another 2h".to_owned()),
+    ] {
+        sql(dir.path(), &format!("INSERT INTO holds VALUES {hold}")).await;
+        let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
+        assert_eq!((code, out.as_str()), (1, ""));
+        assert!(err.contains(&said) && err.contains(lift), "{err}");
+        assert_eq!(sandbox.requests().len(), 0);
+        sql(dir.path(), "DELETE FROM holds").await;
+    }
+    let soon = Clock::system().now().0 + 1_500;
+    sql(dir.path(), "INSERT INTO holds VALUES ('b', 'operator', 0, NULL, 0), ('*', 'throttled', 0, 1, 1)").await;
+    sql(dir.path(), &format!("INSERT INTO holds VALUES ('a', 'operator', 0, {soon}, 0)")).await;
+    let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("inserted 2, already waiting 1"), "{out}");
+    assert!(err.starts_with("a is held (operator); going on in ") && Clock::system().now().0 >= soon, "{err}");
+}
+
+#[tokio::test]
+async fn beside_a_daemon_a_cache_is_listed_at_half_of_its_rate() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 900)], ..Options::default() }).await;
+    let mut command = configured(dir.path(), &sandbox);
+    command.env("SWEEPER__RATE_LIMIT__REQUESTS_PER_SECOND", "20");
+    let _daemon = Daemon::start(command).until("started").await;
+    while sql(dir.path(), "SELECT 'said' FROM daemon WHERE requests_per_second = 20").await.is_empty() {}
+    let clock = Clock::system();
+    let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--dry-run"])).await;
+    let took = clock.elapsed();
+    assert_eq!((code, sandbox.requests().len()), (0, 5), "{out}{err}");
+    assert!(took >= Duration::from_millis(400), "four gaps of a tenth of a second in {took:?}");
+}
+
+#[tokio::test]
+async fn a_long_retry_after_ends_the_listing_and_what_was_listed_is_enqueued() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 300)], ..Options::default() }).await;
+    let list = || {
+        let mut command = cached(dir.path(), &sandbox, &["--yes"]);
+        command.env("SWEEPER__HOLD__MAX_RETRY_AFTER", "2h");
+        finish(command)
+    };
+    let said = "the API answered 429, and asks to be left alone for 1h: run it again after 20";
+    sandbox.script([status_with(429, "retry-after", "3600")]);
+    let (code, out, err) = list().await;
+    assert_eq!((code, out.as_str(), sandbox.requests().len()), (1, "", 1));
+    assert!(err.contains(said), "{err}");
+    sandbox.script([Mood::Plain, status_with(429, "retry-after", "3600")]);
+    let (code, out, err) = list().await;
+    assert_eq!((code, sandbox.requests().len()), (1, 3), "{err}");
+    assert!(out.contains("inserted 200") && err.contains("not listed to its end") && err.contains(said), "{out}{err}");
+    assert!(!err.contains("the API says that there are"), "{err}");
+    assert_eq!(rows(dir.path()).await.len(), 200);
+    sandbox.script([status_with(429, "retry-after", "1")]);
+    let (code, _, err) = list().await;
+    assert!(code == 0 && err.contains("the API answered 429; trying again in 1s"), "{err}");
 }
 
 /// Answers the first question that a command asks on a terminal; its exit code, and what the terminal showed.
