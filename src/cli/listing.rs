@@ -286,8 +286,8 @@ impl Lister {
             let held = |hold: &HoldRow| hold.until_at.is_none_or(|until| until > now);
             let end = |hold: &HoldRow| hold.until_at.unwrap_or(Timestamp(i64::MAX));
             let Some(hold) = holds.into_iter().filter(held).max_by_key(end) else { return Ok(()) };
-            let (cause, scope) = (hold.cause.as_str(), hold.scope.as_str());
-            let on = if hold.scope == Scope::All { "everything" } else { scope };
+            let cause = hold.cause.as_str();
+            let on = if hold.scope == Scope::All { "everything" } else { hold.scope.as_str() };
             match hold.until_at.map(|until| until.since(now)) {
                 Some(left) if left <= PATIENCE => {
                     progress.clear();
@@ -300,9 +300,9 @@ impl Lister {
                         |left| format!("for another {}; run it again then, or lift it before, which", show_span(left)),
                     );
                     return Err(Halt::Later(anyhow!(
-                        "list the audio cache of {}: {on} is held ({cause}) {end} is done by \
-                         `DELETE FROM holds WHERE scope = '{scope}' AND cause = '{cause}'`",
-                        self.agent
+                        "list the audio cache of {}: {on} is held ({cause}) {end} is done by `{}`",
+                        self.agent,
+                        store::lifting(&hold)
                     )));
                 }
             }

@@ -1,6 +1,7 @@
 //! `sweeper status`: how the queue stands, for people and for programs.
 
 use std::{
+    collections::HashSet,
     future::Future,
     io::{self, IsTerminal as _, Write as _},
     pin::pin,
@@ -272,6 +273,9 @@ fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
         None => "nobody can tell: nothing reached an end lately".to_owned(),
     };
     lines.push(format!("{:<10} {empty}", "empty"));
+    if let (Some(1..), Some(left_out)) = (report.empty_in_s, left_out(report, standing, now)) {
+        lines.push(format!("{:<10} which leaves out {left_out}", ""));
+    }
 
     let Rows { pending, due, deleted, absent, dead } = &report.rows;
     let oldest = match due {
@@ -314,6 +318,19 @@ fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
     }
     let lines: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
     lines.join("\n")
+}
+
+/// What is pending and does not wait for its turn alone, so that no pace tells when it goes.
+fn left_out(report: &Report, standing: &Standing, now: Timestamp) -> Option<String> {
+    let is_over = |hold: &HoldRow| hold.cause == Cause::Operator && hold.until_at.is_some_and(|until| until <= now);
+    let held = standing.holds.iter().filter(|hold| !is_over(hold));
+    let held: HashSet<&str> = held.filter(|hold| hold.scope != Scope::All).map(|hold| hold.scope.as_str()).collect();
+    let held = standing.agents.iter().filter(|agent| held.contains(agent.agent.as_str())).count() as u64;
+    let later = report.rows.pending - report.rows.due;
+    let parts =
+        [(held, plural(held, "held agent", "held agents")), (later, plural(later, "row due later", "rows due later"))];
+    let parts: Vec<String> = parts.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
+    (!parts.is_empty()).then(|| parts.join(" and "))
 }
 
 fn daemon_line(daemon: &DaemonReport, now: Timestamp) -> String {

@@ -10,12 +10,13 @@ use std::{
 use audio_cache_sweeper::{
     clock::{Clock, Timestamp},
     sandbox::{Mood, Options},
+    store::{Counter, Reader},
 };
 use regex::Regex;
 use serde_json::Value;
 
 use crate::{
-    bed::{Bed, Plan, status_with},
+    bed::{Bed, KEY, Plan, START, status_with},
     daemon::{Daemon, Locked, blocking, configured, finish, queue, sandbox, sql, sweeper},
     enqueue::{fed, on_a_terminal},
 };
@@ -112,6 +113,12 @@ async fn what_is_held_until_a_time_is_not_empty_before_that() {
     sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('b', 1)").await;
     let held = report(dir.path(), &[]).await;
     assert!(held["empty_in_s"].as_u64().unwrap() >= 3_590, "{held}");
+    assert!(!run(dir.path(), &["status"]).contains("leaves out"), "a hold on everything is taken into account");
+    let tomorrow = from_now(86_400);
+    sql(dir.path(), &format!("INSERT INTO deletions (agent_id, entry_id, due_at) VALUES ('c', 1, {tomorrow})")).await;
+    sql(dir.path(), "INSERT INTO holds (scope) VALUES ('b'), ('nobody')").await;
+    let shown = run(dir.path(), &["status"]);
+    assert!(shown.contains("\n           which leaves out 1 held agent and 1 row due later\n"), "{shown}");
     daemon.signal("KILL");
     sql(dir.path(), &format!("UPDATE holds SET until_at = {}", from_now(-1))).await;
     assert!(run(dir.path(), &["status"]).contains("it is over"), "a person's hold ends without a probe");
@@ -228,6 +235,32 @@ async fn the_rate_is_written_with_what_is_written_anyway_and_nothing_while_idle(
     bed.work().await;
     let lowered = bed.query::<(f64,)>(rate).await[0].0;
     assert!(lowered < 10_000.0, "{lowered}");
+}
+
+#[tokio::test]
+async fn what_is_held_and_probed_gets_older_whatever_comes_after_it() {
+    let sandbox = Options { key: Some(KEY.to_owned()), forbidden: vec!["a".to_owned()], ..Options::default() };
+    let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+    bed.insert_many("a", 3).await;
+    bed.execute(&format!("UPDATE deletions SET created_at = {}", START.0)).await;
+    bed.clock.advance(Duration::from_secs(100));
+    bed.work().await;
+    bed.clock.advance(Duration::from_secs(3_600));
+    bed.work().await;
+    let released = "last_cause = 'forbidden' AND attempts = 0 AND due_at = 4000000000000 + 3700000";
+    assert_eq!(bed.count(released).await, 3, "released by a probe");
+    let fresh = "INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', 'fresh', 4000003700000)";
+    bed.execute(fresh).await;
+    bed.clock.advance(Duration::from_secs(10));
+    // An attempt before: then its first due time is not what it has, and the hold's beginning is what there is.
+    for (change, oldest) in [("attempts = 0", 3_710), ("attempts = 1", 3_610), ("last_cause = 'lost'", 10)] {
+        bed.execute(&format!("UPDATE deletions SET {change} WHERE entry_id <> 'fresh'")).await;
+        let now = bed.clock.now();
+        let tally = Counter::new(bed.options.clone()).tally(now).await.unwrap();
+        let standing = Reader::open(&bed.options).await.unwrap().standing(None, now).await.unwrap();
+        let ages = [tally.oldest_due, standing.oldest_due, standing.agents[0].oldest_due];
+        assert_eq!(ages, [Duration::from_secs(oldest); 3], "{change}");
+    }
 }
 
 #[tokio::test]
