@@ -141,8 +141,6 @@ pub(super) struct Lister {
     clock: Clock,
     rng: fastrand::Rng,
     queue: store::Options,
-    /// Opened once the queue is there.
-    reader: Option<Reader>,
     /// The shortest time between two requests, so that a daemon gets its share of the rate.
     gap: Duration,
     /// Elapsed time from which the next request may go out by that.
@@ -159,7 +157,7 @@ impl Lister {
         let max_retry_after = config.worker.policy.max_retry_after;
         let (queue, backoff) = (config.store.clone(), config.hold_growth);
         let (gap, spaced) = (Duration::ZERO, Duration::ZERO);
-        Ok(Self { api, agent, pace, backoff, max_retry_after, clock, rng, queue, reader: None, gap, spaced })
+        Ok(Self { api, agent, pace, backoff, max_retry_after, clock, rng, queue, gap, spaced })
     }
 
     /// Lists the cache to its end.
@@ -277,9 +275,8 @@ impl Lister {
     /// Waits for holds that end soon, and takes a daemon's rate into account.
     async fn make_way(&mut self, progress: &mut Progress) -> Result<(), Halt> {
         loop {
-            let agent = self.agent.clone();
-            let Some(reader) = self.reader().await? else { return Ok(()) };
-            let Neighbour { holds, requests_per_second } = reader.neighbour(&agent).await?;
+            let Some(mut reader) = self.reader().await? else { return Ok(()) };
+            let Neighbour { holds, requests_per_second } = reader.neighbour(&self.agent).await?;
             let gap = requests_per_second.and_then(|rate| Duration::try_from_secs_f64(SHARE / rate).ok());
             self.gap = gap.unwrap_or_default();
             let now = self.clock.now();
@@ -310,16 +307,13 @@ impl Lister {
     }
 
     /// The queue, if there is one.
-    async fn reader(&mut self) -> Result<Option<&mut Reader>, OpenError> {
-        if self.reader.is_none() {
-            self.reader = match Reader::open(&self.queue).await {
-                Ok(reader) => Some(reader),
-                // It is made when something is enqueued, or somebody is just making it.
-                Err(OpenError::Missing(_) | OpenError::Older { version: 0, .. }) => None,
-                Err(error) => return Err(error),
-            };
+    async fn reader(&self) -> Result<Option<Reader>, OpenError> {
+        match Reader::open(&self.queue).await {
+            Ok(reader) => Ok(Some(reader)),
+            // It is made when something is enqueued, or somebody is just making it.
+            Err(OpenError::Missing(_) | OpenError::Older { version: 0, .. }) => Ok(None),
+            Err(error) => Err(error),
         }
-        Ok(self.reader.as_mut())
     }
 
     /// What the API asks to be left alone for, as far as it is believed.

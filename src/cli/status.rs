@@ -70,10 +70,10 @@ pub(super) async fn status(
     shutdown: impl Future<Output = ()>,
 ) -> Result<ExitCode, Failure> {
     let mut shutdown = pin!(shutdown);
-    let mut reader = Reader::open(&config.store).await?;
     let mut first = true;
     loop {
         let now = clock.now();
+        let mut reader = Reader::open(&config.store).await?;
         let standing = reader.standing(args.agent.as_ref(), now).await?;
         let report = Report::new(config, args.agent.as_ref(), &standing, now);
         let text = if args.json {

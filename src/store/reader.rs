@@ -250,7 +250,8 @@ pub struct Told {
 }
 
 impl Reader {
-    /// Opens a queue that is there and up to date.
+    /// Opens a queue that is there and up to date. Not to be kept for long: if we may not write it and nobody did at this
+    /// time, it does not see what somebody writes later.
     ///
     /// # Errors
     /// If it is not, or SQLite fails.

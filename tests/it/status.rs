@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     bed::{Bed, KEY, Plan, START, status_with},
-    daemon::{Daemon, Locked, blocking, configured, finish, queue, sandbox, sql, sweeper},
+    daemon::{BINARY, Daemon, Locked, blocking, clean, configured, finish, queue, sandbox, skipped, sql, sweeper},
     enqueue::{fed, on_a_terminal},
 };
 
@@ -214,6 +214,41 @@ async fn status_looks_also_at_a_file_that_somebody_keeps_locked() {
     queue(dir.path(), 3).await;
     let _locked = Locked::new(dir.path()).await;
     assert_eq!(report(dir.path(), &[]).await["rows"]["pending"], 3);
+}
+
+/// Runs a command on a copy of `sweeper.db`, alone on a disk that not even root can write; `None` if there is no such disk.
+async fn on_a_disk_to_read_only(dir: &Path, beside: &str, arguments: &[&str]) -> Option<(i32, String, String)> {
+    let script = "mkdir -p disk && mount -t tmpfs tmpfs disk && cp sweeper.db disk && for file in $BESIDE; do : > disk/$file; done \
+                  && mount -o remount,ro disk && touch disk/other 2>/dev/null && exit 77; exec \"$0\" \"$@\"";
+    let isolated = |program: &str| {
+        let mut command = clean("unshare", dir);
+        command.args(["--map-root-user", "--mount", program]);
+        command
+    };
+    if !isolated("true").output().is_ok_and(|output| output.status.success()) {
+        skipped("there is no `unshare`, or it may not mount anything");
+        return None;
+    }
+    let mut command = isolated("sh");
+    command.args(["-c", script, BINARY]).args(arguments).env("BESIDE", beside);
+    command.env("SWEEPER__DATABASE__PATH", "disk/sweeper.db");
+    Some(finish(command).await)
+}
+
+#[tokio::test]
+async fn who_may_only_read_sees_a_queue_that_nobody_works_on_but_none_with_a_log_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 3).await;
+    let Some((code, out, err)) = on_a_disk_to_read_only(dir.path(), "", &["status", "--json"]).await else { return };
+    assert_eq!(code, 0, "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&report["rows"]["pending"], &report["daemon"]["running"]), (&3.into(), &false.into()));
+    let (code, out, err) = on_a_disk_to_read_only(dir.path(), "", &["show", "a", "1"]).await.unwrap();
+    assert!(code == 0 && out.starts_with("a 1: pending"), "{err}");
+    let (code, _, err) = on_a_disk_to_read_only(dir.path(), "sweeper.db-wal", &["status"]).await.unwrap();
+    assert!(code == 3 && err.contains("sweeper.db: open"), "{err}");
+    let (code, _, err) = on_a_disk_to_read_only(dir.path(), "", &["enqueue", "--agent", "a", "4"]).await.unwrap();
+    assert!(code == 3 && err.contains("writable"), "{err}");
 }
 
 #[tokio::test]
