@@ -653,6 +653,13 @@ fn say(text: &str) -> Result<(), Failure> {
     writeln!(io::stdout(), "{text}").context("write to standard output").map_err(Failure::from)
 }
 
+/// What has been done: that cannot be undone, and has not failed because nobody hears of it.
+fn report(text: &str) {
+    if say(text).is_err() {
+        warn_person(text);
+    }
+}
+
 /// For whoever runs this by hand: what standard output is not for.
 fn warn_person(text: &str) {
     // Nowhere is left to say it if standard error is closed.

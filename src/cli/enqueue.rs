@@ -19,7 +19,7 @@ use super::{
     Failure, Progress, Signal, agent_id, ask,
     input::{Ahead, Defaults, Format, Input, Line, Parser, Problem},
     listing::{Filter, Found, Lister},
-    rng, say, stopped,
+    report, rng, say, stopped,
     times::{Moment, plural, show_count, show_text, show_time},
     warn_person, will_ask,
 };
@@ -115,6 +115,10 @@ pub(super) async fn enqueue(args: EnqueueArgs, config: &Config, clock: Clock) ->
         return from_cache(&args, config, defaults, sink).await;
     }
     let stdin_is_meant = args.ids.len() == 1 && args.ids[0] == "-";
+    if !stdin_is_meant && args.ids.iter().any(|id| id == "-") {
+        let said = "- stands for standard input, and goes with no other IDs; an entry whose ID is - goes by --file";
+        return Err(Failure::Usage(said.to_owned()));
+    }
     if !args.ids.is_empty() && !stdin_is_meant {
         let wishes = wishes(&args.ids, &defaults)?;
         for chunk in wishes.chunks(CHUNK) {
@@ -344,7 +348,7 @@ impl<'a> Sink<'a> {
             none => {
                 let (producer, opened) = Producer::join_or_create(self.options).await?;
                 if opened == Opened::Created {
-                    say(&format!("{}: created", self.options.path.display()))?;
+                    report(&format!("{}: created", self.options.path.display()));
                 }
                 none.insert(producer)
             }
@@ -378,7 +382,7 @@ impl<'a> Sink<'a> {
 
     fn finish(&self, refused: u64) -> Result<ExitCode, Failure> {
         if !self.told {
-            say(&self.summary(refused))?;
+            report(&self.summary(refused));
         }
         Ok(if refused > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS })
     }

@@ -1,6 +1,7 @@
 //! What `enqueue` reads: lines, records or objects, each a wish or a problem.
 
 use std::{
+    fmt,
     io::{self, BufRead as _, BufReader, Read},
     sync::{
         Arc,
@@ -11,6 +12,10 @@ use std::{
 };
 
 use clap::ValueEnum;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::Value;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -415,12 +420,46 @@ fn columns_of(names: &[String], has_agent: bool) -> Result<Vec<Field>, String> {
     Ok(columns)
 }
 
+/// The fields of a JSON object, as they come: a map would keep the last of those that have the same name.
+struct Fields(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
 fn raw_object(line: &str) -> Result<Raw, String> {
-    let value: Value = serde_json::from_str(line).map_err(|error| format!("is not JSON: {error}"))?;
-    let Value::Object(object) = value else { return Err("is not a JSON object".to_owned()) };
+    let Fields(fields) = serde_json::from_str(line).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => "is not a JSON object".to_owned(),
+        serde_json::error::Category::Io | serde_json::error::Category::Syntax | serde_json::error::Category::Eof => {
+            format!("is not JSON: {error}")
+        }
+    })?;
     let mut raw = Raw::default();
-    for (name, value) in object {
+    let mut seen = Vec::new();
+    for (name, value) in fields {
         let field = Field::parse(&name).ok_or_else(|| unknown("field", &name))?;
+        if seen.contains(&field) {
+            return Err(format!("field {name:?} is there twice"));
+        }
+        seen.push(field);
         *raw.field(field) = match value {
             Value::Null => None,
             Value::String(text) => Some(text),
@@ -536,6 +575,8 @@ mod tests {
             (Format::Jsonl, r#"{"entry_id":1.5}"#, "write it as a string"),
             (Format::Jsonl, r#"{"entry_id":123456789012345678901234}"#, "write it as a string"),
             (Format::Jsonl, r#"{"entry_id":[1]}"#, "must be a string or a number"),
+            (Format::Jsonl, r#"{"entry_id":1,"entry_id":2}"#, "field \"entry_id\" is there twice"),
+            (Format::Jsonl, r#"{"entry_id":1,"due_at":null,"due_at":"2h"}"#, "field \"due_at\" is there twice"),
             (Format::Jsonl, r#"{"entry_id":1,"prio":1}"#, "field \"prio\" is none of"),
             (Format::Jsonl, r#"{"entry_id":1,"due_at":"soon"}"#, "due_at \"soon\": must be a time"),
             (Format::Jsonl, r#"{"entry_id":1,"due_at":1764000000}"#, "multiplied by 1000"),

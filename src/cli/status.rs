@@ -41,6 +41,8 @@ Examples:
   sweeper status --agent PROJECT-58RP822I --watch
   sweeper status --json | jq .rows.pending
 
+It only reads, and reads the whole table of deletions: the more rows, the longer that takes.
+
 Exit codes: 0 shown, whether or not a daemon runs, 2 usage or configuration, 3 database unusable.";
 
 /// What is shown, and how.
@@ -51,7 +53,7 @@ pub(super) struct StatusArgs {
     #[arg(long)]
     json: bool,
     /// Again and again, every two seconds or so often, until interrupted.
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "2s",
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "2s",
           value_parser = duration)]
     watch: Option<Duration>,
     /// Only what concerns this agent.

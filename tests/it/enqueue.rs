@@ -182,12 +182,13 @@ async fn a_signal_while_a_cache_is_listed_or_a_question_waits_enqueues_nothing()
 fn what_cannot_be_meant_ends_with_2_says_why_and_enqueues_nothing() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("folder")).unwrap();
-    let cases: [(&[&str], &str, &str); 23] = [
+    let cases: [(&[&str], &str, &str); 24] = [
         (&["1"], "", "give --agent"),
         (&[], "1\n", "standard input, line 1: whose entries these are is not said: give --agent"),
         (&["--agent", "a/b", "1"], "", "one URL path segment"),
         (&["--agent", "a", "1", "b c"], "", "\"b c\" is not an ID: it must be 1 to 255 printable ASCII characters"),
         (&["--agent", "a", "1", ""], "", "\"\" is not an ID"),
+        (&["--agent", "a", "1", "-", "2"], "3\n", "- stands for standard input, and goes with no other IDs"),
         (&["--agent", "a"], "a,1\n", "names no column entry_id"),
         (&["--agent", "a"], "entry_id,prio\n", "column \"prio\" is none of agent_id, entry_id, priority, due_at"),
         (&["--agent", "a", "--format", "csv"], "1\n2\n", "column \"1\""),
@@ -260,6 +261,27 @@ async fn strict_stops_at_the_first_bad_line_with_nothing_of_its_chunk_kept() {
     assert_eq!(rows(dir.path()).await.len(), 5_000);
 }
 
+#[tokio::test]
+async fn what_is_done_has_not_failed_because_nobody_hears_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    for (arguments, said) in [
+        (&["enqueue", "--agent", "a", "1", "2"][..], "sweeper.db: created\ninserted 2"),
+        (&["retry", "--all", "--yes"], "revived 1\n"),
+        (&["cancel", "--all", "--yes"], "cancelled 2\n"),
+    ] {
+        let mut command = sweeper(dir.path());
+        command.args(arguments).stdout(full());
+        let (code, _, err) = finish(command).await;
+        assert_eq!(code, 0, "{arguments:?}: {err}");
+        assert!(err.starts_with(said), "{arguments:?}: {err}");
+        if arguments[0] == "enqueue" {
+            sql(dir.path(), "UPDATE deletions SET state = 'dead', settled_at = 1 WHERE entry_id = '1'").await;
+        }
+    }
+    assert!(rows(dir.path()).await.is_empty());
+}
+
 #[test]
 fn a_dry_run_checks_everything_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -322,7 +344,12 @@ async fn a_database_that_cannot_be_used_ends_with_3_and_says_what_was_kept() {
     assert!(err.contains("inserted 0") && err.contains("another process is writing"), "{err}");
     locked.release().await;
     fs::write(dir.path().join("text.db"), "no database\n".repeat(100)).unwrap();
-    for (name, said) in [("text.db", "not a database"), ("nowhere/sweeper.db", "nowhere")] {
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    for (name, said) in [
+        ("text.db", "not a database"),
+        ("nowhere/sweeper.db", "nowhere"),
+        ("folder", "database folder: open: it is a directory; give database.path the file in it"),
+    ] {
         let mut command = sweeper(dir.path());
         command.args(["enqueue", "--agent", "b", "1"]).env("SWEEPER__DATABASE__PATH", name);
         let (code, _, err) = fed(command, "");

@@ -302,9 +302,16 @@ async fn what_is_held_and_probed_gets_older_whatever_comes_after_it() {
 async fn status_goes_on_until_it_is_interrupted() {
     let dir = tempfile::tempdir().unwrap();
     queue(dir.path(), 3).await;
-    for (arguments, line) in [(&["--json"][..], "{\"database\""), (&[][..], "pending                3")] {
+    let text = "pending                3";
+    let ways: [(&[&str], &str); 4] = [
+        (&["--watch=10ms", "--json"], "{\"database\""),
+        (&["--watch=10ms"], text),
+        (&["--watch", "10ms"], text),
+        (&["--watch"], text),
+    ];
+    for (arguments, line) in ways {
         let mut command = sweeper(dir.path());
-        command.args(["status", "--watch=10ms"]).args(arguments);
+        command.arg("status").args(arguments);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         for _ in 0..3 {
