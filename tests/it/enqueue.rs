@@ -676,6 +676,22 @@ pub async fn on_a_terminal(mut command: Command, answer: &'static str) -> Option
 }
 
 #[tokio::test]
+async fn on_a_terminal_it_tells_how_far_it_is_and_takes_that_away_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids: String = (10_000..22_000).map(|id| format!("{id}\n")).collect();
+    fs::write(dir.path().join("ids"), ids).unwrap();
+    let mut command = sweeper(dir.path());
+    command.args(["enqueue", "--agent", "a", "--file", "ids"]);
+    let Some((code, shown)) = on_a_terminal(command, "").await else { return };
+    assert_eq!(code, 0, "{shown}");
+    let told = ["\r5,000 lines, 41 %\u{1b}[K", "\r10,000 lines, 83 %\u{1b}[K", "\r\u{1b}[K", "inserted 12000, "];
+    let mut rest = shown.as_str();
+    for part in told {
+        rest = rest.split_once(part).unwrap_or_else(|| panic!("no {part:?} in its place in {shown:?}")).1;
+    }
+}
+
+#[tokio::test]
 async fn on_a_terminal_it_asks_before_it_enqueues_what_it_found() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 12)], ..Options::default() }).await;
