@@ -501,21 +501,62 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
     }
 }
 
-/// Completes at the first SIGTERM or SIGINT; the second one ends the process at once.
+/// A signal that ends a command.
+#[derive(Clone, Copy, Debug)]
+enum Signal {
+    Interrupt,
+    Terminate,
+}
+
+impl Signal {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        }
+    }
+
+    /// What a shell makes of a program that such a signal ended: 128 and its number.
+    fn code(self) -> u8 {
+        match self {
+            Self::Interrupt => 130,
+            Self::Terminate => 143,
+        }
+    }
+
+    fn exit_code(self) -> ExitCode {
+        ExitCode::from(self.code())
+    }
+}
+
+/// Completes at the first SIGTERM or SIGINT; the second one ends the process at once, with exit code 1.
 fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
+    let signalled = signalled(|_| 1)?;
+    Ok(async {
+        signalled.await;
+    })
+}
+
+/// Completes at the first SIGTERM or SIGINT; the second one ends the process at once, as if nobody had listened.
+fn stopped() -> Result<impl Future<Output = Signal>, Failure> {
+    signalled(Signal::code)
+}
+
+fn signalled(second: fn(Signal) -> u8) -> Result<impl Future<Output = Signal>, Failure> {
     let signals = || Ok::<_, io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
     let (mut term, mut int) = signals().context("listen to signals")?;
+    let mut next = async move || {
+        tokio::select! { _ = term.recv() => Signal::Terminate, _ = int.recv() => Signal::Interrupt }
+    };
     let (tell, told) = oneshot::channel();
     tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         // Nobody listens any more: then there is nothing to stop.
-        let _ = tell.send(());
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        std::process::exit(1);
+        let _ = tell.send(next().await);
+        std::process::exit(second(next().await).into());
     });
     Ok(async {
-        // An error is the same: the task that tells is gone.
-        let _ = told.await;
+        // An error is the same as a signal: the task that tells is gone.
+        told.await.unwrap_or(Signal::Terminate)
     })
 }
 
@@ -611,6 +652,13 @@ async fn stand_in(args: SandboxArgs) -> Result<ExitCode, Failure> {
 
 fn say(text: &str) -> Result<(), Failure> {
     writeln!(io::stdout(), "{text}").context("write to standard output").map_err(Failure::from)
+}
+
+/// What has been done: that cannot be undone, and has not failed because nobody hears of it.
+fn report(text: &str) {
+    if say(text).is_err() {
+        warn_person(text);
+    }
 }
 
 /// For whoever runs this by hand: what standard output is not for.

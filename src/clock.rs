@@ -13,6 +13,8 @@ use std::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
+const CIVIL_EPOCH: jiff::civil::DateTime = jiff::civil::datetime(1970, 1, 1, 0, 0, 0, 0);
+
 impl Timestamp {
     /// The epoch: "due at once".
     pub const ZERO: Self = Self(0);
@@ -22,11 +24,23 @@ impl Timestamp {
     /// Takes a date, or a date and a time of day, in ISO 8601's form for one; in UTC unless it has an offset.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let parsed = text.parse::<jiff::Timestamp>().ok().or_else(|| {
-            let civil: jiff::civil::DateTime = text.parse().ok()?;
-            jiff::tz::TimeZone::UTC.to_timestamp(civil).ok()
-        });
-        parsed.map(|at| Self(at.as_millisecond())).filter(|at| (Self::ZERO..=Self::MAX).contains(at))
+        // Not as a `jiff::Timestamp`, which ends a day before the year 9999 does.
+        let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
+        let offset = pieces.to_numeric_offset();
+        // The name of a zone tells no offset by itself, and is not taken for UTC.
+        if offset.is_none() && pieces.time_zone_annotation().is_some() {
+            return None;
+        }
+        let civil = pieces.date().to_datetime(pieces.time().unwrap_or_default());
+        let ms = civil.duration_since(CIVIL_EPOCH).as_millis();
+        let ms = i64::try_from(ms).ok()? - offset.map_or(0, |offset| i64::from(offset.seconds()) * 1_000);
+        Some(Self(ms)).filter(|at| (Self::ZERO..=Self::MAX).contains(at))
+    }
+
+    /// The date and the time of day, in UTC; `None` outside of the years that have four digits.
+    #[must_use]
+    pub fn civil(self) -> Option<jiff::civil::DateTime> {
+        CIVIL_EPOCH.checked_add(jiff::SignedDuration::from_millis(self.0)).ok()
     }
 
     /// This time moved later by `by`, at the most to [`Timestamp::MAX`].

@@ -12,13 +12,15 @@ mod rows;
 mod upkeep;
 mod write;
 
-use std::{fs::File, io, path::PathBuf, time::Duration};
+use std::{fs::File, io, path::PathBuf};
 
-use sqlx::{Connection as _, Row, SqliteConnection};
+use sqlx::{Connection as _, SqliteConnection};
 
 pub use file::{OpenError, Opened, Options, StoreError, Synchronous, holder, verify};
 pub use producer::{Enqueued, Producer, Wish};
-pub use reader::{AgentStanding, Daemon, DeadRows, Introduction, Lately, Reader, Standing, Story, Told};
+pub use reader::{
+    AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told, lifting,
+};
 pub use rows::{Census, Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};
 pub use upkeep::Backlog;
 pub use write::Write;
@@ -29,7 +31,7 @@ use crate::{
     pace::HoldRow,
 };
 use file::{FileIdentity, LOCK_SUFFIX, connect, find_replaced};
-use rows::{due_since, lane_row, orphan_row};
+use rows::{lane_row, orphan_row};
 use write::DATA_VERSION;
 
 /// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
@@ -282,14 +284,9 @@ impl Counter {
             .fetch_one(&mut conn)
             .await
             .map_err(error)?;
-        let heads = sqlx::query(LANES).fetch_all(&mut conn).await.map_err(error)?;
-        let mut oldest_due = Duration::ZERO;
-        for head in &heads {
-            // A row with a time that is none is not what one waits for.
-            if let (Ok(due_at), Ok(created_at)) = (head.try_get(3), head.try_get(4)) {
-                oldest_due = oldest_due.max(now.since(due_since(due_at, created_at, now)));
-            }
-        }
+        let holds = rows::holds(&mut conn).await.map_err(error)?;
+        let waiting = reader::waiting(&mut conn, &holds, now).await.map_err(error)?;
+        let oldest_due = waiting.into_iter().map(|(_, age)| age).max().unwrap_or_default();
         let count = |n: i64| u64::try_from(n).unwrap_or(0);
         Ok(Tally { pending: count(pending), due: count(due), dead: count(dead), oldest_due })
     }

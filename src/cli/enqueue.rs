@@ -2,21 +2,24 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, IsTerminal as _, Write as _},
+    future::{Future, pending, ready},
+    io::{self, IsTerminal as _, Read, Write as _},
     path::PathBuf,
+    pin::{Pin, pin},
     process::ExitCode,
+    thread,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::Args;
-use tokio::time::sleep;
+use tokio::{sync::oneshot, time::sleep};
 
 use super::{
-    Failure, Progress, agent_id, ask,
-    input::{Defaults, Format, Lines, Parser, Problem},
+    Failure, Progress, Signal, agent_id, ask,
+    input::{Ahead, Defaults, Format, Input, Line, Parser, Problem},
     listing::{Filter, Found, Lister},
-    rng, say,
+    report, rng, say, stopped,
     times::{Moment, plural, show_count, show_text, show_time},
     warn_person, will_ask,
 };
@@ -31,8 +34,8 @@ use crate::{
 const CHUNK: usize = 5_000;
 /// How many refused lines are shown.
 const SHOWN: u64 = 20;
-/// How much is read at a time.
-const BUFFER: usize = 256 << 10;
+/// How long a row waits for its chunk to become full.
+const MAX_AGE: Duration = Duration::from_secs(1);
 /// The longest gap that is left between two transactions for others who write: SQLite tries a lock again every 100 ms at
 /// the latest, so one gap in two is met.
 pub(super) const MAX_GAP: Duration = Duration::from_millis(50);
@@ -45,7 +48,9 @@ Examples:
   sweeper enqueue --agent PROJECT-58RP822I --from-cache --cached-before 30d --language en-GB
 
 Exit codes: 0 all are enqueued, 1 some lines were refused (the others are enqueued, but for --strict), \
-or the cache could not be listed, or the answer was no, 2 usage or configuration, 3 database unusable.";
+or the cache could not be listed, or the answer was no, 2 usage or configuration, 3 database unusable, \
+130 and 143 stopped by SIGINT (Ctrl-C) or SIGTERM: what was read by then is enqueued (of --from-cache: nothing, before it was \
+listed to its end), and to run it again with the same input does no harm.";
 
 /// What is enqueued, and how.
 #[derive(Debug, Args)]
@@ -54,7 +59,7 @@ pub(super) struct EnqueueArgs {
     /// Whose entries they are; an agent_id in the input goes before it.
     #[arg(long, value_name = "AGENT", value_parser = agent_id)]
     agent: Option<AgentId>,
-    /// Entry IDs; without any, or with -, standard input is read.
+    /// Entry IDs; without any, or with -, standard input is read: what comes is in the queue a second later at the latest.
     #[arg(value_name = "ID", conflicts_with_all = ["file", "from_cache"])]
     ids: Vec<String>,
     /// A file to read, of any size: an entry ID a line, or CSV whose first line names its columns, or a JSON object a
@@ -77,7 +82,9 @@ pub(super) struct EnqueueArgs {
     /// Read and check everything, and write nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Take what is in the agent's remote cache: list it to the end, show what would go, and ask.
+    /// Take what is in the agent's remote cache: list it to the end, show what would go, and ask. Beside a running daemon, at
+    /// half of its current rate at the most. A hold on everything or on the agent, or a Retry-After, of up to a minute is
+    /// waited for; a longer one ends the listing, and what was listed by then goes on.
     #[arg(long, requires = "agent")]
     from_cache: bool,
     /// Do not ask before what --from-cache found is enqueued.
@@ -108,31 +115,36 @@ pub(super) async fn enqueue(args: EnqueueArgs, config: &Config, clock: Clock) ->
         return from_cache(&args, config, defaults, sink).await;
     }
     let stdin_is_meant = args.ids.len() == 1 && args.ids[0] == "-";
+    if !stdin_is_meant && args.ids.iter().any(|id| id == "-") {
+        let said = "- stands for standard input, and goes with no other IDs; an entry whose ID is - goes by --file";
+        return Err(Failure::Usage(said.to_owned()));
+    }
     if !args.ids.is_empty() && !stdin_is_meant {
         let wishes = wishes(&args.ids, &defaults)?;
-        for wish in wishes {
-            sink.put(wish).await?;
+        for chunk in wishes.chunks(CHUNK) {
+            chunk.iter().cloned().for_each(|wish| sink.put(wish));
+            sink.flush().await?;
         }
-        sink.flush().await?;
         return sink.finish(0);
     }
-    let (mut source, name, size): (Box<dyn BufRead>, String, Option<u64>) = match &args.file {
+    let (source, name, size): (Box<dyn Read + Send>, String, Option<u64>) = match &args.file {
         Some(path) if path.as_os_str() != "-" => {
             let name = path.display().to_string();
             // What cannot be opened was most likely misspelt.
             let file = File::open(path).map_err(|error| Failure::Usage(format!("--file {name}: {error}")))?;
             let size = file.metadata().ok().filter(|found| found.is_file()).map(|found| found.len());
-            (Box::new(BufReader::with_capacity(BUFFER, file)), name, size)
+            (Box::new(file), name, size)
         }
         _ if !stdin_is_meant && args.file.is_none() && io::stdin().is_terminal() => {
             let said = "nothing to enqueue: give entry IDs, --file FILE, --from-cache, or - to type them in";
             return Err(Failure::Usage(said.to_owned()));
         }
-        _ => (Box::new(BufReader::with_capacity(BUFFER, io::stdin())), "standard input".to_owned(), None),
+        _ => (Box::new(io::stdin()), "standard input".to_owned(), None),
     };
-    let parser = Parser::new(args.format, defaults, now);
-    let refused = read(&mut source, &name, size, parser, args.strict, &mut sink).await?;
-    sink.finish(refused)
+    let stop = stopped()?;
+    let input = Ahead::new(source, Parser::new(args.format, defaults, now)).context("start to read")?;
+    let reading = Reading { name, size, strict: args.strict, refused: 0, last: 0, kept: 0, progress: Progress::new() };
+    reading.read(input, stop, sink).await
 }
 
 /// Those of the arguments: a wrong one is a slip of the hand, and nothing is enqueued.
@@ -147,85 +159,144 @@ fn wishes(ids: &[String], defaults: &Defaults) -> Result<Vec<Wish>, Failure> {
         .collect()
 }
 
-/// Reads all of `source` into the sink; tells how many lines were refused.
-async fn read(
-    source: &mut dyn BufRead,
-    name: &str,
+/// An input on its way into the queue.
+struct Reading {
+    /// What a person calls it.
+    name: String,
+    /// Its bytes, if that is known.
     size: Option<u64>,
-    mut parser: Parser,
     strict: bool,
-    sink: &mut Sink<'_>,
-) -> Result<u64, Failure> {
-    let (mut lines, mut refused, mut kept) = (Lines::new(source), 0, 0);
-    let mut progress = Progress::new();
-    loop {
-        let next = match lines.next() {
-            Ok(next) => next.map(|line| line.and_then(|line| parser.parse(line))),
-            Err(error) => {
-                progress.clear();
-                sink.flush().await?;
-                sink.tell(refused);
-                return Err(anyhow::Error::from(error)
-                    .context(format!("read {name}, line {}", lines.number + 1))
-                    .into());
+    /// How many lines were refused.
+    refused: u64,
+    /// The number of the last line that was looked at, and of the last one that was written.
+    last: u64,
+    kept: u64,
+    progress: Progress,
+}
+
+impl Reading {
+    /// Takes all of `input` into the sink, or what there is of it until `stop`.
+    async fn read(
+        mut self,
+        mut input: Ahead,
+        stop: impl Future<Output = Signal>,
+        mut sink: Sink<'_>,
+    ) -> Result<ExitCode, Failure> {
+        let mut stop = pin!(stop);
+        loop {
+            let lines = tokio::select! {
+                biased;
+                signal = &mut stop => return self.stop(signal, input, sink).await,
+                () = sink.ripe() => {
+                    self.flush(&mut sink).await?;
+                    continue;
+                }
+                lines = input.next() => lines,
+            };
+            let Some(lines) = lines else { break };
+            if let Some(code) = self.take(lines, &mut sink).await? {
+                return Ok(code);
+            }
+        }
+        self.flush(&mut sink).await?;
+        // Ctrl-C ends also the program at the other end of a pipe, which looks like the end of the input.
+        if let Some(signal) = already(stop).await {
+            return self.stop(signal, input, sink).await;
+        }
+        self.show_refused();
+        sink.finish(self.refused)
+    }
+
+    /// Takes some lines. `Some` if no more are wanted.
+    async fn take(&mut self, read: Input, sink: &mut Sink<'_>) -> Result<Option<ExitCode>, Failure> {
+        let lines = match read {
+            Input::Lines(lines) => lines,
+            Input::Failed(number, error) => {
+                self.flush(sink).await?;
+                self.progress.clear();
+                sink.tell(self.refused);
+                let doing = format!("read {}, line {number}", self.name);
+                return Err(anyhow::Error::from(error).context(doing).into());
             }
         };
-        let number = lines.number;
-        match next {
-            None => break,
-            Some(Ok(None)) => {}
-            Some(Ok(Some(wish))) => {
-                let is_written = match sink.put(wish).await {
-                    Ok(is_written) => is_written,
-                    Err(failure) => {
-                        progress.clear();
-                        sink.tell(refused);
-                        return Err(failure);
+        for Line { number, read, wish } in lines {
+            self.last = number;
+            match wish {
+                Ok(wish) => {
+                    sink.put(wish);
+                    if sink.chunk.len() == CHUNK {
+                        self.flush(sink).await?;
+                        let size = self.size.filter(|size| *size > 0);
+                        let percent =
+                            size.map_or_else(String::new, |size| format!(", {} %", (read * 100 / size).min(100)));
+                        self.progress.show(|| format!("{} lines{percent}", show_count(number)));
                     }
-                };
-                if is_written {
-                    kept = number;
-                    let (read, size) = (lines.read, size.filter(|size| *size > 0));
-                    let percent = size.map_or_else(String::new, |size| format!(", {} %", (read * 100 / size).min(100)));
-                    progress.show(|| format!("{} lines{percent}", show_count(number)));
                 }
-            }
-            Some(Err(Problem::Input(problem))) => {
-                progress.clear();
-                if sink.taken > 0 || refused > 0 {
-                    sink.flush().await?;
-                    sink.tell(refused);
+                Err(Problem::Input(problem)) => {
+                    self.progress.clear();
+                    if sink.taken > 0 || !sink.chunk.is_empty() || self.refused > 0 {
+                        self.flush(sink).await?;
+                        sink.tell(self.refused);
+                    }
+                    return Err(Failure::Usage(format!("{}, line {number}: {problem}", self.name)));
                 }
-                return Err(Failure::Usage(format!("{name}, line {number}: {problem}")));
-            }
-            Some(Err(Problem::Line(problem))) => {
-                refused += 1;
-                if refused <= SHOWN || strict {
-                    progress.clear();
-                    warn_person(&format!("{name}, line {number}: {problem}"));
-                }
-                if strict {
-                    sink.chunk.clear();
-                    sink.tell(refused);
-                    let kept = match kept {
-                        0 => "nothing was".to_owned(),
-                        kept => format!("lines 1 to {kept} were"),
-                    };
-                    warn_person(&format!("sweeper: stopped at line {number}, as --strict has it; {kept} enqueued"));
-                    return Ok(refused);
+                Err(Problem::Line(problem)) => {
+                    self.refused += 1;
+                    if self.refused <= SHOWN || self.strict {
+                        self.progress.clear();
+                        warn_person(&format!("{}, line {number}: {problem}", self.name));
+                    }
+                    if self.strict {
+                        sink.chunk.clear();
+                        sink.tell(self.refused);
+                        let kept = match self.kept {
+                            0 => "nothing was".to_owned(),
+                            kept => format!("lines 1 to {kept} were"),
+                        };
+                        warn_person(&format!("sweeper: stopped at line {number}, as --strict has it; {kept} enqueued"));
+                        return sink.finish(self.refused).map(Some);
+                    }
                 }
             }
         }
+        Ok(None)
     }
-    progress.clear();
-    if let Err(failure) = sink.flush().await {
-        sink.tell(refused);
-        return Err(failure);
+
+    /// Writes what there is.
+    async fn flush(&mut self, sink: &mut Sink<'_>) -> Result<(), Failure> {
+        if let Err(failure) = sink.flush().await {
+            self.progress.clear();
+            sink.tell(self.refused);
+            return Err(failure);
+        }
+        self.kept = self.last;
+        Ok(())
     }
-    if refused > SHOWN {
-        warn_person(&format!("… and {} refused", plural(refused - SHOWN, "more line was", "more lines were")));
+
+    /// Writes what was read by now, and tells how to go on.
+    async fn stop(mut self, signal: Signal, mut input: Ahead, mut sink: Sink<'_>) -> Result<ExitCode, Failure> {
+        while let Some(lines) = input.next_of_these().await {
+            if let Some(code) = self.take(lines, &mut sink).await? {
+                return Ok(code);
+            }
+        }
+        self.flush(&mut sink).await?;
+        self.show_refused();
+        sink.tell(self.refused);
+        let (by, last, name) = (signal.name(), self.last, &self.name);
+        warn_person(&format!(
+            "sweeper: stopped by {by} after line {last} of {name}, not at its end: run it again with the same input"
+        ));
+        Ok(signal.exit_code())
     }
-    Ok(refused)
+
+    fn show_refused(&mut self) {
+        self.progress.clear();
+        if self.refused > SHOWN {
+            let more = plural(self.refused - SHOWN, "more line was", "more lines were");
+            warn_person(&format!("… and {more} refused"));
+        }
+    }
 }
 
 /// Takes wishes, and writes them in chunks.
@@ -236,6 +307,8 @@ struct Sink<'a> {
     /// Opened with the first chunk.
     producer: Option<Producer>,
     chunk: Vec<Wish>,
+    /// Elapsed time at which the chunk is written even if it is not full.
+    ripe_at: Duration,
     done: Enqueued,
     /// Rows that a dry run has taken.
     taken: u64,
@@ -245,17 +318,23 @@ struct Sink<'a> {
 impl<'a> Sink<'a> {
     fn new(config: &'a Config, clock: &'a Clock, dry_run: bool) -> Self {
         let (producer, chunk, done) = (None, Vec::with_capacity(CHUNK), Enqueued::default());
-        Self { options: &config.store, clock, dry_run, producer, chunk, done, taken: 0, told: false }
+        let ripe_at = Duration::ZERO;
+        Self { options: &config.store, clock, dry_run, producer, chunk, ripe_at, done, taken: 0, told: false }
     }
 
-    /// True if a chunk was written.
-    async fn put(&mut self, wish: Wish) -> Result<bool, Failure> {
-        self.chunk.push(wish);
-        if self.chunk.len() < CHUNK {
-            return Ok(false);
+    fn put(&mut self, wish: Wish) {
+        if self.chunk.is_empty() {
+            self.ripe_at = self.clock.elapsed() + MAX_AGE;
         }
-        self.flush().await?;
-        Ok(true)
+        self.chunk.push(wish);
+    }
+
+    /// Completes when what was put in has waited for long enough.
+    async fn ripe(&self) {
+        match self.chunk.is_empty() {
+            true => pending().await,
+            false => sleep(self.ripe_at.saturating_sub(self.clock.elapsed())).await,
+        }
     }
 
     async fn flush(&mut self) -> Result<(), Failure> {
@@ -269,7 +348,7 @@ impl<'a> Sink<'a> {
             none => {
                 let (producer, opened) = Producer::join_or_create(self.options).await?;
                 if opened == Opened::Created {
-                    say(&format!("{}: created", self.options.path.display()))?;
+                    report(&format!("{}: created", self.options.path.display()));
                 }
                 none.insert(producer)
             }
@@ -303,7 +382,7 @@ impl<'a> Sink<'a> {
 
     fn finish(&self, refused: u64) -> Result<ExitCode, Failure> {
         if !self.told {
-            say(&self.summary(refused))?;
+            report(&self.summary(refused));
         }
         Ok(if refused > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS })
     }
@@ -320,31 +399,79 @@ async fn from_cache(
     if is_asked {
         will_ask()?;
     }
+    let mut stop = pin!(stopped()?);
     let mut progress = Progress::new();
     let mut lister = Lister::new(config, agent.clone(), sink.clock.clone(), rng())?;
-    let listed = lister.list(&args.filter, &mut progress).await;
+    let listed = tokio::select! {
+        biased;
+        signal = &mut stop => Err(signal),
+        listed = lister.list(&args.filter, &mut progress) => Ok(listed),
+    };
     progress.clear();
-    let found = listed?;
+    let found = match listed {
+        Ok(listed) => listed?,
+        Err(signal) => return Ok(nothing_done(signal, "before the cache was listed to its end")),
+    };
     show_found(&agent, &found)?;
     let count = found.ids.len() as u64;
+    let cut_short = |code| found.cut_short.map_or(Ok(code), |error| Err(error.into()));
     if count == 0 {
-        return Ok(ExitCode::SUCCESS);
+        return cut_short(ExitCode::SUCCESS);
     }
-    if is_asked
-        && !ask(&format!("Enqueue these {} deletions? What is deleted cannot be brought back.", show_count(count)))?
-    {
-        say("nothing was enqueued")?;
-        return Ok(ExitCode::from(1));
+    if is_asked {
+        let question =
+            format!("Enqueue these {} deletions? What is deleted cannot be brought back.", show_count(count));
+        let answer = tokio::select! {
+            biased;
+            signal = &mut stop => return Ok(nothing_done(signal, "before there was an answer")),
+            answer = ask_aside(question) => answer?,
+        };
+        if !answer {
+            say("nothing was enqueued")?;
+            return Ok(ExitCode::from(1));
+        }
     }
-    for entry in found.ids {
-        let wish = Wish { agent: agent.clone(), entry, priority: defaults.priority, due_at: defaults.due_at };
-        if let Err(failure) = sink.put(wish).await {
+    for ids in found.ids.chunks(CHUNK) {
+        if let Some(signal) = already(stop.as_mut()).await {
+            sink.tell(0);
+            let by = signal.name();
+            let left = show_count(count - sink.taken);
+            warn_person(&format!("sweeper: stopped by {by} before the last {left} were enqueued: run it again"));
+            return Ok(signal.exit_code());
+        }
+        for entry in ids {
+            let (agent, entry) = (agent.clone(), entry.clone());
+            sink.put(Wish { agent, entry, priority: defaults.priority, due_at: defaults.due_at });
+        }
+        if let Err(failure) = sink.flush().await {
             sink.tell(0);
             return Err(failure);
         }
     }
-    sink.flush().await?;
-    sink.finish(0)
+    sink.finish(0).and_then(cut_short)
+}
+
+fn nothing_done(signal: Signal, when: &str) -> ExitCode {
+    warn_person(&format!("sweeper: stopped by {} {when}; nothing was enqueued", signal.name()));
+    signal.exit_code()
+}
+
+/// The signal, if it has come.
+async fn already(stop: Pin<&mut impl Future<Output = Signal>>) -> Option<Signal> {
+    tokio::select! {
+        biased;
+        signal = stop => Some(signal),
+        () = ready(()) => None,
+    }
+}
+
+/// Asks on a thread of its own: who waits for an answer must hear signals, too, and need not wait for the thread.
+async fn ask_aside(question: String) -> Result<bool, Failure> {
+    let (tell, told) = oneshot::channel();
+    let thread = thread::Builder::new().name("question".to_owned());
+    // If nobody waits for the answer any more, the process ends.
+    thread.spawn(move || drop(tell.send(ask(&question)))).context("ask")?;
+    told.await.context("ask")?
 }
 
 fn show_found(agent: &AgentId, found: &Found) -> Result<(), Failure> {
@@ -368,6 +495,9 @@ fn show_found(agent: &AgentId, found: &Found) -> Result<(), Failure> {
     if found.unusable > 0 {
         let entries = plural(found.unusable, "entry stays", "entries stay");
         warn_person(&format!("{entries}: no ID that could be enqueued"));
+    }
+    if found.cut_short.is_some() {
+        warn_person("the cache was not listed to its end, and there may be more that would go");
     }
     if !found.doubts.is_empty() {
         let doubts = found.doubts.join("; ");

@@ -1,9 +1,23 @@
 //! What `enqueue` reads: lines, records or objects, each a wish or a problem.
 
-use std::io::{self, BufRead, Read as _};
+use std::{
+    fmt,
+    io::{self, BufRead as _, BufReader, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use clap::ValueEnum;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::Value;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::times::{Moment, show_text};
 use crate::{
@@ -14,6 +28,13 @@ use crate::{
 
 /// The longest line that is read: many times what the longest IDs take.
 const MAX_LINE: usize = 16 << 10;
+/// How much is read at a time.
+const BUFFER: usize = 256 << 10;
+/// How many lines are handed over together at the most, and how often that is done before it must wait.
+const BLOCK: usize = 500;
+const BLOCKS: usize = 4;
+/// A reader that hands over nothing for so long waits for its source.
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -63,9 +84,88 @@ pub(super) struct Defaults {
     pub(super) due_at: Timestamp,
 }
 
+/// A line that is not empty.
+pub(super) struct Line {
+    /// From 1.
+    pub(super) number: u64,
+    /// Bytes up to its end.
+    pub(super) read: u64,
+    pub(super) wish: Result<Wish, Problem>,
+}
+
+/// What has been read.
+pub(super) enum Input {
+    Lines(Vec<Line>),
+    /// This line cannot be read, nor any behind it.
+    Failed(u64, io::Error),
+}
+
+/// An input that is read on a thread of its own, as far ahead as a few blocks.
+///
+/// A read waits for as long as it likes, and nobody can call it off: so whoever listens to signals must not be the one
+/// who reads, nor wait for the thread. What was read before such a wait is handed over before it.
+pub(super) struct Ahead {
+    blocks: mpsc::Receiver<Input>,
+    enough: Arc<AtomicBool>,
+}
+
+impl Ahead {
+    /// Begins to read `source`.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub(super) fn new(source: Box<dyn Read + Send>, parser: Parser) -> io::Result<Self> {
+        let (sender, blocks) = mpsc::channel(BLOCKS);
+        let enough = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&enough);
+        thread::Builder::new().name("input".to_owned()).spawn(move || read_ahead(source, parser, &sender, &told))?;
+        Ok(Self { blocks, enough })
+    }
+
+    /// What comes next; `None` at the end.
+    pub(super) async fn next(&mut self) -> Option<Input> {
+        self.blocks.recv().await
+    }
+
+    /// What comes next of that which has been read by now; `None` if that was all.
+    pub(super) async fn next_of_these(&mut self) -> Option<Input> {
+        self.enough.store(true, Ordering::Relaxed);
+        timeout(SILENCE, self.blocks.recv()).await.ok().flatten()
+    }
+}
+
+fn read_ahead(source: Box<dyn Read + Send>, mut parser: Parser, sender: &mpsc::Sender<Input>, enough: &AtomicBool) {
+    let mut lines = Lines::new(source);
+    let mut block = Vec::new();
+    // Nobody listens any more: then there is nothing to read for.
+    let hand_over =
+        |block: &mut Vec<Line>| block.is_empty() || sender.blocking_send(Input::Lines(std::mem::take(block))).is_ok();
+    loop {
+        let may_wait = !lines.has_line();
+        if (block.len() == BLOCK || may_wait) && !hand_over(&mut block) {
+            return;
+        }
+        if may_wait && enough.load(Ordering::Relaxed) {
+            return;
+        }
+        let wish = match lines.next() {
+            Ok(None) => break,
+            Ok(Some(line)) => line.and_then(|line| parser.parse(line)),
+            Err(error) => {
+                let _ = sender.blocking_send(Input::Failed(lines.number + 1, error));
+                return;
+            }
+        };
+        if let Some(wish) = wish.transpose() {
+            block.push(Line { number: lines.number, read: lines.read, wish });
+        }
+    }
+    hand_over(&mut block);
+}
+
 /// Reads lines, in constant memory.
 pub(super) struct Lines<R> {
-    reader: R,
+    reader: BufReader<R>,
     line: Vec<u8>,
     /// Of the line that was read last, from 1.
     pub(super) number: u64,
@@ -73,9 +173,14 @@ pub(super) struct Lines<R> {
     pub(super) read: u64,
 }
 
-impl<R: BufRead> Lines<R> {
-    pub(super) fn new(reader: R) -> Self {
-        Self { reader, line: Vec::new(), number: 0, read: 0 }
+impl<R: Read> Lines<R> {
+    pub(super) fn new(source: R) -> Self {
+        Self { reader: BufReader::with_capacity(BUFFER, source), line: Vec::new(), number: 0, read: 0 }
+    }
+
+    /// Whether the next line is here already.
+    fn has_line(&self) -> bool {
+        self.reader.buffer().contains(&b'\n')
     }
 
     /// The next line, without white space around it; `None` at the end.
@@ -315,12 +420,46 @@ fn columns_of(names: &[String], has_agent: bool) -> Result<Vec<Field>, String> {
     Ok(columns)
 }
 
+/// The fields of a JSON object, as they come: a map would keep the last of those that have the same name.
+struct Fields(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
 fn raw_object(line: &str) -> Result<Raw, String> {
-    let value: Value = serde_json::from_str(line).map_err(|error| format!("is not JSON: {error}"))?;
-    let Value::Object(object) = value else { return Err("is not a JSON object".to_owned()) };
+    let Fields(fields) = serde_json::from_str(line).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => "is not a JSON object".to_owned(),
+        serde_json::error::Category::Io | serde_json::error::Category::Syntax | serde_json::error::Category::Eof => {
+            format!("is not JSON: {error}")
+        }
+    })?;
     let mut raw = Raw::default();
-    for (name, value) in object {
+    let mut seen = Vec::new();
+    for (name, value) in fields {
         let field = Field::parse(&name).ok_or_else(|| unknown("field", &name))?;
+        if seen.contains(&field) {
+            return Err(format!("field {name:?} is there twice"));
+        }
+        seen.push(field);
         *raw.field(field) = match value {
             Value::Null => None,
             Value::String(text) => Some(text),
@@ -436,6 +575,8 @@ mod tests {
             (Format::Jsonl, r#"{"entry_id":1.5}"#, "write it as a string"),
             (Format::Jsonl, r#"{"entry_id":123456789012345678901234}"#, "write it as a string"),
             (Format::Jsonl, r#"{"entry_id":[1]}"#, "must be a string or a number"),
+            (Format::Jsonl, r#"{"entry_id":1,"entry_id":2}"#, "field \"entry_id\" is there twice"),
+            (Format::Jsonl, r#"{"entry_id":1,"due_at":null,"due_at":"2h"}"#, "field \"due_at\" is there twice"),
             (Format::Jsonl, r#"{"entry_id":1,"prio":1}"#, "field \"prio\" is none of"),
             (Format::Jsonl, r#"{"entry_id":1,"due_at":"soon"}"#, "due_at \"soon\": must be a time"),
             (Format::Jsonl, r#"{"entry_id":1,"due_at":1764000000}"#, "multiplied by 1000"),

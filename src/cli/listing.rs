@@ -1,10 +1,6 @@
 //! An agent's remote cache, listed to its end and sifted.
 
-use std::{
-    collections::HashSet,
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::anyhow;
 use clap::Args;
@@ -13,7 +9,8 @@ use tokio::time::sleep;
 
 use super::{
     Failure, Progress, new_uuid,
-    times::{Moment, plural},
+    times::{Moment, plural, show_span, show_time},
+    warn_person,
 };
 use crate::{
     api::{Api, Entry, PAGE_SIZE, Page, Reply},
@@ -21,14 +18,19 @@ use crate::{
     clock::{Clock, Timestamp},
     config::{Config, show_duration},
     deletion::{AgentId, EntryId},
-    outcome::{Cause, Fault, RetryAfter},
-    pace::Pace,
+    outcome::{Cause, Fault, RetryAfter, Scope},
+    pace::{HoldRow, Pace},
+    store::{self, Neighbour, OpenError, Reader},
 };
 
 /// How often a page is asked for until that is given up.
 const MAX_TRIES: u32 = 6;
 /// After so many full pages without an entry that is new, an API goes round in circles.
 const MAX_IDLE_PAGES: u32 = 3;
+/// What takes longer than this is not waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Beside a daemon, a request goes out for every so many of its own.
+const SHARE: f64 = 2.0;
 /// How many of the entries are kept to be shown.
 const SAMPLE: usize = 10;
 
@@ -112,6 +114,21 @@ pub(super) struct Found {
     pub(super) unusable: u64,
     /// What speaks against this being all of the cache.
     pub(super) doubts: Vec<String>,
+    /// Why it ends before the cache does.
+    pub(super) cut_short: Option<anyhow::Error>,
+}
+
+/// Why there is no page.
+enum Halt {
+    /// It would take long to get it, and nothing is wrong with those before it.
+    Later(anyhow::Error),
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 /// Where to list, and how patiently.
@@ -123,6 +140,11 @@ pub(super) struct Lister {
     max_retry_after: Duration,
     clock: Clock,
     rng: fastrand::Rng,
+    queue: store::Options,
+    /// The shortest time between two requests, so that a daemon gets its share of the rate.
+    gap: Duration,
+    /// Elapsed time from which the next request may go out by that.
+    spaced: Duration,
 }
 
 impl Lister {
@@ -130,10 +152,12 @@ impl Lister {
     /// If there is no key, or TLS cannot be set up.
     pub(super) fn new(config: &Config, agent: AgentId, clock: Clock, rng: fastrand::Rng) -> Result<Self, Failure> {
         let api = Api::new(config.api()?)?;
-        // Its own limiter: a daemon that runs meanwhile has another one.
+        // Its own limiter, for when there is no daemon.
         let pace = Pace::new(config.rate, config.hold_growth, config.hold_after_faults);
         let max_retry_after = config.worker.policy.max_retry_after;
-        Ok(Self { api, agent, pace, backoff: config.hold_growth, max_retry_after, clock, rng })
+        let (queue, backoff) = (config.store.clone(), config.hold_growth);
+        let (gap, spaced) = (Duration::ZERO, Duration::ZERO);
+        Ok(Self { api, agent, pace, backoff, max_retry_after, clock, rng, queue, gap, spaced })
     }
 
     /// Lists the cache to its end.
@@ -147,7 +171,15 @@ impl Lister {
         let (mut lowest, mut highest) = (u64::MAX, 0);
         let mut idle = 0_u32;
         loop {
-            let page = self.page(offset, progress).await?;
+            let page = match self.page(offset, progress).await {
+                Ok(page) => page,
+                Err(Halt::Later(error)) if !seen.is_empty() => {
+                    found.cut_short = Some(error);
+                    break;
+                }
+                Err(Halt::Later(error)) => return Err(error.into()),
+                Err(Halt::Failed(failure)) => return Err(failure),
+            };
             let known = seen.len();
             let length = page.entries.len() as u64 + page.unusable;
             let total = page.total;
@@ -192,19 +224,22 @@ impl Lister {
                 .doubts
                 .push(format!("{} listed twice, and counted once", plural(repeats, "entry was", "entries were")));
         }
-        if found.listed + found.unusable != highest && lowest == highest {
+        if found.listed + found.unusable != highest && lowest == highest && found.cut_short.is_none() {
             let listed = found.listed + found.unusable;
             found.doubts.push(format!("the API says that there are {highest} entries, and listed {listed}"));
         }
         Ok(found)
     }
 
-    async fn page(&mut self, offset: u64, progress: &mut Progress) -> Result<Page, Failure> {
+    async fn page(&mut self, offset: u64, progress: &mut Progress) -> Result<Page, Halt> {
         let mut tries = 0;
         loop {
+            self.make_way(progress).await?;
             while !self.pace.take_permit(self.clock.elapsed()) {
                 sleep(self.pace.next_permit().saturating_sub(self.clock.elapsed())).await;
             }
+            sleep(self.spaced.saturating_sub(self.clock.elapsed())).await;
+            self.spaced = self.clock.elapsed() + self.gap;
             let correlation_id = new_uuid(&mut self.rng);
             let reply = self.api.list(&self.agent, offset, correlation_id).await;
             let fault = match reply.result {
@@ -213,32 +248,82 @@ impl Lister {
             };
             tries += 1;
             let said = describe(&reply, fault);
+            let agent = &self.agent;
             if tries >= MAX_TRIES || !(reply.key_changed || may_pass(fault.cause())) {
-                let agent = &self.agent;
                 let remedy = remedy(fault.cause());
                 return Err(anyhow!(
                     "list the audio cache of {agent}: {said} (correlation ID {correlation_id}){remedy}"
                 )
                 .into());
             }
-            let delay = self.delay(fault, tries);
+            let delay = match self.asked_for(fault) {
+                Some(asked) if asked > PATIENCE => {
+                    let (span, at) = (show_span(asked), show_time(self.clock.now().plus(asked)));
+                    return Err(Halt::Later(anyhow!(
+                        "list the audio cache of {agent}: {said}, and asks to be left alone for {span}: run it again after {at}"
+                    )));
+                }
+                Some(asked) => asked,
+                None => self.backoff.jittered(tries, Jitter::draw(&mut self.rng)),
+            };
             progress.clear();
-            // Nowhere is left to say it if standard error is closed.
-            let _ = writeln!(io::stderr(), "{said}; trying again in {}", show_duration(delay));
+            warn_person(&format!("{said}; trying again in {}", show_duration(delay)));
             sleep(delay).await;
         }
     }
 
-    fn delay(&mut self, fault: Fault, tries: u32) -> Duration {
+    /// Waits for holds that end soon, and takes a daemon's rate into account.
+    async fn make_way(&mut self, progress: &mut Progress) -> Result<(), Halt> {
+        loop {
+            let Some(mut reader) = self.reader().await? else { return Ok(()) };
+            let Neighbour { holds, requests_per_second } = reader.neighbour(&self.agent).await?;
+            let gap = requests_per_second.and_then(|rate| Duration::try_from_secs_f64(SHARE / rate).ok());
+            self.gap = gap.unwrap_or_default();
+            let now = self.clock.now();
+            let held = |hold: &HoldRow| hold.until_at.is_none_or(|until| until > now);
+            let end = |hold: &HoldRow| hold.until_at.unwrap_or(Timestamp(i64::MAX));
+            let Some(hold) = holds.into_iter().filter(held).max_by_key(end) else { return Ok(()) };
+            let cause = hold.cause.as_str();
+            let on = if hold.scope == Scope::All { "everything" } else { hold.scope.as_str() };
+            match hold.until_at.map(|until| until.since(now)) {
+                Some(left) if left <= PATIENCE => {
+                    progress.clear();
+                    warn_person(&format!("{on} is held ({cause}); going on in {}", show_duration(left)));
+                    sleep(left).await;
+                }
+                left => {
+                    let end = left.map_or_else(
+                        || "until somebody lifts it; that".to_owned(),
+                        |left| format!("for another {}; run it again then, or lift it before, which", show_span(left)),
+                    );
+                    return Err(Halt::Later(anyhow!(
+                        "list the audio cache of {}: {on} is held ({cause}) {end} is done by `{}`",
+                        self.agent,
+                        store::lifting(&hold)
+                    )));
+                }
+            }
+        }
+    }
+
+    /// The queue, if there is one.
+    async fn reader(&self) -> Result<Option<Reader>, OpenError> {
+        match Reader::open(&self.queue).await {
+            Ok(reader) => Ok(Some(reader)),
+            // It is made when something is enqueued, or somebody is just making it.
+            Err(OpenError::Missing(_) | OpenError::Older { version: 0, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the API asks to be left alone for, as far as it is believed.
+    fn asked_for(&self, fault: Fault) -> Option<Duration> {
         let asked = match fault {
-            Fault::Status { retry_after: Some(RetryAfter::Seconds(seconds)), .. } => Some(Duration::from_secs(seconds)),
-            Fault::Status { retry_after: Some(RetryAfter::At(at)), .. } => Some(at.since(self.clock.now())),
-            Fault::Status { retry_after: None, .. } | Fault::Garbled | Fault::Lost | Fault::Unreachable => None,
+            Fault::Status { retry_after: Some(RetryAfter::Seconds(seconds)), .. } => Duration::from_secs(seconds),
+            Fault::Status { retry_after: Some(RetryAfter::At(at)), .. } => at.since(self.clock.now()),
+            Fault::Status { retry_after: None, .. } | Fault::Garbled | Fault::Lost | Fault::Unreachable => return None,
         };
-        asked.map_or_else(
-            || self.backoff.jittered(tries, Jitter::draw(&mut self.rng)),
-            |asked| asked.min(self.max_retry_after).max(self.backoff.base()),
-        )
+        Some(asked.min(self.max_retry_after).max(self.backoff.base()))
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::{
     Failure, Progress, agent_id, ask,
     enqueue::MAX_GAP,
-    entry_id, say,
+    entry_id, report, say,
     times::{plural, show_count},
     warn_person, will_ask,
 };
@@ -122,7 +122,7 @@ pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock) -> Res
         let now = steps.clock.now();
         steps.done += steps.producer.revive(chunk, now).await?;
     }
-    say(&format!("revived {}", steps.done))?;
+    report(&format!("revived {}", steps.done));
     let left = ids.len() as u64 - steps.done;
     if left > 0 {
         let rows = plural(left, "row stays dead", "rows stay dead");
@@ -167,7 +167,7 @@ pub(super) async fn cancel(args: CancelArgs, config: &Config, clock: Clock) -> R
     }
     // And after, for those that were claimed in between.
     sent.extend(steps.producer.in_flight().await?);
-    say(&format!("cancelled {}", steps.done))?;
+    report(&format!("cancelled {}", steps.done));
     let left = ids.len() as u64 - steps.done;
     if left > 0 {
         let rows = plural(left, "row was", "rows were");

@@ -21,6 +21,8 @@ const EXAMPLES: &str = "\
 Example:
   sweeper show PROJECT-58RP822I 4711
 
+It only reads, and reads the whole table of requests: the more there are, the longer that takes.
+
 Exit codes: 0 shown, 1 there is no such row, 2 usage or configuration, 3 database unusable.";
 
 /// Of which ID.

@@ -1,6 +1,7 @@
 //! `sweeper status`: how the queue stands, for people and for programs.
 
 use std::{
+    collections::HashSet,
     future::Future,
     io::{self, IsTerminal as _, Write as _},
     pin::pin,
@@ -40,6 +41,8 @@ Examples:
   sweeper status --agent PROJECT-58RP822I --watch
   sweeper status --json | jq .rows.pending
 
+It only reads, and reads the whole table of deletions: the more rows, the longer that takes.
+
 Exit codes: 0 shown, whether or not a daemon runs, 2 usage or configuration, 3 database unusable.";
 
 /// What is shown, and how.
@@ -50,7 +53,7 @@ pub(super) struct StatusArgs {
     #[arg(long)]
     json: bool,
     /// Again and again, every two seconds or so often, until interrupted.
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "2s",
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "2s",
           value_parser = duration)]
     watch: Option<Duration>,
     /// Only what concerns this agent.
@@ -69,10 +72,10 @@ pub(super) async fn status(
     shutdown: impl Future<Output = ()>,
 ) -> Result<ExitCode, Failure> {
     let mut shutdown = pin!(shutdown);
-    let mut reader = Reader::open(&config.store).await?;
     let mut first = true;
     loop {
         let now = clock.now();
+        let mut reader = Reader::open(&config.store).await?;
         let standing = reader.standing(args.agent.as_ref(), now).await?;
         let report = Report::new(config, args.agent.as_ref(), &standing, now);
         let text = if args.json {
@@ -272,6 +275,9 @@ fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
         None => "nobody can tell: nothing reached an end lately".to_owned(),
     };
     lines.push(format!("{:<10} {empty}", "empty"));
+    if let (Some(1..), Some(left_out)) = (report.empty_in_s, left_out(report, standing, now)) {
+        lines.push(format!("{:<10} which leaves out {left_out}", ""));
+    }
 
     let Rows { pending, due, deleted, absent, dead } = &report.rows;
     let oldest = match due {
@@ -314,6 +320,19 @@ fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
     }
     let lines: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
     lines.join("\n")
+}
+
+/// What is pending and does not wait for its turn alone, so that no pace tells when it goes.
+fn left_out(report: &Report, standing: &Standing, now: Timestamp) -> Option<String> {
+    let is_over = |hold: &HoldRow| hold.cause == Cause::Operator && hold.until_at.is_some_and(|until| until <= now);
+    let held = standing.holds.iter().filter(|hold| !is_over(hold));
+    let held: HashSet<&str> = held.filter(|hold| hold.scope != Scope::All).map(|hold| hold.scope.as_str()).collect();
+    let held = standing.agents.iter().filter(|agent| held.contains(agent.agent.as_str())).count() as u64;
+    let later = report.rows.pending - report.rows.due;
+    let parts =
+        [(held, plural(held, "held agent", "held agents")), (later, plural(later, "row due later", "rows due later"))];
+    let parts: Vec<String> = parts.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
+    (!parts.is_empty()).then(|| parts.join(" and "))
 }
 
 fn daemon_line(daemon: &DaemonReport, now: Timestamp) -> String {

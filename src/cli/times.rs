@@ -61,8 +61,7 @@ impl Moment {
 
 /// `2026-11-24 10:00:00 UTC`.
 pub(super) fn show_time(at: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(at.0)
-        .map_or_else(|_| format!("{at} ms"), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+    at.civil().map_or_else(|| format!("{at} ms"), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
 /// The two largest units of it: `2h 3m`.
@@ -123,13 +122,27 @@ mod tests {
         assert_eq!(at("1970-01-01T00:01"), Timestamp(60_000));
         assert_eq!(at("1970-01-01 01:00:00+01:00"), Timestamp(0));
         assert_eq!(at("1970-01-01T00:00:00.5Z"), Timestamp(500));
+        assert_eq!(at("9999-12-31T23:59:59.999Z"), Timestamp::MAX);
+        assert_eq!(at("9999-12-31"), Timestamp(Timestamp::MAX.0 - 86_399_999));
+        assert_eq!(at("2026-11-24T10:00-02:30"), at("2026-11-24T12:30"));
         assert_eq!(at("1764000000000"), Timestamp(1_764_000_000_000));
         assert_eq!(at("0"), Timestamp(0));
         assert_eq!(at("2s"), Timestamp(3_000));
         assert_eq!(Moment::parse("2d").unwrap().before(Timestamp(86_400_000 * 3)), Timestamp(86_400_000));
-        for bad in
-            ["", "soon", "20261124", "1764000000", "99999999999999999999", "-1", "1969-12-31", "2026-13-01", "-5m"]
-        {
+        for bad in [
+            "",
+            "soon",
+            "20261124",
+            "1764000000",
+            "99999999999999999999",
+            "-1",
+            "1969-12-31",
+            "2026-13-01",
+            "-5m",
+            "10000-01-01",
+            "9999-12-31T23:00-01:00",
+            "2026-11-24T10:00[Europe/Paris]",
+        ] {
             assert!(Moment::parse(bad).is_err(), "{bad:?}");
         }
     }
@@ -145,6 +158,7 @@ mod tests {
             assert_eq!(show_count(n), shown);
         }
         assert_eq!(show_time(Timestamp(1_764_000_000_123)), "2025-11-24 16:00:00 UTC");
+        assert_eq!(show_time(Timestamp::MAX), "9999-12-31 23:59:59 UTC");
         assert_eq!(show_text("a\u{1b}[31m\nb", 20), "a [31m b");
         assert_eq!(show_text("ääää", 4), "ääää");
         assert_eq!(show_text("äääää", 4), "äää…");

@@ -212,6 +212,11 @@ impl StoreError {
         extended_code(&self.source)
     }
 
+    /// Whether a file cannot be opened or made.
+    fn is_access(&self) -> bool {
+        self.code().is_some_and(|code| matches!(code & 0xff, 8 | 14))
+    }
+
     /// Whether waiting can help: the file is busy or locked, or the disk is full or failing.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
@@ -416,9 +421,14 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
     if !options.path.exists() {
         return Err(OpenError::Missing(path()));
     }
-    let mut conn = connect(options, read_only).await?;
     let error = |source| StoreError { path: path(), doing: "open", source };
-    let (id, objects) = identity(&mut conn).await.map_err(error)?;
+    let (mut conn, (id, objects)) = match look_into(options, read_only, false).await {
+        // Without its log, SQLite makes one even to read, which who may only read cannot.
+        Err(refused) if read_only && refused.is_access() && lies_still(&options.path) => {
+            look_into(options, true, true).await?
+        }
+        looked => looked?,
+    };
     if objects == 0 {
         return Err(OpenError::Older { path: path(), version: 0 });
     } else if id != APPLICATION_ID {
@@ -434,6 +444,29 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
         Ordering::Equal => Ok(conn),
         Ordering::Greater => Err(OpenError::Newer { path: path(), version }),
     }
+}
+
+/// A connection, and what [`identity`] tells of the file.
+async fn look_into(
+    options: &Options,
+    read_only: bool,
+    immutable: bool,
+) -> Result<(SqliteConnection, (i64, i64)), StoreError> {
+    let mut conn = connect_as(options, read_only, immutable).await?;
+    let error = |source| StoreError { path: options.path.clone(), doing: "open", source };
+    let identity = identity(&mut conn).await.map_err(error)?;
+    Ok((conn, identity))
+}
+
+/// Whether we may not write this file, and nobody else does: then all that was committed is in it.
+fn lies_still(database: &Path) -> bool {
+    let mut wal = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned()).into_os_string();
+    wal.push("-wal");
+    let denied =
+        |error: io::Error| matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+    OpenOptions::new().write(true).open(database).is_err_and(denied)
+        && matches!(fs::exists(PathBuf::from(wal)), Ok(false))
+        && !matches!(holder(database), Ok(Some(_)))
 }
 
 /// The application's ID, and how many tables, indexes and triggers there are.
@@ -473,10 +506,21 @@ pub(super) fn find_replaced(files: &[(PathBuf, FileIdentity)]) -> Option<&Path> 
 }
 
 pub(super) async fn connect(options: &Options, read_only: bool) -> Result<SqliteConnection, StoreError> {
+    connect_as(options, read_only, false).await
+}
+
+/// `immutable`: SQLite takes it that nobody writes while it reads, and needs no files beside it.
+async fn connect_as(options: &Options, read_only: bool, immutable: bool) -> Result<SqliteConnection, StoreError> {
+    if options.path.is_dir() {
+        let said = "it is a directory; give database.path the file in it";
+        let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::IsADirectory, said));
+        return Err(StoreError { path: options.path.clone(), doing: "open", source });
+    }
     SqliteConnectOptions::new()
         .filename(&options.path)
         .create_if_missing(!read_only)
         .read_only(read_only)
+        .immutable(immutable)
         .busy_timeout(options.busy_timeout)
         // Ours has none. A table of somebody else's that refers to it must not lose rows when a migration makes it anew,
         // nor keep us from pruning.

@@ -21,7 +21,8 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
     };
     drop(Store::open(options.clone()).await.unwrap());
     let mut conn = connect(&options, true).await.unwrap();
-    let cases: [(&str, &str, &[&str]); 13] = [
+    let first_rows = reader::first_rows();
+    let cases: [(&str, &str, &[&str]); 14] = [
         (
             "lanes",
             LANES,
@@ -65,6 +66,14 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
             &["deletions USING COVERING INDEX deletions_due"],
         ),
         ("standing of the open rows", reader::PENDING, &["SCAN deletions USING COVERING INDEX deletions_due"]),
+        (
+            "age of the open rows",
+            &first_rows,
+            &[
+                "SEARCH first USING INTEGER PRIMARY KEY",
+                "SEARCH next USING COVERING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at>?)",
+            ],
+        ),
         ("standing of the dead rows", reader::DEAD, &["SCAN deletions USING INDEX deletions_dead"]),
         (
             "enqueue",

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use sqlx::{ColumnIndex, Row, Sqlite, SqliteConnection, Type, decode::Decode, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, ColumnIndex, Row, Sqlite, SqliteConnection, Type, decode::Decode, sqlite::SqliteRow};
 
 use super::{
     LANES,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     deletion::{AgentId, EntryId},
-    outcome::Scope,
+    outcome::{Cause, Scope},
     pace::HoldRow,
 };
 
@@ -30,6 +30,19 @@ const SETTLED: &str = "SELECT sum(state = 'deleted'), sum(state = 'absent') FROM
 /// ?1 agent
 const SETTLED_OF_AGENT: &str = "
 SELECT sum(state = 'deleted'), sum(state = 'absent') FROM deletions WHERE agent_id = ?1";
+
+/// Of each lane, the row that is next and the first of those that came back or were to wait: a release gives a row a new
+/// due time, and lets what has just been enqueued, which is due since 0, go before it. O(lanes).
+pub(super) fn first_rows() -> String {
+    format!(
+        "SELECT first.agent_id, first.due_at, first.created_at, first.attempts, first.last_cause
+         FROM ({LANES}) AS lane_head CROSS JOIN deletions AS first ON first.id IN (lane_head.id, (
+             SELECT next.id FROM deletions AS next INDEXED BY deletions_due
+             WHERE next.state = 'pending' AND next.priority = lane_head.priority
+                 AND next.agent_id = lane_head.agent_id AND next.batch_max = lane_head.batch_max AND next.due_at > 0
+             ORDER BY next.due_at LIMIT 1))"
+    )
+}
 
 /// ?1 agent or NULL
 pub(super) const DEAD: &str = "
@@ -72,6 +85,13 @@ FROM requests INDEXED BY requests_unanswered
 WHERE answered_at IS NULL AND ?1 IN (
     SELECT value FROM json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]')))
 ORDER BY 1";
+
+/// What a person types to lift a hold.
+#[must_use]
+pub fn lifting(hold: &HoldRow) -> String {
+    let (scope, cause) = (hold.scope.as_str().replace('\'', "''"), hold.cause.as_str());
+    format!("DELETE FROM holds WHERE scope = '{scope}' AND cause = '{cause}'")
+}
 
 /// A connection that only reads.
 #[derive(Debug)]
@@ -131,6 +151,15 @@ pub struct Introduction {
     pub started_at: Timestamp,
     /// Its current rate, in requests per second.
     pub requests_per_second: f64,
+}
+
+/// What somebody else who asks the same API has to mind.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    /// The pauses of everything and of the agent in question.
+    pub holds: Vec<HoldRow>,
+    /// The current rate of the daemon, if one runs.
+    pub requests_per_second: Option<f64>,
 }
 
 /// How one agent's rows stand.
@@ -221,7 +250,8 @@ pub struct Told {
 }
 
 impl Reader {
-    /// Opens a queue that is there and up to date.
+    /// Opens a queue that is there and up to date. Not to be kept for long: if we may not write it and nobody did at this
+    /// time, it does not see what somebody writes later.
     ///
     /// # Errors
     /// If it is not, or SQLite fails.
@@ -251,6 +281,20 @@ impl Reader {
         Ok(standing)
     }
 
+    /// What keeps requests for an agent, and how fast the daemon sends its own.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn neighbour(&mut self, agent: &AgentId) -> Result<Neighbour, StoreError> {
+        let pid = holder(&self.path).ok().flatten().flatten();
+        let read = async {
+            let holds = concerning(holds(&mut self.conn).await?, Some(agent));
+            let said = introduction(&mut self.conn, pid).await?;
+            Ok(Neighbour { holds, requests_per_second: said.map(|said| said.requests_per_second) })
+        };
+        read.await.map_err(|source| StoreError { path: self.path.clone(), doing: "look at the holds", source })
+    }
+
     /// What became of one ID; `None` if there is no such row.
     ///
     /// # Errors
@@ -259,6 +303,42 @@ impl Reader {
         let story = story(&mut self.conn, agent, entry).await;
         story.map_err(|source| StoreError { path: self.path.clone(), doing: "look for the row", source })
     }
+}
+
+/// How long the oldest rows have been due, as far as a row tells: each with its agent, some for each lane.
+///
+/// A release overwrites the due time. What was never tried otherwise has waited since it was enqueued; what came back from
+/// an attempt before, at least since there is the hold for which it was released.
+pub(super) async fn waiting(
+    conn: &mut SqliteConnection,
+    holds: &[HoldRow],
+    now: Timestamp,
+) -> Result<Vec<(String, Duration)>, sqlx::Error> {
+    let rows = sqlx::query(AssertSqlSafe(first_rows())).fetch_all(conn).await?;
+    let age = |row: &SqliteRow| {
+        let agent = text(row, 0)?;
+        // A row with a time that is none is not what one waits for.
+        let (due_at, created_at): (i64, i64) = (value(row, 1)?, value(row, 2)?);
+        let due_since = due_since(due_at, created_at, now);
+        if due_since > now {
+            return Some((agent, Duration::ZERO));
+        }
+        let cause = text(row, 4).and_then(|cause| Cause::parse(&cause)).filter(|cause| !cause.counts());
+        let since = match (cause, value::<i64, _>(row, 3)) {
+            (None, _) => due_since,
+            (Some(_), Some(0)) => due_since.min(Timestamp(created_at)),
+            (Some(cause), _) => {
+                let covers = |hold: &&HoldRow| match &hold.scope {
+                    Scope::All => hold.cause == cause,
+                    Scope::Agent(held) => hold.cause == cause && held.as_str() == agent,
+                };
+                let held_since = holds.iter().filter(covers).map(|hold| hold.since_at).min();
+                due_since.min(held_since.unwrap_or(due_since).max(Timestamp(created_at)))
+            }
+        };
+        Some((agent, now.since(since)))
+    };
+    Ok(rows.iter().filter_map(age).collect())
 }
 
 /// `pid` is the process that has the lock: another process's words are those of a daemon before.
@@ -279,13 +359,11 @@ async fn standing(
         agent.pending += pending;
         agent.due += due;
     }
-    for head in sqlx::query(LANES).fetch_all(&mut *conn).await? {
-        // A row with a time that is none is not what one waits for.
-        if let (Some(agent), Ok(due_at), Ok(created_at)) =
-            (text(&head, 1).and_then(|agent| agents.get_mut(&agent)), head.try_get(3), head.try_get(4))
-        {
-            agent.oldest_due = agent.oldest_due.max(now.since(due_since(due_at, created_at, now)));
-            standing.oldest_due = standing.oldest_due.max(agent.oldest_due);
+    let holds = holds(conn).await?;
+    for (agent, age) in waiting(conn, &holds, now).await? {
+        if let Some(agent) = agents.get_mut(&agent) {
+            agent.oldest_due = agent.oldest_due.max(age);
+            standing.oldest_due = standing.oldest_due.max(age);
         }
     }
     standing.agents = agents.into_iter().map(|(agent, standing)| AgentStanding { agent, ..standing }).collect();
@@ -304,16 +382,9 @@ async fn standing(
     }
     let in_flight = sqlx::query(IN_FLIGHT).bind(name).fetch_one(&mut *conn).await?;
     (standing.requests_in_flight, standing.rows_in_flight) = (count(&in_flight, 0), count(&in_flight, 1));
-    standing.holds = concerning(holds(conn).await?, agent);
+    standing.holds = concerning(holds, agent);
 
-    let said = sqlx::query("SELECT version, started_at, requests_per_second FROM daemon WHERE pid = ?1").bind(pid);
-    standing.daemon.said = said.fetch_optional(&mut *conn).await?.and_then(|row| {
-        Some(Introduction {
-            version: text(&row, 0)?,
-            started_at: Timestamp(value(&row, 1)?),
-            requests_per_second: value(&row, 2)?,
-        })
-    });
+    standing.daemon.said = introduction(conn, pid).await?;
     let started_at = standing.daemon.said.as_ref().map(|said| said.started_at);
     let since = started_at.map_or(now.minus(LATELY), |at| at.max(now.minus(LATELY)));
     let newest = sqlx::query(NEWEST).bind(name).bind(since.0).bind(NEWEST_REQUESTS.cast_signed());
@@ -324,6 +395,18 @@ async fn standing(
         standing.lately.span = standing.lately.span.min(now.since(Timestamp(reach)));
     }
     Ok(standing)
+}
+
+/// What the daemon with this process number wrote of itself.
+async fn introduction(conn: &mut SqliteConnection, pid: Option<u32>) -> Result<Option<Introduction>, sqlx::Error> {
+    let said = sqlx::query("SELECT version, started_at, requests_per_second FROM daemon WHERE pid = ?1").bind(pid);
+    Ok(said.fetch_optional(conn).await?.and_then(|row| {
+        Some(Introduction {
+            version: text(&row, 0)?,
+            started_at: Timestamp(value(&row, 1)?),
+            requests_per_second: value(&row, 2)?,
+        })
+    }))
 }
 
 async fn story(conn: &mut SqliteConnection, agent: &AgentId, entry: &EntryId) -> Result<Option<Story>, sqlx::Error> {

@@ -3,11 +3,16 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::{Read as _, Write as _},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    time::Duration,
 };
 
-use audio_cache_sweeper::sandbox::{Mood, Options};
+use audio_cache_sweeper::{
+    clock::Clock,
+    sandbox::{Mood, Options},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -97,16 +102,93 @@ async fn it_tells_new_rows_from_waiting_and_settled_ones() {
     assert_eq!(sql(dir.path(), "SELECT 'open' FROM deletions WHERE state = 'pending'").await.len(), 5);
 }
 
+/// Reads what a test writes to it, and has not heard of an end.
+fn listening(dir: &Path, arguments: &[&str]) -> Child {
+    let mut command = sweeper(dir);
+    command.args(["enqueue", "--agent", "a"]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Its exit code, and what it has said, while its standard input stays open.
+fn signalled(mut child: Child, name: &str) -> (Option<i32>, String) {
+    let stdin = child.stdin.take();
+    Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let code = child.wait().unwrap().code();
+    drop(stdin);
+    (code, said)
+}
+
+#[tokio::test]
+async fn what_a_slow_pipe_brings_is_in_the_queue_soon_and_a_signal_does_not_wait_for_more() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    let mut child = listening(dir.path(), &[]);
+    for rows_before in 1..4 {
+        writeln!(child.stdin.as_mut().unwrap(), "slow-{rows_before}").unwrap();
+        while rows(dir.path()).await.len() == rows_before {}
+    }
+    let (code, said) = signalled(child, "INT");
+    assert!(code == Some(130) && said.contains("inserted 3") && said.contains("after line 3"), "{said}");
+}
+
+#[tokio::test]
+async fn a_signal_keeps_what_was_read_and_says_how_to_go_on() {
+    // More than a pipe holds: once it is written, some of it has been read. And less than a chunk.
+    let lines: String = (0..4_000).fold(String::new(), |mut text, n| {
+        writeln!(text, "{n:0>30}").unwrap();
+        text
+    });
+    for (name, code) in [("INT", 130), ("TERM", 143)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = listening(dir.path(), &[]);
+        child.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+        let (ended, said) = signalled(child, name);
+        assert_eq!(ended, Some(code), "{said}");
+        let kept = rows(dir.path()).await.len();
+        assert!(kept > 0, "{said}");
+        assert!(said.contains(&format!("inserted {kept}, already waiting 0")), "{kept}: {said}");
+        let how = format!("stopped by SIG{name} after line {kept} of standard input, not at its end: run it again");
+        assert!(said.contains(&how), "{kept}: {said}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = listening(dir.path(), &["--dry-run"]);
+    child.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+    let (ended, said) = signalled(child, "INT");
+    assert!(ended == Some(130) && said.contains("nothing was written"), "{said}");
+}
+
+#[tokio::test]
+async fn a_signal_while_a_cache_is_listed_or_a_question_waits_enqueues_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 450)], ..Options::default() }).await;
+    sandbox.script([Mood::Plain, Mood::Gate]);
+    let mut command = cached(dir.path(), &sandbox, &["--yes"]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    sandbox.arrived(2).await;
+    let (code, said) = blocking(move || signalled(child, "TERM")).await;
+    assert_eq!(code, Some(143), "{said}");
+    assert!(said.contains("stopped by SIGTERM before the cache was listed to its end; nothing was enqueued"), "{said}");
+    sandbox.open_gate();
+    // On a terminal, this character is Ctrl-C.
+    let Some((code, shown)) = on_a_terminal(cached(dir.path(), &sandbox, &[]), "\u{3}").await else { return };
+    assert_eq!(code, 130, "{shown}");
+    assert!(shown.contains("stopped by SIGINT before there was an answer; nothing was enqueued"), "{shown}");
+    assert!(!dir.path().join("sweeper.db").exists());
+}
+
 #[test]
 fn what_cannot_be_meant_ends_with_2_says_why_and_enqueues_nothing() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("folder")).unwrap();
-    let cases: [(&[&str], &str, &str); 23] = [
+    let cases: [(&[&str], &str, &str); 24] = [
         (&["1"], "", "give --agent"),
         (&[], "1\n", "standard input, line 1: whose entries these are is not said: give --agent"),
         (&["--agent", "a/b", "1"], "", "one URL path segment"),
         (&["--agent", "a", "1", "b c"], "", "\"b c\" is not an ID: it must be 1 to 255 printable ASCII characters"),
         (&["--agent", "a", "1", ""], "", "\"\" is not an ID"),
+        (&["--agent", "a", "1", "-", "2"], "3\n", "- stands for standard input, and goes with no other IDs"),
         (&["--agent", "a"], "a,1\n", "names no column entry_id"),
         (&["--agent", "a"], "entry_id,prio\n", "column \"prio\" is none of agent_id, entry_id, priority, due_at"),
         (&["--agent", "a", "--format", "csv"], "1\n2\n", "column \"1\""),
@@ -179,6 +261,27 @@ async fn strict_stops_at_the_first_bad_line_with_nothing_of_its_chunk_kept() {
     assert_eq!(rows(dir.path()).await.len(), 5_000);
 }
 
+#[tokio::test]
+async fn what_is_done_has_not_failed_because_nobody_hears_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    for (arguments, said) in [
+        (&["enqueue", "--agent", "a", "1", "2"][..], "sweeper.db: created\ninserted 2"),
+        (&["retry", "--all", "--yes"], "revived 1\n"),
+        (&["cancel", "--all", "--yes"], "cancelled 2\n"),
+    ] {
+        let mut command = sweeper(dir.path());
+        command.args(arguments).stdout(full());
+        let (code, _, err) = finish(command).await;
+        assert_eq!(code, 0, "{arguments:?}: {err}");
+        assert!(err.starts_with(said), "{arguments:?}: {err}");
+        if arguments[0] == "enqueue" {
+            sql(dir.path(), "UPDATE deletions SET state = 'dead', settled_at = 1 WHERE entry_id = '1'").await;
+        }
+    }
+    assert!(rows(dir.path()).await.is_empty());
+}
+
 #[test]
 fn a_dry_run_checks_everything_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -241,7 +344,12 @@ async fn a_database_that_cannot_be_used_ends_with_3_and_says_what_was_kept() {
     assert!(err.contains("inserted 0") && err.contains("another process is writing"), "{err}");
     locked.release().await;
     fs::write(dir.path().join("text.db"), "no database\n".repeat(100)).unwrap();
-    for (name, said) in [("text.db", "not a database"), ("nowhere/sweeper.db", "nowhere")] {
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    for (name, said) in [
+        ("text.db", "not a database"),
+        ("nowhere/sweeper.db", "nowhere"),
+        ("folder", "database folder: open: it is a directory; give database.path the file in it"),
+    ] {
         let mut command = sweeper(dir.path());
         command.args(["enqueue", "--agent", "b", "1"]).env("SWEEPER__DATABASE__PATH", name);
         let (code, _, err) = fed(command, "");
@@ -462,10 +570,81 @@ async fn listing_keeps_to_the_configured_rate() {
     assert_eq!(statuses, [200; 9], "never throttled, and asked once more after the last full page");
 }
 
+#[tokio::test]
+async fn a_hold_keeps_a_cache_from_being_listed_unless_it_ends_soon() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 3)], ..Options::default() }).await;
+    queue(dir.path(), 1).await;
+    let now = Clock::system().now().0;
+    let lift = "DELETE FROM holds WHERE scope =";
+    for (hold, said) in [
+        (
+            "('*', 'operator', 0, NULL, 0)".to_owned(),
+            format!("everything is held (operator) until somebody lifts it; that is done by `{lift} '*'"),
+        ),
+        (format!("('a', 'forbidden', 0, {}, 1)", now + 7_300_000), "a is held (forbidden) for another 2h".to_owned()),
+    ] {
+        sql(dir.path(), &format!("INSERT INTO holds VALUES {hold}")).await;
+        let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
+        assert_eq!((code, out.as_str()), (1, ""));
+        assert!(err.contains(&said) && err.contains(lift), "{err}");
+        assert_eq!(sandbox.requests().len(), 0);
+        sql(dir.path(), "DELETE FROM holds").await;
+    }
+    let soon = Clock::system().now().0 + 1_500;
+    sql(dir.path(), "INSERT INTO holds VALUES ('b', 'operator', 0, NULL, 0), ('*', 'throttled', 0, 1, 1)").await;
+    sql(dir.path(), &format!("INSERT INTO holds VALUES ('a', 'operator', 0, {soon}, 0)")).await;
+    let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("inserted 2, already waiting 1"), "{out}");
+    assert!(err.starts_with("a is held (operator); going on in ") && Clock::system().now().0 >= soon, "{err}");
+}
+
+#[tokio::test]
+async fn beside_a_daemon_a_cache_is_listed_at_half_of_its_rate() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 900)], ..Options::default() }).await;
+    let mut command = configured(dir.path(), &sandbox);
+    command.env("SWEEPER__RATE_LIMIT__REQUESTS_PER_SECOND", "20");
+    let _daemon = Daemon::start(command).until("started").await;
+    while sql(dir.path(), "SELECT 'said' FROM daemon WHERE requests_per_second = 20").await.is_empty() {}
+    let clock = Clock::system();
+    let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--dry-run"])).await;
+    let took = clock.elapsed();
+    assert_eq!((code, sandbox.requests().len()), (0, 5), "{out}{err}");
+    assert!(took >= Duration::from_millis(400), "four gaps of a tenth of a second in {took:?}");
+}
+
+#[tokio::test]
+async fn a_long_retry_after_ends_the_listing_and_what_was_listed_is_enqueued() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 300)], ..Options::default() }).await;
+    let list = || {
+        let mut command = cached(dir.path(), &sandbox, &["--yes"]);
+        command.env("SWEEPER__HOLD__MAX_RETRY_AFTER", "2h");
+        finish(command)
+    };
+    let said = "the API answered 429, and asks to be left alone for 1h: run it again after 20";
+    sandbox.script([status_with(429, "retry-after", "3600")]);
+    let (code, out, err) = list().await;
+    assert_eq!((code, out.as_str(), sandbox.requests().len()), (1, "", 1));
+    assert!(err.contains(said), "{err}");
+    sandbox.script([Mood::Plain, status_with(429, "retry-after", "3600")]);
+    let (code, out, err) = list().await;
+    assert_eq!((code, sandbox.requests().len()), (1, 3), "{err}");
+    assert!(out.contains("inserted 200") && err.contains("not listed to its end") && err.contains(said), "{out}{err}");
+    assert!(!err.contains("the API says that there are"), "{err}");
+    assert_eq!(rows(dir.path()).await.len(), 200);
+    sandbox.script([status_with(429, "retry-after", "1")]);
+    let (code, _, err) = list().await;
+    assert!(code == 0 && err.contains("the API answered 429; trying again in 1s"), "{err}");
+}
+
 /// Answers the first question that a command asks on a terminal; its exit code, and what the terminal showed.
 pub async fn on_a_terminal(mut command: Command, answer: &'static str) -> Option<(i32, String)> {
     let python = "import os, pty, sys\n\
-        answer = sys.argv[1].encode() + b'\\n'\n\
+        answer = sys.argv[1].encode()\n\
+        if answer != b'\\x03': answer += b'\\n'\n\
         pid, fd = pty.fork()\n\
         if pid == 0: os.execv(sys.argv[2], sys.argv[2:])\n\
         seen = b''\n\
@@ -493,6 +672,22 @@ pub async fn on_a_terminal(mut command: Command, answer: &'static str) -> Option
             skipped(&format!("python3 cannot be started: {error}"));
             None
         }
+    }
+}
+
+#[tokio::test]
+async fn on_a_terminal_it_tells_how_far_it_is_and_takes_that_away_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids: String = (10_000..22_000).map(|id| format!("{id}\n")).collect();
+    fs::write(dir.path().join("ids"), ids).unwrap();
+    let mut command = sweeper(dir.path());
+    command.args(["enqueue", "--agent", "a", "--file", "ids"]);
+    let Some((code, shown)) = on_a_terminal(command, "").await else { return };
+    assert_eq!(code, 0, "{shown}");
+    let told = ["\r5,000 lines, 41 %\u{1b}[K", "\r10,000 lines, 83 %\u{1b}[K", "\r\u{1b}[K", "inserted 12000, "];
+    let mut rest = shown.as_str();
+    for part in told {
+        rest = rest.split_once(part).unwrap_or_else(|| panic!("no {part:?} in its place in {shown:?}")).1;
     }
 }
 

@@ -40,12 +40,12 @@ async fn ask(address: SocketAddr, path: &'static str) -> (u16, String) {
     (status, body)
 }
 
-fn listening(mut command: Command) -> Command {
+pub fn listening(mut command: Command) -> Command {
     command.env("SWEEPER__HTTP__LISTEN", "127.0.0.1:0");
     command
 }
 
-fn address(daemon: &Daemon) -> SocketAddr {
+pub fn address(daemon: &Daemon) -> SocketAddr {
     let line: serde_json::Value =
         daemon.text().lines().map(|line| serde_json::from_str(line).unwrap()).find(is_listening).unwrap();
     line["address"].as_str().unwrap().parse().unwrap()
@@ -55,7 +55,7 @@ fn is_listening(line: &serde_json::Value) -> bool {
     line["event"] == "listening"
 }
 
-async fn scrape(address: SocketAddr) -> Vec<Family> {
+pub async fn scrape(address: SocketAddr) -> Vec<Family> {
     let (status, content_type, body) = blocking(move || get(address, "/metrics").unwrap()).await;
     assert_eq!(status, 200, "{body}");
     assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");

@@ -10,6 +10,7 @@ mod crash;
 mod crowded;
 mod daemon;
 mod delivery;
+mod deploy;
 mod enqueue;
 mod health;
 mod help;

@@ -10,13 +10,14 @@ use std::{
 use audio_cache_sweeper::{
     clock::{Clock, Timestamp},
     sandbox::{Mood, Options},
+    store::{Counter, Reader},
 };
 use regex::Regex;
 use serde_json::Value;
 
 use crate::{
-    bed::{Bed, Plan, status_with},
-    daemon::{Daemon, Locked, blocking, configured, finish, queue, sandbox, sql, sweeper},
+    bed::{Bed, KEY, Plan, START, status_with},
+    daemon::{BINARY, Daemon, Locked, blocking, clean, configured, finish, queue, sandbox, skipped, sql, sweeper},
     enqueue::{fed, on_a_terminal},
 };
 
@@ -112,6 +113,12 @@ async fn what_is_held_until_a_time_is_not_empty_before_that() {
     sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('b', 1)").await;
     let held = report(dir.path(), &[]).await;
     assert!(held["empty_in_s"].as_u64().unwrap() >= 3_590, "{held}");
+    assert!(!run(dir.path(), &["status"]).contains("leaves out"), "a hold on everything is taken into account");
+    let tomorrow = from_now(86_400);
+    sql(dir.path(), &format!("INSERT INTO deletions (agent_id, entry_id, due_at) VALUES ('c', 1, {tomorrow})")).await;
+    sql(dir.path(), "INSERT INTO holds (scope) VALUES ('b'), ('nobody')").await;
+    let shown = run(dir.path(), &["status"]);
+    assert!(shown.contains("\n           which leaves out 1 held agent and 1 row due later\n"), "{shown}");
     daemon.signal("KILL");
     sql(dir.path(), &format!("UPDATE holds SET until_at = {}", from_now(-1))).await;
     assert!(run(dir.path(), &["status"]).contains("it is over"), "a person's hold ends without a probe");
@@ -209,6 +216,41 @@ async fn status_looks_also_at_a_file_that_somebody_keeps_locked() {
     assert_eq!(report(dir.path(), &[]).await["rows"]["pending"], 3);
 }
 
+/// Runs a command on a copy of `sweeper.db`, alone on a disk that not even root can write; `None` if there is no such disk.
+async fn on_a_disk_to_read_only(dir: &Path, beside: &str, arguments: &[&str]) -> Option<(i32, String, String)> {
+    let script = "mkdir -p disk && mount -t tmpfs tmpfs disk && cp sweeper.db disk && for file in $BESIDE; do : > disk/$file; done \
+                  && mount -o remount,ro disk && touch disk/other 2>/dev/null && exit 77; exec \"$0\" \"$@\"";
+    let isolated = |program: &str| {
+        let mut command = clean("unshare", dir);
+        command.args(["--map-root-user", "--mount", program]);
+        command
+    };
+    if !isolated("true").output().is_ok_and(|output| output.status.success()) {
+        skipped("there is no `unshare`, or it may not mount anything");
+        return None;
+    }
+    let mut command = isolated("sh");
+    command.args(["-c", script, BINARY]).args(arguments).env("BESIDE", beside);
+    command.env("SWEEPER__DATABASE__PATH", "disk/sweeper.db");
+    Some(finish(command).await)
+}
+
+#[tokio::test]
+async fn who_may_only_read_sees_a_queue_that_nobody_works_on_but_none_with_a_log_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 3).await;
+    let Some((code, out, err)) = on_a_disk_to_read_only(dir.path(), "", &["status", "--json"]).await else { return };
+    assert_eq!(code, 0, "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&report["rows"]["pending"], &report["daemon"]["running"]), (&3.into(), &false.into()));
+    let (code, out, err) = on_a_disk_to_read_only(dir.path(), "", &["show", "a", "1"]).await.unwrap();
+    assert!(code == 0 && out.starts_with("a 1: pending"), "{err}");
+    let (code, _, err) = on_a_disk_to_read_only(dir.path(), "sweeper.db-wal", &["status"]).await.unwrap();
+    assert!(code == 3 && err.contains("sweeper.db: open"), "{err}");
+    let (code, _, err) = on_a_disk_to_read_only(dir.path(), "", &["enqueue", "--agent", "a", "4"]).await.unwrap();
+    assert!(code == 3 && err.contains("writable"), "{err}");
+}
+
 #[tokio::test]
 async fn the_rate_is_written_with_what_is_written_anyway_and_nothing_while_idle() {
     let plan = Plan { adaptive: true, ..Plan::default() };
@@ -231,12 +273,45 @@ async fn the_rate_is_written_with_what_is_written_anyway_and_nothing_while_idle(
 }
 
 #[tokio::test]
+async fn what_is_held_and_probed_gets_older_whatever_comes_after_it() {
+    let sandbox = Options { key: Some(KEY.to_owned()), forbidden: vec!["a".to_owned()], ..Options::default() };
+    let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+    bed.insert_many("a", 3).await;
+    bed.execute(&format!("UPDATE deletions SET created_at = {}", START.0)).await;
+    bed.clock.advance(Duration::from_secs(100));
+    bed.work().await;
+    bed.clock.advance(Duration::from_secs(3_600));
+    bed.work().await;
+    let released = "last_cause = 'forbidden' AND attempts = 0 AND due_at = 4000000000000 + 3700000";
+    assert_eq!(bed.count(released).await, 3, "released by a probe");
+    let fresh = "INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', 'fresh', 4000003700000)";
+    bed.execute(fresh).await;
+    bed.clock.advance(Duration::from_secs(10));
+    // An attempt before: then its first due time is not what it has, and the hold's beginning is what there is.
+    for (change, oldest) in [("attempts = 0", 3_710), ("attempts = 1", 3_610), ("last_cause = 'lost'", 10)] {
+        bed.execute(&format!("UPDATE deletions SET {change} WHERE entry_id <> 'fresh'")).await;
+        let now = bed.clock.now();
+        let tally = Counter::new(bed.options.clone()).tally(now).await.unwrap();
+        let standing = Reader::open(&bed.options).await.unwrap().standing(None, now).await.unwrap();
+        let ages = [tally.oldest_due, standing.oldest_due, standing.agents[0].oldest_due];
+        assert_eq!(ages, [Duration::from_secs(oldest); 3], "{change}");
+    }
+}
+
+#[tokio::test]
 async fn status_goes_on_until_it_is_interrupted() {
     let dir = tempfile::tempdir().unwrap();
     queue(dir.path(), 3).await;
-    for (arguments, line) in [(&["--json"][..], "{\"database\""), (&[][..], "pending                3")] {
+    let text = "pending                3";
+    let ways: [(&[&str], &str); 4] = [
+        (&["--watch=10ms", "--json"], "{\"database\""),
+        (&["--watch=10ms"], text),
+        (&["--watch", "10ms"], text),
+        (&["--watch"], text),
+    ];
+    for (arguments, line) in ways {
         let mut command = sweeper(dir.path());
-        command.args(["status", "--watch=10ms"]).args(arguments);
+        command.arg("status").args(arguments);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         for _ in 0..3 {
