@@ -471,10 +471,11 @@ fn lies_still(database: &Path) -> bool {
 
 /// The application's ID, and how many tables, indexes and triggers there are.
 async fn identity(conn: &mut SqliteConnection) -> Result<(i64, i64), sqlx::Error> {
-    let id = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await?;
     // The list of migrations is made before the first of them sets the ID: alone, it is what a crash between left.
     let objects = "SELECT count(*) FROM sqlite_master WHERE tbl_name <> '_sqlx_migrations'";
-    Ok((id, sqlx::query_scalar(objects).fetch_one(&mut *conn).await?))
+    // The objects first: the ID comes with them, and a file that somebody makes just now must not look like another's.
+    let objects = sqlx::query_scalar(objects).fetch_one(&mut *conn).await?;
+    Ok((sqlx::query_scalar("PRAGMA application_id").fetch_one(conn).await?, objects))
 }
 
 /// What tells a file from another one in its place: device and inode.

@@ -125,9 +125,12 @@ async fn what_a_slow_pipe_brings_is_in_the_queue_soon_and_a_signal_does_not_wait
     let dir = tempfile::tempdir().unwrap();
     queue(dir.path(), 1).await;
     let mut child = listening(dir.path(), &[]);
+    let clock = Clock::system();
     for rows_before in 1..4 {
         writeln!(child.stdin.as_mut().unwrap(), "slow-{rows_before}").unwrap();
-        while rows(dir.path()).await.len() == rows_before {}
+        while rows(dir.path()).await.len() == rows_before {
+            assert!(clock.elapsed() < Duration::from_secs(60), "{rows_before} rows, and no more");
+        }
     }
     let (code, said) = signalled(child, "INT");
     assert!(code == Some(130) && said.contains("inserted 3") && said.contains("after line 3"), "{said}");
