@@ -78,7 +78,8 @@ Examples:
   sweeper status
 
 Exit codes: 0 clean, 1 runtime failure, or not all of it could be done, 2 usage or configuration, \
-3 database unusable, 4 --until-empty left dead rows, 5 --give-up-after gave up.";
+3 database unusable, 4 --until-empty left dead rows, 5 --give-up-after gave up, \
+130 and 143 enqueue was stopped by SIGINT or SIGTERM.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:

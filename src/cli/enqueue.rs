@@ -13,11 +13,14 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use super::{
     Failure, Progress, Signal, agent_id, ask,
-    input::{Ahead, Defaults, Format, Input, Line, Parser, Problem},
+    input::{Ahead, Defaults, Format, Input, Line, Parser, Problem, SILENCE},
     listing::{Filter, Found, Lister},
     report, rng, say, stopped,
     times::{Moment, plural, show_count, show_text, show_time},
@@ -143,7 +146,16 @@ pub(super) async fn enqueue(args: EnqueueArgs, config: &Config, clock: Clock) ->
     };
     let stop = stopped()?;
     let input = Ahead::new(source, Parser::new(args.format, defaults, now)).context("start to read")?;
-    let reading = Reading { name, size, strict: args.strict, refused: 0, last: 0, kept: 0, progress: Progress::new() };
+    let reading = Reading {
+        name,
+        size,
+        strict: args.strict,
+        refused: 0,
+        last: 0,
+        kept: 0,
+        rest: None,
+        progress: Progress::new(),
+    };
     reading.read(input, stop, sink).await
 }
 
@@ -171,6 +183,8 @@ struct Reading {
     /// The number of the last line that was looked at, and of the last one that was written.
     last: u64,
     kept: u64,
+    /// The last line, if nothing says that it is whole.
+    rest: Option<Line>,
     progress: Progress,
 }
 
@@ -199,9 +213,21 @@ impl Reading {
             }
         }
         self.flush(&mut sink).await?;
-        // Ctrl-C ends also the program at the other end of a pipe, which looks like the end of the input.
-        if let Some(signal) = already(stop).await {
+        // Ctrl-C ends also the program at the other end of a pipe, which looks like the end of the input, and may be in the
+        // middle of a line: half an ID is another one.
+        let signal = match self.rest {
+            None => already(stop).await,
+            Some(_) => timeout(SILENCE, stop).await.ok(),
+        };
+        if let Some(signal) = signal {
             return self.stop(signal, input, sink).await;
+        }
+        if let Some(line) = self.rest.take() {
+            let last = Input::Lines(vec![Line { is_whole: true, ..line }]);
+            if let Some(code) = self.take(last, &mut sink).await? {
+                return Ok(code);
+            }
+            self.flush(&mut sink).await?;
         }
         self.show_refused();
         sink.finish(self.refused)
@@ -211,6 +237,7 @@ impl Reading {
     async fn take(&mut self, read: Input, sink: &mut Sink<'_>) -> Result<Option<ExitCode>, Failure> {
         let lines = match read {
             Input::Lines(lines) => lines,
+            Input::End => return Ok(None),
             Input::Failed(number, error) => {
                 self.flush(sink).await?;
                 self.progress.clear();
@@ -219,7 +246,12 @@ impl Reading {
                 return Err(anyhow::Error::from(error).context(doing).into());
             }
         };
-        for Line { number, read, wish } in lines {
+        for line in lines {
+            if !line.is_whole {
+                self.rest = Some(line);
+                break;
+            }
+            let Line { number, read, wish, .. } = line;
             self.last = number;
             match wish {
                 Ok(wish) => {
@@ -250,10 +282,11 @@ impl Reading {
                         sink.chunk.clear();
                         sink.tell(self.refused);
                         let kept = match self.kept {
-                            0 => "nothing was".to_owned(),
-                            kept => format!("lines 1 to {kept} were"),
+                            0 => "nothing was enqueued".to_owned(),
+                            kept if sink.dry_run => format!("lines 1 to {kept} would have been enqueued"),
+                            kept => format!("lines 1 to {kept} were enqueued"),
                         };
-                        warn_person(&format!("sweeper: stopped at line {number}, as --strict has it; {kept} enqueued"));
+                        warn_person(&format!("sweeper: stopped at line {number}, as --strict has it; {kept}"));
                         return sink.finish(self.refused).map(Some);
                     }
                 }
@@ -284,8 +317,9 @@ impl Reading {
         self.show_refused();
         sink.tell(self.refused);
         let (by, last, name) = (signal.name(), self.last, &self.name);
+        let rest = self.rest.as_ref().map_or("", |_| "; the next one was cut off, and is left out");
         warn_person(&format!(
-            "sweeper: stopped by {by} after line {last} of {name}, not at its end: run it again with the same input"
+            "sweeper: stopped by {by} after line {last} of {name}{rest}: unless that was its end, run it again with the same input"
         ));
         Ok(signal.exit_code())
     }

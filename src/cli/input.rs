@@ -34,7 +34,7 @@ const BUFFER: usize = 256 << 10;
 const BLOCK: usize = 500;
 const BLOCKS: usize = 4;
 /// A reader that hands over nothing for so long waits for its source.
-const SILENCE: Duration = Duration::from_millis(200);
+pub(super) const SILENCE: Duration = Duration::from_millis(200);
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -90,6 +90,8 @@ pub(super) struct Line {
     pub(super) number: u64,
     /// Bytes up to its end.
     pub(super) read: u64,
+    /// Its end was read, and not only that of the input: then somebody may have cut it off.
+    pub(super) is_whole: bool,
     pub(super) wish: Result<Wish, Problem>,
 }
 
@@ -98,6 +100,8 @@ pub(super) enum Input {
     Lines(Vec<Line>),
     /// This line cannot be read, nor any behind it.
     Failed(u64, io::Error),
+    /// That was all.
+    End,
 }
 
 /// An input that is read on a thread of its own, as far ahead as a few blocks.
@@ -124,13 +128,18 @@ impl Ahead {
 
     /// What comes next; `None` at the end.
     pub(super) async fn next(&mut self) -> Option<Input> {
-        self.blocks.recv().await
+        match self.blocks.recv().await {
+            Some(Input::End) => None,
+            // Whoever ends without a word has not come to the end.
+            None => Some(Input::Failed(0, io::Error::other("the reader has failed"))),
+            input => input,
+        }
     }
 
     /// What comes next of that which has been read by now; `None` if that was all.
     pub(super) async fn next_of_these(&mut self) -> Option<Input> {
         self.enough.store(true, Ordering::Relaxed);
-        timeout(SILENCE, self.blocks.recv()).await.ok().flatten()
+        timeout(SILENCE, self.blocks.recv()).await.ok().flatten().filter(|input| !matches!(input, Input::End))
     }
 }
 
@@ -157,10 +166,12 @@ fn read_ahead(source: Box<dyn Read + Send>, mut parser: Parser, sender: &mpsc::S
             }
         };
         if let Some(wish) = wish.transpose() {
-            block.push(Line { number: lines.number, read: lines.read, wish });
+            block.push(Line { number: lines.number, read: lines.read, is_whole: lines.is_whole, wish });
         }
     }
-    hand_over(&mut block);
+    if hand_over(&mut block) {
+        let _ = sender.blocking_send(Input::End);
+    }
 }
 
 /// Reads lines, in constant memory.
@@ -171,11 +182,13 @@ pub(super) struct Lines<R> {
     pub(super) number: u64,
     /// Bytes read so far.
     pub(super) read: u64,
+    /// Whether the end of that line was read.
+    is_whole: bool,
 }
 
 impl<R: Read> Lines<R> {
     pub(super) fn new(source: R) -> Self {
-        Self { reader: BufReader::with_capacity(BUFFER, source), line: Vec::new(), number: 0, read: 0 }
+        Self { reader: BufReader::with_capacity(BUFFER, source), line: Vec::new(), number: 0, read: 0, is_whole: true }
     }
 
     /// Whether the next line is here already.
@@ -195,12 +208,14 @@ impl<R: Read> Lines<R> {
             return Ok(None);
         }
         self.number += 1;
-        let is_whole = self.line.ends_with(b"\n") || read < most;
-        if !is_whole {
+        self.is_whole = self.line.ends_with(b"\n");
+        let is_short = self.is_whole || read < most;
+        if !is_short {
             read += self.skip_line()?;
+            self.is_whole = true;
         }
         self.read += read;
-        if !is_whole {
+        if !is_short {
             return Ok(Some(Err(Problem::Line(format!("is longer than {MAX_LINE} bytes")))));
         }
         let mut line = self.line.as_slice();

@@ -35,7 +35,7 @@ SELECT sum(state = 'deleted'), sum(state = 'absent') FROM deletions WHERE agent_
 /// due time, and lets what has just been enqueued, which is due since 0, go before it. O(lanes).
 pub(super) fn first_rows() -> String {
     format!(
-        "SELECT first.agent_id, first.due_at, first.created_at, first.attempts, first.last_cause
+        "SELECT first.agent_id, first.due_at, first.created_at, first.last_cause
          FROM ({LANES}) AS lane_head CROSS JOIN deletions AS first ON first.id IN (lane_head.id, (
              SELECT next.id FROM deletions AS next INDEXED BY deletions_due
              WHERE next.state = 'pending' AND next.priority = lane_head.priority
@@ -307,8 +307,7 @@ impl Reader {
 
 /// How long the oldest rows have been due, as far as a row tells: each with its agent, some for each lane.
 ///
-/// A release overwrites the due time. What was never tried otherwise has waited since it was enqueued; what came back from
-/// an attempt before, at least since there is the hold for which it was released.
+/// A release overwrites the due time: what was released has waited at least since there is the hold for which it was.
 pub(super) async fn waiting(
     conn: &mut SqliteConnection,
     holds: &[HoldRow],
@@ -323,19 +322,14 @@ pub(super) async fn waiting(
         if due_since > now {
             return Some((agent, Duration::ZERO));
         }
-        let cause = text(row, 4).and_then(|cause| Cause::parse(&cause)).filter(|cause| !cause.counts());
-        let since = match (cause, value::<i64, _>(row, 3)) {
-            (None, _) => due_since,
-            (Some(_), Some(0)) => due_since.min(Timestamp(created_at)),
-            (Some(cause), _) => {
-                let covers = |hold: &&HoldRow| match &hold.scope {
-                    Scope::All => hold.cause == cause,
-                    Scope::Agent(held) => hold.cause == cause && held.as_str() == agent,
-                };
-                let held_since = holds.iter().filter(covers).map(|hold| hold.since_at).min();
-                due_since.min(held_since.unwrap_or(due_since).max(Timestamp(created_at)))
-            }
+        let cause = text(row, 3).and_then(|cause| Cause::parse(&cause)).filter(|cause| !cause.counts());
+        let covers = |hold: &&HoldRow, cause| match &hold.scope {
+            Scope::All => hold.cause == cause,
+            Scope::Agent(held) => hold.cause == cause && held.as_str() == agent,
         };
+        let held =
+            cause.and_then(|cause| holds.iter().filter(|hold| covers(hold, cause)).map(|hold| hold.since_at).min());
+        let since = held.map_or(due_since, |held| due_since.min(held.max(Timestamp(created_at))));
         Some((agent, now.since(since)))
     };
     Ok(rows.iter().filter_map(age).collect())

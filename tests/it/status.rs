@@ -287,8 +287,10 @@ async fn what_is_held_and_probed_gets_older_whatever_comes_after_it() {
     let fresh = "INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', 'fresh', 4000003700000)";
     bed.execute(fresh).await;
     bed.clock.advance(Duration::from_secs(10));
-    // An attempt before: then its first due time is not what it has, and the hold's beginning is what there is.
-    for (change, oldest) in [("attempts = 0", 3_710), ("attempts = 1", 3_610), ("last_cause = 'lost'", 10)] {
+    // The first due time is overwritten; the hold's beginning is what there is, as long as there is the hold.
+    for (change, oldest) in
+        [("attempts = 0", 3_610), ("attempts = 1", 3_610), ("last_cause = 'rejected'", 10), ("last_cause = 'lost'", 10)]
+    {
         bed.execute(&format!("UPDATE deletions SET {change} WHERE entry_id <> 'fresh'")).await;
         let now = bed.clock.now();
         let tally = Counter::new(bed.options.clone()).tally(now).await.unwrap();
