@@ -293,14 +293,24 @@ impl Serialize for RowsOfRequests {
     }
 }
 
+/// What has the same key together, in the order in which the keys come: they are few.
+fn grouped<K: PartialEq, V>(pairs: impl Iterator<Item = (K, V)>) -> Vec<(K, Vec<V>)> {
+    let mut groups: Vec<(K, Vec<V>)> = Vec::new();
+    for (key, value) in pairs {
+        match groups.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, values)) => values.push(value),
+            None => groups.push((key, vec![value])),
+        }
+    }
+    groups
+}
+
 /// The rows that have reached their end, by what is written onto them: few kinds, and most often one.
 pub(super) fn endings<'s>(settlements: impl Iterator<Item = &'s Settlement>) -> Vec<(Ending, RowsOfRequests)> {
-    let mut endings: Vec<(Ending, RowsOfRequests)> = Vec::new();
-    for settlement in settlements {
-        for row in &settlement.rows {
-            let Some(state) = row.verdict.end() else { continue };
+    let ended = settlements.flat_map(|settlement| {
+        settlement.rows.iter().filter_map(move |row| {
             let ending = Ending {
-                state,
+                state: row.verdict.end()?,
                 cause: row.verdict.cause(),
                 counted: row.verdict.counted(),
                 batch_max: row.batch_max,
@@ -308,14 +318,10 @@ pub(super) fn endings<'s>(settlements: impl Iterator<Item = &'s Settlement>) -> 
                 maybe_done: row.maybe_done,
                 settled_at: settlement.answered_at,
             };
-            let pair = (row.id.0, settlement.request.0);
-            match endings.iter_mut().find(|(known, _)| *known == ending) {
-                Some((_, rows)) => rows.0.push(pair),
-                None => endings.push((ending, RowsOfRequests(vec![pair]))),
-            }
-        }
-    }
-    endings
+            Some((ending, (row.id.0, settlement.request.0)))
+        })
+    });
+    grouped(ended).into_iter().map(|(ending, rows)| (ending, RowsOfRequests(rows))).collect()
 }
 
 /// A group as [`super::write::SETTLE_RETURNING`] reads it.
@@ -323,20 +329,15 @@ pub(super) type Group = (i64, Option<&'static str>, u8, i64, Option<u8>, u32, u8
 
 /// The rows of a request that come back, together with those that share everything that is written onto them.
 pub(super) fn returning(settlement: &Settlement) -> Vec<Group> {
-    let mut groups: Vec<(&Judged, Timestamp, Vec<i64>)> = Vec::new();
-    for row in &settlement.rows {
-        let Some(due_at) = row.verdict.due_at() else { continue };
-        let key = |row: &Judged| (row.verdict, row.batch_max, row.asks, row.maybe_done);
-        match groups.iter_mut().find(|(first, ..)| key(first) == key(row)) {
-            Some((.., ids)) => ids.push(row.id.0),
-            None => groups.push((row, due_at, vec![row.id.0])),
-        }
-    }
-    let group = |(row, due_at, ids): (&Judged, Timestamp, Vec<i64>)| {
-        let (cause, counted) = (row.verdict.cause().map(Cause::as_str), u8::from(row.verdict.counted()));
-        (settlement.request.0, cause, counted, due_at.0, row.batch_max, row.asks, u8::from(row.maybe_done), ids)
+    let rows = settlement.rows.iter().filter_map(|row| {
+        let due_at = row.verdict.due_at()?;
+        Some(((row.verdict, due_at, row.batch_max, row.asks, row.maybe_done), row.id.0))
+    });
+    let group = |((verdict, due_at, batch_max, asks, maybe_done), ids): ((Verdict, Timestamp, _, _, bool), _)| {
+        let (cause, counted) = (verdict.cause().map(Cause::as_str), u8::from(verdict.counted()));
+        (settlement.request.0, cause, counted, due_at.0, batch_max, asks, u8::from(maybe_done), ids)
     };
-    groups.into_iter().map(group).collect()
+    grouped(rows).into_iter().map(group).collect()
 }
 
 /// What a request did to some of its rows, as the view `outcomes` reads it in `requests.verdicts`.
@@ -351,18 +352,11 @@ struct Given {
 }
 
 fn given(settlement: &Settlement) -> Vec<Given> {
-    let mut given: Vec<Given> = Vec::new();
-    for row in &settlement.rows {
-        let (verdict, cause) = (row.verdict.as_str(), row.verdict.cause().map(Cause::as_str));
-        match given.iter_mut().find(|given| (given.verdict, given.cause) == (verdict, cause)) {
-            Some(given) => given.deletion_ids.iter_mut().for_each(|ids| ids.push(row.id.0)),
-            None => given.push(Given { verdict, cause, deletion_ids: Some(vec![row.id.0]) }),
-        }
-    }
-    if let ([all], true) = (given.as_mut_slice(), settlement.is_whole) {
-        all.deletion_ids = None;
-    }
-    given
+    let rows = settlement.rows.iter();
+    let groups = grouped(rows.map(|row| ((row.verdict.as_str(), row.verdict.cause().map(Cause::as_str)), row.id.0)));
+    let is_all = settlement.is_whole && groups.len() == 1;
+    let given = |((verdict, cause), ids)| Given { verdict, cause, deletion_ids: (!is_all).then_some(ids) };
+    groups.into_iter().map(given).collect()
 }
 
 /// An answer as [`super::write::SETTLE_REQUESTS`] reads it.

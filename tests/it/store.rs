@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use audio_cache_sweeper::{
     clock::Timestamp,
-    deletion::{AgentId, Batch, DeletionId, Lane, RequestId},
+    deletion::{AgentId, Batch, DeletionId, EntryId, Lane, RequestId},
     outcome::{Cause, Judged, Verdict},
-    store::{Claim, OpenError, Options, Producer, Settlement, Store, Synchronous},
+    store::{Claim, OpenError, Options, Producer, Reader, Settlement, Store, Synchronous},
 };
 use sqlx::{Connection, SqliteConnection};
 
@@ -22,6 +22,14 @@ const NOW: Timestamp = Timestamp(4_000_000_000_000);
 
 fn options(dir: &tempfile::TempDir) -> Options {
     Options { path: dir.path().join("queue.db"), busy_timeout: Duration::from_secs(5), synchronous: Synchronous::Full }
+}
+
+/// A queue that has just been made.
+async fn opened() -> (tempfile::TempDir, Options, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(&dir);
+    let store = Store::open(options.clone()).await.unwrap();
+    (dir, options, store)
 }
 
 type DeletionRow = (i64, String, String, i64, String, i64, i64, i64);
@@ -58,9 +66,7 @@ fn row(id: i64, agent: &str, entry: &str, state: &str, attempts: i64, batch_max:
 
 #[tokio::test]
 async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let mut store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, mut store) = opened().await;
     let mut producer = Producer::open(&options).await.unwrap();
     producer.insert([("a", "1", 0), ("a", "2", 0), ("a", "3", 0), ("a", "4", 0), ("b", "1", 0)]).await.unwrap();
     assert!(store.changed().await.unwrap() && !store.changed().await.unwrap());
@@ -119,9 +125,7 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
 
 #[tokio::test]
 async fn the_history_of_a_request_has_the_rows_that_were_judged_and_no_others() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let mut store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, mut store) = opened().await;
     let sql = "INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at)
                VALUES ('x', 'a', '[7,8,9]', 3, 5), ('y', 'a', '[7,8,9]', 3, 5), ('z', 'a', '[7,8,9]', 3, 5), ('-', 'a', 'x', 1, 5)";
     sqlx::raw_sql(sql).execute(&mut client(&options).await).await.unwrap();
@@ -166,13 +170,13 @@ async fn the_history_of_a_request_has_the_rows_that_were_judged_and_no_others() 
 
 #[tokio::test]
 async fn answers_that_came_at_many_times_are_settled_together() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let mut store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, mut store) = opened().await;
     let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30)
                INSERT INTO deletions (agent_id, entry_id) SELECT 'a', i FROM n;
                INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at)
-               SELECT id, 'a', json_array(id), 1, 5 FROM deletions";
+               SELECT id, 'a', json_array(id), 1, 5 FROM deletions;
+               PRAGMA ignore_check_constraints = ON; -- and what is open must not look settled any more
+               UPDATE deletions SET settled_at = 7 WHERE id % 3 = 0";
     sqlx::raw_sql(sql).execute(&mut client(&options).await).await.unwrap();
     let settlements: Vec<Settlement> = (1..=30)
         .map(|id| {
@@ -208,9 +212,7 @@ async fn answers_that_came_at_many_times_are_settled_together() {
 
 #[tokio::test]
 async fn what_somebody_spoilt_of_the_history_keeps_nobody_from_the_rest() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let _store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, _store) = opened().await;
     let mut conn = client(&options).await;
     for (ids, verdicts) in [
         ("[1,2]", Some(r#"[{"verdict":"deleted"}]"#)),
@@ -240,13 +242,20 @@ async fn what_somebody_spoilt_of_the_history_keeps_nobody_from_the_rest() {
         given(3, 4, "retry", Some("lost")),
     ];
     assert_eq!(outcomes(&options).await, history);
+    let rows = "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '1'), ('a', '2'), ('a', '3'), ('a', '4')";
+    sqlx::raw_sql(rows).execute(&mut conn).await.unwrap();
+    let (agent, entry) = (AgentId::parse("a").unwrap(), EntryId::parse("4").unwrap());
+    let story = Reader::open(&options).await.unwrap().story(&agent, &entry).await.unwrap().unwrap();
+    assert_eq!(
+        story.requests.iter().map(|told| told.request).collect::<Vec<_>>(),
+        [3],
+        "though its manifest is spoilt"
+    );
 }
 
 #[tokio::test]
 async fn a_repeated_insert_is_harmless_and_a_settled_row_opens_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, store) = opened().await;
     let mut producer = Producer::open(&options).await.unwrap();
     producer.insert([("a", "1", 0), ("a", "1", 0), ("a", "2", 0)]).await.unwrap();
     let mut conn = SqliteConnection::connect(options.path.to_str().unwrap()).await.unwrap();
@@ -262,9 +271,7 @@ async fn a_repeated_insert_is_harmless_and_a_settled_row_opens_again() {
 
 #[tokio::test]
 async fn a_second_daemon_is_refused_and_so_is_a_database_of_somebody_else() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let store = Store::open(options.clone()).await.unwrap();
+    let (dir, options, store) = opened().await;
     let second = Store::open(options.clone()).await.unwrap_err();
     assert!(matches!(second, OpenError::Taken { pid: Some(pid), .. } if pid == std::process::id()), "{second}");
     drop(store);
@@ -283,9 +290,7 @@ async fn client(options: &Options) -> SqliteConnection {
 
 #[tokio::test]
 async fn a_bad_row_is_refused_at_its_insert_with_what_is_wrong() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let _store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, _store) = opened().await;
     let mut conn = client(&options).await;
     let long = "x".repeat(256);
     let cases = [
@@ -360,9 +365,7 @@ async fn only_a_view_needs_json_which_no_producer_looks_into() {
 
 #[tokio::test]
 async fn only_what_is_settled_and_old_is_pruned() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let mut store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, mut store) = opened().await;
     let mut conn = client(&options).await;
     sqlx::raw_sql(
         "INSERT INTO deletions (agent_id, entry_id, state, settled_at) VALUES
@@ -399,9 +402,7 @@ async fn only_what_is_settled_and_old_is_pruned() {
 
 #[tokio::test]
 async fn an_open_row_is_not_pruned_whatever_else_it_says() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let mut store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, mut store) = opened().await;
     let sql = "PRAGMA ignore_check_constraints = ON;
                INSERT INTO deletions (agent_id, entry_id, settled_at) VALUES ('a', 1, 5);
                INSERT INTO deletions (agent_id, entry_id, state, settled_at) VALUES ('a', 2, 'deleted', 5)";
@@ -412,9 +413,7 @@ async fn an_open_row_is_not_pruned_whatever_else_it_says() {
 
 #[tokio::test]
 async fn an_id_can_be_neither_given_nor_changed_so_that_others_cannot_insert() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let _store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, _store) = opened().await;
     let mut conn = client(&options).await;
     sqlx::raw_sql("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").execute(&mut conn).await.unwrap();
     let changed = sqlx::raw_sql("UPDATE deletions SET id = 9223372036854775807").execute(&mut conn).await;
@@ -437,9 +436,7 @@ async fn two_names_of_one_file_have_one_lock_even_if_it_is_not_there_yet() {
 
 #[tokio::test]
 async fn pruning_goes_in_steps_and_tells_when_it_is_through() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let mut store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, mut store) = opened().await;
     let mut conn = client(&options).await;
     sqlx::raw_sql(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30)
@@ -505,9 +502,7 @@ async fn pages(options: &Options) -> (i64, i64) {
 
 #[tokio::test]
 async fn what_pruning_makes_free_is_given_back_in_steps_but_for_a_tenth() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let mut store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, mut store) = opened().await;
     with_history(&options).await;
     let (before, _) = pages(&options).await;
     while store.prune(Timestamp(1_000), 2_000).await.unwrap().more {}
@@ -566,9 +561,7 @@ async fn a_file_that_was_closed_is_one_file() {
 
 #[tokio::test]
 async fn the_oldest_due_row_is_told_by_when_it_could_have_gone() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, store) = opened().await;
     let mut conn = client(&options).await;
     let sql = format!(
         "INSERT INTO deletions (agent_id, entry_id, due_at, created_at) VALUES
@@ -582,9 +575,7 @@ async fn the_oldest_due_row_is_told_by_when_it_could_have_gone() {
 
 #[tokio::test]
 async fn lanes_come_in_the_order_of_their_first_rows() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let mut store = Store::open(options.clone()).await.unwrap();
+    let (_dir, options, mut store) = opened().await;
     let mut conn = client(&options).await;
     let rows = "INSERT INTO deletions (agent_id, entry_id) VALUES ('z', 1), ('a', 1), ('m', 1), ('a', 2), ('z', 2)";
     sqlx::raw_sql(rows).execute(&mut conn).await.unwrap();
@@ -595,9 +586,7 @@ async fn lanes_come_in_the_order_of_their_first_rows() {
 
 #[tokio::test]
 async fn the_readme_s_sql_runs() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    let _store = Store::open(options.clone()).await.unwrap();
+    let (dir, options, _store) = opened().await;
     let mut conn = client(&options).await;
     let blocks: Vec<&str> = include_str!("../../README.md")
         .split("```sql\n")
