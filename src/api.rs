@@ -21,6 +21,7 @@ pub use listing::{Entry, PAGE_SIZE, Page};
 
 use crate::{
     deletion::{AgentId, Batch, EntryId},
+    envelope::Envelope,
     key::{Key, KeyError, KeySource, Keys},
     outcome::{Answer, Fault, RetryAfter},
 };
@@ -92,8 +93,10 @@ pub struct Reply<T = Answer> {
     pub status: Option<u16>,
     /// What was said with a fault: the API's message or the network's error, shortened, the key taken out.
     pub detail: Option<String>,
-    /// The correlation ID that came back.
-    pub remote_id: Option<String>,
+    /// The correlation IDs that came back: the header's values, in their order.
+    pub remote_ids: Vec<String>,
+    /// The error's body, if it has a shape that the API itself uses.
+    pub envelope: Option<Envelope>,
     /// A new key was found after a 401: nothing more needs a person.
     pub key_changed: bool,
 }
@@ -102,7 +105,14 @@ impl<T> Reply<T> {
     /// A request of which nothing was heard.
     #[must_use]
     pub fn unheard(fault: Fault, detail: impl Into<String>) -> Self {
-        Self { result: Err(fault), status: None, detail: Some(detail.into()), remote_id: None, key_changed: false }
+        Self {
+            result: Err(fault),
+            status: None,
+            detail: Some(detail.into()),
+            remote_ids: Vec::new(),
+            envelope: None,
+            key_changed: false,
+        }
     }
 }
 
@@ -215,7 +225,7 @@ impl Api {
         parse: impl Fn(&[u8]) -> Result<T, String> + Send,
     ) -> Reply<T> {
         let status = response.status();
-        let remote_id = text_header(response.headers(), CORRELATION_ID).map(|id| self.clean(id));
+        let remote_ids = text_header(response.headers(), CORRELATION_ID).map(|id| self.clean(id)).into_iter().collect();
         let retry_after = text_header(response.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
         let most = if status.is_success() { most_bytes } else { MAX_ERROR_BYTES };
         let body = read_body(&mut response, most).await;
@@ -240,7 +250,7 @@ impl Api {
         };
         let key_changed = status == StatusCode::UNAUTHORIZED && self.reread_key(key);
         let detail = detail.map(|detail| self.clean(&detail));
-        Reply { result, status: Some(status.as_u16()), detail, remote_id, key_changed }
+        Reply { result, status: Some(status.as_u16()), detail, remote_ids, envelope: None, key_changed }
     }
 
     /// Reads the key file again; true if it has another key than the one that was refused.

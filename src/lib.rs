@@ -7,6 +7,7 @@
 //! | [`clock`] | time as a value; the only reader of a clock | pure |
 //! | [`deletion`] | the nouns | pure |
 //! | [`backoff`] | the schedule | pure |
+//! | [`envelope`] | whose word an error is | pure |
 //! | [`outcome`] | what came of a call, and what follows from it: the decision table | pure |
 //! | [`lanes`] | whose turn it is | pure |
 //! | [`rate`] | the rate that the API bears, found out | pure |
@@ -26,7 +27,7 @@
 //! | [`cli`] | arguments, exit codes, signals; what an operator does | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
-//! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {deletion, backoff} → clock`. A test holds that, and
+//! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {envelope, deletion, backoff} → clock`. A test holds that, and
 //! that only the store knows SQL.
 //!
 //! # The life of a row
@@ -65,6 +66,8 @@ pub mod clock;
 pub mod deletion;
 
 pub mod backoff;
+
+pub mod envelope;
 
 pub mod outcome;
 

@@ -473,7 +473,7 @@ impl<T: Transport> Worker<T> {
             status: reply.status,
             fault,
             detail: reply.detail,
-            remote_id: reply.remote_id,
+            remote_id: (!reply.remote_ids.is_empty()).then(|| reply.remote_ids.join(", ")),
             rows,
             is_whole: true,
         };

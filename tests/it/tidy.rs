@@ -15,11 +15,12 @@ const LAYERS: [&[&str]; 10] = [
     &["store", "api", "supervisor"],
     &["pace", "lanes", "key"],
     &["outcome", "rate", "concurrency", "health", "telemetry"],
-    &["deletion", "backoff"],
+    &["deletion", "backoff", "envelope"],
     &["clock"],
 ];
 
-const PURE: [&str; 8] = ["deletion", "clock", "backoff", "outcome", "lanes", "rate", "concurrency", "health"];
+const PURE: [&str; 9] =
+    ["envelope", "deletion", "clock", "backoff", "outcome", "lanes", "rate", "concurrency", "health"];
 
 /// Every source file: its module's name, its path, and its text without comments.
 fn sources() -> Vec<(String, PathBuf, String)> {
