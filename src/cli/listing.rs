@@ -311,7 +311,7 @@ impl Lister {
         match Reader::open(&self.queue).await {
             Ok(reader) => Ok(Some(reader)),
             // It is made when something is enqueued, or somebody is just making it.
-            Err(OpenError::Missing(_) | OpenError::Older { version: 0, .. }) => Ok(None),
+            Err(OpenError::Missing(_) | OpenError::Empty(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -7,13 +7,13 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write as _},
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     thread,
     time::Duration,
 };
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, SqlSafeStr, SqliteConnection,
+    AssertSqlSafe, ConnectOptions, Connection as _, SqlSafeStr, SqliteConnection,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::SqliteConnectOptions,
 };
@@ -38,37 +38,17 @@ const LAST_REQUEST: &str = "
 SELECT max((SELECT coalesce(max(CAST(seq AS INTEGER)), 0) FROM sqlite_sequence WHERE name = 'requests'),
            (SELECT coalesce(max(id), 0) FROM requests))";
 
-/// What others added that a migration would lose or break, unless that migration is done: 3 makes `deletions` anew, 5 makes
-/// `outcomes` a view, which nobody can write to.
-const ADDED: &str = "
-WITH anew (name) AS (
-    SELECT 'deletions' WHERE NOT EXISTS (SELECT 1 FROM pragma_table_info('deletions') WHERE name = 'asks')
-    UNION ALL SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'outcomes'),
-ours (name) AS (VALUES ('deletions'), ('outcomes'), ('deletions_due'), ('deletions_dead'), ('deletions_repeat'),
-    ('deletions_id_taken'), ('deletions_id_too_high'), ('deletions_id_changed'))
-SELECT group_concat(name, ', ') FROM (
-    SELECT name FROM sqlite_master
-    WHERE name NOT IN ours AND name NOT LIKE 'sqlite_autoindex_%' AND (lower(tbl_name) IN anew
-        OR ('outcomes' IN anew AND type = 'trigger' AND instr(lower(sql), 'outcomes')))
-    UNION ALL SELECT 'deletions.' || name FROM pragma_table_xinfo('deletions') WHERE 'deletions' IN anew AND name NOT IN (
-        'id', 'agent_id', 'entry_id', 'priority', 'state', 'attempts', 'due_at', 'batch_max', 'maybe_done', 'request_id',
-        'last_cause', 'created_at', 'settled_at')
-    UNION ALL SELECT 'outcomes.' || name FROM pragma_table_xinfo('outcomes') WHERE 'outcomes' IN anew AND name NOT IN (
-        'request_id', 'deletion_id', 'verdict', 'cause')
-    UNION ALL SELECT 'requests.' || name FROM pragma_table_xinfo('requests') WHERE 'outcomes' IN anew AND name = 'verdicts')";
+/// ?1 the checksum of our first migration. Whether there is a list of migrations, and ours is not the first of it.
+const IS_OLDER: &str = "
+SELECT EXISTS (SELECT 1 FROM _sqlx_migrations)
+   AND NOT EXISTS (SELECT 1 FROM _sqlx_migrations WHERE version = 1 AND checksum = ?1)";
 
 /// Every migration, oldest first.
 fn migrator() -> Migrator {
     let migration = |version, description: &'static str, sql: &'static str| {
         Migration::new(version, Cow::Borrowed(description), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![
-        migration(1, "queue", include_str!("../../migrations/0001_queue.sql")),
-        migration(2, "ids", include_str!("../../migrations/0002_ids.sql")),
-        migration(3, "absent", include_str!("../../migrations/0003_absent.sql")),
-        migration(4, "daemon", include_str!("../../migrations/0004_daemon.sql")),
-        migration(5, "verdicts", include_str!("../../migrations/0005_verdicts.sql")),
-    ])
+    Migrator::with_migrations(vec![migration(1, "queue", include_str!("../../migrations/sqlite/0001_queue.sql"))])
 }
 
 /// How the file is used.
@@ -113,31 +93,20 @@ pub enum OpenError {
         /// The first migration that we do not know.
         version: i64,
     },
-    /// Made by an older sweeper, and not brought up to date yet.
+    /// Made by a development version from before the first release.
     #[error(
-        "database {path}: made by an older sweeper (schema {version}); `sweeper init` or the next start of the daemon \
-             brings it up to date"
+        "database {}: made by an older development version, whose files this version does not use; nothing in it was changed. To \
+         take its pending rows over, give database.path another file, run `sweeper init`, and execute on the new file: {}",
+        absolute(.0).display(),
+        take_over(.0)
     )]
-    Older {
-        /// The file.
-        path: PathBuf,
-        /// The last migration that it has seen.
-        version: i64,
-    },
+    Older(PathBuf),
+    /// There is nothing in it yet.
+    #[error("database {0}: there are no tables in it yet; `sweeper init` or the next start of the daemon makes them")]
+    Empty(PathBuf),
     /// There is none.
     #[error("database {0}: there is no such file; `sweeper init` makes it, and database.path says where it is")]
     Missing(PathBuf),
-    /// Its tables have parts that others added and that a migration would lose.
-    #[error(
-        "database {path}: bringing it up to date would lose or break what was added to it: {parts}; note how it was made, \
-         remove it, start again, and add it again, but for what is on outcomes, or writes to it: that is a view from then on"
-    )]
-    Added {
-        /// The file.
-        path: PathBuf,
-        /// Names of columns, indexes and triggers.
-        parts: String,
-    },
     /// The lock file beside it cannot be used.
     #[error("lock file {path}: {source}; {}", lock_remedy(source))]
     Lock {
@@ -171,11 +140,25 @@ impl OpenError {
             Self::Taken { .. }
             | Self::NotOurs(_)
             | Self::Newer { .. }
-            | Self::Older { .. }
-            | Self::Missing(_)
-            | Self::Added { .. } => false,
+            | Self::Older(_)
+            | Self::Empty(_)
+            | Self::Missing(_) => false,
         }
     }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What takes the pending rows of an older file over into the one in which it is run.
+fn take_over(old: &Path) -> String {
+    let old = absolute(old).display().to_string().replace('\'', "''");
+    format!(
+        "ATTACH '{old}' AS old; INSERT INTO deletions (agent_id, entry_id, priority, due_at, created_at) \
+         SELECT agent_id, entry_id, priority, due_at, created_at FROM old.deletions WHERE state = 'pending' \
+         ORDER BY id; DETACH old;"
+    )
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "somebody else's enum: nothing else in it is SQLite's")]
@@ -307,8 +290,9 @@ impl Store {
     /// Takes the lock, opens the file, creating it if need be, and brings its tables up to date.
     ///
     /// # Errors
-    /// If another daemon has it, if it is no database or somebody else's, newer than this program, or not writable.
+    /// If another daemon has it, if it is no database or somebody else's, of another version, or not writable.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
+        refuse_older(&options).await?;
         let (lock, lock_path) = lock(&options.path)?;
         let locked = lock.metadata().map_err(|source| OpenError::Lock { path: lock_path.clone(), source })?;
         let mut store = Self {
@@ -349,10 +333,13 @@ impl Store {
         if objects == 0 {
             self.opened = Opened::Created;
             Ok(())
-        } else if id == APPLICATION_ID {
-            Ok(())
-        } else {
+        } else if id != APPLICATION_ID {
             Err(OpenError::NotOurs(self.options.path.clone()))
+        } else if is_older(&mut self.conn).await.map_err(|source| self.error("open", source))? {
+            // What could not be looked into from outside shows here, which is still before anything is written.
+            Err(OpenError::Older(self.options.path.clone()))
+        } else {
+            Ok(())
         }
     }
 
@@ -385,13 +372,6 @@ impl Store {
     }
 
     async fn migrate(&mut self) -> Result<(), OpenError> {
-        let added: Option<String> = sqlx::query_scalar(ADDED)
-            .fetch_one(&mut self.conn)
-            .await
-            .map_err(|source| self.error("look at the tables", source))?;
-        if let Some(parts) = added {
-            return Err(OpenError::Added { path: self.options.path.clone(), parts });
-        }
         match migrator().run(&mut self.conn).await {
             Ok(()) => Ok(()),
             Err(MigrateError::VersionMissing(version)) => {
@@ -407,6 +387,7 @@ impl Store {
 /// # Errors
 /// If it is not, or SQLite fails.
 pub async fn verify(options: &Options) -> Result<(), OpenError> {
+    refuse_older(options).await?;
     let mut conn = connect(options, true).await?;
     match identity(&mut conn).await {
         Ok((APPLICATION_ID, _)) => Ok(()),
@@ -421,6 +402,7 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
     if !options.path.exists() {
         return Err(OpenError::Missing(path()));
     }
+    refuse_older(options).await?;
     let error = |source| StoreError { path: path(), doing: "open", source };
     let (mut conn, (id, objects)) = match look_into(options, read_only, false).await {
         // Without its log, SQLite makes one even to read, which who may only read cannot.
@@ -430,9 +412,11 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
         looked => looked?,
     };
     if objects == 0 {
-        return Err(OpenError::Older { path: path(), version: 0 });
+        return Err(OpenError::Empty(path()));
     } else if id != APPLICATION_ID {
         return Err(OpenError::NotOurs(path()));
+    } else if is_older(&mut conn).await.map_err(error)? {
+        return Err(OpenError::Older(path()));
     }
     let version: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
         .fetch_one(&mut conn)
@@ -440,10 +424,51 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
         .map_err(error)?;
     let known = migrator().iter().map(|migration| migration.version).max().unwrap_or(0);
     match version.cmp(&known) {
-        Ordering::Less => Err(OpenError::Older { path: path(), version }),
+        Ordering::Less => Err(OpenError::Empty(path())),
         Ordering::Equal => Ok(conn),
         Ordering::Greater => Err(OpenError::Newer { path: path(), version }),
     }
+}
+
+/// Refuses a file of a development version before anything opens it that could change it or leave files beside it: SQLite
+/// makes a log to read a file, and our set-up writes to it.
+async fn refuse_older(options: &Options) -> Result<(), OpenError> {
+    if !fs::metadata(&options.path).is_ok_and(|found| found.is_file() && found.len() > 0) {
+        return Ok(());
+    }
+    // Without a log or a journal, all that was committed is in the file, and SQLite need not make one. With one, SQLite must
+    // read that, too; a connection that only reads leaves both as they are.
+    let immutable =
+        ["-wal", "-journal"].iter().all(|suffix| matches!(fs::exists(beside(&options.path, suffix)), Ok(false)));
+    let look = async {
+        let mut conn = connect_as(options, true, immutable).await?;
+        let found = is_older(&mut conn).await;
+        // Dropping it would close it some time later.
+        let closed = conn.close().await;
+        let error = |source| StoreError { path: options.path.clone(), doing: "open", source };
+        closed.map_err(error)?;
+        found.map_err(error)
+    };
+    match look.await {
+        Ok(true) => Err(OpenError::Older(options.path.clone())),
+        Ok(false) => Ok(()),
+        Err(error) if error.is_temporary() => Err(error.into()),
+        // The file cannot be read so, or somebody is just making it. Whoever opens it next says what is wrong with it.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Whether it is a queue that a development version made, from before the first migration was what it is.
+async fn is_older(conn: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let listed = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations')";
+    if !sqlx::query_scalar::<_, bool>(listed).fetch_one(&mut *conn).await?
+        || sqlx::query_scalar::<_, i64>("PRAGMA application_id").fetch_one(&mut *conn).await? != APPLICATION_ID
+    {
+        return Ok(false);
+    }
+    let migrator = migrator();
+    let first = migrator.iter().next().map(|migration| migration.checksum.to_vec());
+    sqlx::query_scalar(IS_OLDER).bind(first).fetch_one(conn).await
 }
 
 /// A connection, and what [`identity`] tells of the file.
@@ -460,13 +485,18 @@ async fn look_into(
 
 /// Whether we may not write this file, and nobody else does: then all that was committed is in it.
 fn lies_still(database: &Path) -> bool {
-    let mut wal = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned()).into_os_string();
-    wal.push("-wal");
     let denied =
         |error: io::Error| matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
     OpenOptions::new().write(true).open(database).is_err_and(denied)
-        && matches!(fs::exists(PathBuf::from(wal)), Ok(false))
+        && matches!(fs::exists(beside(database, "-wal")), Ok(false))
         && !matches!(holder(database), Ok(Some(_)))
+}
+
+/// A file of SQLite's own beside the database: beside the file itself, not beside a link to it.
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned()).into_os_string();
+    path.push(suffix);
+    PathBuf::from(path)
 }
 
 /// The application's ID, and how many tables, indexes and triggers there are.
@@ -483,10 +513,7 @@ pub(super) type FileIdentity = (u64, u64);
 
 /// The database and its log of commits, with what tells each from another file.
 fn identities(database: &Path) -> Vec<(PathBuf, FileIdentity)> {
-    // SQLite keeps the log beside the file itself, not beside a link to it.
-    let mut wal = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned()).into_os_string();
-    wal.push("-wal");
-    [database.to_owned(), PathBuf::from(wal)]
+    [database.to_owned(), beside(database, "-wal")]
         .into_iter()
         .filter_map(|path| {
             let found = fs::metadata(&path).ok()?;
@@ -523,8 +550,7 @@ async fn connect_as(options: &Options, read_only: bool, immutable: bool) -> Resu
         .read_only(read_only)
         .immutable(immutable)
         .busy_timeout(options.busy_timeout)
-        // Ours has none. A table of somebody else's that refers to it must not lose rows when a migration makes it anew,
-        // nor keep us from pruning.
+        // Our tables have none. A table of somebody else's that refers to ours must not keep us from pruning.
         .foreign_keys(false)
         .disable_statement_logging()
         .connect()

@@ -6,7 +6,7 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::time::sleep;
 
 use super::{
-    file::{OpenError, Opened, Options, StoreError, connect, connect_known, holder},
+    file::{OpenError, Opened, Options, StoreError, connect, connect_known},
     rows::json,
 };
 use crate::{
@@ -94,12 +94,8 @@ impl Producer {
         let mut left = options.busy_timeout;
         loop {
             let made = Self::try_to_join_or_create(options).await;
-            // Somebody else is just making it, or bringing it up to date.
-            let is_busy = match made.as_ref().err() {
-                Some(OpenError::Taken { .. } | OpenError::Older { version: 0, .. }) => true,
-                Some(OpenError::Older { .. }) => matches!(holder(&options.path), Ok(Some(_))),
-                Some(_) | None => false,
-            };
+            // Somebody else is just making it.
+            let is_busy = matches!(made, Err(OpenError::Taken { .. } | OpenError::Empty(_)));
             if !is_busy || left.is_zero() {
                 return made;
             }

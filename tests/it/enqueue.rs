@@ -14,6 +14,7 @@ use audio_cache_sweeper::{
     sandbox::{Mood, Options},
 };
 use serde_json::{Value, json};
+use sqlx::{Connection as _, SqliteConnection};
 
 use crate::{
     bed::status_with,
@@ -387,29 +388,50 @@ async fn a_database_that_cannot_be_used_ends_with_3_and_says_what_was_kept() {
 }
 
 #[tokio::test]
-async fn a_file_of_another_version_is_refused_with_what_to_do() {
-    for (change, said) in [
-        ("INSERT INTO _sqlx_migrations VALUES (99, 'later', 0, 1, x'00', 0)", "newer sweeper (schema 99)"),
-        ("DELETE FROM _sqlx_migrations WHERE version >= 4", "made by an older sweeper (schema 3); `sweeper init`"),
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        queue(dir.path(), 1).await;
-        sql(dir.path(), change).await;
-        let commands: [&[&str]; 5] = [
-            &["enqueue", "--agent", "a", "1"],
-            &["status"],
-            &["show", "a", "1"],
-            &["retry", "--all", "--yes"],
-            &["cancel", "--all", "--yes"],
-        ];
-        for arguments in commands {
-            let mut command = sweeper(dir.path());
-            command.args(arguments);
-            let (code, _, err) = fed(command, "");
-            assert_eq!(code, 3, "{arguments:?}");
-            assert!(err.contains("sweeper.db") && err.contains(said), "{arguments:?}: {err}");
-        }
+async fn a_file_of_a_newer_version_is_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    sql(dir.path(), "INSERT INTO _sqlx_migrations VALUES (99, 'later', 0, 1, x'00', 0)").await;
+    let commands: [&[&str]; 5] = [
+        &["enqueue", "--agent", "a", "1"],
+        &["status"],
+        &["show", "a", "1"],
+        &["retry", "--all", "--yes"],
+        &["cancel", "--all", "--yes"],
+    ];
+    for arguments in commands {
+        let mut command = sweeper(dir.path());
+        command.args(arguments);
+        let (code, _, err) = fed(command, "");
+        assert_eq!(code, 3, "{arguments:?}");
+        assert!(err.contains("sweeper.db") && err.contains("newer sweeper (schema 99)"), "{arguments:?}: {err}");
     }
+}
+
+#[tokio::test]
+async fn a_file_without_tables_says_how_they_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    // As a start leaves it that ends after its first commit.
+    queue(dir.path(), 1).await;
+    fs::remove_file(dir.path().join("sweeper.db")).unwrap();
+    let url = format!("sqlite://{}?mode=rwc", dir.path().join("sweeper.db").display());
+    let mut conn = SqliteConnection::connect(&url).await.unwrap();
+    let list = "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on TIMESTAMP
+                    NOT NULL DEFAULT CURRENT_TIMESTAMP, success BOOLEAN NOT NULL, checksum BLOB NOT NULL, execution_time BIGINT
+                    NOT NULL)";
+    sqlx::raw_sql(list).execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    for arguments in [&["status"][..], &["retry", "--all", "--yes"]] {
+        let mut command = sweeper(dir.path());
+        command.args(arguments);
+        let (code, _, err) = fed(command, "");
+        assert_eq!(code, 3, "{arguments:?}");
+        assert!(err.contains("there are no tables in it yet; `sweeper init`"), "{arguments:?}: {err}");
+    }
+    let mut init = sweeper(dir.path());
+    init.arg("init");
+    assert_eq!(fed(init, ""), (0, CREATED.to_owned(), String::new()));
+    assert_eq!(enqueue(dir.path(), &["--agent", "a", "1"], "").0, 0);
 }
 
 /// From the cache of `a` on this sandbox; every request tried again soon.
@@ -612,7 +634,7 @@ async fn a_hold_keeps_a_cache_from_being_listed_unless_it_ends_soon() {
         ),
         (format!("('a', 'forbidden', 0, {}, 1)", now + 7_300_000), "a is held (forbidden) for another 2h".to_owned()),
     ] {
-        sql(dir.path(), &format!("INSERT INTO holds VALUES {hold}")).await;
+        sql(dir.path(), &format!("INSERT INTO holds (scope, cause, since_at, until_at, repeats) VALUES {hold}")).await;
         let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
         assert_eq!((code, out.as_str()), (1, ""));
         assert!(err.contains(&said) && err.contains(lift), "{err}");
@@ -620,8 +642,13 @@ async fn a_hold_keeps_a_cache_from_being_listed_unless_it_ends_soon() {
         sql(dir.path(), "DELETE FROM holds").await;
     }
     let soon = Clock::system().now().0 + 1_500;
-    sql(dir.path(), "INSERT INTO holds VALUES ('b', 'operator', 0, NULL, 0), ('*', 'throttled', 0, 1, 1)").await;
-    sql(dir.path(), &format!("INSERT INTO holds VALUES ('a', 'operator', 0, {soon}, 0)")).await;
+    sql(
+        dir.path(),
+        "INSERT INTO holds (scope, cause, since_at, until_at, repeats)
+         VALUES ('b', 'operator', 0, NULL, 0), ('*', 'throttled', 0, 1, 1)",
+    )
+    .await;
+    sql(dir.path(), &format!("INSERT INTO holds (scope, until_at) VALUES ('a', {soon})")).await;
     let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("inserted 2, already waiting 1"), "{out}");

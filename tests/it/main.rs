@@ -18,6 +18,7 @@ mod holds;
 mod hostile;
 mod key;
 mod logs;
+mod older;
 mod producers;
 mod retry;
 mod revive;

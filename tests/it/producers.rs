@@ -62,7 +62,7 @@ fn values() -> Vec<String> {
     values
 }
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 15] = [
     "id",
     "agent_id",
     "entry_id",
@@ -71,8 +71,10 @@ const COLUMNS: [&str; 13] = [
     "attempts",
     "due_at",
     "batch_max",
+    "asks",
     "maybe_done",
     "request_id",
+    "first_fault",
     "last_cause",
     "created_at",
     "settled_at",
@@ -167,11 +169,23 @@ async fn odd_values_in_holds_and_requests_end_nothing() {
     let mut conn = SqliteConnection::connect(bed.options.path.to_str().unwrap()).await.unwrap();
     sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut conn).await.unwrap();
     for (table, fixed, columns) in [
-        ("holds", ("scope", "'elsewhere'"), vec!["scope", "cause", "since_at", "until_at", "repeats"]),
+        ("holds", ("scope", "'elsewhere'"), vec!["scope", "cause", "since_at", "until_at", "probed_at", "repeats"]),
         (
             "requests",
             ("correlation_id, agent_id, deletion_ids, size, claimed_at", "'c', 'a', '[1]', 1, 1"),
-            vec!["answered_at", "status", "deleted", "retried", "dead", "fault", "detail", "remote_id"],
+            vec![
+                "kind",
+                "answered_at",
+                "status",
+                "deleted",
+                "absent",
+                "retried",
+                "dead",
+                "fault",
+                "detail",
+                "remote_id",
+                "verdicts",
+            ],
         ),
     ] {
         for column in columns {

@@ -23,9 +23,10 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
 async fn mixed(dir: &Path) {
     queue(dir, 3).await; // a 1, 2, 3
     for insert in [
-        "INSERT INTO deletions (agent_id, entry_id, state, settled_at, last_cause, attempts, batch_max, asks, maybe_done)
-         VALUES ('a', 'x', 'dead', 5, 'api_failed', 8, 0, 2, 1), ('a', 'y', 'dead', 5, 'rejected', 1, 1, 0, 0),
-                ('b', 'x', 'dead', 5, 'lost', 8, 20, 0, 1), ('b', 'y', 'dead', 5, 'api_failed', 8, 20, 0, 0)",
+        "INSERT INTO deletions (agent_id, entry_id, state, settled_at, last_cause, attempts, batch_max, asks, maybe_done,
+             request_id, first_fault)
+         VALUES ('a', 'x', 'dead', 5, 'api_failed', 8, 0, 2, 1, 7, 6), ('a', 'y', 'dead', 5, 'rejected', 1, 1, 0, 0, 7, NULL),
+                ('b', 'x', 'dead', 5, 'lost', 8, 20, 0, 1, 7, 7), ('b', 'y', 'dead', 5, 'api_failed', 8, 20, 0, 0, 7, 1)",
         "INSERT INTO deletions (agent_id, entry_id, state, settled_at) VALUES ('a', 'd', 'deleted', 5), ('b', 'a', 'absent', 5)",
         "INSERT INTO deletions (agent_id, entry_id) VALUES ('b', 'p')",
     ] {
@@ -66,13 +67,17 @@ async fn dead_rows_come_back_by_agent_by_cause_or_all() {
             "no dead row is meant by that; nothing was written\n".to_owned()
         };
         assert_eq!((code, out, err.as_str()), (0, said, ""), "{selector:?}");
-        let condition = "state = 'pending' AND settled_at IS NULL AND attempts = 0 AND asks = 0 AND due_at > 0";
+        let condition = "state = 'pending' AND settled_at IS NULL AND attempts = 0 AND asks = 0 AND due_at > 0
+                         AND request_id IS NULL AND first_fault IS NULL";
         assert_eq!(ids(dir.path(), condition).await, revived, "{selector:?}");
         assert_eq!(
             ids(dir.path(), "state = 'pending' AND due_at = 0").await,
             "a1 a2 a3 bp",
             "the others stay as they are"
         );
+        let condition = "state = 'dead' AND attempts > 0 AND settled_at = 5 AND request_id = 7";
+        let left: Vec<_> = ["ax", "ay", "bx", "by"].into_iter().filter(|id| !revived.contains(id)).collect();
+        assert_eq!(ids(dir.path(), condition).await, left.join(" "), "{selector:?}");
         assert_eq!(
             (ids(dir.path(), "state IN ('deleted', 'absent')").await.as_str(), ids(dir.path(), "1").await),
             ("ad ba", before)

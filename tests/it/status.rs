@@ -77,8 +77,14 @@ async fn busy(dir: &Path) {
             .to_owned(),
         format!("INSERT INTO deletions (agent_id, entry_id) VALUES ('{}', 1), ('{0}', 2)", "long-".repeat(51)),
         format!("INSERT INTO holds (scope, since_at) VALUES ('a', {})", from_now(-90)),
-        format!("INSERT INTO holds VALUES ('agent-101', 'forbidden', {}, {}, 3)", from_now(-5_400), from_now(9_000)),
-        format!("INSERT INTO holds VALUES ('*', 'throttled', {}, {}, 1)", from_now(-90), from_now(-1)),
+        format!(
+            "INSERT INTO holds (scope, cause, since_at, until_at, repeats)
+             VALUES ('agent-101', 'forbidden', {}, {}, 3), ('*', 'throttled', {}, {}, 1)",
+            from_now(-5_400),
+            from_now(9_000),
+            from_now(-90),
+            from_now(-1)
+        ),
     ] {
         sql(dir, &statement).await;
     }

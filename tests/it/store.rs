@@ -10,13 +10,7 @@ use audio_cache_sweeper::{
 };
 use sqlx::{Connection, SqliteConnection};
 
-/// Without the fifth, in which JSON is moved by us; of what it leaves behind there is a test.
-const MIGRATIONS: [&str; 4] = [
-    include_str!("../../migrations/0001_queue.sql"),
-    include_str!("../../migrations/0002_ids.sql"),
-    include_str!("../../migrations/0003_absent.sql"),
-    include_str!("../../migrations/0004_daemon.sql"),
-];
+const MIGRATION: &str = include_str!("../../migrations/sqlite/0001_queue.sql");
 
 const NOW: Timestamp = Timestamp(4_000_000_000_000);
 
@@ -253,20 +247,94 @@ async fn what_somebody_spoilt_of_the_history_keeps_nobody_from_the_rest() {
     );
 }
 
+/// Every column of every row.
+async fn whole_table(options: &Options) -> Vec<String> {
+    let all =
+        "SELECT json_array(id, agent_id, entry_id, priority, state, attempts, due_at, batch_max, asks, maybe_done,
+                   request_id, first_fault, last_cause, created_at, settled_at) FROM deletions ORDER BY id";
+    sqlx::query_scalar(all).fetch_all(&mut client(options).await).await.unwrap()
+}
+
+/// Rows of every kind, all of them of an entry that another agent has, too.
+const ALL_KINDS: &str = "
+    INSERT INTO deletions (agent_id, entry_id, priority, state, attempts, due_at, batch_max, asks, maybe_done, request_id,
+        first_fault, last_cause, created_at, settled_at) VALUES
+        ('a', 1, 1, 'dead',    5, 9000, 1,  2, 1, 7,    6,    'lost', 100, 200),
+        ('a', 2, 1, 'deleted', 1, 9000, 20, 0, 0, 7,    NULL, NULL,   100, 200),
+        ('a', 3, 1, 'absent',  1, 9000, 0,  0, 0, 7,    5,    NULL,   100, 200),
+        ('a', 4, 1, 'pending', 0, 9000, 20, 0, 0, NULL, NULL, NULL,   100, NULL),
+        ('a', 5, 1, 'pending', 0, 9000, 4,  0, 0, 7,    7,    'rejected', 100, NULL),
+        ('a', 6, 1, 'pending', 1, 9000, 20, 0, 1, NULL, NULL, 'lost', 100, NULL);
+    INSERT INTO deletions (agent_id, entry_id, priority, state, attempts, due_at, batch_max, asks, maybe_done, request_id,
+        first_fault, last_cause, created_at, settled_at)
+    SELECT 'b', entry_id, priority, state, attempts, due_at, batch_max, asks, maybe_done, request_id, first_fault, last_cause,
+        created_at, settled_at FROM deletions";
+
+async fn with_all_kinds() -> (tempfile::TempDir, Options, Store, SqliteConnection) {
+    let (dir, options, store) = opened().await;
+    let mut conn = client(&options).await;
+    sqlx::raw_sql(ALL_KINDS).execute(&mut conn).await.unwrap();
+    (dir, options, store, conn)
+}
+
 #[tokio::test]
-async fn a_repeated_insert_is_harmless_and_a_settled_row_opens_again() {
-    let (_dir, options, store) = opened().await;
-    let mut producer = Producer::open(&options).await.unwrap();
-    producer.insert([("a", "1", 0), ("a", "1", 0), ("a", "2", 0)]).await.unwrap();
-    let mut conn = SqliteConnection::connect(options.path.to_str().unwrap()).await.unwrap();
-    sqlx::query("UPDATE deletions SET state = 'dead', settled_at = 1, attempts = 5, batch_max = 1 WHERE id = 1")
-        .execute(&mut conn)
-        .await
-        .unwrap();
-    producer.insert([("a", "1", 0)]).await.unwrap();
-    let after = [row(1, "a", "1", "pending", 0, 20, 0), row(2, "a", "2", "pending", 0, 20, 0)];
-    assert_eq!(table(&options).await, after);
-    drop(store);
+async fn a_repeated_insert_reopens_a_settled_row_as_if_it_were_new() {
+    let (_dir, options, _store, mut conn) = with_all_kinds().await;
+    let mut expected = whole_table(&options).await;
+    let again = "INSERT INTO deletions (agent_id, entry_id, priority, due_at, created_at) VALUES
+                     ('a', 1, 0, 500, 300), ('a', 2, 0, 500, 300), ('a', 3, 0, 500, 300)";
+    sqlx::raw_sql(again).execute(&mut conn).await.unwrap();
+    for id in 1..=3 {
+        expected[id - 1] = format!(r#"[{id},"a","{id}",0,"pending",0,500,20,0,0,null,null,null,300,null]"#);
+    }
+    assert_eq!(whole_table(&options).await, expected);
+}
+
+#[tokio::test]
+async fn an_open_row_that_is_enqueued_again_takes_over_a_higher_priority_and_untried_an_earlier_time() {
+    let (_dir, options, _store, mut conn) = with_all_kinds().await;
+    let mut expected = whole_table(&options).await;
+    let insert = async |conn: &mut SqliteConnection, values: &str| {
+        let sql = format!("INSERT INTO deletions (agent_id, entry_id, priority, due_at) VALUES {values}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(conn).await.map(drop)
+    };
+    // Later, and with a lower priority: nothing.
+    insert(&mut conn, "('a', 4, 0, 9001), ('a', 5, 0, 9001), ('a', 6, 0, 9001)").await.unwrap();
+    assert_eq!(whole_table(&options).await, expected);
+    // Earlier: only the one that was never tried.
+    insert(&mut conn, "('a', 4, 1, 8999), ('a', 5, 1, 8999), ('a', 6, 1, 8999)").await.unwrap();
+    expected[3] = r#"[4,"a","4",1,"pending",0,8999,20,0,0,null,null,null,100,null]"#.to_owned();
+    assert_eq!(whole_table(&options).await, expected);
+    // Due at once, and more important.
+    insert(&mut conn, "('a', 4, 2, 0), ('a', 5, 2, 0), ('a', 6, 2, 0)").await.unwrap();
+    expected[3] = r#"[4,"a","4",2,"pending",0,0,20,0,0,null,null,null,100,null]"#.to_owned();
+    expected[4] = r#"[5,"a","5",2,"pending",0,9000,4,0,0,7,7,"rejected",100,null]"#.to_owned();
+    expected[5] = r#"[6,"a","6",2,"pending",1,9000,20,0,1,null,null,"lost",100,null]"#.to_owned();
+    assert_eq!(whole_table(&options).await, expected);
+    // A time that is none is refused as in a new row.
+    insert(&mut conn, "('b', 4, 9, 8000)").await.unwrap();
+    expected[9] = r#"[10,"b","4",9,"pending",0,8000,20,0,0,null,null,null,100,null]"#.to_owned();
+    let error = insert(&mut conn, "('b', 4, 9, -1)").await.unwrap_err().to_string();
+    assert!(error.contains("due_at must be Unix milliseconds"), "{error}");
+    assert_eq!(whole_table(&options).await, expected);
+}
+
+#[tokio::test]
+async fn rows_that_are_due_at_once_are_read_in_the_order_in_which_they_were_enqueued() {
+    let (_dir, options, _store) = opened().await;
+    let mut conn = client(&options).await;
+    let rows =
+        "INSERT INTO deletions (agent_id, entry_id, state, settled_at, created_at) VALUES ('a', 1, 'deleted', 9, 10);
+                INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', 2, 20), ('a', 3, 30);
+                INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', 1, 40), ('a', 4, 40)";
+    sqlx::raw_sql(rows).execute(&mut conn).await.unwrap();
+    let due = "SELECT entry_id FROM deletions INDEXED BY deletions_due WHERE state = 'pending' AND priority = 0
+                   AND agent_id = 'a' AND batch_max = 20 AND due_at <= 0 ORDER BY due_at, created_at, id";
+    let order: Vec<String> = sqlx::query_scalar(due).fetch_all(&mut conn).await.unwrap();
+    assert_eq!(order, ["2", "3", "1", "4"], "the one that was reopened goes behind those that waited");
+    let plan = format!("EXPLAIN QUERY PLAN {due}");
+    let plan = sqlx::query(sqlx::AssertSqlSafe(plan)).fetch_all(&mut conn).await.unwrap();
+    assert_eq!(plan.len(), 1, "nothing is sorted");
 }
 
 #[tokio::test]
@@ -324,6 +392,10 @@ async fn a_bad_row_is_refused_at_its_insert_with_what_is_wrong() {
         ("asks", "-1", "asks must be"),
         ("batch_max", "21", "batch_max must be"),
         ("maybe_done", "2", "maybe_done must be"),
+        ("first_fault", "0", "first_fault must be a positive integer, or NULL"),
+        ("first_fault", "-1", "first_fault must be a positive integer, or NULL"),
+        ("first_fault", "1.5", "first_fault must be a positive integer, or NULL"),
+        ("first_fault", "'first'", "first_fault must be a positive integer, or NULL"),
         ("last_cause", "'bad luck'", "last_cause must be a known cause"),
         ("settled_at", "5", "a pending row has no settled_at"),
         ("id", "-1", "id must be a positive integer"),
@@ -339,15 +411,75 @@ async fn a_bad_row_is_refused_at_its_insert_with_what_is_wrong() {
     assert_eq!(table(&options).await, [row(1, "a", "17", "pending", 0, 20, 0)], "a number becomes text");
 }
 
+#[tokio::test]
+async fn a_bad_hold_or_request_is_refused_at_its_insert_with_what_is_wrong() {
+    let (_dir, options, _store) = opened().await;
+    let mut conn = client(&options).await;
+    let cases = [
+        ("holds", "cause", "'bad luck'", "cause must be operator or a cause"),
+        ("holds", "scope", "''", "scope must be"),
+        ("holds", "since_at", "'now'", "since_at must be Unix milliseconds"),
+        ("holds", "until_at", "-1", "until_at must be Unix milliseconds"),
+        ("holds", "probed_at", "-1", "probed_at must be Unix milliseconds, or NULL"),
+        ("holds", "probed_at", "0.5", "probed_at must be Unix milliseconds, or NULL"),
+        ("holds", "probed_at", "'now'", "probed_at must be Unix milliseconds, or NULL"),
+        ("holds", "probed_at", "253402300800000", "probed_at must be Unix milliseconds, or NULL"),
+        ("holds", "repeats", "-1", "repeats must be"),
+        ("requests", "kind", "'triple'", "kind must be bulk or single"),
+        ("requests", "size", "21", "size must be from 1 to 20"),
+        ("requests", "fault", "'bad luck'", "fault must be a known cause"),
+        ("requests", "fault", "'operator'", "fault must be a known cause"),
+    ];
+    for (table, column, value, said) in cases {
+        let mut fields = match table {
+            "holds" => vec![("scope", "'a'")],
+            _ => vec![
+                ("correlation_id", "'x'"),
+                ("agent_id", "'a'"),
+                ("deletion_ids", "'[1]'"),
+                ("size", "1"),
+                ("claimed_at", "5"),
+            ],
+        };
+        fields.retain(|(name, _)| *name != column);
+        fields.push((column, value));
+        let (names, values): (Vec<&str>, Vec<&str>) = fields.into_iter().unzip();
+        let sql = format!("INSERT INTO {table} ({}) VALUES ({})", names.join(", "), values.join(", "));
+        let error = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap_err().to_string();
+        assert!(error.contains(said), "{table}.{column} {value}: {error}");
+    }
+    let left: i64 = sqlx::query_scalar("SELECT (SELECT count(*) FROM holds) + (SELECT count(*) FROM requests)")
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn every_cause_can_be_written_wherever_one_is() {
+    let (_dir, options, _store) = opened().await;
+    let mut conn = client(&options).await;
+    for (n, cause) in Cause::ALL.iter().enumerate() {
+        let hold = "INSERT INTO holds (scope, cause, probed_at) VALUES ('a', ?, 5)";
+        sqlx::query(hold).bind(cause.as_str()).execute(&mut conn).await.unwrap();
+        if *cause == Cause::Operator {
+            continue;
+        }
+        let request = "INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, fault)
+                       VALUES ('x', 'a', '[1]', 1, 5, ?)";
+        sqlx::query(request).bind(cause.as_str()).execute(&mut conn).await.unwrap();
+        let row = "INSERT INTO deletions (agent_id, entry_id, first_fault, last_cause) VALUES ('a', ?, 1, ?)";
+        sqlx::query(row).bind(n.to_string()).bind(cause.as_str()).execute(&mut conn).await.unwrap();
+    }
+}
+
 #[test]
 fn the_tables_need_nothing_that_old_sqlites_lack() {
-    let sql: String = MIGRATIONS
-        .iter()
-        .flat_map(|sql| sql.lines())
-        .map(|line| line.split("--").next().unwrap())
-        .collect::<Vec<_>>()
-        .join(" ")
-        .to_lowercase();
+    let uncommented: Vec<&str> = MIGRATION.lines().map(|line| line.split("--").next().unwrap()).collect();
+    let statements = uncommented.join(" ").to_lowercase();
+    // The view ends with the first semicolon behind its name.
+    let (before, view) = statements.split_once("create view").unwrap();
+    let sql = [before, view.split_once(';').unwrap().1].concat();
     for new in [" strict", "unixepoch", "json", "->", "over (", "returning", "generated", "iif(", "update from"] {
         assert!(!sql.contains(new), "{new:?}");
     }
@@ -526,13 +658,12 @@ async fn what_pruning_makes_free_is_given_back_in_steps_but_for_a_tenth() {
 }
 
 #[tokio::test]
-async fn a_file_made_before_gives_nothing_back_until_it_was_vacuumed_once() {
+async fn a_file_without_auto_vacuum_gives_nothing_back_until_it_was_vacuumed_once() {
     let dir = tempfile::tempdir().unwrap();
     let options = options(&dir);
     drop(Store::open(options.clone()).await.unwrap());
-    // As it was made then.
-    let then = "PRAGMA auto_vacuum = NONE; VACUUM";
-    sqlx::raw_sql(then).execute(&mut client(&options).await).await.unwrap();
+    let off = "PRAGMA auto_vacuum = NONE; VACUUM";
+    sqlx::raw_sql(off).execute(&mut client(&options).await).await.unwrap();
     with_history(&options).await;
     let mut store = Store::open(options.clone()).await.unwrap();
     while store.prune(Timestamp(1_000), 2_000).await.unwrap().more {}
@@ -593,162 +724,16 @@ async fn the_readme_s_sql_runs() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    assert_eq!(blocks.len(), 3);
-    // As the shell would make it.
+    assert_eq!(blocks.len(), 4);
+    // As the shell would make it; and another queue, whose rows are taken over.
     std::fs::File::create(dir.path().join("archive.db")).unwrap();
+    let copy = format!("VACUUM INTO '{}'", dir.path().join("old.db").display());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(copy)).execute(&mut conn).await.unwrap();
     for block in blocks {
         // Not beside the tests.
-        let block = block.replace("archive.db", dir.path().join("archive.db").to_str().unwrap());
+        let block = ["archive.db", "old.db"].iter().fold(block.to_owned(), |block, name| {
+            block.replace(&format!("'{name}'"), &format!("'{}'", dir.path().join(name).display()))
+        });
         sqlx::raw_sql(sqlx::AssertSqlSafe(block)).execute(&mut conn).await.unwrap();
     }
-}
-
-#[tokio::test]
-async fn a_file_of_the_version_before_comes_along_with_nothing_lost() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    // As it was made then: without the third migration, and with rows of every state, ids that are gone, and a view.
-    drop(Store::open(options.clone()).await.unwrap());
-    let mut conn = client(&options).await;
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
-        "DROP TABLE deletions; DROP TABLE requests; DROP VIEW outcomes; DROP TABLE holds;
-         DROP TABLE daemon; DELETE FROM _sqlx_migrations WHERE version >= 3; {} {}
-         INSERT INTO deletions (agent_id, entry_id, priority, due_at, batch_max, created_at) VALUES ('a', 1, 7, 3, 5, 2);
-         INSERT INTO deletions (agent_id, entry_id, state, attempts, settled_at, request_id) VALUES ('a', 2, 'deleted', 1, 9, 4);
-         INSERT INTO deletions (agent_id, entry_id, state, attempts, maybe_done, last_cause, settled_at)
-         VALUES ('a', 3, 'dead', 8, 1, 'api_failed', 9);
-         INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 'gone');
-         DELETE FROM deletions WHERE id = 4;
-         PRAGMA ignore_check_constraints = ON;
-         INSERT INTO deletions (id, agent_id, entry_id) VALUES (-5, 'b', '');
-         PRAGMA ignore_check_constraints = OFF;
-         INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, claimed_at) VALUES (4, 'x', 'a', '[2,3]', 2, 5);
-         INSERT INTO outcomes VALUES (4, 2, 'deleted', NULL), (4, 3, 'dead', 'api_failed');
-         INSERT INTO holds (scope) VALUES ('a');
-         CREATE TABLE notes (deletion INTEGER REFERENCES deletions (id) ON DELETE CASCADE);
-         INSERT INTO notes VALUES (1);
-         CREATE VIEW theirs AS SELECT count(*) FROM deletions;",
-        MIGRATIONS[0], MIGRATIONS[1]
-    )))
-    .execute(&mut conn)
-    .await
-    .unwrap();
-    // What others added to the tables would not come along: it is refused, and stays as it is.
-    let added = "ALTER TABLE deletions ADD COLUMN note TEXT; CREATE INDEX theirs_too ON outcomes (cause);
-                 CREATE TRIGGER also_theirs AFTER INSERT ON Deletions BEGIN SELECT 1; END;
-                 ALTER TABLE deletions ADD COLUMN twice AS (attempts * 2);";
-    sqlx::raw_sql(added).execute(&mut conn).await.unwrap();
-    let refused = Store::open(options.clone()).await.unwrap_err().to_string();
-    assert!(
-        refused.contains("what was added to it: theirs_too, also_theirs, deletions.note, deletions.twice; note how"),
-        "{refused}"
-    );
-    let removed = "DROP TRIGGER also_theirs; DROP INDEX theirs_too; ALTER TABLE deletions DROP COLUMN note;
-                   ALTER TABLE deletions DROP COLUMN twice;";
-    sqlx::raw_sql(removed).execute(&mut conn).await.unwrap();
-    let old = "SELECT json_array(id, agent_id, entry_id, priority, state, attempts, due_at, batch_max, maybe_done, request_id,
-                   last_cause, created_at, settled_at) FROM deletions
-               UNION ALL SELECT json_array(id, correlation_id, deletion_ids, size, claimed_at) FROM requests
-               UNION ALL SELECT json_array(request_id, deletion_id, verdict, cause) FROM outcomes
-               UNION ALL SELECT json_array(scope, cause) FROM holds
-               UNION ALL SELECT json_array(deletion) FROM notes
-               UNION ALL SELECT json_array(name, seq) FROM sqlite_sequence ORDER BY 1";
-    // What the fourth migration adds is all new, and what was a table is a view since the fifth.
-    let names = "SELECT json_array(type, name) FROM sqlite_master
-                 WHERE name NOT IN ('daemon', 'outcomes', 'sqlite_autoindex_outcomes_1') ORDER BY 1";
-    let (mut before, mut after) = (Vec::<Vec<(String,)>>::new(), Vec::new());
-    for found in [&mut before, &mut after] {
-        for sql in [old, names] {
-            found.push(sqlx::query_as(sql).fetch_all(&mut conn).await.unwrap());
-        }
-        drop(Store::open(options.clone()).await.unwrap());
-    }
-    assert_eq!(before, after);
-    assert_eq!(before[0].len(), 4 + 1 + 2 + 1 + 1 + 2);
-    let new: Vec<(String, Option<i64>)> =
-        sqlx::query_as("SELECT kind, absent FROM requests").fetch_all(&mut conn).await.unwrap();
-    assert_eq!(new, [("bulk".to_owned(), None)]);
-    // Ids go on behind the one that is gone, and a settled row is opened again, whatever it was settled as.
-    sqlx::raw_sql(
-        "INSERT INTO deletions (agent_id, entry_id) VALUES ('c', 1);
-         UPDATE deletions SET state = 'absent', asks = 2 WHERE id = 2;
-         INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 2);",
-    )
-    .execute(&mut conn)
-    .await
-    .unwrap();
-    let rows: Vec<(i64, String, i64)> =
-        sqlx::query_as("SELECT id, state, asks FROM deletions WHERE id IN (2, 5)").fetch_all(&mut conn).await.unwrap();
-    assert_eq!(rows, [(2, "pending".to_owned(), 0), (5, "pending".to_owned(), 0)]);
-    let taken = "INSERT INTO deletions (id, agent_id, entry_id) VALUES (2, 'z', 1)";
-    assert!(sqlx::raw_sql(taken).execute(&mut conn).await.unwrap_err().to_string().contains("belongs to another"));
-}
-
-/// As it was before `outcomes` was a view.
-const BEFORE_THE_VIEW: &str = "
-    DELETE FROM _sqlx_migrations WHERE version >= 5;
-    DROP VIEW outcomes;
-    ALTER TABLE requests DROP COLUMN verdicts;
-    CREATE TABLE outcomes (
-        request_id  INTEGER NOT NULL,
-        deletion_id INTEGER NOT NULL,
-        verdict     TEXT    NOT NULL,
-        cause       TEXT,
-        PRIMARY KEY (request_id, deletion_id)
-    ) WITHOUT ROWID;";
-
-#[tokio::test]
-async fn what_is_on_the_table_that_becomes_a_view_is_named_and_nothing_else_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    drop(Store::open(options.clone()).await.unwrap());
-    let mut conn = client(&options).await;
-    let then = format!(
-        "{BEFORE_THE_VIEW}
-         ALTER TABLE deletions ADD COLUMN note TEXT;
-         CREATE INDEX theirs_too ON deletions (note);
-         CREATE TRIGGER theirs AFTER INSERT ON deletions BEGIN SELECT 1; END;
-         CREATE INDEX by_row ON outcomes (deletion_id);
-         ALTER TABLE requests ADD COLUMN verdicts;
-         CREATE TRIGGER with_it AFTER DELETE ON requests BEGIN DELETE FROM Outcomes WHERE request_id = OLD.id; END;"
-    );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(then)).execute(&mut conn).await.unwrap();
-    let refused = Store::open(options.clone()).await.unwrap_err().to_string();
-    assert!(refused.contains("what was added to it: by_row, with_it, requests.verdicts; note"), "{refused}");
-    let removed = "DROP INDEX by_row; DROP TRIGGER with_it; ALTER TABLE requests DROP COLUMN verdicts;
-                   CREATE VIEW theirs_of_it AS SELECT count(*) AS n FROM outcomes";
-    sqlx::raw_sql(removed).execute(&mut conn).await.unwrap();
-    drop(Store::open(options.clone()).await.unwrap());
-    let kept = "SELECT name FROM sqlite_master WHERE name LIKE 'theirs%' ORDER BY 1";
-    let kept: Vec<String> = sqlx::query_scalar(kept).fetch_all(&mut conn).await.unwrap();
-    assert_eq!(kept, ["theirs", "theirs_of_it", "theirs_too"]);
-}
-
-#[tokio::test]
-async fn the_history_comes_along_when_it_becomes_a_view_odd_rows_of_it_too() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(&dir);
-    drop(Store::open(options.clone()).await.unwrap());
-    let mut conn = client(&options).await;
-    let then = format!(
-        "{BEFORE_THE_VIEW}
-         INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at) VALUES
-             ('x', 'a', '[1,2,3]', 3, 5, 6), ('y', 'a', '[-4,9007199254740993]', 2, 5, 6), ('z', 'a', '[5]', 1, 5, NULL),
-             ('o', 'a', 'x', 1, 5, 6);
-         INSERT INTO outcomes VALUES
-             (1, 1, 'deleted', NULL), (1, 2, 'retry', 'lost'), (1, 3, 'retry', 'api_failed'),
-             (2, -4, 'deleted', NULL), (2, 9007199254740993, 'deleted', NULL),
-             (4, 7, x'646561640d', x'07'), (77, 1, 'deleted', NULL);"
-    );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(then)).execute(&mut conn).await.unwrap();
-    drop(Store::open(options.clone()).await.unwrap());
-    let history = [
-        given(1, 1, "deleted", None),
-        given(1, 2, "retry", Some("lost")),
-        given(1, 3, "retry", Some("api_failed")),
-        given(2, -4, "deleted", None),
-        given(2, 9_007_199_254_740_993, "deleted", None),
-        given(4, 7, "dead\r", Some("\u{7}")),
-    ];
-    assert_eq!(outcomes(&options).await, history, "but for what a request that is gone did");
 }
