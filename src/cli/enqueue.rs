@@ -76,7 +76,7 @@ pub(super) struct EnqueueArgs {
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     priority: i64,
     /// Not to be deleted before this time (2026-11-24T22:00, in UTC), or before so long (2h); a due_at in the input goes
-    /// before it.
+    /// before it. A row that waits already and has not been tried takes an earlier time over.
     #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
     due: Option<Moment>,
     /// Stop at the first line that is refused.
@@ -388,23 +388,27 @@ impl<'a> Sink<'a> {
             }
         };
         let begun = self.clock.elapsed();
-        let Enqueued { inserted, waiting, reopened } = producer.enqueue(&self.chunk).await?;
+        let Enqueued { inserted, waiting, earlier, reopened } = producer.enqueue(&self.chunk).await?;
         // SQLite's way to wait for a lock is to try now and then: without a gap, who writes all the time starves the others.
         let took = self.clock.elapsed().saturating_sub(begun);
         self.chunk.clear();
         self.done.inserted += inserted;
         self.done.waiting += waiting;
+        self.done.earlier += earlier;
         self.done.reopened += reopened;
         sleep(took.min(MAX_GAP)).await;
         Ok(())
     }
 
     fn summary(&self, refused: u64) -> String {
-        let Enqueued { inserted, waiting, reopened } = self.done;
+        let Enqueued { inserted, waiting, earlier, reopened } = self.done;
         if self.dry_run {
             format!("dry run: {} can be enqueued, {refused} refused; nothing was written", self.taken)
         } else {
-            format!("inserted {inserted}, already waiting {waiting}, opened again {reopened}, refused {refused}")
+            format!(
+                "inserted {inserted}, already waiting {waiting}, now due earlier {earlier}, opened again {reopened}, \
+                 refused {refused}"
+            )
         }
     }
 

@@ -77,7 +77,7 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
         ("standing of the dead rows", reader::DEAD, &["SCAN deletions USING INDEX deletions_dead"]),
         (
             "enqueue",
-            producer::SETTLED,
+            producer::REPEATS,
             &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)"],
         ),
         ("revive", revive::REVIVE, &["SEARCH deletions USING INTEGER PRIMARY KEY"]),

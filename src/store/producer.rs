@@ -22,11 +22,23 @@ const ENQUEUE: &str = "
 INSERT INTO deletions (agent_id, entry_id, priority, due_at)
 SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1)";
 
-/// Of the same rows, how many there are that are settled.
-pub(super) const SETTLED: &str = "
-SELECT count(*) FROM (SELECT DISTINCT value->>0 AS agent, value->>1 AS entry FROM json_each(?1)) AS wish
-CROSS JOIN deletions ON deletions.agent_id = wish.agent AND deletions.entry_id = wish.entry
-WHERE state <> 'pending'";
+/// ?1 the same rows, before they are inserted: how many of them will reopen a settled row, and how many will make an open row
+/// due earlier. As the trigger does it, one after the other: the first of several with the same entry reopens the row, and
+/// each one meets the earliest time of those before it.
+pub(super) const REPEATS: &str = "
+WITH wish AS (
+    SELECT value->>0 AS agent, value->>1 AS entry, value->>3 AS due,
+        min(value->>3) OVER (
+            PARTITION BY value->>0, value->>1 ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+    FROM json_each(?1)
+)
+SELECT
+    coalesce(sum(deletions.state <> 'pending' AND wish.before IS NULL), 0),
+    coalesce(sum(CASE
+        WHEN deletions.state IS NULL OR deletions.state <> 'pending' THEN wish.due < wish.before
+        WHEN deletions.request_id IS NULL AND deletions.attempts = 0
+            THEN wish.due < min(deletions.due_at, coalesce(wish.before, deletions.due_at)) END), 0)
+FROM wish LEFT JOIN deletions ON deletions.agent_id = wish.agent AND deletions.entry_id = wish.entry";
 
 /// A producer's connection, for those parts of this program that enqueue.
 #[derive(Debug)]
@@ -53,8 +65,10 @@ pub struct Wish {
 pub struct Enqueued {
     /// New rows.
     pub inserted: u64,
-    /// Open rows already; a higher priority was taken over.
+    /// Open rows already, whose time stays; a higher priority was taken over.
     pub waiting: u64,
+    /// Open rows that had not been tried yet, and are due earlier now.
+    pub earlier: u64,
     /// Settled before, and open again now.
     pub reopened: u64,
 }
@@ -123,11 +137,13 @@ impl Producer {
         let (path, rows) = (&self.path, json(&rows));
         let error = |source| StoreError { path: path.clone(), doing: "enqueue", source };
         let mut tx = self.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
-        let settled: i64 = sqlx::query_scalar(SETTLED).bind(&rows).fetch_one(&mut *tx).await.map_err(error)?;
+        let repeats = sqlx::query_as(REPEATS).bind(&rows).fetch_one(&mut *tx).await;
+        let (reopened, earlier): (i64, i64) = repeats.map_err(error)?;
         let inserted = sqlx::query(ENQUEUE).bind(&rows).execute(&mut *tx).await.map_err(error)?.rows_affected();
         tx.commit().await.map_err(error)?;
-        let reopened = u64::try_from(settled).unwrap_or(0);
-        Ok(Enqueued { inserted, waiting: (wishes.len() as u64).saturating_sub(inserted + reopened), reopened })
+        let [reopened, earlier] = [reopened, earlier].map(|count| u64::try_from(count).unwrap_or(0));
+        let waiting = (wishes.len() as u64).saturating_sub(inserted + reopened + earlier);
+        Ok(Enqueued { inserted, waiting, earlier, reopened })
     }
 
     /// Inserts (agent, entry, priority) rows in one transaction.

@@ -60,7 +60,7 @@ async fn every_way_in_leads_to_the_same_rows() {
     for (arguments, input) in ways {
         let dir = tempfile::tempdir().unwrap();
         let (code, out, err) = enqueue(dir.path(), arguments, input);
-        let said = format!("{CREATED}inserted 2, already waiting 0, opened again 0, refused 0\n");
+        let said = format!("{CREATED}inserted 2, already waiting 0, now due earlier 0, opened again 0, refused 0\n");
         assert_eq!((code, out, err.as_str()), (0, said, ""), "{arguments:?}");
         assert_eq!(rows(dir.path()).await, ["a 1 0 0", "a 2 0 0"], "{arguments:?}");
         if !input.is_empty() && !arguments.contains(&"-") {
@@ -92,15 +92,35 @@ async fn it_tells_new_rows_from_waiting_and_settled_ones() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(
         enqueue(dir.path(), &["--agent", "a", "1", "2", "3", "4", "4"], "").1.lines().last(),
-        Some("inserted 4, already waiting 1, opened again 0, refused 0")
+        Some("inserted 4, already waiting 1, now due earlier 0, opened again 0, refused 0")
     );
     sql(dir.path(), "UPDATE deletions SET state = 'deleted', settled_at = 1 WHERE entry_id = '1'").await;
     sql(dir.path(), "UPDATE deletions SET state = 'dead', settled_at = 1 WHERE entry_id = '2'").await;
     let (code, out, _) = enqueue(dir.path(), &["--agent", "a", "--priority", "9"], "1\n1\n2\n3\n5\n5\na b\n");
-    assert_eq!((code, out.as_str()), (1, "inserted 1, already waiting 3, opened again 2, refused 1\n"));
+    assert_eq!(
+        (code, out.as_str()),
+        (1, "inserted 1, already waiting 3, now due earlier 0, opened again 2, refused 1\n")
+    );
     let rows = rows(dir.path()).await;
     assert_eq!(rows, ["a 1 9 0", "a 2 9 0", "a 3 9 0", "a 4 0 0", "a 5 9 0"], "a higher priority is taken over");
     assert_eq!(sql(dir.path(), "SELECT 'open' FROM deletions WHERE state = 'pending'").await.len(), 5);
+}
+
+#[tokio::test]
+async fn it_tells_which_waiting_rows_are_due_earlier_now() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(enqueue(dir.path(), &["--agent", "a", "--due", "2100-01-01", "1", "2", "3"], "").0, 0);
+    sql(dir.path(), "UPDATE deletions SET attempts = 1, request_id = 7 WHERE entry_id = '2'").await;
+    let (code, out, _) = enqueue(dir.path(), &["--agent", "a"], "1\n1\n2\n4\n");
+    let said = "inserted 1, already waiting 2, now due earlier 1, opened again 0, refused 0\n";
+    assert_eq!((code, out.as_str()), (0, said));
+    let at = 4_102_444_800_000_i64;
+    let expected = ["a 1 0 0".to_owned(), format!("a 2 0 {at}"), format!("a 3 0 {at}"), "a 4 0 0".to_owned()];
+    assert_eq!(rows(dir.path()).await, expected);
+    // A later time, or the same one, is no news.
+    let (_, out, _) = enqueue(dir.path(), &["--agent", "a", "--due", "2100-01-02", "1", "3"], "");
+    assert_eq!(out, "inserted 0, already waiting 2, now due earlier 0, opened again 0, refused 0\n");
+    assert_eq!(rows(dir.path()).await, expected);
 }
 
 /// Reads what a test writes to it, and has not heard of an end.
@@ -257,7 +277,10 @@ async fn bad_lines_are_numbered_and_counted_and_keep_no_others_out() {
     input.extend(b"x".repeat(300));
     input.extend("\n2\n".as_bytes());
     let (code, out, err) = enqueue(dir.path(), &["--agent", "a"], input);
-    assert_eq!((code, out.lines().last()), (1, Some("inserted 2, already waiting 0, opened again 0, refused 3")));
+    assert_eq!(
+        (code, out.lines().last()),
+        (1, Some("inserted 2, already waiting 0, now due earlier 0, opened again 0, refused 3"))
+    );
     let lines: Vec<&str> = err.lines().collect();
     assert_eq!(lines.len(), 3);
     for (line, said) in lines.iter().zip(["line 2: is not UTF-8", "line 3: is longer than", "line 4: \"xxx"]) {
@@ -267,7 +290,10 @@ async fn bad_lines_are_numbered_and_counted_and_keep_no_others_out() {
 
     let many: String = (0..1_000).map(|_| "a b\n").collect();
     let (code, out, err) = enqueue(dir.path(), &["--agent", "a"], many);
-    assert_eq!((code, out.as_str()), (1, "inserted 0, already waiting 0, opened again 0, refused 1000\n"));
+    assert_eq!(
+        (code, out.as_str()),
+        (1, "inserted 0, already waiting 0, now due earlier 0, opened again 0, refused 1000\n")
+    );
     assert_eq!((err.lines().count(), err.lines().last()), (21, Some("… and 980 more lines were refused")));
 }
 
@@ -329,7 +355,10 @@ async fn it_works_while_a_daemon_does() {
     let mut command = configured(dir.path(), &sandbox);
     command.args(["enqueue", "--agent", "a"]).args((1..=40).map(|id| id.to_string()));
     let (code, out, _) = finish(command).await;
-    assert_eq!((code, out.as_str()), (0, "inserted 40, already waiting 0, opened again 0, refused 0\n"));
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "inserted 40, already waiting 0, now due earlier 0, opened again 0, refused 0\n")
+    );
     sandbox.arrived(2).await;
     daemon.signal("TERM");
     assert_eq!(daemon.ended().await.0, 0);
@@ -355,7 +384,7 @@ async fn several_at_once_and_others_who_write_all_get_their_turn() {
     for bulk in bulk {
         let (code, out, err) = bulk.await.unwrap();
         assert_eq!((code, err.as_str()), (0, ""));
-        assert_eq!(out, "inserted 15000, already waiting 0, opened again 0, refused 0\n");
+        assert_eq!(out, "inserted 15000, already waiting 0, now due earlier 0, opened again 0, refused 0\n");
     }
     assert!(small > 2, "only {small} had their turn");
     assert_eq!(rows(dir.path()).await.len(), 30_001 + small);
@@ -459,7 +488,7 @@ async fn a_cache_is_listed_to_its_end_before_anything_is_enqueued() {
     assert!(out.starts_with("450 of 450 entries in the cache of a\n  1  cached 2025-"), "{out}");
     assert!(
         out.contains("  … and 440 more\n")
-            && out.ends_with("inserted 450, already waiting 0, opened again 0, refused 0\n")
+            && out.ends_with("inserted 450, already waiting 0, now due earlier 0, opened again 0, refused 0\n")
     );
     let uris: Vec<String> =
         sandbox.requests().into_iter().map(|request| format!("{} {}", request.method, request.uri)).collect();
@@ -517,7 +546,7 @@ async fn a_cache_that_changes_meanwhile_is_told_of_and_what_comes_twice_counts_o
     sandbox.script([page(5, (1..=3).map(entry)), page(4, (3..=4).map(entry))]);
     let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
     assert_eq!(code, 0);
-    assert!(out.ends_with("inserted 4, already waiting 0, opened again 0, refused 0\n"), "{out}");
+    assert!(out.ends_with("inserted 4, already waiting 0, now due earlier 0, opened again 0, refused 0\n"), "{out}");
     assert!(err.contains("the cache had 4 to 5 entries while it was listed; 1 entry was listed twice"), "{err}");
     sandbox.script([page(5, (1..=3).map(entry)), page(5, [])]);
     let (_, _, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;

@@ -6,7 +6,7 @@ use audio_cache_sweeper::{
     clock::Timestamp,
     deletion::{AgentId, Batch, DeletionId, EntryId, Lane, RequestId},
     outcome::{Cause, Judged, Verdict},
-    store::{Claim, OpenError, Options, Producer, Reader, Settlement, Store, Synchronous},
+    store::{Claim, Enqueued, OpenError, Options, Producer, Reader, Settlement, Store, Synchronous, Wish},
 };
 use sqlx::{Connection, SqliteConnection};
 
@@ -317,6 +317,52 @@ async fn an_open_row_that_is_enqueued_again_takes_over_a_higher_priority_and_unt
     let error = insert(&mut conn, "('b', 4, 9, -1)").await.unwrap_err().to_string();
     assert!(error.contains("due_at must be Unix milliseconds"), "{error}");
     assert_eq!(whole_table(&options).await, expected);
+}
+
+#[tokio::test]
+async fn enqueueing_counts_each_wish_once_as_what_became_of_it() {
+    let (_dir, options, _store, _conn) = with_all_kinds().await;
+    let mut producer = Producer::join(&options).await.unwrap();
+    let wish = |entry: &str, due_at| Wish {
+        agent: AgentId::parse("a").unwrap(),
+        entry: EntryId::parse(entry).unwrap(),
+        priority: 9,
+        due_at: Timestamp(due_at),
+    };
+    let wishes = [
+        wish("1", 700), // reopened, then once as it is, and twice earlier
+        wish("1", 700),
+        wish("1", 600),
+        wish("1", 0),
+        wish("4", 9_500), // waits, is due earlier, waits, is due earlier
+        wish("4", 8_000),
+        wish("4", 8_500),
+        wish("4", 0),
+        wish("5", 0), // tried: both wait
+        wish("6", 0),
+        wish("7", 700), // new, earlier, waits
+        wish("7", 600),
+        wish("7", 650),
+    ];
+    let expected = Enqueued { inserted: 1, waiting: 1 + 2 + 2 + 1, earlier: 2 + 2 + 1, reopened: 1 };
+    assert_eq!(producer.enqueue(&wishes).await.unwrap(), expected);
+    let after = whole_table(&options).await;
+    // In other pieces, the same.
+    let (_dir, options, _store, _conn) = with_all_kinds().await;
+    let mut producer = Producer::join(&options).await.unwrap();
+    let mut sum = Enqueued::default();
+    for wish in wishes {
+        let one = producer.enqueue(&[wish]).await.unwrap();
+        sum.inserted += one.inserted;
+        sum.waiting += one.waiting;
+        sum.earlier += one.earlier;
+        sum.reopened += one.reopened;
+    }
+    assert_eq!(sum, expected);
+    let without_times = |rows: Vec<String>| -> Vec<String> {
+        rows.iter().map(|row| row.rsplitn(3, ',').last().unwrap().to_owned()).collect()
+    };
+    assert_eq!(without_times(whole_table(&options).await), without_times(after));
 }
 
 #[tokio::test]
