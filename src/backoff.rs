@@ -58,6 +58,24 @@ impl Backoff {
         self.base
     }
 
+    /// The longest delay, with its jitter.
+    #[must_use]
+    pub fn max(&self) -> Duration {
+        self.max.saturating_add(self.max.mul_f64(MAX_JITTER))
+    }
+
+    /// This schedule with no delay below `least`, or below its longest if that is shorter.
+    #[must_use]
+    pub fn with_floor(&self, least: Duration) -> Self {
+        Self { base: self.base.max(least.min(self.max)), max: self.max }
+    }
+
+    /// Whether the delay after the `nth` failure is the longest one.
+    #[must_use]
+    pub fn is_longest(&self, nth: u32) -> bool {
+        self.delay(nth) == self.max
+    }
+
     /// The delay after the `nth` failure, counted from 1, before jitter: `min(max, base · 2^(nth − 1))`.
     #[must_use]
     pub fn delay(&self, nth: u32) -> Duration {

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// A point in wall-clock time, in milliseconds since the Unix epoch; the form in which the database keeps times.
@@ -85,7 +85,7 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    System { start: Instant },
+    System { start: Duration },
     Manual(Arc<Hands>),
 }
 
@@ -98,9 +98,8 @@ struct Hands {
 impl Clock {
     /// The system's clocks.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place where a clock is read")]
     pub fn system() -> Self {
-        Self(Source::System { start: Instant::now() })
+        Self(Source::System { start: since_boot() })
     }
 
     /// A clock that stands still until [`Clock::advance`] or [`Clock::jump_to`] moves it; clones share the hands.
@@ -123,7 +122,7 @@ impl Clock {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         match &self.0 {
-            Source::System { start } => start.elapsed(),
+            Source::System { start } => since_boot().saturating_sub(*start),
             Source::Manual(hands) => Duration::from_micros(hands.elapsed_us.load(Ordering::SeqCst)),
         }
     }
@@ -142,6 +141,22 @@ impl Clock {
             hands.wall_ms.store(at.0, Ordering::SeqCst);
         }
     }
+}
+
+/// Time since the machine was booted, suspended or not: time that was slept through has passed for the API, too.
+#[cfg(target_os = "linux")]
+fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
+    seconds + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Time on a clock that only grows.
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::disallowed_methods, reason = "the one place where a clock is read")]
+fn since_boot() -> Duration {
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    START.get_or_init(std::time::Instant::now).elapsed()
 }
 
 #[cfg(test)]

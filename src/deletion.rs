@@ -144,6 +144,18 @@ pub struct Deletion {
     pub asks: u32,
     /// An earlier attempt may have deleted it unseen.
     pub maybe_done: bool,
+    /// The last request that it was in, if it was in any since it was enqueued.
+    pub last_request: Option<RequestId>,
+    /// The first of the requests that failed as a whole with it, since it was last answered about by itself.
+    pub first_fault: Option<RequestId>,
+}
+
+impl Deletion {
+    /// Whether its ID is a decimal number, as the API documents that all of them are.
+    #[must_use]
+    pub fn is_decimal(&self) -> bool {
+        self.entry.as_str().bytes().all(|byte| byte.is_ascii_digit())
+    }
 }
 
 /// How a request asks for what it asks for.
@@ -265,7 +277,7 @@ mod tests {
             let lane = Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max };
             let rows = entries.iter().zip(1..).map(|(entry, id)| {
                 let entry = EntryId::parse(entry).unwrap();
-                Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false }
+                Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None }
             });
             Batch::new(lane, rows.collect()).unwrap().alone().kind()
         };
@@ -285,7 +297,7 @@ mod tests {
             (0..n)
                 .map(|id| {
                     let entry = EntryId::parse(&id.to_string())?;
-                    Ok(Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false })
+                    Ok(Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None })
                 })
                 .collect()
         };

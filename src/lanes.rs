@@ -1,13 +1,15 @@
 //! Which lane's turn it is: what the worker remembers of the lanes between two listings.
 //!
-//! Memory is in proportion to the lanes that have open rows, never to the rows.
+//! Memory is in proportion to the lanes that have open rows, never to the rows. Times are elapsed time: a wall clock that
+//! is set must not make a lane wait.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
 };
 
-use crate::{clock::Timestamp, deletion::Lane};
+use crate::deletion::{AgentId, Lane};
 
 /// The lanes that have, or soon will have, something to send.
 #[derive(Debug, Default)]
@@ -16,103 +18,199 @@ pub struct Lanes {
     ready: BTreeMap<Reverse<i64>, VecDeque<Lane>>,
     /// Lanes worth a look later; those that are so at the same time, in the order in which they came.
     waiting: BTreeMap<Wait, Lane>,
-    /// Where each lane is: `None` in `ready`, else in `waiting`.
-    place: HashMap<Lane, Option<Wait>>,
+    /// Agents whose hold is over and that may probe it, in turns; their lanes are in `places`.
+    probing: VecDeque<AgentId>,
+    /// Where each lane is, by agent.
+    places: HashMap<AgentId, BTreeMap<Key, Place>>,
     /// How many lanes came so far.
     came: u64,
 }
 
-/// When a lane is worth a look, and its number among those that came.
-type Wait = (Timestamp, u64);
+/// When a lane is worth a look, in elapsed time, and its number among those that came.
+type Wait = (Duration, u64);
+
+/// A lane of an agent: priority, most rows together.
+type Key = (i64, u8);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Ready,
+    /// With whether it has due rows, which a hold keeps.
+    Waiting(Wait, bool),
+    Probing,
+}
 
 impl Lanes {
-    /// Takes in a listing of all lanes that have open rows, each with the time at which its first row is due.
+    /// Takes in a listing of all lanes that have open rows, each with the time at which it is worth a look.
     ///
     /// Ready lanes keep their turn, even if the listing does not have them: a look at an empty lane drops it.
-    pub fn list(&mut self, listing: Vec<(Lane, Timestamp)>) {
+    pub fn list(&mut self, listing: Vec<(Lane, Duration)>) {
         for lane in std::mem::take(&mut self.waiting).into_values() {
-            self.place.remove(&lane);
+            self.forget(&lane);
         }
-        for (lane, due_at) in listing {
-            self.note(lane, due_at);
+        for (lane, look_at) in listing {
+            self.note(lane, look_at);
         }
     }
 
     /// Remembers that `lane` is worth a look at `look_at`, unless an earlier look is due anyway.
-    pub fn note(&mut self, lane: Lane, look_at: Timestamp) {
-        match self.place.get(&lane) {
+    pub fn note(&mut self, lane: Lane, look_at: Duration) {
+        self.wait(lane, look_at, false);
+    }
+
+    /// Remembers that `lane` has rows that a hold keeps until `until`.
+    pub fn hold(&mut self, lane: Lane, until: Duration) {
+        self.wait(lane, until, true);
+    }
+
+    fn wait(&mut self, lane: Lane, look_at: Duration, is_held: bool) {
+        match self.place(&lane) {
             None => {}
-            Some(None) => return,
-            Some(Some((known, _))) if *known <= look_at => return,
-            Some(Some(known)) => {
-                self.waiting.remove(known);
+            Some(Place::Ready | Place::Probing) => return,
+            Some(Place::Waiting((known, _), _)) if known <= look_at => return,
+            Some(Place::Waiting(known, _)) => {
+                self.waiting.remove(&known);
             }
         }
         self.came += 1;
         let wait = (look_at, self.came);
-        self.place.insert(lane.clone(), Some(wait));
+        self.put(&lane, Place::Waiting(wait, is_held));
         self.waiting.insert(wait, lane);
     }
 
-    /// Takes up to `most` lanes out whose time has come: of the highest priority that has any, and only of that.
-    pub fn take(&mut self, now: Timestamp, most: usize) -> Vec<Lane> {
+    /// Takes the next lane out whose time has come: of the highest priority that has any.
+    pub fn next(&mut self, now: Duration) -> Option<Lane> {
+        self.wake(now);
+        let mut entry = self.ready.first_entry()?;
+        let lane = entry.get_mut().pop_front();
+        if entry.get().is_empty() {
+            entry.remove();
+        }
+        lane.inspect(|lane| self.forget(lane))
+    }
+
+    fn wake(&mut self, now: Duration) {
         while let Some(first) = self.waiting.first_entry()
             && first.key().0 <= now
         {
             let lane = first.remove();
             self.push_ready(lane);
         }
-        let Some(mut entry) = self.ready.first_entry() else { return Vec::new() };
-        let queue = entry.get_mut();
-        let taken: Vec<Lane> = queue.drain(..most.min(queue.len())).collect();
-        if queue.is_empty() {
-            entry.remove();
-        }
-        for lane in &taken {
-            self.place.remove(lane);
-        }
-        taken
     }
 
     /// Puts a lane behind the others of its priority: it had its turn, and has more.
     pub fn put_back(&mut self, lane: Lane) {
-        self.forget_waiting(&lane);
+        self.leave_waiting(&lane);
         self.push_ready(lane);
     }
 
     /// Puts lanes that were taken and not served back to where they were.
     pub fn restore(&mut self, lanes: Vec<Lane>) {
         for lane in lanes.into_iter().rev() {
-            self.forget_waiting(&lane);
-            if self.place.insert(lane.clone(), None) != Some(None) {
+            self.leave_waiting(&lane);
+            if self.place(&lane) != Some(Place::Ready) {
+                self.put(&lane, Place::Ready);
                 self.ready.entry(Reverse(lane.priority)).or_default().push_front(lane);
             }
         }
     }
 
-    /// When the next lane is worth a look: the epoch if one is now, `None` if there is none.
+    /// Puts a lane aside whose agent may probe its hold: probes have a turn of their own.
+    pub fn set_aside(&mut self, lane: &Lane) {
+        self.leave_waiting(lane);
+        let lanes = self.places.get(&lane.agent);
+        if !lanes.is_some_and(|lanes| lanes.values().any(|place| *place == Place::Probing)) {
+            self.probing.push_back(lane.agent.clone());
+        }
+        self.put(lane, Place::Probing);
+    }
+
+    /// Takes the next agent out that may probe, with its lanes.
+    pub fn next_probing(&mut self) -> Option<(AgentId, Vec<Lane>)> {
+        let agent = self.probing.pop_front()?;
+        let lanes = self.places.get(&agent).into_iter().flatten();
+        let lanes = lanes.filter(|(_, place)| **place == Place::Probing);
+        let lanes = lanes.map(|((priority, batch_max), _)| Lane { priority: *priority, agent: agent.clone(), batch_max: *batch_max });
+        let lanes: Vec<Lane> = lanes.collect();
+        lanes.iter().for_each(|lane| self.forget(lane));
+        Some((agent, lanes))
+    }
+
+    /// Whether any agent may probe.
     #[must_use]
-    pub fn next_look(&self) -> Option<Timestamp> {
-        if self.ready.is_empty() {
+    pub fn any_probing(&self) -> bool {
+        !self.probing.is_empty()
+    }
+
+    /// Whether a lane is ready at this time.
+    pub fn any_ready(&mut self, now: Duration) -> bool {
+        self.wake(now);
+        !self.ready.is_empty()
+    }
+
+    /// How many lanes are known.
+    #[must_use]
+    pub fn count_ready(&self) -> usize {
+        self.ready.values().map(VecDeque::len).sum()
+    }
+
+    /// Whether the agent has rows that are due, beside those in flight.
+    #[must_use]
+    pub fn has_due(&self, agent: &AgentId) -> bool {
+        let places = self.places.get(agent).into_iter().flat_map(BTreeMap::values);
+        places.into_iter().any(|place| !matches!(place, Place::Waiting(_, false)))
+    }
+
+    /// Whether the agent has a lane.
+    #[must_use]
+    pub fn knows(&self, agent: &AgentId) -> bool {
+        self.places.contains_key(agent)
+    }
+
+    /// When the next lane is worth a look, in elapsed time: at the start if one is now, `None` if there is none.
+    #[must_use]
+    pub fn next_look(&self) -> Option<Duration> {
+        if self.ready.is_empty() && self.probing.is_empty() {
             self.waiting.first_key_value().map(|((at, _), _)| *at)
         } else {
-            Some(Timestamp::ZERO)
+            Some(Duration::ZERO)
         }
     }
 
     fn push_ready(&mut self, lane: Lane) {
-        if self.place.insert(lane.clone(), None) != Some(None) {
+        if self.place(&lane) != Some(Place::Ready) {
+            self.put(&lane, Place::Ready);
             self.ready.entry(Reverse(lane.priority)).or_default().push_back(lane);
         }
     }
 
-    fn forget_waiting(&mut self, lane: &Lane) {
-        if let Some(Some(wait)) = self.place.get(lane) {
-            self.waiting.remove(wait);
+    fn place(&self, lane: &Lane) -> Option<Place> {
+        self.places.get(&lane.agent)?.get(&(lane.priority, lane.batch_max)).copied()
+    }
+
+    fn put(&mut self, lane: &Lane, place: Place) {
+        let lanes = match self.places.get_mut(&lane.agent) {
+            Some(lanes) => lanes,
+            None => self.places.entry(lane.agent.clone()).or_default(),
+        };
+        lanes.insert((lane.priority, lane.batch_max), place);
+    }
+
+    fn forget(&mut self, lane: &Lane) {
+        if let Some(lanes) = self.places.get_mut(&lane.agent) {
+            lanes.remove(&(lane.priority, lane.batch_max));
+            if lanes.is_empty() {
+                self.places.remove(&lane.agent);
+            }
+        }
+    }
+
+    fn leave_waiting(&mut self, lane: &Lane) {
+        if let Some(Place::Waiting(wait, _)) = self.place(lane) {
+            self.waiting.remove(&wait);
         }
     }
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -71,11 +71,11 @@ pub mod envelope;
 
 pub mod outcome;
 
+pub mod judge;
+
+pub mod evidence;
+
 pub mod lanes;
-
-pub mod rate;
-
-pub mod concurrency;
 
 pub mod pace;
 

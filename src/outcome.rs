@@ -1,16 +1,9 @@
-//! What came of a call, and what follows from it: [`judge`] is the whole decision table of the README.
-
-use std::collections::HashMap;
+//! What came of a call, and what can follow from it: answers, faults, causes, verdicts, holds.
 
 use crate::{
-    backoff::{Backoff, Jitter},
     clock::Timestamp,
-    deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, Kind, MAX_BATCH_SIZE, State},
+    deletion::{AgentId, DeletionId, RequestId, State},
 };
-
-/// So often a row is asked about alone without anything being learnt (server errors, refusals, no answer), until what the
-/// bulk delete left open counts as it is.
-pub const MAX_ASKS: u32 = 3;
 
 /// The two lists of a 200, unjudged. The answer about a single entry is one list with its ID and one without.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,47 +126,68 @@ impl Cause {
         matches!(self, Self::Unauthorized | Self::Forbidden | Self::UnknownAgent | Self::Contract)
     }
 
-    /// Whether a hold can be placed for it.
+    /// Whether it can only come from the two lists of a 200, or from there being none of an ID in them.
     #[must_use]
-    pub const fn may_hold(self) -> bool {
-        match self {
-            Self::ApiFailed | Self::ApiContradicted | Self::ApiSilent | Self::Rejected => false,
-            Self::Garbled
-            | Self::Unauthorized
-            | Self::Forbidden
-            | Self::UnknownAgent
-            | Self::Contract
-            | Self::Throttled
-            | Self::ServerError
-            | Self::Lost
-            | Self::Unreachable
-            | Self::Operator => true,
-        }
+    pub const fn is_of_an_answer(self) -> bool {
+        matches!(self, Self::ApiFailed | Self::ApiContradicted | Self::ApiSilent)
     }
 
-    /// Whether an attempt that ended so counts: it says something about the row.
+    /// Whether a row that came back for this cause may have failed by its own doing, so that it can wait a share of its
+    /// delay for others that failed with it.
     #[must_use]
-    pub const fn counts(self) -> bool {
-        match self {
-            Self::ApiFailed
-            | Self::ApiContradicted
-            | Self::ApiSilent
-            | Self::Garbled
-            | Self::ServerError
-            | Self::Lost => true,
-            Self::Rejected
-            | Self::Unauthorized
-            | Self::Forbidden
-            | Self::UnknownAgent
-            | Self::Contract
-            | Self::Throttled
-            | Self::Unreachable
-            | Self::Operator => false,
-        }
+    pub const fn gathers(self) -> bool {
+        self.is_of_an_answer() || matches!(self, Self::Garbled | Self::ServerError | Self::Lost)
     }
 }
 
 impl Fault {
+    /// Whether something in the request's content may be the reason, so that a part of it could get through. A rejection is
+    /// left out: it says outright that the content is the reason.
+    #[must_use]
+    pub const fn may_be_the_content(&self) -> bool {
+        match self {
+            Self::Garbled | Self::Lost => true,
+            Self::Unreachable => false,
+            Self::Status { status, .. } => match self.cause() {
+                Cause::ServerError => true,
+                Cause::Throttled => *status == 503,
+                Cause::Contract => !self.is_of_the_whole_api(),
+                Cause::ApiFailed
+                | Cause::ApiContradicted
+                | Cause::ApiSilent
+                | Cause::Garbled
+                | Cause::Rejected
+                | Cause::Unauthorized
+                | Cause::Forbidden
+                | Cause::UnknownAgent
+                | Cause::Lost
+                | Cause::Unreachable
+                | Cause::Operator => false,
+            },
+        }
+    }
+
+    /// Whether the status speaks of the API as a whole: a redirect, or a method that there is none of.
+    #[must_use]
+    pub const fn is_of_the_whole_api(&self) -> bool {
+        matches!(self, Self::Status { status: 300..=399 | 405 | 501, .. })
+    }
+
+    /// Whether the API says that it gets too much: only this lowers the rate.
+    #[must_use]
+    pub const fn is_too_much(&self) -> bool {
+        matches!(self, Self::Status { status: 429, .. })
+    }
+
+    /// The `Retry-After` that came with it.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<RetryAfter> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Garbled | Self::Lost | Self::Unreachable => None,
+        }
+    }
+
     /// The cause that this fault is recorded as.
     #[must_use]
     pub const fn cause(&self) -> Cause {
@@ -282,6 +296,8 @@ pub struct Judged {
     pub asks: u32,
     /// The attempt may have deleted it, or one before it.
     pub maybe_done: bool,
+    /// The first of the requests that failed as a whole with it, since it was last answered about by itself.
+    pub first_fault: Option<RequestId>,
 }
 
 /// What a hold is on.
@@ -316,20 +332,22 @@ impl Scope {
 /// A hold that an answer asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// On what.
+    /// On what. By streak, it is the agent; if the faults come from several agents, everything is held.
     pub scope: Scope,
     /// Why.
     pub cause: Cause,
     /// Until when.
     pub end: HoldEnd,
+    /// Not for less than until this time: a `Retry-After`, clamped.
+    pub not_before: Option<Timestamp>,
 }
 
 /// How long a hold is to last. What depends on what happened before is left to the pace, which remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldEnd {
-    /// At once, and longer each time in a row.
+    /// It begins at once, and is longer each time in a row.
     Growing,
-    /// Only after a few such faults in a row; then longer each time.
+    /// It begins after a few such faults in a row; then it is longer each time.
     ByStreak,
     /// Until a time.
     At(Timestamp),
@@ -346,213 +364,11 @@ pub struct Judgement {
     pub strays: usize,
     /// The API did what the contract says: it told of the rows.
     pub is_answer: bool,
+    /// The answer settled something: a row was deleted, or the API itself spoke of a row alone. Only this is a success, for
+    /// the streak of faults as for a probe.
+    pub has_settled: bool,
+    /// Before a hold is placed by this streak, one of the rows is asked about alone: it now is in the lane for that.
+    pub asks_first: bool,
+    /// A request about one row was refused: the answer says nothing about the row, and such requests may be in vain.
+    pub is_refused: bool,
 }
-
-/// What [`judge`] goes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// How many counted attempts a row has before it is dead; at least 1.
-    pub max_attempts: u32,
-    /// Whether a row that a bulk delete cannot settle is asked about alone.
-    pub ask_singly: bool,
-    /// The delays between them.
-    pub retry: Backoff,
-    /// The shortest pause that a `Retry-After` can ask for.
-    pub min_retry_after: std::time::Duration,
-    /// The longest.
-    pub max_retry_after: std::time::Duration,
-}
-
-impl Policy {
-    fn retry(&self, row: &Deletion, cause: Cause, now: Timestamp, jitter: Jitter) -> Verdict {
-        let attempt = row.attempts.saturating_add(1);
-        if attempt >= self.max_attempts {
-            Verdict::Dead { cause }
-        } else {
-            Verdict::Retry { due_at: now.plus(self.retry.spread(attempt, jitter)), cause }
-        }
-    }
-
-    /// What becomes of a row that a bulk delete did not settle, and how many rows it may be sent with.
-    ///
-    /// The bulk delete gives no reason. Where that would be the end, or the row may be gone already, one request about it
-    /// alone tells, and the two of them are one attempt: it is the second that counts.
-    fn unsettled(&self, row: &Deletion, cause: Cause, now: Timestamp, jitter: Jitter) -> Judged {
-        let verdict = self.retry(row, cause, now, jitter);
-        let is_last = matches!(verdict, Verdict::Dead { .. });
-        let may_be_gone = row.maybe_done && cause == Cause::ApiFailed;
-        let can_be_asked = self.ask_singly && row.asks < MAX_ASKS && row.entry.can_be_in_a_path();
-        if can_be_asked && (is_last || may_be_gone) {
-            let verdict = Verdict::Release { due_at: now, cause };
-            return Judged { id: row.id, verdict, batch_max: Some(ALONE), asks: row.asks, maybe_done: row.maybe_done };
-        }
-        let batch_max = if cause == Cause::ApiSilent { None } else { Some(MAX_BATCH_SIZE) };
-        Judged { id: row.id, verdict, batch_max, asks: 0, maybe_done: row.maybe_done }
-    }
-
-    /// What becomes of a row after a request about it alone to which there was no answer: the same again later, and in
-    /// the end an attempt that failed.
-    fn ask_again(&self, row: &Deletion, cause: Cause, maybe_done: bool, now: Timestamp, jitter: Jitter) -> Judged {
-        let asks = row.asks.saturating_add(1);
-        if asks >= MAX_ASKS {
-            return end(row, self.retry(row, cause, now, jitter), maybe_done);
-        }
-        let verdict = Verdict::Release { due_at: now.plus(self.retry.jittered(asks, jitter)), cause };
-        Judged { id: row.id, verdict, batch_max: None, asks, maybe_done }
-    }
-
-    fn clamp(&self, wish: RetryAfter, now: Timestamp) -> Timestamp {
-        let wish = match wish {
-            RetryAfter::Seconds(seconds) => now.plus(std::time::Duration::from_secs(seconds)),
-            RetryAfter::At(at) => at,
-        };
-        wish.clamp(now.plus(self.min_retry_after), now.plus(self.max_retry_after.max(self.min_retry_after)))
-    }
-}
-
-/// Decides what becomes of each row of `batch` and whether anything is to be held, from what the call returned.
-///
-/// Exactly one verdict for each row, whatever the answer says; [`Verdict::Deleted`] only for an ID that a 200 listed
-/// as deleted and not as failed. `is_known`: in this life, the API has answered a bulk delete of this agent; without
-/// that, a 404 about one entry may be a wrong region's or a gateway's. `rng` is drawn from once.
-#[must_use]
-pub fn judge(
-    batch: &Batch,
-    reply: &Result<Answer, Fault>,
-    is_known: bool,
-    policy: &Policy,
-    now: Timestamp,
-    rng: &mut fastrand::Rng,
-) -> Judgement {
-    let jitter = Jitter::draw(rng);
-    match reply {
-        Ok(answer) => judge_answer(batch, answer, policy, now, jitter),
-        Err(fault) if batch.kind() == Kind::Single && is_known && fault.cause() == Cause::UnknownAgent => {
-            let absent = |row: &Deletion| end(row, Verdict::Absent, row.maybe_done);
-            let rows = batch.deletions().iter().map(absent).collect();
-            Judgement { rows, hold: None, strays: 0, is_answer: true }
-        }
-        Err(fault) => judge_fault(batch, fault, policy, now, jitter),
-    }
-}
-
-fn judge_answer(batch: &Batch, answer: &Answer, policy: &Policy, now: Timestamp, jitter: Jitter) -> Judgement {
-    #[derive(Clone, Copy, Default)]
-    struct Listed {
-        deleted: bool,
-        failed: bool,
-    }
-    let position: HashMap<&str, usize> =
-        batch.deletions().iter().enumerate().map(|(at, row)| (row.entry.as_str(), at)).collect();
-    let mut listed = vec![Listed::default(); batch.len()];
-    let mut strays = 0;
-    for id in &answer.deleted {
-        match position.get(id.as_str()) {
-            Some(&at) => listed[at].deleted = true,
-            None => strays += 1,
-        }
-    }
-    for id in &answer.failed {
-        match position.get(id.as_str()) {
-            Some(&at) => listed[at].failed = true,
-            None => strays += 1,
-        }
-    }
-    let rows = batch
-        .deletions()
-        .iter()
-        .zip(listed)
-        .map(|(row, listed)| {
-            let cause = match (listed.deleted, listed.failed) {
-                (true, false) => return end(row, Verdict::Deleted, row.maybe_done),
-                (false, true) => Cause::ApiFailed,
-                (true, true) => Cause::ApiContradicted,
-                (false, false) => Cause::ApiSilent,
-            };
-            if batch.kind() == Kind::Single {
-                return end(row, policy.retry(row, cause, now, jitter), row.maybe_done);
-            }
-            policy.unsettled(row, cause, now, jitter)
-        })
-        .collect();
-    Judgement { rows, hold: None, strays, is_answer: true }
-}
-
-/// What asking about a row alone is over with: from here on it travels with others, if at all.
-fn end(row: &Deletion, verdict: Verdict, maybe_done: bool) -> Judged {
-    Judged { id: row.id, verdict, batch_max: Some(MAX_BATCH_SIZE), asks: 0, maybe_done }
-}
-
-fn judge_fault(batch: &Batch, fault: &Fault, policy: &Policy, now: Timestamp, jitter: Jitter) -> Judgement {
-    let cause = fault.cause();
-    let agent = || Scope::Agent(batch.lane().agent.clone());
-    let hold = |scope, end| Some(Hold { scope, cause, end });
-    let release = Verdict::Release { due_at: now, cause };
-    // What each row becomes, the batch size it may travel in, and the hold.
-    let (verdict, batch_max, hold): (Option<Verdict>, Option<u8>, Option<Hold>) = match cause {
-        Cause::Rejected if batch.len() == 1 => (Some(Verdict::Dead { cause }), None, None),
-        Cause::Rejected => (Some(release), Some(part(batch.len())), None),
-        Cause::Unauthorized | Cause::Contract => (Some(release), None, hold(Scope::All, HoldEnd::Growing)),
-        Cause::Forbidden | Cause::UnknownAgent => (Some(release), None, hold(agent(), HoldEnd::Growing)),
-        Cause::Throttled => {
-            let end = match fault {
-                Fault::Status { retry_after: Some(wish), .. } => HoldEnd::At(policy.clamp(*wish, now)),
-                Fault::Status { retry_after: None, .. } | Fault::Garbled | Fault::Lost | Fault::Unreachable => {
-                    HoldEnd::Growing
-                }
-            };
-            (Some(release), None, hold(Scope::All, end))
-        }
-        Cause::Unreachable => (Some(release), None, hold(Scope::All, HoldEnd::ByStreak)),
-        // The rest counts. No fault has the causes of an answer or of a person; if one had, its rows would come back.
-        Cause::ServerError
-        | Cause::Garbled
-        | Cause::Lost
-        | Cause::ApiFailed
-        | Cause::ApiContradicted
-        | Cause::ApiSilent
-        | Cause::Operator => (None, None, hold(Scope::All, HoldEnd::ByStreak)),
-    };
-    let unseen = matches!(cause, Cause::Garbled | Cause::Lost);
-    // A request about one row was refused, or such requests have a limit that lets none of them through: so everything may
-    // be, or only those. The next bulk delete with the row in it tells which, and places the hold if that needs a person.
-    let is_refused = batch.kind() == Kind::Single && (cause.needs_a_person() || cause == Cause::Throttled);
-    let hold = hold.filter(|_| !(is_refused && cause.needs_a_person()));
-    let rows = batch
-        .deletions()
-        .iter()
-        .map(|row| {
-            let maybe_done = row.maybe_done || unseen;
-            // Also if a bulk delete is how it went, for want of an answered one before, or as a probe.
-            let is_asked = batch.lane().batch_max == ALONE;
-            match verdict {
-                _ if is_refused => {
-                    let asks = row.asks.saturating_add(1);
-                    Judged { id: row.id, verdict: release, batch_max: Some(MAX_BATCH_SIZE), asks, maybe_done }
-                }
-                None if is_asked => policy.ask_again(row, cause, maybe_done, now, jitter),
-                None => {
-                    let verdict = policy.retry(row, cause, now, jitter);
-                    Judged { id: row.id, verdict, batch_max, asks: 0, maybe_done }
-                }
-                Some(dead @ Verdict::Dead { .. }) if is_asked => end(row, dead, maybe_done),
-                Some(verdict) => Judged { id: row.id, verdict, batch_max, asks: row.asks, maybe_done },
-            }
-        })
-        .collect();
-    Judgement { rows, hold, strays: 0, is_answer: false }
-}
-
-/// How many rows of a rejected batch may go together next: the largest power of two below its size.
-///
-/// Sixteen and four rather than ten and ten, because from then on halves are even and no row travels more than five
-/// times: one bad ID among twenty is found in at most 11 requests and two in at most 17, in whatever order and however
-/// much at the same time the parts are sent. Halves of ten, five, three and two take up to 19.
-fn part(len: usize) -> u8 {
-    let largest = len.next_power_of_two() / 2;
-    u8::try_from(largest).unwrap_or(MAX_BATCH_SIZE).clamp(1, MAX_BATCH_SIZE)
-}
-
-#[cfg(test)]
-#[path = "outcome_tests.rs"]
-mod tests;

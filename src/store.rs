@@ -4,6 +4,7 @@
 //! written in one turn of the worker is one [`Write`] transaction. Statements work on sets, handed over as JSON: a
 //! statement per row would cost more than everything else together.
 
+mod clocks;
 mod file;
 mod producer;
 mod reader;
@@ -64,11 +65,15 @@ SELECT requests.id, requests.agent_id,
     (SELECT json_group_array(json_array(
         id, CASE typeof(entry_id) WHEN 'text' THEN entry_id END, CAST(attempts AS INTEGER),
         CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER),
-        CAST(last_cause AS TEXT)))
+        CAST(last_cause AS TEXT), CAST(request_id AS INTEGER), CAST(first_fault AS INTEGER)))
      FROM deletions WHERE state = 'pending' AND id IN (
         SELECT value FROM json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]'))))
 FROM requests INDEXED BY requests_unanswered
 WHERE answered_at IS NULL ORDER BY requests.id";
+
+/// ?1 since when; ?2 how many.
+const SENT_LATELY: &str = "
+SELECT claimed_at FROM (SELECT id, claimed_at FROM requests ORDER BY id DESC LIMIT ?2) WHERE claimed_at > ?1 ORDER BY id";
 
 /// The queue, open for the one daemon that works on it.
 #[derive(Debug)]
@@ -169,6 +174,16 @@ impl Store {
             .map(orphan_row)
             .collect::<Result<_, _>>()
             .map_err(|source| self.error("find unanswered requests", source))
+    }
+
+    /// When the last requests were claimed, oldest first: those since a time, `most` of them.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn sent_since(&mut self, since: Timestamp, most: u32) -> Result<Vec<Timestamp>, StoreError> {
+        let sent = sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).fetch_all(&mut self.conn).await;
+        let sent: Vec<i64> = sent.map_err(|source| self.error("look at the last requests", source))?;
+        Ok(sent.into_iter().map(Timestamp).collect())
     }
 
     /// Whether no row is open.

@@ -22,6 +22,14 @@ pub mod event {
     pub const HOLD_PLACED: &str = "hold_placed";
     /// A hold's time is up, and one request probes.
     pub const HOLD_PROBED: &str = "hold_probed";
+    /// The wall clock was set.
+    pub const CLOCK_JUMPED: &str = "clock_jumped";
+    /// The wall clock may be wrong, and nothing is pruned for now.
+    pub const CLOCK_DOUBTFUL: &str = "clock_doubtful";
+    /// An answer was that to another request.
+    pub const MIXED_UP: &str = "mixed_up";
+    /// An answer has a correlation ID that nobody sent.
+    pub const FOREIGN_ECHO: &str = "foreign_echo";
     /// A hold was lifted.
     pub const HOLD_LIFTED: &str = "hold_lifted";
     /// The rate at which requests go out has changed.

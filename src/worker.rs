@@ -4,11 +4,14 @@
 //! Calls run on while the database works: what came back during one commit is settled by the next.
 
 mod chores;
+mod clocks;
 mod in_flight;
+mod ledger;
 mod log;
 mod plan;
 mod recovery;
 mod report;
+mod schedule;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,38 +29,43 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tracing::{error, info};
-use uuid::Uuid;
 
 use crate::{
     api::{Api, Reply, Transport},
     clock::{Clock, Timestamp},
-    deletion::{AgentId, DeletionId, Kind, Lane, RequestId},
+    deletion::{AgentId, DeletionId, Kind, RequestId},
+    echo::Echoes,
+    evidence::Evidence,
+    judge::Policy,
     lanes::Lanes,
     metrics::Metrics,
-    outcome::{Cause, Fault, Judgement, Policy, judge},
-    pace::{Admission, HoldChange, Pace},
-    store::{Claim, Counts, Settlement, Store, StoreError},
+    outcome::Scope,
+    pace::{HoldChange, Pace},
+    store::{Claim, Counts, Store, StoreError},
     supervisor::Supervisor,
     telemetry::event,
 };
-use chores::{Chores, SUMMARY_INTERVAL};
+use chores::Chores;
 pub use chores::{PRUNE_ROWS, VACUUM_PAGES};
-use in_flight::{InFlight, on_their_way};
-use plan::{Next, Rules, batches};
+use clocks::Clocks;
+use in_flight::InFlight;
+use ledger::{Ledger, Over};
 use recovery::recover;
 pub use report::{Ended, Totals, Turn, Until};
+use schedule::{Calls, Known, MOST_LIFTED, Plan, Schedule};
 
-/// For the runtime that this runs on: after so many polls of calls, it looks whether SQLite has answered, and whether there
-/// is something to read. With tokio's own 61, all calls of a turn are sent before its next statement is, and SQLite waits
-/// for us meanwhile: emptying a queue takes a sixth more time.
+/// Task polls between two checks for I/O and for SQLite's reply. tokio's own 61 would send every call of a turn before its
+/// next statement and leave SQLite idle: a drain then takes a sixth longer.
 pub const EVENT_INTERVAL: u32 = 8;
 
 /// How long after another process's last write we leave gaps between our own.
 const POLITE_FOR: Duration = Duration::from_secs(2);
 /// The longest such gap.
 const MAX_GAP: Duration = Duration::from_millis(50);
-/// Listing the lanes may take one part in this many of the time.
+/// Reading the holds and listing the lanes may take one part in this many of the time.
 const LISTING_SHARE: u32 = 10;
+/// The lanes are listed this often whatever happens: a net under every missed wake-up.
+const MAX_LISTING_AGE: Duration = Duration::from_secs(60);
 /// How long the loop waits before it tries a database again that could not be used.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
@@ -72,6 +80,11 @@ pub struct Settings {
     pub linger: Duration,
     /// How verdicts are reached.
     pub policy: Policy,
+    /// How many faults in a row hold an agent, or everything.
+    pub after_faults: u32,
+    /// How long the word of the API about one row stands for others of its agent that are answered likewise; and the longest
+    /// hold.
+    pub longest_hold: Duration,
     /// How often the database is asked whether anybody wrote.
     pub poll_interval: Duration,
     /// How long settled rows are kept.
@@ -80,26 +93,7 @@ pub struct Settings {
     pub grace: Duration,
 }
 
-/// A judged answer that the database does not know of yet.
-#[derive(Debug)]
-struct Unsettled {
-    settlement: Settlement,
-    lane: Lane,
-    /// Elapsed time at which the request was sent.
-    sent: Duration,
-    holds: Vec<HoldChange>,
-}
-
-/// What a turn is about to send, and which lanes to bring back if it cannot.
-#[derive(Debug, Default)]
-struct Plan {
-    claims: Vec<Claim>,
-    taken: Vec<Lane>,
-    /// How many rows turned out to be unusable.
-    buried: u64,
-}
-
-/// With how long the call took: by the time that it is judged, we may have waited for something else.
+/// A finished call with its duration, measured in its own task because judging may come later.
 type Returned = Result<(TaskId, (Reply, Duration)), JoinError>;
 
 /// The daemon.
@@ -107,41 +101,32 @@ type Returned = Result<(TaskId, (Reply, Duration)), JoinError>;
 pub struct Worker<T = Api> {
     store: Store,
     api: Arc<T>,
-    pace: Pace,
-    lanes: Lanes,
     clock: Clock,
-    rng: fastrand::Rng,
     settings: Settings,
+    schedule: Schedule,
+    ledger: Ledger,
+    clocks: Clocks,
     calls: JoinSet<(Reply, Duration)>,
-    in_flight: HashMap<TaskId, InFlight>,
+    in_flight: Calls,
     /// Came back while the loop was waiting; the next turn judges it.
     returned: Vec<Returned>,
-    /// Judged; kept until a transaction with it has been committed.
-    unsettled: Vec<Unsettled>,
     /// First rows of lanes that no request can be made of; the next transaction makes those rows dead.
     unusable: Vec<DeletionId>,
-    /// Agents of open rows that a bulk delete has been answered for: a 404 about one entry of theirs can be believed.
-    known: HashSet<AgentId>,
-    /// It was logged that a request about one row was refused.
-    told_refused: bool,
-    /// The newest request that was sent.
-    newest: RequestId,
+    /// Changes of holds that wait for a transaction.
+    holds_to_write: Vec<HoldChange>,
     /// The lanes must be read again.
     stale: bool,
     /// The holds must be, too, and before anything more is claimed.
     holds_stale: bool,
-    /// Elapsed time before which they are not, so that reading them cannot become the main work.
+    /// Elapsed time before which neither is read, so that reading cannot become the main work; and at which the lanes are
+    /// listed in any case.
+    next_reading: Duration,
     next_listing: Duration,
-    totals: Totals,
-    /// Elapsed time at which another process was last seen to have written.
-    others_wrote: Option<Duration>,
+    list_by: Duration,
     /// How long the last transaction took.
     wrote_for: Duration,
-    /// Elapsed time at which a row last reached an end.
-    last_settled: Duration,
     chores: Chores,
     supervisor: Supervisor,
-    metrics: Metrics,
     /// Told to end: nothing more is claimed, not even by a turn that has begun.
     told: Arc<AtomicBool>,
 }
@@ -154,49 +139,61 @@ impl<T: Transport> Worker<T> {
     pub async fn new(
         mut store: Store,
         api: T,
-        pace: Pace,
+        mut pace: Pace,
         settings: Settings,
         clock: Clock,
         mut rng: fastrand::Rng,
     ) -> Result<Self, StoreError> {
-        let totals = recover(&mut store, &settings.policy, pace.rate(), clock.now(), &mut rng).await?;
-        let (now, metrics, rate_told) = (clock.elapsed(), Metrics::new(clock.now()), pace.rate());
-        Ok(Self {
+        let clocks = clocks::start(&mut store, &settings, &clock).await?;
+        recovery::remember_what_was_sent(&mut store, &mut pace, &clock).await?;
+        let totals = recover(&mut store, &settings.policy, pace.permits.rate(), clock.now(), &mut rng).await?;
+        let (now, metrics, told) = (clock.elapsed(), Metrics::new(clock.now()), Arc::new(AtomicBool::default()));
+        let chores = Chores::new(now, pace.permits.rate());
+        let mut worker = Self {
             store,
             api: Arc::new(api),
-            pace,
-            lanes: Lanes::default(),
-            clock,
-            rng,
+            clock: clock.clone(),
             settings,
+            ledger: Ledger {
+                unsettled: Vec::new(),
+                evidence: Evidence::new(settings.after_faults, settings.longest_hold),
+                totals,
+                metrics,
+                rng: rng.fork(),
+                newest: RequestId(0),
+                last_settled: now,
+                told_refused: false,
+                echoes: Echoes::default(),
+            },
+            schedule: Schedule {
+                lanes: Lanes::default(),
+                pace,
+                settings,
+                clock,
+                rng,
+                others_wrote: None,
+                told: Arc::clone(&told),
+            },
+            clocks,
             calls: JoinSet::new(),
             in_flight: HashMap::new(),
             returned: Vec::new(),
-            unsettled: Vec::new(),
             unusable: Vec::new(),
-            known: HashSet::new(),
-            told_refused: false,
-            newest: RequestId(0),
+            holds_to_write: Vec::new(),
             stale: true,
-            holds_stale: true,
+            holds_stale: false,
+            next_reading: Duration::ZERO,
             next_listing: Duration::ZERO,
-            totals,
-            others_wrote: None,
+            list_by: Duration::ZERO,
             wrote_for: Duration::ZERO,
-            last_settled: now,
-            chores: Chores {
-                summary_at: now + SUMMARY_INTERVAL,
-                deleted_before: 0,
-                counting: JoinSet::new(),
-                prune_at: now,
-                giving_back: false,
-                rate_told,
-                store_down: false,
-            },
+            chores,
             supervisor: Supervisor::default(),
-            metrics,
-            told: Arc::default(),
-        })
+            told,
+        };
+        worker.read_holds().await?;
+        let soon = worker.schedule.pace.holds.probe_soon(worker.clock.now());
+        worker.holds_to_write.extend(soon);
+        Ok(worker)
     }
 
     /// Names who is to be told how the loop is.
@@ -207,15 +204,16 @@ impl<T: Transport> Worker<T> {
 
     /// Names where it is counted what is done; what was done so far comes along.
     #[must_use]
-    pub fn measured_by(self, metrics: Metrics) -> Self {
-        metrics.settled(&self.totals.counts());
-        Self { metrics, ..self }
+    pub fn measured_by(mut self, metrics: Metrics) -> Self {
+        metrics.settled(&self.ledger.totals.counts());
+        self.ledger.metrics = metrics;
+        self
     }
 
     /// What was done so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.totals
+        self.ledger.totals
     }
 
     /// Closes the database in good order: it is one file again, if nobody else has it open.
@@ -292,14 +290,14 @@ impl<T: Transport> Worker<T> {
     /// Tells whoever watches that the loop comes round, and how it stands.
     fn come_round(&mut self) {
         self.supervisor.feed(self.clock.elapsed());
-        self.metrics.turned(self.pace.rate(), self.in_flight.len());
+        self.ledger.metrics.turned(self.schedule.pace.permits.rate(), self.in_flight.len());
     }
 
     /// Waits until a turn may have something to do.
     async fn wait_for_news(&mut self, wait: Option<Duration>) {
-        // A gap between our transactions lets a producer in, whose own waiting is clumsier than ours.
+        // SQLite's busy handler retries only every 100 ms or less: without a gap after our commit, a waiting producer starves.
         let now = self.clock.elapsed();
-        if self.others_wrote.is_some_and(|at| now.saturating_sub(at) < POLITE_FOR) {
+        if self.schedule.others_wrote.is_some_and(|at| now.saturating_sub(at) < POLITE_FOR) {
             sleep(self.wrote_for.min(MAX_GAP)).await;
         }
         if self.chores.store_down {
@@ -315,15 +313,15 @@ impl<T: Transport> Worker<T> {
 
     async fn ended(&mut self, until: Until) -> Result<Option<Ended>, StoreError> {
         let Until::Empty { give_up_after } = until else { return Ok(None) };
-        let idle = self.in_flight.is_empty() && self.unsettled.is_empty();
-        if idle && self.lanes.next_look().is_none() && self.store.is_empty().await? {
+        let idle = self.in_flight.is_empty() && self.ledger.unsettled.is_empty();
+        if idle && self.schedule.lanes.next_look().is_none() && self.store.is_empty().await? {
             return Ok(Some(Ended::Empty));
         }
         Ok(self.is_time_to_give_up(give_up_after).then_some(Ended::GaveUp))
     }
 
     fn is_time_to_give_up(&self, after: Option<Duration>) -> bool {
-        let waited = self.clock.elapsed().saturating_sub(self.last_settled);
+        let waited = self.clock.elapsed().saturating_sub(self.ledger.last_settled);
         after.is_some_and(|most| waited >= most)
     }
 
@@ -370,9 +368,10 @@ impl<T: Transport> Worker<T> {
     /// # Errors
     /// If the database fails. Then nothing is forgotten: what has come back is settled by a later turn.
     pub async fn turn(&mut self) -> Result<Turn, StoreError> {
+        self.mind_the_clock().await?;
         self.notice().await?;
         self.judge_returned();
-        let settled = self.unsettled.len();
+        let settled = self.ledger.unsettled.len();
         let sent = self.settle_and_claim(true).await?;
         Ok(Turn { settled, sent, in_flight: self.in_flight.len(), wait: self.wait() })
     }
@@ -386,38 +385,69 @@ impl<T: Transport> Worker<T> {
 
     /// Reads the holds and the lanes again if somebody else has written.
     async fn notice(&mut self) -> Result<(), StoreError> {
-        // With answers to write, their transaction tells the same, and an answer less of SQLite's to wait for is time.
+        // With answers to settle, `Write::is_overtaken` makes this check; skipping it here saves a round trip.
         if self.returned.is_empty() || self.stale || self.holds_stale {
             if self.store.changed().await? {
-                self.stale = true;
-                self.holds_stale = true;
-                self.others_wrote = Some(self.clock.elapsed());
+                self.others_have_written(self.clock.elapsed());
             }
         } else {
             self.store.check_in_place()?;
         }
         // What is judged and not yet written would be missing in what is read.
-        if !self.unsettled.is_empty() {
+        if !self.ledger.unsettled.is_empty() || !self.holds_to_write.is_empty() {
             return Ok(());
         }
-        if self.holds_stale {
-            let holds = self.store.holds().await?;
-            self.pace.load(holds).iter().for_each(log::hold);
-            self.holds_stale = false;
+        if self.holds_stale && self.clock.elapsed() >= self.next_reading {
+            self.read_holds().await?;
         }
         let begun = self.clock.elapsed();
-        if !self.stale || begun < self.next_listing {
-            return Ok(());
+        if (self.stale && begun >= self.next_listing) || begun >= self.list_by {
+            self.list_lanes(begun).await?;
         }
+        Ok(())
+    }
+
+    fn others_have_written(&mut self, elapsed: Duration) {
+        self.stale = true;
+        self.holds_stale = true;
+        self.schedule.others_wrote = Some(elapsed);
+    }
+
+    async fn read_holds(&mut self) -> Result<(), StoreError> {
+        let begun = self.clock.elapsed();
+        let rows = self.store.holds().await?;
+        let holds = &mut self.schedule.pace.holds;
+        holds.load(rows).iter().for_each(log::hold);
+        self.holds_to_write.extend(holds.put_clock_right(self.clock.now()));
+        self.holds_stale = false;
+        let ended = self.clock.elapsed();
+        self.next_reading = ended + ended.saturating_sub(begun) * LISTING_SHARE;
+        Ok(())
+    }
+
+    async fn list_lanes(&mut self, begun: Duration) -> Result<(), StoreError> {
         let (lanes, unusable) = self.store.lanes().await?;
         self.unusable = unusable;
-        let open: HashSet<&AgentId> = lanes.iter().map(|(lane, _)| &lane.agent).collect();
-        self.known.retain(|agent| open.contains(agent));
-        self.lanes.list(lanes);
+        let now = self.clock.now();
+        let lanes = lanes.into_iter().map(|(lane, due_at)| (lane, self.schedule.at(due_at, now))).collect();
+        self.schedule.lanes.list(lanes);
         self.stale = false;
         let ended = self.clock.elapsed();
         self.next_listing = ended + ended.saturating_sub(begun) * LISTING_SHARE;
+        self.list_by = ended + MAX_LISTING_AGE;
+        self.forget_idle_agents();
         Ok(())
+    }
+
+    /// Of an agent without open rows, neither its holds nor what its answers have shown is needed any more.
+    fn forget_idle_agents(&mut self) {
+        let flying: HashSet<AgentId> = self.in_flight.values().map(|call| call.batch.lane().agent.clone()).collect();
+        let Schedule { lanes, pace, .. } = &mut self.schedule;
+        let is_open = |agent: &AgentId| lanes.knows(agent) || flying.contains(agent);
+        self.ledger.evidence.retain(is_open);
+        let lifted = pace.holds.lift_idle(is_open, MOST_LIFTED);
+        lifted.iter().for_each(log::hold);
+        self.holds_to_write.extend(lifted);
     }
 
     fn judge_returned(&mut self) {
@@ -431,242 +461,96 @@ impl<T: Transport> Worker<T> {
                 Err(error) => (error.id(), None),
             };
             if let Some(call) = self.in_flight.remove(&task) {
-                self.judge_one(call, reply, together, now);
+                let agent = &call.batch.lane().agent;
+                let has_company = self.in_flight.values().any(|other| other.batch.lane().agent == *agent);
+                let over = Over { call, reply, together, has_company };
+                if self.ledger.judge(over, &mut self.schedule, now) {
+                    self.api.reconnect();
+                }
             }
         }
-    }
-
-    /// `reply` is `None` if the call was cut short on our side: that says nothing about the API, so no hold follows.
-    /// `together` is how many calls were on their way at its end, itself included.
-    fn judge_one(&mut self, call: InFlight, reply: Option<(Reply, Duration)>, together: usize, now: Timestamp) {
-        let heard = reply.is_some();
-        let (reply, took) = reply.unwrap_or_else(|| {
-            let so_far = self.clock.elapsed().saturating_sub(call.sent);
-            (Reply::unheard(Fault::Lost, "cut short before the answer"), so_far)
-        });
-        let agent = &call.batch.lane().agent;
-        if call.batch.kind() == Kind::Bulk && reply.result.is_ok() {
-            self.known.insert(agent.clone());
-        }
-        let is_known = self.known.contains(agent);
-        let Judgement { rows, hold, strays, is_answer } =
-            judge(&call.batch, &reply.result, is_known, &self.settings.policy, now, &mut self.rng);
-        // With the key that was found, the next request may well succeed.
-        let hold = hold.filter(|_| !reply.key_changed);
-        let fault = reply.result.as_ref().err().filter(|_| !is_answer).map(Fault::cause);
-        if heard {
-            let change = self.pace.learn(call.request, fault, self.newest, self.clock.elapsed());
-            change.iter().for_each(log::rate);
-        }
-        if reply.result.is_ok() {
-            self.pace.timed(took, together.max(call.together)).iter().for_each(log::concurrency);
-        }
-        let holds = if heard {
-            self.pace.answered(call.request, hold, is_answer, self.newest, now, &mut self.rng)
-        } else {
-            self.pace.forget(call.request);
-            Vec::new()
-        };
-        let settlement = Settlement {
-            request: call.request,
-            answered_at: now,
-            status: reply.status,
-            fault,
-            detail: reply.detail,
-            remote_id: (!reply.remote_ids.is_empty()).then(|| reply.remote_ids.join(", ")),
-            rows,
-            is_whole: true,
-        };
-        log::request(&settlement, &call, took, strays);
-        let refused = fault.is_some_and(Cause::needs_a_person) && call.batch.kind() == Kind::Single;
-        if refused && !std::mem::replace(&mut self.told_refused, true) {
-            log::ask_refused(&settlement, &call);
-        }
-        self.metrics.request(settlement.status, call.batch.kind(), call.batch.len(), took);
-        if reply.key_changed {
-            info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
-        }
-        holds.iter().for_each(log::hold);
-        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, holds });
     }
 
     /// Everything that a turn writes, in one transaction; then what it claimed is sent.
     async fn settle_and_claim(&mut self, may_claim: bool) -> Result<usize, StoreError> {
         let now = self.clock.now();
-        let room = if may_claim && !self.holds_stale { self.room(now) } else { 0 };
-        let mut plan = Plan { taken: self.lanes.take(now, room), ..Plan::default() };
-        let over = !self.holds_stale && self.pace.any_over(now);
-        if self.unsettled.is_empty() && self.unusable.is_empty() && plan.taken.is_empty() && !over {
+        let mut plan = if may_claim { self.schedule.plan(self.in_flight.len(), now) } else { Plan::default() };
+        let over = if self.holds_stale { Vec::new() } else { self.schedule.pace.holds.over(now, MOST_LIFTED) };
+        let nothing = self.ledger.unsettled.is_empty() && self.unusable.is_empty() && self.holds_to_write.is_empty();
+        if nothing && plan.is_idle() && over.is_empty() {
             return Ok(0);
         }
-        if let Err(error) = self.write(&mut plan, room, over, now).await {
+        if let Err(error) = self.write(&mut plan, &over, now).await {
             self.store.abandon().await;
-            self.lanes.restore(plan.taken);
+            self.schedule.pace.permits.give_back();
+            self.schedule.lanes.restore(plan.taken);
             return Err(error);
         }
-        if over {
-            self.pace.forget_over(now).iter().for_each(log::hold);
+        if !over.is_empty() {
+            self.schedule.pace.holds.forget_over(now, MOST_LIFTED).iter().for_each(log::hold);
         }
         self.unusable.clear();
         if plan.buried > 0 {
-            self.totals.dead += plan.buried;
-            self.metrics.settled(&Counts { dead: plan.buried, ..Counts::default() });
+            self.ledger.totals.dead += plan.buried;
+            self.ledger.metrics.settled(&Counts { dead: plan.buried, ..Counts::default() });
             // There may be more behind them.
             self.stale = true;
             error!(event = event::BAD_ROW, rows = plan.buried, "rows that no request can carry are dead now");
         }
-        self.forget_settled();
+        self.stale |= self.ledger.forget_settled(&mut self.schedule);
         let sent = plan.claims.len();
+        self.schedule.pace.permits.leave(self.clock.elapsed());
         plan.claims.into_iter().for_each(|claim| self.send(claim));
         Ok(sent)
     }
 
-    /// How many requests could be sent now, as far as that can be known without taking permits.
-    fn room(&self, now: Timestamp) -> usize {
-        let free = self.pace.concurrency(self.settings.concurrency).saturating_sub(self.in_flight.len());
-        let free = free.min(self.pace.most_permits(self.clock.elapsed()));
-        match self.pace.admit_any(now) {
-            Admission::Free => free,
-            Admission::Probe => free.min(1),
-            Admission::Probing | Admission::Held(_) => 0,
-        }
-    }
-
-    /// Writes what is unsettled, removes holds if some are `over`, and fills `plan` with claims of the lanes that it has
-    /// taken. A permit is taken once there is a batch for it, and before that batch is claimed.
-    async fn write(&mut self, plan: &mut Plan, mut room: usize, over: bool, now: Timestamp) -> Result<(), StoreError> {
-        let rules = Rules {
-            batch_size: self.settings.batch_size,
-            linger: self.settings.linger,
-            retry: self.settings.policy.retry,
-            recheck: self.settings.poll_interval,
-        };
-        let mut busy = in_flight::busy(self.in_flight.values());
+    /// Writes what is unsettled, removes the holds that are `over`, and fills `plan` with claims.
+    async fn write(&mut self, plan: &mut Plan, over: &[Scope], now: Timestamp) -> Result<(), StoreError> {
         let mut write = self.store.write().await?;
         let begun = self.clock.elapsed();
-        write.settle(self.unsettled.iter().map(|unsettled| &unsettled.settlement)).await?;
-        for unsettled in &self.unsettled {
+        let changes = self.holds_to_write.len().min(MOST_LIFTED);
+        write.change_holds(&self.holds_to_write[..changes]).await?;
+        write.settle(self.ledger.unsettled.iter().map(|unsettled| &unsettled.settlement)).await?;
+        for unsettled in &self.ledger.unsettled {
             write.change_holds(&unsettled.holds).await?;
         }
-        if over {
-            write.lift_over(now).await?;
+        if !over.is_empty() {
+            write.lift_over(over, now).await?;
         }
         // This transaction may have waited for another one, which paused us, or mended what was to be buried.
-        if write.is_overtaken().await? {
+        let is_overtaken = write.is_overtaken().await?;
+        if is_overtaken {
             self.stale = true;
-            self.others_wrote = Some(begun);
-            self.pace.load(write.holds().await?).iter().for_each(log::hold);
+            self.holds_stale = true;
+            self.schedule.others_wrote = Some(begun);
             self.unusable.clear();
-            if self.pace.admit_any(now) == Admission::Probe {
-                room = room.min(1);
-            }
         }
         plan.buried += write.bury_lanes(&self.unusable, now).await?;
-        // That the file could be written may have taken a while, and the end have come meanwhile.
-        let held = matches!(self.pace.admit_any(now), Admission::Held(_) | Admission::Probing);
-        if held || self.told.load(Ordering::Relaxed) {
-            self.lanes.restore(std::mem::take(&mut plan.taken));
-        }
-        let mut lanes = plan.taken.clone();
-        while !lanes.is_empty() {
-            let share = (room - plan.claims.len()).div_ceil(lanes.len());
-            let most_rows = share * usize::from(rules.batch_size);
-            let ids = on_their_way(self.in_flight.values(), self.others_wrote, &plan.claims, &lanes);
-            let looks = write.look(&lanes, most_rows, &ids, now).await?;
-            let mut unserved = Vec::new();
-            for (lane, look) in lanes.into_iter().zip(looks) {
-                plan.buried += write.bury(&look.unusable, now).await?;
-                let mut room = room - plan.claims.len();
-                match self.pace.admit(&lane.agent, now) {
-                    Admission::Free => {}
-                    Admission::Probe if !plan.claims.iter().any(|claim| claim.batch.lane().agent == lane.agent) => {
-                        room = room.min(1);
-                    }
-                    Admission::Probe | Admission::Probing => {
-                        self.lanes.note(lane, now.plus(rules.recheck));
-                        continue;
-                    }
-                    Admission::Held(until) => {
-                        // Without an end, somebody will write when it is lifted.
-                        if let Some(until) = until {
-                            self.lanes.note(lane, until);
-                        }
-                        continue;
-                    }
-                }
-                let (found, next) = batches(&lane, look, most_rows, room, &busy, &rules, now);
-                let (wanted, before) = (found.len(), plan.claims.len());
-                for batch in found {
-                    if !self.pace.take_permit(self.clock.elapsed()) {
-                        break;
-                    }
-                    // Until a bulk delete of this agent was answered, nothing could be made of a 404: it goes with one.
-                    // So does a probe, which is to tell whether bulk deletes go.
-                    let is_free = self.pace.admit(&lane.agent, now) == Admission::Free;
-                    let ask = self.settings.policy.ask_singly && is_free && self.known.contains(&lane.agent);
-                    let batch = if ask { batch.alone() } else { batch };
-                    let request = write.next_request_id();
-                    in_flight::add(&mut busy, &batch);
-                    plan.claims.push(Claim { request, correlation_id: new_uuid(&mut self.rng), batch });
-                }
-                let served = plan.claims.len() - before;
-                match next {
-                    _ if served < wanted || next == Next::HasMore => {
-                        if served == 0 {
-                            unserved.push(lane);
-                        } else {
-                            self.lanes.put_back(lane);
-                        }
-                    }
-                    Next::LookAt(at) => self.lanes.note(lane, at),
-                    Next::HasMore | Next::Nothing => {}
-                }
-            }
-            // A lane that got nothing, for want of room or of a permit, is the next one's turn.
-            self.lanes.restore(unserved);
-            let permits = self.pace.most_permits(self.clock.elapsed());
-            let room = if permits == 0 { 0 } else { room - plan.claims.len() };
-            lanes = self.lanes.take(now, room);
-            plan.taken.extend(lanes.iter().cloned());
-        }
-        if self.pace.rate() != self.chores.rate_told {
-            write.change_rate(self.pace.rate(), now).await?;
+        let known = Known { calls: &self.in_flight, evidence: &self.ledger.evidence };
+        self.schedule.claim(&mut write, plan, known, is_overtaken || self.holds_stale, now).await?;
+        let rate = self.schedule.pace.permits.rate();
+        if rate != self.chores.rate_told {
+            write.change_rate(rate, now).await?;
         }
         let committed = write.claim_and_commit(&plan.claims, now).await;
         self.wrote_for = self.clock.elapsed().saturating_sub(begun);
-        self.totals.longest_write = self.totals.longest_write.max(self.wrote_for);
+        self.ledger.totals.longest_write = self.ledger.totals.longest_write.max(self.wrote_for);
         committed?;
-        self.chores.rate_told = self.pace.rate();
+        self.holds_to_write.drain(..changes);
+        self.chores.rate_told = rate;
         Ok(())
-    }
-
-    fn forget_settled(&mut self) {
-        for Unsettled { settlement, lane, sent, .. } in std::mem::take(&mut self.unsettled) {
-            let before = self.totals.ended();
-            self.totals.add(&settlement);
-            self.metrics.settled(&settlement.counts());
-            if self.totals.ended() > before {
-                self.last_settled = self.clock.elapsed();
-            }
-            for row in &settlement.rows {
-                if let Some(due_at) = row.verdict.due_at() {
-                    // Whoever wrote meanwhile may have moved the row to another lane.
-                    self.stale |= self.others_wrote.is_some_and(|at| at >= sent);
-                    let batch_max = row.batch_max.unwrap_or(lane.batch_max);
-                    self.lanes.note(Lane { batch_max, ..lane.clone() }, due_at);
-                }
-            }
-        }
     }
 
     fn send(&mut self, claim: Claim) {
         let Claim { request, correlation_id, batch } = claim;
-        for (scope, cause) in self.pace.sent(request, &batch.lane().agent, self.clock.now()) {
+        let probed = self.schedule.pace.holds.sent(request, &batch.lane().agent, self.clock.now());
+        for (scope, cause) in probed {
             let (scope, cause, request) = (scope.as_str(), cause.as_str(), request.0);
             info!(event = event::HOLD_PROBED, scope, cause, request, "the hold is over; one request probes");
         }
-        self.newest = self.newest.max(request);
-        self.totals.requests += 1;
+        self.ledger.newest = self.ledger.newest.max(request);
+        self.ledger.totals.requests += 1;
+        self.ledger.echoes.sent(correlation_id);
         let sent = self.clock.elapsed();
         let (api, clock, sending) = (Arc::clone(&self.api), self.clock.clone(), batch.clone());
         let task = self.calls.spawn(async move {
@@ -683,25 +567,12 @@ impl<T: Transport> Worker<T> {
 
     /// How long until a turn may have something to do, if nothing comes back and nobody writes.
     fn wait(&self) -> Option<Duration> {
-        let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
-        let listing = if self.holds_stale {
-            Some(Duration::ZERO)
-        } else {
-            self.stale.then(|| self.next_listing.saturating_sub(elapsed))
-        };
-        let claim = match self.pace.admit_any(now) {
-            _ if self.in_flight.len() >= self.pace.concurrency(self.settings.concurrency) => None,
-            Admission::Probing | Admission::Held(None) => None,
-            Admission::Held(Some(until)) => Some(until.since(now)),
-            Admission::Free | Admission::Probe => self.lanes.next_look().map(|look| {
-                let permit = self.pace.next_permit().saturating_sub(elapsed);
-                look.since(now).max(permit)
-            }),
-        };
-        listing.into_iter().chain(claim).min()
+        let elapsed = self.clock.elapsed();
+        let listing = self.stale.then(|| self.next_listing.saturating_sub(elapsed));
+        let reading = self.holds_stale.then(|| self.next_reading.saturating_sub(elapsed));
+        let writing = (!self.holds_to_write.is_empty()).then_some(Duration::ZERO);
+        let in_any_case = Some(self.list_by.saturating_sub(elapsed));
+        let claim = self.schedule.wait(self.in_flight.len());
+        [listing, reading, writing, in_any_case, claim].into_iter().flatten().min()
     }
-}
-
-fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
-    uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid()
 }

@@ -32,6 +32,21 @@ pub struct Look {
     pub next_due_at: Option<Timestamp>,
 }
 
+impl Look {
+    /// Takes in what a second look at the same lane found, whose time has come: the row that could have gone first comes
+    /// first; with `as_they_are`, those that were found first.
+    pub(super) fn merge(&mut self, later: Self, most: usize, as_they_are: bool) {
+        self.due.extend(later.due);
+        if !as_they_are {
+            // Both are in this order, and the sort finds that out.
+            self.due.sort_by_key(|row| (row.due_since, row.deletion.id));
+        }
+        self.due.truncate(most);
+        self.unusable.extend(later.unusable);
+        self.next_due_at = later.next_due_at;
+    }
+}
+
 /// A row that may be claimed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DueRow {
@@ -156,8 +171,15 @@ pub(super) fn lane_row(row: &SqliteRow) -> Result<(DeletionId, Option<(Lane, Tim
 
 /// The holds, as far as they are on anything.
 pub(super) async fn holds(conn: &mut SqliteConnection) -> Result<Vec<HoldRow>, sqlx::Error> {
-    let rows = sqlx::query("SELECT scope, cause, since_at, until_at, repeats FROM holds").fetch_all(conn).await?;
-    Ok(rows.iter().filter_map(hold_row).collect())
+    let rows = sqlx::query("SELECT scope, cause, since_at, until_at, repeats, probed_at FROM holds").fetch_all(conn);
+    Ok(rows.await?.iter().filter_map(hold_row).collect())
+}
+
+/// The same of these scopes: [scope, …].
+pub(super) async fn holds_of(conn: &mut SqliteConnection, scopes: &str) -> Result<Vec<HoldRow>, sqlx::Error> {
+    let query = "SELECT scope, cause, since_at, until_at, repeats, probed_at FROM holds
+        WHERE scope IN (SELECT value FROM json_each(?1))";
+    Ok(sqlx::query(query).bind(scopes).fetch_all(conn).await?.iter().filter_map(hold_row).collect())
 }
 
 /// `None` if it is on nothing that is or could be an agent. What else of it makes no sense is taken for what holds
@@ -173,12 +195,14 @@ fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
         since_at: Timestamp(row.try_get(2).unwrap_or(0)),
         until_at: row.try_get::<Option<i64>, _>(3).ok().flatten().map(Timestamp),
         repeats: row.try_get::<i64, _>(4).ok().and_then(|repeats| u32::try_from(repeats).ok()).unwrap_or(u32::MAX),
+        probed_at: row.try_get::<Option<i64>, _>(5).ok().flatten().map(Timestamp),
     })
 }
 
-/// [id, entry_id or null if it is no text, attempts, asks, maybe_done, due_at, created_at, last_cause]
+/// [id, entry_id or null if it is no text, attempts, asks, maybe_done, due_at, created_at, last_cause, request_id,
+/// first_fault]
 #[derive(Deserialize)]
-struct RawDeletion(i64, Option<RawText>, i64, i64, i64, i64, i64, Option<RawText>);
+struct RawDeletion(i64, Option<RawText>, i64, i64, i64, i64, i64, Option<RawText>, Option<i64>, Option<i64>);
 
 /// A text of SQLite's, which need not be UTF-8.
 struct RawText(Vec<u8>);
@@ -209,16 +233,24 @@ impl<'de> Deserialize<'de> for RawText {
 
 impl RawDeletion {
     fn parse(self, now: Timestamp) -> Result<DueRow, DeletionId> {
-        let Self(id, entry, attempts, asks, maybe_done, due_at, created_at, last_cause) = self;
+        let Self(id, entry, attempts, asks, maybe_done, due_at, created_at, last_cause, request, first_fault) = self;
         let id = DeletionId(id);
         let entry = entry.ok_or(id)?;
         let entry = entry.as_str().and_then(|entry| EntryId::parse(entry).ok()).ok_or(id)?;
         let [attempts, asks] = [attempts, asks].map(|count| u32::try_from(count.max(0)).unwrap_or(u32::MAX));
         let cause = last_cause.and_then(|cause| Cause::parse(cause.as_str()?));
         Ok(DueRow {
-            deletion: Deletion { id, entry, attempts, asks, maybe_done: maybe_done != 0 },
+            deletion: Deletion {
+                id,
+                entry,
+                attempts,
+                asks,
+                maybe_done: maybe_done != 0,
+                last_request: request.map(RequestId),
+                first_fault: first_fault.map(RequestId),
+            },
             due_since: due_since(due_at, created_at, now),
-            is_retry: attempts > 0 && cause.is_some_and(Cause::counts),
+            is_retry: attempts > 0 && cause.is_some_and(Cause::gathers),
         })
     }
 }
@@ -259,8 +291,8 @@ pub(super) fn look_row(row: &SqliteRow, now: Timestamp) -> Result<Look, sqlx::Er
         next.map(serde_json::from_str).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?;
     let mut next_due_at = None;
     match next {
-        Some((_, Some(due_at))) => next_due_at = Some(Timestamp(due_at)),
-        Some((id, None)) => unusable.push(DeletionId(id)),
+        Some((_, Some(due_at @ 0..))) => next_due_at = Some(Timestamp(due_at)),
+        Some((id, Some(_) | None)) => unusable.push(DeletionId(id)),
         None => {}
     }
     Ok(Look { due, unusable, next_due_at })
@@ -325,17 +357,19 @@ pub(super) fn endings<'s>(settlements: impl Iterator<Item = &'s Settlement>) -> 
 }
 
 /// A group as [`super::write::SETTLE_RETURNING`] reads it.
-pub(super) type Group = (i64, Option<&'static str>, u8, i64, Option<u8>, u32, u8, Vec<i64>);
+pub(super) type Group = (i64, Option<&'static str>, u8, i64, Option<u8>, u32, u8, Vec<i64>, Option<i64>);
 
 /// The rows of a request that come back, together with those that share everything that is written onto them.
 pub(super) fn returning(settlement: &Settlement) -> Vec<Group> {
     let rows = settlement.rows.iter().filter_map(|row| {
         let due_at = row.verdict.due_at()?;
-        Some(((row.verdict, due_at, row.batch_max, row.asks, row.maybe_done), row.id.0))
+        Some(((row.verdict, due_at, row.batch_max, row.asks, row.maybe_done, row.first_fault), row.id.0))
     });
-    let group = |((verdict, due_at, batch_max, asks, maybe_done), ids): ((Verdict, Timestamp, _, _, bool), _)| {
+    type Key = (Verdict, Timestamp, Option<u8>, u32, bool, Option<RequestId>);
+    let group = |((verdict, due_at, batch_max, asks, maybe_done, first_fault), ids): (Key, _)| {
         let (cause, counted) = (verdict.cause().map(Cause::as_str), u8::from(verdict.counted()));
-        (settlement.request.0, cause, counted, due_at.0, batch_max, asks, u8::from(maybe_done), ids)
+        let (maybe_done, first_fault) = (u8::from(maybe_done), first_fault.map(|request| request.0));
+        (settlement.request.0, cause, counted, due_at.0, batch_max, asks, maybe_done, ids, first_fault)
     };
     grouped(rows).into_iter().map(group).collect()
 }

@@ -1,44 +1,97 @@
 //! A transaction that writes: everything that one turn of the worker changes.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection};
 
 use super::{
     file::StoreError,
-    rows::{Claim, Ending, Look, RowsOfRequests, Settlement, answer, endings, holds, json, look_row, returning},
+    rows::{Claim, Ending, Look, RowsOfRequests, Settlement, answer, endings, holds_of, json, look_row, returning},
 };
 use crate::{
     clock::Timestamp,
     deletion::{DeletionId, Lane, RequestId},
-    outcome::Cause,
+    outcome::{Cause, Scope},
     pace::{HoldChange, HoldRow},
 };
 
-/// ?1 lanes: [[priority, agent_id, batch_max], …]; ?2 now; ?3 rows per lane; ?4 ids in flight: [id, …]
-///
-/// The casts, because CHECKs can be switched off: a value of another type must not end the daemon. `+?3`, because SQLite
-/// looks into a plain limit when it plans, and would plan anew for each value.
-pub(super) const LOOK: &str = "
-SELECT
-    lane.key,
-    (SELECT json_group_array(json_array(
+/// A row as [`super::rows::RawDeletion`] reads it. The casts, because CHECKs can be switched off: a value of another type
+/// must not end the daemon.
+macro_rules! row_json {
+    () => {
+        "json_group_array(json_array(
         id, CASE typeof(entry_id) WHEN 'text' THEN entry_id END, CAST(attempts AS INTEGER),
         CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER),
-        CAST(last_cause AS TEXT))) FROM (
-        SELECT id, entry_id, attempts, asks, maybe_done, due_at, created_at, last_cause
-        FROM deletions INDEXED BY deletions_due
+        CAST(last_cause AS TEXT), CAST(request_id AS INTEGER), CAST(first_fault AS INTEGER)))"
+    };
+}
+pub(super) use row_json;
+
+/// The rows of a lane, out of the one index that has them in the order in which they go.
+macro_rules! rows_of_lane {
+    ($columns:literal, $condition:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM deletions INDEXED BY deletions_due
         WHERE state = 'pending' AND priority = lane.value->>0 AND agent_id = lane.value->>1
-          AND batch_max = lane.value->>2 AND due_at <= ?2
-          AND id NOT IN (SELECT value FROM json_each(?4))
-        ORDER BY due_at, id LIMIT +?3)),
-    (SELECT json_array(id, CASE WHEN typeof(due_at) IN ('integer', 'real') THEN CAST(due_at AS INTEGER) END)
-     FROM deletions INDEXED BY deletions_due
-     WHERE state = 'pending' AND priority = lane.value->>0 AND agent_id = lane.value->>1
-       AND batch_max = lane.value->>2 AND due_at > ?2
-     ORDER BY due_at LIMIT 1)
-FROM json_each(?1) AS lane
-ORDER BY lane.key";
+          AND batch_max = lane.value->>2 AND ",
+            $condition
+        )
+    };
+}
+
+/// ?1 lanes: [[priority, agent_id, batch_max], …]; ?2 now; ?3 rows per lane; ?4 ids in flight: [id, …]. `+?3`, because
+/// SQLite looks into a plain limit when it plans, and would plan anew for each value.
+macro_rules! look {
+    ($condition:literal, $next:expr) => {
+        concat!(
+            "SELECT lane.key, (SELECT ",
+            row_json!(),
+            " FROM (",
+            rows_of_lane!(
+                "id, entry_id, attempts, asks, maybe_done, due_at, created_at, last_cause, request_id, first_fault",
+                $condition
+            ),
+            " LIMIT +?3)), ",
+            $next,
+            " FROM json_each(?1) AS lane ORDER BY lane.key"
+        )
+    };
+}
+
+/// The first row of those that are not due at once: [id, due_at or null if it is no number].
+macro_rules! next {
+    ($condition:literal) => {
+        concat!(
+            "(",
+            rows_of_lane!(
+                "json_array(id, CASE WHEN typeof(due_at) IN ('integer', 'real') THEN CAST(due_at AS INTEGER) END)",
+                $condition
+            ),
+            " LIMIT 1)"
+        )
+    };
+}
+
+/// Rows that are due at once, in the order in which they were enqueued, whatever the clock says now. Behind them the first
+/// row that has a time; only if that has come, [`LOOK_LATER`] is asked as well. A time before the epoch is none.
+pub(super) const LOOK: &str = look!(
+    "due_at = 0 AND id NOT IN (SELECT value FROM json_each(?4)) AND ?2 IS NOT NULL ORDER BY created_at, id",
+    concat!("coalesce(", next!("due_at < 0 ORDER BY due_at"), ", ", next!("due_at > 0 ORDER BY due_at"), ")")
+);
+
+/// Rows whose time has come, in the order of those times.
+pub(super) const LOOK_LATER: &str = look!(
+    "due_at > 0 AND due_at <= ?2 AND id NOT IN (SELECT value FROM json_each(?4)) ORDER BY due_at, created_at, id",
+    next!("due_at > ?2 ORDER BY due_at")
+);
+
+/// The same as [`LOOK`] with the newest first.
+pub(super) const LOOK_NEWEST: &str = look!(
+    "due_at = 0 AND id NOT IN (SELECT value FROM json_each(?4)) AND ?2 IS NOT NULL ORDER BY created_at DESC, id DESC",
+    next!("due_at > 0 ORDER BY due_at")
+);
 
 /// Now; claims: [[id, correlation_id, agent_id, [deletion id, …], size, kind], …]. Goes with the commit.
 const CLAIM: &str = "
@@ -65,18 +118,19 @@ WHERE deletions.id = CAST(ended.key AS INTEGER) AND deletions.state = 'pending'
   AND EXISTS (SELECT 1 FROM requests WHERE requests.id = ended.value AND answered_at IS NULL)";
 
 /// Groups of rows that come back: [[request_id, cause, counted, due_at, batch_max, asks, maybe_done,
-/// [deletion id, …]], …]. A group whose request has its answer already was settled before.
+/// [deletion id, …], first_fault], …]. A group whose request has its answer already was settled before.
 ///
 /// MATERIALIZED, so that the rows are looked up by what is judged and not the other way round.
 pub(super) const SETTLE_RETURNING: &str = "
 WITH groups AS MATERIALIZED (
     SELECT value->>0 AS request_id, value->>1 AS cause, value->>2 AS counted, value->>3 AS due_at,
-           value->>4 AS batch_max, value->>5 AS asks, value->>6 AS maybe_done, value->'$[7]' AS ids
+           value->>4 AS batch_max, value->>5 AS asks, value->>6 AS maybe_done, value->'$[7]' AS ids,
+           value->>8 AS first_fault
     FROM json_each(?)
     WHERE EXISTS (SELECT 1 FROM requests WHERE id = value->>0 AND answered_at IS NULL)
 ),
 judged AS MATERIALIZED (
-    SELECT request_id, cause, counted, due_at, batch_max, asks, maybe_done, row.value AS deletion_id
+    SELECT request_id, cause, counted, due_at, batch_max, asks, maybe_done, first_fault, row.value AS deletion_id
     FROM groups CROSS JOIN json_each(groups.ids) AS row
 )
 UPDATE deletions NOT INDEXED SET
@@ -87,6 +141,7 @@ UPDATE deletions NOT INDEXED SET
     asks = judged.asks,
     maybe_done = max(deletions.maybe_done, judged.maybe_done),
     request_id = judged.request_id,
+    first_fault = judged.first_fault,
     settled_at = NULL
 FROM judged
 WHERE deletions.id = judged.deletion_id AND deletions.state = 'pending'";
@@ -128,16 +183,17 @@ VALUES (1, ?1, ?2, ?4, ?3, ?4)";
 pub(super) const DATA_VERSION: &str = "PRAGMA data_version";
 const COMMIT: &str = "COMMIT";
 
-const PLACE_HOLD: &str =
-    "INSERT OR REPLACE INTO holds (scope, cause, since_at, until_at, repeats) VALUES (?1, ?2, ?3, ?4, ?5)";
+const PLACE_HOLD: &str = "
+INSERT OR REPLACE INTO holds (scope, cause, since_at, until_at, repeats, probed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 /// Only the one that was known: an operator may have put another in its place meanwhile.
 const LIFT_HOLD: &str = "DELETE FROM holds WHERE scope = ?1 AND cause = ?2 AND until_at IS ?3";
 
-/// ?1 now; ?2 the causes that are not a person's: [cause, …]. What of another cause got past the CHECKs is taken for a
-/// person's, too.
+/// ?1 now; ?2 the causes that are not a person's: [cause, …]; ?3 scopes: [scope, …]. What of another cause got past the
+/// CHECKs is taken for a person's, too.
 const LIFT_OVER: &str = "
 DELETE FROM holds
-WHERE typeof(until_at) = 'integer' AND until_at <= ?1 AND cause NOT IN (SELECT value FROM json_each(?2))";
+WHERE scope IN (SELECT value FROM json_each(?3)) AND typeof(until_at) = 'integer' AND until_at <= ?1
+    AND cause NOT IN (SELECT value FROM json_each(?2))";
 
 /// A transaction that writes; without [`Write::commit`], nothing of it happened, and [`super::Store::abandon`] ends it.
 #[derive(Debug)]
@@ -283,12 +339,13 @@ impl Write<'_> {
         Ok(version != self.data_version)
     }
 
-    /// The holds, whoever placed them, with those that this transaction has changed.
+    /// The holds of these scopes, whoever placed them, with those that this transaction has changed.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
-        holds(self.conn).await.map_err(|source| self.error("read the holds", source))
+    pub async fn holds_of(&mut self, scopes: &BTreeSet<Scope>) -> Result<Vec<HoldRow>, StoreError> {
+        let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
+        holds_of(self.conn, &json(&scopes)).await.map_err(|source| self.error("read the holds", source))
     }
 
     /// Writes what changed in the holds.
@@ -298,12 +355,13 @@ impl Write<'_> {
     pub async fn change_holds(&mut self, changes: &[HoldChange]) -> Result<(), StoreError> {
         for change in changes {
             let query = match change {
-                HoldChange::Placed(row) => sqlx::query(PLACE_HOLD)
+                HoldChange::Placed { row, .. } => sqlx::query(PLACE_HOLD)
                     .bind(row.scope.as_str())
                     .bind(row.cause.as_str())
                     .bind(row.since_at.0)
                     .bind(row.until_at.map(|at| at.0))
-                    .bind(row.repeats),
+                    .bind(row.repeats)
+                    .bind(row.probed_at.map(|at| at.0)),
                 HoldChange::Lifted { scope, cause, until_at } => {
                     sqlx::query(LIFT_HOLD).bind(scope.as_str()).bind(cause.as_str()).bind(until_at.map(|at| at.0))
                 }
@@ -313,19 +371,23 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Removes the holds that people placed until a time that has come; what was given more time meanwhile stays.
+    /// Removes the holds on `scopes` that people placed until a time that has come; what was given more time meanwhile
+    /// stays.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn lift_over(&mut self, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn lift_over(&mut self, scopes: &[Scope], now: Timestamp) -> Result<(), StoreError> {
         let ours: Vec<&str> =
             Cause::ALL.into_iter().filter(|cause| *cause != Cause::Operator).map(Cause::as_str).collect();
-        self.execute("lift holds that are over", sqlx::query(LIFT_OVER).bind(now.0).bind(json(&ours))).await?;
+        let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
+        let query = sqlx::query(LIFT_OVER).bind(now.0).bind(json(&ours)).bind(json(&scopes));
+        self.execute("lift holds that are over", query).await?;
         Ok(())
     }
 
     /// Looks for due rows of `lanes`: up to `most` of each, leaving out those `in_flight`. One [`Look`] per lane, in
-    /// their order.
+    /// their order. The row that could have gone first comes first; with `newest_first`, of those that are due at once the
+    /// one that was enqueued last.
     ///
     /// # Errors
     /// If SQLite fails.
@@ -334,11 +396,35 @@ impl Write<'_> {
         lanes: &[Lane],
         most: usize,
         in_flight: &[DeletionId],
+        newest_first: bool,
+        now: Timestamp,
+    ) -> Result<Vec<Look>, StoreError> {
+        let at_once = if newest_first { LOOK_NEWEST } else { LOOK };
+        let mut looks = self.look_with(at_once, lanes, most, in_flight, now).await?;
+        let is_later = |look: &Look| look.next_due_at.is_some_and(|at| at <= now);
+        let later: Vec<usize> = (0..looks.len()).filter(|at| is_later(&looks[*at])).collect();
+        if later.is_empty() {
+            return Ok(looks);
+        }
+        let some: Vec<Lane> = later.iter().map(|at| lanes[*at].clone()).collect();
+        let found = self.look_with(LOOK_LATER, &some, most, in_flight, now).await?;
+        for (at, found) in later.into_iter().zip(found) {
+            looks[at].merge(found, most, newest_first);
+        }
+        Ok(looks)
+    }
+
+    async fn look_with(
+        &mut self,
+        statement: &'static str,
+        lanes: &[Lane],
+        most: usize,
+        in_flight: &[DeletionId],
         now: Timestamp,
     ) -> Result<Vec<Look>, StoreError> {
         let keys: Vec<_> = lanes.iter().map(|lane| (lane.priority, lane.agent.as_str(), lane.batch_max)).collect();
         let in_flight: Vec<i64> = in_flight.iter().map(|id| id.0).collect();
-        let rows = sqlx::query(LOOK)
+        let rows = sqlx::query(statement)
             .bind(json(&keys))
             .bind(now.0)
             .bind(i64::try_from(most).unwrap_or(i64::MAX))

@@ -37,6 +37,20 @@ pub(super) struct Chores {
     pub(super) store_down: bool,
 }
 
+impl Chores {
+    pub(super) fn new(now: Duration, rate_told: f64) -> Self {
+        Self {
+            summary_at: now + SUMMARY_INTERVAL,
+            deleted_before: 0,
+            counting: JoinSet::new(),
+            prune_at: now,
+            giving_back: false,
+            rate_told,
+            store_down: false,
+        }
+    }
+}
+
 impl<T: Transport> Worker<T> {
     /// What is due beside the turns: the summary, and a step of pruning.
     ///
@@ -77,7 +91,9 @@ impl<T: Transport> Worker<T> {
             self.chores.giving_back = self.store.give_back(VACUUM_PAGES).await?;
             return Ok(self.chores.giving_back);
         }
-        let step = self.store.prune(self.clock.now().minus(self.settings.retention), PRUNE_ROWS).await?;
+        let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
+        let Some(cutoff) = self.clocks.prune_before(self.settings.retention, now, elapsed) else { return Ok(false) };
+        let step = self.store.prune(cutoff, PRUNE_ROWS).await?;
         if step.removed > 0 {
             debug!(event = event::PRUNED, rows = step.removed, "old rows removed");
         }
@@ -94,11 +110,11 @@ impl<T: Transport> Worker<T> {
         }
         let since = now.saturating_sub(self.chores.summary_at) + SUMMARY_INTERVAL;
         self.chores.summary_at = now + SUMMARY_INTERVAL;
-        let deleted = self.totals.deleted - self.chores.deleted_before;
-        self.chores.deleted_before = self.totals.deleted;
+        let deleted = self.ledger.totals.deleted - self.chores.deleted_before;
+        self.chores.deleted_before = self.ledger.totals.deleted;
         let per_s = (deleted as f64 / since.as_secs_f64() * 10.0).round() / 10.0;
-        let (totals, in_flight, at) = (self.totals, self.in_flight.len(), self.clock.now());
-        let (holds, rate) = (self.pace.held(), self.pace.rate());
+        let (totals, in_flight, at) = (self.ledger.totals, self.in_flight.len(), self.clock.now());
+        let (holds, rate) = (self.schedule.pace.holds.count(), self.schedule.pace.permits.rate());
         let counter = self.store.counter();
         self.chores.counting.spawn(async move {
             match counter.tally(at).await {

@@ -6,10 +6,8 @@ use tracing::{debug, error, info, warn};
 
 use super::{InFlight, Totals};
 use crate::{
-    concurrency::ConcurrencyChange,
     outcome::Verdict,
-    pace::{HoldChange, HoldRow},
-    rate::RateChange,
+    pace::{ConcurrencyChange, HoldChange, HoldRow, RateChange},
     store::{Backlog, Counts, Settlement, Tally},
     telemetry::event,
 };
@@ -98,16 +96,52 @@ pub fn ask_refused(settlement: &Settlement, call: &InFlight) {
     );
 }
 
-/// A hold that was placed or lifted.
+/// A proxy gives answers to the wrong requests: what they say is true of other rows.
+pub fn mixed_up(call: &InFlight, remote_ids: &[String]) {
+    let agent = call.batch.lane().agent.as_str();
+    let (request, correlation_id, remote_id) = (call.request.0, call.correlation_id.to_string(), remote_ids.join(", "));
+    warn!(
+        event = event::MIXED_UP,
+        request,
+        correlation_id,
+        remote_id,
+        agent,
+        "the answer has the correlation ID of another request: it is not believed, and its connection not used again"
+    );
+}
+
+/// Said once: a gateway may put correlation IDs of its own onto answers.
+pub fn foreign_echo(call: &InFlight, remote_ids: &[String]) {
+    let (request, correlation_id, remote_id) = (call.request.0, call.correlation_id.to_string(), remote_ids.join(", "));
+    warn!(
+        event = event::FOREIGN_ECHO,
+        request,
+        correlation_id,
+        remote_id,
+        "answers come with correlation IDs that were never sent: they are accepted, and cannot be told from mixed-up ones"
+    );
+}
+
+/// A hold that was placed or lifted by others, or is over.
 pub fn hold(change: &HoldChange) {
+    hold_for(change, None);
+}
+
+/// A hold that was placed or lifted, and what was said with the answer for which it was.
+pub fn hold_for(change: &HoldChange, detail: Option<&str>) {
     match change {
-        HoldChange::Placed(row @ HoldRow { scope, cause, until_at, repeats, .. }) => {
-            let (scope, cause, until_at) = (scope.as_str(), cause.as_str(), until_at.map(|at| at.0));
+        HoldChange::Placed { row, is_longest } => {
+            let HoldRow { scope, cause, until_at, repeats, .. } = row;
+            let (scope, until_at) = (scope.as_str(), until_at.map(|at| at.0));
             // Once is enough to call a person; what follows is the same again.
-            if row.cause.needs_a_person() && *repeats == 0 {
-                error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, "held; somebody must look at this");
+            let (is_person_s, cause) = (cause.needs_a_person() && *repeats == 0, cause.as_str());
+            if is_person_s {
+                error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "held; somebody must look at this");
+            } else if *is_longest {
+                let text = "held for as long as holds become: it has not got better by itself, and somebody must look at this";
+                error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "{text}");
             } else {
-                warn!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, "held");
+                warn!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "held");
             }
         }
         HoldChange::Lifted { scope, cause, .. } => {

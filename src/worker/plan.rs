@@ -48,6 +48,21 @@ pub enum Next {
 /// The IDs on their way, as the API sees them.
 pub type Busy = HashMap<AgentId, HashSet<EntryId>>;
 
+/// Of what a look at `lane` found, the request that probes: with as many rows as the halvings of before leave of it. It
+/// waits for no others.
+pub fn probe(lane: &Lane, look: Look, halved: u32, busy: &Busy, rules: &Rules) -> Option<Batch> {
+    let full = usize::from(lane.batch_max.min(rules.batch_size)).max(1);
+    let busy = busy.get(&lane.agent);
+    let mut seen = HashSet::new();
+    let is_free = |entry: &EntryId| busy.is_none_or(|busy| !busy.contains(entry));
+    let rows = look.due.into_iter().map(|row| row.deletion);
+    let rows = rows.filter(|row| is_free(&row.entry) && seen.insert(row.entry.clone()));
+    let mut rows: Vec<Deletion> = rows.take(full).collect();
+    let size = rows.len().div_ceil(1 << halved.min(8));
+    rows.truncate(size);
+    Batch::new(lane.clone(), rows).ok()
+}
+
 /// Cuts what a look at `lane` found into at most `room` batches, as full as they can be. `asked` is how many rows the
 /// look was limited to.
 pub fn batches(
@@ -129,7 +144,7 @@ mod tests {
                 let entry = EntryId::parse(&n.to_string()).unwrap();
                 let id = DeletionId(i64::try_from(n).unwrap());
                 DueRow {
-                    deletion: Deletion { id, entry, attempts: 0, asks: 0, maybe_done: false },
+                    deletion: Deletion { id, entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None },
                     due_since,
                     is_retry: false,
                 }

@@ -4,9 +4,11 @@ use tracing::warn;
 
 use super::Totals;
 use crate::{
-    clock::Timestamp,
-    outcome::{Fault, Policy, judge},
-    store::{Settlement, Store, StoreError},
+    clock::{Clock, Timestamp},
+    judge::{Heard, Policy, Sent, Standing, judge},
+    outcome::Fault,
+    pace::Pace,
+    store::{Orphan, Settlement, Store, StoreError},
     telemetry::event,
 };
 
@@ -23,17 +25,21 @@ pub(super) async fn recover(
     let requests = orphans.len();
     let settlements: Vec<Settlement> = orphans
         .into_iter()
-        .map(|orphan| Settlement {
-            request: orphan.request,
+        .map(|Orphan { request, batch }| Settlement {
+            request,
             answered_at: now,
             status: None,
             fault: Some(Fault::Lost.cause()),
             detail: Some("the daemon ended before the answer".to_owned()),
             remote_id: None,
             // Whatever was the reason, it says nothing about the API: the hold that this might ask for is left out.
-            rows: orphan
-                .batch
-                .map_or_else(Vec::new, |batch| judge(&batch, &Err(Fault::Lost), false, policy, now, rng).rows),
+            rows: batch.map_or_else(Vec::new, |batch| {
+                let sent = Sent { request, batch: &batch, correlation_id: "" };
+                let heard = Heard { result: &Err(Fault::Lost), envelope: None };
+                // It counts whatever others came to: a row whose request ends the daemon every time must end.
+                let standing = Standing { is_orphan: true, ..Standing::default() };
+                judge(sent, heard, &standing, policy, now, rng).rows
+            }),
             is_whole: false,
         })
         .collect();
@@ -48,4 +54,17 @@ pub(super) async fn recover(
     let Totals { retried, dead, .. } = totals;
     warn!(event = event::RECOVERED, requests, retried, dead, "requests without an answer were settled as lost");
     Ok(totals)
+}
+
+/// The rate goes on from what was sent before this start: a restart in a loop must not send a burst each time.
+pub(super) async fn remember_what_was_sent(
+    store: &mut Store,
+    pace: &mut Pace,
+    clock: &Clock,
+) -> Result<(), StoreError> {
+    let (now, limit) = (clock.now(), pace.permits.limit());
+    let sent = store.sent_since(now.minus(limit.memory()), limit.burst.get()).await?;
+    let ago: Vec<_> = sent.into_iter().map(|at| now.since(at)).collect();
+    pace.permits.sent_before(&ago, clock.elapsed());
+    Ok(())
 }

@@ -1,0 +1,653 @@
+//! The holds: who is paused, until when, and which request probes.
+//!
+//! What changes goes out as [`HoldChange`]s for the worker to write and to log. Every question about an agent is answered
+//! from its own holds and those on everything, so it costs the same however many agents are held.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    time::Duration,
+};
+
+use crate::{
+    backoff::{Backoff, Jitter},
+    clock::Timestamp,
+    deletion::{AgentId, RequestId},
+    outcome::{Cause, Hold, HoldEnd, Scope},
+};
+
+/// A hold that needs a person lasts this long at least: no time alone mends a key or a permission, and a probe a second of
+/// each such agent would take the permits of the others.
+pub const LEAST_FOR_A_PERSON: Duration = Duration::from_secs(60);
+
+/// A row of `holds`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldRow {
+    /// On what.
+    pub scope: Scope,
+    /// Why.
+    pub cause: Cause,
+    /// Since when.
+    pub since_at: Timestamp,
+    /// Until when; `None` until somebody deletes the row. A time in the past: the next request probes, or, if a person
+    /// placed it, it is over.
+    pub until_at: Option<Timestamp>,
+    /// How often it was placed again after a probe failed.
+    pub repeats: u32,
+    /// When a request last met what it is for.
+    pub probed_at: Option<Timestamp>,
+}
+
+impl HoldRow {
+    /// Whether nothing of it is left. A person who paused until a time meant that time: there was no fault, so there is
+    /// nothing to probe.
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.cause == Cause::Operator && self.until_at.is_some_and(|until| until <= now)
+    }
+
+    /// Whether it lasts longer than `other`.
+    fn outlasts(&self, other: &Self) -> bool {
+        self.until_at.unwrap_or(Timestamp(i64::MAX)) > other.until_at.unwrap_or(Timestamp(i64::MAX))
+    }
+}
+
+/// What is to be written to `holds`, and said in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoldChange {
+    /// Insert this row, or put it in the place of the one with its scope and cause.
+    Placed {
+        /// The row.
+        row: HoldRow,
+        /// It has become as long as such holds become: time has not mended it.
+        is_longest: bool,
+    },
+    /// Delete the row.
+    Lifted {
+        /// On what it was.
+        scope: Scope,
+        /// Why it was.
+        cause: Cause,
+        /// How long it was to be: a row of its scope and cause that is to last otherwise is another one.
+        until_at: Option<Timestamp>,
+    },
+}
+
+/// Whether a request for an agent may go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Nothing stands against it.
+    Free,
+    /// A hold has ended; one request may go, and the rest waits for what becomes of it.
+    Probe,
+    /// That one request is on its way.
+    Probing,
+    /// Held until then; `None`: until somebody deletes the hold.
+    Held(Option<Timestamp>),
+}
+
+/// What a request came to, as far as the holds are concerned.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The request.
+    pub request: RequestId,
+    /// Whose it was.
+    pub agent: AgentId,
+    /// The pause that it asks for.
+    pub hold: Option<Hold>,
+    /// What the streak of faults has reached that is long enough.
+    pub reached: Option<Scope>,
+    /// It settled something.
+    pub has_settled: bool,
+    /// Before the hold, one row is asked about alone.
+    pub asks_first: bool,
+    /// The newest request that was sent.
+    pub newest: RequestId,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    row: HoldRow,
+    /// The request that probes; set by [`Holds::sent`], unset when it has been answered.
+    probe: Option<RequestId>,
+    /// The newest request at the time the hold was placed: what older ones come back with is the same news again.
+    newest: RequestId,
+    /// It is not placed yet: one request about a row alone decides whether it is. Nobody is told, and nothing is written.
+    is_question: bool,
+    /// Of a hold on everything: those whose faults placed it. Others may probe before its time is over; `None`: nobody.
+    involved: Option<BTreeSet<AgentId>>,
+    /// From when on the next of those others may.
+    early_from: Timestamp,
+    /// Of a question: whose row is asked about. Others wait a while for it.
+    asked: Option<AgentId>,
+}
+
+impl Held {
+    fn new(row: HoldRow, newest: RequestId) -> Self {
+        let early_from = row.since_at;
+        Self { row, probe: None, newest, is_question: false, involved: None, early_from, asked: None }
+    }
+
+    fn may_probe_early(&self, agent: Option<&AgentId>, now: Timestamp) -> bool {
+        let is_other = |involved: &BTreeSet<AgentId>| agent.is_none_or(|agent| !involved.contains(agent));
+        self.probe.is_none() && self.early_from <= now && self.involved.as_ref().is_some_and(is_other)
+    }
+}
+
+type Causes = BTreeMap<Cause, Held>;
+
+/// All holds.
+#[derive(Debug)]
+pub struct Holds {
+    all: Causes,
+    agents: BTreeMap<AgentId, Causes>,
+    /// The ends of those that people placed, so that the first that is over is found at once.
+    ends: BTreeSet<(Timestamp, Scope)>,
+    count: usize,
+    growth: Backoff,
+    growth_for_a_person: Backoff,
+}
+
+impl Holds {
+    /// Holds that grow by `growth`.
+    #[must_use]
+    pub fn new(growth: Backoff) -> Self {
+        Self {
+            all: Causes::new(),
+            agents: BTreeMap::new(),
+            ends: BTreeSet::new(),
+            count: 0,
+            growth,
+            growth_for_a_person: growth.with_floor(LEAST_FOR_A_PERSON),
+        }
+    }
+
+    fn growth(&self, cause: Cause) -> Backoff {
+        if cause.needs_a_person() { self.growth_for_a_person } else { self.growth }
+    }
+
+    fn of(&self, scope: &Scope) -> Option<&Causes> {
+        match scope {
+            Scope::All => Some(&self.all),
+            Scope::Agent(agent) => self.agents.get(agent),
+        }
+    }
+
+    /// Those that concern `agent`: on everything, and its own.
+    fn concerning(&self, agent: Option<&AgentId>) -> impl Iterator<Item = &Held> {
+        self.all.values().chain(agent.and_then(|agent| self.agents.get(agent)).into_iter().flat_map(Causes::values))
+    }
+
+    fn concerning_mut(&mut self, agent: &AgentId) -> impl Iterator<Item = &mut Held> {
+        self.all.values_mut().chain(self.agents.get_mut(agent).into_iter().flat_map(Causes::values_mut))
+    }
+
+    fn put(&mut self, held: Held) {
+        let (scope, cause) = (held.row.scope.clone(), held.row.cause);
+        self.remove(&scope, cause);
+        if cause == Cause::Operator
+            && let Some(until) = held.row.until_at
+        {
+            self.ends.insert((until, scope.clone()));
+        }
+        self.count += usize::from(!held.is_question);
+        let causes = match scope {
+            Scope::All => &mut self.all,
+            Scope::Agent(agent) => self.agents.entry(agent).or_default(),
+        };
+        causes.insert(cause, held);
+    }
+
+    fn remove(&mut self, scope: &Scope, cause: Cause) -> Option<Held> {
+        let held = match scope {
+            Scope::All => self.all.remove(&cause),
+            Scope::Agent(agent) => {
+                let Entry::Occupied(mut causes) = self.agents.entry(agent.clone()) else { return None };
+                let held = causes.get_mut().remove(&cause);
+                if causes.get().is_empty() {
+                    causes.remove();
+                }
+                held
+            }
+        }?;
+        if let Some(until) = held.row.until_at {
+            self.ends.remove(&(until, scope.clone()));
+        }
+        self.count -= usize::from(!held.is_question);
+        Some(held)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Takes in the rows of `holds`, whoever wrote them; what is known of the same hold is kept. Of several rows that are
+    /// taken for the same hold, the one that lasts longest counts.
+    ///
+    /// What others placed, changed and lifted since the last time is returned: for the log only, it is written already.
+    pub fn load(&mut self, rows: Vec<HoldRow>) -> Vec<HoldChange> {
+        let scopes = self.agents.keys().cloned().map(Scope::Agent).chain([Scope::All]).collect();
+        self.load_some(scopes, rows)
+    }
+
+    /// The same, where `rows` are all rows of these scopes; rows of other scopes are taken in as well.
+    pub fn load_some(&mut self, scopes: BTreeSet<Scope>, rows: Vec<HoldRow>) -> Vec<HoldChange> {
+        let mut read: BTreeMap<(Scope, Cause), HoldRow> = BTreeMap::new();
+        for row in rows {
+            match read.entry((row.scope.clone(), row.cause)) {
+                Entry::Vacant(entry) => drop(entry.insert(row)),
+                Entry::Occupied(mut entry) if row.outlasts(entry.get()) => drop(entry.insert(row)),
+                Entry::Occupied(_) => {}
+            }
+        }
+        let known = scopes.iter().filter_map(|scope| Some((scope, self.of(scope)?)));
+        let gone = known.flat_map(|(scope, causes)| {
+            let gone = causes.values().filter(|held| !held.is_question && !read.contains_key(&(scope.clone(), held.row.cause)));
+            gone.map(|held| (scope.clone(), held.row.cause, held.row.until_at))
+        });
+        let gone: Vec<_> = gone.collect();
+        let mut changes = Vec::new();
+        for (scope, cause, until_at) in gone {
+            self.remove(&scope, cause);
+            changes.push(HoldChange::Lifted { scope, cause, until_at });
+        }
+        for ((scope, cause), row) in read {
+            let known = self.of(&scope).and_then(|causes| causes.get(&cause));
+            if known.is_none_or(|held| held.is_question || held.row != row) {
+                changes.push(HoldChange::Placed { row: row.clone(), is_longest: false });
+                self.put(Held::new(row, RequestId(0)));
+            }
+        }
+        changes
+    }
+
+    /// Puts right what was placed by a clock that was ahead: a hold of the daemon's own that begins in the future lasts no
+    /// longer than it was to, from now on. What changes is returned, to be written.
+    pub fn put_clock_right(&mut self, now: Timestamp) -> Vec<HoldChange> {
+        let is_ahead = |held: &&Held| {
+            held.row.cause != Cause::Operator && !held.is_question && held.row.since_at > now
+        };
+        let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
+        let ahead: Vec<Held> = all.filter(is_ahead).cloned().collect();
+        ahead
+            .into_iter()
+            .map(|mut held| {
+                let HoldRow { since_at, until_at, .. } = held.row;
+                held.row.until_at = until_at.map(|until| now.plus(until.since(since_at)));
+                held.row.since_at = now;
+                held.row.probed_at = held.row.probed_at.map(|at| at.min(now));
+                held.early_from = held.early_from.min(now);
+                let row = held.row.clone();
+                self.put(held);
+                HoldChange::Placed { row, is_longest: false }
+            })
+            .collect()
+    }
+
+    /// A start probes what needs a person at once, so that a mended key needs no waiting; but not within a minute of its last
+    /// probe, or a daemon that is started again and again would ask all the time. What changes is returned, to be written.
+    pub fn probe_soon(&mut self, now: Timestamp) -> Vec<HoldChange> {
+        let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
+        let waits: Vec<Held> = all.filter(|held| held.row.cause.needs_a_person()).cloned().collect();
+        let mut changes = Vec::new();
+        for mut held in waits {
+            let met = held.row.probed_at.unwrap_or(held.row.since_at).min(now);
+            let soon = now.max(met.plus(self.growth_for_a_person.delay(1).min(LEAST_FOR_A_PERSON)));
+            if held.row.until_at.is_some_and(|until| until > soon) {
+                held.row.until_at = Some(soon);
+                changes.push(HoldChange::Placed { row: held.row.clone(), is_longest: false });
+                self.put(held);
+            }
+        }
+        changes
+    }
+
+    /// Lifts the holds that the daemon placed for agents that have no open rows, up to `most` of them: nothing will probe
+    /// them. They are to be written.
+    pub fn lift_idle(&mut self, is_open: impl Fn(&AgentId) -> bool, most: usize) -> Vec<HoldChange> {
+        let idle = self.agents.iter().filter(|(agent, _)| !is_open(agent));
+        let holds = idle.flat_map(|(agent, causes)| causes.values().map(move |held| (agent, held)));
+        let ours = holds.filter(|(_, held)| held.row.cause != Cause::Operator && held.probe.is_none()).take(most);
+        let ours: Vec<_> = ours.map(|(agent, held)| (Scope::Agent(agent.clone()), held.row.cause)).collect();
+        ours.into_iter().filter_map(|(scope, cause)| lifted(self.remove(&scope, cause)?)).collect()
+    }
+
+    /// Whether a hold that a person placed is over, so that its row can go.
+    #[must_use]
+    pub fn any_over(&self, now: Timestamp) -> bool {
+        self.ends.first().is_some_and(|(until, _)| *until <= now)
+    }
+
+    /// Forgets the holds that people placed and that are over, up to `most`; returned for the log, once their rows are gone.
+    pub fn forget_over(&mut self, now: Timestamp, most: usize) -> Vec<HoldChange> {
+        let over: Vec<Scope> =
+            self.ends.iter().take_while(|(until, _)| *until <= now).take(most).map(|(_, scope)| scope.clone()).collect();
+        over.into_iter().filter_map(|scope| lifted(self.remove(&scope, Cause::Operator)?)).collect()
+    }
+
+    /// The scopes of the holds that people placed and that are over, up to `most`.
+    #[must_use]
+    pub fn over(&self, now: Timestamp, most: usize) -> Vec<Scope> {
+        self.ends.iter().take_while(|(until, _)| *until <= now).take(most).map(|(_, scope)| scope.clone()).collect()
+    }
+
+    /// Whether anything at all may go out.
+    #[must_use]
+    pub fn admit_any(&self, now: Timestamp) -> Admission {
+        self.admission(None, now)
+    }
+
+    /// Whether a request for `agent` may go out.
+    #[must_use]
+    pub fn admit(&self, agent: &AgentId, now: Timestamp) -> Admission {
+        self.admission(Some(agent), now)
+    }
+
+    fn admission(&self, agent: Option<&AgentId>, now: Timestamp) -> Admission {
+        let mut admission = Admission::Free;
+        for held in self.concerning(agent).filter(|held| !held.row.is_over(now)) {
+            let until = self.until(held, agent, now);
+            admission = match (until, held.probe, admission) {
+                (None, _, _) | (_, _, Admission::Held(None)) => Admission::Held(None),
+                (Some(until), _, Admission::Held(Some(other))) => Admission::Held(Some(other.max(until))),
+                (Some(until), _, _) if until > now => Admission::Held(Some(until)),
+                (_, Some(_), _) | (_, _, Admission::Probing) => Admission::Probing,
+                (_, None, Admission::Free | Admission::Probe) => Admission::Probe,
+            };
+        }
+        admission
+    }
+
+    /// Until when a hold keeps `agent`, or everybody, from probing it.
+    fn until(&self, held: &Held, agent: Option<&AgentId>, now: Timestamp) -> Option<Timestamp> {
+        let until = held.row.until_at?;
+        if until > now && held.may_probe_early(agent, now) {
+            return Some(now);
+        }
+        let is_of_others = held.row.scope == Scope::All
+            && agent.is_some_and(|agent| match &held.asked {
+                Some(asked) => asked != agent,
+                // Its own faults would be taken for everybody's.
+                None => held.involved.is_some() && self.agents.contains_key(agent),
+            });
+        // For a while only: there may be nobody else with something to send.
+        Some(if is_of_others { until.plus(self.growth.base() * 2) } else { until })
+    }
+
+    /// Whether `agent` has a hold of its own.
+    #[must_use]
+    pub fn is_held_itself(&self, agent: &AgentId) -> bool {
+        self.agents.contains_key(agent)
+    }
+
+    /// When somebody who took no part in the faults may probe the hold on everything, if that is before its end.
+    #[must_use]
+    pub fn early_probe_at(&self) -> Option<Timestamp> {
+        let held = self.all.values().filter(|held| held.involved.is_some() && held.probe.is_none());
+        held.map(|held| held.early_from).max()
+    }
+
+    /// What the next probe for `agent` is for, and how it had better be made up.
+    #[must_use]
+    pub fn probe(&self, agent: &AgentId) -> Probe {
+        let mut probe = Probe::default();
+        for held in self.concerning(Some(agent)) {
+            let cause = held.row.cause;
+            if matches!(cause, Cause::ServerError | Cause::Garbled | Cause::Lost | Cause::Contract | Cause::Throttled) {
+                // One half, then the half that was left out, then quarters.
+                probe.halved = probe.halved.max((held.row.repeats.saturating_add(2)).ilog2());
+            }
+            probe.asks |= cause.is_of_an_answer();
+            probe.newest_first |= cause == Cause::Rejected;
+        }
+        probe
+    }
+
+    /// Whether a streak of faults holds `agent`, or everything; with whether `request` was sent before that.
+    #[must_use]
+    pub fn by_streak(&self, agent: &AgentId, request: RequestId) -> Option<bool> {
+        let held = self.concerning(Some(agent)).filter(|held| is_by_streak(held.row.cause));
+        held.map(|held| request <= held.newest).reduce(|one, other| one || other)
+    }
+
+    /// Remembers that `request` was sent for `agent`: it probes whatever hold on it has ended, and those are returned.
+    pub fn sent(&mut self, request: RequestId, agent: &AgentId, now: Timestamp) -> Vec<(Scope, Cause)> {
+        let base = self.growth.base();
+        let mut probed = Vec::new();
+        for held in self.concerning_mut(agent) {
+            let has_ended = held.row.until_at.is_some_and(|until| until <= now);
+            if held.row.is_over(now) || !(has_ended || held.may_probe_early(Some(agent), now)) {
+                continue;
+            }
+            held.probe = Some(request);
+            held.early_from = now.plus(base);
+            if !held.is_question {
+                probed.push((held.row.scope.clone(), held.row.cause));
+            }
+        }
+        probed
+    }
+
+    /// Forgets that `request` was sent: nothing will be heard of it, and another one may probe.
+    pub fn forget(&mut self, request: RequestId, agent: &AgentId) {
+        for held in self.concerning_mut(agent).filter(|held| held.probe == Some(request)) {
+            held.probe = None;
+        }
+    }
+
+    /// Takes in what a request came to. What changes in the holds is returned, and to be written.
+    ///
+    /// `involved` are the agents whose faults a hold on everything is for.
+    pub fn answered(
+        &mut self,
+        outcome: Outcome,
+        involved: impl Fn() -> BTreeSet<AgentId>,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<HoldChange> {
+        let request = outcome.request;
+        let mut probed = Vec::new();
+        for held in self.concerning_mut(&outcome.agent).filter(|held| held.probe == Some(request)) {
+            held.probe = None;
+            probed.push(held.clone());
+        }
+        let mut changes = Vec::new();
+        if outcome.has_settled {
+            probed.iter().for_each(|held| changes.extend(self.lift(&held.row)));
+            self.drop_questions(&outcome.agent);
+            return changes;
+        }
+        let Some(hold) = outcome.hold.clone() else {
+            // Nothing was said about what these holds are for; a rejection of several rows may still be all that comes.
+            for held in probed {
+                if held.is_question || held.row.cause == Cause::Rejected || held.row.cause.is_of_an_answer() {
+                    changes.extend(self.place_again(&held, held.row.cause, None, &outcome, now, rng));
+                } else {
+                    changes.extend(self.lift(&held.row));
+                }
+            }
+            return changes;
+        };
+        let by_streak = hold.end == HoldEnd::ByStreak;
+        let scope = outcome.reached.clone().unwrap_or_else(|| hold.scope.clone());
+        let mut is_placed = false;
+        for held in probed {
+            let is_all = held.row.scope == Scope::All;
+            if !is_all && scope == Scope::All && hold.scope == Scope::All {
+                // It failed for everybody: that tells nothing about the one agent.
+                continue;
+            }
+            if is_all && hold.scope != Scope::All && !by_streak {
+                // The API speaks again, if only to say no to this agent.
+                changes.extend(self.lift(&held.row));
+                continue;
+            }
+            is_placed |= held.row.scope == scope;
+            if outcome.asks_first && !is_all {
+                self.ask(held.row.scope.clone(), hold.cause, &outcome, now);
+                continue;
+            }
+            if let Some(involved) = self.early_failure(&held, &outcome, now) {
+                is_placed |= involved;
+                continue;
+            }
+            changes.extend(self.place_again(&held, hold.cause, Some(&hold), &outcome, now, rng));
+        }
+        if !is_placed && (!by_streak || outcome.reached.is_some()) {
+            if outcome.asks_first {
+                self.ask(scope, hold.cause, &outcome, now);
+            } else {
+                changes.extend(self.place(&hold, scope, &outcome, &involved, now, rng));
+            }
+        }
+        changes
+    }
+
+    /// A probe before its time, by an agent that took no part, failed as well: it takes part now, and the hold stays.
+    fn early_failure(&mut self, held: &Held, outcome: &Outcome, now: Timestamp) -> Option<bool> {
+        let known = self.all.get_mut(&held.row.cause).filter(|_| held.row.scope == Scope::All)?;
+        let involved = known.involved.as_mut()?;
+        let is_early = known.row.until_at.is_some_and(|until| until > now);
+        (is_early && involved.insert(outcome.agent.clone())).then_some(true)
+    }
+
+    /// Something got through: nothing needs to be asked.
+    fn drop_questions(&mut self, agent: &AgentId) {
+        let questions = self.concerning(Some(agent)).filter(|held| held.is_question);
+        let questions: Vec<_> = questions.map(|held| (held.row.scope.clone(), held.row.cause)).collect();
+        questions.iter().for_each(|(scope, cause)| drop(self.remove(scope, *cause)));
+    }
+
+    fn lift(&mut self, row: &HoldRow) -> Option<HoldChange> {
+        lifted(self.remove(&row.scope, row.cause)?)
+    }
+
+    /// A question stands between the agent and a hold: the next request, about one row alone, decides. If the hold is on
+    /// already, its time is over, and the question is its next probe.
+    fn ask(&mut self, scope: Scope, cause: Cause, outcome: &Outcome, now: Timestamp) {
+        if self.of(&scope).is_some_and(|causes| causes.values().any(|held| is_by_streak(held.row.cause))) {
+            return;
+        }
+        let row = HoldRow { scope, cause, since_at: now, until_at: Some(now), repeats: 0, probed_at: None };
+        let asked = Some(outcome.agent.clone());
+        self.put(Held { is_question: true, asked, ..Held::new(row, outcome.newest) });
+    }
+
+    fn grown(&self, cause: Cause, repeats: u32, now: Timestamp, rng: &mut fastrand::Rng) -> (Timestamp, bool) {
+        let (growth, nth) = (self.growth(cause), repeats.saturating_add(1));
+        (now.plus(growth.jittered(nth, Jitter::draw(rng))), growth.is_longest(nth))
+    }
+
+    /// A probe failed: the hold lasts longer, for what the probe failed of.
+    fn place_again(
+        &mut self,
+        held: &Held,
+        cause: Cause,
+        hold: Option<&Hold>,
+        outcome: &Outcome,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<HoldChange> {
+        let repeats = if held.is_question { 0 } else { held.row.repeats.saturating_add(1) };
+        let (grown, is_longest) = self.grown(cause, repeats, now, rng);
+        let until = match hold.map(|hold| hold.end) {
+            Some(HoldEnd::At(until)) => until,
+            Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => grown,
+        };
+        let until = hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked));
+        let was_longest = !held.is_question && self.growth(held.row.cause).is_longest(repeats);
+        let row = HoldRow {
+            scope: held.row.scope.clone(),
+            cause,
+            // A pause that is renewed has been one all along.
+            since_at: if cause == held.row.cause { held.row.since_at } else { now },
+            until_at: Some(until),
+            repeats,
+            probed_at: Some(now),
+        };
+        let mut changes = Vec::new();
+        if cause != held.row.cause || held.is_question {
+            changes.extend(self.lift(&held.row));
+        }
+        let newest = held.newest.max(outcome.newest);
+        self.put(Held { row: row.clone(), probe: None, newest, is_question: false, asked: None, ..held.clone() });
+        changes.push(HoldChange::Placed { row, is_longest: is_longest && !was_longest });
+        changes
+    }
+
+    /// Places a hold, unless it is old news.
+    fn place(
+        &mut self,
+        hold: &Hold,
+        scope: Scope,
+        outcome: &Outcome,
+        involved: &impl Fn() -> BTreeSet<AgentId>,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Option<HoldChange> {
+        let by_streak = hold.end == HoldEnd::ByStreak;
+        let causes = self.of(&scope);
+        if by_streak && causes.is_some_and(|causes| causes.values().any(|held| outcome.request <= held.newest)) {
+            return None;
+        }
+        let (grown, is_longest) = self.grown(hold.cause, 0, now, rng);
+        let until = match hold.end {
+            HoldEnd::At(until) => until,
+            HoldEnd::Growing | HoldEnd::ByStreak => grown,
+        };
+        let until = hold.not_before.map_or(until, |asked| until.max(asked));
+        let known = causes.and_then(|causes| causes.get(&hold.cause)).cloned();
+        let row = match &known {
+            Some(held) if !held.is_question => {
+                // Sent before the hold was placed: at the most it moves the end that the API asks for.
+                let asks = matches!(hold.end, HoldEnd::At(_)) || hold.not_before.is_some();
+                if !asks || held.row.until_at.is_none_or(|at| at >= until) {
+                    return None;
+                }
+                HoldRow { until_at: Some(until), ..held.row.clone() }
+            }
+            Some(_) | None => HoldRow {
+                scope,
+                cause: hold.cause,
+                since_at: now,
+                until_at: Some(until),
+                repeats: 0,
+                probed_at: Some(now),
+            },
+        };
+        let newest = known.as_ref().map_or(outcome.newest, |held| held.newest.max(outcome.newest));
+        let involved = (row.scope == Scope::All && hold.scope != Scope::All).then(|| {
+            let mut involved = involved();
+            involved.insert(outcome.agent.clone());
+            involved
+        });
+        self.put(Held { involved, ..Held::new(row.clone(), newest) });
+        Some(HoldChange::Placed { row, is_longest })
+    }
+}
+
+/// How a probe is best made up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probe {
+    /// How often what it could carry is halved: something in it may be the reason.
+    pub halved: u32,
+    /// A request about one row alone tells more than a bulk delete.
+    pub asks: bool,
+    /// The rows that were enqueued last go first: those that were may all be rejected.
+    pub newest_first: bool,
+}
+
+/// Whether such holds come from faults in a row.
+fn is_by_streak(cause: Cause) -> bool {
+    cause.is_of_an_answer()
+        || matches!(cause, Cause::Rejected | Cause::ServerError | Cause::Garbled | Cause::Lost | Cause::Contract)
+}
+
+fn lifted(held: Held) -> Option<HoldChange> {
+    let HoldRow { scope, cause, until_at, .. } = held.row;
+    (!held.is_question).then_some(HoldChange::Lifted { scope, cause, until_at })
+}
+
+#[cfg(test)]
+#[path = "holds_tests.rs"]
+mod tests;

@@ -1,0 +1,72 @@
+//! What a wall clock that was wrong has left in the file.
+
+use std::time::Duration;
+
+use super::{Store, StoreError};
+use crate::{clock::Timestamp, deletion::RequestId};
+
+/// How many requests are gone through at a time for one that was answered in the future.
+const STRETCH: u32 = 20_000;
+/// How many requests' rows are put right at a time: at the most 2,000 rows, which takes some milliseconds.
+const STEP: i64 = 100;
+
+/// ?1 now; ?2 the request before which a stretch ends; ?3 how many. The newest that was answered in the future.
+const AHEAD: &str = "
+SELECT max(id) FROM (SELECT id, answered_at FROM requests WHERE id < ?2 ORDER BY id DESC LIMIT ?3) WHERE answered_at > ?1";
+
+/// ?1 now; ?2, ?3 the first and the last request; ?4 the longest delay. A row that is due later than its request can have
+/// said is due when a person wanted it.
+const PUT_RIGHT: &str = "
+UPDATE deletions SET due_at = ?1 + due_at - ahead.answered_at
+FROM (
+    SELECT requests.id AS request_id, answered_at, row.value AS deletion_id
+    FROM requests CROSS JOIN json_each(iif(json_valid(deletion_ids), deletion_ids, '[]')) AS row
+    WHERE requests.id BETWEEN ?2 AND ?3 AND answered_at > ?1
+) AS ahead
+WHERE deletions.id = ahead.deletion_id AND deletions.state = 'pending' AND deletions.request_id = ahead.request_id
+    AND deletions.due_at > ?1 AND deletions.due_at BETWEEN ahead.answered_at AND ahead.answered_at + ?4";
+
+/// What the daemon and its producers wrote last.
+const NEWEST: &str = "
+SELECT max(
+    coalesce((SELECT max(max(claimed_at, coalesce(answered_at, 0)))
+        FROM (SELECT claimed_at, answered_at FROM requests ORDER BY id DESC LIMIT 1000)), 0),
+    coalesce((SELECT created_at FROM deletions ORDER BY id DESC LIMIT 1), 0),
+    coalesce((SELECT max(started_at, updated_at) FROM daemon), 0))";
+
+impl Store {
+    /// Puts the due times right of some rows that a clock gave which was ahead: those of the newest request before `before`
+    /// that was answered in the future, and of some before it. Such a row is due after the delay that it was given, from now
+    /// on. Where to go on, if there may be more; and how many rows were put right.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn put_clock_right(
+        &mut self,
+        before: RequestId,
+        longest: Duration,
+        now: Timestamp,
+    ) -> Result<(Option<RequestId>, u64), StoreError> {
+        let ahead = sqlx::query_scalar(AHEAD).bind(now.0).bind(before.0).bind(STRETCH);
+        let ahead: Option<i64> =
+            ahead.fetch_one(&mut self.conn).await.map_err(|source| self.error("look for wrong times", source))?;
+        let Some(last) = ahead else { return Ok((None, 0)) };
+        let first = last.saturating_sub(STEP - 1);
+        let longest = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX / 2);
+        let mut write = self.write().await?;
+        let query = sqlx::query(PUT_RIGHT).bind(now.0).bind(first).bind(last).bind(longest);
+        let rows = write.execute("put due times right", query).await?;
+        write.commit().await?;
+        Ok((Some(RequestId(first)), rows))
+    }
+
+    /// The newest time in the file, if there is any: what the clock showed when it was used last.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn newest_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let newest = sqlx::query_scalar(NEWEST).fetch_one(&mut self.conn).await;
+        let newest: i64 = newest.map_err(|source| self.error("look for the newest time", source))?;
+        Ok((newest > 0).then_some(Timestamp(newest)))
+    }
+}

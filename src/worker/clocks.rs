@@ -1,0 +1,153 @@
+//! The wall clock, which may be wrong: what it gave is put right, and it must not prune a history.
+//!
+//! Due times, holds and the age of rows are kept in wall-clock time, since they outlive the process. Everything that the
+//! loop waits for is measured in elapsed time. When the two part, the wall clock was set.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::{Settings, Worker};
+use crate::{
+    api::Transport,
+    clock::{Clock, Timestamp},
+    deletion::RequestId,
+    store::{Store, StoreError},
+    telemetry::event,
+};
+
+/// Wall-clock and elapsed time may part by this much between two turns: a clock that is slewed is not set.
+const SLEWED: Duration = Duration::from_secs(1);
+/// How long a start prunes nothing if its clock may be wrong.
+const DOUBTFUL_FOR: Duration = Duration::from_secs(3_600);
+/// Looking for wrong due times may take one part in this many of the time.
+const SEARCH_SHARE: u32 = 10;
+
+/// What is known of the wall clock.
+#[derive(Debug)]
+pub(super) struct Clocks {
+    /// A reading of both clocks, from which they are compared.
+    read_at: (Timestamp, Duration),
+    /// The wall-clock time that rows are pruned by: that of the start, and on with elapsed time, so that a clock that is set
+    /// ahead prunes nothing. Elapsed time at which it was read.
+    prune_from: (Timestamp, Duration),
+    /// Elapsed time before which nothing is pruned.
+    doubtful_until: Duration,
+    /// Due times are put right of requests before this one; `None`: all are in order.
+    search: Option<RequestId>,
+    /// Elapsed time of the next step of that.
+    search_at: Duration,
+}
+
+/// Looks at the clock before anything is written, and puts right what is easily found.
+pub(super) async fn start(store: &mut Store, settings: &Settings, clock: &Clock) -> Result<Clocks, StoreError> {
+    let (now, elapsed) = (clock.now(), clock.elapsed());
+    let newest = store.newest_time().await?;
+    let ahead = newest.map_or(Duration::ZERO, |newest| now.since(newest));
+    let is_doubtful = ahead > settings.retention / 2;
+    if is_doubtful {
+        let (ahead_s, hours) = (ahead.as_secs(), DOUBTFUL_FOR.as_secs() / 3_600);
+        warn!(
+            event = event::CLOCK_DOUBTFUL,
+            ahead_s,
+            "the clock is far ahead of the newest time in the database; nothing is pruned for {hours} h: if the clock is \
+             wrong, put it right"
+        );
+    }
+    let doubtful_until = if is_doubtful { elapsed + DOUBTFUL_FOR } else { elapsed };
+    let search = Some(RequestId(i64::MAX));
+    let mut clocks =
+        Clocks { read_at: (now, elapsed), prune_from: (now, elapsed), doubtful_until, search, search_at: elapsed };
+    while clocks.search.is_some() {
+        clocks.search_on(store, settings, now).await?;
+    }
+    Ok(clocks)
+}
+
+impl Clocks {
+    /// By how much the wall clock was set since this was asked last; positive: ahead.
+    fn jumped(&mut self, now: Timestamp, elapsed: Duration) -> Option<i64> {
+        let (wall, then) = std::mem::replace(&mut self.read_at, (now, elapsed));
+        let expected = wall.plus(elapsed.saturating_sub(then));
+        let by = now.0.saturating_sub(expected.0);
+        (u128::from(by.unsigned_abs()) > SLEWED.as_millis()).then_some(by)
+    }
+
+    /// Rows that were settled before this are old; `None`: nothing is to be pruned for now.
+    pub(super) fn prune_before(&mut self, retention: Duration, now: Timestamp, elapsed: Duration) -> Option<Timestamp> {
+        let (from, then) = self.prune_from;
+        // A clock that was ahead at the start and was put right counts from there.
+        let today = from.plus(elapsed.saturating_sub(then)).min(now);
+        self.prune_from = (today, elapsed);
+        (elapsed >= self.doubtful_until).then(|| today.minus(retention))
+    }
+
+    /// Puts right the due times of some rows that the daemon itself has given while the clock was ahead.
+    async fn search_on(&mut self, store: &mut Store, settings: &Settings, now: Timestamp) -> Result<u64, StoreError> {
+        let Some(before) = self.search else { return Ok(0) };
+        let (next, rows) = store.put_clock_right(before, settings.policy.retry.max(), now).await?;
+        self.search = next;
+        Ok(rows)
+    }
+}
+
+impl<T: Transport> Worker<T> {
+    /// Notices that the wall clock was set: what waits by it is listed anew, and what a clock gave that was ahead is put
+    /// right, a step at a time.
+    pub(super) async fn mind_the_clock(&mut self) -> Result<(), StoreError> {
+        let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
+        if let Some(by_ms) = self.clocks.jumped(now, elapsed) {
+            warn!(event = event::CLOCK_JUMPED, by_ms, "the clock was set; what waits for a time is looked at again");
+            self.stale = true;
+            (self.next_listing, self.next_reading) = (elapsed, elapsed);
+            self.clocks.search = Some(RequestId(i64::MAX));
+            self.clocks.search_at = elapsed;
+            self.holds_to_write.extend(self.schedule.pace.holds.put_clock_right(now));
+        }
+        if self.clocks.search.is_some() && elapsed >= self.clocks.search_at {
+            let rows = self.clocks.search_on(&mut self.store, &self.settings, now).await?;
+            self.stale |= rows > 0;
+            let ended = self.clock.elapsed();
+            self.clocks.search_at = ended + ended.saturating_sub(elapsed) * SEARCH_SHARE;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clocks(now: Timestamp) -> Clocks {
+        let zero = Duration::ZERO;
+        Clocks { read_at: (now, zero), prune_from: (now, zero), doubtful_until: zero, search: None, search_at: zero }
+    }
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    #[test]
+    fn a_clock_that_is_slewed_is_not_set_and_one_that_is_set_tells_by_how_much() {
+        let mut clocks = clocks(NOW);
+        let second = Duration::from_secs(1);
+        assert_eq!(clocks.jumped(NOW.plus(Duration::from_millis(1_900)), second), None, "0.9 s in a second");
+        assert_eq!(clocks.jumped(NOW.plus(Duration::from_millis(2_900)), 2 * second), None, "counted from there");
+        assert_eq!(clocks.jumped(NOW.plus(Duration::from_millis(5_000)), 3 * second), Some(1_100));
+        assert_eq!(clocks.jumped(NOW.plus(Duration::from_millis(6_000)), 4 * second), None, "once");
+        assert_eq!(clocks.jumped(NOW, 5 * second), Some(-7_000));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_ahead_prunes_nothing_and_one_that_is_put_right_counts_from_there() {
+        let mut clocks = clocks(NOW);
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(clocks.prune_before(30 * DAY, NOW.plus(60 * DAY), hour), Some(NOW.plus(hour).minus(30 * DAY)));
+        assert_eq!(clocks.prune_before(30 * DAY, NOW.plus(2 * hour), 2 * hour), Some(NOW.plus(2 * hour).minus(30 * DAY)));
+        // The clock was ahead at the start.
+        let right = NOW.minus(60 * DAY);
+        assert_eq!(clocks.prune_before(30 * DAY, right, 3 * hour), Some(right.minus(30 * DAY)));
+        assert_eq!(clocks.prune_before(30 * DAY, right.plus(DAY), 3 * hour + DAY), Some(right.plus(DAY).minus(30 * DAY)));
+        clocks.doubtful_until = 5 * DAY;
+        assert_eq!(clocks.prune_before(30 * DAY, right.plus(DAY), 4 * DAY), None);
+    }
+}

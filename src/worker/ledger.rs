@@ -1,0 +1,226 @@
+//! What came back: judged, kept until it is written, and counted.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use super::{Totals, in_flight::InFlight, log, schedule::Schedule};
+use crate::{
+    api::Reply,
+    clock::Timestamp,
+    deletion::{Lane, RequestId},
+    echo::{Echo, Echoes},
+    evidence::Evidence,
+    judge::{Heard, Sent, Standing, judge},
+    metrics::Metrics,
+    outcome::{Fault, Judgement},
+    pace::{HoldChange, Outcome, is_too_much},
+    store::Settlement,
+    telemetry::event,
+};
+
+/// A judged answer that the database does not know of yet.
+#[derive(Debug)]
+pub(super) struct Unsettled {
+    pub(super) settlement: Settlement,
+    lane: Lane,
+    /// Elapsed time at which the request was sent.
+    sent: Duration,
+    pub(super) holds: Vec<HoldChange>,
+}
+
+/// What came back, and what it has shown.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// Judged; kept until a transaction with it has been committed.
+    pub(super) unsettled: Vec<Unsettled>,
+    pub(super) evidence: Evidence,
+    pub(super) totals: Totals,
+    pub(super) metrics: Metrics,
+    pub(super) rng: fastrand::Rng,
+    /// The newest request that was sent.
+    pub(super) newest: RequestId,
+    /// Elapsed time at which a row last reached an end.
+    pub(super) last_settled: Duration,
+    /// `ask_refused` has been logged (once per process).
+    pub(super) told_refused: bool,
+    pub(super) echoes: Echoes,
+}
+
+/// A call that is over.
+pub(super) struct Over {
+    pub(super) call: InFlight,
+    /// `None`: it was cut short on our side, which says nothing about the API, so no hold follows.
+    pub(super) reply: Option<(Reply, Duration)>,
+    /// How many calls were on their way at its end, itself included.
+    pub(super) together: usize,
+    /// Another call of the same agent is on its way.
+    pub(super) has_company: bool,
+}
+
+impl Ledger {
+    /// Judges what a call came to. True if the answer was that to another request: then no connection is to be trusted.
+    pub(super) fn judge(&mut self, over: Over, schedule: &mut Schedule, now: Timestamp) -> bool {
+        let Over { call, reply, together, has_company } = over;
+        let elapsed = schedule.clock.elapsed();
+        let heard = reply.is_some();
+        let (mut reply, took) = reply.unwrap_or_else(|| {
+            (Reply::unheard(Fault::Lost, "cut short before the answer"), elapsed.saturating_sub(call.sent))
+        });
+        let is_mixed_up = self.is_mixed_up(&call, &mut reply);
+        let standing = self.standing(&call, has_company, schedule, elapsed);
+        let correlation_id = call.correlation_id.to_string();
+        let sent = Sent { request: call.request, batch: &call.batch, correlation_id: &correlation_id };
+        let said = Heard { result: &reply.result, envelope: reply.envelope.as_ref() };
+        let policy = &schedule.settings.policy;
+        let mut judgement = judge(sent, said, &standing, policy, now, &mut self.rng);
+        if reply.key_changed {
+            // With the key that was found, the next request may well succeed.
+            judgement.hold = None;
+        }
+        if heard {
+            self.learn(&call, &reply, &judgement, took, together, schedule);
+        }
+        let holds = if heard {
+            self.hold(&call, &judgement, standing.is_old_news, schedule, now)
+        } else {
+            schedule.pace.holds.forget(call.request, &call.batch.lane().agent);
+            Vec::new()
+        };
+        self.keep(call, reply, judgement, holds, took, now);
+        is_mixed_up
+    }
+
+    /// Whether the correlation ID that came back shows that the answer is that to another request. Then it is none.
+    fn is_mixed_up(&mut self, call: &InFlight, reply: &mut Reply) -> bool {
+        match self.echoes.judge(call.correlation_id, &reply.remote_ids) {
+            Echo::Ours | Echo::None | Echo::Foreign { first: false } => false,
+            Echo::Foreign { first: true } => {
+                log::foreign_echo(call, &reply.remote_ids);
+                false
+            }
+            Echo::MixedUp => {
+                log::mixed_up(call, &reply.remote_ids);
+                reply.result = Err(Fault::Garbled);
+                reply.envelope = None;
+                reply.detail = Some("the answer has the correlation ID of another request".to_owned());
+                true
+            }
+        }
+    }
+
+    fn standing(&self, call: &InFlight, has_company: bool, schedule: &Schedule, elapsed: Duration) -> Standing {
+        let agent = &call.batch.lane().agent;
+        let is_only_work = !has_company && !schedule.lanes.has_due(agent);
+        let standing = self.evidence.standing(&call.batch, is_only_work, elapsed);
+        match schedule.pace.holds.by_streak(agent, call.request) {
+            Some(is_old_news) => Standing { is_suspect: true, is_old_news, ..standing },
+            None => standing,
+        }
+    }
+
+    /// What the answer says of the rate, and of how many requests at a time the API bears.
+    fn learn(
+        &mut self,
+        call: &InFlight,
+        reply: &Reply,
+        judgement: &Judgement,
+        took: Duration,
+        together: usize,
+        schedule: &mut Schedule,
+    ) {
+        let fault = reply.result.as_ref().err();
+        let cause = fault.filter(|_| !judgement.is_answer).map(Fault::cause);
+        let too_much = is_too_much(cause, fault.is_some_and(Fault::is_too_much), judgement.has_settled);
+        let elapsed = schedule.clock.elapsed();
+        let change = schedule.pace.permits.learn(call.request, too_much, self.newest, elapsed);
+        change.iter().for_each(log::rate);
+        if reply.result.is_ok() {
+            schedule.pace.timed(took, together.max(call.together)).iter().for_each(log::concurrency);
+        }
+    }
+
+    /// What the answer changes in the holds.
+    fn hold(
+        &mut self,
+        call: &InFlight,
+        judgement: &Judgement,
+        is_old_news: bool,
+        schedule: &mut Schedule,
+        now: Timestamp,
+    ) -> Vec<HoldChange> {
+        let elapsed = schedule.clock.elapsed();
+        let reached = self.evidence.take_in(call.request, &call.batch, judgement, is_old_news, elapsed);
+        let outcome = Outcome {
+            request: call.request,
+            agent: call.batch.lane().agent.clone(),
+            hold: judgement.hold.clone(),
+            reached,
+            has_settled: judgement.has_settled,
+            asks_first: judgement.asks_first,
+            newest: self.newest,
+        };
+        let evidence = &self.evidence;
+        schedule.pace.holds.answered(outcome, || evidence.involved(), now, &mut self.rng)
+    }
+
+    fn keep(
+        &mut self,
+        call: InFlight,
+        reply: Reply,
+        judgement: Judgement,
+        holds: Vec<HoldChange>,
+        took: Duration,
+        now: Timestamp,
+    ) {
+        let fault = reply.result.as_ref().err().filter(|_| !judgement.is_answer).map(Fault::cause);
+        let settlement = Settlement {
+            request: call.request,
+            answered_at: now,
+            status: reply.status,
+            fault,
+            detail: reply.detail,
+            remote_id: (!reply.remote_ids.is_empty()).then(|| reply.remote_ids.join(", ")),
+            rows: judgement.rows,
+            is_whole: true,
+        };
+        log::request(&settlement, &call, took, judgement.strays);
+        if judgement.is_refused && !std::mem::replace(&mut self.told_refused, true) {
+            log::ask_refused(&settlement, &call);
+        }
+        self.metrics.request(settlement.status, call.batch.kind(), call.batch.len(), took);
+        if reply.key_changed {
+            info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
+        }
+        let detail = settlement.detail.as_deref();
+        holds.iter().for_each(|change| log::hold_for(change, detail));
+        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, holds });
+    }
+
+    /// What is written is forgotten here; rows that come back are noted in their lanes. True if the lanes must be listed
+    /// again.
+    pub(super) fn forget_settled(&mut self, schedule: &mut Schedule) -> bool {
+        let (mut stale, now) = (false, schedule.clock.now());
+        for Unsettled { settlement, lane, sent, holds } in std::mem::take(&mut self.unsettled) {
+            let before = self.totals.ended();
+            self.totals.add(&settlement);
+            self.metrics.settled(&settlement.counts());
+            if self.totals.ended() > before {
+                self.last_settled = schedule.clock.elapsed();
+            }
+            // What waits for a hold that was lifted need not wait any more.
+            stale |= holds.iter().any(|change| matches!(change, HoldChange::Lifted { .. }));
+            for row in &settlement.rows {
+                if let Some(due_at) = row.verdict.due_at() {
+                    // Whoever wrote meanwhile may have moved the row to another lane.
+                    stale |= schedule.others_wrote.is_some_and(|at| at >= sent);
+                    let batch_max = row.batch_max.unwrap_or(lane.batch_max);
+                    let at = schedule.at(due_at, now);
+                    schedule.lanes.note(Lane { batch_max, ..lane.clone() }, at);
+                }
+            }
+        }
+        stale
+    }
+}
+

@@ -1,0 +1,457 @@
+//! What goes out in a turn: which lanes may send, what is looked at, and what is claimed.
+//!
+//! Whose turn it is, and whether a hold stands against it, is decided in memory and before a transaction is open; inside
+//! one, a bounded number of lanes is looked at, and only lanes that may send.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use uuid::Uuid;
+
+use super::{
+    Settings,
+    in_flight::{self, InFlight, on_their_way},
+    log,
+    plan::{Busy, Next, Rules, batches, probe},
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    deletion::{AgentId, Batch, Lane},
+    evidence::Evidence,
+    lanes::Lanes,
+    outcome::Scope,
+    pace::{Admission, Pace, Probe},
+    store::{Claim, Look, StoreError, Write},
+};
+
+/// How many lanes are considered in a row without one that may send: some thousand take a millisecond.
+const MOST_CONSIDERED: usize = 2_000;
+/// How many lanes are looked at in one transaction beyond those that there is room for.
+const MOST_LOOKS: usize = 64;
+/// How long until it is looked again whether somebody may probe a hold on everything.
+const PROBE_RECHECK: Duration = Duration::from_millis(20);
+/// How many holds that are over are lifted in one transaction.
+pub(super) const MOST_LIFTED: usize = 500;
+
+/// What a turn is about to send, and which lanes to bring back if it cannot.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) claims: Vec<Claim>,
+    pub(super) taken: Vec<Lane>,
+    /// How many rows turned out to be unusable.
+    pub(super) buried: u64,
+    /// How many requests may still be claimed.
+    room: usize,
+    /// How many lanes may still be looked at.
+    looks: usize,
+    /// The lanes whose turn it is.
+    picked: Picked,
+}
+
+/// Lanes whose turn it is.
+#[derive(Debug, Default)]
+struct Picked {
+    free: Vec<Lane>,
+    /// An agent whose hold one request probes, and its lanes, the best one first.
+    probe: Option<(Lane, Probe)>,
+}
+
+impl Picked {
+    fn is_empty(&self) -> bool {
+        self.free.is_empty() && self.probe.is_none()
+    }
+
+    fn agents(&self) -> impl Iterator<Item = &AgentId> {
+        self.free.iter().map(|lane| &lane.agent).chain(self.probe.iter().map(|(lane, _)| &lane.agent))
+    }
+}
+
+/// What a turn knows while it claims.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'k> {
+    pub(super) calls: &'k Calls,
+    pub(super) evidence: &'k Evidence,
+}
+
+/// What a turn shares among its claims.
+struct Claiming<'k> {
+    known: Known<'k>,
+    busy: Busy,
+    rules: Rules,
+    now: Timestamp,
+}
+
+impl Plan {
+    /// Whether there is nothing to look at.
+    pub(super) fn is_idle(&self) -> bool {
+        self.picked.is_empty()
+    }
+
+    fn has(&self, agent: &AgentId) -> bool {
+        self.claims.iter().any(|claim| claim.batch.lane().agent == *agent)
+    }
+}
+
+/// The calls that are on their way, by their tasks.
+pub(super) type Calls = HashMap<tokio::task::Id, InFlight>;
+
+/// Whose turn it is, and what stands against it.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    pub(super) lanes: Lanes,
+    pub(super) pace: Pace,
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) rng: fastrand::Rng,
+    /// Elapsed time at which another process was last seen to have written.
+    pub(super) others_wrote: Option<Duration>,
+    /// Told to end: nothing more is claimed, not even by a turn that has begun.
+    pub(super) told: Arc<AtomicBool>,
+}
+
+impl Schedule {
+    /// What may go out now, as far as that can be known without the database.
+    pub(super) fn plan(&mut self, in_flight: usize, now: Timestamp) -> Plan {
+        let room = self.room(in_flight, now);
+        let mut plan = Plan { room, looks: room + MOST_LOOKS, ..Plan::default() };
+        self.pick(&mut plan, now);
+        plan
+    }
+
+    /// How many requests could be sent now, as far as that can be known without taking permits.
+    fn room(&self, in_flight: usize, now: Timestamp) -> usize {
+        let free = self.pace.concurrency(self.settings.concurrency).saturating_sub(in_flight);
+        let free = free.min(self.pace.permits.most(self.clock.elapsed()));
+        match self.pace.holds.admit_any(now) {
+            Admission::Free => free,
+            Admission::Probe => free.min(1),
+            Admission::Probing | Admission::Held(_) => 0,
+        }
+    }
+
+    /// Takes the lanes out whose turn it is: as many as there is room for.
+    fn pick(&mut self, plan: &mut Plan, now: Timestamp) {
+        plan.picked = Picked::default();
+        let room = (plan.room - plan.claims.len()).min(plan.looks);
+        if room == 0 {
+            return;
+        }
+        match self.pace.holds.admit_any(now) {
+            Admission::Free => {}
+            Admission::Probe => return self.pick_for_all(plan, now),
+            Admission::Probing | Admission::Held(_) => return,
+        }
+        if self.pace.is_probe_s_turn() {
+            self.pick_probe(plan, now);
+        }
+        let mut considered = 0;
+        let reserved = usize::from(plan.picked.probe.is_some());
+        let mut priority = None;
+        while plan.picked.free.len() + reserved < room && considered < MOST_CONSIDERED {
+            let Some(lane) = self.lanes.next(self.clock.elapsed()) else { break };
+            considered += 1;
+            if priority.is_some_and(|priority| priority != lane.priority) {
+                self.lanes.restore(vec![lane]);
+                break;
+            }
+            if let Some(lane) = self.admitted(lane, now) {
+                priority = Some(lane.priority);
+                plan.taken.push(lane.clone());
+                plan.picked.free.push(lane);
+            }
+        }
+        if plan.picked.is_empty() {
+            // Nothing else may go.
+            self.pick_probe(plan, now);
+        }
+    }
+
+    /// The lane, if nothing stands against it; else it waits where it belongs.
+    fn admitted(&mut self, lane: Lane, now: Timestamp) -> Option<Lane> {
+        match self.pace.holds.admit(&lane.agent, now) {
+            Admission::Free => return Some(lane),
+            Admission::Probe => self.lanes.set_aside(&lane),
+            Admission::Probing => self.lanes.hold(lane, self.clock.elapsed() + self.settings.poll_interval),
+            // Without an end, somebody will write when it is lifted.
+            Admission::Held(None) => {}
+            Admission::Held(Some(until)) => self.lanes.hold(lane, self.clock.elapsed() + until.since(now)),
+        }
+        None
+    }
+
+    /// A hold on everything may be probed: by the first agent in turn of which an answer tells about all.
+    fn pick_for_all(&mut self, plan: &mut Plan, now: Timestamp) {
+        let mut passed = Vec::new();
+        while passed.len() < MOST_CONSIDERED {
+            if let Some((agent, lanes)) = self.lanes.next_probing() {
+                if self.pace.holds.admit(&agent, now) == Admission::Probe {
+                    self.choose(plan, lanes);
+                    break;
+                }
+                lanes.into_iter().for_each(|lane| self.lanes.put_back(lane));
+            }
+            let Some(lane) = self.lanes.next(self.clock.elapsed()) else { break };
+            if self.pace.holds.admit(&lane.agent, now) == Admission::Probe {
+                self.choose(plan, vec![lane]);
+                break;
+            }
+            passed.push(lane);
+        }
+        self.lanes.restore(passed);
+    }
+
+    /// Takes the next agent out whose hold may be probed.
+    fn pick_probe(&mut self, plan: &mut Plan, now: Timestamp) {
+        for _ in 0..MOST_CONSIDERED {
+            let Some((agent, lanes)) = self.lanes.next_probing() else { return };
+            if plan.has(&agent) {
+                let recheck = self.clock.elapsed() + self.settings.poll_interval;
+                lanes.into_iter().for_each(|lane| self.lanes.hold(lane, recheck));
+                continue;
+            }
+            if self.pace.holds.admit(&agent, now) == Admission::Probe {
+                return self.choose(plan, lanes);
+            }
+            for lane in lanes {
+                if let Some(lane) = self.admitted(lane, now) {
+                    self.lanes.put_back(lane);
+                }
+            }
+        }
+    }
+
+    /// Of an agent's lanes, the one whose request tells most; the others are set aside again.
+    fn choose(&mut self, plan: &mut Plan, mut lanes: Vec<Lane>) {
+        let Some(first) = lanes.first() else { return };
+        let probe = self.pace.holds.probe(&first.agent);
+        // Large requests tell of many rows, and those that were never rejected are in the largest. One row alone is asked
+        // about if that is what the hold is for, or if there is nothing else.
+        lanes.sort_by_key(|lane| (lane.batch_max == 0) != probe.asks);
+        if !probe.asks {
+            lanes.sort_by_key(|lane| std::cmp::Reverse(lane.batch_max));
+        }
+        let chosen = lanes.remove(0);
+        lanes.iter().for_each(|lane| self.lanes.set_aside(lane));
+        plan.taken.push(chosen.clone());
+        plan.picked.probe = Some((chosen, probe));
+    }
+
+    /// Fills `plan` with claims of the lanes whose turn it is. A permit is taken once there is a batch for it, and before
+    /// that batch is claimed.
+    pub(super) async fn claim(
+        &mut self,
+        write: &mut Write<'_>,
+        plan: &mut Plan,
+        known: Known<'_>,
+        is_overtaken: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut turn = Claiming { known, busy: in_flight::busy(known.calls.values()), rules: self.rules(), now };
+        while !plan.picked.is_empty() {
+            let mut picked = std::mem::take(&mut plan.picked);
+            if is_overtaken {
+                self.admit_again(write, &mut picked, now).await?;
+            }
+            // We may have waited for the write lock: a hold or the shutdown may have arrived since.
+            if self.told.load(Ordering::Relaxed) {
+                self.lanes.restore(std::mem::take(&mut plan.taken));
+                return Ok(());
+            }
+            if let Some((lane, how)) = picked.probe {
+                self.claim_probe(write, plan, lane, how, &mut turn).await?;
+            }
+            self.claim_free(write, plan, picked.free, &mut turn).await?;
+            if self.pace.permits.most(self.clock.elapsed()) == 0 {
+                break;
+            }
+            self.pick(plan, now);
+        }
+        Ok(())
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            batch_size: self.settings.batch_size,
+            linger: self.settings.linger,
+            retry: self.settings.policy.retry,
+            recheck: self.settings.poll_interval,
+        }
+    }
+
+    /// Somebody else wrote before this transaction began, and may have placed or lifted a hold: those that matter to what
+    /// is about to be claimed are read again. All others are read outside of a transaction.
+    async fn admit_again(
+        &mut self,
+        write: &mut Write<'_>,
+        picked: &mut Picked,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let scopes: BTreeSet<Scope> = picked.agents().cloned().map(Scope::Agent).chain([Scope::All]).collect();
+        let rows = write.holds_of(&scopes).await?;
+        self.pace.holds.load_some(scopes, rows).iter().for_each(log::hold);
+        let free = std::mem::take(&mut picked.free);
+        if self.pace.holds.admit_any(now) != Admission::Free {
+            self.lanes.restore(free);
+        } else {
+            picked.free = free.into_iter().filter_map(|lane| self.admitted(lane, now)).collect();
+        }
+        if let Some((lane, how)) = picked.probe.take() {
+            match self.pace.holds.admit(&lane.agent, now) {
+                Admission::Probe | Admission::Free => picked.probe = Some((lane, how)),
+                Admission::Probing | Admission::Held(_) => self.lanes.restore(vec![lane]),
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim_probe(
+        &mut self,
+        write: &mut Write<'_>,
+        plan: &mut Plan,
+        lane: Lane,
+        how: Probe,
+        turn: &mut Claiming<'_>,
+    ) -> Result<(), StoreError> {
+        let (rules, now) = (turn.rules, turn.now);
+        let ids = on_their_way(turn.known.calls.values(), self.others_wrote, &plan.claims, std::slice::from_ref(&lane));
+        let most = usize::from(rules.batch_size);
+        let looks = write.look(std::slice::from_ref(&lane), most, &ids, how.newest_first, now).await?;
+        plan.looks = plan.looks.saturating_sub(1);
+        let Some(look) = looks.into_iter().next() else { return Ok(()) };
+        plan.buried += write.bury(&look.unusable, now).await?;
+        let next = look.next_due_at;
+        let there_may_be_more = look.due.len() >= most;
+        let Some(batch) = probe(&lane, look, how.halved, &turn.busy, &rules) else {
+            // Its rows wait, or were taken out; if the latter, the next listing does not have it any more.
+            if let Some(at) = next {
+                self.lanes.note(lane, self.at(at.max(now.plus(rules.recheck)), now));
+            }
+            return Ok(());
+        };
+        if !self.pace.permits.take(self.clock.elapsed()) {
+            self.lanes.set_aside(&lane);
+            return Ok(());
+        }
+        self.pace.took(true);
+        let asks = self.may_ask(&lane.agent, turn.known.evidence) && (how.asks || how.newest_first);
+        let batch = if asks { batch.alone() } else { batch };
+        let is_part = batch.len() < usize::from(lane.batch_max.min(rules.batch_size));
+        self.add(write, plan, turn, batch);
+        if there_may_be_more || is_part {
+            self.lanes.set_aside(&lane);
+        } else if let Some(at) = next {
+            self.lanes.note(lane, self.at(at, now));
+        }
+        Ok(())
+    }
+
+    async fn claim_free(
+        &mut self,
+        write: &mut Write<'_>,
+        plan: &mut Plan,
+        lanes: Vec<Lane>,
+        turn: &mut Claiming<'_>,
+    ) -> Result<(), StoreError> {
+        if lanes.is_empty() {
+            return Ok(());
+        }
+        let share = plan.room.saturating_sub(plan.claims.len()).div_ceil(lanes.len());
+        let most = share * usize::from(turn.rules.batch_size);
+        let ids = on_their_way(turn.known.calls.values(), self.others_wrote, &plan.claims, &lanes);
+        let looks = write.look(&lanes, most, &ids, false, turn.now).await?;
+        plan.looks = plan.looks.saturating_sub(lanes.len());
+        let mut unserved = Vec::new();
+        for (lane, look) in lanes.into_iter().zip(looks) {
+            plan.buried += write.bury(&look.unusable, turn.now).await?;
+            if !self.serve(write, plan, &lane, look, most, turn) {
+                unserved.push(lane);
+            }
+        }
+        // A lane that got nothing, for want of room or of a permit, is the next one's turn.
+        self.lanes.restore(unserved);
+        Ok(())
+    }
+
+    /// Claims what of a lane may go. False if it has something to send, and got nothing.
+    fn serve(
+        &mut self,
+        write: &mut Write<'_>,
+        plan: &mut Plan,
+        lane: &Lane,
+        look: Look,
+        asked: usize,
+        turn: &mut Claiming<'_>,
+    ) -> bool {
+        let now = turn.now;
+        let room = plan.room.saturating_sub(plan.claims.len());
+        let (found, next) = batches(lane, look, asked, room, &turn.busy, &turn.rules, now);
+        let (wanted, mut served) = (found.len(), 0);
+        for batch in found {
+            if !self.pace.permits.take(self.clock.elapsed()) {
+                break;
+            }
+            self.pace.took(false);
+            let batch = if self.may_ask(&lane.agent, turn.known.evidence) { batch.alone() } else { batch };
+            self.add(write, plan, turn, batch);
+            served += 1;
+        }
+        match next {
+            _ if served < wanted || next == Next::HasMore => {
+                if served == 0 {
+                    return false;
+                }
+                self.lanes.put_back(lane.clone());
+            }
+            Next::LookAt(at) => self.lanes.note(lane.clone(), self.at(at, now)),
+            Next::HasMore | Next::Nothing => {}
+        }
+        true
+    }
+
+    /// Ask singly only after a bulk delete of this agent was answered: before that, a 404 proves nothing.
+    fn may_ask(&self, agent: &AgentId, evidence: &Evidence) -> bool {
+        self.settings.policy.ask_singly && evidence.is_known(agent)
+    }
+
+    fn add(&mut self, write: &mut Write<'_>, plan: &mut Plan, turn: &mut Claiming<'_>, batch: Batch) {
+        in_flight::add(&mut turn.busy, &batch);
+        plan.claims.push(Claim { request: write.next_request_id(), correlation_id: new_uuid(&mut self.rng), batch });
+    }
+
+    /// How long until something may be claimed, if nothing comes back and nobody writes.
+    pub(super) fn wait(&self, in_flight: usize) -> Option<Duration> {
+        let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
+        if in_flight >= self.pace.concurrency(self.settings.concurrency) {
+            return None;
+        }
+        let look = || {
+            let permit = self.pace.permits.next().saturating_sub(elapsed);
+            Some(self.lanes.next_look()?.saturating_sub(elapsed).max(permit))
+        };
+        match self.pace.holds.admit_any(now) {
+            Admission::Probing | Admission::Held(None) => None,
+            Admission::Held(Some(until)) => {
+                let early = self.pace.holds.early_probe_at().filter(|early| *early > now);
+                Some(early.map_or(until, |early| until.min(early)).since(now))
+            }
+            Admission::Free => look(),
+            // If nobody in turn may probe, a moment later somebody may.
+            Admission::Probe => look().map(|wait| wait.max(self.settings.poll_interval.min(PROBE_RECHECK))),
+        }
+    }
+
+    /// When it will be `at` by the wall clock, in elapsed time.
+    pub(super) fn at(&self, at: Timestamp, now: Timestamp) -> Duration {
+        self.clock.elapsed() + at.since(now)
+    }
+}
+
+fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
+    uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid()
+}
