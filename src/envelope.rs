@@ -134,7 +134,7 @@ fn id(value: Option<&Value>) -> Option<String> {
     match value? {
         Value::Null => None,
         Value::String(id) => Some(id.clone()).filter(|id| !id.trim().is_empty()),
-        other => Some(other.to_string()),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => Some(other.to_string()),
     }
 }
 

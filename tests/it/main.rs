@@ -19,6 +19,7 @@ mod hostile;
 mod key;
 mod logs;
 mod producers;
+mod replies;
 mod retry;
 mod revive;
 mod sandbox;
