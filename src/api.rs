@@ -1,6 +1,8 @@
 //! One request: what is sent, and what the reply is taken for. Nothing is tried again here.
 
 mod listing;
+mod lists;
+mod retry_after;
 
 use std::{
     future::Future,
@@ -11,7 +13,7 @@ use std::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode, Url,
-    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
+    header::{CONTENT_TYPE, HeaderMap},
     redirect::Policy,
 };
 use serde::{Deserialize, Serialize};
@@ -21,9 +23,9 @@ pub use listing::{Entry, PAGE_SIZE, Page};
 
 use crate::{
     deletion::{AgentId, Batch, EntryId},
-    envelope::Envelope,
+    envelope::{Envelope, without_bom},
     key::{Key, KeyError, KeySource, Keys},
-    outcome::{Answer, Fault, RetryAfter},
+    outcome::{Answer, Fault},
 };
 
 /// The header that support asks for; the API echoes ours.
@@ -38,6 +40,9 @@ const MAX_ERROR_BYTES: usize = 16 << 10;
 
 /// How much of what others say of themselves is kept.
 const MAX_DETAIL_CHARS: usize = 300;
+
+/// How many correlation IDs that came back with one answer are kept.
+const MAX_REMOTE_IDS: usize = 8;
 
 /// What may stand in a path segment as it is: RFC 3986's unreserved characters.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -62,12 +67,19 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Asks for the deletion of the one row of a batch, alone, once.
     fn delete_one(&self, batch: &Batch, correlation_id: Uuid) -> impl Future<Output = Reply> + Send;
+
+    /// Uses no connection again that is open now: one of them has delivered somebody else's answer. Requests in flight
+    /// keep theirs to their end.
+    fn reconnect(&self) {}
 }
 
 /// The API, ready to be called.
 #[derive(Debug)]
 pub struct Api {
-    client: Client,
+    /// Replaced by [`Transport::reconnect`].
+    client: RwLock<Client>,
+    connect_timeout: Duration,
+    request_timeout: Duration,
     base: String,
     source: KeySource,
     keys: RwLock<Keys>,
@@ -97,7 +109,7 @@ pub struct Reply<T = Answer> {
     pub remote_ids: Vec<String>,
     /// The error's body, if it has a shape that the API itself uses.
     pub envelope: Option<Envelope>,
-    /// A new key was found after a 401: nothing more needs a person.
+    /// A new key was found after a 401 or a 403: nothing more needs a person.
     pub key_changed: bool,
 }
 
@@ -121,26 +133,13 @@ struct Body<'a> {
     ids: Vec<&'a str>,
 }
 
-/// Both lists are required; what else the API may add is no concern of ours.
-#[derive(Deserialize)]
-struct RawAnswer {
-    deleted: Vec<String>,
-    failed: Vec<String>,
-}
-
 /// What is said about a single entry.
 #[derive(Deserialize)]
 struct RawSuccess {
     success: bool,
 }
 
-/// The two lists, by their names. `derive` would also take an array for the struct, and `[["1"],[]]` tells of nothing.
-fn parse_answer(body: &[u8]) -> Result<Answer, String> {
-    let RawAnswer { deleted, failed } = parse_object(body)?;
-    Ok(Answer { deleted, failed })
-}
-
-/// The same about a single entry.
+/// The answer about a single entry, in the form of the two lists.
 fn parse_success(body: &[u8], entry: &EntryId) -> Result<Answer, String> {
     let RawSuccess { success } = parse_object(body)?;
     let (entry, none) = (vec![entry.as_str().to_owned()], Vec::new());
@@ -148,7 +147,9 @@ fn parse_success(body: &[u8], entry: &EntryId) -> Result<Answer, String> {
     Ok(Answer { deleted, failed })
 }
 
+/// An object. `derive` would also take an array for a struct, and `[["1"],[]]` tells of nothing.
 fn parse_object<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    let body = without_bom(body);
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err("not the promised JSON: not an object".to_owned());
     }
@@ -163,17 +164,16 @@ impl Api {
     pub fn new(options: Options) -> Result<Self, ApiError> {
         // Already installed, by us or by whoever uses this crate: either way there is one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            // A redirect would carry the key to wherever it points.
-            .redirect(Policy::none())
-            .no_proxy()
-            .connect_timeout(options.connect_timeout)
-            .timeout(options.request_timeout)
-            .user_agent(concat!("audio-cache-sweeper/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        let keys = RwLock::new(Keys::new(options.key.read()?));
-        let base = options.base_url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { client, base, source: options.key, keys })
+        let Options { base_url, key, connect_timeout, request_timeout } = options;
+        let client = RwLock::new(client(connect_timeout, request_timeout)?);
+        let keys = RwLock::new(Keys::new(key.read()?));
+        let base = base_url.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { client, connect_timeout, request_timeout, base, source: key, keys })
+    }
+
+    /// The client that new requests go through.
+    fn client(&self) -> Client {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn key(&self) -> Key {
@@ -225,8 +225,10 @@ impl Api {
         parse: impl Fn(&[u8]) -> Result<T, String> + Send,
     ) -> Reply<T> {
         let status = response.status();
-        let remote_ids = text_header(response.headers(), CORRELATION_ID).map(|id| self.clean(id)).into_iter().collect();
-        let retry_after = text_header(response.headers(), RETRY_AFTER.as_str()).and_then(parse_retry_after);
+        let ids = text_headers(response.headers(), CORRELATION_ID);
+        let remote_ids = ids.take(MAX_REMOTE_IDS).map(|id| self.clean(id)).collect();
+        let retry_after = retry_after::parse(response.headers());
+        let mut envelope = None;
         let most = if status.is_success() { most_bytes } else { MAX_ERROR_BYTES };
         let body = read_body(&mut response, most).await;
         let (result, detail) = match (status, body) {
@@ -242,15 +244,20 @@ impl Api {
             // A status outside of 2xx says enough, whatever became of its body.
             (status, body) => {
                 let said = match body {
-                    Ok(Read::Whole(body)) => message(&body),
+                    Ok(Read::Whole(body)) => {
+                        envelope = Envelope::parse(&body).map(|said| said.cleaned(|text| self.clean(text)));
+                        message(&body)
+                    }
                     Ok(Read::TooLong) | Err(_) => None,
                 };
                 (Err(Fault::Status { status: status.as_u16(), retry_after }), said)
             }
         };
-        let key_changed = status == StatusCode::UNAUTHORIZED && self.reread_key(key);
+        // Which of the two a replaced key gets is documented in both ways.
+        let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let key_changed = is_refused && self.reread_key(key);
         let detail = detail.map(|detail| self.clean(&detail));
-        Reply { result, status: Some(status.as_u16()), detail, remote_ids, envelope: None, key_changed }
+        Reply { result, status: Some(status.as_u16()), detail, remote_ids, envelope, key_changed }
     }
 
     /// Reads the key file again; true if it has another key than the one that was refused.
@@ -267,17 +274,37 @@ impl Transport for Api {
     async fn bulk_delete(&self, batch: &Batch, correlation_id: Uuid) -> Reply {
         let body = Body { ids: batch.deletions().iter().map(|row| row.entry.as_str()).collect() };
         let Ok(body) = serde_json::to_vec(&body) else { return unbuilt() };
-        let request = self.client.post(self.url(&batch.lane().agent));
+        let request = self.client().post(self.url(&batch.lane().agent));
         let request = request.header(CONTENT_TYPE, "application/json").body(body);
-        self.send(request, correlation_id, MAX_ANSWER_BYTES, parse_answer).await
+        self.send(request, correlation_id, MAX_ANSWER_BYTES, lists::parse).await
     }
 
     async fn delete_one(&self, batch: &Batch, correlation_id: Uuid) -> Reply {
         // Another ID would be another request: a URL is normalised on its way.
         let Some(row) = batch.only().filter(|row| row.entry.can_be_in_a_path()) else { return unbuilt() };
-        let request = self.client.delete(self.entry_url(&batch.lane().agent, &row.entry));
+        let request = self.client().delete(self.entry_url(&batch.lane().agent, &row.entry));
         self.send(request, correlation_id, MAX_ANSWER_BYTES, |body| parse_success(body, &row.entry)).await
     }
+
+    fn reconnect(&self) {
+        // It could be built at the start, so nothing but a system in trouble keeps it from being built now. Then the
+        // connections stay, and whoever judges the echoes goes on finding out.
+        if let Ok(client) = client(self.connect_timeout, self.request_timeout) {
+            *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        }
+    }
+}
+
+/// A client with a pool of connections of its own.
+fn client(connect_timeout: Duration, request_timeout: Duration) -> Result<Client, reqwest::Error> {
+    Client::builder()
+        // A redirect would carry the key to wherever it points.
+        .redirect(Policy::none())
+        .no_proxy()
+        .connect_timeout(connect_timeout)
+        .timeout(request_timeout)
+        .user_agent(concat!("audio-cache-sweeper/", env!("CARGO_PKG_VERSION")))
+        .build()
 }
 
 fn unbuilt<T>() -> Reply<T> {
@@ -317,23 +344,15 @@ fn describe(error: &reqwest::Error) -> String {
     text
 }
 
-fn text_header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// Both forms of RFC 9110; anything else is no `Retry-After`.
-fn parse_retry_after(text: &str) -> Option<RetryAfter> {
-    let text = text.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are a long time, and clamped.
-        return Some(RetryAfter::Seconds(text.parse().unwrap_or(u64::MAX)));
-    }
-    httpdate::parse_http_date(text).ok().map(|at| RetryAfter::At(at.into()))
+/// Every value of this header that is text.
+fn text_headers<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h str> {
+    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
 }
 
 /// The message in an error's body, in any of the envelopes that the API and its gateway are known to use; failing
 /// that, the body itself.
 fn message(body: &[u8]) -> Option<String> {
+    let body = without_bom(body);
     let text = String::from_utf8_lossy(body);
     let said = serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|value| {
         ["/error_message", "/error/message", "/message", "/error", "/detail"]
@@ -346,18 +365,6 @@ fn message(body: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
-
-    #[test]
-    fn retry_after_has_two_forms_and_everything_else_is_none() {
-        assert_eq!(parse_retry_after(" 7 "), Some(RetryAfter::Seconds(7)));
-        assert_eq!(parse_retry_after("99999999999999999999999"), Some(RetryAfter::Seconds(u64::MAX)));
-        let date = parse_retry_after("Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(date, Some(RetryAfter::At(Timestamp(784_111_777_000))));
-        for nonsense in ["", "-1", "1.5", "soon", "1e3", "0x10", "NaN", "٣"] {
-            assert_eq!(parse_retry_after(nonsense), None, "{nonsense:?}");
-        }
-    }
 
     #[test]
     fn the_message_is_found_in_every_known_envelope() {
@@ -368,6 +375,7 @@ mod tests {
             r#"{"message":"said"}"#,
             r#"{"success":false,"error":"said","error_message":null}"#,
             " said\n",
+            "\u{feff}{\"message\":\"said\"}",
         ];
         for envelope in envelopes {
             assert_eq!(message(envelope.as_bytes()).as_deref(), Some("said"), "{envelope}");
@@ -383,6 +391,7 @@ mod tests {
         let seven = || vec!["7".to_owned()];
         assert_eq!(parse(r#" {"success": true, "more": []}"#), Some((seven(), vec![])));
         assert_eq!(parse(r#"{"success":false}"#), Some((vec![], seven())));
+        assert_eq!(parse("\u{feff}{\"success\":true}"), Some((seven(), vec![])));
         for other in ["", "true", "[true]", "{}", r#"{"success":null}"#, r#"{"success":"true"}"#, r#"{"success":1}"#] {
             assert_eq!(parse(other), None, "{other}");
         }

@@ -6,6 +6,7 @@ mod input;
 mod listing;
 mod pages;
 mod revive;
+mod sandbox;
 mod show;
 mod status;
 mod times;
@@ -16,7 +17,6 @@ use std::{
     future::{Future, pending},
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
-    num::NonZeroU32,
     path::PathBuf,
     pin::pin,
     process::ExitCode,
@@ -45,7 +45,6 @@ use crate::{
     key::{KeyError, KeySource},
     metrics::Metrics,
     pace::Pace,
-    sandbox::{self, Sandbox},
     store::{self, Counter, OpenError, Opened, Store, StoreError},
     supervisor::Supervisor,
     telemetry::{self, event},
@@ -53,6 +52,7 @@ use crate::{
 };
 use enqueue::EnqueueArgs;
 use revive::{CancelArgs, RetryArgs};
+use sandbox::{SandboxArgs, stand_in};
 use show::ShowArgs;
 use status::StatusArgs;
 
@@ -102,11 +102,6 @@ Exit codes: 0 it can be used, 2 it cannot; the message names the key, its value 
 const DEMO_EXAMPLES: &str = "\
 Example:
   sweeper demo";
-
-const SANDBOX_EXAMPLES: &str = "\
-Examples:
-  sweeper sandbox --listen 127.0.0.1:8080 --key k --agent BAKERY=600 --latency 60ms --fail-ratio 0.05
-  SWEEPER__API__BASE_URL=http://127.0.0.1:8080 SWEEPER__API__KEY=k sweeper run --until-empty";
 
 const HEALTHCHECK_EXAMPLES: &str = "\
 Example:
@@ -159,53 +154,6 @@ struct RunArgs {
     give_up_after: Option<Duration>,
 }
 
-#[derive(Debug, Args)]
-#[command(after_help = SANDBOX_EXAMPLES)]
-struct SandboxArgs {
-    /// Where to answer; port 0 takes a free one and prints it.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
-    /// The API key that is right; without it, any is.
-    #[arg(long)]
-    key: Option<String>,
-    /// How long each answer takes.
-    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = duration)]
-    latency: Duration,
-    /// An agent, and how many entries it has (1 to COUNT); without any, every agent has every entry.
-    #[arg(long = "agent", value_name = "AGENT=COUNT", value_parser = agent)]
-    agents: Vec<(String, u64)>,
-    /// An agent that the key may not touch: 403.
-    #[arg(long, value_name = "AGENT")]
-    forbidden: Vec<String>,
-    /// The share of IDs answered as failed, drawn anew each time.
-    #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
-    fail_ratio: f64,
-    /// An ID that is always answered as failed.
-    #[arg(long, value_name = "ID")]
-    failing: Vec<String>,
-    /// Answer 400 to a request with an ID that is not a number.
-    #[arg(long)]
-    numeric_ids: bool,
-    /// The share of requests answered with 500.
-    #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
-    error_ratio: f64,
-    /// The share of connections cut, half of them after the deletion was done.
-    #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
-    reset_ratio: f64,
-    /// The share of requests that are done and then answered with something that is not JSON.
-    #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
-    garbage_ratio: f64,
-    /// Requests per second above which it answers 429.
-    #[arg(long, value_name = "N")]
-    rate_limit: Option<NonZeroU32>,
-    /// What a 429 says in Retry-After: seconds or an HTTP date.
-    #[arg(long, value_name = "TEXT")]
-    retry_after: Option<String>,
-    /// What its chances are drawn from: the same seed, the same draws.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-}
-
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text, &(Duration::ZERO..=Duration::from_secs(366 * 86_400)))
 }
@@ -216,15 +164,6 @@ fn agent_id(text: &str) -> Result<AgentId, IdError> {
 
 fn entry_id(text: &str) -> Result<EntryId, IdError> {
     EntryId::parse(text)
-}
-
-fn ratio(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)).ok_or_else(|| "must be from 0 to 1".to_owned())
-}
-
-fn agent(text: &str) -> Result<(String, u64), String> {
-    let (agent, count) = text.rsplit_once('=').ok_or("must be AGENT=COUNT")?;
-    Ok((agent.to_owned(), count.parse().map_err(|_| "must be AGENT=COUNT, with a number for COUNT")?))
 }
 
 /// Why a command failed, as far as its exit code goes.
@@ -320,7 +259,7 @@ impl Cli {
                 demo::demo(shutdown()?).await?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Sandbox(args) => stand_in(args).await,
+            Command::Sandbox(args) => stand_in(args, shutdown()?).await,
             Command::Healthcheck => healthcheck(config()?.listen).await,
             Command::Completions(args) => pages::completions(args),
             Command::Man(args) => pages::man(&args),
@@ -623,31 +562,6 @@ async fn healthcheck(listen: Option<SocketAddr>) -> Result<ExitCode, Failure> {
     }
     http::ask_livez(listen).await.map_err(|said| anyhow::anyhow!("no healthy daemon on {listen}: {said}"))?;
     say("alive")?;
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn stand_in(args: SandboxArgs) -> Result<ExitCode, Failure> {
-    let listen = args.listen;
-    let options = sandbox::Options {
-        key: args.key,
-        latency: args.latency,
-        agents: args.agents,
-        forbidden: args.forbidden,
-        fail_ratio: args.fail_ratio,
-        failing: args.failing,
-        numeric_ids: args.numeric_ids,
-        error_ratio: args.error_ratio,
-        reset_ratio: args.reset_ratio,
-        garbage_ratio: args.garbage_ratio,
-        rate_limit: args.rate_limit,
-        retry_after: args.retry_after,
-        seed: args.seed,
-        record: false,
-    };
-    let shutdown = shutdown()?;
-    let sandbox = Sandbox::start(listen, options).await.with_context(|| format!("listen on {listen}"))?;
-    say(&format!("the sandbox answers on {}", sandbox.url()))?;
-    shutdown.await;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 pub enum KeySource {
     /// The configuration itself.
     Given(SecretString),
-    /// A file, read again whenever the API answers 401.
+    /// A file, read again whenever the API answers 401 or 403.
     File(PathBuf),
 }
 

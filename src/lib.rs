@@ -8,6 +8,7 @@
 //! | [`deletion`] | the nouns | pure |
 //! | [`backoff`] | the schedule | pure |
 //! | [`envelope`] | whose word an error is | pure |
+//! | [`echo`] | whose answer it is | pure |
 //! | [`outcome`] | what came of a call, and what follows from it: the decision table | pure |
 //! | [`lanes`] | whose turn it is | pure |
 //! | [`rate`] | the rate that the API bears, found out | pure |
@@ -27,8 +28,8 @@
 //! | [`cli`] | arguments, exit codes, signals; what an operator does | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
-//! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {envelope, deletion, backoff} → clock`. A test holds that, and
-//! that only the store knows SQL.
+//! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {echo, envelope, deletion, backoff} → clock`. A test holds
+//! that, and that only the store knows SQL.
 //!
 //! # The life of a row
 //!
@@ -68,6 +69,8 @@ pub mod deletion;
 pub mod backoff;
 
 pub mod envelope;
+
+pub mod echo;
 
 pub mod outcome;
 

@@ -1,7 +1,7 @@
 //! The endpoint's contract: exactly what goes over the wire.
 
 use crate::bed::{Bed, KEY, Plan};
-use audio_cache_sweeper::key::KeySource;
+use audio_cache_sweeper::{key::KeySource, sandbox::Mood};
 
 #[tokio::test]
 async fn a_request_is_exactly_what_the_endpoint_s_page_says() {
@@ -26,7 +26,7 @@ async fn a_request_is_exactly_what_the_endpoint_s_page_says() {
 #[tokio::test]
 async fn before_an_id_is_sent_the_database_says_so() {
     let mut bed = Bed::new(Plan::default()).await;
-    bed.sandbox.script([audio_cache_sweeper::sandbox::Mood::Gate]);
+    bed.sandbox.script([Mood::Gate]);
     bed.insert(&[("a", "1")]).await;
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
     let written: Vec<(String, Option<i64>)> = bed.query("SELECT deletion_ids, answered_at FROM requests").await;
@@ -63,17 +63,20 @@ async fn a_redirect_is_not_followed_and_the_key_goes_nowhere_else() {
 }
 
 #[tokio::test]
-async fn a_new_key_in_the_file_is_found_after_a_401_without_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("key");
-    std::fs::write(&file, "old\n").unwrap();
-    let mut bed = Bed::new(Plan { key: KeySource::File(file.clone()), ..Plan::default() }).await;
-    bed.insert(&[("a", "1")]).await;
-    std::fs::write(&file, format!("{KEY}\n")).unwrap();
-    bed.work().await;
-    assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(0,)], "nothing that needs a person");
-    bed.clock.advance(bed.plan.settings.linger);
-    bed.work().await;
-    assert_eq!(bed.sandbox.requests().iter().map(|request| request.status).collect::<Vec<_>>(), [401, 200]);
-    assert_eq!((bed.count("state = 'deleted'").await, bed.count("attempts = 1").await), (1, 1));
+async fn a_new_key_in_the_file_is_found_after_a_401_or_a_403_without_a_restart() {
+    for status in [401, 403] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        std::fs::write(&file, "old\n").unwrap();
+        let mut bed = Bed::new(Plan { key: KeySource::File(file.clone()), ..Plan::default() }).await;
+        bed.sandbox.script([Mood::status(status)]);
+        bed.insert(&[("a", "1")]).await;
+        std::fs::write(&file, format!("{KEY}\n")).unwrap();
+        bed.work().await;
+        assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(0,)], "nothing that needs a person");
+        bed.clock.advance(bed.plan.settings.linger);
+        bed.work().await;
+        assert_eq!(bed.sandbox.requests().iter().map(|request| request.status).collect::<Vec<_>>(), [status, 200]);
+        assert_eq!((bed.count("state = 'deleted'").await, bed.count("attempts = 1").await), (1, 1));
+    }
 }

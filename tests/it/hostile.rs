@@ -329,7 +329,8 @@ fn bodies() -> Vec<(String, Say, Row)> {
         ("NULs", vec![0; 100_000], GARBLED),
         ("a NUL after it", format!("{TRUE}\0").into(), GARBLED),
         ("a NUL before it", format!("\0{TRUE}").into(), GARBLED),
-        ("a byte order mark", format!("\u{feff}{TRUE}").into(), GARBLED),
+        ("a byte order mark", format!("\u{feff}{TRUE}").into(), DELETED),
+        ("two byte order marks", format!("\u{feff}\u{feff}{TRUE}").into(), GARBLED),
         ("UTF-16", TRUE.encode_utf16().flat_map(u16::to_le_bytes).collect(), GARBLED),
         ("bytes that are no text", [br#"{"deleted":["7","Ab","#, &b"\"\xff\"],\"failed\":[]}"[..]].concat(), GARBLED),
         ("half a surrogate", br#"{"deleted":["7","Ab","\ud800"],"failed":[]}"#.to_vec(), GARBLED),
@@ -343,9 +344,11 @@ fn bodies() -> Vec<(String, Say, Row)> {
         ("a string", serde_json::to_vec(TRUE).unwrap(), GARBLED),
         ("null", b"null".to_vec(), GARBLED),
         ("an empty object", b"{}".to_vec(), GARBLED),
-        ("without failed", br#"{"deleted":["7","Ab"]}"#.to_vec(), GARBLED),
+        ("without failed", br#"{"deleted":["7","Ab"]}"#.to_vec(), DELETED),
+        ("a success without lists", br#"{"success":true}"#.to_vec(), GARBLED),
+        ("deleted is null", br#"{"deleted":null,"failed":[]}"#.to_vec(), GARBLED),
         ("without deleted", br#"{"failed":["7","Ab"]}"#.to_vec(), GARBLED),
-        ("failed is null", br#"{"deleted":["7","Ab"],"failed":null}"#.to_vec(), GARBLED),
+        ("failed is null", br#"{"deleted":["7","Ab"],"failed":null}"#.to_vec(), DELETED),
         ("deleted is true", br#"{"deleted":true,"failed":[]}"#.to_vec(), GARBLED),
         ("deleted is text", br#"{"deleted":"7,Ab","failed":[]}"#.to_vec(), GARBLED),
         ("deleted is a number", br#"{"deleted":2,"failed":0}"#.to_vec(), GARBLED),
@@ -354,7 +357,11 @@ fn bodies() -> Vec<(String, Say, Row)> {
         ("deleted twice", br#"{"deleted":["7","Ab"],"failed":[],"deleted":[]}"#.to_vec(), GARBLED),
         ("deleted twice, the other way", br#"{"deleted":[],"failed":[],"deleted":["7","Ab"]}"#.to_vec(), GARBLED),
         ("failed twice", br#"{"deleted":["7","Ab"],"failed":["7","Ab"],"failed":[]}"#.to_vec(), GARBLED),
-        ("numbers for strings", br#"{"deleted":[7,"Ab"],"failed":[]}"#.to_vec(), GARBLED),
+        ("a number for a string", br#"{"deleted":[7,"Ab"],"failed":[]}"#.to_vec(), DELETED),
+        ("numbers of others", br#"{"deleted":[70,-7,18446744073709551615],"failed":[]}"#.to_vec(), SILENT),
+        ("a fraction", br#"{"deleted":[7.0,"Ab"],"failed":[]}"#.to_vec(), GARBLED),
+        ("an exponent", br#"{"deleted":[7e0,"Ab"],"failed":[]}"#.to_vec(), GARBLED),
+        ("a number past 64 bits", br#"{"deleted":[18446744073709551616,"7","Ab"],"failed":[]}"#.to_vec(), GARBLED),
         ("objects for strings", br#"{"deleted":[{"id":"7"},{"id":"Ab"}],"failed":[]}"#.to_vec(), GARBLED),
         ("lists for strings", br#"{"deleted":[["7"],["Ab"]],"failed":[]}"#.to_vec(), GARBLED),
         ("null among them", br#"{"deleted":["7","Ab",null],"failed":[]}"#.to_vec(), GARBLED),
@@ -453,7 +460,7 @@ async fn whatever_the_bytes_are_a_row_is_deleted_only_if_a_200_says_so() {
 #[tokio::test]
 async fn whatever_the_body_is_a_row_is_deleted_only_if_its_lists_say_so() {
     let cases = bodies();
-    assert_eq!(cases.len(), 57);
+    assert_eq!(cases.len(), 64);
     play_all(cases).await;
 }
 

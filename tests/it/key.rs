@@ -276,11 +276,17 @@ fn key_file(dir: &Path, key: &str, mode: u32) -> PathBuf {
 
 #[tokio::test]
 async fn the_daemon_takes_up_a_rotated_key_and_tells_of_neither_when_the_api_does_later() {
+    for refusal in ["401 x", "403 x"] {
+        take_up_a_rotated_key(refusal).await;
+    }
+}
+
+async fn take_up_a_rotated_key(refusal: &str) {
     let dir = tempfile::tempdir().unwrap();
     let hostile = Hostile::start().await;
     let (old, new) = ("old-HEAD7f3q", "new-TAIL9wZ");
     hostile.script([
-        Say::Bytes(answer("401 x", "", format!("{old} is no more").as_bytes())),
+        Say::Bytes(answer(refusal, "", format!("{old} is no more").as_bytes())),
         Say::Bytes(answer("500 x", "", format!("not {old} but {new}").as_bytes())),
         Say::Bytes(answer("500 x", &format!("x-polyai-correlation-id: {old}\r\n"), b"")),
     ]);

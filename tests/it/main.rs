@@ -20,6 +20,7 @@ mod key;
 mod logs;
 mod older;
 mod producers;
+mod replies;
 mod retry;
 mod revive;
 mod sandbox;

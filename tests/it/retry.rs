@@ -92,9 +92,12 @@ async fn a_2xx_that_is_not_the_promised_json_leaves_the_outcome_open() {
         "<html>",
         "null",
         "{}",
-        r#"{"deleted":["1"]}"#,
+        r#"{"success":true}"#,
+        r#"{"failed":[]}"#,
         r#"{"deleted":null,"failed":[]}"#,
-        r#"{"deleted":[1],"failed":[]}"#,
+        r#"{"deleted":[1.0],"failed":[]}"#,
+        r#"{"deleted":[1e0],"failed":[]}"#,
+        r#"{"deleted":[1,18446744073709551616],"failed":[]}"#,
         r#"{"deleted":["1"],"failed":[]} x"#,
         r#"{"deleted":["1"],"failed":[]"#,
     ];
@@ -107,6 +110,21 @@ async fn a_2xx_that_is_not_the_promised_json_leaves_the_outcome_open() {
     for status in [201, 202, 204, 206] {
         let mood = Mood::Say { status, headers: vec![], body: String::new() };
         judged(at_once(), mood, 1, std::slice::from_ref(&garbled), Some(("*", "garbled"))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_200_that_is_clear_is_taken_whatever_its_form() {
+    let deleted = row("deleted", 1, "", 0, 20, None);
+    let failed = row("pending", 1, "api_failed", 0, 20, Some(Due::Backoff));
+    for (body, expected) in [
+        (r#"{"deleted":["1"]}"#, &deleted),
+        (r#"{"deleted":["1"],"failed":null}"#, &deleted),
+        (r#"{"deleted":[1],"failed":[]}"#, &deleted),
+        ("\u{feff}{\"deleted\":[\"1\"],\"failed\":[]}", &deleted),
+        (r#"{"deleted":[],"failed":[1]}"#, &failed),
+    ] {
+        judged(at_once(), Mood::Garble(body.to_owned()), 1, std::slice::from_ref(expected), NO_HOLD).await;
     }
 }
 
@@ -180,11 +198,23 @@ async fn a_request_that_was_never_sent_does_not_count() {
 
 #[tokio::test]
 async fn a_throttled_answer_holds_for_as_long_as_it_asks_within_limits() {
-    // The sandbox's date of 2096 is START plus 100 s.
-    let date = httpdate_of(START.0 + 100_000);
-    for (asked, seconds) in [("30", 30), ("0", 5), ("999999999", 3_600), (date.as_str(), 100)] {
+    // A date counts from the answer's own, whatever our clock says: this one is a day behind.
+    let sent_at = START.0 - 86_400_000;
+    let date = httpdate_of(sent_at + 100_000);
+    let past = httpdate_of(sent_at - 100_000);
+    let cases = [
+        ("30", 30),
+        ("0", 5),
+        ("999999999", 3_600),
+        ("12, 40", 40),
+        ("39.5s", 40),
+        (date.as_str(), 100),
+        (past.as_str(), 5),
+    ];
+    for (asked, seconds) in cases {
         let mut bed = Bed::new(Plan::default()).await;
-        bed.sandbox.script([status_with(429, "retry-after", asked)]);
+        let headers = vec![("date", httpdate_of(sent_at)), ("retry-after", asked.to_owned())];
+        bed.sandbox.script([Mood::Say { status: 429, headers, body: String::new() }]);
         bed.insert_many("a", 1).await;
         bed.work().await;
         let until: Vec<(i64,)> = bed.query(&format!("SELECT (until_at - {START}) / 1000 FROM holds")).await;

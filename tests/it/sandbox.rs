@@ -1,13 +1,14 @@
 //! The stand-in is faithful: what the API's page promises, it does.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use audio_cache_sweeper::{
-    api::CORRELATION_ID,
-    sandbox::{Options, Sandbox},
+    api::{CORRELATION_ID, MAX_ANSWER_BYTES},
+    sandbox::{Missing, Mood, Options, Outage, Poison, Sandbox},
 };
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 async fn start(options: Options) -> Sandbox {
     // The client needs a provider of TLS, even to do without.
@@ -177,4 +178,173 @@ async fn faults_come_as_ordered() {
         }
     }
     assert!((1..40).contains(&done), "some before and some after: {done}");
+}
+
+/// Status, `Retry-After`, body; `None` if the connection was cut.
+async fn heard(response: Result<Response, reqwest::Error>) -> Option<(u16, Option<String>, String)> {
+    let response = response.ok()?;
+    let retry_after = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
+    Some((response.status().as_u16(), retry_after, response.text().await.unwrap()))
+}
+
+/// That `body` is the API's whole envelope about the request that has the correlation ID `mine`.
+fn assert_envelope(body: &str, code: &str) {
+    let said: Value = serde_json::from_str(body).unwrap();
+    let names = ["data", "error", "error_code", "error_id", "error_message", "success"];
+    assert!(said.as_object().unwrap().keys().eq(names), "{said}");
+    assert_eq!(
+        (&said["success"], &said["error_id"], &said["error_code"]),
+        (&json!(false), &json!("mine"), &json!(code))
+    );
+}
+
+#[tokio::test]
+async fn a_poisonous_id_spoils_every_request_that_has_it_and_no_other() {
+    for (poison, status, retry_after) in [
+        (Poison::Status(500), 500, None),
+        (Poison::Status(409), 409, None),
+        (Poison::Status(520), 520, None),
+        (Poison::RetryAfter(503, 2), 503, Some("2".to_owned())),
+        (Poison::Html, 200, None),
+        (Poison::Long, 200, None),
+    ] {
+        let sandbox = start(Options { poison: vec![("66".to_owned(), poison)], ..Options::default() }).await;
+        let bulk = heard(post(&sandbox, "a", "k", &ids([1, 66])).await).await.unwrap();
+        let single = heard(delete(&sandbox, "a", "k", "66").await).await.unwrap();
+        for (said, wish, body) in [bulk, single] {
+            assert_eq!((said, &wish), (status, &retry_after), "{poison:?}");
+            match poison {
+                Poison::Html => assert!(body.starts_with("<html>"), "{body}"),
+                Poison::Long => assert!(body.len() > MAX_ANSWER_BYTES),
+                Poison::Status(_) | Poison::RetryAfter(..) | Poison::Hang | Poison::Reset => {
+                    assert_envelope(&body, "ORDERED");
+                }
+            }
+        }
+        assert!(!sandbox.is_gone("a", "1") && !sandbox.is_gone("a", "66"), "{poison:?}");
+        let other = post(&sandbox, "a", "k", &ids([1, 67])).await.unwrap();
+        assert_eq!(json_of(other).await, json!({ "deleted": ["1", "67"], "failed": [] }), "{poison:?}");
+    }
+    let poison = vec![("13".to_owned(), Poison::Hang), ("66".to_owned(), Poison::Reset)];
+    let sandbox = start(Options { poison, ..Options::default() }).await;
+    assert!(post(&sandbox, "a", "k", &ids([1, 66])).await.is_err());
+    assert!(timeout(Duration::from_millis(50), delete(&sandbox, "a", "k", "13")).await.is_err());
+    assert!(!sandbox.is_gone("a", "1") && !sandbox.is_gone("a", "13"));
+}
+
+#[tokio::test]
+async fn an_outage_has_many_voices_and_ends_when_it_is_told_to() {
+    let sandbox = start(Options { outage: Some(Outage::Status(502)), ..Options::default() }).await;
+    let lists = |deleted: &[&str], failed: &[&str]| json!({ "deleted": deleted, "failed": failed }).to_string();
+    let no = r#"{"success":false}"#.to_owned();
+    let (status, _, body) = heard(post(&sandbox, "a", "wrong", &ids([1])).await).await.unwrap();
+    assert_eq!(status, 502, "whatever the key");
+    assert_envelope(&body, "ORDERED");
+    sandbox.set_outage(Some(Outage::RetryAfter(429, 9)));
+    let (status, wish, _) = heard(delete(&sandbox, "nobody", "k", "1").await).await.unwrap();
+    assert_eq!((status, wish.as_deref()), (429, Some("9")));
+    for (outage, bulk) in [
+        (Outage::PoliteFailed, lists(&[], &["1", "900000001"])),
+        (Outage::PoliteSilent, lists(&[], &[])),
+        (Outage::Strangers, lists(&["900000002", "900000003"], &[])),
+    ] {
+        sandbox.set_outage(Some(outage));
+        let said = heard(post(&sandbox, "a", "k", &ids([1, 900_000_001])).await).await;
+        assert_eq!(said, Some((200, None, bulk)), "{outage:?}");
+        assert_eq!(heard(delete(&sandbox, "a", "k", "1").await).await, Some((200, None, no.clone())), "{outage:?}");
+    }
+    sandbox.set_outage(Some(Outage::Html));
+    assert!(heard(post(&sandbox, "a", "k", &ids([1])).await).await.unwrap().2.starts_with("<html>"));
+    sandbox.set_outage(Some(Outage::Reset));
+    assert!(post(&sandbox, "a", "k", &ids([1])).await.is_err());
+    sandbox.script([Mood::status(418)]);
+    assert_eq!(post(&sandbox, "a", "k", &ids([1])).await.unwrap().status().as_u16(), 418, "what is ordered goes first");
+    assert!(!sandbox.is_gone("a", "1"));
+    sandbox.set_outage(None);
+    assert_eq!(json_of(post(&sandbox, "a", "k", &ids([1])).await.unwrap()).await["deleted"], json!(["1"]));
+}
+
+#[tokio::test]
+async fn an_outage_of_one_agent_is_no_other_s() {
+    let _ = start(Options::default()).await;
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let sandbox = Sandbox::start(address, Options::default()).await.unwrap();
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for agent in ["a", "b"] {
+            statuses.push(post(&sandbox, agent, "k", &ids([1])).await.unwrap().status().as_u16());
+        }
+        statuses
+    };
+    sandbox.set_agent_outage("a", Some(Outage::Status(500)));
+    assert_eq!(statuses().await, [500, 200]);
+    sandbox.set_outage(Some(Outage::Status(503)));
+    assert_eq!(statuses().await, [503, 503]);
+    sandbox.set_outage(None);
+    assert_eq!(statuses().await, [500, 200]);
+    sandbox.set_agent_outage("a", None);
+    assert_eq!(statuses().await, [200, 200]);
+}
+
+#[tokio::test]
+async fn a_missing_entry_is_answered_as_ordered() {
+    for (single_404, body) in [
+        (Missing::Gateway, Some(r#"{"message":"no Route matched with those values"}"#)),
+        (Missing::Html, Some("<html><body>as ordered</body></html>")),
+        (Missing::Empty, Some("")),
+        (Missing::Envelope, None),
+        (Missing::Agent, None),
+    ] {
+        let sandbox = start(Options { single_404, ..Options::default() }).await;
+        let response = delete(&sandbox, "a", "k", "101").await.unwrap();
+        assert_eq!(response.headers()[CORRELATION_ID], "mine", "a gateway echoes it, too");
+        let (status, _, said) = heard(Ok(response)).await.unwrap();
+        assert_eq!(status, 404);
+        match body {
+            Some(body) => assert_eq!(said, body),
+            None if single_404 == Missing::Agent => assert_envelope(&said, "AGENT_NOT_FOUND"),
+            None => assert_envelope(&said, "ENTRY_NOT_FOUND"),
+        }
+        assert_eq!(delete(&sandbox, "a", "k", "1").await.unwrap().status().as_u16(), 200);
+    }
+    let sandbox = start(Options { refuse_singles: true, ..Options::default() }).await;
+    let (status, _, body) = heard(delete(&sandbox, "a", "k", "1").await).await.unwrap();
+    assert_eq!(status, 405);
+    assert_envelope(&body, "METHOD_NOT_ALLOWED");
+    assert!(!sandbox.is_gone("a", "1"));
+    assert_eq!(post(&sandbox, "a", "k", &ids([1])).await.unwrap().status().as_u16(), 200);
+}
+
+#[tokio::test]
+async fn two_answers_at_the_same_time_are_exchanged_and_a_lone_one_is_not_stuck() {
+    let _ = start(Options::default()).await;
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let sandbox = Sandbox::start(address, Options { swap_ratio: 1.0, ..Options::default() }).await.unwrap();
+    let ask = |name: &'static str, id: u32| {
+        let url = format!("{}/v1/agents/a/audio-cache/bulk-delete", sandbox.url());
+        let request = Client::new().post(url).header("x-api-key", "k").header(CORRELATION_ID, name).body(ids([id]));
+        async move {
+            let response = request.send().await.unwrap();
+            let echo = response.headers()[CORRELATION_ID].to_str().unwrap().to_owned();
+            (echo, json_of(response).await["deleted"][0].as_str().unwrap().to_owned())
+        }
+    };
+    let told = |name: &str, id: &str| (name.to_owned(), id.to_owned());
+    assert_eq!(tokio::join!(ask("one", 1), ask("two", 2)), (told("two", "2"), told("one", "1")));
+    assert!(sandbox.is_gone("a", "1") && sandbox.is_gone("a", "2"), "both are done");
+    assert_eq!(ask("three", 3).await, told("three", "3"));
+    // Whoever hangs up leaves nothing behind that another could be given.
+    let _ = timeout(Duration::from_millis(50), ask("four", 4)).await;
+    assert_eq!(ask("five", 5).await, told("five", "5"));
+}
+
+#[tokio::test]
+async fn an_ordered_answer_may_repeat_a_header_and_have_a_correlation_id_of_its_own() {
+    let sandbox = start(Options::default()).await;
+    let headers =
+        vec![(CORRELATION_ID, "another".to_owned()), ("retry-after", "2".to_owned()), ("retry-after", "30".to_owned())];
+    sandbox.script([Mood::Say { status: 429, headers, body: String::new() }]);
+    let response = post(&sandbox, "a", "k", &ids([1])).await.unwrap();
+    assert_eq!(response.headers()[CORRELATION_ID], "another");
+    assert_eq!(response.headers().get_all("retry-after").iter().collect::<Vec<_>>(), ["2", "30"]);
 }

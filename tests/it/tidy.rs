@@ -15,12 +15,12 @@ const LAYERS: [&[&str]; 10] = [
     &["store", "api", "supervisor"],
     &["pace", "lanes", "key"],
     &["outcome", "rate", "concurrency", "health", "telemetry"],
-    &["deletion", "backoff", "envelope"],
+    &["deletion", "backoff", "envelope", "echo"],
     &["clock"],
 ];
 
-const PURE: [&str; 9] =
-    ["envelope", "deletion", "clock", "backoff", "outcome", "lanes", "rate", "concurrency", "health"];
+const PURE: [&str; 10] =
+    ["echo", "envelope", "deletion", "clock", "backoff", "outcome", "lanes", "rate", "concurrency", "health"];
 
 /// Every source file: its module's name, its path, and its text without comments.
 fn sources() -> Vec<(String, PathBuf, String)> {

@@ -1,0 +1,202 @@
+//! Faults that last: IDs that spoil their requests, outages, and how a missing entry is answered.
+
+use std::str::FromStr;
+
+use axum::response::Response;
+use serde_json::json;
+
+use super::replies::{cut, empty, error, html, json_response, throttle};
+use crate::api::MAX_ANSWER_BYTES;
+
+/// How every request is answered that contains a certain ID. Nothing in such a request is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poison {
+    /// With this status, in the API's envelope.
+    Status(u16),
+    /// With this status, and `Retry-After` with so many seconds.
+    RetryAfter(u16, u64),
+    /// With a 200 that is HTML.
+    Html,
+    /// With a 200 that is longer than any answer.
+    Long,
+    /// Never.
+    Hang,
+    /// The connection is cut.
+    Reset,
+}
+
+/// How everything is answered while nothing works. Nothing is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// With this status, in the API's envelope.
+    Status(u16),
+    /// With this status, and `Retry-After` with so many seconds.
+    RetryAfter(u16, u64),
+    /// With a 200 that lists every ID as failed, or says `"success": false`.
+    PoliteFailed,
+    /// With a 200 whose two lists are empty, or that says `"success": false`.
+    PoliteSilent,
+    /// With a 200 that lists as deleted only IDs that were not sent, or that says `"success": false`.
+    Strangers,
+    /// With a 200 that is HTML.
+    Html,
+    /// The connection is cut.
+    Reset,
+}
+
+/// How a single DELETE of an entry is answered that is not there: always with 404.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Missing {
+    /// In the API's envelope, about the entry.
+    #[default]
+    Envelope,
+    /// As a gateway answers that knows no such route.
+    Gateway,
+    /// With HTML.
+    Html,
+    /// With no body.
+    Empty,
+    /// In the API's envelope, about the agent.
+    Agent,
+}
+
+impl Poison {
+    /// The answer; `None` if there is never to be one.
+    pub(super) fn answer(self, correlation_id: &str) -> Option<Response> {
+        match self {
+            Self::Status(status) => Some(error(status, correlation_id, "ORDERED", "as ordered")),
+            Self::RetryAfter(status, seconds) => Some(throttle(status, correlation_id, seconds)),
+            Self::Html => Some(html(200)),
+            Self::Long => {
+                let body =
+                    json!({ "deleted": [], "failed": [], "success": false, "more": "x".repeat(MAX_ANSWER_BYTES) });
+                Some(json_response(200, body.to_string()))
+            }
+            Self::Hang => None,
+            Self::Reset => Some(cut()),
+        }
+    }
+}
+
+impl Outage {
+    /// The answer to a request about these IDs: in a bulk delete, or about a single entry. `None` if the request deletes
+    /// nothing, and an outage that is spoken politely leaves it alone.
+    pub(super) fn answer(self, ids: Option<&[String]>, is_single: bool, correlation_id: &str) -> Option<Response> {
+        let told = |deleted: &[String], failed: &[String]| {
+            let lists = json!({ "deleted": deleted, "failed": failed });
+            let body = if is_single { json!({ "success": false }) } else { lists };
+            json_response(200, body.to_string())
+        };
+        Some(match self {
+            Self::Status(status) => error(status, correlation_id, "ORDERED", "as ordered"),
+            Self::RetryAfter(status, seconds) => throttle(status, correlation_id, seconds),
+            Self::PoliteFailed => told(&[], ids?),
+            Self::PoliteSilent => {
+                ids?;
+                told(&[], &[])
+            }
+            Self::Strangers => {
+                let ids = ids?;
+                let strangers = (900_000_001_u32..).map(|id| id.to_string()).filter(|id| !ids.contains(id));
+                told(&strangers.take(2).collect::<Vec<_>>(), &[])
+            }
+            Self::Html => html(200),
+            Self::Reset => cut(),
+        })
+    }
+}
+
+impl Missing {
+    pub(super) fn answer(self, correlation_id: &str) -> Response {
+        match self {
+            Self::Envelope => error(404, correlation_id, "ENTRY_NOT_FOUND", "no such entry"),
+            Self::Gateway => json_response(404, json!({ "message": "no Route matched with those values" }).to_string()),
+            Self::Html => html(404),
+            Self::Empty => empty(404),
+            Self::Agent => error(404, correlation_id, "AGENT_NOT_FOUND", "no such agent"),
+        }
+    }
+}
+
+/// `500`, or `503+2` with the seconds of a `Retry-After`.
+fn status(text: &str) -> Option<(u16, Option<u64>)> {
+    let (status, seconds) = match text.split_once('+') {
+        Some((status, seconds)) => (status, Some(seconds.parse().ok()?)),
+        None => (text, None),
+    };
+    let status = status.parse().ok().filter(|status| (300..=599).contains(status))?;
+    Some((status, seconds))
+}
+
+impl FromStr for Poison {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, status(text)) {
+            (_, Some((status, None))) => Ok(Self::Status(status)),
+            (_, Some((status, Some(seconds)))) => Ok(Self::RetryAfter(status, seconds)),
+            ("html", None) => Ok(Self::Html),
+            ("long", None) => Ok(Self::Long),
+            ("hang", None) => Ok(Self::Hang),
+            ("reset", None) => Ok(Self::Reset),
+            (_, None) => Err("must be a status (300 to 599), STATUS+SECONDS, html, long, hang or reset"),
+        }
+    }
+}
+
+impl FromStr for Outage {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, status(text)) {
+            (_, Some((status, None))) => Ok(Self::Status(status)),
+            (_, Some((status, Some(seconds)))) => Ok(Self::RetryAfter(status, seconds)),
+            ("failed", None) => Ok(Self::PoliteFailed),
+            ("silent", None) => Ok(Self::PoliteSilent),
+            ("strangers", None) => Ok(Self::Strangers),
+            ("html", None) => Ok(Self::Html),
+            ("reset", None) => Ok(Self::Reset),
+            (_, None) => Err("must be a status (300 to 599), STATUS+SECONDS, failed, silent, strangers, html or reset"),
+        }
+    }
+}
+
+impl FromStr for Missing {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "envelope" => Ok(Self::Envelope),
+            "gateway" => Ok(Self::Gateway),
+            "html" => Ok(Self::Html),
+            "empty" => Ok(Self::Empty),
+            "agent" => Ok(Self::Agent),
+            _ => Err("must be envelope, gateway, html, empty or agent"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_written_as_the_help_says() {
+        assert_eq!("500".parse(), Ok(Poison::Status(500)));
+        assert_eq!("503+2".parse(), Ok(Poison::RetryAfter(503, 2)));
+        assert_eq!("long".parse(), Ok(Poison::Long));
+        assert_eq!("hang".parse(), Ok(Poison::Hang));
+        assert_eq!("503+2".parse(), Ok(Outage::RetryAfter(503, 2)));
+        assert_eq!("failed".parse(), Ok(Outage::PoliteFailed));
+        assert_eq!("silent".parse(), Ok(Outage::PoliteSilent));
+        assert_eq!("strangers".parse(), Ok(Outage::Strangers));
+        assert_eq!("gateway".parse(), Ok(Missing::Gateway));
+        for other in ["", "200", "600", "5xx", "503+", "503+x", "+2", "HTML", "failed"] {
+            assert!(other.parse::<Poison>().is_err(), "{other}");
+        }
+        for other in ["", "299", "hang", "long", "503+-1"] {
+            assert!(other.parse::<Outage>().is_err(), "{other}");
+        }
+        assert!("404".parse::<Missing>().is_err());
+    }
+}
