@@ -333,7 +333,7 @@ async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()])
             let of_these: HashSet<&Lane> = looked_at.iter().collect();
             let sent = claimed.iter().filter(|(lane, _)| of_these.contains(lane));
             let sent: Vec<DeletionId> = sent.flat_map(|(_, sent)| sent.rows.iter().map(|row| row.id)).collect();
-            let looks = write.look(&looked_at, most, &sent, now).await.unwrap();
+            let looks = write.look(&looked_at, most, &sent, false, now).await.unwrap();
             for (lane, look) in looked_at.into_iter().zip(looks) {
                 let more = look.due.len() == most;
                 let mut rows: Vec<Deletion> = look.due.into_iter().map(|row| row.deletion).collect();
@@ -372,7 +372,7 @@ async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()])
 }
 
 fn deleted(row: &Deletion) -> Judged {
-    Judged { id: row.id, verdict: Verdict::Deleted, batch_max: None, asks: 0, maybe_done: false }
+    Judged { id: row.id, verdict: Verdict::Deleted, batch_max: None, asks: 0, maybe_done: false, first_fault: None }
 }
 
 /// The worker's requests, and nothing else.
@@ -385,7 +385,7 @@ async fn http_alone(url: &str, rows: u32, agents: u32) -> Run {
             .step_by(agents as usize)
             .map(|i| {
                 let (id, entry) = (DeletionId(i64::from(i)), EntryId::parse(&(1_000_000 + i).to_string()).unwrap());
-                Deletion { id, entry, attempts: 0, asks: 0, maybe_done: false }
+                Deletion { id, entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None }
             })
             .collect();
         batches.extend(rows.chunks(20).map(|rows| Batch::new(lane.clone(), rows.to_vec()).unwrap()));

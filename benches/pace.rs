@@ -9,7 +9,7 @@
 #[path = "common/machine.rs"]
 mod machine;
 
-use std::{cmp::Reverse, collections::BinaryHeap, net::SocketAddr, time::Duration};
+use std::{cmp::Reverse, collections::{BTreeSet, BinaryHeap}, net::SocketAddr, time::Duration};
 
 use audio_cache_sweeper::{
     api::{self, Api},
@@ -17,8 +17,9 @@ use audio_cache_sweeper::{
     clock::{Clock, Timestamp},
     deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane, RequestId},
     key::KeySource,
-    outcome::{Answer, Fault, Policy, RetryAfter, judge},
-    pace::{Admission, Pace, RateLimit},
+    judge::{Heard, Policy, Sent, Standing, judge},
+    outcome::{Answer, Fault, RetryAfter},
+    pace::{self, Admission, Pace, RateLimit},
     sandbox::{self, Sandbox},
     store::{Options, Producer, Store, Synchronous},
     worker::{Settings, Worker},
@@ -171,10 +172,10 @@ fn simulate(kind: Kind, rate: f64, told: Told, changes: Option<f64>, seed: u64) 
         ask_singly: true,
     };
     let ceiling = RateLimit { requests_per_second: rate * 10.0, burst: 5.try_into().unwrap() };
-    let mut pace = Pace::new(ceiling, growth, 3).adaptive(CONCURRENCY, Duration::ZERO);
+    let mut pace = Pace::new(ceiling, growth).adaptive(CONCURRENCY, Duration::ZERO);
     let agent = AgentId::parse("a").unwrap();
     let row =
-        Deletion { id: DeletionId(1), entry: EntryId::parse("1").unwrap(), attempts: 0, maybe_done: false, asks: 0 };
+        Deletion { id: DeletionId(1), entry: EntryId::parse("1").unwrap(), attempts: 0, maybe_done: false, asks: 0, last_request: None, first_fault: None };
     let lane = Lane { priority: 0, agent: agent.clone(), batch_max: 20 };
     let batch = Batch::new(lane, vec![row]).unwrap();
     let mut limit = Limit::new(kind, rate);
@@ -187,7 +188,7 @@ fn simulate(kind: Kind, rate: f64, told: Told, changes: Option<f64>, seed: u64) 
         // Sends what may go.
         let mut next = Duration::MAX;
         while flights.len() < CONCURRENCY {
-            match pace.admit(&agent, wall(now)) {
+            match pace.holds.admit(&agent, wall(now)) {
                 Admission::Free | Admission::Probe => {}
                 Admission::Held(Some(until)) => {
                     next = now + until.since(wall(now)).max(Duration::from_millis(1));
@@ -195,12 +196,13 @@ fn simulate(kind: Kind, rate: f64, told: Told, changes: Option<f64>, seed: u64) 
                 }
                 Admission::Probing | Admission::Held(None) => break,
             }
-            if !pace.take_permit(now) {
-                next = pace.next_permit().max(now + Duration::from_micros(1));
+            if !pace.permits.take(now) {
+                next = pace.permits.next().max(now + Duration::from_micros(1));
                 break;
             }
             newest += 1;
-            pace.sent(RequestId(newest), &agent, wall(now));
+            pace.permits.leave(now);
+            pace.holds.sent(RequestId(newest), &agent, wall(now));
             let slow = if rng.u8(..SLOW_LATENCY.1) == 0 { SLOW_LATENCY.0 } else { 0.0 };
             let latency = Duration::from_secs_f64(LATENCY.0 + LATENCY.1 * rng.f64() + slow);
             flights.push(Reverse((now + latency, newest, limit.takes_up())));
@@ -228,14 +230,24 @@ fn simulate(kind: Kind, rate: f64, told: Told, changes: Option<f64>, seed: u64) 
             };
             Err(Fault::Status { status: 429, retry_after })
         };
-        let judgement = judge(&batch, &result, true, &policy, wall(now), &mut rng);
-        let cause = result.as_ref().err().map(Fault::cause);
-        if found.is_nan() && (0.9 * rate..1.1 * rate).contains(&pace.rate()) {
+        let sent = Sent { request: RequestId(request), batch: &batch, correlation_id: "" };
+        let heard = Heard { result: &result, envelope: None };
+        let judgement = judge(sent, heard, &Standing::default(), &policy, wall(now), &mut rng);
+        if found.is_nan() && (0.9 * rate..1.1 * rate).contains(&pace.permits.rate()) {
             found = at.round();
         }
         let (request, newest) = (RequestId(request), RequestId(newest));
-        pace.learn(request, cause, newest, now);
-        pace.answered(request, judgement.hold, judgement.is_answer, newest, wall(now), &mut rng);
+        pace.permits.learn(request, Some(result.is_err()), newest, now);
+        let outcome = pace::Outcome {
+            request,
+            agent: agent.clone(),
+            hold: judgement.hold,
+            reached: None,
+            has_settled: judgement.has_settled,
+            asks_first: judgement.asks_first,
+            newest,
+        };
+        pace.holds.answered(outcome, BTreeSet::new, wall(now), &mut rng);
     }
     let count_of =
         |times: &[f64], from: f64, to: f64| times.iter().filter(|at| (from..to).contains(*at)).count() as f64;
@@ -364,6 +376,8 @@ async fn sent(requests_per_second: f64) -> f64 {
             max_retry_after: Duration::from_secs(3_600),
             ask_singly: true,
         },
+        after_faults: 3,
+        longest_hold: Duration::from_secs(600),
         poll_interval: Duration::from_millis(100),
         retention: Duration::from_secs(86_400),
         grace: Duration::from_secs(1),
@@ -374,7 +388,7 @@ async fn sent(requests_per_second: f64) -> f64 {
     producer.insert(rows.iter().map(|id| ("a", id.as_str(), 0))).await.unwrap();
     let clock = Clock::system();
     let burst = 5.try_into().unwrap();
-    let pace = Pace::new(RateLimit { requests_per_second, burst }, growth, 3).adaptive(64, clock.elapsed());
+    let pace = Pace::new(RateLimit { requests_per_second, burst }, growth).adaptive(64, clock.elapsed());
     let mut worker = Worker::new(store, api, pace, settings, clock, fastrand::Rng::with_seed(1)).await.unwrap();
     let until = audio_cache_sweeper::worker::Until::Told;
     worker.run(tokio::time::sleep(Duration::from_secs(10)), until).await.unwrap();

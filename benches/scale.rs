@@ -106,7 +106,7 @@ async fn look(dir: &Path, rows: u32, agents: u32) {
 
 async fn claim(store: &mut Store, lanes: &[Lane], in_flight: &[DeletionId], now: Timestamp) {
     let mut write = store.write().await.unwrap();
-    let looks = write.look(lanes, 20, in_flight, now).await.unwrap();
+    let looks = write.look(lanes, 20, in_flight, false, now).await.unwrap();
     let claims: Vec<Claim> = lanes
         .iter()
         .zip(looks)

@@ -291,7 +291,7 @@ async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Wo
             warn!(event = event::KEY_EXPOSED, %path, mode, "every user of this machine may read api.key_file: chmod 600");
         }
     }
-    let pace = Pace::new(config.rate, config.hold_growth, config.hold_after_faults);
+    let pace = Pace::new(config.rate, config.hold_growth);
     let pace = if config.adaptive { pace.adaptive(config.worker.concurrency, clock.elapsed()) } else { pace };
     Ok(Worker::new(store, api, pace, config.worker, clock.clone(), rng()).await?)
 }
@@ -541,7 +541,7 @@ fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
     ));
     text.push_str(&format!(
         "everything is held after {} faults in a row, for (each up to a quarter longer): {}, …\n",
-        config.hold_after_faults,
+        config.worker.after_faults,
         list(&config.hold_growth.schedule(5)),
     ));
     say(text.trim_end())?;

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    api, backoff::Backoff, key::KeySource, outcome::Policy, pace::RateLimit, store, telemetry::Format, worker,
+    api, backoff::Backoff, judge::Policy, key::KeySource, pace::RateLimit, store, telemetry::Format, worker,
 };
 
 /// Every key with its default and its meaning.
@@ -130,8 +130,6 @@ pub struct Config {
     pub adaptive: bool,
     /// How holds grow.
     pub hold_growth: Backoff,
-    /// How many faults in a row place one.
-    pub hold_after_faults: u32,
     /// What the worker goes by.
     pub worker: worker::Settings,
     /// How log lines look.
@@ -342,7 +340,17 @@ impl RawConfig {
             return Err(ConfigError::Values { problems: problems.0, shown });
         };
         let policy = Policy { max_attempts, ask_singly, retry, min_retry_after: hold_growth.base(), max_retry_after };
-        let worker = worker::Settings { batch_size, concurrency, linger, policy, poll_interval, retention, grace };
+        let worker = worker::Settings {
+            batch_size,
+            concurrency,
+            linger,
+            policy,
+            after_faults: hold_after_faults,
+            longest_hold: hold_growth.delay(u32::MAX),
+            poll_interval,
+            retention,
+            grace,
+        };
         Ok(Config {
             store,
             base_url,
@@ -352,7 +360,6 @@ impl RawConfig {
             rate,
             adaptive,
             hold_growth,
-            hold_after_faults,
             worker,
             log_format,
             log_filter: log.filter,

@@ -136,24 +136,6 @@ impl Lanes {
         Some((agent, lanes))
     }
 
-    /// Whether any agent may probe.
-    #[must_use]
-    pub fn any_probing(&self) -> bool {
-        !self.probing.is_empty()
-    }
-
-    /// Whether a lane is ready at this time.
-    pub fn any_ready(&mut self, now: Duration) -> bool {
-        self.wake(now);
-        !self.ready.is_empty()
-    }
-
-    /// How many lanes are known.
-    #[must_use]
-    pub fn count_ready(&self) -> usize {
-        self.ready.values().map(VecDeque::len).sum()
-    }
-
     /// Whether the agent has rows that are due, beside those in flight.
     #[must_use]
     pub fn has_due(&self, agent: &AgentId) -> bool {
@@ -214,60 +196,104 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deletion::AgentId;
 
     fn lane(priority: i64, agent: &str) -> Lane {
         Lane { priority, agent: AgentId::parse(agent).unwrap(), batch_max: 20 }
+    }
+
+    /// Up to `most` lanes of the highest priority that has any.
+    fn take(lanes: &mut Lanes, now: Duration, most: usize) -> Vec<Lane> {
+        let mut taken: Vec<Lane> = Vec::new();
+        while taken.len() < most
+            && let Some(lane) = lanes.next(now)
+        {
+            if taken.first().is_some_and(|first| first.priority != lane.priority) {
+                lanes.restore(vec![lane]);
+                break;
+            }
+            taken.push(lane);
+        }
+        taken
     }
 
     fn names(lanes: &[Lane]) -> Vec<&str> {
         lanes.iter().map(|lane| lane.agent.as_str()).collect()
     }
 
-    const NOW: Timestamp = Timestamp(100);
+    const NOW: Duration = Duration::from_secs(100);
 
     #[test]
     fn lanes_take_turns_inside_a_priority_and_the_higher_goes_first() {
         let mut lanes = Lanes::default();
-        lanes.list(["a", "b", "c"].map(|agent| (lane(0, agent), Timestamp::ZERO)).into());
+        lanes.list(["a", "b", "c"].map(|agent| (lane(0, agent), Duration::ZERO)).into());
         lanes.note(lane(9, "urgent"), NOW);
-        assert_eq!(names(&lanes.take(NOW, 5)), ["urgent"], "one priority at a time");
-        let first = lanes.take(NOW, 2);
+        assert_eq!(names(&take(&mut lanes, NOW, 5)), ["urgent"], "one priority at a time");
+        let first = take(&mut lanes, NOW, 2);
         assert_eq!(names(&first), ["a", "b"]);
         first.into_iter().for_each(|lane| lanes.put_back(lane));
-        assert_eq!(names(&lanes.take(NOW, 2)), ["c", "a"]);
+        assert_eq!(names(&take(&mut lanes, NOW, 2)), ["c", "a"]);
     }
 
     #[test]
     fn a_listing_does_not_disturb_the_order_of_turns() {
         let mut lanes = Lanes::default();
-        let listing = || ["a", "b", "c"].map(|agent| (lane(0, agent), Timestamp::ZERO)).into();
+        let listing = || ["a", "b", "c"].map(|agent| (lane(0, agent), Duration::ZERO)).into();
         lanes.list(listing());
-        lanes.take(NOW, 1).into_iter().for_each(|lane| lanes.put_back(lane));
+        take(&mut lanes, NOW, 1).into_iter().for_each(|lane| lanes.put_back(lane));
         lanes.list(listing());
-        assert_eq!(names(&lanes.take(NOW, 9)), ["b", "c", "a"]);
+        assert_eq!(names(&take(&mut lanes, NOW, 9)), ["b", "c", "a"]);
         assert_eq!(lanes.next_look(), None);
     }
 
     #[test]
     fn a_lane_is_looked_at_when_its_time_has_come_and_never_twice_over() {
         let mut lanes = Lanes::default();
-        lanes.note(lane(0, "a"), Timestamp(200));
-        lanes.note(lane(0, "a"), Timestamp(150));
-        lanes.note(lane(0, "a"), Timestamp(300));
-        assert_eq!(lanes.next_look(), Some(Timestamp(150)));
-        assert!(lanes.take(NOW, 9).is_empty());
-        assert_eq!(names(&lanes.take(Timestamp(400), 9)), ["a"]);
-        assert!(lanes.take(Timestamp(400), 9).is_empty());
+        lanes.note(lane(0, "a"), Duration::from_secs(200));
+        lanes.note(lane(0, "a"), Duration::from_secs(150));
+        lanes.note(lane(0, "a"), Duration::from_secs(300));
+        assert_eq!(lanes.next_look(), Some(Duration::from_secs(150)));
+        assert!(take(&mut lanes, NOW, 9).is_empty());
+        assert_eq!(names(&take(&mut lanes, Duration::from_secs(400), 9)), ["a"]);
+        assert!(take(&mut lanes, Duration::from_secs(400), 9).is_empty());
     }
 
     #[test]
     fn lanes_that_were_not_served_keep_their_turn() {
         let mut lanes = Lanes::default();
-        lanes.list(["a", "b", "c"].map(|agent| (lane(0, agent), Timestamp::ZERO)).into());
-        let taken = lanes.take(NOW, 2);
-        lanes.note(lane(0, "b"), Timestamp(500));
+        lanes.list(["a", "b", "c"].map(|agent| (lane(0, agent), Duration::ZERO)).into());
+        let taken = take(&mut lanes, NOW, 2);
+        lanes.note(lane(0, "b"), Duration::from_secs(500));
         lanes.restore(taken);
-        assert_eq!(names(&lanes.take(NOW, 9)), ["a", "b", "c"]);
+        assert_eq!(names(&take(&mut lanes, NOW, 9)), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn an_agent_s_lanes_that_may_probe_come_together_and_once() {
+        let mut lanes = Lanes::default();
+        lanes.set_aside(&lane(0, "a"));
+        lanes.set_aside(&lane(5, "a"));
+        lanes.set_aside(&lane(0, "b"));
+        assert_eq!(lanes.next_look(), Some(Duration::ZERO));
+        let (agent, of_it) = lanes.next_probing().unwrap();
+        assert_eq!((agent.as_str(), of_it), ("a", vec![lane(0, "a"), lane(5, "a")]));
+        assert!(!lanes.knows(&agent));
+        lanes.set_aside(&lane(0, "a"));
+        assert_eq!(lanes.next_probing().unwrap().0.as_str(), "b");
+        assert_eq!(lanes.next_probing().unwrap().0.as_str(), "a");
+        assert!(lanes.next_probing().is_none() && lanes.next_look().is_none());
+    }
+
+    #[test]
+    fn an_agent_has_due_rows_if_a_lane_of_it_is_ready_or_held_and_not_if_it_only_waits() {
+        let mut lanes = Lanes::default();
+        let agent = lane(0, "a").agent;
+        lanes.note(lane(0, "a"), Duration::from_secs(200));
+        assert!(lanes.knows(&agent) && !lanes.has_due(&agent));
+        lanes.hold(lane(1, "a"), Duration::from_secs(200));
+        assert!(lanes.has_due(&agent));
+        assert_eq!(names(&take(&mut lanes, Duration::from_secs(200), 9)), ["a"]);
+        assert!(lanes.has_due(&agent), "the other one is ready now");
+        take(&mut lanes, Duration::from_secs(200), 9);
+        assert!(!lanes.knows(&agent));
     }
 }

@@ -149,7 +149,7 @@ impl Metrics {
             self.0.depth.get_or_create(&StateLabel { state }).set(number(count));
         }
         self.0.oldest.set(tally.oldest_due.as_secs_f64());
-        for cause in Cause::ALL.into_iter().filter(|cause| cause.may_hold()) {
+        for cause in Cause::ALL {
             let count = holds.iter().filter(|held| **held == cause).count();
             let label = CauseLabel { cause: cause.as_str() };
             self.0.holds.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -33,7 +33,7 @@ use crate::{
 };
 use file::{FileIdentity, LOCK_SUFFIX, connect, find_replaced};
 use rows::{lane_row, orphan_row};
-use write::DATA_VERSION;
+use write::{DATA_VERSION, row_json};
 
 /// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
 /// columns' affinity away, without which SQLite would use only the first of them for the step; and since it takes the
@@ -58,18 +58,18 @@ SELECT head.priority, head.agent_id, head.batch_max,
 FROM lane CROSS JOIN deletions AS head ON head.id = lane.id";
 
 /// A manifest of a row that is asked about alone has no other; only of such a one does it matter which lane it was in.
-const ORPHANS: &str = "
+const ORPHANS: &str = concat!(
+    "
 SELECT requests.id, requests.agent_id,
     requests.kind = 'single' OR (SELECT batch_max = 0 FROM deletions WHERE id = iif(
         requests.size = 1 AND json_valid(requests.deletion_ids), requests.deletion_ids, '[]')->>0) IS TRUE,
-    (SELECT json_group_array(json_array(
-        id, CASE typeof(entry_id) WHEN 'text' THEN entry_id END, CAST(attempts AS INTEGER),
-        CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER),
-        CAST(last_cause AS TEXT), CAST(request_id AS INTEGER), CAST(first_fault AS INTEGER)))
-     FROM deletions WHERE state = 'pending' AND id IN (
+    (SELECT ",
+    row_json!(),
+    " FROM deletions WHERE state = 'pending' AND id IN (
         SELECT value FROM json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]'))))
 FROM requests INDEXED BY requests_unanswered
-WHERE answered_at IS NULL ORDER BY requests.id";
+WHERE answered_at IS NULL ORDER BY requests.id"
+);
 
 /// ?1 since when; ?2 how many.
 const SENT_LATELY: &str = "

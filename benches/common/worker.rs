@@ -7,7 +7,7 @@ use audio_cache_sweeper::{
     backoff::Backoff,
     clock::Clock,
     key::KeySource,
-    outcome::Policy,
+    judge::Policy,
     pace::{Pace, RateLimit},
     store::Store,
     worker::{Settings, Worker},
@@ -39,10 +39,12 @@ pub async fn worker(store: Store, url: &str, concurrency: usize) -> Worker {
             min_retry_after: Duration::from_secs(5),
             max_retry_after: Duration::from_secs(3_600),
         },
+        after_faults: 3,
+        longest_hold: Duration::from_secs(600),
         poll_interval: Duration::from_millis(100),
         retention: Duration::from_secs(86_400),
         grace: Duration::from_secs(8),
     };
-    let pace = Pace::new(rate, growth, 3);
+    let pace = Pace::new(rate, growth);
     Worker::new(store, api(url), pace, settings, Clock::system(), fastrand::Rng::with_seed(1)).await.unwrap()
 }

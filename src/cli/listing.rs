@@ -19,7 +19,7 @@ use crate::{
     config::{Config, show_duration},
     deletion::{AgentId, EntryId},
     outcome::{Cause, Fault, RetryAfter, Scope},
-    pace::{HoldRow, Pace},
+    pace::{HoldRow, Permits},
     store::{self, Neighbour, OpenError, Reader},
 };
 
@@ -135,7 +135,7 @@ impl<E: Into<Failure>> From<E> for Halt {
 pub(super) struct Lister {
     api: Api,
     agent: AgentId,
-    pace: Pace,
+    permits: Permits,
     backoff: Backoff,
     max_retry_after: Duration,
     clock: Clock,
@@ -153,11 +153,11 @@ impl Lister {
     pub(super) fn new(config: &Config, agent: AgentId, clock: Clock, rng: fastrand::Rng) -> Result<Self, Failure> {
         let api = Api::new(config.api()?)?;
         // Its own limiter, for when there is no daemon.
-        let pace = Pace::new(config.rate, config.hold_growth, config.hold_after_faults);
+        let permits = Permits::new(config.rate);
         let max_retry_after = config.worker.policy.max_retry_after;
         let (queue, backoff) = (config.store.clone(), config.hold_growth);
         let (gap, spaced) = (Duration::ZERO, Duration::ZERO);
-        Ok(Self { api, agent, pace, backoff, max_retry_after, clock, rng, queue, gap, spaced })
+        Ok(Self { api, agent, permits, backoff, max_retry_after, clock, rng, queue, gap, spaced })
     }
 
     /// Lists the cache to its end.
@@ -235,10 +235,11 @@ impl Lister {
         let mut tries = 0;
         loop {
             self.make_way(progress).await?;
-            while !self.pace.take_permit(self.clock.elapsed()) {
-                sleep(self.pace.next_permit().saturating_sub(self.clock.elapsed())).await;
+            while !self.permits.take(self.clock.elapsed()) {
+                sleep(self.permits.next().saturating_sub(self.clock.elapsed())).await;
             }
             sleep(self.spaced.saturating_sub(self.clock.elapsed())).await;
+            self.permits.leave(self.clock.elapsed());
             self.spaced = self.clock.elapsed() + self.gap;
             let correlation_id = new_uuid(&mut self.rng);
             let reply = self.api.list(&self.agent, offset, correlation_id).await;

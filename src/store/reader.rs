@@ -319,16 +319,16 @@ pub(super) async fn waiting(
         // A row with a time that is none is not what one waits for.
         let (due_at, created_at): (i64, i64) = (value(row, 1)?, value(row, 2)?);
         let due_since = due_since(due_at, created_at, now);
-        if due_since > now {
-            return Some((agent, Duration::ZERO));
-        }
-        let cause = text(row, 3).and_then(|cause| Cause::parse(&cause)).filter(|cause| !cause.counts());
+        let cause = text(row, 3).and_then(|cause| Cause::parse(&cause));
         let covers = |hold: &&HoldRow, cause| match &hold.scope {
             Scope::All => hold.cause == cause,
             Scope::Agent(held) => hold.cause == cause && held.as_str() == agent,
         };
         let held =
             cause.and_then(|cause| holds.iter().filter(|hold| covers(hold, cause)).map(|hold| hold.since_at).min());
+        if due_since > now && held.is_none() {
+            return Some((agent, Duration::ZERO));
+        }
         let since = held.map_or(due_since, |held| due_since.min(held.max(Timestamp(created_at))));
         Some((agent, now.since(since)))
     };

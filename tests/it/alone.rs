@@ -181,7 +181,7 @@ async fn when_everything_is_refused_the_bulk_delete_places_the_hold_and_probes_i
 async fn two_to_be_asked_about(mood: Mood) -> Bed {
     let mut plan = strict();
     plan.settings.concurrency = 1;
-    plan.after_faults = 1;
+    plan.settings.after_faults = 1;
     let mut bed = Bed::new(plan).await;
     bed.sandbox.script([listing(&[], &["1", "2"]), mood]);
     bed.insert_many("a", 2).await;

@@ -7,7 +7,7 @@ use audio_cache_sweeper::{
     backoff::Backoff,
     clock::{Clock, Timestamp},
     key::KeySource,
-    outcome::Policy,
+    judge::Policy,
     pace::{Pace, RateLimit},
     sandbox::{self, Mood, Recorded, Sandbox},
     store::{self, OpenError, Producer, Store, Synchronous},
@@ -27,7 +27,6 @@ pub struct Plan {
     pub settings: Settings,
     pub rate: RateLimit,
     pub adaptive: bool,
-    pub after_faults: u32,
     pub base_url: Option<String>,
     pub key: KeySource,
     pub request_timeout: Duration,
@@ -55,13 +54,14 @@ impl Default for Plan {
                 concurrency: 8,
                 linger: Duration::from_secs(1),
                 policy,
+                after_faults: 3,
+                longest_hold: Duration::from_secs(60),
                 poll_interval: Duration::from_millis(100),
                 retention: Duration::from_secs(86_400),
                 grace: Duration::from_secs(5),
             },
             rate: RateLimit { requests_per_second: 10_000.0, burst: 10_000.try_into().unwrap() },
             adaptive: false,
-            after_faults: 3,
             base_url: None,
             key: KeySource::Given(KEY.into()),
             request_timeout: Duration::from_secs(30),
@@ -186,7 +186,7 @@ async fn worker(options: &store::Options, plan: &Plan, sandbox: &Sandbox, clock:
     })
     .unwrap();
     let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
-    let pace = Pace::new(plan.rate, growth, plan.after_faults);
+    let pace = Pace::new(plan.rate, growth);
     let pace = if plan.adaptive { pace.adaptive(plan.settings.concurrency, clock.elapsed()) } else { pace };
     let store = open(options).await;
     Worker::new(store, api, pace, plan.settings, clock.clone(), fastrand::Rng::with_seed(7)).await.unwrap()

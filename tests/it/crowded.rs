@@ -114,7 +114,7 @@ impl Bench {
         let api = Crowded { when, clock: clock.clone(), pending: Arc::default(), counts };
         let growth = Backoff::new(Duration::from_secs(1), Duration::from_secs(60)).unwrap();
         let rate = RateLimit { requests_per_second: 400.0, burst: 5.try_into().unwrap() };
-        let pace = Pace::new(rate, growth, 3).adaptive(CONCURRENCY, clock.elapsed());
+        let pace = Pace::new(rate, growth).adaptive(CONCURRENCY, clock.elapsed());
         let mut settings = Plan::default().settings;
         (settings.batch_size, settings.concurrency) = (1, CONCURRENCY);
         let rng = fastrand::Rng::with_seed(1);

@@ -35,6 +35,8 @@ fn batch(entries: &[&str]) -> Batch {
         attempts: 0,
         asks: 0,
         maybe_done: false,
+        last_request: None,
+        first_fault: None,
     });
     let lane = Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max: 20 };
     Batch::new(lane, rows.collect()).unwrap()

@@ -66,7 +66,9 @@ async fn judged(plan: Plan, mood: Mood, count: usize, expected: &[Expected], hol
 
 /// A plan whose first fault of those that go by streak holds already.
 fn at_once() -> Plan {
-    Plan { after_faults: 1, ..Plan::default() }
+    let mut plan = Plan::default();
+    plan.settings.after_faults = 1;
+    plan
 }
 
 #[tokio::test]

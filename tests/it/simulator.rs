@@ -27,7 +27,7 @@ use std::{
 use audio_cache_sweeper::{
     backoff::Backoff,
     clock::{Clock, Timestamp},
-    outcome::{MAX_ASKS, Policy},
+    judge::{MAX_ASKS, Policy},
     pace::{Pace, RateLimit},
     store::{self, Store, Synchronous},
     worker::{Settings, Turn, Worker},
@@ -199,6 +199,8 @@ impl Simulation {
             concurrency: [1, 4, 16][rng.usize(..3)],
             linger: Duration::from_millis([0, 500, 20_000][rng.usize(..3)]),
             policy,
+            after_faults: 3,
+            longest_hold: Duration::from_secs(60),
             poll_interval: Duration::from_millis(100),
             retention: RETENTION,
             grace: Duration::ZERO,
@@ -231,7 +233,7 @@ impl Simulation {
 
     async fn start(&mut self) {
         let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
-        let pace = Pace::new(self.rate, growth, 3);
+        let pace = Pace::new(self.rate, growth);
         let pace = if self.rng.bool() { pace.adaptive(self.settings.concurrency, self.clock.elapsed()) } else { pace };
         let store = open(&self.options).await;
         let rng = self.rng.fork();

@@ -70,7 +70,7 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
 
     let mut write = store.write().await.unwrap();
     let request = write.next_request_id();
-    let looks = write.look(&[lane("a")], 20, &[DeletionId(4)], NOW).await.unwrap();
+    let looks = write.look(&[lane("a")], 20, &[DeletionId(4)], false, NOW).await.unwrap();
     let due: Vec<_> = looks[0].due.iter().map(|row| row.deletion.clone()).collect();
     assert_eq!(due.iter().map(|row| row.id.0).collect::<Vec<_>>(), [1, 2, 3], "4 is in flight");
     let batch = Batch::new(lane("a"), due).unwrap();
@@ -80,7 +80,7 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
     assert_eq!(orphans[0].batch.as_ref().unwrap().deletions(), claims[0].batch.deletions());
 
     let judged =
-        |id, verdict, batch_max, maybe_done| Judged { id: DeletionId(id), verdict, batch_max, asks: 0, maybe_done };
+        |id, verdict, batch_max, maybe_done| Judged { id: DeletionId(id), verdict, batch_max, asks: 0, maybe_done, first_fault: None };
     let settlement = [Settlement {
         request,
         answered_at: NOW,
@@ -139,6 +139,7 @@ async fn the_history_of_a_request_has_the_rows_that_were_judged_and_no_others() 
                 batch_max: None,
                 asks: 0,
                 maybe_done: true,
+                first_fault: None,
             })
             .collect(),
         is_whole,
@@ -186,7 +187,7 @@ async fn answers_that_came_at_many_times_are_settled_together() {
                 fault: None,
                 detail: None,
                 remote_id: None,
-                rows: vec![Judged { id: DeletionId(id), verdict, batch_max: None, asks: 0, maybe_done: false }],
+                rows: vec![Judged { id: DeletionId(id), verdict, batch_max: None, asks: 0, maybe_done: false, first_fault: None }],
                 is_whole: true,
             }
         })
