@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     deletion::{AgentId, Batch, DeletionId, Kind, RequestId},
-    judge::Standing,
+    judge::{MAX_ASKS, Standing},
     outcome::{Cause, HoldEnd, Judged, Judgement, Scope, Verdict},
 };
 
@@ -34,8 +34,9 @@ struct Agent {
     singles_answered: bool,
     /// Elapsed time until which answers that delete nothing are taken to be about their rows.
     vouched_until: Option<Duration>,
-    /// The last request about one row was refused.
-    asks_refused: bool,
+    /// Requests about one row that were refused in a row; and the elapsed time until which they are taken to be.
+    refusals: u32,
+    refused_until: Duration,
 }
 
 /// Faults in a row, whoever they are of.
@@ -87,7 +88,7 @@ impl Evidence {
             is_suspect: agent.is_streak(self.after_faults) || is_together,
             completes_streak: self.weigh(batch, None, elapsed).reaches.is_some(),
             is_old_news: false,
-            asks_refused: agent.asks_refused,
+            asks_refused: agent.refusals >= MAX_ASKS && elapsed < agent.refused_until,
             is_orphan: false,
         }
     }
@@ -152,12 +153,15 @@ impl Evidence {
                 let was_200 = |cause: Option<Cause>| cause.is_none_or(Cause::is_of_an_answer);
                 let was_200 = |row: &Judged| row.verdict != Verdict::Absent && was_200(row.verdict.cause());
                 agent.singles_answered |= judgement.rows.iter().all(was_200);
-                agent.asks_refused = false;
+                agent.refusals = 0;
             } else {
                 agent.answered = agent.answered.max(Some(request));
             }
         }
-        agent.asks_refused |= judgement.is_refused;
+        if judgement.is_refused {
+            agent.refusals = agent.refusals.saturating_add(1);
+            agent.refused_until = elapsed + self.vouch_lasts;
+        }
         if judgement.has_settled {
             agent.settled = agent.settled.max(Some(request));
             (agent.faults, agent.run) = (0, 0);

@@ -251,7 +251,8 @@ impl Case<'_> {
     /// politely.
     fn failed_with_all(&self, row: &Deletion, cause: Cause) -> Judged {
         let others_got_through = self.standing.is_vouched || (!self.standing.is_old_news && self.is_witnessed(row));
-        let is_known = !self.standing.is_old_news && self.standing.is_only_work && row.evidence.is_some();
+        let says_it = self.is_single() || self.standing.is_only_work;
+        let is_known = !self.standing.is_old_news && row.evidence.is_some() && says_it;
         if others_got_through || is_known {
             let evidence = row.evidence.or(others_got_through.then_some(self.sent.request));
             return Judged { evidence, ..self.unsettled(row, cause) };

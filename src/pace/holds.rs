@@ -482,6 +482,15 @@ impl Holds {
                 changes.extend(self.lift(&held.row));
                 continue;
             }
+            if by_streak && !is_by_streak(held.row.cause) {
+                // An answer, whatever it says of the rows, is none of what this hold is for; no answer tells nothing of it.
+                if hold.cause.is_of_an_answer() || hold.cause == Cause::Rejected {
+                    changes.extend(self.lift(&held.row));
+                } else {
+                    changes.extend(self.place_again(&held, held.row.cause, Some(&hold), &outcome, now, rng));
+                }
+                continue;
+            }
             is_placed |= held.row.scope == scope;
             if outcome.asks_first && !is_all {
                 self.ask(held.row.scope.clone(), hold.cause, &outcome, now);

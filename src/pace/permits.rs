@@ -138,18 +138,19 @@ impl Permits {
         self.adaptive = Some(AdaptiveRate::new(self.limit.requests_per_second, elapsed));
     }
 
-    /// Takes in how long ago requests were sent before this life, in the order in which they were: those count, too.
+    /// Takes in how long ago requests were sent before this life, in the order in which they were: those count, too. All that
+    /// were sent in the last [`RateLimit::memory`] must be among them.
     pub fn sent_before(&mut self, ago: &[Duration], elapsed: Duration) {
-        // Counted down from now: elapsed time has no place for what was before its start. `owed` is how long after now the
-        // next request would be due.
-        let period = self.limit.period();
-        let mut owed = Duration::ZERO;
-        let mut last: Option<Duration> = None;
+        // `owed` is how long after each request the next one would be due if all were spaced evenly. Elapsed time has no place
+        // for what was before its start, so it is counted down to now. As much as can be owed is taken to be so before them.
+        let (period, most) = (self.limit.period(), self.limit.memory());
+        let (mut owed, mut last) = (most, most);
         for &ago in ago {
-            owed = owed.saturating_sub(last.map_or(Duration::ZERO, |last| last.saturating_sub(ago))) + period;
-            last = Some(ago);
+            let ago = ago.min(last);
+            owed = (owed.saturating_sub(last - ago) + period).min(most);
+            last = ago;
         }
-        owed = owed.saturating_sub(last.unwrap_or_default()).min(self.limit.memory());
+        owed = owed.saturating_sub(last);
         if !owed.is_zero() {
             self.arrival.set(nanos(elapsed + owed));
         }

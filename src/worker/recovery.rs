@@ -63,7 +63,7 @@ pub(super) async fn remember_what_was_sent(
     clock: &Clock,
 ) -> Result<(), StoreError> {
     let (now, limit) = (clock.now(), pace.permits.limit());
-    let sent = store.sent_since(now.minus(limit.memory()), limit.burst.get()).await?;
+    let sent = store.sent_since(now.minus(limit.memory()), limit.burst.get().saturating_mul(2)).await?;
     let ago: Vec<_> = sent.into_iter().map(|at| now.since(at)).collect();
     pace.permits.sent_before(&ago, clock.elapsed());
     Ok(())

@@ -187,6 +187,10 @@ impl Schedule {
 
     /// A hold on everything may be probed: by the first agent in turn of which an answer tells about all.
     fn pick_for_all(&mut self, plan: &mut Plan, now: Timestamp) {
+        // One request probes; it is not sent yet.
+        if !plan.claims.is_empty() {
+            return;
+        }
         let mut passed = Vec::new();
         while passed.len() < MOST_CONSIDERED {
             if let Some((agent, lanes)) = self.lanes.next_probing() {

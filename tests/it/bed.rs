@@ -55,7 +55,7 @@ impl Default for Plan {
                 linger: Duration::from_secs(1),
                 policy,
                 after_faults: 3,
-                longest_hold: Duration::from_secs(60),
+                longest_hold: Duration::from_secs(600),
                 poll_interval: Duration::from_millis(100),
                 retention: Duration::from_secs(86_400),
                 grace: Duration::from_secs(5),
@@ -185,7 +185,7 @@ async fn worker(options: &store::Options, plan: &Plan, sandbox: &Sandbox, clock:
         request_timeout: plan.request_timeout,
     })
     .unwrap();
-    let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
+    let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(600)).unwrap();
     let pace = Pace::new(plan.rate, growth);
     let pace = if plan.adaptive { pace.adaptive(plan.settings.concurrency, clock.elapsed()) } else { pace };
     let store = open(options).await;
