@@ -451,12 +451,20 @@ impl Case<'_> {
             let judged = if self.counts_as_a_whole(row) {
                 self.counted_as_a_whole(row, fault)
             } else {
-                kept(row, released)
+                Judged { batch_max: self.smaller(row), ..kept(row, released) }
             };
             let asks_of_it_alone = self.batch().lane().batch_max == ALONE && row.first_fault.is_none();
             let first_fault = if asks_of_it_alone { None } else { self.first_fault(row) };
             Judged { maybe_done: row.maybe_done || unseen, first_fault, ..judged }
         })
+    }
+
+    /// How many rows a row goes with next: with fewer, if something got through since it first failed with others. One ID of
+    /// them may be the reason.
+    fn smaller(&self, row: &Deletion) -> Option<u8> {
+        let is_again = row.first_fault.is_some() && self.batch().len() > 1;
+        let got_through = self.standing.is_orphan || self.standing.settled > row.first_fault;
+        (is_again && got_through && !self.standing.is_old_news).then(|| part(self.batch().len()))
     }
 
     fn counted_as_a_whole(&self, row: &Deletion, fault: &Fault) -> Judged {
@@ -468,10 +476,10 @@ impl Case<'_> {
             // The last attempt of a row is about it alone; and what is not counted when all fail is not counted here.
             let is_counted = !self.is_last(row) && matches!(cause, Cause::ServerError | Cause::Garbled | Cause::Lost);
             let verdict = if is_counted { self.retry_unless_last(row, cause) } else { self.release_later(cause) };
-            let batch_max = row.first_fault.map(|_| part(len));
-            return Judged { batch_max, ..kept(row, verdict) };
+            return Judged { batch_max: self.smaller(row), ..kept(row, verdict) };
         }
-        if self.is_last(row) && !self.is_single() && row.asks == 0 && self.may_ask(row) && !self.standing.is_orphan {
+        let was_to_be_asked = self.batch().lane().batch_max == ALONE;
+        if self.is_last(row) && !was_to_be_asked && row.asks == 0 && self.may_ask(row) && !self.standing.is_orphan {
             return to_be_asked(row, self.release_later(cause));
         }
         let is_dead = self.is_last(row);

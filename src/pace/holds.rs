@@ -461,7 +461,10 @@ impl Holds {
             // Nothing was said about what these holds are for; a rejection of several rows may still be all that comes.
             for held in probed {
                 if held.is_question || held.row.cause == Cause::Rejected || held.row.cause.is_of_an_answer() {
-                    changes.extend(self.place_again(&held, held.row.cause, None, &outcome, now, rng));
+                    // It counts for nothing, so the hold does not grow by it.
+                    let mut same = held.clone();
+                    same.row.repeats = held.row.repeats.saturating_sub(u32::from(held.row.cause == Cause::Rejected));
+                    changes.extend(self.place_again(&same, held.row.cause, None, &outcome, now, rng));
                 } else {
                     changes.extend(self.lift(&held.row));
                 }
@@ -493,6 +496,10 @@ impl Holds {
             }
             is_placed |= held.row.scope == scope;
             if outcome.asks_first && !is_all {
+                if !held.row.cause.is_of_an_answer() {
+                    // There are answers again; what they are about is another question.
+                    changes.extend(self.lift(&held.row));
+                }
                 self.ask(held.row.scope.clone(), hold.cause, &outcome, now);
                 continue;
             }
