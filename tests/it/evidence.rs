@@ -205,7 +205,7 @@ async fn swapped_answers_delete_nothing_that_is_there() {
     plan.settings.concurrency = 8;
     let mut bed = Bed::new(plan).await;
     for agent in ["a", "b"] {
-        bed.insert_many(agent, 200).await;
+        bed.insert_many(agent, 30).await;
     }
     // With something that each request does not delete, so that a swapped answer would be a lie.
     run_for(&mut bed, DAY).await;
