@@ -437,8 +437,10 @@ impl Case<'_> {
         if self.standing.is_old_news {
             return false;
         }
-        // It has failed before with others that got through since, and was told apart from them.
-        let is_told_apart = row.first_fault.is_some() && self.batch().lane().batch_max <= 1 && self.batch().len() == 1;
+        // It has failed before with others that got through since, and was told apart from them. Rejections alone tell rows
+        // apart, too, without anything having got through.
+        let got_through = row.first_fault.is_some() && self.standing.settled > row.first_fault;
+        let is_told_apart = got_through && self.batch().lane().batch_max <= 1 && self.batch().len() == 1;
         self.is_witnessed(row) || (is_told_apart && self.standing.is_only_work)
     }
 
