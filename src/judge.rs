@@ -401,7 +401,7 @@ impl Case<'_> {
     /// A rejection of several rows tells nobody which ID was bad, and nothing about any of them: they go in parts.
     fn rejected_together(&self) -> Judgement {
         let (verdict, batch_max) = (self.release_now(Cause::Rejected), Some(part(self.batch().len())));
-        self.fault_judgement(None, |row| Judged { batch_max, first_fault: self.first_fault(row), ..kept(row, verdict) })
+        self.fault_judgement(None, |row| Judged { batch_max, first_fault: self.first_rejection(row), ..kept(row, verdict) })
     }
 
     /// A rejection of one row is believed if a 200 since it was first rejected shows that not everything is. Without that,
@@ -409,7 +409,7 @@ impl Case<'_> {
     fn rejected_alone(&self) -> Judgement {
         let cause = Cause::Rejected;
         let is_known = |row: &Deletion| row.first_fault.is_some() && self.standing.answered > row.first_fault;
-        let is_known = self.batch().only().is_some_and(is_known);
+        let is_known = self.was_split() && self.batch().only().is_some_and(is_known);
         if is_known || !(self.standing.is_suspect || self.standing.is_old_news) {
             let hold = (!is_known).then(|| self.hold(self.agent(), cause, HoldEnd::ByStreak));
             let dead = self.fault_judgement(hold, |row| answered(row, Verdict::Dead { cause }));
@@ -421,8 +421,19 @@ impl Case<'_> {
             // Of an ID that is no number, the single-entry DELETE is documented to say so.
             let batch_max = if !row.is_decimal() && !self.is_single() && self.may_ask(row) { ALONE } else { 1 };
             let asks = row.asks + u32::from(self.is_single());
-            Judged { batch_max: Some(batch_max), asks, first_fault: self.first_fault(row), ..kept(row, verdict) }
+            Judged { batch_max: Some(batch_max), asks, first_fault: self.first_rejection(row), ..kept(row, verdict) }
         })
+    }
+
+    /// These rows were rejected before, or failed as a whole twice: they no longer go with as many as there are.
+    fn was_split(&self) -> bool {
+        self.batch().lane().batch_max < MAX_BATCH_SIZE
+    }
+
+    /// A fault of another kind before the first rejection is forgotten: a 200 between the two does not show that anything is
+    /// accepted since.
+    fn first_rejection(&self, row: &Deletion) -> Option<RequestId> {
+        if self.was_split() { self.first_fault(row) } else { Some(self.sent.request) }
     }
 
     fn first_fault(&self, row: &Deletion) -> Option<RequestId> {
@@ -437,8 +448,10 @@ impl Case<'_> {
         if self.standing.is_old_news {
             return false;
         }
-        // It has failed before with others that got through since, and was told apart from them.
-        let is_told_apart = row.first_fault.is_some() && self.batch().lane().batch_max <= 1 && self.batch().len() == 1;
+        // It has failed before with others that got through since, and was told apart from them. Rejections alone tell rows
+        // apart, too, without anything having got through.
+        let got_through = row.first_fault.is_some() && self.standing.settled > row.first_fault;
+        let is_told_apart = got_through && self.batch().lane().batch_max <= 1 && self.batch().len() == 1;
         self.is_witnessed(row) || (is_told_apart && self.standing.is_only_work)
     }
 
