@@ -44,6 +44,7 @@ use model::{Model, Mood, NOT_A_NUMBER};
 const SEEDS: u64 = 200;
 const STEPS: usize = 100;
 const AGENTS: [&str; 4] = ["a", "b", "c", "d"];
+const HOLD_BASE: Duration = Duration::from_secs(5);
 const RETENTION: Duration = Duration::from_secs(20_000);
 
 /// What was done in a run, or in all.
@@ -206,7 +207,7 @@ impl Simulation {
             grace: Duration::ZERO,
         };
         let clock = Clock::manual(START);
-        let model = Model::new(models, clock.clone(), rate);
+        let model = Model::new(models, clock.clone(), rate, HOLD_BASE);
         let mut simulation = Self {
             worker: None,
             model,
@@ -232,7 +233,7 @@ impl Simulation {
     }
 
     async fn start(&mut self) {
-        let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
+        let growth = Backoff::new(HOLD_BASE, Duration::from_secs(60)).unwrap();
         let pace = Pace::new(self.rate, growth);
         let pace = if self.rng.bool() { pace.adaptive(self.settings.concurrency, self.clock.elapsed()) } else { pace };
         let store = open(&self.options).await;
@@ -603,7 +604,7 @@ impl Simulation {
     /// From here on all goes well: every row must reach its end.
     async fn end(&mut self) {
         self.execute("DELETE FROM holds WHERE cause = 'operator'").await;
-        for _ in 0..5_000 {
+        for _ in 0..20_000 {
             let turn = self.worker().turn().await.unwrap();
             self.figures.turns += 1;
             self.arrived(turn).await;
@@ -614,7 +615,8 @@ impl Simulation {
                     break;
                 }
                 let Some(wait) = turn.wait else { panic!("7: there are open rows, and the worker waits for nothing") };
-                self.clock.advance(wait.max(Duration::from_millis(1)));
+                // A daemon that asks for a turn earlier gets it; a late one must do as well.
+                self.clock.advance(wait.max(self.settings.poll_interval));
             }
             while open > 0 {
                 self.answer(0, Mood::Ok).await;
