@@ -601,9 +601,22 @@ impl Simulation {
         self.checked.extend(seen);
     }
 
+    /// A malformed ID about which nobody can be asked alone: if it is all that is left, no answer tells it from an API that
+    /// rejects everything.
+    fn is_malformed_for_ever(&self, row: &Row) -> bool {
+        let cannot_ask = !self.settings.policy.ask_singly || row.asks >= i64::from(MAX_ASKS);
+        cannot_ask && row.entry_id.starts_with(NOT_A_NUMBER) && row.last_cause.as_deref() == Some("rejected")
+    }
+
+    async fn nothing_can_tell(&mut self) -> bool {
+        let rows = self.rows().await;
+        rows.iter().filter(|row| row.state == "pending").all(|row| self.is_malformed_for_ever(row))
+    }
+
     /// From here on all goes well: every row must reach its end.
     async fn end(&mut self) {
         self.execute("DELETE FROM holds WHERE cause = 'operator'").await;
+        let mut idle = 0;
         for _ in 0..20_000 {
             let turn = self.worker().turn().await.unwrap();
             self.figures.turns += 1;
@@ -614,9 +627,16 @@ impl Simulation {
                 if self.query::<(i64,)>("SELECT count(*) FROM deletions WHERE state = 'pending'").await[0].0 == 0 {
                     break;
                 }
+                if idle > 20 && self.nothing_can_tell().await {
+                    break;
+                }
                 let Some(wait) = turn.wait else { panic!("7: there are open rows, and the worker waits for nothing") };
-                // A daemon that asks for a turn earlier gets it; a late one must do as well.
-                self.clock.advance(wait.max(self.settings.poll_interval));
+                // A daemon that asks for a turn earlier gets it; a late one must do as well, and saves turns here.
+                idle += 1;
+                let least = if idle > 20 { Duration::from_secs(2) } else { self.settings.poll_interval };
+                self.clock.advance(wait.max(least));
+            } else {
+                idle = 0;
             }
             while open > 0 {
                 self.answer(0, Mood::Ok).await;
@@ -625,7 +645,8 @@ impl Simulation {
         }
         self.check().await;
         let rows = self.rows().await;
-        let open: Vec<&Row> = rows.iter().filter(|row| row.state == "pending").collect();
+        let can_end = |row: &&Row| row.state == "pending" && !self.is_malformed_for_ever(row);
+        let open: Vec<&Row> = rows.iter().filter(can_end).collect();
         assert!(open.is_empty(), "7: {} rows reach no end, {:?} among them", open.len(), open[0]);
         assert_eq!(rows.len(), self.wishes.len(), "rows in, and rows accounted for");
         assert_eq!(self.query::<(String,)>("PRAGMA integrity_check").await, [("ok".to_owned(),)]);
