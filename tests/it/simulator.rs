@@ -617,7 +617,7 @@ impl Simulation {
     async fn end(&mut self) {
         self.execute("DELETE FROM holds WHERE cause = 'operator'").await;
         let mut idle = 0;
-        for _ in 0..20_000 {
+        for round in 0..20_000 {
             let turn = self.worker().turn().await.unwrap();
             self.figures.turns += 1;
             self.arrived(turn).await;
@@ -627,13 +627,13 @@ impl Simulation {
                 if self.query::<(i64,)>("SELECT count(*) FROM deletions WHERE state = 'pending'").await[0].0 == 0 {
                     break;
                 }
-                if idle > 20 && self.nothing_can_tell().await {
+                if round % 64 == 0 && self.nothing_can_tell().await {
                     break;
                 }
                 let Some(wait) = turn.wait else { panic!("7: there are open rows, and the worker waits for nothing") };
                 // A daemon that asks for a turn earlier gets it; a late one must do as well, and saves turns here.
                 idle += 1;
-                let least = if idle > 20 { Duration::from_secs(2) } else { self.settings.poll_interval };
+                let least = if idle > 10 { Duration::from_secs(5) } else { self.settings.poll_interval };
                 self.clock.advance(wait.max(least));
             } else {
                 idle = 0;
