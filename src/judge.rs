@@ -450,7 +450,8 @@ impl Case<'_> {
         }
         // It has failed before with others that got through since, and was told apart from them. Rejections alone tell rows
         // apart, too, without anything having got through.
-        let got_through = row.first_fault.is_some() && self.standing.settled > row.first_fault;
+        let got_through =
+            row.first_fault.is_some() && (row.evidence.is_some() || self.standing.settled > row.first_fault);
         let is_told_apart = got_through && self.batch().lane().batch_max <= 1 && self.batch().len() == 1;
         self.is_witnessed(row) || (is_told_apart && self.standing.is_only_work)
     }
@@ -497,7 +498,9 @@ impl Case<'_> {
         }
         let is_dead = self.is_last(row);
         let batch_max = if is_dead { MAX_BATCH_SIZE } else { 1 };
-        Judged { batch_max: Some(batch_max), asks: 0, ..kept(row, self.retry(row, cause)) }
+        // It failed alone after others got through: a restart must not forget that.
+        let evidence = row.evidence.or(self.is_witnessed(row).then_some(self.sent.request));
+        Judged { batch_max: Some(batch_max), asks: 0, evidence, ..kept(row, self.retry(row, cause)) }
     }
 
     /// A request about one row alone to which there was no answer: the same again later, and in the end an attempt that

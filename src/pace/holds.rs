@@ -586,7 +586,10 @@ impl Holds {
             changes.extend(self.lift(&held.row));
         }
         let newest = held.newest.max(outcome.newest);
-        self.put(Held { row: row.clone(), probe: None, newest, is_question: false, asked: None, ..held.clone() });
+        // What the probe failed of may be everybody's: then there is nobody who took no part in it.
+        let involved = held.involved.clone().filter(|_| hold.is_none_or(|hold| hold.scope != Scope::All));
+        let held = Held { row: row.clone(), probe: None, newest, is_question: false, asked: None, involved, ..held.clone() };
+        self.put(held);
         changes.push(HoldChange::Placed { row, is_longest: is_longest && !was_longest });
         changes
     }

@@ -72,7 +72,6 @@ impl Ledger {
         let correlation_id = call.correlation_id.to_string();
         let sent = Sent { request: call.request, batch: &call.batch, correlation_id: &correlation_id };
         let said = Heard { result: &reply.result, envelope: reply.envelope.as_ref() };
-        if std::env::var("DBG").is_ok() { println!("t={} req={} n={} lane={} rows={:?} standing={:?} lanes={:?} res={:?}", elapsed.as_secs(), call.request.0, call.batch.len(), call.batch.lane().batch_max, call.batch.deletions().iter().map(|r| (r.entry.as_str().to_owned(), r.attempts, r.last_request, r.first_fault)).collect::<Vec<_>>(), standing, schedule.lanes, reply.result); }
         let policy = &schedule.settings.policy;
         let mut judgement = judge(sent, said, &standing, policy, now, &mut self.rng);
         if reply.key_changed {
