@@ -279,7 +279,8 @@ impl Case<'_> {
             return false;
         }
         let rows = self.rows().iter().zip(judged);
-        let Some((row, judged)) = rows.filter(|(row, _)| self.may_ask(row)).min_by_key(|(row, _)| (row.asks, row.attempts))
+        let Some((row, judged)) =
+            rows.filter(|(row, _)| self.may_ask(row)).min_by_key(|(row, _)| (row.asks, row.attempts))
         else {
             return false;
         };
@@ -401,7 +402,11 @@ impl Case<'_> {
     /// A rejection of several rows tells nobody which ID was bad, and nothing about any of them: they go in parts.
     fn rejected_together(&self) -> Judgement {
         let (verdict, batch_max) = (self.release_now(Cause::Rejected), Some(part(self.batch().len())));
-        self.fault_judgement(None, |row| Judged { batch_max, first_fault: self.first_rejection(row), ..kept(row, verdict) })
+        self.fault_judgement(None, |row| Judged {
+            batch_max,
+            first_fault: self.first_rejection(row),
+            ..kept(row, verdict)
+        })
     }
 
     /// A rejection of one row is believed if a 200 since it was first rejected shows that not everything is. Without that,

@@ -83,8 +83,11 @@ impl Case<'_> {
         let news = !self.standing.is_old_news;
         let counts = news && (self.failed_while_others_got_through(row) || is_left_over);
         let is_a_question = lane == ALONE && row.first_fault.is_none();
-        let was_asked =
-            if is_a_question { row.asks + 1 >= MAX_ASKS } else { self.is_asked_enough(row) || row.asks > 0 };
+        let was_asked = if is_a_question {
+            row.asks + 1 >= MAX_ASKS
+        } else {
+            lane == ALONE || self.is_asked_enough(row) || row.asks > 0
+        };
         let is_orphan = self.standing.is_orphan && (!is_a_question || was_asked);
         is_orphan || (counts && was_asked)
     }

@@ -108,7 +108,8 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
             .collect();
         assert!(through.is_empty(), "{name}: {through:?} in\n{plan}");
         // Rows come in the order of the index: to sort them, a look would read the whole lane.
-        let sorts = name.starts_with("look") && plan.contains("TEMP B-TREE FOR ORDER BY");
+        // What is sorted are the lanes.
+        let sorts = name.starts_with("look") && plan.matches("TEMP B-TREE FOR ORDER BY").count() > 1;
         assert!(!sorts, "{name} sorts in\n{plan}");
     }
 }

@@ -329,7 +329,8 @@ impl Schedule {
         plan.buried += write.bury(&look.unusable, now).await?;
         let next = look.next_due_at;
         let there_may_be_more = look.due.len() >= most;
-        let Some(batch) = probe(&lane, look, how.halved, turn.known.evidence.largest(&lane.agent), &turn.busy, &rules) else {
+        let Some(batch) = probe(&lane, look, how.halved, turn.known.evidence.largest(&lane.agent), &turn.busy, &rules)
+        else {
             // Its rows wait, or were taken out; if the latter, the next listing does not have it any more.
             if let Some(at) = next {
                 self.lanes.note(lane, self.at(at.max(now.plus(rules.recheck)), now));
@@ -342,7 +343,8 @@ impl Schedule {
         }
         self.pace.took(true);
         // What was rejected can be asked about though no bulk delete was answered: it is a 400 that would tell, and no 404.
-        let may_ask = self.may_ask(&lane.agent, turn.known.evidence) || self.settings.policy.ask_singly && how.newest_first;
+        let may_ask =
+            self.may_ask(&lane.agent, turn.known.evidence) || self.settings.policy.ask_singly && how.newest_first;
         let asks = may_ask && (how.asks || how.newest_first);
         let batch = if asks { batch.alone() } else { batch };
         let is_part = batch.len() < usize::from(lane.batch_max.min(rules.batch_size));

@@ -242,7 +242,8 @@ async fn an_agent_s_faults_hold_that_agent_and_nobody_else_waits() {
 
 #[tokio::test]
 async fn a_crowd_of_held_agents_takes_a_tenth_of_the_permits_at_the_most() {
-    let mut plan = defaults(Options { forbidden: (0..300).map(|n| format!("unknown-{n}")).collect(), ..Options::default() });
+    let mut plan =
+        defaults(Options { forbidden: (0..300).map(|n| format!("unknown-{n}")).collect(), ..Options::default() });
     plan.rate.requests_per_second = 5.0;
     plan.rate.burst = 5.try_into().unwrap();
     let mut bed = Bed::new(plan).await;
@@ -286,8 +287,10 @@ async fn a_steady_inflow_of_new_rows_does_not_starve_one_that_failed() {
         next += 30;
         let rows: Vec<(String, &str)> = rows.iter().map(|entry| ("a".to_owned(), entry.as_str())).collect();
         let created_at = bed.clock.now().0;
-        let values: Vec<String> = rows.iter().map(|(agent, entry)| format!("('{agent}', '{entry}', {created_at})")).collect();
-        bed.execute(&format!("INSERT INTO deletions (agent_id, entry_id, created_at) VALUES {}", values.join(","))).await;
+        let values: Vec<String> =
+            rows.iter().map(|(agent, entry)| format!("('{agent}', '{entry}', {created_at})")).collect();
+        bed.execute(&format!("INSERT INTO deletions (agent_id, entry_id, created_at) VALUES {}", values.join(",")))
+            .await;
         run_for(&mut bed, 1).await;
         if bed.count("entry_id = '1' AND state = 'deleted'").await == 1 {
             assert!((9..=40).contains(&second), "{second}");
