@@ -44,6 +44,11 @@ impl HoldRow {
         self.cause == Cause::Operator && self.until_at.is_some_and(|until| until <= now)
     }
 
+    /// When its end was given: it may have been placed long ago, and again by each probe that failed.
+    fn placed_at(&self) -> Timestamp {
+        self.probed_at.map_or(self.since_at, |probed| probed.max(self.since_at))
+    }
+
     /// Whether it lasts longer than `other`.
     fn outlasts(&self, other: &Self) -> bool {
         self.until_at.unwrap_or(Timestamp(i64::MAX)) > other.until_at.unwrap_or(Timestamp(i64::MAX))
@@ -263,25 +268,25 @@ impl Holds {
         changes
     }
 
-    /// Puts right what was placed by a clock that was ahead: a hold of the daemon's own that begins in the future lasts no
-    /// longer than it was to, from now on. What changes is returned, to be written.
+    /// Puts right what was placed, or placed again, by a clock that was ahead: a hold of the daemon's own that was to begin
+    /// in the future lasts no longer than it was to, from now on. What changes is returned, to be written.
     pub fn put_clock_right(&mut self, now: Timestamp) -> Vec<HoldChange> {
-        let is_ahead = |held: &&Held| held.row.cause != Cause::Operator && !held.is_question && held.row.since_at > now;
+        let is_ahead = |held: &&Held| held.row.cause != Cause::Operator && held.row.placed_at() > now;
         let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
         let ahead: Vec<Held> = all.filter(is_ahead).cloned().collect();
-        ahead
-            .into_iter()
-            .map(|mut held| {
-                let HoldRow { since_at, until_at, .. } = held.row;
-                held.row.until_at = until_at.map(|until| now.plus(until.since(since_at)));
-                held.row.since_at = now;
-                held.row.probed_at = held.row.probed_at.map(|at| at.min(now));
-                held.early_from = held.early_from.min(now);
-                let row = held.row.clone();
-                self.put(held);
-                HoldChange::Placed { row, is_longest: false }
-            })
-            .collect()
+        let mut changes = Vec::new();
+        for mut held in ahead {
+            let placed_at = held.row.placed_at();
+            held.row.until_at = held.row.until_at.map(|until| now.plus(until.since(placed_at)));
+            held.row.since_at = held.row.since_at.min(now);
+            held.row.probed_at = held.row.probed_at.map(|at| at.min(now));
+            held.early_from = held.early_from.min(now);
+            if !held.is_question {
+                changes.push(HoldChange::Placed { row: held.row.clone(), is_longest: false });
+            }
+            self.put(held);
+        }
+        changes
     }
 
     /// A start probes what needs a person at once, so that a mended key needs no waiting; but not within a minute of its last
@@ -629,7 +634,7 @@ impl Holds {
                 if !asks || held.row.until_at.is_none_or(|at| at >= until) {
                     return None;
                 }
-                HoldRow { until_at: Some(until), ..held.row.clone() }
+                HoldRow { until_at: Some(until), probed_at: Some(now), ..held.row.clone() }
             }
             Some(_) | None => HoldRow {
                 scope,
