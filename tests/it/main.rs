@@ -4,10 +4,12 @@
 mod alone;
 mod bed;
 mod binary;
+mod clocks;
 mod config;
 mod contract;
 mod crash;
 mod crowded;
+mod crowds;
 mod daemon;
 mod delivery;
 mod deploy;
