@@ -247,6 +247,8 @@ impl Permits {
         if let Some(Taken { arrival, spaced, .. }) = self.taken.take() {
             self.arrival.set(arrival);
             self.spaced = spaced;
+            // It was said of one more than these.
+            self.next = Duration::ZERO;
         }
     }
 }
