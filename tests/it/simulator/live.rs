@@ -4,7 +4,7 @@
 //! hours cost nothing, and a worker that forgets to come round is found out.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
     time::Duration,
 };
@@ -76,6 +76,9 @@ pub struct Live {
     /// When each row came, and when it was first seen to have ended.
     came: BTreeMap<(String, String), Duration>,
     ended: BTreeMap<(String, String), Duration>,
+    open: BTreeSet<(String, String)>,
+    /// When it was last looked whether all is over.
+    looked: Duration,
     figures: Figures,
     _dir: tempfile::TempDir,
 }
@@ -120,6 +123,8 @@ impl Live {
             bounds,
             came,
             ended,
+            open: BTreeSet::new(),
+            looked: Duration::ZERO,
             figures,
             _dir: dir,
         };
@@ -161,6 +166,7 @@ impl Live {
                 }
                 sqlx::raw_sql(AssertSqlSafe(sql + "COMMIT;")).execute(&mut self.conn).await.unwrap();
                 let elapsed = self.clock.elapsed();
+                self.open.extend(rows.iter().cloned());
                 self.came.extend(rows.into_iter().map(|row| (row, elapsed)));
             }
             Event::SetClock(by) => self.clock.jump_to(Timestamp(self.clock.now().0 + by)),
@@ -191,12 +197,14 @@ impl Live {
             self.model.arrived(calls as u64).await;
             self.take_in_calls();
             settled |= turn.settled > 0;
-            if settled {
+            if std::mem::take(&mut settled) {
                 self.look().await;
             }
-            settled = false;
-            if self.is_over().await {
-                break;
+            if self.clock.elapsed() >= self.looked + LATE || self.open.is_empty() {
+                self.looked = self.clock.elapsed();
+                if self.is_over() {
+                    break;
+                }
             }
             idle = if turn.sent + turn.settled > 0 { 0 } else { idle + 1 };
             let now = self.clock.elapsed();
@@ -271,7 +279,9 @@ impl Live {
         let now = self.clock.elapsed();
         let ended = self
             .query::<(String, String, String, Option<String>)>(
-                "SELECT agent_id, entry_id, state, last_cause FROM deletions WHERE settled_at IS NOT NULL",
+                // Of the requests that can have been answered since it was last looked.
+                "SELECT agent_id, entry_id, state, last_cause FROM deletions
+                 WHERE settled_at IS NOT NULL AND request_id > (SELECT max(id) FROM requests) - 64",
             )
             .await;
         for (agent, entry, state, cause) in ended {
@@ -280,6 +290,7 @@ impl Live {
                 continue;
             }
             self.ended.insert(key.clone(), now);
+            self.open.remove(&key);
             let class = self.world.laws.class(&key.0, &key.1);
             if state == "deleted" {
                 assert!(self.model.is_gone(&key.0, &key.1), "2: {key:?} is said to be deleted, and is there");
@@ -305,16 +316,13 @@ impl Live {
     }
 
     /// Whether all has ended that can, or must have.
-    async fn is_over(&mut self) -> bool {
+    fn is_over(&self) -> bool {
         let now = self.clock.elapsed();
         if !self.events.is_empty() || now < self.bounds.well {
-            return self.events.is_empty() && self.ended.len() == self.came.len();
+            return self.events.is_empty() && self.open.is_empty();
         }
         let after = now - self.bounds.well;
-        let left = self.came.keys().filter(|key| !self.ended.contains_key(*key));
-        let left: Vec<&(String, String)> = left.collect();
-        let is_good = |key: &&&(String, String)| self.bounds.is_good(&self.world, key);
-        let good: Vec<_> = left.iter().filter(is_good).collect();
+        let good: Vec<_> = self.open.iter().filter(|key| self.bounds.is_good(&self.world, key)).collect();
         assert!(
             after <= self.bounds.good || good.is_empty(),
             "12: {} good rows are open {after:?} after all was well, {:?} allowed: {:?}",
@@ -322,7 +330,7 @@ impl Live {
             self.bounds.good,
             good.iter().take(3).collect::<Vec<_>>()
         );
-        let must: Vec<_> = left.iter().filter(|key| !self.bounds.may_stay(&self.world, key)).collect();
+        let must: Vec<_> = self.open.iter().filter(|key| !self.bounds.may_stay(&self.world, key)).collect();
         let (all, count) = (self.bounds.all, must.len());
         if must.is_empty() {
             return true;
