@@ -744,7 +744,7 @@ fn a_seed_is_enough_to_reproduce_a_run() {
 }
 
 /// How many worlds of laws `cargo test` tries.
-const WORLDS: u64 = 220;
+const WORLDS: u64 = 88;
 
 /// Draws a world of laws and runs it to its end.
 fn live(seed: u64) -> (Kind, live::Figures) {

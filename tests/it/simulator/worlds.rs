@@ -184,12 +184,12 @@ impl World {
 
     fn crowd(&mut self, rng: &mut fastrand::Rng) {
         let to = if rng.bool() { seconds(60..7_200, rng) } else { Duration::MAX };
-        for agent in 0..300 {
+        for agent in 0..pick(&[100, 300], rng) {
             let agent = format!("agent-{agent}");
             self.rows(&agent, 1..2);
             self.laws.agents.insert(agent, (status(pick(&[403, 404], rng)), to));
         }
-        let count = rng.usize(1_000..3_000);
+        let count = rng.usize(500..1_500);
         self.rows("good", 1..1 + count);
     }
 
@@ -306,7 +306,7 @@ impl World {
         self.settings.concurrency = 4;
         self.adaptive = false;
         let mut next = 1..1_u64;
-        for second in 0..120 {
+        for second in 0..40 {
             next = next.end..next.end + rng.u64(50..70);
             let rows = next.clone().map(|id| ("a".to_owned(), id.to_string())).collect();
             self.at(Duration::from_secs(second), Event::Insert(rows));
