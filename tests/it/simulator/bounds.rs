@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use audio_cache_sweeper::{
     judge::MAX_ASKS,
-    outcome::{Cause, Fault},
+    outcome::{Cause, Fault, RetryAfter},
 };
 
 use super::{
@@ -60,7 +60,11 @@ impl Bounds {
         let good = if agents.len() > 1 { whole + hold + LATE } else { whole };
         let mut bounds = Self { well, good, all: good, healthy: Duration::MAX, condemned: BTreeMap::new() };
         bounds.allow_for_bad_rows(world, spacing);
-        bounds.healthy = world.settings.linger + LATE * 2 + work + Duration::from_secs(30);
+        // Each agent has had its turn once, and from then on probes take a tenth; and a call that is lost blocks its place.
+        let turns = times(spacing, (requests + agents.len()) * 10 / 9);
+        let lost = world.laws.agents.values().any(|(fault, _)| *fault == Fault::Lost);
+        let blocked = if lost { Duration::from_secs(30) * (1 + world.settings.after_faults) } else { Duration::ZERO };
+        bounds.healthy = world.settings.linger + LATE * 5 + turns + blocked;
         bounds
     }
 
@@ -178,7 +182,12 @@ impl Bounds {
             agents.dedup();
             let (base, max) = (world.growth.base(), world.growth.delay(u32::MAX));
             let doublings = (max.as_secs_f64() / base.as_secs_f64()).log2().ceil() as usize + 2;
-            let probes = doublings + ((outage.to - outage.from).as_secs_f64() / max.as_secs_f64()).ceil() as usize;
+            // Whoever says when to come again is taken at that word.
+            let longest = match outage.mood {
+                Mood::Fault(Fault::Status { retry_after: Some(RetryAfter::Seconds(asked)), .. }) => asked as f64,
+                _ => max.as_secs_f64(),
+            };
+            let probes = doublings + ((outage.to - outage.from).as_secs_f64() / longest).ceil() as usize;
             // Where each agent has a hold of its own, each probes.
             let of_agents = matches!(outage.mood, Mood::Fault(Fault::Status { status: 403 | 404 | 409, .. }));
             let holds = if of_agents { agents.len() + 1 } else { 2 };
