@@ -27,6 +27,8 @@ struct Agent {
     faults: u32,
     /// All faults in a row.
     run: u32,
+    /// How many rows the largest of them had.
+    largest: usize,
     /// The rows of those that count.
     rows: HashSet<DeletionId>,
     settled: Option<RequestId>,
@@ -93,6 +95,12 @@ impl Evidence {
         }
     }
 
+    /// How many rows the largest request of this agent had that failed since something was settled.
+    #[must_use]
+    pub fn largest(&self, agent: &AgentId) -> usize {
+        self.agents.get(agent).map_or(0, |agent| agent.largest)
+    }
+
     /// Whether a bulk delete of this agent was answered with a 200.
     #[must_use]
     pub fn is_known(&self, agent: &AgentId) -> bool {
@@ -119,6 +127,8 @@ impl Evidence {
         self.note_answer(request, batch, judgement, elapsed);
         let hold = judgement.hold.as_ref().filter(|_| !judgement.has_settled && !is_old_news)?;
         let by_streak = hold.end == HoldEnd::ByStreak;
+        let agent = self.agents.entry(batch.lane().agent.clone()).or_default();
+        agent.largest = agent.largest.max(batch.len());
         if hold.cause == Cause::Contract && hold.scope != Scope::All && !by_streak {
             self.together.contract.insert(batch.lane().agent.clone());
             return (self.together.contract.len() > 1).then_some(Scope::All);
@@ -164,7 +174,7 @@ impl Evidence {
         }
         if judgement.has_settled {
             agent.settled = agent.settled.max(Some(request));
-            (agent.faults, agent.run) = (0, 0);
+            (agent.faults, agent.run, agent.largest) = (0, 0, 0);
             agent.rows.clear();
             let settled = self.together.settled.max(Some(request));
             // Said of a row alone, it shows what the answers that delete nothing are about; a bulk delete that deletes
@@ -187,7 +197,8 @@ impl Evidence {
         let common = batch.deletions().iter().filter(|row| known(&row.id)).count();
         let (faults, run) = agent.map_or((0, 0), |agent| (agent.faults, agent.run));
         // With all of its rows in the streak already, nothing else of the agent was due.
-        let counts = common == 0 || common == batch.len() || run.saturating_add(1) >= self.after_faults * WHATEVER_THE_ROWS;
+        let counts =
+            common == 0 || common == batch.len() || run.saturating_add(1) >= self.after_faults * WHATEVER_THE_ROWS;
         let faults = faults.saturating_add(u32::from(counts));
         let is_long = faults >= self.after_faults;
         let others = self.together.agents.iter().any(|other| other != name);

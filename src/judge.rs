@@ -279,7 +279,8 @@ impl Case<'_> {
             return false;
         }
         let rows = self.rows().iter().zip(judged);
-        let Some((row, judged)) = rows.filter(|(row, _)| self.may_ask(row)).min_by_key(|(row, _)| (row.asks, row.attempts))
+        let Some((row, judged)) =
+            rows.filter(|(row, _)| self.may_ask(row)).min_by_key(|(row, _)| (row.asks, row.attempts))
         else {
             return false;
         };
@@ -401,7 +402,11 @@ impl Case<'_> {
     /// A rejection of several rows tells nobody which ID was bad, and nothing about any of them: they go in parts.
     fn rejected_together(&self) -> Judgement {
         let (verdict, batch_max) = (self.release_now(Cause::Rejected), Some(part(self.batch().len())));
-        self.fault_judgement(None, |row| Judged { batch_max, first_fault: self.first_rejection(row), ..kept(row, verdict) })
+        self.fault_judgement(None, |row| Judged {
+            batch_max,
+            first_fault: self.first_rejection(row),
+            ..kept(row, verdict)
+        })
     }
 
     /// A rejection of one row is believed if a 200 since it was first rejected shows that not everything is. Without that,
@@ -450,7 +455,8 @@ impl Case<'_> {
         }
         // It has failed before with others that got through since, and was told apart from them. Rejections alone tell rows
         // apart, too, without anything having got through.
-        let got_through = row.first_fault.is_some() && self.standing.settled > row.first_fault;
+        let got_through =
+            row.first_fault.is_some() && (row.evidence.is_some() || self.standing.settled > row.first_fault);
         let is_told_apart = got_through && self.batch().lane().batch_max <= 1 && self.batch().len() == 1;
         self.is_witnessed(row) || (is_told_apart && self.standing.is_only_work)
     }
@@ -464,12 +470,20 @@ impl Case<'_> {
             let judged = if self.counts_as_a_whole(row) {
                 self.counted_as_a_whole(row, fault)
             } else {
-                kept(row, released)
+                Judged { batch_max: self.smaller(row), ..kept(row, released) }
             };
             let asks_of_it_alone = self.batch().lane().batch_max == ALONE && row.first_fault.is_none();
             let first_fault = if asks_of_it_alone { None } else { self.first_fault(row) };
             Judged { maybe_done: row.maybe_done || unseen, first_fault, ..judged }
         })
+    }
+
+    /// How many rows a row goes with next: with fewer, if something got through since it first failed with others. One ID of
+    /// them may be the reason.
+    fn smaller(&self, row: &Deletion) -> Option<u8> {
+        let is_again = row.first_fault.is_some() && self.batch().len() > 1;
+        let got_through = self.standing.is_orphan || self.standing.settled > row.first_fault;
+        (is_again && got_through && !self.standing.is_old_news).then(|| part(self.batch().len()))
     }
 
     fn counted_as_a_whole(&self, row: &Deletion, fault: &Fault) -> Judged {
@@ -481,15 +495,17 @@ impl Case<'_> {
             // The last attempt of a row is about it alone; and what is not counted when all fail is not counted here.
             let is_counted = !self.is_last(row) && matches!(cause, Cause::ServerError | Cause::Garbled | Cause::Lost);
             let verdict = if is_counted { self.retry_unless_last(row, cause) } else { self.release_later(cause) };
-            let batch_max = row.first_fault.map(|_| part(len));
-            return Judged { batch_max, ..kept(row, verdict) };
+            return Judged { batch_max: self.smaller(row), ..kept(row, verdict) };
         }
-        if self.is_last(row) && !self.is_single() && row.asks == 0 && self.may_ask(row) && !self.standing.is_orphan {
+        let was_to_be_asked = self.batch().lane().batch_max == ALONE;
+        if self.is_last(row) && !was_to_be_asked && row.asks == 0 && self.may_ask(row) && !self.standing.is_orphan {
             return to_be_asked(row, self.release_later(cause));
         }
         let is_dead = self.is_last(row);
         let batch_max = if is_dead { MAX_BATCH_SIZE } else { 1 };
-        Judged { batch_max: Some(batch_max), asks: 0, ..kept(row, self.retry(row, cause)) }
+        // It failed alone after others got through: a restart must not forget that.
+        let evidence = row.evidence.or(self.is_witnessed(row).then_some(self.sent.request));
+        Judged { batch_max: Some(batch_max), asks: 0, evidence, ..kept(row, self.retry(row, cause)) }
     }
 
     /// A request about one row alone to which there was no answer: the same again later, and in the end an attempt that

@@ -77,13 +77,17 @@ impl Case<'_> {
             return false;
         }
         let lane = self.batch.lane().batch_max;
-        let got_through_since_it_first_failed = row.first_fault.is_some() && self.standing.settled > row.first_fault;
+        let got_through = row.evidence.is_some() || self.standing.settled > row.first_fault;
+        let got_through_since_it_first_failed = row.first_fault.is_some() && got_through;
         let is_left_over = self.standing.is_only_work && lane <= 1 && got_through_since_it_first_failed;
         let news = !self.standing.is_old_news;
         let counts = news && (self.failed_while_others_got_through(row) || is_left_over);
         let is_a_question = lane == ALONE && row.first_fault.is_none();
-        let was_asked =
-            if is_a_question { row.asks + 1 >= MAX_ASKS } else { self.is_asked_enough(row) || row.asks > 0 };
+        let was_asked = if is_a_question {
+            row.asks + 1 >= MAX_ASKS
+        } else {
+            lane == ALONE || self.is_asked_enough(row) || row.asks > 0
+        };
         let is_orphan = self.standing.is_orphan && (!is_a_question || was_asked);
         is_orphan || (counts && was_asked)
     }
@@ -258,7 +262,7 @@ proptest! {
         let judgement = judge_all(&batch, &result, envelope.as_ref(), &standing, &policy(), 1);
         let dead: Vec<_> = judgement.rows.iter().filter(|row| matches!(row.verdict, Verdict::Dead { .. })).collect();
         prop_assert!(batch.len() == 1 || dead.is_empty());
-        if fault.cause() != Cause::Rejected && (standing.is_old_news || standing.settled.is_none()) {
+        if fault.cause() != Cause::Rejected && (standing.is_old_news || (standing.settled.is_none() && batch.deletions().iter().all(|row| row.evidence.is_none()))) {
             prop_assert!(dead.is_empty());
         }
         let is_suspicious = standing.is_suspect || standing.is_old_news;

@@ -136,9 +136,13 @@ pub fn hold_for(change: &HoldChange, detail: Option<&str>) {
             // Once is enough to call a person; what follows is the same again.
             let (is_person_s, cause) = (cause.needs_a_person() && *repeats == 0, cause.as_str());
             if is_person_s {
-                error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "held; somebody must look at this");
+                error!(
+                    event = event::HOLD_PLACED,
+                    scope, cause, until_at, repeats, detail, "held; somebody must look at this"
+                );
             } else if *is_longest {
-                let text = "held for as long as holds become: it has not got better by itself, and somebody must look at this";
+                let text =
+                    "held for as long as holds become: it has not got better by itself, and somebody must look at this";
                 error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "{text}");
             } else {
                 warn!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "held");

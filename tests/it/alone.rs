@@ -169,7 +169,11 @@ async fn an_api_that_refuses_requests_about_one_row_is_held_up_by_none_of_them()
             pass(&mut bed, 1).await;
         }
         // The third answer that deletes nothing would hold the agent, and the question before that was refused.
-        assert_eq!(bed.query::<(String, String)>("SELECT scope, cause FROM holds").await[0].1, "api_failed", "{status}");
+        assert_eq!(
+            bed.query::<(String, String)>("SELECT scope, cause FROM holds").await[0].1,
+            "api_failed",
+            "{status}"
+        );
         pass(&mut bed, 7).await;
         assert_eq!(rows(&mut bed).await, [row("dead", 1, "api_failed", 0, 1, 20)], "{status}: unconfirmed");
         let kinds: Vec<String> = requests(&mut bed).await.into_iter().map(|(kind, ..)| kind).collect();

@@ -12,6 +12,7 @@ mod daemon;
 mod delivery;
 mod deploy;
 mod enqueue;
+mod evidence;
 mod health;
 mod help;
 mod holds;
