@@ -55,7 +55,7 @@ fn after_a_start(cause: Cause, since: u64, until: Option<u64>, probed: Option<u6
     let in_memory = match holds.admit(&agent("a"), NOW) {
         Admission::Held(until) => until,
         Admission::Probe => Some(NOW),
-        other => panic!("{other:?}"),
+        other @ (Admission::Free | Admission::Probing) => panic!("{other:?}"),
     };
     if let [HoldChange::Placed { row, is_longest: false }] = &changes[..] {
         assert_eq!(row.until_at, in_memory, "what is written is what counts");
