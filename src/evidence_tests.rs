@@ -167,6 +167,18 @@ fn what_is_settled_in_between_ends_everybody_s_streak_together_and_the_agent_s_o
 }
 
 #[test]
+fn the_largest_request_that_failed_since_the_last_success_is_remembered() {
+    let mut evidence = evidence();
+    assert_eq!(evidence.largest(&name("a")), 0);
+    fail(&mut evidence, "a", 1..8);
+    fail(&mut evidence, "a", [20]);
+    fail(&mut evidence, "b", [1, 2]);
+    assert_eq!((evidence.largest(&name("a")), evidence.largest(&name("b"))), (7, 2));
+    succeed(&mut evidence, 5, &batch("a", [9]));
+    assert_eq!((evidence.largest(&name("a")), evidence.largest(&name("b"))), (0, 2));
+}
+
+#[test]
 fn a_settled_streak_starts_its_run_anew_too() {
     let mut evidence = evidence();
     (0..5).for_each(|n| drop(fail(&mut evidence, "a", [1, 10 + n])));

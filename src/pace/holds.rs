@@ -208,7 +208,9 @@ impl Holds {
                 held
             }
         }?;
-        if let Some(until) = held.row.until_at {
+        if cause == Cause::Operator
+            && let Some(until) = held.row.until_at
+        {
             self.ends.remove(&(until, scope.clone()));
         }
         self.count -= usize::from(!held.is_question);
