@@ -226,6 +226,19 @@ fn a_status_out_of_the_contract_that_two_agents_get_is_everybody_s() {
 }
 
 #[test]
+fn a_refusal_of_an_agent_is_its_own_however_many_agents_get_one() {
+    let mut evidence = evidence();
+    for agent in ["a", "b", "c", "d"] {
+        let batch = batch(agent, [1]);
+        let refused = held(&batch, Scope::Agent(name(agent)), Cause::Forbidden, HoldEnd::Growing);
+        assert_eq!(take(&mut evidence, 1, &batch, &refused), None);
+        let everything = held(&batch, Scope::All, Cause::Contract, HoldEnd::Growing);
+        assert_eq!(take(&mut evidence, 1, &batch, &everything), None, "it holds everything by itself");
+    }
+    assert!(evidence.involved().is_empty());
+}
+
+#[test]
 fn no_connection_is_everybody_s_however_many_agents_meet_it() {
     let mut evidence = evidence();
     let batch = batch("a", [1]);

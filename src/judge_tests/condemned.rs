@@ -155,7 +155,7 @@ fn a_fault_of_a_whole_request_condemns_a_row_only_alone_and_while_others_get_thr
             let row = Deletion { attempts, asks, first_fault, last_request, evidence, ..row(0) };
             let row = if in_path { row } else { named("a/b", row) };
             for (batch, policy) in shapes(&row).iter().flat_map(|batch| policies().map(|policy| (batch, policy))) {
-                for [is_only_work, is_old_news, is_orphan, asks_refused, is_suspect] in flags() {
+                for [is_only_work, is_old_news, is_orphan, asks_refused] in flags() {
                     for settled in [None, Some(RequestId(35)), Some(SINCE)] {
                         let standing = Standing {
                             settled,
@@ -163,7 +163,6 @@ fn a_fault_of_a_whole_request_condemns_a_row_only_alone_and_while_others_get_thr
                             is_old_news,
                             is_orphan,
                             asks_refused,
-                            is_suspect,
                             ..Standing::default()
                         };
                         for result in &faults {
@@ -220,7 +219,7 @@ fn a_rejection_condemns_a_row_only_alone_and_while_others_are_not_or_such_are_fe
     let envelopes = [None, Some(said("INVALID_ID", None)), Some(said("INVALID_ID", Some("another")))];
     let faults = [400, 413, 422, 401, 403, 404].map(status);
     let (mut dead, mut all) = (0, 0);
-    for [at_limit, was_asked, completes_streak] in flags() {
+    for [at_limit, was_asked] in flags() {
         for (name, first_fault) in ["0", "12x", "a/b"].into_iter().flat_map(|name| [(name, None), (name, Some(LAST))]) {
             let (attempts, asks) = (if at_limit { 2 } else { 0 }, if was_asked { 1 } else { 0 });
             let row = named(name, Deletion { attempts, asks, first_fault, last_request: Some(LAST), ..row(0) });
@@ -234,7 +233,6 @@ fn a_rejection_condemns_a_row_only_alone_and_while_others_are_not_or_such_are_fe
                             is_suspect,
                             asks_refused,
                             singles_answered,
-                            completes_streak,
                             ..Standing::default()
                         };
                         for (result, envelope) in
