@@ -73,7 +73,10 @@ fn retried(batch: &Batch, cause: Cause) -> Judgement {
 }
 
 fn held(batch: &Batch, scope: Scope, cause: Cause, end: HoldEnd) -> Judgement {
-    Judgement { hold: Some(Hold { scope, cause, end, not_before: None }), ..retried(batch, cause) }
+    Judgement {
+        hold: Some(Hold { scope, cause, end, not_before: None, may_be_content: true }),
+        ..retried(batch, cause)
+    }
 }
 
 /// A fault by streak.

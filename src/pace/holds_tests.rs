@@ -33,7 +33,8 @@ fn on(name: &str) -> Scope {
 }
 
 fn hold(scope: Scope, cause: Cause, end: HoldEnd) -> Hold {
-    Hold { scope, cause, end, not_before: None }
+    let may_be_content = matches!(cause, Cause::ServerError | Cause::Garbled | Cause::Lost | Cause::Contract);
+    Hold { scope, cause, end, not_before: None, may_be_content }
 }
 
 fn growing(scope: Scope, cause: Cause) -> Option<Hold> {
@@ -311,7 +312,7 @@ fn a_probe_carries_one_half_then_the_other_then_quarters() {
         holds.load(vec![HoldRow { repeats, ..row(on("a"), cause, Some(NOW)) }]);
         holds.probe(&agent("a")).halved
     };
-    for cause in [Cause::ServerError, Cause::Garbled, Cause::Lost, Cause::Contract, Cause::Throttled] {
+    for cause in [Cause::ServerError, Cause::Garbled, Cause::Lost, Cause::Contract] {
         let found: Vec<_> = (0..7).map(|repeats| halved(cause, repeats)).collect();
         assert_eq!(found, [1, 1, 2, 2, 2, 2, 3], "{cause:?}");
     }
@@ -322,8 +323,17 @@ fn a_probe_carries_one_half_then_the_other_then_quarters() {
         Cause::Rejected,
         Cause::ApiFailed,
         Cause::Unreachable,
+        // Read from the database, it may be a 429's.
+        Cause::Throttled,
     ] {
         assert_eq!(halved(cause, 5), 0, "{cause:?}");
+    }
+    // A 503 may be the doing of one ID, a 429 is not.
+    for may_be_content in [true, false] {
+        let mut holds = holds();
+        let hold = Hold { may_be_content, ..hold(Scope::All, Cause::Throttled, HoldEnd::At(at(2))) };
+        take(&mut holds, outcome(1, "a", Some(hold)), NOW);
+        assert_eq!(holds.probe(&agent("a")).halved, u32::from(may_be_content));
     }
     assert_eq!(halved(Cause::Lost, u32::MAX), 31);
 }
