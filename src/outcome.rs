@@ -342,6 +342,8 @@ pub struct Hold {
     pub end: HoldEnd,
     /// Not for less than until this time: a `Retry-After`, clamped.
     pub not_before: Option<Timestamp>,
+    /// Something in the request's content may be the reason.
+    pub may_be_content: bool,
 }
 
 /// How long a hold is to last. What depends on what happened before is left to the pace, which remembers.

@@ -44,6 +44,11 @@ impl HoldRow {
         self.cause == Cause::Operator && self.until_at.is_some_and(|until| until <= now)
     }
 
+    /// When it was given its end.
+    fn given_at(&self) -> Timestamp {
+        self.probed_at.map_or(self.since_at, |probed_at| probed_at.max(self.since_at))
+    }
+
     /// Whether it lasts longer than `other`.
     fn outlasts(&self, other: &Self) -> bool {
         self.until_at.unwrap_or(Timestamp(i64::MAX)) > other.until_at.unwrap_or(Timestamp(i64::MAX))
@@ -118,12 +123,16 @@ struct Held {
     early_from: Timestamp,
     /// Of a question: whose row is asked about. Others wait a while for it.
     asked: Option<AgentId>,
+    /// Something in the request may be the reason: the probes carry parts of it.
+    may_be_content: bool,
 }
 
 impl Held {
     fn new(row: HoldRow, newest: RequestId) -> Self {
         let early_from = row.since_at;
-        Self { row, probe: None, newest, is_question: false, involved: None, early_from, asked: None }
+        // Of a hold that was read, only its cause is known.
+        let may_be_content = matches!(row.cause, Cause::ServerError | Cause::Garbled | Cause::Lost | Cause::Contract);
+        Self { row, probe: None, newest, is_question: false, involved: None, early_from, asked: None, may_be_content }
     }
 
     fn may_probe_early(&self, agent: Option<&AgentId>, now: Timestamp) -> bool {
@@ -208,7 +217,9 @@ impl Holds {
                 held
             }
         }?;
-        if let Some(until) = held.row.until_at {
+        if cause == Cause::Operator
+            && let Some(until) = held.row.until_at
+        {
             self.ends.remove(&(until, scope.clone()));
         }
         self.count -= usize::from(!held.is_question);
@@ -263,18 +274,19 @@ impl Holds {
         changes
     }
 
-    /// Puts right what was placed by a clock that was ahead: a hold of the daemon's own that begins in the future lasts no
-    /// longer than it was to, from now on. What changes is returned, to be written.
+    /// Puts right what was placed or renewed by a clock that was ahead: a hold of the daemon's own that was given its end in the
+    /// future lasts no longer than it was to, from now on. What changes is returned, to be written.
     pub fn put_clock_right(&mut self, now: Timestamp) -> Vec<HoldChange> {
-        let is_ahead = |held: &&Held| held.row.cause != Cause::Operator && !held.is_question && held.row.since_at > now;
+        let is_ahead =
+            |held: &&Held| held.row.cause != Cause::Operator && !held.is_question && held.row.given_at() > now;
         let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
         let ahead: Vec<Held> = all.filter(is_ahead).cloned().collect();
         ahead
             .into_iter()
             .map(|mut held| {
-                let HoldRow { since_at, until_at, .. } = held.row;
-                held.row.until_at = until_at.map(|until| now.plus(until.since(since_at)));
-                held.row.since_at = now;
+                let given_at = held.row.given_at();
+                held.row.until_at = held.row.until_at.map(|until| now.plus(until.since(given_at)));
+                held.row.since_at = held.row.since_at.min(now);
                 held.row.probed_at = held.row.probed_at.map(|at| at.min(now));
                 held.early_from = held.early_from.min(now);
                 let row = held.row.clone();
@@ -398,7 +410,7 @@ impl Holds {
         let mut probe = Probe::default();
         for held in self.concerning(Some(agent)) {
             let cause = held.row.cause;
-            if matches!(cause, Cause::ServerError | Cause::Garbled | Cause::Lost | Cause::Contract | Cause::Throttled) {
+            if held.may_be_content {
                 // One half, then the half that was left out, then quarters.
                 probe.halved = probe.halved.max((held.row.repeats.saturating_add(2)).ilog2());
             }
@@ -554,9 +566,23 @@ impl Holds {
         self.put(Held { is_question: true, asked, ..Held::new(row, outcome.newest) });
     }
 
-    fn grown(&self, cause: Cause, repeats: u32, now: Timestamp, rng: &mut fastrand::Rng) -> (Timestamp, bool) {
+    /// The end of a hold that was placed again so often, and whether it has become as long as such holds become.
+    fn end(
+        &self,
+        cause: Cause,
+        hold: Option<&Hold>,
+        repeats: u32,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> (Timestamp, bool) {
         let (growth, nth) = (self.growth(cause), repeats.saturating_add(1));
-        (now.plus(growth.jittered(nth, Jitter::draw(rng))), growth.is_longest(nth))
+        let grown = now.plus(growth.jittered(nth, Jitter::draw(rng)));
+        let (until, is_longest) = match hold.map(|hold| hold.end) {
+            // The API said when.
+            Some(HoldEnd::At(until)) => (until, false),
+            Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => (grown, growth.is_longest(nth)),
+        };
+        (hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked)), is_longest)
     }
 
     /// A probe failed: the hold lasts longer, for what the probe failed of.
@@ -571,12 +597,7 @@ impl Holds {
     ) -> Vec<HoldChange> {
         // A question that took the place of a hold goes on where that hold was.
         let repeats = held.row.repeats.saturating_add(u32::from(!held.is_question));
-        let (grown, is_longest) = self.grown(cause, repeats, now, rng);
-        let until = match hold.map(|hold| hold.end) {
-            Some(HoldEnd::At(until)) => until,
-            Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => grown,
-        };
-        let until = hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked));
+        let (until, is_longest) = self.end(cause, hold, repeats, now, rng);
         let was_longest = !held.is_question && self.growth(held.row.cause).is_longest(repeats);
         let row = HoldRow {
             scope: held.row.scope.clone(),
@@ -594,8 +615,8 @@ impl Holds {
         let newest = held.newest.max(outcome.newest);
         // What the probe failed of may be everybody's: then there is nobody who took no part in it.
         let involved = held.involved.clone().filter(|_| hold.is_none_or(|hold| hold.scope != Scope::All));
-        let held =
-            Held { row: row.clone(), probe: None, newest, is_question: false, asked: None, involved, ..held.clone() };
+        let may_be_content = hold.map_or(held.may_be_content, |hold| hold.may_be_content);
+        let held = Held { involved, may_be_content, early_from: held.early_from, ..Held::new(row.clone(), newest) };
         self.put(held);
         changes.push(HoldChange::Placed { row, is_longest: is_longest && !was_longest });
         changes
@@ -616,12 +637,7 @@ impl Holds {
         if by_streak && causes.is_some_and(|causes| causes.values().any(|held| outcome.request <= held.newest)) {
             return None;
         }
-        let (grown, is_longest) = self.grown(hold.cause, 0, now, rng);
-        let until = match hold.end {
-            HoldEnd::At(until) => until,
-            HoldEnd::Growing | HoldEnd::ByStreak => grown,
-        };
-        let until = hold.not_before.map_or(until, |asked| until.max(asked));
+        let (until, is_longest) = self.end(hold.cause, Some(hold), 0, now, rng);
         let known = causes.and_then(|causes| causes.get(&hold.cause)).cloned();
         let row = match &known {
             Some(held) if !held.is_question => {
@@ -647,7 +663,7 @@ impl Holds {
             involved.insert(outcome.agent.clone());
             involved
         });
-        self.put(Held { involved, ..Held::new(row.clone(), newest) });
+        self.put(Held { involved, may_be_content: hold.may_be_content, ..Held::new(row.clone(), newest) });
         Some(HoldChange::Placed { row, is_longest })
     }
 }

@@ -166,5 +166,5 @@ async fn an_answer_that_cannot_be_written_within_the_grace_period_ends_with_3_an
     let daemon = Daemon::start(again).until("recovered").await;
     daemon.signal("TERM");
     stopped(daemon).await;
-    assert_eq!(states(dir.path()).await, ["pending0lost1"]);
+    assert_eq!(states(dir.path()).await, ["pending1lost1"]);
 }

@@ -151,7 +151,8 @@ impl Live {
     pub async fn rows(&mut self) -> Vec<Row> {
         let sql = "SELECT agent_id, entry_id, state, attempts, last_cause FROM deletions ORDER BY id";
         let rows: Vec<(String, String, String, i64, Option<String>)> = self.query(sql).await;
-        let row = |(agent_id, entry_id, state, attempts, last_cause)| Row { agent_id, entry_id, state, attempts, last_cause };
+        let row =
+            |(agent_id, entry_id, state, attempts, last_cause)| Row { agent_id, entry_id, state, attempts, last_cause };
         rows.into_iter().map(row).collect()
     }
 
