@@ -8,6 +8,7 @@ mod pages;
 mod revive;
 mod sandbox;
 mod show;
+mod signals;
 mod status;
 mod times;
 
@@ -25,12 +26,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use tokio::{
-    runtime,
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-    time::sleep,
-};
+use tokio::{runtime, time::sleep};
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 use uuid::Uuid;
@@ -45,6 +41,7 @@ use crate::{
     key::{KeyError, KeySource},
     metrics::Metrics,
     pace::Pace,
+    printable,
     store::{self, Counter, OpenError, Opened, Store, StoreError},
     supervisor::Supervisor,
     telemetry::{self, event},
@@ -54,6 +51,7 @@ use enqueue::EnqueueArgs;
 use revive::{CancelArgs, RetryArgs};
 use sandbox::{SandboxArgs, stand_in};
 use show::ShowArgs;
+use signals::{Signal, shutdown, stopped};
 use status::StatusArgs;
 
 /// Empties a queue of audio-cache deletions, kept in a SQLite table, through PolyAI's bulk-delete API.
@@ -79,7 +77,7 @@ Examples:
 
 Exit codes: 0 clean, 1 runtime failure, or not all of it could be done, 2 usage or configuration, \
 3 database unusable, 4 --until-empty left dead rows, 5 --give-up-after gave up, \
-130 and 143 enqueue was stopped by SIGINT or SIGTERM.";
+129, 130 and 143 enqueue was stopped by SIGHUP, SIGINT or SIGTERM.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -224,12 +222,16 @@ pub fn main() -> ExitCode {
         .build()
         .context("start the runtime")
         .map_err(Failure::from)
-        .and_then(|runtime| runtime.block_on(cli.run(&environment)));
+        .and_then(|runtime| {
+            let done = runtime.block_on(cli.run(&environment));
+            // A name that is being resolved cannot be interrupted, and is not waited for.
+            runtime.shutdown_background();
+            done
+        });
     match done {
         Ok(code) => code,
         Err(failure) => {
-            // Nowhere is left to say it if standard error is closed.
-            let _ = writeln!(io::stderr(), "sweeper: {failure}");
+            warn_person(&format!("sweeper: {failure}"));
             ExitCode::from(failure.exit_code())
         }
     }
@@ -237,6 +239,7 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     async fn run(self, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
+        signals::survive_file_size_limit()?;
         let named = environment.get("SWEEPER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
         let file = self.config.or(named);
         let config = || Config::load(file.as_deref(), environment);
@@ -307,7 +310,7 @@ fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
 
 async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<ExitCode, Failure> {
     // The filter has been tried out when the configuration was read.
-    telemetry::init(config.log_format, EnvFilter::new(&config.log_filter), io::stdout);
+    let log = telemetry::init(config.log_format, EnvFilter::new(&config.log_filter)).context("start the log")?;
     let until = match args {
         RunArgs { until_empty: true, give_up_after } => Until::Empty { give_up_after: *give_up_after },
         RunArgs { until_empty: false, .. } => Until::Told,
@@ -317,6 +320,7 @@ async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<
         Ok(done) => done,
         Err(failure) => {
             error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
+            log.flush();
             return Err(failure);
         }
     };
@@ -441,65 +445,6 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
     }
 }
 
-/// A signal that ends a command.
-#[derive(Clone, Copy, Debug)]
-enum Signal {
-    Interrupt,
-    Terminate,
-}
-
-impl Signal {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Interrupt => "SIGINT",
-            Self::Terminate => "SIGTERM",
-        }
-    }
-
-    /// What a shell makes of a program that such a signal ended: 128 and its number.
-    fn code(self) -> u8 {
-        match self {
-            Self::Interrupt => 130,
-            Self::Terminate => 143,
-        }
-    }
-
-    fn exit_code(self) -> ExitCode {
-        ExitCode::from(self.code())
-    }
-}
-
-/// Completes at the first SIGTERM or SIGINT; the second one ends the process at once, with exit code 1.
-fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
-    let signalled = signalled(|_| 1)?;
-    Ok(async {
-        signalled.await;
-    })
-}
-
-/// Completes at the first SIGTERM or SIGINT; the second one ends the process at once, as if nobody had listened.
-fn stopped() -> Result<impl Future<Output = Signal>, Failure> {
-    signalled(Signal::code)
-}
-
-fn signalled(second: fn(Signal) -> u8) -> Result<impl Future<Output = Signal>, Failure> {
-    let signals = || Ok::<_, io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
-    let (mut term, mut int) = signals().context("listen to signals")?;
-    let mut next = async move || {
-        tokio::select! { _ = term.recv() => Signal::Terminate, _ = int.recv() => Signal::Interrupt }
-    };
-    let (tell, told) = oneshot::channel();
-    tokio::spawn(async move {
-        // Nobody listens any more: then there is nothing to stop.
-        let _ = tell.send(next().await);
-        std::process::exit(second(next().await).into());
-    });
-    Ok(async {
-        // An error is the same as a signal: the task that tells is gone.
-        told.await.unwrap_or(Signal::Terminate)
-    })
-}
-
 async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
     let path = options.path.display();
     let done = match Store::open(options.clone()).await {
@@ -566,7 +511,7 @@ async fn healthcheck(listen: Option<SocketAddr>) -> Result<ExitCode, Failure> {
 }
 
 fn say(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{text}").context("write to standard output").map_err(Failure::from)
+    writeln!(io::stdout(), "{}", printable::lines(text)).context("write to standard output").map_err(Failure::from)
 }
 
 /// What has been done: that cannot be undone, and has not failed because nobody hears of it.
@@ -579,7 +524,7 @@ fn report(text: &str) {
 /// For whoever runs this by hand: what standard output is not for.
 fn warn_person(text: &str) {
     // Nowhere is left to say it if standard error is closed.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", printable::lines(text));
 }
 
 /// Refuses to go on to a question that nobody can answer.
@@ -621,7 +566,7 @@ impl Progress {
         if self.is_on {
             self.is_shown = true;
             // Nowhere is left to say it if standard error is closed.
-            let _ = write!(io::stderr(), "\r{}\u{1b}[K", text());
+            let _ = write!(io::stderr(), "\r{}\u{1b}[K", printable::line(&text()));
         }
     }
 

@@ -277,7 +277,15 @@ mod tests {
             let lane = Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max };
             let rows = entries.iter().zip(1..).map(|(entry, id)| {
                 let entry = EntryId::parse(entry).unwrap();
-                Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None }
+                Deletion {
+                    id: DeletionId(id),
+                    entry,
+                    attempts: 0,
+                    asks: 0,
+                    maybe_done: false,
+                    last_request: None,
+                    first_fault: None,
+                }
             });
             Batch::new(lane, rows.collect()).unwrap().alone().kind()
         };
@@ -297,7 +305,15 @@ mod tests {
             (0..n)
                 .map(|id| {
                     let entry = EntryId::parse(&id.to_string())?;
-                    Ok(Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None })
+                    Ok(Deletion {
+                        id: DeletionId(id),
+                        entry,
+                        attempts: 0,
+                        asks: 0,
+                        maybe_done: false,
+                        last_request: None,
+                        first_fault: None,
+                    })
                 })
                 .collect()
         };

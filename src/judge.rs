@@ -205,7 +205,11 @@ impl Case<'_> {
             };
             cause = unsettled;
             // Others were deleted by the same answer: it is about this row.
-            judged.push(if has_settled { self.unsettled(row, unsettled) } else { self.failed_with_all(row, unsettled) });
+            judged.push(if has_settled {
+                self.unsettled(row, unsettled)
+            } else {
+                self.failed_with_all(row, unsettled)
+            });
         }
         let by_streak = !has_settled && !self.standing.is_vouched;
         let asks_first = by_streak && self.ask_one(&mut judged, cause);
@@ -273,7 +277,8 @@ impl Case<'_> {
             return false;
         }
         let rows = self.rows().iter().zip(judged);
-        let Some((row, judged)) = rows.filter(|(row, _)| self.may_ask(row)).min_by_key(|(row, _)| (row.asks, row.attempts))
+        let Some((row, judged)) =
+            rows.filter(|(row, _)| self.may_ask(row)).min_by_key(|(row, _)| (row.asks, row.attempts))
         else {
             return false;
         };
@@ -354,11 +359,7 @@ impl Case<'_> {
             }
             _ => return None,
         };
-        Some(Judgement {
-            is_answer: true,
-            has_settled: true,
-            ..self.fault_judgement(None, |row| ended(row, verdict))
-        })
+        Some(Judgement { is_answer: true, has_settled: true, ..self.fault_judgement(None, |row| ended(row, verdict)) })
     }
 
     /// Whether a fault of a request about one row refuses such requests, or everything.
@@ -442,11 +443,8 @@ impl Case<'_> {
         // Nobody gets through: that is no row's doing. Whoever says when to come again is taken at that word.
         let released = if cause == Cause::Throttled { self.release_now(cause) } else { self.release_later(cause) };
         self.fault_judgement(hold, |row| {
-            let judged = if self.counts_as_a_whole(row) {
-                self.counted_as_a_whole(row, fault)
-            } else {
-                kept(row, released)
-            };
+            let judged =
+                if self.counts_as_a_whole(row) { self.counted_as_a_whole(row, fault) } else { kept(row, released) };
             let asks_of_it_alone = self.batch().lane().batch_max == ALONE && row.first_fault.is_none();
             let first_fault = if asks_of_it_alone { None } else { self.first_fault(row) };
             Judged { maybe_done: row.maybe_done || unseen, first_fault, ..judged }

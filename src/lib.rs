@@ -5,6 +5,7 @@
 //! | module | what it is | |
 //! | --- | --- | --- |
 //! | [`clock`] | time as a value; the only reader of a clock | pure |
+//! | [`printable`] | text from outside, fit for a terminal and a log | pure |
 //! | [`deletion`] | the nouns | pure |
 //! | [`backoff`] | the schedule | pure |
 //! | [`envelope`] | whose word an error is | pure |
@@ -28,7 +29,7 @@
 //! | [`cli`] | arguments, exit codes, signals; what an operator does | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
-//! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {echo, envelope, deletion, backoff} → clock`. A test holds
+//! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable}`. A test holds
 //! that, and that only the store knows SQL.
 //!
 //! # The life of a row
@@ -63,6 +64,8 @@
 //! The README names the test of each.
 
 pub mod clock;
+
+pub mod printable;
 
 pub mod deletion;
 

@@ -9,7 +9,7 @@ use crate::{
     outcome::Verdict,
     pace::{ConcurrencyChange, HoldChange, HoldRow, RateChange},
     store::{Backlog, Counts, Settlement, Tally},
-    telemetry::event,
+    telemetry::{dropped_lines, event},
 };
 
 /// One line for the request, one at debug for each row, and a warning if rows are dead or the API listed strangers.
@@ -136,9 +136,13 @@ pub fn hold_for(change: &HoldChange, detail: Option<&str>) {
             // Once is enough to call a person; what follows is the same again.
             let (is_person_s, cause) = (cause.needs_a_person() && *repeats == 0, cause.as_str());
             if is_person_s {
-                error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "held; somebody must look at this");
+                error!(
+                    event = event::HOLD_PLACED,
+                    scope, cause, until_at, repeats, detail, "held; somebody must look at this"
+                );
             } else if *is_longest {
-                let text = "held for as long as holds become: it has not got better by itself, and somebody must look at this";
+                let text =
+                    "held for as long as holds become: it has not got better by itself, and somebody must look at this";
                 error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "{text}");
             } else {
                 warn!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "held");
@@ -184,6 +188,7 @@ pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: us
         absent_total = totals.absent,
         dead_total = totals.dead,
         longest_write_ms = millis(totals.longest_write),
+        log_lines_dropped = dropped_lines(),
         "summary"
     );
 }
