@@ -29,7 +29,7 @@ fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     }
     let mut clean = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if is_escaped(c) { clean.extend(escaped(c).chars()) } else { clean.push(c) }
+        if is_escaped(c) { clean.push_str(&escaped(c)) } else { clean.push(c) }
     }
     clean.into()
 }
