@@ -148,6 +148,9 @@ pub struct Deletion {
     pub last_request: Option<RequestId>,
     /// The first of the requests that failed as a whole with it, since it was last answered about by itself.
     pub first_fault: Option<RequestId>,
+    /// The request that has shown that it fails by its own doing: others were deleted by the same answer, or after it failed
+    /// before.
+    pub evidence: Option<RequestId>,
 }
 
 impl Deletion {
@@ -277,15 +280,7 @@ mod tests {
             let lane = Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max };
             let rows = entries.iter().zip(1..).map(|(entry, id)| {
                 let entry = EntryId::parse(entry).unwrap();
-                Deletion {
-                    id: DeletionId(id),
-                    entry,
-                    attempts: 0,
-                    asks: 0,
-                    maybe_done: false,
-                    last_request: None,
-                    first_fault: None,
-                }
+                Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None, evidence: None }
             });
             Batch::new(lane, rows.collect()).unwrap().alone().kind()
         };
@@ -305,15 +300,7 @@ mod tests {
             (0..n)
                 .map(|id| {
                     let entry = EntryId::parse(&id.to_string())?;
-                    Ok(Deletion {
-                        id: DeletionId(id),
-                        entry,
-                        attempts: 0,
-                        asks: 0,
-                        maybe_done: false,
-                        last_request: None,
-                        first_fault: None,
-                    })
+                    Ok(Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None, evidence: None })
                 })
                 .collect()
         };

@@ -196,7 +196,7 @@ impl Case<'_> {
         for (row, listed) in self.rows().iter().zip(&listed) {
             let unsettled = match (listed.deleted, listed.failed) {
                 (true, false) => {
-                    judged.push(ended(row, Verdict::Deleted));
+                    judged.push(answered(row, Verdict::Deleted));
                     continue;
                 }
                 (false, true) => Cause::ApiFailed,
@@ -206,7 +206,7 @@ impl Case<'_> {
             cause = unsettled;
             // Others were deleted by the same answer: it is about this row.
             judged.push(if has_settled {
-                self.unsettled(row, unsettled)
+                Judged { evidence: row.evidence.or(Some(self.sent.request)), ..self.unsettled(row, unsettled) }
             } else {
                 self.failed_with_all(row, unsettled)
             });
@@ -244,17 +244,17 @@ impl Case<'_> {
         if !self.is_single() && self.may_ask(row) && (self.is_last(row) || may_be_gone) {
             return to_be_asked(row, self.release_now(cause));
         }
-        ended(row, self.retry(row, cause))
+        answered(row, self.retry(row, cause))
     }
 
     /// A 200 that deleted nothing, or a `"success": false`: the rows may be the reason, or it is an outage that is spoken
     /// politely.
     fn failed_with_all(&self, row: &Deletion, cause: Cause) -> Judged {
-        let is_singled_out = row.attempts > 0 && row.first_fault.is_none() && self.standing.is_only_work;
-        let is_evidence =
-            self.standing.is_vouched || (!self.standing.is_old_news && (self.is_witnessed(row) || is_singled_out));
-        if is_evidence {
-            return self.unsettled(row, cause);
+        let others_got_through = self.standing.is_vouched || (!self.standing.is_old_news && self.is_witnessed(row));
+        let is_known = !self.standing.is_old_news && self.standing.is_only_work && row.evidence.is_some();
+        if others_got_through || is_known {
+            let evidence = row.evidence.or(others_got_through.then_some(self.sent.request));
+            return Judged { evidence, ..self.unsettled(row, cause) };
         }
         let cannot_ask = !self.is_single() && !self.may_ask(row);
         if cannot_ask && !self.standing.is_old_news {
@@ -263,10 +263,11 @@ impl Case<'_> {
             let is_dead = matches!(judged.verdict, Verdict::Dead { .. });
             return Judged { maybe_done: judged.maybe_done || is_dead, ..judged };
         }
-        if row.maybe_done && cause == Cause::ApiFailed && !self.is_single() && !self.standing.is_suspect {
-            return to_be_asked(row, self.release_now(cause));
+        if self.is_single() || self.standing.is_suspect || self.standing.is_old_news {
+            return Judged { asks: row.asks, ..answered(row, self.release_later(cause)) };
         }
-        Judged { asks: row.asks, ..ended(row, self.release_later(cause)) }
+        // As long as such answers are few, it counts; but the end needs more than that.
+        self.unsettled(row, cause)
     }
 
     /// Before the agent is held because of answers that delete nothing, the API is asked about one of the rows alone. The
@@ -277,8 +278,7 @@ impl Case<'_> {
             return false;
         }
         let rows = self.rows().iter().zip(judged);
-        let Some((row, judged)) =
-            rows.filter(|(row, _)| self.may_ask(row)).min_by_key(|(row, _)| (row.asks, row.attempts))
+        let Some((row, judged)) = rows.filter(|(row, _)| self.may_ask(row)).min_by_key(|(row, _)| (row.asks, row.attempts))
         else {
             return false;
         };
@@ -359,7 +359,11 @@ impl Case<'_> {
             }
             _ => return None,
         };
-        Some(Judgement { is_answer: true, has_settled: true, ..self.fault_judgement(None, |row| ended(row, verdict)) })
+        Some(Judgement {
+            is_answer: true,
+            has_settled: true,
+            ..self.fault_judgement(None, |row| answered(row, verdict))
+        })
     }
 
     /// Whether a fault of a request about one row refuses such requests, or everything.
@@ -407,7 +411,7 @@ impl Case<'_> {
         let is_known = self.batch().only().is_some_and(is_known);
         if is_known || !(self.standing.is_suspect || self.standing.is_old_news) {
             let hold = (!is_known).then(|| self.hold(self.agent(), cause, HoldEnd::ByStreak));
-            let dead = self.fault_judgement(hold, |row| ended(row, Verdict::Dead { cause }));
+            let dead = self.fault_judgement(hold, |row| answered(row, Verdict::Dead { cause }));
             return Judgement { has_settled: is_known, ..dead };
         }
         let verdict = self.release_now(cause);
@@ -443,8 +447,11 @@ impl Case<'_> {
         // Nobody gets through: that is no row's doing. Whoever says when to come again is taken at that word.
         let released = if cause == Cause::Throttled { self.release_now(cause) } else { self.release_later(cause) };
         self.fault_judgement(hold, |row| {
-            let judged =
-                if self.counts_as_a_whole(row) { self.counted_as_a_whole(row, fault) } else { kept(row, released) };
+            let judged = if self.counts_as_a_whole(row) {
+                self.counted_as_a_whole(row, fault)
+            } else {
+                kept(row, released)
+            };
             let asks_of_it_alone = self.batch().lane().batch_max == ALONE && row.first_fault.is_none();
             let first_fault = if asks_of_it_alone { None } else { self.first_fault(row) };
             Judged { maybe_done: row.maybe_done || unseen, first_fault, ..judged }
@@ -476,7 +483,7 @@ impl Case<'_> {
     fn ask_again(&self, row: &Deletion, cause: Cause) -> Judged {
         let asks = row.asks.saturating_add(1);
         if asks >= MAX_ASKS {
-            return ended(row, self.retry(row, cause));
+            return answered(row, self.retry(row, cause));
         }
         let due_at = self.not_before_asked(self.now.plus(self.policy.retry.jittered(asks, self.jitter)));
         Judged { asks, ..kept(row, Verdict::Release { due_at, cause }) }
@@ -492,11 +499,12 @@ fn kept(row: &Deletion, verdict: Verdict) -> Judged {
         asks: row.asks,
         maybe_done: row.maybe_done,
         first_fault: row.first_fault,
+        evidence: row.evidence,
     }
 }
 
-/// The question about the row alone is answered: from here on it travels with others, if at all.
-fn ended(row: &Deletion, verdict: Verdict) -> Judged {
+/// The row was answered about by itself: from here on it travels with others, if at all.
+fn answered(row: &Deletion, verdict: Verdict) -> Judged {
     Judged { batch_max: Some(MAX_BATCH_SIZE), asks: 0, first_fault: None, ..kept(row, verdict) }
 }
 

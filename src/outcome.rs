@@ -298,6 +298,8 @@ pub struct Judged {
     pub maybe_done: bool,
     /// The first of the requests that failed as a whole with it, since it was last answered about by itself.
     pub first_fault: Option<RequestId>,
+    /// The request that has shown that it fails by its own doing: others got through.
+    pub evidence: Option<RequestId>,
 }
 
 /// What a hold is on.

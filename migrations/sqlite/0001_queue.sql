@@ -21,6 +21,8 @@ CREATE TABLE deletions (
     request_id  INTEGER,                     -- the last request that has settled this row since it was opened
     -- The first of the requests that failed as a whole with this row since an answer was about this row by itself.
     first_fault INTEGER,
+    -- The request that has shown that the row fails by its own doing: others got through.
+    evidence    INTEGER,
     last_cause  TEXT,
     created_at  INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
     settled_at  INTEGER,
@@ -47,6 +49,8 @@ CREATE TABLE deletions (
     CONSTRAINT "request_id must be an integer" CHECK (typeof(request_id) IN ('integer', 'null')),
     CONSTRAINT "first_fault must be a positive integer, or NULL" CHECK (
         first_fault IS NULL OR (typeof(first_fault) = 'integer' AND first_fault > 0)),
+    CONSTRAINT "evidence must be a positive integer, or NULL" CHECK (
+        evidence IS NULL OR (typeof(evidence) = 'integer' AND evidence > 0)),
     CONSTRAINT "last_cause must be a known cause" CHECK (last_cause IS NULL OR last_cause IN (
         'api_failed', 'api_contradicted', 'api_silent', 'garbled', 'rejected', 'unauthorized', 'forbidden',
         'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable')),
@@ -81,7 +85,7 @@ BEGIN
         AND request_id IS NULL AND attempts = 0;
     -- A settled row is reopened, because somebody wants the entry gone again. Its history stays in `requests`.
     UPDATE deletions SET state = 'pending', settled_at = NULL, attempts = 0, due_at = NEW.due_at, batch_max = 20,
-        asks = 0, maybe_done = 0, request_id = NULL, first_fault = NULL, last_cause = NULL, priority = NEW.priority,
+        asks = 0, maybe_done = 0, request_id = NULL, first_fault = NULL, evidence = NULL, last_cause = NULL, priority = NEW.priority,
         created_at = NEW.created_at
     WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state <> 'pending';
     SELECT RAISE(IGNORE);

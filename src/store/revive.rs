@@ -26,7 +26,7 @@ const PENDING_ROW: &str = "SELECT id FROM deletions WHERE agent_id = ?1 AND entr
 /// So does `maybe_done`, which is still so. OR IGNORE: a row that got past its CHECKs stays dead, and keeps no other.
 pub(super) const REVIVE: &str = "
 UPDATE OR IGNORE deletions SET state = 'pending', settled_at = NULL, attempts = 0, asks = 0, due_at = ?2,
-    request_id = NULL, first_fault = NULL, batch_max = CASE last_cause WHEN 'rejected' THEN batch_max ELSE 20 END
+    request_id = NULL, first_fault = NULL, evidence = NULL, batch_max = CASE last_cause WHEN 'rejected' THEN batch_max ELSE 20 END
 WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'dead'";
 
 /// ?1 ids: [id, …]

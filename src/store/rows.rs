@@ -200,9 +200,9 @@ fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
 }
 
 /// [id, entry_id or null if it is no text, attempts, asks, maybe_done, due_at, created_at, last_cause, request_id,
-/// first_fault]
+/// first_fault, evidence]
 #[derive(Deserialize)]
-struct RawDeletion(i64, Option<RawText>, i64, i64, i64, i64, i64, Option<RawText>, Option<i64>, Option<i64>);
+struct RawDeletion(i64, Option<RawText>, i64, i64, i64, i64, i64, Option<RawText>, Option<i64>, Option<i64>, Option<i64>);
 
 /// A text of SQLite's, which need not be UTF-8.
 struct RawText(Vec<u8>);
@@ -233,7 +233,7 @@ impl<'de> Deserialize<'de> for RawText {
 
 impl RawDeletion {
     fn parse(self, now: Timestamp) -> Result<DueRow, DeletionId> {
-        let Self(id, entry, attempts, asks, maybe_done, due_at, created_at, last_cause, request, first_fault) = self;
+        let Self(id, entry, attempts, asks, maybe_done, due_at, created_at, last_cause, request, first_fault, evidence) = self;
         let id = DeletionId(id);
         let entry = entry.ok_or(id)?;
         let entry = entry.as_str().and_then(|entry| EntryId::parse(entry).ok()).ok_or(id)?;
@@ -248,6 +248,7 @@ impl RawDeletion {
                 maybe_done: maybe_done != 0,
                 last_request: request.map(RequestId),
                 first_fault: first_fault.map(RequestId),
+                evidence: evidence.map(RequestId),
             },
             due_since: due_since(due_at, created_at, now),
             is_retry: attempts > 0 && cause.is_some_and(Cause::gathers),
@@ -357,19 +358,20 @@ pub(super) fn endings<'s>(settlements: impl Iterator<Item = &'s Settlement>) -> 
 }
 
 /// A group as [`super::write::SETTLE_RETURNING`] reads it.
-pub(super) type Group = (i64, Option<&'static str>, u8, i64, Option<u8>, u32, u8, Vec<i64>, Option<i64>);
+pub(super) type Group = (i64, Option<&'static str>, u8, i64, Option<u8>, u32, u8, Vec<i64>, Option<i64>, Option<i64>);
 
 /// The rows of a request that come back, together with those that share everything that is written onto them.
 pub(super) fn returning(settlement: &Settlement) -> Vec<Group> {
     let rows = settlement.rows.iter().filter_map(|row| {
         let due_at = row.verdict.due_at()?;
-        Some(((row.verdict, due_at, row.batch_max, row.asks, row.maybe_done, row.first_fault), row.id.0))
+        Some(((row.verdict, due_at, row.batch_max, row.asks, row.maybe_done, row.first_fault, row.evidence), row.id.0))
     });
-    type Key = (Verdict, Timestamp, Option<u8>, u32, bool, Option<RequestId>);
-    let group = |((verdict, due_at, batch_max, asks, maybe_done, first_fault), ids): (Key, _)| {
+    type Key = (Verdict, Timestamp, Option<u8>, u32, bool, Option<RequestId>, Option<RequestId>);
+    let group = |((verdict, due_at, batch_max, asks, maybe_done, first_fault, evidence), ids): (Key, _)| {
         let (cause, counted) = (verdict.cause().map(Cause::as_str), u8::from(verdict.counted()));
-        let (maybe_done, first_fault) = (u8::from(maybe_done), first_fault.map(|request| request.0));
-        (settlement.request.0, cause, counted, due_at.0, batch_max, asks, maybe_done, ids, first_fault)
+        let number = |request: Option<RequestId>| request.map(|request| request.0);
+        let (maybe_done, first_fault, evidence) = (u8::from(maybe_done), number(first_fault), number(evidence));
+        (settlement.request.0, cause, counted, due_at.0, batch_max, asks, maybe_done, ids, first_fault, evidence)
     };
     grouped(rows).into_iter().map(group).collect()
 }

@@ -22,7 +22,7 @@ macro_rules! row_json {
         "json_group_array(json_array(
         id, CASE typeof(entry_id) WHEN 'text' THEN entry_id END, CAST(attempts AS INTEGER),
         CAST(asks AS INTEGER), CAST(maybe_done AS INTEGER), CAST(due_at AS INTEGER), CAST(created_at AS INTEGER),
-        CAST(last_cause AS TEXT), CAST(request_id AS INTEGER), CAST(first_fault AS INTEGER)))"
+        CAST(last_cause AS TEXT), CAST(request_id AS INTEGER), CAST(first_fault AS INTEGER), CAST(evidence AS INTEGER)))"
     };
 }
 pub(super) use row_json;
@@ -50,7 +50,7 @@ macro_rules! look {
             row_json!(),
             " FROM (",
             rows_of_lane!(
-                "id, entry_id, attempts, asks, maybe_done, due_at, created_at, last_cause, request_id, first_fault",
+                "id, entry_id, attempts, asks, maybe_done, due_at, created_at, last_cause, request_id, first_fault, evidence",
                 $condition
             ),
             " LIMIT +?3)), ",
@@ -118,19 +118,19 @@ WHERE deletions.id = CAST(ended.key AS INTEGER) AND deletions.state = 'pending'
   AND EXISTS (SELECT 1 FROM requests WHERE requests.id = ended.value AND answered_at IS NULL)";
 
 /// Groups of rows that come back: [[request_id, cause, counted, due_at, batch_max, asks, maybe_done,
-/// [deletion id, …], first_fault], …]. A group whose request has its answer already was settled before.
+/// [deletion id, …], first_fault, evidence], …]. A group whose request has its answer already was settled before.
 ///
 /// MATERIALIZED, so that the rows are looked up by what is judged and not the other way round.
 pub(super) const SETTLE_RETURNING: &str = "
 WITH groups AS MATERIALIZED (
     SELECT value->>0 AS request_id, value->>1 AS cause, value->>2 AS counted, value->>3 AS due_at,
            value->>4 AS batch_max, value->>5 AS asks, value->>6 AS maybe_done, value->'$[7]' AS ids,
-           value->>8 AS first_fault
+           value->>8 AS first_fault, value->>9 AS evidence
     FROM json_each(?)
     WHERE EXISTS (SELECT 1 FROM requests WHERE id = value->>0 AND answered_at IS NULL)
 ),
 judged AS MATERIALIZED (
-    SELECT request_id, cause, counted, due_at, batch_max, asks, maybe_done, first_fault, row.value AS deletion_id
+    SELECT request_id, cause, counted, due_at, batch_max, asks, maybe_done, first_fault, evidence, row.value AS deletion_id
     FROM groups CROSS JOIN json_each(groups.ids) AS row
 )
 UPDATE deletions NOT INDEXED SET
@@ -142,6 +142,7 @@ UPDATE deletions NOT INDEXED SET
     maybe_done = max(deletions.maybe_done, judged.maybe_done),
     request_id = judged.request_id,
     first_fault = judged.first_fault,
+    evidence = judged.evidence,
     settled_at = NULL
 FROM judged
 WHERE deletions.id = judged.deletion_id AND deletions.state = 'pending'";

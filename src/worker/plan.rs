@@ -144,15 +144,7 @@ mod tests {
                 let entry = EntryId::parse(&n.to_string()).unwrap();
                 let id = DeletionId(i64::try_from(n).unwrap());
                 DueRow {
-                    deletion: Deletion {
-                        id,
-                        entry,
-                        attempts: 0,
-                        asks: 0,
-                        maybe_done: false,
-                        last_request: None,
-                        first_fault: None,
-                    },
+                    deletion: Deletion { id, entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None, evidence: None },
                     due_since,
                     is_retry: false,
                 }

@@ -37,6 +37,7 @@ fn batch(entries: &[&str]) -> Batch {
         maybe_done: false,
         last_request: None,
         first_fault: None,
+        evidence: None,
     });
     let lane = Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max: 20 };
     Batch::new(lane, rows.collect()).unwrap()
