@@ -18,7 +18,9 @@ use reqwest::Url;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::{api, backoff::Backoff, judge::Policy, key::KeySource, pace::RateLimit, store, telemetry::Format, worker};
+use crate::{
+    api, backoff::Backoff, judge::Policy, key::KeySource, pace::RateLimit, store, telemetry::Format, worker,
+};
 
 /// Every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");

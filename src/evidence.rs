@@ -183,8 +183,7 @@ impl Evidence {
         let common = batch.deletions().iter().filter(|row| known(&row.id)).count();
         let (faults, run) = agent.map_or((0, 0), |agent| (agent.faults, agent.run));
         // With all of its rows in the streak already, nothing else of the agent was due.
-        let counts =
-            common == 0 || common == batch.len() || run.saturating_add(1) >= self.after_faults * WHATEVER_THE_ROWS;
+        let counts = common == 0 || common == batch.len() || run.saturating_add(1) >= self.after_faults * WHATEVER_THE_ROWS;
         let faults = faults.saturating_add(u32::from(counts));
         let is_long = faults >= self.after_faults;
         let others = self.together.agents.iter().any(|other| other != name);

@@ -242,9 +242,7 @@ impl Holds {
         }
         let known = scopes.iter().filter_map(|scope| Some((scope, self.of(scope)?)));
         let gone = known.flat_map(|(scope, causes)| {
-            let gone = causes
-                .values()
-                .filter(|held| !held.is_question && !read.contains_key(&(scope.clone(), held.row.cause)));
+            let gone = causes.values().filter(|held| !held.is_question && !read.contains_key(&(scope.clone(), held.row.cause)));
             gone.map(|held| (scope.clone(), held.row.cause, held.row.until_at))
         });
         let gone: Vec<_> = gone.collect();
@@ -266,7 +264,9 @@ impl Holds {
     /// Puts right what was placed by a clock that was ahead: a hold of the daemon's own that begins in the future lasts no
     /// longer than it was to, from now on. What changes is returned, to be written.
     pub fn put_clock_right(&mut self, now: Timestamp) -> Vec<HoldChange> {
-        let is_ahead = |held: &&Held| held.row.cause != Cause::Operator && !held.is_question && held.row.since_at > now;
+        let is_ahead = |held: &&Held| {
+            held.row.cause != Cause::Operator && !held.is_question && held.row.since_at > now
+        };
         let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
         let ahead: Vec<Held> = all.filter(is_ahead).cloned().collect();
         ahead
@@ -320,13 +320,8 @@ impl Holds {
 
     /// Forgets the holds that people placed and that are over, up to `most`; returned for the log, once their rows are gone.
     pub fn forget_over(&mut self, now: Timestamp, most: usize) -> Vec<HoldChange> {
-        let over: Vec<Scope> = self
-            .ends
-            .iter()
-            .take_while(|(until, _)| *until <= now)
-            .take(most)
-            .map(|(_, scope)| scope.clone())
-            .collect();
+        let over: Vec<Scope> =
+            self.ends.iter().take_while(|(until, _)| *until <= now).take(most).map(|(_, scope)| scope.clone()).collect();
         over.into_iter().filter_map(|scope| lifted(self.remove(&scope, Cause::Operator)?)).collect()
     }
 

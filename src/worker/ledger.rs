@@ -223,3 +223,4 @@ impl Ledger {
         stale
     }
 }
+
