@@ -32,7 +32,7 @@ use tracing_subscriber::EnvFilter;
 use uuid::Uuid;
 
 use crate::{
-    api::{Api, ApiError},
+    api::{Api, ApiError, SetupError},
     clock::Clock,
     config::{Config, ConfigError, parse_duration, show_duration},
     deletion::{AgentId, EntryId, IdError},
@@ -173,6 +173,8 @@ enum Failure {
     Usage(String),
     #[error("configuration: {0}")]
     Key(#[from] KeyError),
+    #[error("configuration: {0}")]
+    Setup(SetupError),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
@@ -185,7 +187,7 @@ impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         match error {
             ApiError::Key(error) => Self::Key(error),
-            ApiError::Client(error) => Self::Other(error.into()),
+            ApiError::Setup(error) => Self::Setup(error),
         }
     }
 }
@@ -196,14 +198,14 @@ impl Failure {
         match self {
             Self::Open(error) => error.is_temporary(),
             Self::Database(error) => error.is_temporary(),
-            Self::Config(_) | Self::Usage(_) | Self::Key(_) | Self::Other(_) => false,
+            Self::Config(_) | Self::Usage(_) | Self::Key(_) | Self::Setup(_) | Self::Other(_) => false,
         }
     }
 
     fn exit_code(&self) -> u8 {
         match self {
             Self::Other(_) => 1,
-            Self::Config(_) | Self::Usage(_) | Self::Key(_) => 2,
+            Self::Config(_) | Self::Usage(_) | Self::Key(_) | Self::Setup(_) => 2,
             Self::Open(_) | Self::Database(_) => 3,
         }
     }
@@ -292,6 +294,10 @@ async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Wo
         if let Some((path, mode)) = config.key.as_ref().and_then(KeySource::readable_by_everyone) {
             let (path, mode) = (path.display(), format!("{mode:04o}"));
             warn!(event = event::KEY_EXPOSED, %path, mode, "every user of this machine may read api.key_file: chmod 600");
+        }
+        if !config.unused_proxies.is_empty() {
+            let variables = config.unused_proxies.join(", ");
+            warn!(event = event::PROXY_UNUSED, variables, "the environment names a proxy, which is not used: api.proxy does");
         }
     }
     let pace = Pace::new(config.rate, config.hold_growth);
@@ -490,11 +496,20 @@ fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
         list(&config.hold_growth.schedule(5)),
     ));
     say(text.trim_end())?;
-    let key = config.api()?.key;
-    key.read()?;
+    let options = config.api()?;
+    let key = options.key.clone();
+    // Reads the key and the certificates.
+    Api::new(options)?;
     if let Some((path, mode)) = key.readable_by_everyone() {
         let path = path.display();
         say(&format!("\napi.key_file {path} has mode {mode:04o}: everyone may read it; chmod 600 {path} ends that"))?;
+    }
+    if !config.unused_proxies.is_empty() {
+        let variables = config.unused_proxies.join(", ");
+        say(&format!("\n{variables}: the environment names a proxy, which is not used; api.proxy is off"))?;
+    }
+    if config.proxy.is_some() && config.base_url.scheme() == "http" {
+        say("\napi.proxy is not used: an http:// base_url is on loopback, and is reached directly")?;
     }
     say("\nthe configuration can be used")?;
     Ok(ExitCode::SUCCESS)

@@ -88,6 +88,8 @@ section!(RawApi {
     base_url: Option<String>,
     key: Option<Secret>,
     key_file: Option<String>,
+    proxy: String,
+    ca_file: Option<String>,
     connect_timeout: String,
     request_timeout: String,
 });
@@ -120,6 +122,12 @@ pub struct Config {
     pub base_url: Url,
     /// Where the key comes from, if that was said.
     pub key: Option<KeySource>,
+    /// The HTTP proxy, if any.
+    pub proxy: Option<Url>,
+    /// Variables of the environment that name a proxy, which is not used.
+    pub unused_proxies: Vec<String>,
+    /// A file with certificates that are believed beside those of the system.
+    pub ca_file: Option<PathBuf>,
     /// For DNS, TCP and TLS together.
     pub connect_timeout: Duration,
     /// For the whole request.
@@ -152,6 +160,7 @@ impl Config {
         if let Some(path) = file {
             builder = builder.add_source(File::from(path).format(FileFormat::Toml));
         }
+        let unused_proxies = proxies(environment);
         let environment = Environment::with_prefix(PREFIX)
             .prefix_separator("__")
             .separator("__")
@@ -160,7 +169,11 @@ impl Config {
         let layers = builder.add_source(environment).build().map_err(|error| layer_error(&error, file))?;
         let shown = shown(&layers.cache);
         let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(&error, file))?;
-        raw.validate(shown)
+        let mut config = raw.validate(shown)?;
+        if config.proxy.is_none() && config.base_url.scheme() != "http" {
+            config.unused_proxies = unused_proxies;
+        }
+        Ok(config)
     }
 
     /// What the API client needs.
@@ -171,6 +184,8 @@ impl Config {
         Ok(api::Options {
             base_url: self.base_url.clone(),
             key: self.key.clone().ok_or(ConfigError::NoKey)?,
+            proxy: self.proxy.clone(),
+            ca_file: self.ca_file.clone(),
             connect_timeout: self.connect_timeout,
             request_timeout: self.request_timeout,
         })
@@ -283,6 +298,12 @@ impl RawConfig {
             (None, Some(path)) => Some(KeySource::File(path.into())),
             (None, None) => None,
         };
+        // Not shown if it is refused: people put passwords into URLs.
+        let proxy = match api.proxy.trim() {
+            "off" => None,
+            url => parse_proxy(url).map_err(|problem| p.0.push(format!("api.proxy: {problem}"))).ok(),
+        };
+        let ca_file = api.ca_file.map(PathBuf::from);
         let connect_timeout = p.duration("api.connect_timeout", &api.connect_timeout, ms(1)..=ms(600_000));
         let request_timeout = p.duration("api.request_timeout", &api.request_timeout, ms(1)..=ms(600_000));
         if request_timeout < connect_timeout {
@@ -355,6 +376,9 @@ impl RawConfig {
             store,
             base_url,
             key,
+            proxy,
+            unused_proxies: Vec::new(),
+            ca_file,
             connect_timeout,
             request_timeout,
             rate,
@@ -420,6 +444,27 @@ fn parse_base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// The variables by which many programs take a proxy for `https://`.
+fn proxies(environment: &HashMap<String, String>) -> Vec<String> {
+    let named = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter();
+    named.filter(|name| environment.get(*name).is_some_and(|value| !value.is_empty())).map(str::to_owned).collect()
+}
+
+fn parse_proxy(text: &str) -> Result<Url, String> {
+    let form = "write it like http://proxy.example.org:3128, or off";
+    let url = Url::parse(text).map_err(|problem| format!("is not a URL ({problem}); {form}"))?;
+    if url.scheme() != "http" {
+        return Err(format!("must be http://, not {}://: inside of it goes TLS to the API; {form}", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("must not carry a user or a password, which it is not asked with; {form}"));
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("must end with its port; {form}"));
+    }
+    Ok(url)
+}
+
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -438,6 +483,9 @@ fn shown(root: &Value) -> BTreeMap<String, String> {
                 "api.key" => "[redacted]".to_owned(),
                 // People put keys into URLs.
                 "api.base_url" if parse_base_url(&value.to_string()).is_err() => "[refused, and not shown]".to_owned(),
+                "api.proxy" if value.to_string() != "off" && parse_proxy(&value.to_string()).is_err() => {
+                    "[refused, and not shown]".to_owned()
+                }
                 _ => value.to_string(),
             };
             into.insert(path.to_owned(), text);

@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | [`clock`] | time as a value; the only reader of a clock | pure |
 //! | [`printable`] | text from outside, fit for a terminal and a log | pure |
+//! | [`small_file`] | a file that the configuration names, and that may be anything | |
 //! | [`deletion`] | the nouns | pure |
 //! | [`backoff`] | the schedule | pure |
 //! | [`envelope`] | whose word an error is | pure |
@@ -29,7 +30,7 @@
 //! | [`cli`] | arguments, exit codes, signals; what an operator does | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
-//! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable}`. A test holds
+//! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable, small_file}`. A test holds
 //! that, and that only the store knows SQL.
 //!
 //! # The life of a row
@@ -66,6 +67,8 @@
 pub mod clock;
 
 pub mod printable;
+
+pub mod small_file;
 
 pub mod deletion;
 

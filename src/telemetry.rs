@@ -49,6 +49,8 @@ pub mod event {
     pub const KEY_CHANGED: &str = "key_changed";
     /// Every user of the machine may read the key file.
     pub const KEY_EXPOSED: &str = "key_exposed";
+    /// The environment names a proxy, which is not used.
+    pub const PROXY_UNUSED: &str = "proxy_unused";
     /// A request about one row was refused.
     pub const ASK_REFUSED: &str = "ask_refused";
     /// Rows that no request can carry.

@@ -181,6 +181,8 @@ async fn worker(options: &store::Options, plan: &Plan, sandbox: &Sandbox, clock:
     let api = Api::new(api::Options {
         base_url: base_url.parse().unwrap(),
         key: plan.key.clone(),
+        proxy: None,
+        ca_file: None,
         connect_timeout: Duration::from_secs(5),
         request_timeout: plan.request_timeout,
     })

@@ -252,6 +252,8 @@ fn a_panic_that_prints_everything_prints_no_key() {
     let options = api::Options {
         base_url: "http://127.0.0.1:9".parse().unwrap(),
         key: source.clone(),
+        proxy: None,
+        ca_file: None,
         connect_timeout: std::time::Duration::from_secs(1),
         request_timeout: std::time::Duration::from_secs(1),
     };

@@ -32,4 +32,5 @@ mod storage;
 mod store;
 mod supervisor;
 mod tidy;
+mod tls;
 mod waste;
