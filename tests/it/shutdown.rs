@@ -253,7 +253,7 @@ async fn a_log_that_nobody_reads_stops_neither_the_work_nor_the_end() {
     // Some lines for each row: many times what a pipe holds.
     command.arg("run").env("SWEEPER__LOG__FILTER", "trace").stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
-    while sql(dir.path(), "SELECT 'open' FROM deletions WHERE state = 'pending' LIMIT 1").await != [] {}
+    while !sql(dir.path(), "SELECT 'open' FROM deletions WHERE state = 'pending' LIMIT 1").await.is_empty() {}
     let clock = Clock::system();
     Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).assert().success();
     let (code, child) = blocking(move || (child.wait().unwrap().code(), child)).await;
@@ -299,7 +299,7 @@ async fn a_resolver_that_hangs_does_not_keep_the_process() {
         .env("LD_PRELOAD", dir.path().join("slow.so"));
     let daemon = Daemon::start(command).until("started").await;
     // Claimed, and on its way to a name.
-    while sql(dir.path(), "SELECT 'open' FROM requests").await == [] {}
+    while sql(dir.path(), "SELECT 'open' FROM requests").await.is_empty() {}
     let clock = Clock::system();
     daemon.signal("TERM");
     let (code, log) = daemon.ended().await;
