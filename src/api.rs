@@ -8,7 +8,7 @@ mod retry_after;
 use std::{
     future::Future,
     path::PathBuf,
-    sync::{PoisonError, RwLock},
+    sync::{Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap},
 };
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use uuid::Uuid;
 
 use connections::{Connections, Settings, describe, fault_of};
@@ -30,6 +31,7 @@ use crate::{
     envelope::{Envelope, without_bom},
     key::{Key, KeyError, KeySource, Keys},
     outcome::{Answer, Fault},
+    telemetry::event,
 };
 
 /// The header that support asks for; the API echoes ours.
@@ -88,6 +90,8 @@ pub struct Api {
     base: String,
     source: KeySource,
     keys: RwLock<Keys>,
+    /// What was last logged as the reason why the key file cannot be used.
+    key_problem: Mutex<Option<String>>,
 }
 
 /// Why there is nothing to call the API with.
@@ -175,7 +179,7 @@ impl Api {
         let connections = Connections::new(settings, Clock::system())?;
         let keys = RwLock::new(Keys::new(key.read()?));
         let base = base_url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { connections, base, source: key, keys })
+        Ok(Self { connections, base, source: key, keys, key_problem: Mutex::default() })
     }
 
     /// The same by another clock: it tells how old the connections are.
@@ -277,11 +281,26 @@ impl Api {
 
     /// Reads the key file again; true if it has another key than the one that was refused.
     fn reread_key(&self, refused: &Key) -> bool {
+        let KeySource::File(_) = &self.source else { return false };
+        let read = self.source.read();
+        self.tell_of(read.as_ref().err());
         // A key that cannot be read just now is no reason to give up the one we have.
-        let (KeySource::File(_), Ok(found)) = (&self.source, self.source.read()) else { return false };
+        let Ok(found) = read else { return false };
         let changed = !found.is_same(refused);
         self.keys.write().unwrap_or_else(PoisonError::into_inner).replace(found);
         changed
+    }
+}
+
+impl Api {
+    /// Logs why the key file cannot be used, unless that was said before.
+    fn tell_of(&self, error: Option<&KeyError>) {
+        let problem = error.map(KeyError::to_string);
+        let mut told = self.key_problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = problem.as_ref().filter(|problem| told.as_ref() != Some(problem)) {
+            warn!(event = event::KEY_UNUSABLE, error, "the key file was read again and cannot be used; the old key stays");
+        }
+        *told = problem;
     }
 }
 

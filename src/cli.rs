@@ -38,7 +38,7 @@ use crate::{
     deletion::{AgentId, EntryId, IdError},
     health::Health,
     http::{self, Endpoint},
-    key::{KeyError, KeySource},
+    key::KeyError,
     metrics::Metrics,
     pace::Pace,
     printable,
@@ -291,9 +291,10 @@ async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Wo
             concurrency = config.worker.concurrency,
             "started"
         );
-        if let Some((path, mode)) = config.key.as_ref().and_then(KeySource::readable_by_everyone) {
-            let (path, mode) = (path.display(), format!("{mode:04o}"));
-            warn!(event = event::KEY_EXPOSED, %path, mode, "every user of this machine may read api.key_file: chmod 600");
+        for exposure in config.exposures() {
+            let (path, mode, setting) = (exposure.path.display(), format!("{:04o}", exposure.mode), exposure.what);
+            let may = exposure.may();
+            warn!(event = event::KEY_EXPOSED, setting, %path, mode, "the file with the API key: {may}; chmod 600 ends that");
         }
         if !config.unused_proxies.is_empty() {
             let variables = config.unused_proxies.join(", ");
@@ -500,9 +501,12 @@ fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
     let key = options.key.clone();
     // Reads the key and the certificates.
     Api::new(options)?;
-    if let Some((path, mode)) = key.readable_by_everyone() {
-        let path = path.display();
-        say(&format!("\napi.key_file {path} has mode {mode:04o}: everyone may read it; chmod 600 {path} ends that"))?;
+    for exposure in config.exposures() {
+        let (path, mode, what, may) = (exposure.path.display(), exposure.mode, exposure.what, exposure.may());
+        say(&format!("\n{what} {path} has mode {mode:04o}: {may}; chmod 600 {path} ends that"))?;
+    }
+    if key.read()?.is_short() && !config.is_on_loopback() {
+        say("\nthe API key is short for one; what the API may send back of it is logged as it is")?;
     }
     if !config.unused_proxies.is_empty() {
         let variables = config.unused_proxies.join(", ");

@@ -47,7 +47,9 @@ pub mod event {
     pub const CONCURRENCY_CHANGED: &str = "concurrency_changed";
     /// The key file has another key now.
     pub const KEY_CHANGED: &str = "key_changed";
-    /// Every user of the machine may read the key file.
+    /// The key file was read again, and what is in it cannot be a key.
+    pub const KEY_UNUSABLE: &str = "key_unusable";
+    /// Others may read or write a file that the key is in.
     pub const KEY_EXPOSED: &str = "key_exposed";
     /// The environment names a proxy, which is not used.
     pub const PROXY_UNUSED: &str = "proxy_unused";

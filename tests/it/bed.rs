@@ -18,7 +18,7 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteRow};
 /// Long after any `created_at` that SQLite writes: every row has lingered.
 pub const START: Timestamp = Timestamp(4_000_000_000_000);
 
-pub const KEY: &str = "s3cret";
+pub const KEY: &str = "s3cret-key";
 
 /// What a test may want otherwise; the rate is far above what any test sends.
 #[derive(Clone, Debug)]

@@ -16,11 +16,11 @@ const LAYERS: [&[&str]; 10] = [
     &["pace", "lanes", "key"],
     &["outcome", "rate", "concurrency", "health", "telemetry"],
     &["deletion", "backoff", "envelope", "echo"],
-    &["clock"],
+    &["clock", "printable", "small_file"],
 ];
 
-const PURE: [&str; 10] =
-    ["echo", "envelope", "deletion", "clock", "backoff", "outcome", "lanes", "rate", "concurrency", "health"];
+const PURE: [&str; 11] =
+    ["printable", "echo", "envelope", "deletion", "clock", "backoff", "outcome", "lanes", "rate", "concurrency", "health"];
 
 /// Every source file: its module's name, its path, and its text without comments.
 fn sources() -> Vec<(String, PathBuf, String)> {
