@@ -19,6 +19,7 @@ mod hostile;
 mod key;
 mod logs;
 mod older;
+mod outside;
 mod producers;
 mod replies;
 mod retry;
