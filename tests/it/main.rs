@@ -4,6 +4,7 @@
 mod alone;
 mod bed;
 mod binary;
+mod build;
 mod config;
 mod contract;
 mod crash;
