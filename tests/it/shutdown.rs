@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::Duration,
@@ -277,7 +277,16 @@ async fn a_file_that_may_not_grow_is_waited_for_like_a_full_disk() {
     assert_eq!(log.count("stopped", if code == 0 { "INFO" } else { "ERROR" }), 1, "{log:#?}");
 }
 
-/// What resolves no name within half a minute.
+/// Makes a library that takes the place of a function of the C library; `None` if that cannot be done here.
+fn instead(dir: &Path, code: &str) -> Option<PathBuf> {
+    fs::write(dir.join("instead.c"), code).unwrap();
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-shared", "-fPIC", "-o", "instead.so", "instead.c"]).current_dir(dir);
+    let is_made = cfg!(target_os = "linux") && gcc.status().is_ok_and(|status| status.success());
+    is_made.then(|| dir.join("instead.so"))
+}
+
+/// Resolves no name within half a minute.
 const SLOW_RESOLVER: &str = "#include <unistd.h>
 int getaddrinfo(const char *node, const char *service, const void *hints, void **found) { sleep(30); return -2; }";
 
@@ -285,18 +294,13 @@ int getaddrinfo(const char *node, const char *service, const void *hints, void *
 async fn a_resolver_that_hangs_does_not_keep_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;
-    fs::write(dir.path().join("slow.c"), SLOW_RESOLVER).unwrap();
-    let compiled =
-        Command::new("gcc").args(["-shared", "-fPIC", "-o", "slow.so", "slow.c"]).current_dir(dir.path()).status();
-    if !cfg!(target_os = "linux") || !compiled.is_ok_and(|status| status.success()) {
-        return skipped("there is no gcc, or no LD_PRELOAD");
-    }
+    let Some(library) = instead(dir.path(), SLOW_RESOLVER) else { return skipped("there is no gcc, or no LD_PRELOAD") };
     queue(dir.path(), 1).await;
     let mut command = configured(dir.path(), &sandbox);
     command
         .env("SWEEPER__API__BASE_URL", "https://api.example.org")
         .env("SWEEPER__SHUTDOWN__GRACE", "200ms")
-        .env("LD_PRELOAD", dir.path().join("slow.so"));
+        .env("LD_PRELOAD", library);
     let daemon = Daemon::start(command).until("started").await;
     // Claimed, and on its way to a name.
     while sql(dir.path(), "SELECT 'open' FROM requests").await.is_empty() {}
@@ -305,4 +309,29 @@ async fn a_resolver_that_hangs_does_not_keep_the_process() {
     let (code, log) = daemon.ended().await;
     assert_eq!((code, log.count("stopped", "INFO")), (0, 1), "{log:#?}");
     assert!(clock.elapsed() < Duration::from_millis(1_200), "{:?}", clock.elapsed());
+}
+
+/// Never comes back from sending a datagram, also if a signal is handled meanwhile: only the service manager gets any.
+const SLOW_DATAGRAMS: &str = "#include <unistd.h>
+long sendto(int fd, const void *data, unsigned long length, int flags, const void *to, unsigned size) {
+    for (;;) sleep(600);
+}";
+
+#[tokio::test]
+async fn signals_are_heard_while_the_loop_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let Some(library) = instead(dir.path(), SLOW_DATAGRAMS) else {
+        return skipped("there is no gcc, or no LD_PRELOAD");
+    };
+    let mut command = configured(dir.path(), &sandbox);
+    command.env("LD_PRELOAD", library).env("NOTIFY_SOCKET", dir.path().join("notify"));
+    let daemon = Daemon::start(command).until("started").await;
+    daemon.signal("TERM");
+    blocking(|| thread::sleep(Duration::from_millis(1_100))).await;
+    daemon.signal("TERM");
+    let clock = Clock::system();
+    let (code, log) = daemon.ended().await;
+    assert_eq!((code, log.count("stopping", "INFO")), (1, 0), "{log:#?}");
+    assert!(clock.elapsed() < Duration::from_secs(5), "{:?}", clock.elapsed());
 }
