@@ -332,6 +332,6 @@ async fn signals_are_heard_while_the_loop_hangs() {
     daemon.signal("TERM");
     let clock = Clock::system();
     let (code, log) = daemon.ended().await;
-    assert_eq!((code, log.count("stopping", "INFO")), (1, 0), "{log:#?}");
+    assert_eq!((code, log.count("stopped", "INFO")), (1, 0), "{log:#?}");
     assert!(clock.elapsed() < Duration::from_secs(5), "{:?}", clock.elapsed());
 }
