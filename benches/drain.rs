@@ -372,7 +372,15 @@ async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()])
 }
 
 fn deleted(row: &Deletion) -> Judged {
-    Judged { id: row.id, verdict: Verdict::Deleted, batch_max: None, asks: 0, maybe_done: false, first_fault: None, evidence: None }
+    Judged {
+        id: row.id,
+        verdict: Verdict::Deleted,
+        batch_max: None,
+        asks: 0,
+        maybe_done: false,
+        first_fault: None,
+        evidence: None,
+    }
 }
 
 /// The worker's requests, and nothing else.
@@ -385,7 +393,16 @@ async fn http_alone(url: &str, rows: u32, agents: u32) -> Run {
             .step_by(agents as usize)
             .map(|i| {
                 let (id, entry) = (DeletionId(i64::from(i)), EntryId::parse(&(1_000_000 + i).to_string()).unwrap());
-                Deletion { id, entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None, evidence: None }
+                Deletion {
+                    id,
+                    entry,
+                    attempts: 0,
+                    asks: 0,
+                    maybe_done: false,
+                    last_request: None,
+                    first_fault: None,
+                    evidence: None,
+                }
             })
             .collect();
         batches.extend(rows.chunks(20).map(|rows| Batch::new(lane.clone(), rows.to_vec()).unwrap()));

@@ -9,15 +9,20 @@
 #[path = "common/machine.rs"]
 mod machine;
 
-use std::{cmp::Reverse, collections::{BTreeSet, BinaryHeap}, net::SocketAddr, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use audio_cache_sweeper::{
     api::{self, Api},
     backoff::Backoff,
     clock::{Clock, Timestamp},
     deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane, RequestId},
-    key::KeySource,
     judge::{Heard, Policy, Sent, Standing, judge},
+    key::KeySource,
     outcome::{Answer, Fault, RetryAfter},
     pace::{self, Admission, Pace, RateLimit},
     sandbox::{self, Sandbox},
@@ -174,8 +179,16 @@ fn simulate(kind: Kind, rate: f64, told: Told, changes: Option<f64>, seed: u64) 
     let ceiling = RateLimit { requests_per_second: rate * 10.0, burst: 5.try_into().unwrap() };
     let mut pace = Pace::new(ceiling, growth).adaptive(CONCURRENCY, Duration::ZERO);
     let agent = AgentId::parse("a").unwrap();
-    let row =
-        Deletion { id: DeletionId(1), entry: EntryId::parse("1").unwrap(), attempts: 0, maybe_done: false, asks: 0, last_request: None, first_fault: None, evidence: None };
+    let row = Deletion {
+        id: DeletionId(1),
+        entry: EntryId::parse("1").unwrap(),
+        attempts: 0,
+        maybe_done: false,
+        asks: 0,
+        last_request: None,
+        first_fault: None,
+        evidence: None,
+    };
     let lane = Lane { priority: 0, agent: agent.clone(), batch_max: 20 };
     let batch = Batch::new(lane, vec![row]).unwrap();
     let mut limit = Limit::new(kind, rate);

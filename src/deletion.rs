@@ -280,7 +280,16 @@ mod tests {
             let lane = Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max };
             let rows = entries.iter().zip(1..).map(|(entry, id)| {
                 let entry = EntryId::parse(entry).unwrap();
-                Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None, evidence: None }
+                Deletion {
+                    id: DeletionId(id),
+                    entry,
+                    attempts: 0,
+                    asks: 0,
+                    maybe_done: false,
+                    last_request: None,
+                    first_fault: None,
+                    evidence: None,
+                }
             });
             Batch::new(lane, rows.collect()).unwrap().alone().kind()
         };
@@ -300,7 +309,16 @@ mod tests {
             (0..n)
                 .map(|id| {
                     let entry = EntryId::parse(&id.to_string())?;
-                    Ok(Deletion { id: DeletionId(id), entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None, evidence: None })
+                    Ok(Deletion {
+                        id: DeletionId(id),
+                        entry,
+                        attempts: 0,
+                        asks: 0,
+                        maybe_done: false,
+                        last_request: None,
+                        first_fault: None,
+                        evidence: None,
+                    })
                 })
                 .collect()
         };

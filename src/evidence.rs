@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     deletion::{AgentId, Batch, DeletionId, Kind, RequestId},
-    judge::Standing,
+    judge::{MAX_ASKS, Standing},
     outcome::{Cause, HoldEnd, Judged, Judgement, Scope, Verdict},
 };
 
@@ -27,6 +27,8 @@ struct Agent {
     faults: u32,
     /// All faults in a row.
     run: u32,
+    /// How many rows the largest of them had.
+    largest: usize,
     /// The rows of those that count.
     rows: HashSet<DeletionId>,
     settled: Option<RequestId>,
@@ -34,8 +36,9 @@ struct Agent {
     singles_answered: bool,
     /// Elapsed time until which answers that delete nothing are taken to be about their rows.
     vouched_until: Option<Duration>,
-    /// The last request about one row was refused.
-    asks_refused: bool,
+    /// Requests about one row that were refused in a row; and the elapsed time until which they are taken to be.
+    refusals: u32,
+    refused_until: Duration,
 }
 
 /// Faults in a row, whoever they are of.
@@ -87,9 +90,15 @@ impl Evidence {
             is_suspect: agent.is_streak(self.after_faults) || is_together,
             completes_streak: self.weigh(batch, None, elapsed).reaches.is_some(),
             is_old_news: false,
-            asks_refused: agent.asks_refused,
+            asks_refused: agent.refusals >= MAX_ASKS && elapsed < agent.refused_until,
             is_orphan: false,
         }
+    }
+
+    /// How many rows the largest request of this agent had that failed since something was settled.
+    #[must_use]
+    pub fn largest(&self, agent: &AgentId) -> usize {
+        self.agents.get(agent).map_or(0, |agent| agent.largest)
     }
 
     /// Whether a bulk delete of this agent was answered with a 200.
@@ -118,6 +127,8 @@ impl Evidence {
         self.note_answer(request, batch, judgement, elapsed);
         let hold = judgement.hold.as_ref().filter(|_| !judgement.has_settled && !is_old_news)?;
         let by_streak = hold.end == HoldEnd::ByStreak;
+        let agent = self.agents.entry(batch.lane().agent.clone()).or_default();
+        agent.largest = agent.largest.max(batch.len());
         if hold.cause == Cause::Contract && hold.scope != Scope::All && !by_streak {
             self.together.contract.insert(batch.lane().agent.clone());
             return (self.together.contract.len() > 1).then_some(Scope::All);
@@ -152,15 +163,18 @@ impl Evidence {
                 let was_200 = |cause: Option<Cause>| cause.is_none_or(Cause::is_of_an_answer);
                 let was_200 = |row: &Judged| row.verdict != Verdict::Absent && was_200(row.verdict.cause());
                 agent.singles_answered |= judgement.rows.iter().all(was_200);
-                agent.asks_refused = false;
+                agent.refusals = 0;
             } else {
                 agent.answered = agent.answered.max(Some(request));
             }
         }
-        agent.asks_refused |= judgement.is_refused;
+        if judgement.is_refused {
+            agent.refusals = agent.refusals.saturating_add(1);
+            agent.refused_until = elapsed + self.vouch_lasts;
+        }
         if judgement.has_settled {
             agent.settled = agent.settled.max(Some(request));
-            (agent.faults, agent.run) = (0, 0);
+            (agent.faults, agent.run, agent.largest) = (0, 0, 0);
             agent.rows.clear();
             let settled = self.together.settled.max(Some(request));
             // Said of a row alone, it shows what the answers that delete nothing are about; a bulk delete that deletes
@@ -183,7 +197,8 @@ impl Evidence {
         let common = batch.deletions().iter().filter(|row| known(&row.id)).count();
         let (faults, run) = agent.map_or((0, 0), |agent| (agent.faults, agent.run));
         // With all of its rows in the streak already, nothing else of the agent was due.
-        let counts = common == 0 || common == batch.len() || run.saturating_add(1) >= self.after_faults * WHATEVER_THE_ROWS;
+        let counts =
+            common == 0 || common == batch.len() || run.saturating_add(1) >= self.after_faults * WHATEVER_THE_ROWS;
         let faults = faults.saturating_add(u32::from(counts));
         let is_long = faults >= self.after_faults;
         let others = self.together.agents.iter().any(|other| other != name);

@@ -251,7 +251,8 @@ impl Case<'_> {
     /// politely.
     fn failed_with_all(&self, row: &Deletion, cause: Cause) -> Judged {
         let others_got_through = self.standing.is_vouched || (!self.standing.is_old_news && self.is_witnessed(row));
-        let is_known = !self.standing.is_old_news && self.standing.is_only_work && row.evidence.is_some();
+        let says_it = self.is_single() || self.standing.is_only_work;
+        let is_known = !self.standing.is_old_news && row.evidence.is_some() && says_it;
         if others_got_through || is_known {
             let evidence = row.evidence.or(others_got_through.then_some(self.sent.request));
             return Judged { evidence, ..self.unsettled(row, cause) };
@@ -278,7 +279,8 @@ impl Case<'_> {
             return false;
         }
         let rows = self.rows().iter().zip(judged);
-        let Some((row, judged)) = rows.filter(|(row, _)| self.may_ask(row)).min_by_key(|(row, _)| (row.asks, row.attempts))
+        let Some((row, judged)) =
+            rows.filter(|(row, _)| self.may_ask(row)).min_by_key(|(row, _)| (row.asks, row.attempts))
         else {
             return false;
         };
@@ -403,7 +405,11 @@ impl Case<'_> {
     /// A rejection of several rows tells nobody which ID was bad, and nothing about any of them: they go in parts.
     fn rejected_together(&self) -> Judgement {
         let (verdict, batch_max) = (self.release_now(Cause::Rejected), Some(part(self.batch().len())));
-        self.fault_judgement(None, |row| Judged { batch_max, first_fault: self.first_fault(row), ..kept(row, verdict) })
+        self.fault_judgement(None, |row| Judged {
+            batch_max,
+            first_fault: self.first_rejection(row),
+            ..kept(row, verdict)
+        })
     }
 
     /// A rejection of one row is believed if a 200 since it was first rejected shows that not everything is. Without that,
@@ -411,7 +417,7 @@ impl Case<'_> {
     fn rejected_alone(&self) -> Judgement {
         let cause = Cause::Rejected;
         let is_known = |row: &Deletion| row.first_fault.is_some() && self.standing.answered > row.first_fault;
-        let is_known = self.batch().only().is_some_and(is_known);
+        let is_known = self.was_split() && self.batch().only().is_some_and(is_known);
         if is_known || !(self.standing.is_suspect || self.standing.is_old_news) {
             let hold = (!is_known).then(|| self.hold(self.agent(), cause, HoldEnd::ByStreak));
             let dead = self.fault_judgement(hold, |row| answered(row, Verdict::Dead { cause }));
@@ -423,8 +429,19 @@ impl Case<'_> {
             // Of an ID that is no number, the single-entry DELETE is documented to say so.
             let batch_max = if !row.is_decimal() && !self.is_single() && self.may_ask(row) { ALONE } else { 1 };
             let asks = row.asks + u32::from(self.is_single());
-            Judged { batch_max: Some(batch_max), asks, first_fault: self.first_fault(row), ..kept(row, verdict) }
+            Judged { batch_max: Some(batch_max), asks, first_fault: self.first_rejection(row), ..kept(row, verdict) }
         })
+    }
+
+    /// These rows were rejected before, or failed as a whole twice: they no longer go with as many as there are.
+    fn was_split(&self) -> bool {
+        self.batch().lane().batch_max < MAX_BATCH_SIZE
+    }
+
+    /// A fault of another kind before the first rejection is forgotten: a 200 between the two does not show that anything is
+    /// accepted since.
+    fn first_rejection(&self, row: &Deletion) -> Option<RequestId> {
+        if self.was_split() { self.first_fault(row) } else { Some(self.sent.request) }
     }
 
     fn first_fault(&self, row: &Deletion) -> Option<RequestId> {
@@ -439,8 +456,11 @@ impl Case<'_> {
         if self.standing.is_old_news {
             return false;
         }
-        // It has failed before with others that got through since, and was told apart from them.
-        let is_told_apart = row.first_fault.is_some() && self.batch().lane().batch_max <= 1 && self.batch().len() == 1;
+        // It has failed before with others that got through since, and was told apart from them. Rejections alone tell rows
+        // apart, too, without anything having got through.
+        let got_through =
+            row.first_fault.is_some() && (row.evidence.is_some() || self.standing.settled > row.first_fault);
+        let is_told_apart = got_through && self.batch().lane().batch_max <= 1 && self.batch().len() == 1;
         self.is_witnessed(row) || (is_told_apart && self.standing.is_only_work)
     }
 
@@ -453,12 +473,20 @@ impl Case<'_> {
             let judged = if self.counts_as_a_whole(row) {
                 self.counted_as_a_whole(row, fault)
             } else {
-                kept(row, released)
+                Judged { batch_max: self.smaller(row), ..kept(row, released) }
             };
             let asks_of_it_alone = self.batch().lane().batch_max == ALONE && row.first_fault.is_none();
             let first_fault = if asks_of_it_alone { None } else { self.first_fault(row) };
             Judged { maybe_done: row.maybe_done || unseen, first_fault, ..judged }
         })
+    }
+
+    /// How many rows a row goes with next: with fewer, if something got through since it first failed with others. One ID of
+    /// them may be the reason.
+    fn smaller(&self, row: &Deletion) -> Option<u8> {
+        let is_again = row.first_fault.is_some() && self.batch().len() > 1;
+        let got_through = self.standing.is_orphan || self.standing.settled > row.first_fault;
+        (is_again && got_through && !self.standing.is_old_news).then(|| part(self.batch().len()))
     }
 
     fn counted_as_a_whole(&self, row: &Deletion, fault: &Fault) -> Judged {
@@ -470,15 +498,17 @@ impl Case<'_> {
             // The last attempt of a row is about it alone; and what is not counted when all fail is not counted here.
             let is_counted = !self.is_last(row) && matches!(cause, Cause::ServerError | Cause::Garbled | Cause::Lost);
             let verdict = if is_counted { self.retry_unless_last(row, cause) } else { self.release_later(cause) };
-            let batch_max = row.first_fault.map(|_| part(len));
-            return Judged { batch_max, ..kept(row, verdict) };
+            return Judged { batch_max: self.smaller(row), ..kept(row, verdict) };
         }
-        if self.is_last(row) && !self.is_single() && row.asks == 0 && self.may_ask(row) && !self.standing.is_orphan {
+        let was_to_be_asked = self.batch().lane().batch_max == ALONE;
+        if self.is_last(row) && !was_to_be_asked && row.asks == 0 && self.may_ask(row) && !self.standing.is_orphan {
             return to_be_asked(row, self.release_later(cause));
         }
         let is_dead = self.is_last(row);
         let batch_max = if is_dead { MAX_BATCH_SIZE } else { 1 };
-        Judged { batch_max: Some(batch_max), asks: 0, ..kept(row, self.retry(row, cause)) }
+        // It failed alone after others got through: a restart must not forget that.
+        let evidence = row.evidence.or(self.is_witnessed(row).then_some(self.sent.request));
+        Judged { batch_max: Some(batch_max), asks: 0, evidence, ..kept(row, self.retry(row, cause)) }
     }
 
     /// A request about one row alone to which there was no answer: the same again later, and in the end an attempt that

@@ -130,7 +130,11 @@ impl Lanes {
         let agent = self.probing.pop_front()?;
         let lanes = self.places.get(&agent).into_iter().flatten();
         let lanes = lanes.filter(|(_, place)| **place == Place::Probing);
-        let lanes = lanes.map(|((priority, batch_max), _)| Lane { priority: *priority, agent: agent.clone(), batch_max: *batch_max });
+        let lanes = lanes.map(|((priority, batch_max), _)| Lane {
+            priority: *priority,
+            agent: agent.clone(),
+            batch_max: *batch_max,
+        });
         let lanes: Vec<Lane> = lanes.collect();
         lanes.iter().for_each(|lane| self.forget(lane));
         Some((agent, lanes))

@@ -11,11 +11,11 @@
 //! | [`backoff`] | the schedule | pure |
 //! | [`envelope`] | whose word an error is | pure |
 //! | [`echo`] | whose answer it is | pure |
-//! | [`outcome`] | what came of a call, and what follows from it: the decision table | pure |
+//! | [`outcome`] | what came of a call, and what can follow from it | pure |
+//! | [`judge`] | what does follow from it: the decision table | pure |
+//! | [`evidence`] | what the answers so far have shown of each agent | pure |
 //! | [`lanes`] | whose turn it is | pure |
-//! | [`rate`] | the rate that the API bears, found out | pure |
-//! | [`concurrency`] | how many requests at a time it bears | pure |
-//! | [`pace`] | whether a request may go out: rate and holds | no I/O |
+//! | [`pace`] | whether a request may go out: the rate, the holds, how many at a time | no I/O |
 //! | [`key`] | the API key, and its only way out | |
 //! | [`api`] | one request and its reply | |
 //! | [`store`] | all the SQL there is | |
@@ -30,7 +30,8 @@
 //! | [`cli`] | arguments, exit codes, signals; what an operator does | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
-//! lanes, key} → {outcome, rate, concurrency, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable, small_file}`. A test holds
+//! lanes, evidence, key} → judge → {outcome, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable,
+//! small_file}`. A test holds
 //! that, and that only the store knows SQL.
 //!
 //! # The life of a row
@@ -50,17 +51,24 @@
 //!
 //! # The invariants
 //!
+//! What a request as a whole came to is evidence about the request; a row is condemned (*dead*), and an entry believed gone
+//! (*deleted*, *absent*), only on evidence about that row.
+//!
 //! 1. No row is lost: an enqueued row is pending, deleted, absent or dead, always.
-//! 2. `deleted` only if the API said so in a 200: listed as deleted, and not as failed, or asked about alone. `absent`
-//!    only if it answered 404 about that entry alone, and a 200 to a bulk delete of the agent before.
+//! 2. `deleted` only if the API, answering our own request, listed that ID as deleted and not as failed, or said so of it
+//!    alone; `absent` only if the API itself said of it alone that there is none; `dead` only on evidence about that row:
+//!    it failed while others got through, the last time alone, or the API itself rejected it alone.
 //! 3. A request carries 1 to 20 distinct IDs of one agent.
 //! 4. Before an ID is sent, the database says so.
 //! 5. No ID is in two requests at the same time.
-//! 6. Never more requests in any window than the quota allows; none during a hold but its probe.
-//! 7. `attempts` never exceeds `max_attempts`; every row reaches an end if the API answers for long enough.
+//! 6. Never more requests in any window than the quota allows, across restarts; none during a hold but its probe.
+//! 7. `attempts` never exceeds `max_attempts`; every row reaches an end if the API settles anything for its agent, or for
+//!    anybody, for long enough.
 //! 8. No transaction is open during a call, and no claim is held while waiting for a permit.
 //! 9. The API key leaves the process only in the header of a request to the configured origin.
-//! 10. Memory does not grow with the queue.
+//! 10. Memory does not grow with the queue; no transaction grows with the agents, the holds or the rows.
+//! 11. No agent waits for another's faults.
+//! 12. When the API is well and nothing is held by a person, every due row ends within a bound.
 //!
 //! The README names the test of each.
 

@@ -73,7 +73,8 @@ WHERE answered_at IS NULL ORDER BY requests.id"
 
 /// ?1 since when; ?2 how many.
 const SENT_LATELY: &str = "
-SELECT claimed_at FROM (SELECT id, claimed_at FROM requests ORDER BY id DESC LIMIT ?2) WHERE claimed_at > ?1 ORDER BY id";
+SELECT claimed_at FROM (SELECT id, claimed_at FROM requests ORDER BY id DESC LIMIT ?2)
+WHERE claimed_at > ?1 AND typeof(claimed_at) = 'integer' ORDER BY id";
 
 /// The queue, open for the one daemon that works on it.
 #[derive(Debug)]

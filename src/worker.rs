@@ -571,8 +571,7 @@ impl<T: Transport> Worker<T> {
         let listing = self.stale.then(|| self.next_listing.saturating_sub(elapsed));
         let reading = self.holds_stale.then(|| self.next_reading.saturating_sub(elapsed));
         let writing = (!self.holds_to_write.is_empty()).then_some(Duration::ZERO);
-        let in_any_case = Some(self.list_by.saturating_sub(elapsed));
         let claim = self.schedule.wait(self.in_flight.len());
-        [listing, reading, writing, in_any_case, claim].into_iter().flatten().min()
+        [listing, reading, writing, claim].into_iter().flatten().min()
     }
 }

@@ -242,7 +242,9 @@ impl Holds {
         }
         let known = scopes.iter().filter_map(|scope| Some((scope, self.of(scope)?)));
         let gone = known.flat_map(|(scope, causes)| {
-            let gone = causes.values().filter(|held| !held.is_question && !read.contains_key(&(scope.clone(), held.row.cause)));
+            let gone = causes
+                .values()
+                .filter(|held| !held.is_question && !read.contains_key(&(scope.clone(), held.row.cause)));
             gone.map(|held| (scope.clone(), held.row.cause, held.row.until_at))
         });
         let gone: Vec<_> = gone.collect();
@@ -264,9 +266,7 @@ impl Holds {
     /// Puts right what was placed by a clock that was ahead: a hold of the daemon's own that begins in the future lasts no
     /// longer than it was to, from now on. What changes is returned, to be written.
     pub fn put_clock_right(&mut self, now: Timestamp) -> Vec<HoldChange> {
-        let is_ahead = |held: &&Held| {
-            held.row.cause != Cause::Operator && !held.is_question && held.row.since_at > now
-        };
+        let is_ahead = |held: &&Held| held.row.cause != Cause::Operator && !held.is_question && held.row.since_at > now;
         let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
         let ahead: Vec<Held> = all.filter(is_ahead).cloned().collect();
         ahead
@@ -320,8 +320,13 @@ impl Holds {
 
     /// Forgets the holds that people placed and that are over, up to `most`; returned for the log, once their rows are gone.
     pub fn forget_over(&mut self, now: Timestamp, most: usize) -> Vec<HoldChange> {
-        let over: Vec<Scope> =
-            self.ends.iter().take_while(|(until, _)| *until <= now).take(most).map(|(_, scope)| scope.clone()).collect();
+        let over: Vec<Scope> = self
+            .ends
+            .iter()
+            .take_while(|(until, _)| *until <= now)
+            .take(most)
+            .map(|(_, scope)| scope.clone())
+            .collect();
         over.into_iter().filter_map(|scope| lifted(self.remove(&scope, Cause::Operator)?)).collect()
     }
 
@@ -461,7 +466,10 @@ impl Holds {
             // Nothing was said about what these holds are for; a rejection of several rows may still be all that comes.
             for held in probed {
                 if held.is_question || held.row.cause == Cause::Rejected || held.row.cause.is_of_an_answer() {
-                    changes.extend(self.place_again(&held, held.row.cause, None, &outcome, now, rng));
+                    // It counts for nothing, so the hold does not grow by it.
+                    let mut same = held.clone();
+                    same.row.repeats = held.row.repeats.saturating_sub(u32::from(held.row.cause == Cause::Rejected));
+                    changes.extend(self.place_again(&same, held.row.cause, None, &outcome, now, rng));
                 } else {
                     changes.extend(self.lift(&held.row));
                 }
@@ -482,8 +490,21 @@ impl Holds {
                 changes.extend(self.lift(&held.row));
                 continue;
             }
+            if by_streak && !is_by_streak(held.row.cause) {
+                // An answer, whatever it says of the rows, is none of what this hold is for; no answer tells nothing of it.
+                if hold.cause.is_of_an_answer() || hold.cause == Cause::Rejected {
+                    changes.extend(self.lift(&held.row));
+                } else {
+                    changes.extend(self.place_again(&held, held.row.cause, Some(&hold), &outcome, now, rng));
+                }
+                continue;
+            }
             is_placed |= held.row.scope == scope;
             if outcome.asks_first && !is_all {
+                if !held.row.cause.is_of_an_answer() {
+                    // There are answers again; what they are about is another question.
+                    changes.extend(self.lift(&held.row));
+                }
                 self.ask(held.row.scope.clone(), hold.cause, &outcome, now);
                 continue;
             }
@@ -570,7 +591,11 @@ impl Holds {
             changes.extend(self.lift(&held.row));
         }
         let newest = held.newest.max(outcome.newest);
-        self.put(Held { row: row.clone(), probe: None, newest, is_question: false, asked: None, ..held.clone() });
+        // What the probe failed of may be everybody's: then there is nobody who took no part in it.
+        let involved = held.involved.clone().filter(|_| hold.is_none_or(|hold| hold.scope != Scope::All));
+        let held =
+            Held { row: row.clone(), probe: None, newest, is_question: false, asked: None, involved, ..held.clone() };
+        self.put(held);
         changes.push(HoldChange::Placed { row, is_longest: is_longest && !was_longest });
         changes
     }

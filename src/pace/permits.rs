@@ -138,27 +138,28 @@ impl Permits {
         self.adaptive = Some(AdaptiveRate::new(self.limit.requests_per_second, elapsed));
     }
 
+    /// How far back [`Permits::sent_before`] must know what was sent. Twice the limiter's memory: of what was sent earlier it
+    /// is not known how much it had used up, so everything is taken to be used up by then, and has to be forgotten by now.
+    #[must_use]
+    pub fn looks_back(&self) -> (Duration, u32) {
+        // In twice the memory, a burst and twice as many more were allowed at the most.
+        (self.limit.memory().saturating_mul(2), self.limit.burst.get().saturating_mul(3))
+    }
+
     /// Takes in how long ago requests were sent before this life, in the order in which they were: those count, too.
     pub fn sent_before(&mut self, ago: &[Duration], elapsed: Duration) {
         // Counted down from now: elapsed time has no place for what was before its start. `owed` is how long after now the
         // next request would be due.
-        let period = self.limit.period();
-        let mut owed = Duration::ZERO;
-        let mut last: Option<Duration> = None;
+        let (period, memory) = (self.limit.period(), self.limit.memory());
+        let (mut owed, mut last) = (memory, self.looks_back().0);
         for &ago in ago {
-            owed = owed.saturating_sub(last.map_or(Duration::ZERO, |last| last.saturating_sub(ago))) + period;
-            last = Some(ago);
+            owed = (owed.saturating_sub(last.saturating_sub(ago)) + period).min(memory);
+            last = ago;
         }
-        owed = owed.saturating_sub(last.unwrap_or_default()).min(self.limit.memory());
+        owed = owed.saturating_sub(last);
         if !owed.is_zero() {
             self.arrival.set(nanos(elapsed + owed));
         }
-    }
-
-    /// The configured rate.
-    #[must_use]
-    pub fn limit(&self) -> RateLimit {
-        self.limit
     }
 
     /// The current rate, in requests per second.
@@ -246,6 +247,8 @@ impl Permits {
         if let Some(Taken { arrival, spaced, .. }) = self.taken.take() {
             self.arrival.set(arrival);
             self.spaced = spaced;
+            // It was said of one more than these.
+            self.next = Duration::ZERO;
         }
     }
 }

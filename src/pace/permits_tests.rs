@@ -1,1 +1,287 @@
+use proptest::prelude::*;
 
+use super::*;
+
+const fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn limit(requests_per_second: f64, burst: u32) -> RateLimit {
+    RateLimit { requests_per_second, burst: NonZeroU32::new(burst).unwrap() }
+}
+
+/// Takes and sends what can be had at `elapsed`.
+fn send_all(permits: &mut Permits, elapsed: Duration) -> u32 {
+    let taken = (0..1_000).take_while(|_| permits.take(elapsed)).count();
+    permits.leave(elapsed);
+    u32::try_from(taken).unwrap()
+}
+
+/// A rate of 10 a second, burst 5, that a throttled answer has lowered.
+fn lowered() -> Permits {
+    let mut permits = Permits::new(limit(10.0, 5));
+    permits.adapt(Duration::ZERO);
+    let change = permits.learn(RequestId(1), Some(true), RequestId(1), Duration::ZERO).unwrap();
+    assert!(change.to < 10.0 && permits.rate() == change.to);
+    permits
+}
+
+#[test]
+fn a_period_is_rounded_up_so_that_it_is_never_faster_than_configured() {
+    assert_eq!(limit(3.0, 1).period(), Duration::from_nanos(333_333_334));
+    assert_eq!(limit(0.5, 1).period(), millis(2_000));
+    assert_eq!(limit(1e12, 1).period(), Duration::from_nanos(1));
+    assert_eq!(limit(2.0, 3).memory(), millis(1_500));
+}
+
+#[test]
+fn no_window_has_more_permits_than_rate_times_its_length_plus_burst() {
+    let mut permits = Permits::new(limit(2.0, 3));
+    let times = (0..10_000).step_by(10);
+    let sent: Vec<u64> = times.flat_map(|ms| vec![ms; send_all(&mut permits, millis(ms)) as usize]).collect();
+    // Tried every 10 ms: three at once, and then one each half second.
+    assert_eq!(sent[..6], [0, 0, 0, 500, 1_000, 1_500]);
+    assert_eq!(sent.len(), 3 + 19);
+}
+
+#[test]
+fn permits_count_from_when_their_requests_leave() {
+    // Five a second, burst five, and a commit of 1.5 s.
+    let mut permits = Permits::new(limit(5.0, 5));
+    assert!((0..5).all(|_| permits.take(Duration::ZERO)) && !permits.take(Duration::ZERO));
+    permits.leave(millis(1_500));
+    assert_eq!(send_all(&mut permits, millis(1_553)), 0, "what was refilled during the commit is taken back");
+    assert_eq!(send_all(&mut permits, millis(1_700)), 1);
+    assert_eq!(send_all(&mut permits, millis(2_700)), 5);
+}
+
+#[test]
+fn permits_that_are_taken_in_several_turns_leave_together() {
+    let mut permits = Permits::new(limit(1.0, 2));
+    assert!(permits.take(Duration::ZERO) && permits.take(millis(500)) && !permits.take(millis(900)));
+    assert!(permits.take(millis(1_000)), "one was refilled");
+    permits.leave(millis(1_000));
+    // Three left where two may: the next waits for what is owed.
+    assert_eq!(send_all(&mut permits, millis(2_999)), 0);
+    assert_eq!(send_all(&mut permits, millis(3_000)), 1);
+}
+
+#[test]
+fn permits_for_which_nothing_leaves_are_had_again_at_once() {
+    let mut permits = Permits::new(limit(0.1, 3));
+    assert_eq!(send_all(&mut permits, Duration::ZERO), 3);
+    assert_eq!(permits.next(), millis(10_000));
+    assert!(permits.take(millis(20_000)) && permits.take(millis(20_000)) && !permits.take(millis(20_000)));
+    permits.give_back();
+    assert!(permits.next() <= millis(20_000), "{:?}", permits.next());
+    assert_eq!(permits.most(millis(20_000)), 3);
+    assert_eq!(send_all(&mut permits, millis(20_000)), 2);
+    permits.give_back();
+    permits.leave(millis(30_000));
+    assert_eq!(send_all(&mut permits, millis(30_000)), 1, "nothing was taken, so nothing is given or leaves");
+}
+
+#[test]
+fn the_time_of_the_next_permit_is_known_when_one_is_refused() {
+    let mut permits = Permits::new(limit(2.0, 2));
+    assert_eq!((permits.next(), permits.most(Duration::ZERO)), (Duration::ZERO, 2));
+    assert_eq!(send_all(&mut permits, millis(100)), 2);
+    assert_eq!((permits.next(), permits.most(millis(599)), permits.most(millis(600))), (millis(600), 0, 2));
+    assert!(!permits.take(millis(599)) && permits.take(millis(600)));
+}
+
+#[test]
+fn a_clock_that_is_read_late_gives_no_permit_twice() {
+    let mut permits = Permits::new(limit(1.0, 1));
+    assert_eq!(send_all(&mut permits, millis(5_000)), 1);
+    assert_eq!(send_all(&mut permits, millis(4_000)), 0, "a reading from before");
+    assert_eq!(send_all(&mut permits, millis(6_000)), 1);
+}
+
+#[test]
+fn a_restart_goes_on_from_what_was_sent_last() {
+    // Six times five at a rate of one a second, burst five: the first has the burst, the others what was refilled.
+    let mut sent: Vec<Duration> = Vec::new();
+    for start in (0..6).map(|n| millis(n * 30)) {
+        let mut permits = Permits::new(limit(1.0, 5));
+        let ago: Vec<_> = sent.iter().map(|at| start - *at).collect();
+        permits.sent_before(&ago, Duration::ZERO);
+        sent.extend(vec![start; send_all(&mut permits, Duration::ZERO) as usize]);
+    }
+    assert_eq!(sent.len(), 5);
+    let mut permits = Permits::new(limit(1.0, 5));
+    permits.sent_before(&[millis(900); 5], millis(100));
+    assert_eq!(send_all(&mut permits, millis(199)), 0);
+    assert_eq!(send_all(&mut permits, millis(200)), 1);
+}
+
+#[test]
+fn what_was_sent_long_ago_leaves_the_burst_full() {
+    for ago in [&[][..], &[millis(5_000); 5], &[millis(60_000); 9]] {
+        let mut permits = Permits::new(limit(1.0, 5));
+        permits.sent_before(ago, millis(7));
+        assert_eq!(send_all(&mut permits, millis(7)), 5, "{ago:?}");
+    }
+    for (ago, left) in [(4_000, 4), (2_500, 2), (999, 0)] {
+        let mut permits = Permits::new(limit(1.0, 5));
+        permits.sent_before(&[millis(ago); 5], Duration::ZERO);
+        assert_eq!(send_all(&mut permits, Duration::ZERO), left, "{ago}");
+    }
+    let mut permits = Permits::new(limit(1.0, 5));
+    permits.sent_before(&[millis(9_000), millis(8_000), millis(7_000), millis(1_000)], Duration::ZERO);
+    assert_eq!(send_all(&mut permits, Duration::ZERO), 5, "a whole burst before them has come back since");
+}
+
+#[test]
+fn without_adapting_the_configured_rate_stays() {
+    let mut permits = Permits::new(limit(10.0, 5));
+    assert_eq!(permits.learn(RequestId(1), Some(true), RequestId(1), Duration::ZERO), None);
+    assert_eq!(permits.rate(), 10.0);
+    permits.adapt(Duration::ZERO);
+    assert_eq!(send_all(&mut permits, Duration::ZERO), 5, "as long as no limit was met, there is a burst");
+}
+
+#[test]
+fn only_what_says_something_about_the_rate_changes_it() {
+    let mut permits = Permits::new(limit(10.0, 5));
+    permits.adapt(Duration::ZERO);
+    assert_eq!(permits.learn(RequestId(1), None, RequestId(1), Duration::ZERO), None);
+    assert_eq!(permits.learn(RequestId(1), Some(false), RequestId(1), Duration::ZERO), None);
+    assert_eq!(permits.rate(), 10.0);
+    assert!(permits.learn(RequestId(2), Some(true), RequestId(2), Duration::ZERO).is_some());
+    let mut up = |n| permits.learn(RequestId(n), Some(false), RequestId(n), Duration::from_secs(n.unsigned_abs()));
+    assert!((3..200).any(|n| up(n).is_some_and(|change| change.to > change.from)), "it climbs again");
+    for (cause, is_429, has_settled, expected) in [
+        (Some(Cause::Throttled), true, false, Some(true)),
+        (Some(Cause::Throttled), false, false, None),
+        (Some(Cause::ServerError), true, false, None),
+        (Some(Cause::Rejected), false, false, Some(false)),
+        (Some(Cause::Lost), false, false, None),
+        (Some(Cause::Lost), false, true, None),
+        (None, false, true, Some(false)),
+        (None, false, false, None),
+    ] {
+        assert_eq!(is_too_much(cause, is_429, has_settled), expected, "{cause:?} {is_429} {has_settled}");
+    }
+}
+
+#[test]
+fn a_lowered_rate_spaces_requests_evenly_and_catches_up_only_a_little() {
+    let mut permits = lowered();
+    let gap = Duration::from_secs_f64(1.0 / permits.rate());
+    let start = millis(1_000);
+    assert!(permits.take(start) && !permits.take(start), "one at a time");
+    permits.leave(start);
+    let next = start - MAX_CATCH_UP + gap;
+    assert_eq!((permits.next(), permits.most(next - millis(1)), permits.most(next)), (next, 0, 5));
+    assert!(!permits.take(next - millis(1)) && permits.take(next));
+    permits.leave(next);
+    assert_eq!(permits.next(), next + gap, "evenly from then on");
+    let late = next + gap + millis(30);
+    assert!(permits.take(late));
+    permits.leave(late);
+    assert_eq!(permits.next(), next + gap * 2, "30 ms late is caught up");
+    let late = next + gap * 2 + millis(400);
+    assert!(permits.take(late));
+    permits.leave(late);
+    assert_eq!(permits.next(), late - MAX_CATCH_UP + gap, "400 ms is not");
+}
+
+#[test]
+fn a_lowered_rate_counts_from_when_requests_leave_and_not_at_all_if_none_does() {
+    let mut permits = lowered();
+    let gap = Duration::from_secs_f64(1.0 / permits.rate());
+    assert!(permits.take(millis(1_000)));
+    permits.give_back();
+    assert!(permits.take(millis(1_000)), "nothing left for it");
+    permits.leave(millis(3_000));
+    assert_eq!(permits.next(), millis(3_000) - MAX_CATCH_UP + gap);
+}
+
+/// A step of a life: wait so long, take so many permits, and let the requests leave so much later; or fail to claim them.
+type Step = (u64, u32, u64, bool);
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let short = prop_oneof![2 => Just(0_u64), 3 => 0_u64..300, 1 => 0_u64..8_000];
+    let delay = prop_oneof![3 => Just(0_u64), 2 => 0_u64..200, 1 => 0_u64..3_000];
+    (short, 1_u32..8, delay, prop::bool::weighted(0.9))
+}
+
+fn assert_within_quota(sent: &[Duration], limit: RateLimit) -> Result<(), TestCaseError> {
+    for (first, from) in sent.iter().enumerate() {
+        for (count, to) in (1..).zip(&sent[first..]) {
+            let refilled = (*to - *from).as_nanos() / limit.period().as_nanos();
+            prop_assert!(
+                count <= u128::from(limit.burst.get()) + refilled,
+                "{count} in {:?} from {from:?}",
+                *to - *from
+            );
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn in_any_window_across_restarts_no_more_leave_than_the_rate_allows_and_a_burst(
+        lives in prop::collection::vec((0_u64..4_000, prop::collection::vec(any_step(), 0..15)), 1..6),
+        per_second in prop::sample::select(vec![0.5, 1.0, 3.0, 5.0, 20.0]), burst in 1_u32..7,
+    ) {
+        let limit = limit(per_second, burst);
+        let (mut sent, mut start) = (Vec::<Duration>::new(), Duration::ZERO);
+        for (pause, steps) in lives {
+            start += millis(pause);
+            let mut permits = Permits::new(limit);
+            // All that matter, and some of those that do not.
+            let recent = sent.iter().filter(|at| start - **at <= limit.memory() * 2);
+            let ago: Vec<_> = recent.map(|at| start - *at).collect();
+            permits.sent_before(&ago, Duration::ZERO);
+            let mut elapsed = Duration::ZERO;
+            for (wait, wanted, delay, leaves) in steps {
+                elapsed += millis(wait);
+                let taken = (0..wanted).take_while(|_| permits.take(elapsed)).count();
+                elapsed += millis(delay);
+                if leaves {
+                    permits.leave(elapsed);
+                    sent.extend(vec![start + elapsed; taken]);
+                } else {
+                    permits.give_back();
+                }
+            }
+            start += elapsed;
+        }
+        assert_within_quota(&sent, limit)?;
+    }
+
+    #[test]
+    fn what_may_leave_does_at_the_time_that_was_said(
+        steps in prop::collection::vec(any_step(), 1..40), per_second in prop::sample::select(vec![0.5, 3.0, 20.0]), burst in 1_u32..7,
+    ) {
+        // The reference: a bucket that is as full as what left says, in nanoseconds of refilling.
+        let limit = limit(per_second, burst);
+        let (period, most) = (limit.period(), limit.memory());
+        let (mut owed, mut seen, mut elapsed) = (Duration::ZERO, Duration::ZERO, millis(1));
+        let mut permits = Permits::new(limit);
+        for (wait, wanted, delay, leaves) in steps {
+            elapsed += millis(wait);
+            owed = owed.saturating_sub(elapsed - seen);
+            let there_are = ((most - owed).as_nanos() / period.as_nanos()).min(u128::from(wanted));
+            let due = permits.next();
+            let taken = (0..wanted).take_while(|_| permits.take(elapsed)).count();
+            prop_assert_eq!(taken as u128, there_are);
+            prop_assert!(taken == 0 || due <= elapsed, "{:?} was said, and it was had at {:?}", due, elapsed);
+            seen = elapsed;
+            elapsed += millis(delay);
+            owed = owed.saturating_sub(elapsed - seen);
+            if leaves {
+                permits.leave(elapsed);
+                owed += period * u32::try_from(taken).unwrap();
+            } else {
+                permits.give_back();
+            }
+            seen = elapsed;
+        }
+    }
+}

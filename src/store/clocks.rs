@@ -12,7 +12,8 @@ const STEP: i64 = 100;
 
 /// ?1 now; ?2 the request before which a stretch ends; ?3 how many. The newest that was answered in the future.
 const AHEAD: &str = "
-SELECT max(id) FROM (SELECT id, answered_at FROM requests WHERE id < ?2 ORDER BY id DESC LIMIT ?3) WHERE answered_at > ?1";
+SELECT max(id) FROM (SELECT id, answered_at FROM requests WHERE id < ?2 ORDER BY id DESC LIMIT ?3)
+WHERE answered_at > ?1 AND typeof(answered_at) = 'integer'";
 
 /// ?1 now; ?2, ?3 the first and the last request; ?4 the longest delay. A row that is due later than its request can have
 /// said is due when a person wanted it.
@@ -21,7 +22,7 @@ UPDATE deletions SET due_at = ?1 + due_at - ahead.answered_at
 FROM (
     SELECT requests.id AS request_id, answered_at, row.value AS deletion_id
     FROM requests CROSS JOIN json_each(iif(json_valid(deletion_ids), deletion_ids, '[]')) AS row
-    WHERE requests.id BETWEEN ?2 AND ?3 AND answered_at > ?1
+    WHERE requests.id BETWEEN ?2 AND ?3 AND answered_at > ?1 AND typeof(answered_at) = 'integer'
 ) AS ahead
 WHERE deletions.id = ahead.deletion_id AND deletions.state = 'pending' AND deletions.request_id = ahead.request_id
     AND deletions.due_at > ?1 AND deletions.due_at BETWEEN ahead.answered_at AND ahead.answered_at + ?4";
@@ -29,10 +30,10 @@ WHERE deletions.id = ahead.deletion_id AND deletions.state = 'pending' AND delet
 /// What the daemon and its producers wrote last.
 const NEWEST: &str = "
 SELECT max(
-    coalesce((SELECT max(max(claimed_at, coalesce(answered_at, 0)))
+    coalesce((SELECT max(max(CAST(claimed_at AS INTEGER), coalesce(CAST(answered_at AS INTEGER), 0)))
         FROM (SELECT claimed_at, answered_at FROM requests ORDER BY id DESC LIMIT 1000)), 0),
-    coalesce((SELECT created_at FROM deletions ORDER BY id DESC LIMIT 1), 0),
-    coalesce((SELECT max(started_at, updated_at) FROM daemon), 0))";
+    coalesce((SELECT CAST(created_at AS INTEGER) FROM deletions ORDER BY id DESC LIMIT 1), 0),
+    coalesce((SELECT max(CAST(started_at AS INTEGER), CAST(updated_at AS INTEGER)) FROM daemon), 0))";
 
 impl Store {
     /// Puts the due times right of some rows that a clock gave which was ahead: those of the newest request before `before`

@@ -202,7 +202,19 @@ fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
 /// [id, entry_id or null if it is no text, attempts, asks, maybe_done, due_at, created_at, last_cause, request_id,
 /// first_fault, evidence]
 #[derive(Deserialize)]
-struct RawDeletion(i64, Option<RawText>, i64, i64, i64, i64, i64, Option<RawText>, Option<i64>, Option<i64>, Option<i64>);
+struct RawDeletion(
+    i64,
+    Option<RawText>,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+    Option<RawText>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+);
 
 /// A text of SQLite's, which need not be UTF-8.
 struct RawText(Vec<u8>);
@@ -233,7 +245,8 @@ impl<'de> Deserialize<'de> for RawText {
 
 impl RawDeletion {
     fn parse(self, now: Timestamp) -> Result<DueRow, DeletionId> {
-        let Self(id, entry, attempts, asks, maybe_done, due_at, created_at, last_cause, request, first_fault, evidence) = self;
+        let Self(id, entry, attempts, asks, maybe_done, due_at, created_at, last_cause, request, first_fault, evidence) =
+            self;
         let id = DeletionId(id);
         let entry = entry.ok_or(id)?;
         let entry = entry.as_str().and_then(|entry| EntryId::parse(entry).ok()).ok_or(id)?;

@@ -142,11 +142,17 @@ mod tests {
         let mut clocks = clocks(NOW);
         let hour = Duration::from_secs(3_600);
         assert_eq!(clocks.prune_before(30 * DAY, NOW.plus(60 * DAY), hour), Some(NOW.plus(hour).minus(30 * DAY)));
-        assert_eq!(clocks.prune_before(30 * DAY, NOW.plus(2 * hour), 2 * hour), Some(NOW.plus(2 * hour).minus(30 * DAY)));
+        assert_eq!(
+            clocks.prune_before(30 * DAY, NOW.plus(2 * hour), 2 * hour),
+            Some(NOW.plus(2 * hour).minus(30 * DAY))
+        );
         // The clock was ahead at the start.
         let right = NOW.minus(60 * DAY);
         assert_eq!(clocks.prune_before(30 * DAY, right, 3 * hour), Some(right.minus(30 * DAY)));
-        assert_eq!(clocks.prune_before(30 * DAY, right.plus(DAY), 3 * hour + DAY), Some(right.plus(DAY).minus(30 * DAY)));
+        assert_eq!(
+            clocks.prune_before(30 * DAY, right.plus(DAY), 3 * hour + DAY),
+            Some(right.plus(DAY).minus(30 * DAY))
+        );
         clocks.doubtful_until = 5 * DAY;
         assert_eq!(clocks.prune_before(30 * DAY, right.plus(DAY), 4 * DAY), None);
     }

@@ -48,9 +48,9 @@ pub enum Next {
 /// The IDs on their way, as the API sees them.
 pub type Busy = HashMap<AgentId, HashSet<EntryId>>;
 
-/// Of what a look at `lane` found, the request that probes: with as many rows as the halvings of before leave of it. It
-/// waits for no others.
-pub fn probe(lane: &Lane, look: Look, halved: u32, busy: &Busy, rules: &Rules) -> Option<Batch> {
+/// Of what a look at `lane` found, the request that probes: with as many rows as the halvings of before leave of it, or of
+/// the `largest` request that failed; the other half of that is due a little later. It waits for no others.
+pub fn probe(lane: &Lane, look: Look, halved: u32, largest: usize, busy: &Busy, rules: &Rules) -> Option<Batch> {
     let full = usize::from(lane.batch_max.min(rules.batch_size)).max(1);
     let busy = busy.get(&lane.agent);
     let mut seen = HashSet::new();
@@ -58,7 +58,7 @@ pub fn probe(lane: &Lane, look: Look, halved: u32, busy: &Busy, rules: &Rules) -
     let rows = look.due.into_iter().map(|row| row.deletion);
     let rows = rows.filter(|row| is_free(&row.entry) && seen.insert(row.entry.clone()));
     let mut rows: Vec<Deletion> = rows.take(full).collect();
-    let size = rows.len().div_ceil(1 << halved.min(8));
+    let size = rows.len().max(largest.min(full)).div_ceil(1 << halved.min(8));
     rows.truncate(size);
     Batch::new(lane.clone(), rows).ok()
 }
@@ -144,7 +144,16 @@ mod tests {
                 let entry = EntryId::parse(&n.to_string()).unwrap();
                 let id = DeletionId(i64::try_from(n).unwrap());
                 DueRow {
-                    deletion: Deletion { id, entry, attempts: 0, asks: 0, maybe_done: false, last_request: None, first_fault: None, evidence: None },
+                    deletion: Deletion {
+                        id,
+                        entry,
+                        attempts: 0,
+                        asks: 0,
+                        maybe_done: false,
+                        last_request: None,
+                        first_fault: None,
+                        evidence: None,
+                    },
                     due_since,
                     is_retry: false,
                 }

@@ -62,8 +62,8 @@ pub(super) async fn remember_what_was_sent(
     pace: &mut Pace,
     clock: &Clock,
 ) -> Result<(), StoreError> {
-    let (now, limit) = (clock.now(), pace.permits.limit());
-    let sent = store.sent_since(now.minus(limit.memory()), limit.burst.get()).await?;
+    let (now, (back, most)) = (clock.now(), pace.permits.looks_back());
+    let sent = store.sent_since(now.minus(back), most).await?;
     let ago: Vec<_> = sent.into_iter().map(|at| now.since(at)).collect();
     pace.permits.sent_before(&ago, clock.elapsed());
     Ok(())

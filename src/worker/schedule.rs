@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    deletion::{AgentId, Batch, Lane},
+    deletion::{ALONE, AgentId, Batch, Lane, MAX_BATCH_SIZE},
     evidence::Evidence,
     lanes::Lanes,
     outcome::Scope,
@@ -187,23 +187,22 @@ impl Schedule {
 
     /// A hold on everything may be probed: by the first agent in turn of which an answer tells about all.
     fn pick_for_all(&mut self, plan: &mut Plan, now: Timestamp) {
-        let mut passed = Vec::new();
-        while passed.len() < MOST_CONSIDERED {
-            if let Some((agent, lanes)) = self.lanes.next_probing() {
-                if self.pace.holds.admit(&agent, now) == Admission::Probe {
-                    self.choose(plan, lanes);
-                    break;
-                }
-                lanes.into_iter().for_each(|lane| self.lanes.put_back(lane));
+        // One request probes; it is not sent yet.
+        if !plan.claims.is_empty() {
+            return;
+        }
+        self.pick_probe(plan, now);
+        for _ in 0..MOST_CONSIDERED {
+            if !plan.picked.is_empty() {
+                return;
             }
-            let Some(lane) = self.lanes.next(self.clock.elapsed()) else { break };
+            let Some(lane) = self.lanes.next(self.clock.elapsed()) else { return };
             if self.pace.holds.admit(&lane.agent, now) == Admission::Probe {
                 self.choose(plan, vec![lane]);
-                break;
+            } else if let Some(lane) = self.admitted(lane, now) {
+                self.lanes.put_back(lane);
             }
-            passed.push(lane);
         }
-        self.lanes.restore(passed);
     }
 
     /// Takes the next agent out whose hold may be probed.
@@ -230,12 +229,15 @@ impl Schedule {
     fn choose(&mut self, plan: &mut Plan, mut lanes: Vec<Lane>) {
         let Some(first) = lanes.first() else { return };
         let probe = self.pace.holds.probe(&first.agent);
-        // Large requests tell of many rows, and those that were never rejected are in the largest. One row alone is asked
-        // about if that is what the hold is for, or if there is nothing else.
-        lanes.sort_by_key(|lane| (lane.batch_max == 0) != probe.asks);
-        if !probe.asks {
-            lanes.sort_by_key(|lane| std::cmp::Reverse(lane.batch_max));
-        }
+        // One row alone is asked about if there is any and the API's word about it would tell. Else large requests tell of many
+        // rows; but of those that were rejected together, the small ones do.
+        let asks_first = probe.asks || probe.newest_first;
+        lanes.sort_by_key(|lane| {
+            let (is_alone, is_full) = (lane.batch_max == ALONE, lane.batch_max == MAX_BATCH_SIZE);
+            let is_rejected = probe.newest_first && !is_full;
+            let size = if is_rejected { i16::from(lane.batch_max) } else { -i16::from(lane.batch_max) };
+            (is_alone != asks_first, is_rejected, size)
+        });
         let chosen = lanes.remove(0);
         lanes.iter().for_each(|lane| self.lanes.set_aside(lane));
         plan.taken.push(chosen.clone());
@@ -325,12 +327,13 @@ impl Schedule {
         plan.looks = plan.looks.saturating_sub(1);
         let Some(look) = looks.into_iter().next() else { return Ok(()) };
         plan.buried += write.bury(&look.unusable, now).await?;
-        let next = look.next_due_at;
-        let there_may_be_more = look.due.len() >= most;
-        let Some(batch) = probe(&lane, look, how.halved, &turn.busy, &rules) else {
-            // Its rows wait, or were taken out; if the latter, the next listing does not have it any more.
-            if let Some(at) = next {
-                self.lanes.note(lane, self.at(at.max(now.plus(rules.recheck)), now));
+        let (found, next) = (look.due.len(), look.next_due_at);
+        let largest = turn.known.evidence.largest(&lane.agent);
+        let Some(batch) = probe(&lane, look, how.halved, largest, &turn.busy, &rules) else {
+            // Its rows wait for those in flight, or for their time; if it has none, the next listing does not have it any more.
+            let recheck = (found > 0).then(|| now.plus(rules.recheck));
+            if let Some(at) = [recheck, next].into_iter().flatten().min() {
+                self.lanes.note(lane, self.at(at, now));
             }
             return Ok(());
         };
@@ -339,11 +342,14 @@ impl Schedule {
             return Ok(());
         }
         self.pace.took(true);
-        let asks = self.may_ask(&lane.agent, turn.known.evidence) && (how.asks || how.newest_first);
+        // What was rejected can be asked about though no bulk delete was answered: it is a 400 that would tell, and no 404.
+        let may_ask =
+            self.may_ask(&lane.agent, turn.known.evidence) || self.settings.policy.ask_singly && how.newest_first;
+        let asks = may_ask && (how.asks || how.newest_first);
         let batch = if asks { batch.alone() } else { batch };
-        let is_part = batch.len() < usize::from(lane.batch_max.min(rules.batch_size));
+        let has_more = found > batch.len() || found >= most;
         self.add(write, plan, turn, batch);
-        if there_may_be_more || is_part {
+        if has_more {
             self.lanes.set_aside(&lane);
         } else if let Some(at) = next {
             self.lanes.note(lane, self.at(at, now));

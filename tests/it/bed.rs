@@ -6,8 +6,8 @@ use audio_cache_sweeper::{
     api::{self, Api},
     backoff::Backoff,
     clock::{Clock, Timestamp},
-    key::KeySource,
     judge::Policy,
+    key::KeySource,
     pace::{Pace, RateLimit},
     sandbox::{self, Mood, Recorded, Sandbox},
     store::{self, OpenError, Producer, Store, Synchronous},
@@ -27,6 +27,7 @@ pub struct Plan {
     pub settings: Settings,
     pub rate: RateLimit,
     pub adaptive: bool,
+    pub growth: Backoff,
     pub base_url: Option<String>,
     pub key: KeySource,
     pub request_timeout: Duration,
@@ -55,13 +56,14 @@ impl Default for Plan {
                 linger: Duration::from_secs(1),
                 policy,
                 after_faults: 3,
-                longest_hold: Duration::from_secs(60),
+                longest_hold: Duration::from_secs(600),
                 poll_interval: Duration::from_millis(100),
                 retention: Duration::from_secs(86_400),
                 grace: Duration::from_secs(5),
             },
             rate: RateLimit { requests_per_second: 10_000.0, burst: 10_000.try_into().unwrap() },
             adaptive: false,
+            growth: Backoff::new(Duration::from_secs(5), Duration::from_secs(600)).unwrap(),
             base_url: None,
             key: KeySource::Given(KEY.into()),
             request_timeout: Duration::from_secs(30),
@@ -187,8 +189,7 @@ async fn worker(options: &store::Options, plan: &Plan, sandbox: &Sandbox, clock:
         request_timeout: plan.request_timeout,
     })
     .unwrap();
-    let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
-    let pace = Pace::new(plan.rate, growth);
+    let pace = Pace::new(plan.rate, plan.growth);
     let pace = if plan.adaptive { pace.adaptive(plan.settings.concurrency, clock.elapsed()) } else { pace };
     let store = open(options).await;
     Worker::new(store, api, pace, plan.settings, clock.clone(), fastrand::Rng::with_seed(7)).await.unwrap()

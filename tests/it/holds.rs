@@ -151,7 +151,7 @@ async fn a_hold_of_the_daemon_is_said_to_be_placed_probed_and_lifted_and_outlive
     let mut bed = bed.restart().await;
     bed.work().await;
     assert_eq!(bed.sizes().len(), 1, "both hold");
-    bed.clock.advance(Duration::from_secs(7));
+    bed.clock.advance(Duration::from_secs(76));
     bed.work().await;
     assert_eq!(bed.sizes().len(), 2, "one is over");
     let expected = [

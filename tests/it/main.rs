@@ -13,6 +13,7 @@ mod daemon;
 mod delivery;
 mod deploy;
 mod enqueue;
+mod evidence;
 mod health;
 mod help;
 mod holds;

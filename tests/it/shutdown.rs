@@ -84,7 +84,7 @@ async fn what_does_not_finish_within_the_grace_period_is_settled_as_lost() {
     let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Hang, "50ms").await;
     daemon.signal("INT");
     stopped(daemon).await;
-    assert_eq!(states(dir.path()).await, ["pending1lost1"]);
+    assert_eq!(states(dir.path()).await, ["pending0lost1"]);
     let request = "SELECT fault || retried FROM requests WHERE answered_at IS NOT NULL";
     assert_eq!(sql(dir.path(), request).await, [("lost1".to_owned(),)]);
     assert_eq!(sql(dir.path(), "SELECT cause FROM holds").await, [], "our own haste says nothing about the API");

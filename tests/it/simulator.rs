@@ -44,6 +44,7 @@ use model::{Model, Mood, NOT_A_NUMBER};
 const SEEDS: u64 = 200;
 const STEPS: usize = 100;
 const AGENTS: [&str; 4] = ["a", "b", "c", "d"];
+const HOLD_BASE: Duration = Duration::from_secs(5);
 const RETENTION: Duration = Duration::from_secs(20_000);
 
 /// What was done in a run, or in all.
@@ -206,7 +207,7 @@ impl Simulation {
             grace: Duration::ZERO,
         };
         let clock = Clock::manual(START);
-        let model = Model::new(models, clock.clone(), rate);
+        let model = Model::new(models, clock.clone(), rate, HOLD_BASE);
         let mut simulation = Self {
             worker: None,
             model,
@@ -232,7 +233,7 @@ impl Simulation {
     }
 
     async fn start(&mut self) {
-        let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(60)).unwrap();
+        let growth = Backoff::new(HOLD_BASE, Duration::from_secs(60)).unwrap();
         let pace = Pace::new(self.rate, growth);
         let pace = if self.rng.bool() { pace.adaptive(self.settings.concurrency, self.clock.elapsed()) } else { pace };
         let store = open(&self.options).await;
@@ -600,10 +601,23 @@ impl Simulation {
         self.checked.extend(seen);
     }
 
+    /// A malformed ID about which nobody can be asked alone: if it is all that is left, no answer tells it from an API that
+    /// rejects everything.
+    fn is_malformed_for_ever(&self, row: &Row) -> bool {
+        let cannot_ask = !self.settings.policy.ask_singly || row.asks >= i64::from(MAX_ASKS);
+        cannot_ask && row.entry_id.starts_with(NOT_A_NUMBER) && row.last_cause.as_deref() == Some("rejected")
+    }
+
+    async fn nothing_can_tell(&mut self) -> bool {
+        let rows = self.rows().await;
+        rows.iter().filter(|row| row.state == "pending").all(|row| self.is_malformed_for_ever(row))
+    }
+
     /// From here on all goes well: every row must reach its end.
     async fn end(&mut self) {
         self.execute("DELETE FROM holds WHERE cause = 'operator'").await;
-        for _ in 0..5_000 {
+        let mut idle = 0;
+        for round in 0..20_000 {
             let turn = self.worker().turn().await.unwrap();
             self.figures.turns += 1;
             self.arrived(turn).await;
@@ -613,8 +627,16 @@ impl Simulation {
                 if self.query::<(i64,)>("SELECT count(*) FROM deletions WHERE state = 'pending'").await[0].0 == 0 {
                     break;
                 }
+                if round % 64 == 0 && self.nothing_can_tell().await {
+                    break;
+                }
                 let Some(wait) = turn.wait else { panic!("7: there are open rows, and the worker waits for nothing") };
-                self.clock.advance(wait.max(Duration::from_millis(1)));
+                // A daemon that asks for a turn earlier gets it; a late one must do as well, and saves turns here.
+                idle += 1;
+                let least = if idle > 10 { Duration::from_secs(5) } else { self.settings.poll_interval };
+                self.clock.advance(wait.max(least));
+            } else {
+                idle = 0;
             }
             while open > 0 {
                 self.answer(0, Mood::Ok).await;
@@ -623,7 +645,8 @@ impl Simulation {
         }
         self.check().await;
         let rows = self.rows().await;
-        let open: Vec<&Row> = rows.iter().filter(|row| row.state == "pending").collect();
+        let can_end = |row: &&Row| row.state == "pending" && !self.is_malformed_for_ever(row);
+        let open: Vec<&Row> = rows.iter().filter(can_end).collect();
         assert!(open.is_empty(), "7: {} rows reach no end, {:?} among them", open.len(), open[0]);
         assert_eq!(rows.len(), self.wishes.len(), "rows in, and rows accounted for");
         assert_eq!(self.query::<(String,)>("PRAGMA integrity_check").await, [("ok".to_owned(),)]);

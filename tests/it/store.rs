@@ -79,8 +79,15 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
     let orphans = store.orphans().await.unwrap();
     assert_eq!(orphans[0].batch.as_ref().unwrap().deletions(), claims[0].batch.deletions());
 
-    let judged =
-        |id, verdict, batch_max, maybe_done| Judged { id: DeletionId(id), verdict, batch_max, asks: 0, maybe_done, first_fault: None, evidence: None };
+    let judged = |id, verdict, batch_max, maybe_done| Judged {
+        id: DeletionId(id),
+        verdict,
+        batch_max,
+        asks: 0,
+        maybe_done,
+        first_fault: None,
+        evidence: None,
+    };
     let settlement = [Settlement {
         request,
         answered_at: NOW,
@@ -188,7 +195,15 @@ async fn answers_that_came_at_many_times_are_settled_together() {
                 fault: None,
                 detail: None,
                 remote_id: None,
-                rows: vec![Judged { id: DeletionId(id), verdict, batch_max: None, asks: 0, maybe_done: false, first_fault: None, evidence: None }],
+                rows: vec![Judged {
+                    id: DeletionId(id),
+                    verdict,
+                    batch_max: None,
+                    asks: 0,
+                    maybe_done: false,
+                    first_fault: None,
+                    evidence: None,
+                }],
                 is_whole: true,
             }
         })

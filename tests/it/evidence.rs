@@ -1,0 +1,301 @@
+//! No verdict without evidence: the smallest inputs on which a verdict could be reached that the answers do not support,
+//! over real HTTP, in virtual time.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use audio_cache_sweeper::{
+    backoff::Backoff,
+    sandbox::{Missing, Options, Outage, Poison},
+};
+
+use crate::bed::{Bed, Plan};
+
+/// The defaults of the configuration, as far as they matter here.
+pub fn defaults(sandbox: Options) -> Plan {
+    let mut plan = Plan { sandbox: Options { ..sandbox }, ..Plan::default() };
+    plan.sandbox.key = Plan::default().sandbox.key;
+    plan.sandbox.record = true;
+    plan.settings.linger = Duration::from_millis(500);
+    plan.settings.policy.max_attempts = 8;
+    plan.settings.policy.retry = Backoff::new(Duration::from_secs(10), Duration::from_secs(3_600)).unwrap();
+    plan.settings.policy.min_retry_after = Duration::from_secs(1);
+    plan.growth = Backoff::new(Duration::from_secs(1), Duration::from_secs(600)).unwrap();
+    plan
+}
+
+/// Turns, and lets the time pass that the worker waits for, until it waits for nothing or the time is over; in seconds.
+async fn run_for(bed: &mut Bed, seconds: u64) -> u64 {
+    let start = bed.clock.elapsed();
+    let end = start + Duration::from_secs(seconds);
+    loop {
+        bed.work().await;
+        let now = bed.clock.elapsed();
+        let wait = bed.worker.turn().await.unwrap().wait;
+        let Some(wait) = wait.filter(|_| now < end) else { return (now - start).as_secs() };
+        bed.clock.advance(wait.clamp(Duration::from_millis(1), end - now));
+    }
+}
+
+const DAY: u64 = 86_400;
+
+async fn states(bed: &mut Bed) -> BTreeMap<String, i64> {
+    bed.query("SELECT state || coalesce(' ' || CASE state WHEN 'dead' THEN last_cause END, ''), count(*) FROM deletions GROUP BY 1")
+        .await
+        .into_iter()
+        .collect()
+}
+
+fn counts(expected: &[(&str, i64)]) -> BTreeMap<String, i64> {
+    expected.iter().map(|(state, count)| ((*state).to_owned(), *count)).collect()
+}
+
+#[tokio::test]
+async fn one_id_that_spoils_its_request_ends_alone_and_costs_its_neighbours_nothing() {
+    let cases = [
+        (Poison::Status(500), "server_error"),
+        (Poison::Status(502), "server_error"),
+        (Poison::Status(408), "server_error"),
+        (Poison::Status(409), "contract"),
+        (Poison::Status(410), "contract"),
+        (Poison::Status(412), "contract"),
+        (Poison::Status(415), "contract"),
+        (Poison::Status(418), "contract"),
+        (Poison::Status(520), "contract"),
+        (Poison::Status(530), "contract"),
+        (Poison::RetryAfter(503, 2), "throttled"),
+        (Poison::Reset, "lost"),
+        (Poison::Html, "garbled"),
+        (Poison::Long, "garbled"),
+    ];
+    for (poison, cause) in cases {
+        for (concurrency, rows, bad) in [(8, 20, 7), (1, 20, 20), (8, 20, 1), (8, 3, 2), (8, 2, 1), (8, 2, 2)] {
+            let what = format!("{poison:?}, {bad} of {rows}, concurrency {concurrency}");
+            let sandbox = Options { poison: vec![(bad.to_string(), poison)], ..Options::default() };
+            let mut plan = defaults(sandbox);
+            plan.settings.concurrency = concurrency;
+            let mut bed = Bed::new(plan).await;
+            bed.insert_many("a", rows).await;
+            let took = run_for(&mut bed, 2 * DAY).await;
+            let dead = format!("dead {cause}");
+            let expected = counts(&[("deleted", rows as i64 - 1), (dead.as_str(), 1)]);
+            assert_eq!(states(&mut bed).await, expected, "{what}: {:?} {took} s", bed.sizes());
+            assert!(bed.sizes().len() <= 20, "{what}: {:?}", bed.sizes());
+        }
+    }
+}
+
+#[tokio::test]
+async fn in_an_outage_no_row_is_spent_however_few_there_are() {
+    for outage in [
+        Outage::Status(500),
+        Outage::Status(409),
+        Outage::Status(404),
+        Outage::RetryAfter(503, 7),
+        Outage::Html,
+        Outage::Reset,
+        Outage::PoliteFailed,
+        Outage::PoliteSilent,
+        Outage::Strangers,
+    ] {
+        for rows in [1, 20, 400] {
+            let what = format!("{outage:?}, {rows} rows");
+            let mut bed = Bed::new(defaults(Options { outage: Some(outage), ..Options::default() })).await;
+            bed.insert_many("a", rows).await;
+            let says_when = matches!(outage, Outage::RetryAfter(..));
+            run_for(&mut bed, if says_when { 1_800 } else { DAY / 2 }).await;
+            assert_eq!(states(&mut bed).await, counts(&[("pending", rows as i64)]), "{what}");
+            // Each hour has some six probes of ten minutes, and each may ask a question.
+            // Whoever says when to come again is taken at that word.
+            assert!(says_when || bed.sizes().len() < 40 + 12 * 14, "{what}: {}", bed.sizes().len());
+            bed.sandbox.set_outage(None);
+            let took = run_for(&mut bed, DAY).await;
+            assert_eq!(states(&mut bed).await, counts(&[("deleted", rows as i64)]), "{what}");
+            assert!(took < 3_600 + 800, "{what}: {took} s");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rejections_of_everything_condemn_as_many_rows_as_make_a_streak() {
+    for status in [400, 413, 422] {
+        // One agent with many rows, and many agents with one.
+        for (agents, rows) in [(1, 200), (200, 1)] {
+            let outage = Some(Outage::Status(status));
+            let mut bed = Bed::new(defaults(Options { outage, ..Options::default() })).await;
+            for agent in 0..agents {
+                bed.insert_many(&format!("agent-{agent}"), rows).await;
+            }
+            run_for(&mut bed, 3_600).await;
+            let dead = bed.count("state = 'dead'").await;
+            assert!(dead <= 3, "{status}, {agents} agents: {dead} dead");
+            assert_eq!(bed.count("state = 'pending'").await, 200 - dead);
+            bed.sandbox.set_outage(None);
+            run_for(&mut bed, DAY).await;
+            assert_eq!(bed.count("state = 'deleted'").await, 200 - dead, "{status}, {agents} agents");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restored_backup_ends_absent_and_nothing_is_held() {
+    let sandbox = Options { agents: vec![("a".to_owned(), 0)], ..Options::default() };
+    let mut bed = Bed::new(defaults(sandbox)).await;
+    bed.insert_many("a", 2_000).await;
+    let took = run_for(&mut bed, DAY).await;
+    assert_eq!(states(&mut bed).await, counts(&[("absent", 2_000)]));
+    assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(0,)]);
+    // Eight attempts with their delays, as without any question.
+    let schedule: u64 = [10, 20, 40, 80, 160, 320, 640].iter().sum();
+    assert!(took < schedule + schedule / 4 + 120, "{took} s");
+    assert!(bed.sizes().len() < 2_000 + 8 * 100 + 40, "{}", bed.sizes().len());
+}
+
+#[tokio::test]
+async fn where_nobody_can_be_asked_the_attempts_go_on_being_counted_one_a_probe() {
+    let sandbox = Options { agents: vec![("a".to_owned(), 0)], ..Options::default() };
+    let mut plan = defaults(sandbox);
+    plan.settings.policy.ask_singly = false;
+    plan.settings.policy.max_attempts = 3;
+    let mut bed = Bed::new(plan).await;
+    bed.insert_many("a", 40).await;
+    run_for(&mut bed, 5 * DAY).await;
+    assert_eq!(states(&mut bed).await, counts(&[("dead api_failed", 40)]));
+    assert_eq!(bed.count("maybe_done = 1 AND attempts = 3").await, 40, "unconfirmed");
+}
+
+#[tokio::test]
+async fn a_gateway_s_404_makes_nothing_absent() {
+    for missing in [Missing::Gateway, Missing::Html, Missing::Empty, Missing::Agent] {
+        let sandbox = Options { agents: vec![("a".to_owned(), 0)], single_404: missing, ..Options::default() };
+        let mut plan = defaults(sandbox);
+        plan.settings.policy.max_attempts = 2;
+        let mut bed = Bed::new(plan).await;
+        bed.insert_many("a", 5).await;
+        run_for(&mut bed, 5 * DAY).await;
+        assert_eq!(bed.count("state = 'absent'").await, 0, "{missing:?}");
+        assert_eq!(states(&mut bed).await, counts(&[("dead api_failed", 5)]), "{missing:?}");
+        assert_eq!(bed.count("maybe_done = 1").await, 5, "{missing:?}: unconfirmed");
+    }
+}
+
+#[tokio::test]
+async fn malformed_ids_in_any_number_end_and_the_good_ones_behind_them_are_deleted() {
+    for bad_first in [true, false] {
+        let mut bed = Bed::new(defaults(Options { numeric_ids: true, ..Options::default() })).await;
+        let bad: Vec<String> = (0..1_000).map(|id| format!("bad-{id}")).collect();
+        let bad: Vec<(&str, &str)> = bad.iter().map(|entry| ("a", entry.as_str())).collect();
+        if bad_first {
+            bed.insert(&bad).await;
+            bed.insert_many("a", 1_000).await;
+        } else {
+            bed.insert_many("a", 1_000).await;
+            bed.insert(&bad).await;
+        }
+        let took = run_for(&mut bed, DAY).await;
+        let expected = counts(&[("dead rejected", 1_000), ("deleted", 1_000)]);
+        assert_eq!(states(&mut bed).await, expected, "bad first: {bad_first}, {took} s");
+        assert!(took < 3_600, "bad first: {bad_first}: {took} s");
+    }
+}
+
+#[tokio::test]
+async fn swapped_answers_delete_nothing_that_is_there() {
+    let sandbox = Options { swap_ratio: 0.5, seed: 3, latency: Duration::ZERO, ..Options::default() };
+    let mut plan = defaults(sandbox);
+    plan.settings.concurrency = 8;
+    let mut bed = Bed::new(plan).await;
+    for agent in ["a", "b"] {
+        bed.insert_many(agent, 30).await;
+    }
+    // With something that each request does not delete, so that a swapped answer would be a lie.
+    run_for(&mut bed, DAY).await;
+    let deleted: Vec<(String, String)> =
+        bed.query("SELECT agent_id, entry_id FROM deletions WHERE state = 'deleted'").await;
+    assert!(!deleted.is_empty());
+    for (agent, entry) in &deleted {
+        assert!(bed.sandbox.is_gone(agent, entry), "{agent} {entry} is still there");
+    }
+    assert_eq!(bed.count("state = 'dead'").await, 0);
+}
+
+#[tokio::test]
+async fn an_agent_s_faults_hold_that_agent_and_nobody_else_waits() {
+    for outage in [Outage::Status(500), Outage::Status(409), Outage::Reset, Outage::PoliteFailed, Outage::Status(400)] {
+        let mut bed = Bed::new(defaults(Options::default())).await;
+        bed.sandbox.set_agent_outage("broken", Some(outage));
+        bed.insert_many("broken", 200).await;
+        bed.insert_many("healthy", 20).await;
+        run_for(&mut bed, 60).await;
+        for row in 0..60 {
+            bed.insert(&[("healthy", format!("later-{row}").as_str())]).await;
+            run_for(&mut bed, 10).await;
+            let late = bed.count("state = 'pending' AND agent_id = 'healthy'").await;
+            assert_eq!(late, 0, "{outage:?}: row {row} of the healthy agent waits");
+        }
+        let dead = bed.count("state = 'dead'").await;
+        assert!(dead <= 3, "{outage:?}: {dead}");
+        bed.sandbox.set_agent_outage("broken", None);
+        run_for(&mut bed, DAY).await;
+        assert_eq!(bed.count("state = 'deleted' AND agent_id = 'broken'").await, 200 - dead, "{outage:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_of_held_agents_takes_a_tenth_of_the_permits_at_the_most() {
+    let mut plan =
+        defaults(Options { forbidden: (0..300).map(|n| format!("unknown-{n}")).collect(), ..Options::default() });
+    plan.rate.requests_per_second = 5.0;
+    plan.rate.burst = 5.try_into().unwrap();
+    let mut bed = Bed::new(plan).await;
+    for agent in 0..300 {
+        bed.insert_many(&format!("unknown-{agent}"), 1).await;
+    }
+    bed.insert_many("good", 30_000).await;
+    run_for(&mut bed, 120).await;
+    let before = bed.count("state = 'deleted'").await;
+    run_for(&mut bed, 200).await;
+    let share = (bed.count("state = 'deleted'").await - before) as f64 / (200.0 * 5.0 * 20.0);
+    assert!(share > 0.88, "{share}");
+}
+
+#[tokio::test]
+async fn a_hold_of_an_agent_that_has_no_rows_any_more_is_lifted() {
+    let mut bed = Bed::new(defaults(Options { forbidden: vec!["mistyped".to_owned()], ..Options::default() })).await;
+    bed.insert_many("mistyped", 1).await;
+    bed.insert_many("other", 1).await;
+    run_for(&mut bed, 1).await;
+    assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(1,)]);
+    bed.execute("INSERT INTO holds (scope) VALUES ('nobody')").await;
+    bed.execute("DELETE FROM deletions WHERE agent_id = 'mistyped'").await;
+    run_for(&mut bed, 61).await;
+    assert_eq!(bed.query::<(String,)>("SELECT scope FROM holds").await, [("nobody".to_owned(),)], "a person's stays");
+}
+
+#[tokio::test]
+async fn a_steady_inflow_of_new_rows_does_not_starve_one_that_failed() {
+    let mut plan = defaults(Options::default());
+    plan.rate.requests_per_second = 1.0;
+    plan.rate.burst = 1.try_into().unwrap();
+    let mut bed = Bed::new(plan).await;
+    bed.sandbox.script([crate::bed::listing(&["2"], &["1"])]);
+    bed.insert_many("a", 2).await;
+    run_for(&mut bed, 1).await;
+    let mut next = 100;
+    for second in 0..60 {
+        // More than the rate lets out.
+        let rows: Vec<String> = (next..next + 30).map(|id| id.to_string()).collect();
+        next += 30;
+        let rows: Vec<(String, &str)> = rows.iter().map(|entry| ("a".to_owned(), entry.as_str())).collect();
+        let created_at = bed.clock.now().0;
+        let values: Vec<String> =
+            rows.iter().map(|(agent, entry)| format!("('{agent}', '{entry}', {created_at})")).collect();
+        bed.execute(&format!("INSERT INTO deletions (agent_id, entry_id, created_at) VALUES {}", values.join(",")))
+            .await;
+        run_for(&mut bed, 1).await;
+        if bed.count("entry_id = '1' AND state = 'deleted'").await == 1 {
+            assert!((9..=40).contains(&second), "{second}");
+            return;
+        }
+    }
+    panic!("starved");
+}
