@@ -45,6 +45,10 @@ use crate::{
 
 /// Most connections at a time; for another one, the oldest that waits for its client gives way.
 const MAX_CONNECTIONS: usize = 128;
+/// It does so only after this time, in which its client can ask: else a flood of connections would end all of them at once.
+const MIN_STAY: Duration = Duration::from_millis(100);
+/// How often it is looked whether one has stayed that long.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// The longest that one may take, from its first byte to its last.
 const MAX_CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// The longest that one may take to say what it wants: shorter than what [`ask_livez`] waits.
@@ -137,24 +141,24 @@ async fn serve(listener: std::net::TcpListener, shared: Shared) -> io::Error {
         .route("/readyz", get(readyz))
         .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n") })
         .with_state(Arc::new(shared));
-    let (mut tasks, mut guests) = (JoinSet::new(), Guests::default());
+    let (mut tasks, mut guests, clock) = (JoinSet::new(), Guests::default(), Clock::system());
     loop {
         while tasks.try_join_next().is_some() {}
         guests.0.retain(|guest| !guest.task.is_finished());
-        if guests.0.len() >= MAX_CONNECTIONS && !guests.make_room() {
-            // All of them are being answered, which ends.
-            tasks.join_next().await;
+        if guests.0.len() >= MAX_CONNECTIONS && !guests.make_room(clock.elapsed()) {
+            // All of them are new, or being answered, which ends.
+            let _ = timeout(LOOK_INTERVAL, tasks.join_next()).await;
             continue;
         }
         let Ok((stream, _)) = listener.accept().await else {
             // Out of file handles, most likely. Ours come free by and by, and those of others.
-            let pause = if guests.make_room() { 1 } else { 100 };
-            sleep(Duration::from_millis(pause)).await;
+            guests.make_room(clock.elapsed());
+            sleep(LOOK_INTERVAL).await;
             continue;
         };
         let is_busy = Arc::<AtomicBool>::default();
         let task = tasks.spawn(answer(stream, router.clone(), Arc::clone(&is_busy)));
-        guests.0.push_back(Guest { task, is_busy });
+        guests.0.push_back(Guest { task, is_busy, since: clock.elapsed() });
     }
 }
 
@@ -163,6 +167,8 @@ struct Guest {
     task: AbortHandle,
     /// It has asked, and is being answered by us. Else it waits for its client, to ask or to take its answer.
     is_busy: Arc<AtomicBool>,
+    /// Elapsed time.
+    since: Duration,
 }
 
 /// The connections, oldest first.
@@ -170,9 +176,10 @@ struct Guest {
 struct Guests(VecDeque<Guest>);
 
 impl Guests {
-    /// Ends the oldest one that waits for its client; false if there is none.
-    fn make_room(&mut self) -> bool {
-        let oldest = self.0.iter().position(|guest| !guest.is_busy.load(Ordering::Relaxed));
+    /// Ends the oldest one that waits for its client, and has done so for a while; false if there is none.
+    fn make_room(&mut self, now: Duration) -> bool {
+        let has_stayed = |guest: &Guest| now.saturating_sub(guest.since) >= MIN_STAY;
+        let oldest = self.0.iter().position(|guest| has_stayed(guest) && !guest.is_busy.load(Ordering::Relaxed));
         let Some(guest) = oldest.and_then(|at| self.0.remove(at)) else { return false };
         guest.task.abort();
         true

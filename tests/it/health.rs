@@ -390,13 +390,13 @@ async fn clients_that_hang_give_way_to_others() {
     assert!(clock.elapsed() < Duration::from_secs(1), "nobody's patience had to end: {:?}", clock.elapsed());
     // More come all the time.
     let more = std::thread::spawn(move || {
-        let flood: Vec<TcpStream> = (0..1_000).map_while(|_| TcpStream::connect(address).ok()).collect();
+        let flood: Vec<TcpStream> = (0..250).map_while(|_| TcpStream::connect(address).ok()).collect();
         flood.len()
     });
     for _ in 0..3 {
         assert_eq!(check().await.0, 0);
     }
-    assert!(more.join().unwrap() > 200);
+    assert_eq!(more.join().unwrap(), 250);
     drop(hanging);
 }
 
