@@ -298,7 +298,10 @@ impl Api {
         let problem = error.map(KeyError::to_string);
         let mut told = self.key_problem.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = problem.as_ref().filter(|problem| told.as_ref() != Some(problem)) {
-            warn!(event = event::KEY_UNUSABLE, error, "the key file was read again and cannot be used; the old key stays");
+            warn!(
+                event = event::KEY_UNUSABLE,
+                error, "the key file was read again and cannot be used; the old key stays"
+            );
         }
         *told = problem;
     }

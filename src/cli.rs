@@ -298,7 +298,10 @@ async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Wo
         }
         if !config.unused_proxies.is_empty() {
             let variables = config.unused_proxies.join(", ");
-            warn!(event = event::PROXY_UNUSED, variables, "the environment names a proxy, which is not used: api.proxy does");
+            warn!(
+                event = event::PROXY_UNUSED,
+                variables, "the environment names a proxy, which is not used: api.proxy does"
+            );
         }
     }
     let pace = Pace::new(config.rate, config.hold_growth);
