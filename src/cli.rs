@@ -144,10 +144,10 @@ enum Command {
 #[derive(Debug, Default, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 struct RunArgs {
-    /// End when no row is open any more; waits for retries and holds.
+    /// End when no row is open any more; waits for retries and holds, and an outage keeps rows open for as long as it lasts.
     #[arg(long)]
     until_empty: bool,
-    /// With --until-empty: end with exit code 5 when no row has reached an end for so long (10m, say).
+    /// With --until-empty: end with exit code 5 when no row has reached an end for this long (10m, say).
     #[arg(long, value_name = "DURATION", requires = "until_empty", value_parser = duration)]
     give_up_after: Option<Duration>,
 }

@@ -394,7 +394,9 @@ proptest! {
 
     #[test]
     fn rows_alike_come_back_together(n in 1_i64..=20, result in any_result(), standing in any_standing(), seed: u64) {
-        prop_assume!(result.is_err());
+        if result.is_ok() {
+            return Ok(());
+        }
         let judgement = judge_all(&fresh(n), &result, None, &standing, &policy(), seed);
         prop_assert!(judgement.rows.iter().all(|row| row.verdict == judgement.rows[0].verdict));
     }

@@ -208,7 +208,9 @@ impl Holds {
                 held
             }
         }?;
-        if let Some(until) = held.row.until_at {
+        if cause == Cause::Operator
+            && let Some(until) = held.row.until_at
+        {
             self.ends.remove(&(until, scope.clone()));
         }
         self.count -= usize::from(!held.is_question);
@@ -505,7 +507,7 @@ impl Holds {
                     // There are answers again; what they are about is another question.
                     changes.extend(self.lift(&held.row));
                 }
-                self.ask(held.row.scope.clone(), hold.cause, &outcome, now);
+                self.ask(held.row.scope.clone(), hold.cause, held.row.repeats.saturating_add(1), &outcome, now);
                 continue;
             }
             if let Some(involved) = self.early_failure(&held, &outcome, now) {
@@ -516,7 +518,7 @@ impl Holds {
         }
         if !is_placed && (!by_streak || outcome.reached.is_some()) {
             if outcome.asks_first {
-                self.ask(scope, hold.cause, &outcome, now);
+                self.ask(scope, hold.cause, 0, &outcome, now);
             } else {
                 changes.extend(self.place(&hold, scope, &outcome, &involved, now, rng));
             }
@@ -545,11 +547,11 @@ impl Holds {
 
     /// A question stands between the agent and a hold: the next request, about one row alone, decides. If the hold is on
     /// already, its time is over, and the question is its next probe.
-    fn ask(&mut self, scope: Scope, cause: Cause, outcome: &Outcome, now: Timestamp) {
+    fn ask(&mut self, scope: Scope, cause: Cause, repeats: u32, outcome: &Outcome, now: Timestamp) {
         if self.of(&scope).is_some_and(|causes| causes.values().any(|held| is_by_streak(held.row.cause))) {
             return;
         }
-        let row = HoldRow { scope, cause, since_at: now, until_at: Some(now), repeats: 0, probed_at: None };
+        let row = HoldRow { scope, cause, since_at: now, until_at: Some(now), repeats, probed_at: None };
         let asked = Some(outcome.agent.clone());
         self.put(Held { is_question: true, asked, ..Held::new(row, outcome.newest) });
     }
@@ -569,7 +571,8 @@ impl Holds {
         now: Timestamp,
         rng: &mut fastrand::Rng,
     ) -> Vec<HoldChange> {
-        let repeats = if held.is_question { 0 } else { held.row.repeats.saturating_add(1) };
+        // A question that took the place of a hold goes on where that hold was.
+        let repeats = held.row.repeats.saturating_add(u32::from(!held.is_question));
         let (grown, is_longest) = self.grown(cause, repeats, now, rng);
         let until = match hold.map(|hold| hold.end) {
             Some(HoldEnd::At(until)) => until,
