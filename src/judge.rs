@@ -304,7 +304,9 @@ impl Case<'_> {
         match cause {
             Cause::Rejected if self.batch().len() == 1 => self.rejected_alone(),
             Cause::Rejected => self.rejected_together(),
-            Cause::Unauthorized => self.released(cause, self.hold(Scope::All, cause, HoldEnd::Growing)),
+            Cause::Unauthorized | Cause::Untrusted => {
+                self.released(cause, self.hold(Scope::All, cause, HoldEnd::Growing))
+            }
             Cause::Forbidden | Cause::UnknownAgent => {
                 self.released(cause, self.hold(self.agent(), cause, HoldEnd::Growing))
             }
@@ -384,6 +386,7 @@ impl Case<'_> {
             | Cause::ServerError
             | Cause::Lost
             | Cause::Unreachable
+            | Cause::Untrusted
             | Cause::Operator => false,
         }
     }
