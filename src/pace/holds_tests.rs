@@ -294,6 +294,27 @@ fn a_fault_by_streak_keeps_a_hold_of_another_kind_unless_it_is_an_answer() {
 }
 
 #[test]
+fn a_hold_until_the_time_that_the_api_says_is_never_said_to_be_the_longest() {
+    let mut holds = holds();
+    let throttled =
+        |request, seconds| outcome(request, "a", Some(hold(Scope::All, Cause::Throttled, HoldEnd::At(at(seconds)))));
+    for n in 0..9 {
+        let changes = take(&mut holds, throttled(n, n.unsigned_abs() * 100 + 90), at(n.unsigned_abs() * 100));
+        assert_eq!((placed(&changes).0.repeats, placed(&changes).1), (u32::try_from(n).unwrap(), false));
+        holds.sent(RequestId(n + 1), &agent("a"), at(n.unsigned_abs() * 100 + 90));
+    }
+}
+
+#[test]
+fn a_rejection_of_several_rows_counts_for_nothing_so_its_hold_does_not_grow_by_it() {
+    let mut holds = probing(on("a"), Cause::Rejected, 3);
+    let changes = take(&mut holds, outcome(9, "a", None), at(4));
+    assert_eq!(placed(&changes).0.repeats, 3);
+    let mut holds = probing(on("a"), Cause::ApiFailed, 3);
+    assert_eq!(placed(&take(&mut holds, outcome(9, "a", None), at(4))).0.repeats, 4);
+}
+
+#[test]
 fn a_probe_that_asks_for_no_pause_renews_only_what_it_could_not_end() {
     for cause in [Cause::Rejected, Cause::ApiFailed, Cause::ApiSilent, Cause::ApiContradicted] {
         let mut holds = probing(on("a"), cause, 0);

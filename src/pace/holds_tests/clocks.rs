@@ -27,6 +27,17 @@ fn a_hold_placed_by_a_clock_that_was_ahead_lasts_no_longer_than_it_was_to() {
 }
 
 #[test]
+fn a_hold_renewed_by_a_clock_that_was_ahead_lasts_from_now_what_it_was_given_then() {
+    let mut holds = holds();
+    let renewed = HoldRow { probed_at: Some(at(5_000)), ..row(on("a"), Cause::Lost, Some(at(5_030))) };
+    let before = HoldRow { probed_at: Some(NOW.minus(secs(9))), ..row(on("b"), Cause::Lost, Some(at(30))) };
+    holds.load(vec![renewed.clone(), before.clone()]);
+    let right = HoldRow { until_at: Some(at(40)), probed_at: Some(at(10)), ..renewed };
+    assert_eq!(holds.put_clock_right(at(10)), [HoldChange::Placed { row: right.clone(), is_longest: false }]);
+    assert_eq!(holds.load(vec![right, before]), []);
+}
+
+#[test]
 fn a_probe_on_its_way_goes_on_deciding_when_the_clock_is_put_right() {
     let mut holds = holds();
     holds.load(vec![HoldRow { since_at: at(50), ..row(on("a"), Cause::Lost, Some(at(60))) }]);

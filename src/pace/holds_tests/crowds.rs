@@ -70,6 +70,17 @@ fn a_hold_on_everything_that_the_api_asks_for_has_no_early_probes() {
 }
 
 #[test]
+fn when_the_probe_fails_of_what_everybody_meets_nobody_probes_early_any_more() {
+    for (asked, may_probe) in [(growing(Scope::All, Cause::Unauthorized), false), (by_streak("a", Cause::Lost), true)] {
+        let (mut holds, end) = all_held();
+        holds.sent(RequestId(4), &agent("a"), end);
+        take(&mut holds, Outcome { reached: Some(Scope::All), ..outcome(4, "a", asked) }, end);
+        let admission = holds.admit(&agent("c"), end.plus(secs(4)));
+        assert_eq!(admission == Admission::Probe, may_probe, "{admission:?}");
+    }
+}
+
+#[test]
 fn agents_that_are_held_themselves_let_the_others_probe_first_for_a_while() {
     let mut holds = holds();
     take(&mut holds, reached(1, "c", Cause::ServerError, on("c")), NOW);

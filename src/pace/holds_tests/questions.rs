@@ -90,6 +90,19 @@ fn once_a_hold_by_streak_is_on_the_question_is_its_next_probe() {
 }
 
 #[test]
+fn a_question_that_takes_the_place_of_a_hold_for_something_else_goes_on_where_that_was() {
+    let mut holds = probing(on("a"), Cause::ServerError, 2);
+    let lifted = lifted(on("a"), Cause::ServerError, Some(at(4)));
+    assert_eq!(take(&mut holds, asks(9, "a", on("a")), at(5)), [lifted], "there are answers again");
+    assert_eq!((holds.count(), holds.admit(&agent("a"), at(5))), (0, Admission::Probe));
+    holds.sent(RequestId(10), &agent("a"), at(5));
+    let changes = take(&mut holds, outcome(10, "a", by_streak("a", Cause::ApiFailed)), at(5));
+    let (row, _) = placed(&changes);
+    assert_eq!((row.cause, row.repeats), (Cause::ApiFailed, 3));
+    assert!(is_jittered(end_of(row).since(at(5)), 32));
+}
+
+#[test]
 fn a_second_answer_while_the_question_is_open_asks_no_other() {
     let mut holds = asked(on("a"));
     holds.sent(RequestId(4), &agent("a"), NOW);
