@@ -73,7 +73,10 @@ fn retried(batch: &Batch, cause: Cause) -> Judgement {
 }
 
 fn held(batch: &Batch, scope: Scope, cause: Cause, end: HoldEnd) -> Judgement {
-    Judgement { hold: Some(Hold { scope, cause, end, not_before: None }), ..retried(batch, cause) }
+    Judgement {
+        hold: Some(Hold { scope, cause, end, not_before: None, may_be_content: true }),
+        ..retried(batch, cause)
+    }
 }
 
 /// A fault by streak.
@@ -167,6 +170,18 @@ fn what_is_settled_in_between_ends_everybody_s_streak_together_and_the_agent_s_o
 }
 
 #[test]
+fn the_largest_request_that_failed_since_the_last_success_is_remembered() {
+    let mut evidence = evidence();
+    assert_eq!(evidence.largest(&name("a")), 0);
+    fail(&mut evidence, "a", 1..8);
+    fail(&mut evidence, "a", [20]);
+    fail(&mut evidence, "b", [1, 2]);
+    assert_eq!((evidence.largest(&name("a")), evidence.largest(&name("b"))), (7, 2));
+    succeed(&mut evidence, 5, &batch("a", [9]));
+    assert_eq!((evidence.largest(&name("a")), evidence.largest(&name("b"))), (0, 2));
+}
+
+#[test]
 fn a_settled_streak_starts_its_run_anew_too() {
     let mut evidence = evidence();
     (0..5).for_each(|n| drop(fail(&mut evidence, "a", [1, 10 + n])));
@@ -211,6 +226,19 @@ fn a_status_out_of_the_contract_that_two_agents_get_is_everybody_s() {
     assert_eq!(evidence.involved(), BTreeSet::from([name("a"), name("b")]));
     succeed(&mut evidence, 2, &batch("c", [1]));
     assert_eq!(contract(&mut evidence, "b"), None, "something was settled in between");
+}
+
+#[test]
+fn a_refusal_of_an_agent_is_its_own_however_many_agents_get_one() {
+    let mut evidence = evidence();
+    for agent in ["a", "b", "c", "d"] {
+        let batch = batch(agent, [1]);
+        let refused = held(&batch, Scope::Agent(name(agent)), Cause::Forbidden, HoldEnd::Growing);
+        assert_eq!(take(&mut evidence, 1, &batch, &refused), None);
+        let everything = held(&batch, Scope::All, Cause::Contract, HoldEnd::Growing);
+        assert_eq!(take(&mut evidence, 1, &batch, &everything), None, "it holds everything by itself");
+    }
+    assert!(evidence.involved().is_empty());
 }
 
 #[test]

@@ -178,7 +178,8 @@ impl Case<'_> {
     }
 
     fn hold(&self, scope: Scope, cause: Cause, end: HoldEnd) -> Hold {
-        Hold { scope, cause, end, not_before: self.asked_time() }
+        let may_be_content = self.heard.result.as_ref().err().is_some_and(Fault::may_be_the_content);
+        Hold { scope, cause, end, not_before: self.asked_time(), may_be_content }
     }
 
     fn agent(&self) -> Scope {
@@ -303,7 +304,9 @@ impl Case<'_> {
         match cause {
             Cause::Rejected if self.batch().len() == 1 => self.rejected_alone(),
             Cause::Rejected => self.rejected_together(),
-            Cause::Unauthorized => self.released(cause, self.hold(Scope::All, cause, HoldEnd::Growing)),
+            Cause::Unauthorized | Cause::Untrusted => {
+                self.released(cause, self.hold(Scope::All, cause, HoldEnd::Growing))
+            }
             Cause::Forbidden | Cause::UnknownAgent => {
                 self.released(cause, self.hold(self.agent(), cause, HoldEnd::Growing))
             }
@@ -383,6 +386,7 @@ impl Case<'_> {
             | Cause::ServerError
             | Cause::Lost
             | Cause::Unreachable
+            | Cause::Untrusted
             | Cause::Operator => false,
         }
     }
@@ -545,7 +549,7 @@ fn to_be_asked(row: &Deletion, verdict: Verdict) -> Judged {
 /// How many rows of a batch that failed as a whole may go together next: the largest power of two below its size.
 ///
 /// Sixteen and four rather than ten and ten, because from then on halves are even and no row travels more than five
-/// times: one bad ID among twenty is found in at most 11 requests and two in at most 17, in whatever order and however
+/// times: one bad ID among twenty is found in at most 11 requests and two in at most 18, in whatever order and however
 /// much at the same time the parts are sent. Halves of ten, five, three and two take up to 19.
 fn part(len: usize) -> u8 {
     let largest = len.next_power_of_two() / 2;

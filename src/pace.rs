@@ -70,3 +70,58 @@ impl Pace {
         self.since_probe = if is_probe { 0 } else { self.since_probe.saturating_add(1).min(PROBE_SHARE) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    fn pace() -> Pace {
+        let rate = RateLimit { requests_per_second: 100.0, burst: NonZeroU32::MIN };
+        Pace::new(rate, Backoff::new(Duration::from_secs(4), Duration::from_secs(60)).unwrap())
+    }
+
+    #[test]
+    fn probes_get_a_tenth_of_the_permits_while_anything_else_may_go() {
+        let mut pace = pace();
+        let took: Vec<bool> = (0..1_000)
+            .map(|_| {
+                let is_probe = pace.is_probe_s_turn();
+                pace.took(is_probe);
+                is_probe
+            })
+            .collect();
+        assert!(took[0], "the first need not wait");
+        assert!(took.chunks(10).all(|ten| ten.iter().filter(|is_probe| **is_probe).count() == 1));
+        // Probes that go because nothing else may use up their turn as well.
+        pace.took(true);
+        assert!(!pace.is_probe_s_turn());
+    }
+
+    #[test]
+    fn turns_that_probes_did_not_need_are_not_saved_up() {
+        let mut pace = pace();
+        (0..1_000).for_each(|_| pace.took(false));
+        let turns = (0..20).filter(|_| {
+            let is_probe = pace.is_probe_s_turn();
+            pace.took(is_probe);
+            is_probe
+        });
+        assert_eq!(turns.count(), 2);
+    }
+
+    #[test]
+    fn an_api_that_becomes_slow_gets_fewer_requests_at_a_time_if_that_is_wanted() {
+        let timed = |mut pace: Pace| {
+            pace.timed(Duration::from_millis(50), 8);
+            for _ in 0..40 {
+                pace.timed(Duration::from_secs(3), 8);
+            }
+            (pace.concurrency(8), pace.concurrency(2))
+        };
+        let (limit, least) = timed(pace().adaptive(8, Duration::ZERO));
+        assert!(limit < 8 && least <= 2, "{limit} {least}");
+        assert_eq!(timed(pace()), (8, 2));
+    }
+}

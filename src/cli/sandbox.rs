@@ -51,11 +51,11 @@ pub(super) struct SandboxArgs {
     /// lists IDs that were not sent), html (a 200 with HTML) or reset.
     #[arg(long, value_name = "HOW")]
     outage: Option<Outage>,
-    /// What the 404 to a single DELETE of a missing entry has as its body. HOW is envelope (the API's, about the entry),
-    /// agent (the API's, about the agent), gateway, html or empty.
+    /// What the 404 to a single-entry DELETE of a missing entry has as its body. HOW is envelope (the API's, about the
+    /// entry), agent (the API's, about the agent), gateway, html or empty.
     #[arg(long, value_name = "HOW", default_value = "envelope")]
     missing: Missing,
-    /// Answer 405 to every single DELETE.
+    /// Answer 405 to every single-entry DELETE.
     #[arg(long)]
     refuse_singles: bool,
     /// The share of answers that wait up to 300 ms for the next answer and are exchanged with it, as a confused proxy

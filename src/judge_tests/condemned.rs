@@ -40,7 +40,9 @@ impl Case<'_> {
                 Cause::ServerError | Cause::Garbled | Cause::Lost => self.may_die_of_a_fault(row),
                 Cause::Contract => !fault.is_of_the_whole_api() && self.may_die_of_a_fault(row),
                 Cause::Throttled => !fault.is_too_much() && self.may_die_of_a_fault(row),
-                _ => false,
+                Cause::ApiFailed | Cause::ApiContradicted | Cause::ApiSilent | Cause::Operator => false,
+                Cause::Unauthorized | Cause::Forbidden | Cause::UnknownAgent => false,
+                Cause::Unreachable | Cause::Untrusted => false,
             },
         }
     }
@@ -145,16 +147,16 @@ fn a_fault_of_a_whole_request_condemns_a_row_only_alone_and_while_others_get_thr
         status(405),
     ];
     let (mut dead, mut all) = (0, 0);
-    for [at_limit, was_sent, in_path] in flags() {
+    for [at_limit, was_sent, in_path, has_evidence] in flags() {
         for (asks, first_fault) in
             [0, 2, 3].into_iter().flat_map(|asks| [(asks, None), (asks, Some(BEFORE)), (asks, Some(LAST))])
         {
             let attempts = if at_limit { 2 } else { 1 };
-            let last_request = was_sent.then_some(LAST);
-            let row = Deletion { attempts, asks, first_fault, last_request, ..row(0) };
+            let (last_request, evidence) = (was_sent.then_some(LAST), has_evidence.then_some(BEFORE));
+            let row = Deletion { attempts, asks, first_fault, last_request, evidence, ..row(0) };
             let row = if in_path { row } else { named("a/b", row) };
             for (batch, policy) in shapes(&row).iter().flat_map(|batch| policies().map(|policy| (batch, policy))) {
-                for [is_only_work, is_old_news, is_orphan, asks_refused, is_suspect] in flags() {
+                for [is_only_work, is_old_news, is_orphan, asks_refused] in flags() {
                     for settled in [None, Some(RequestId(35)), Some(SINCE)] {
                         let standing = Standing {
                             settled,
@@ -162,7 +164,6 @@ fn a_fault_of_a_whole_request_condemns_a_row_only_alone_and_while_others_get_thr
                             is_old_news,
                             is_orphan,
                             asks_refused,
-                            is_suspect,
                             ..Standing::default()
                         };
                         for result in &faults {
@@ -219,7 +220,7 @@ fn a_rejection_condemns_a_row_only_alone_and_while_others_are_not_or_such_are_fe
     let envelopes = [None, Some(said("INVALID_ID", None)), Some(said("INVALID_ID", Some("another")))];
     let faults = [400, 413, 422, 401, 403, 404].map(status);
     let (mut dead, mut all) = (0, 0);
-    for [at_limit, was_asked, completes_streak] in flags() {
+    for [at_limit, was_asked] in flags() {
         for (name, first_fault) in ["0", "12x", "a/b"].into_iter().flat_map(|name| [(name, None), (name, Some(LAST))]) {
             let (attempts, asks) = (if at_limit { 2 } else { 0 }, if was_asked { 1 } else { 0 });
             let row = named(name, Deletion { attempts, asks, first_fault, last_request: Some(LAST), ..row(0) });
@@ -233,7 +234,6 @@ fn a_rejection_condemns_a_row_only_alone_and_while_others_are_not_or_such_are_fe
                             is_suspect,
                             asks_refused,
                             singles_answered,
-                            completes_streak,
                             ..Standing::default()
                         };
                         for (result, envelope) in
@@ -262,7 +262,8 @@ proptest! {
         let judgement = judge_all(&batch, &result, envelope.as_ref(), &standing, &policy(), 1);
         let dead: Vec<_> = judgement.rows.iter().filter(|row| matches!(row.verdict, Verdict::Dead { .. })).collect();
         prop_assert!(batch.len() == 1 || dead.is_empty());
-        if fault.cause() != Cause::Rejected && (standing.is_old_news || (standing.settled.is_none() && batch.deletions().iter().all(|row| row.evidence.is_none()))) {
+        let nothing_is_known = standing.settled.is_none() && batch.deletions().iter().all(|row| row.evidence.is_none());
+        if fault.cause() != Cause::Rejected && (standing.is_old_news || nothing_is_known) {
             prop_assert!(dead.is_empty());
         }
         let is_suspicious = standing.is_suspect || standing.is_old_news;

@@ -73,6 +73,45 @@ fn while_others_get_through_a_batch_that_fails_for_the_second_time_is_split() {
 }
 
 #[test]
+fn a_batch_goes_in_parts_as_soon_as_something_got_through_since_it_first_failed_counted_or_not() {
+    let failed = |at| Deletion { last_request: Some(SINCE), first_fault: Some(BEFORE), ..row(at) };
+    let settled = |settled| Standing { settled, ..Standing::default() };
+    let batch = || bulk(20, vec![failed(0), failed(1), row(2)]);
+    for result in faults() {
+        let judgement = judged(&batch(), &result, &settled(Some(LAST)));
+        assert_eq!((verdicts(&judgement), sizes(&judgement)), (vec!["release"; 3], vec![Some(2), Some(2), None]));
+        for standing in [settled(None), settled(Some(BEFORE)), Standing { is_old_news: true, ..settled(Some(LAST)) }] {
+            assert_eq!(sizes(&judged(&batch(), &result, &standing)), [None; 3], "{result:?} {standing:?}");
+        }
+        let alone = one(&bulk(20, vec![failed(0)]), &result, &settled(Some(LAST)));
+        assert_eq!(alone.batch_max, None, "{result:?}: there is nothing to split");
+    }
+}
+
+#[test]
+fn that_a_row_failed_alone_while_others_got_through_is_remembered_as_evidence() {
+    let only = Standing { is_only_work: true, ..Standing::default() };
+    for result in faults() {
+        let failed = one(&bulk(1, vec![failed_before(0)]), &result, &witnessed());
+        assert_eq!(failed.evidence, Some(REQUEST), "{result:?}");
+        let known = Deletion { evidence: Some(BEFORE), ..failed_before(0) };
+        assert_eq!(one(&bulk(1, vec![known.clone()]), &result, &witnessed()).evidence, Some(BEFORE), "{result:?}");
+        // A restart has forgotten what was settled.
+        let again = one(&bulk(1, vec![known.clone()]), &result, &only);
+        assert_eq!((again.verdict.as_str(), again.evidence), ("retry", Some(BEFORE)), "{result:?}");
+        let left_over = Standing { settled: Some(LAST), ..only };
+        let told_apart = Deletion { first_fault: Some(BEFORE), ..failed_before(0) };
+        assert_eq!(
+            one(&bulk(1, vec![told_apart]), &result, &left_over).evidence,
+            None,
+            "{result:?}: not since its last"
+        );
+        let fresh_fault = Deletion { first_fault: None, ..known };
+        assert_eq!(one(&bulk(1, vec![fresh_fault]), &result, &only).verdict.as_str(), "release", "{result:?}");
+    }
+}
+
+#[test]
 fn several_rows_are_never_dead_for_what_their_request_came_to_and_keep_their_last_attempt() {
     for result in faults() {
         for standing in [witnessed(), Standing { is_orphan: true, ..witnessed() }] {

@@ -44,9 +44,9 @@ impl HoldRow {
         self.cause == Cause::Operator && self.until_at.is_some_and(|until| until <= now)
     }
 
-    /// When its end was given: it may have been placed long ago, and again by each probe that failed.
-    fn placed_at(&self) -> Timestamp {
-        self.probed_at.map_or(self.since_at, |probed| probed.max(self.since_at))
+    /// When it was given its end.
+    fn given_at(&self) -> Timestamp {
+        self.probed_at.map_or(self.since_at, |probed_at| probed_at.max(self.since_at))
     }
 
     /// Whether it lasts longer than `other`.
@@ -123,12 +123,16 @@ struct Held {
     early_from: Timestamp,
     /// Of a question: whose row is asked about. Others wait a while for it.
     asked: Option<AgentId>,
+    /// Something in the request may be the reason: the probes carry parts of it.
+    may_be_content: bool,
 }
 
 impl Held {
     fn new(row: HoldRow, newest: RequestId) -> Self {
         let early_from = row.since_at;
-        Self { row, probe: None, newest, is_question: false, involved: None, early_from, asked: None }
+        // Of a hold that was read, only its cause is known.
+        let may_be_content = matches!(row.cause, Cause::ServerError | Cause::Garbled | Cause::Lost | Cause::Contract);
+        Self { row, probe: None, newest, is_question: false, involved: None, early_from, asked: None, may_be_content }
     }
 
     fn may_probe_early(&self, agent: Option<&AgentId>, now: Timestamp) -> bool {
@@ -213,7 +217,9 @@ impl Holds {
                 held
             }
         }?;
-        if let Some(until) = held.row.until_at {
+        if cause == Cause::Operator
+            && let Some(until) = held.row.until_at
+        {
             self.ends.remove(&(until, scope.clone()));
         }
         self.count -= usize::from(!held.is_question);
@@ -268,16 +274,16 @@ impl Holds {
         changes
     }
 
-    /// Puts right what was placed, or placed again, by a clock that was ahead: a hold of the daemon's own that was to begin
-    /// in the future lasts no longer than it was to, from now on. What changes is returned, to be written.
+    /// Puts right what was placed or renewed by a clock that was ahead: a hold of the daemon's own that was given its end in the
+    /// future lasts no longer than it was to, from now on; a question, too. What changes is returned, to be written.
     pub fn put_clock_right(&mut self, now: Timestamp) -> Vec<HoldChange> {
-        let is_ahead = |held: &&Held| held.row.cause != Cause::Operator && held.row.placed_at() > now;
+        let is_ahead = |held: &&Held| held.row.cause != Cause::Operator && held.row.given_at() > now;
         let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
         let ahead: Vec<Held> = all.filter(is_ahead).cloned().collect();
         let mut changes = Vec::new();
         for mut held in ahead {
-            let placed_at = held.row.placed_at();
-            held.row.until_at = held.row.until_at.map(|until| now.plus(until.since(placed_at)));
+            let given_at = held.row.given_at();
+            held.row.until_at = held.row.until_at.map(|until| now.plus(until.since(given_at)));
             held.row.since_at = held.row.since_at.min(now);
             held.row.probed_at = held.row.probed_at.map(|at| at.min(now));
             held.early_from = held.early_from.min(now);
@@ -403,7 +409,7 @@ impl Holds {
         let mut probe = Probe::default();
         for held in self.concerning(Some(agent)) {
             let cause = held.row.cause;
-            if matches!(cause, Cause::ServerError | Cause::Garbled | Cause::Lost | Cause::Contract | Cause::Throttled) {
+            if held.may_be_content {
                 // One half, then the half that was left out, then quarters.
                 probe.halved = probe.halved.max((held.row.repeats.saturating_add(2)).ilog2());
             }
@@ -510,7 +516,7 @@ impl Holds {
                     // There are answers again; what they are about is another question.
                     changes.extend(self.lift(&held.row));
                 }
-                self.ask(held.row.scope.clone(), hold.cause, &outcome, now);
+                self.ask(held.row.scope.clone(), hold.cause, held.row.repeats.saturating_add(1), &outcome, now);
                 continue;
             }
             if let Some(involved) = self.early_failure(&held, &outcome, now) {
@@ -521,7 +527,7 @@ impl Holds {
         }
         if !is_placed && (!by_streak || outcome.reached.is_some()) {
             if outcome.asks_first {
-                self.ask(scope, hold.cause, &outcome, now);
+                self.ask(scope, hold.cause, 0, &outcome, now);
             } else {
                 changes.extend(self.place(&hold, scope, &outcome, &involved, now, rng));
             }
@@ -550,18 +556,32 @@ impl Holds {
 
     /// A question stands between the agent and a hold: the next request, about one row alone, decides. If the hold is on
     /// already, its time is over, and the question is its next probe.
-    fn ask(&mut self, scope: Scope, cause: Cause, outcome: &Outcome, now: Timestamp) {
+    fn ask(&mut self, scope: Scope, cause: Cause, repeats: u32, outcome: &Outcome, now: Timestamp) {
         if self.of(&scope).is_some_and(|causes| causes.values().any(|held| is_by_streak(held.row.cause))) {
             return;
         }
-        let row = HoldRow { scope, cause, since_at: now, until_at: Some(now), repeats: 0, probed_at: None };
+        let row = HoldRow { scope, cause, since_at: now, until_at: Some(now), repeats, probed_at: None };
         let asked = Some(outcome.agent.clone());
         self.put(Held { is_question: true, asked, ..Held::new(row, outcome.newest) });
     }
 
-    fn grown(&self, cause: Cause, repeats: u32, now: Timestamp, rng: &mut fastrand::Rng) -> (Timestamp, bool) {
+    /// The end of a hold that was placed again so often, and whether it has become as long as such holds become.
+    fn end(
+        &self,
+        cause: Cause,
+        hold: Option<&Hold>,
+        repeats: u32,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> (Timestamp, bool) {
         let (growth, nth) = (self.growth(cause), repeats.saturating_add(1));
-        (now.plus(growth.jittered(nth, Jitter::draw(rng))), growth.is_longest(nth))
+        let grown = now.plus(growth.jittered(nth, Jitter::draw(rng)));
+        let (until, is_longest) = match hold.map(|hold| hold.end) {
+            // The API said when.
+            Some(HoldEnd::At(until)) => (until, false),
+            Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => (grown, growth.is_longest(nth)),
+        };
+        (hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked)), is_longest)
     }
 
     /// A probe failed: the hold lasts longer, for what the probe failed of.
@@ -574,13 +594,9 @@ impl Holds {
         now: Timestamp,
         rng: &mut fastrand::Rng,
     ) -> Vec<HoldChange> {
-        let repeats = if held.is_question { 0 } else { held.row.repeats.saturating_add(1) };
-        let (grown, is_longest) = self.grown(cause, repeats, now, rng);
-        let until = match hold.map(|hold| hold.end) {
-            Some(HoldEnd::At(until)) => until,
-            Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => grown,
-        };
-        let until = hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked));
+        // A question that took the place of a hold goes on where that hold was.
+        let repeats = held.row.repeats.saturating_add(u32::from(!held.is_question));
+        let (until, is_longest) = self.end(cause, hold, repeats, now, rng);
         let was_longest = !held.is_question && self.growth(held.row.cause).is_longest(repeats);
         let row = HoldRow {
             scope: held.row.scope.clone(),
@@ -598,8 +614,8 @@ impl Holds {
         let newest = held.newest.max(outcome.newest);
         // What the probe failed of may be everybody's: then there is nobody who took no part in it.
         let involved = held.involved.clone().filter(|_| hold.is_none_or(|hold| hold.scope != Scope::All));
-        let held =
-            Held { row: row.clone(), probe: None, newest, is_question: false, asked: None, involved, ..held.clone() };
+        let may_be_content = hold.map_or(held.may_be_content, |hold| hold.may_be_content);
+        let held = Held { involved, may_be_content, early_from: held.early_from, ..Held::new(row.clone(), newest) };
         self.put(held);
         changes.push(HoldChange::Placed { row, is_longest: is_longest && !was_longest });
         changes
@@ -620,12 +636,7 @@ impl Holds {
         if by_streak && causes.is_some_and(|causes| causes.values().any(|held| outcome.request <= held.newest)) {
             return None;
         }
-        let (grown, is_longest) = self.grown(hold.cause, 0, now, rng);
-        let until = match hold.end {
-            HoldEnd::At(until) => until,
-            HoldEnd::Growing | HoldEnd::ByStreak => grown,
-        };
-        let until = hold.not_before.map_or(until, |asked| until.max(asked));
+        let (until, is_longest) = self.end(hold.cause, Some(hold), 0, now, rng);
         let known = causes.and_then(|causes| causes.get(&hold.cause)).cloned();
         let row = match &known {
             Some(held) if !held.is_question => {
@@ -651,7 +662,7 @@ impl Holds {
             involved.insert(outcome.agent.clone());
             involved
         });
-        self.put(Held { involved, ..Held::new(row.clone(), newest) });
+        self.put(Held { involved, may_be_content: hold.may_be_content, ..Held::new(row.clone(), newest) });
         Some(HoldChange::Placed { row, is_longest })
     }
 }

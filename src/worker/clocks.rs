@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{Settings, Worker};
 use crate::{
@@ -126,7 +126,10 @@ impl<T: Transport> Worker<T> {
         }
         if self.clocks.search.is_some() && elapsed >= self.clocks.search_at {
             let rows = self.clocks.search_on(&mut self.store, &self.settings, now).await?;
-            self.stale |= rows > 0;
+            if rows > 0 {
+                self.stale = true;
+                info!(event = event::CLOCK_JUMPED, rows, "due times that a clock gave which was ahead are put right");
+            }
             let ended = self.clock.elapsed();
             self.clocks.search_at = ended + ended.saturating_sub(elapsed) * SEARCH_SHARE;
         }

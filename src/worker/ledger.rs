@@ -192,7 +192,10 @@ impl Ledger {
         if reply.key_changed {
             info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
         }
-        let detail = settlement.detail.as_deref();
+        // A 200 that deletes nothing brings no message.
+        let nothing = format!("a 200 in which none of {} IDs is deleted", settlement.rows.len());
+        let is_nothing = judgement.hold.is_some() && judgement.is_answer;
+        let detail = settlement.detail.as_deref().or(is_nothing.then_some(nothing.as_str()));
         holds.iter().for_each(|change| log::hold_for(change, detail));
         self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, holds });
     }

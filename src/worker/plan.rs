@@ -225,6 +225,58 @@ mod tests {
         assert_eq!((sizes(&found), next), (vec![], Next::LookAt(NOW.plus(rules().recheck))));
     }
 
+    fn ids(batch: &Batch) -> Vec<&str> {
+        batch.deletions().iter().map(|row| row.entry.as_str()).collect()
+    }
+
+    fn probe_of(rows: usize, batch_max: u8, halved: u32) -> Batch {
+        probe(&lane(batch_max), look(rows, NOW, None), halved, 0, &Busy::new(), &rules()).unwrap()
+    }
+
+    #[test]
+    fn a_probe_carries_what_the_halvings_leave_and_never_nothing() {
+        let sizes = |rows| [0, 1, 2, 3, 4, 5, 8, 31, u32::MAX].map(|halved| probe_of(rows, 20, halved).len());
+        assert_eq!(sizes(20), [20, 10, 5, 3, 2, 1, 1, 1, 1]);
+        assert_eq!(sizes(7), [7, 4, 2, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(sizes(1), [1; 9]);
+    }
+
+    #[test]
+    fn a_probe_carries_at_most_what_its_lane_may_and_waits_for_no_others() {
+        assert_eq!(probe_of(50, 20, 0).len(), 20);
+        assert_eq!((probe_of(50, 4, 0).len(), probe_of(50, 4, 1).len()), (4, 2), "halves of what could go");
+        assert_eq!(probe_of(50, ALONE, 0).len(), 1);
+        let few = Rules { batch_size: 3, ..rules() };
+        let probe = probe(&lane(20), look(50, NOW, None), 0, 0, &Busy::new(), &few).unwrap();
+        assert_eq!((ids(&probe), probe.lane()), (vec!["0", "1", "2"], &lane(20)));
+        assert_eq!(ids(&probe_of(4, 20, 1)), ["0", "1"], "the first ones of the look");
+    }
+
+    #[test]
+    fn what_is_halved_is_the_largest_request_that_failed_even_if_less_of_it_is_due() {
+        let len = |rows, batch_max, halved, largest| {
+            let probe = probe(&lane(batch_max), look(rows, NOW, None), halved, largest, &Busy::new(), &rules());
+            probe.unwrap().len()
+        };
+        assert_eq!((len(10, 20, 1, 20), len(10, 20, 2, 20), len(3, 20, 2, 20)), (10, 5, 3));
+        assert_eq!((len(20, 20, 1, 4), len(4, 4, 1, 20)), (10, 2), "there is more now; and no more than its lane may");
+        assert_eq!(len(5, ALONE, 0, 20), 1);
+    }
+
+    #[test]
+    fn a_probe_leaves_out_what_is_in_flight_and_takes_no_id_twice() {
+        let agent = |name| AgentId::parse(name).unwrap();
+        let flying = |name, ids: &[&str]| (agent(name), ids.iter().map(|id| EntryId::parse(id).unwrap()).collect());
+        let busy = Busy::from([flying("a", &["0", "2"]), flying("b", &["1", "3"])]);
+        let mut found = look(4, NOW, None);
+        found.due.extend(look(4, NOW, None).due);
+        let batch = probe(&lane(20), found, 0, 0, &busy, &rules()).unwrap();
+        assert_eq!(ids(&batch), ["1", "3"]);
+        let all = Busy::from([flying("a", &["0", "1"])]);
+        assert_eq!(probe(&lane(20), look(2, NOW, None), 0, 0, &all, &rules()), None);
+        assert_eq!(probe(&lane(20), look(0, NOW, None), 0, 0, &Busy::new(), &rules()), None);
+    }
+
     proptest! {
         #[test]
         fn rows_that_have_lingered_take_no_more_requests_than_they_must(rows in 0_usize..200, batch_size in 1_u8..=20, batch_max in 1_u8..=20) {

@@ -327,13 +327,13 @@ impl Schedule {
         plan.looks = plan.looks.saturating_sub(1);
         let Some(look) = looks.into_iter().next() else { return Ok(()) };
         plan.buried += write.bury(&look.unusable, now).await?;
-        let next = look.next_due_at;
-        let there_may_be_more = look.due.len() >= most;
-        let Some(batch) = probe(&lane, look, how.halved, turn.known.evidence.largest(&lane.agent), &turn.busy, &rules)
-        else {
-            // Its rows wait, or were taken out; if the latter, the next listing does not have it any more.
-            if let Some(at) = next {
-                self.lanes.note(lane, self.at(at.max(now.plus(rules.recheck)), now));
+        let (found, next) = (look.due.len(), look.next_due_at);
+        let largest = turn.known.evidence.largest(&lane.agent);
+        let Some(batch) = probe(&lane, look, how.halved, largest, &turn.busy, &rules) else {
+            // Its rows wait for those in flight, or for their time; if it has none, the next listing does not have it any more.
+            let recheck = (found > 0).then(|| now.plus(rules.recheck));
+            if let Some(at) = [recheck, next].into_iter().flatten().min() {
+                self.lanes.note(lane, self.at(at, now));
             }
             return Ok(());
         };
@@ -347,9 +347,9 @@ impl Schedule {
             self.may_ask(&lane.agent, turn.known.evidence) || self.settings.policy.ask_singly && how.newest_first;
         let asks = may_ask && (how.asks || how.newest_first);
         let batch = if asks { batch.alone() } else { batch };
-        let is_part = batch.len() < usize::from(lane.batch_max.min(rules.batch_size));
+        let has_more = found > batch.len() || found >= most;
         self.add(write, plan, turn, batch);
-        if there_may_be_more || is_part {
+        if has_more {
             self.lanes.set_aside(&lane);
         } else if let Some(at) = next {
             self.lanes.note(lane, self.at(at, now));

@@ -14,10 +14,15 @@
 //! * large queues: a few hundred rows a seed;
 //! * two processes that write at the very same moment: others write between turns, or hold the lock through one.
 
+mod bounds;
+mod laws;
+mod live;
 mod model;
+mod worlds;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    future::Future,
     io::Write as _,
     panic,
     sync::atomic::{AtomicU64, Ordering},
@@ -38,7 +43,9 @@ use sqlx::{
 };
 
 use crate::bed::{START, open};
+use live::Live;
 use model::{Model, Mood, NOT_A_NUMBER};
+use worlds::{KINDS, Kind, World};
 
 /// How many seeds `cargo test` tries.
 const SEEDS: u64 = 200;
@@ -484,7 +491,7 @@ impl Simulation {
             )
             .await;
         self.worker = None;
-        self.model.crash(&mut self.rng);
+        self.model.crash(|| self.rng.bool());
         self.start().await;
         self.figures.crashes += 1;
         self.check().await;
@@ -630,7 +637,8 @@ impl Simulation {
                 if round % 64 == 0 && self.nothing_can_tell().await {
                     break;
                 }
-                let Some(wait) = turn.wait else { panic!("7: there are open rows, and the worker waits for nothing") };
+                // A worker that waits for nothing comes round all the same, to see whether anybody wrote.
+                let wait = turn.wait.unwrap_or(self.settings.poll_interval);
                 // A daemon that asks for a turn earlier gets it; a late one must do as well, and saves turns here.
                 idle += 1;
                 let least = if idle > 10 { Duration::from_secs(5) } else { self.settings.poll_interval };
@@ -659,18 +667,8 @@ impl Simulation {
 
 /// Runs a seed to its end; returns what was done, and all that the queue says after it.
 fn simulate(seed: u64) -> (Figures, Vec<(String,)>) {
-    struct Reproduce(u64);
-    impl Drop for Reproduce {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                // Not by a macro: a thread's output is not captured, and this is wanted in any case.
-                let _ = writeln!(std::io::stderr(), "to reproduce: SIMULATOR_SEED={} cargo test simulator", self.0);
-            }
-        }
-    }
-    let _reproduce = Reproduce(seed);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    let _reproduce = Reproduce(seed, "simulator::whatever");
+    on_a_runtime(async {
         let mut simulation = Simulation::new(seed).await;
         for _ in 0..STEPS {
             simulation.step().await;
@@ -688,40 +686,53 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
+/// Says how to come to a failure again.
+struct Reproduce(u64, &'static str);
+
+impl Drop for Reproduce {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Self(seed, test) = self;
+            // Not by a macro: a thread's output is not captured, and this is wanted in any case.
+            let _ = writeln!(std::io::stderr(), "to reproduce: SIMULATOR_SEED={seed} cargo test {test}");
+        }
+    }
+}
+
+/// Runs `one` for the seed that is asked for, or for as many as are asked for, or for `seeds`.
+fn for_seeds<T: Send>(seeds: u64, one: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    let only = number("SIMULATOR_SEED");
+    let first = only.or_else(|| number("SIMULATOR_FIRST")).unwrap_or(0);
+    let count = if only.is_some() { 1 } else { number("SIMULATOR_SEEDS").unwrap_or(seeds) };
+    let next = AtomicU64::new(first);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        let run = || {
+            let seeds =
+                std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::SeqCst)).filter(|seed| *seed < first + count));
+            seeds.map(&one).collect::<Vec<T>>()
+        };
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        let done = running.into_iter().flat_map(|done| done.join().unwrap_or_else(|cause| panic::resume_unwind(cause)));
+        done.collect()
+    })
+}
+
+fn on_a_runtime<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
 #[test]
 #[expect(clippy::print_stdout, reason = "figures, for whoever asks with --nocapture")]
 fn whatever_happens_every_row_is_accounted_for() {
-    if let Some(seed) = number("SIMULATOR_SEED") {
-        writeln!(std::io::stderr(), "{:#?}", simulate(seed).0).unwrap();
+    let mut total = Figures::default();
+    for_seeds(SEEDS, |seed| simulate(seed).0).into_iter().for_each(|figures| total.add(figures));
+    println!("{total:#?}");
+    let count = total.seeds;
+    if count < SEEDS {
         return;
     }
-    let (first, count) = (number("SIMULATOR_FIRST").unwrap_or(0), number("SIMULATOR_SEEDS").unwrap_or(SEEDS));
-    let next = AtomicU64::new(first);
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let total = std::thread::scope(|scope| {
-        let run = || {
-            let mut total = Figures::default();
-            loop {
-                let seed = next.fetch_add(1, Ordering::SeqCst);
-                if seed >= first + count {
-                    return total;
-                }
-                total.add(simulate(seed).0);
-            }
-        };
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        let mut total = Figures::default();
-        for done in running {
-            match done.join() {
-                Ok(figures) => total.add(figures),
-                Err(cause) => panic::resume_unwind(cause),
-            }
-        }
-        total
-    });
-    println!("{total:#?}");
     assert!(total.absent > count, "{total:?}");
-    assert_eq!(total.seeds, count);
     assert!(total.faults > 5 * count && total.crashes > count / 2 && total.locks > count / 2, "{total:?}");
 }
 
@@ -729,5 +740,37 @@ fn whatever_happens_every_row_is_accounted_for() {
 fn a_seed_is_enough_to_reproduce_a_run() {
     for seed in [3, 17] {
         assert!(simulate(seed) == simulate(seed), "seed {seed} went two ways");
+    }
+}
+
+/// How many worlds of laws `cargo test` tries.
+const WORLDS: u64 = 88;
+
+/// Draws a world of laws and runs it to its end.
+fn live(seed: u64) -> (Kind, live::Figures) {
+    let _reproduce = Reproduce(seed, "simulator::under_laws");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let world = World::draw(seed, &mut rng);
+    let kind = world.kind;
+    on_a_runtime(async {
+        let (mut figures, mut live) = Live::new(world, rng).await.run().await;
+        live.check(&mut figures).await;
+        (kind, figures)
+    })
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "figures, for whoever asks with --nocapture")]
+fn under_laws_every_row_ends_in_time_and_no_good_one_is_condemned() {
+    let all = for_seeds(WORLDS, live);
+    for kind in KINDS {
+        let of_kind = all.iter().filter(|(of, _)| *of == kind).map(|(_, figures)| figures);
+        let most = |what: fn(&live::Figures) -> f64| of_kind.clone().map(what).fold(0.0, f64::max);
+        let (good, all) = (most(|figures| figures.good), most(|figures| figures.all));
+        let (requests, turns) = (most(|figures| figures.requests as f64), most(|figures| figures.turns as f64));
+        let count = of_kind.clone().count();
+        println!(
+            "{kind:?}: {count} worlds; of the bounds {good:.2} and {all:.2}; most requests {requests}, turns {turns}"
+        );
     }
 }

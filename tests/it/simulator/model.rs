@@ -44,6 +44,14 @@ pub enum Mood {
     Garbage,
     /// Not sent at all.
     Unreachable,
+    /// Not done, and this.
+    Fault(Fault),
+    /// Not done, and a 200: all of it has failed.
+    AllFailed,
+    /// Not done, and a 200 with two empty lists.
+    Neither,
+    /// Not done, and a 200 with an ID that nobody sent.
+    OnlyStrangers,
 }
 
 /// The two lists of a 200.
@@ -84,6 +92,8 @@ pub struct World {
     /// What must not have happened.
     pub wrong: Vec<String>,
     pub calls: usize,
+    /// All calls: when they came in, and what they carried.
+    pub log: Vec<(Duration, String, Vec<String>)>,
     /// IDs in all of them.
     pub ids: usize,
     /// An independent count of the permits that are left, and when it was made.
@@ -121,6 +131,7 @@ impl Model {
             early: HashMap::new(),
             wrong: Vec::new(),
             calls: 0,
+            log: Vec::new(),
             ids: 0,
             tokens: f64::from(rate.burst.get()),
             counted: Duration::ZERO,
@@ -139,15 +150,20 @@ impl Model {
         self.arrived.subscribe().wait_for(|arrived| *arrived as u64 >= calls).await.unwrap();
     }
 
+    /// The entry is gone without a call.
+    pub fn lose(&self, agent: &str, entry: &str) {
+        self.world().gone.insert((agent.to_owned(), entry.to_owned()));
+    }
+
     pub fn is_gone(&self, agent: &str, entry: &str) -> bool {
         self.world().gone.contains(&(agent.to_owned(), entry.to_owned()))
     }
 
-    /// The daemon that made the calls is gone; of each call it is drawn whether it was done. The rate limit goes on.
-    pub fn crash(&self, rng: &mut fastrand::Rng) {
+    /// The daemon that made the calls is gone; of each call it is asked whether it was done. The rate limit goes on.
+    pub fn crash(&self, mut was_done: impl FnMut() -> bool) {
         let mut world = self.world();
         for call in std::mem::take(&mut world.open) {
-            if rng.bool() {
+            if was_done() {
                 world.perform(&call.agent, &call.entries);
             }
         }
@@ -160,10 +176,28 @@ impl Model {
         world.known_singly.clear();
     }
 
-    /// Answers the open call at `at`; what it was answered with is returned.
-    pub fn answer(&self, at: usize, mood: Mood, rng: &mut fastrand::Rng) -> Reply {
+    /// Answers the open call at `at`.
+    pub fn answer(&self, at: usize, mood: Mood, rng: &mut fastrand::Rng) {
         let mut world = self.world();
         let call = world.open.remove(at);
+        let reply = self.reply(&mut world, &call, mood, rng);
+        world.remember(&call, &reply);
+        // Nobody listens if the daemon has cut the call short.
+        let _ = call.answer.send(reply);
+    }
+
+    /// Answers two open calls, each with what the other one came to.
+    pub fn answer_crosswise(&self, at: [usize; 2], moods: [Mood; 2], rng: &mut fastrand::Rng) {
+        let mut world = self.world();
+        let second = world.open.remove(at[0].max(at[1]));
+        let first = world.open.remove(at[0].min(at[1]));
+        let (to_second, to_first) =
+            (self.reply(&mut world, &first, moods[0], rng), self.reply(&mut world, &second, moods[1], rng));
+        let _ = first.answer.send(to_first);
+        let _ = second.answer.send(to_second);
+    }
+
+    fn reply(&self, world: &mut World, call: &Call, mood: Mood, rng: &mut fastrand::Rng) -> Reply {
         let rejected = call.entries.iter().any(|entry| entry.starts_with(NOT_A_NUMBER));
         let reply = match mood {
             Mood::Status(status) => fault(Fault::Status { status, retry_after: None }),
@@ -175,30 +209,31 @@ impl Model {
                 };
                 fault(Fault::Status { status, retry_after })
             }
+            Mood::Fault(given) => fault(given),
+            Mood::AllFailed => listed(Vec::new(), call.entries.clone()),
+            Mood::Neither if call.kind == Kind::Bulk => listed(Vec::new(), Vec::new()),
+            Mood::OnlyStrangers if call.kind == Kind::Bulk => listed(vec!["987654321".to_owned()], Vec::new()),
+            Mood::Neither | Mood::OnlyStrangers => fault(Fault::Garbled),
             Mood::Unreachable => fault(Fault::Unreachable),
             Mood::Reset(false) | Mood::Hang(false) => fault(Fault::Lost),
-            _ if rejected => said(&call, 400, "INVALID_ID"),
+            _ if rejected => said(call, 400, "INVALID_ID"),
             // An entry that is not there is told of by the status.
-            Mood::Ok | Mood::Strangers if call.kind == Kind::Single && world.is_gone(&call) => {
-                said(&call, 404, "ENTRY_NOT_FOUND")
+            Mood::Ok | Mood::Strangers if call.kind == Kind::Single && world.is_gone(call) => {
+                said(call, 404, "ENTRY_NOT_FOUND")
             }
             Mood::Silent | Mood::Contradictory if call.kind == Kind::Single => {
                 world.perform(&call.agent, &call.entries);
                 fault(Fault::Garbled)
             }
             Mood::Ok | Mood::Partial | Mood::Silent | Mood::Contradictory | Mood::Strangers => {
-                world.tell(&call, mood, rng)
+                world.tell(call, mood, rng)
             }
             Mood::Reset(true) | Mood::Hang(true) | Mood::Garbage => {
                 world.perform(&call.agent, &call.entries);
                 fault(if mood == Mood::Garbage { Fault::Garbled } else { Fault::Lost })
             }
         };
-        let reply = Reply { remote_ids: reply.status.iter().map(|_| call.id.to_string()).collect(), ..reply };
-        world.remember(&call, &reply);
-        // Nobody listens if the daemon has cut the call short.
-        let _ = call.answer.send(reply.clone());
-        reply
+        Reply { remote_ids: reply.status.iter().map(|_| call.id.to_string()).collect(), ..reply }
     }
 }
 
@@ -213,11 +248,16 @@ fn said(call: &Call, status: u16, code: &str) -> Reply {
     Reply { envelope, ..fault(Fault::Status { status, retry_after: None }) }
 }
 
+/// A 200 with these lists.
+fn listed(deleted: Vec<String>, failed: Vec<String>) -> Reply {
+    Reply { result: Ok(Answer { deleted, failed }), status: Some(200), ..Reply::unheard(Fault::Lost, "") }
+}
+
 fn fault(fault: Fault) -> Reply {
     let status = match fault {
         Fault::Status { status, .. } => Some(status),
         Fault::Garbled => Some(200),
-        Fault::Lost | Fault::Unreachable => None,
+        Fault::Lost | Fault::Unreachable | Fault::Untrusted => None,
     };
     Reply { status, ..Reply::unheard(fault, "as drawn") }
 }
@@ -274,7 +314,7 @@ impl World {
         let answer =
             Answer { deleted: told.deleted.iter().cloned().collect(), failed: told.failed.iter().cloned().collect() };
         self.told.insert(call.id, told);
-        Reply { result: Ok(answer), status: Some(200), ..Reply::unheard(Fault::Lost, "") }
+        listed(answer.deleted, answer.failed)
     }
 }
 
@@ -315,6 +355,7 @@ impl Model {
                     }
                 }
                 world.calls += 1;
+                world.log.push((model.clock.elapsed(), agent.clone(), entries.clone()));
                 world.ids += entries.len();
                 let number = world.calls;
                 world.open.push(Call { id, agent, entries, kind, number, answer });

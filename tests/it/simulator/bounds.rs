@@ -1,0 +1,209 @@
+//! How long what may take, and what may become of what: computed from the settings and the laws alone.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use audio_cache_sweeper::{
+    judge::MAX_ASKS,
+    outcome::{Cause, Fault, RetryAfter},
+};
+
+use super::{
+    laws::{Class, Singles},
+    live::{LATE, Row},
+    model::Mood,
+    worlds::{Event, Kind, World},
+};
+
+/// A request of twenty is split at most this often until each row is alone: 16, 8, 4, 2, 1. Two failures come before.
+const ROUNDS: u32 = 7;
+
+/// Bounds, all in elapsed time, and the good rows that an outage has cost.
+#[derive(Debug)]
+pub struct Bounds {
+    /// From then on, all is well.
+    pub well: Duration,
+    /// How long after that a good row may be open, and any row.
+    pub good: Duration,
+    pub all: Duration,
+    /// How long a row of a healthy agent may be open, whatever happens to others.
+    healthy: Duration,
+    /// How many rows each outage has condemned.
+    condemned: BTreeMap<Duration, u32>,
+}
+
+fn times(duration: Duration, count: usize) -> Duration {
+    duration.saturating_mul(u32::try_from(count).unwrap())
+}
+
+impl Bounds {
+    pub fn of(world: &World) -> Self {
+        let laws = &world.laws;
+        let last_event = world.events.last().map(|(at, _)| *at).unwrap_or_default();
+        let well = laws.end().max(last_event);
+        let policy = world.settings.policy;
+        let (hold, retry) = (world.growth.max(), policy.retry.max());
+        let mut agents: BTreeMap<&str, usize> = BTreeMap::new();
+        for (_, event) in &world.events {
+            if let Event::Insert(rows) = event {
+                rows.iter().for_each(|(agent, _)| *agents.entry(agent).or_default() += 1);
+            }
+        }
+        // One request after the other at the worst: the limit of requests at a time may have been found to be 1.
+        let spacing = Duration::from_secs_f64(1.0 / world.rate.requests_per_second).max(world.latency);
+        let full = usize::from(world.settings.batch_size);
+        let requests: usize = agents.values().map(|rows| rows.div_ceil(full)).sum();
+        // Probes take a tenth of the permits.
+        let work = times(spacing, requests * 10 / 9 + agents.len() * 10 + 10);
+        // The hold on everything, whose probe settles something and lifts it; the agent's own, which had to wait for that;
+        // the row's own time, with what it waits for others; and the work.
+        let whole = hold + world.growth.base() * 3 + LATE * 3 + retry + world.settings.linger + work;
+        let good = if agents.len() > 1 { whole + hold + LATE } else { whole };
+        let mut bounds = Self { well, good, all: good, healthy: Duration::MAX, condemned: BTreeMap::new() };
+        bounds.allow_for_bad_rows(world, spacing);
+        // Each agent has had its turn once, and from then on probes take a tenth; and a call that is lost blocks its place.
+        let turns = times(spacing, (requests + agents.len()) * 10 / 9);
+        let lost = world.laws.agents.values().any(|(fault, _)| *fault == Fault::Lost);
+        let blocked = if lost { Duration::from_secs(30) * (1 + world.settings.after_faults) } else { Duration::ZERO };
+        bounds.healthy = world.settings.linger + LATE * 5 + turns + blocked;
+        bounds
+    }
+
+    /// Rows that fail by their own doing take those with them until they are told apart.
+    fn allow_for_bad_rows(&mut self, world: &World, spacing: Duration) {
+        let (policy, classes) = (world.settings.policy, &world.laws.classes);
+        let (hold, retry) = (world.growth.max(), policy.retry.max());
+        let count = |is: fn(&Class) -> bool| classes.values().filter(|class| is(class)).count();
+        let poison = count(|class| matches!(class, Class::Poison(_)));
+        let (gone, malformed) = (count(|class| *class == Class::Gone), count(|class| *class == Class::Malformed));
+        let round = retry + hold;
+        let attempts = policy.max_attempts + MAX_ASKS;
+        // Each costs its part of a request at each split, and its own attempts.
+        let own = times(spacing, (poison + gone + malformed) * (2 * ROUNDS as usize + attempts as usize));
+        self.good += own;
+        self.all += own;
+        if poison > 0 {
+            self.good += times(round, poison * ROUNDS as usize);
+            self.all += times(round, poison * (ROUNDS + attempts) as usize);
+        }
+        let can_ask = policy.ask_singly && world.laws.singles == Singles::Served;
+        if gone > 0 {
+            let probes = if can_ask { 1 } else { gone };
+            self.all += times(round, probes * attempts as usize);
+            self.good += if can_ask { round * attempts } else { times(round, probes * attempts as usize) };
+        }
+        if malformed > 0 {
+            self.all += times(round, if can_ask { ROUNDS as usize } else { malformed });
+            self.good += times(round, if can_ask { ROUNDS as usize } else { malformed });
+        }
+    }
+
+    /// Whether the row is to be deleted in time.
+    pub fn is_good(&self, world: &World, (agent, entry): &(String, String)) -> bool {
+        let is_bad_for_ever = world.laws.agents.get(agent).is_some_and(|(_, to)| *to == Duration::MAX);
+        !is_bad_for_ever && world.laws.class(agent, entry) == Class::Good
+    }
+
+    /// Whether nothing can tell the row from an outage, so that it stays pending.
+    pub fn may_stay(&self, world: &World, (agent, entry): &(String, String)) -> bool {
+        if world.laws.agents.get(agent).is_some_and(|(_, to)| *to == Duration::MAX) {
+            return true;
+        }
+        let can_ask = world.settings.policy.ask_singly && world.laws.singles == Singles::Served;
+        world.laws.class(agent, entry) == Class::Malformed && !can_ask
+    }
+
+    /// A good row is dead, which must be for a reason that cannot be told from its own.
+    pub fn condemned(&mut self, world: &World, agent: &str, cause: &str, at: Duration) {
+        let cannot_ask = !world.settings.policy.ask_singly || world.laws.singles != Singles::Served;
+        let cause = Cause::parse(cause).unwrap();
+        // Of an agent that fails while others get through, each row is tried alone in the end.
+        let whole_agent = world.laws.agents.get(agent).map(|(fault, _)| fault.cause());
+        if whole_agent == Some(cause) && !matches!(cause, Cause::Forbidden | Cause::UnknownAgent | Cause::Rejected) {
+            return;
+        }
+        if world.kind == Kind::PoliteOutage && cannot_ask && cause.is_of_an_answer() {
+            return;
+        }
+        let outages = world.laws.outages.iter();
+        let during =
+            outages.filter(|outage| outage.from <= at && at <= outage.to + Duration::from_secs(31)).next_back();
+        let rejects = |mood: Mood| matches!(mood, Mood::Fault(fault) if fault.cause() == Cause::Rejected);
+        let Some(outage) = during.filter(|outage| cause == Cause::Rejected && rejects(outage.mood)) else {
+            panic!("2: a good row of {agent} is dead ({}) at {at:?}", cause.as_str());
+        };
+        let count = self.condemned.entry(outage.from).or_default();
+        *count += 1;
+        let most = world.settings.after_faults;
+        assert!(*count <= most, "2: an outage of rejections from {:?} on has cost {count} good rows", outage.from);
+    }
+
+    /// A row has ended after so long.
+    pub fn waited(&self, world: &World, key: &(String, String), waited: Duration) {
+        let is_healthy = matches!(world.kind, Kind::BadAgent | Kind::Crowd) && !world.laws.agents.contains_key(&key.0);
+        let most = match world.kind {
+            // It is due again a first delay after its first request; the rows that came before that time go first, and of
+            // these some three in two could be served, each second's worth in half a second more.
+            Kind::Inflow if key.1 == "1" => {
+                Duration::from_secs(2) + world.settings.policy.retry.delay(1) * 5 / 4 * 7 / 4 + LATE * 4
+            }
+            _ if is_healthy => self.healthy,
+            _ => return,
+        };
+        assert!(waited <= most, "11: {key:?} of a healthy agent waited {waited:?}, {most:?} allowed");
+    }
+
+    /// What a row ended as, at the end of a run.
+    pub fn check(&self, world: &World, row: &Row) {
+        let most = i64::from(world.settings.policy.max_attempts);
+        assert!(row.attempts <= most, "7: {row:?}");
+        let is_dead_of = |cause: Cause| row.state == "dead" && row.last_cause.as_deref() == Some(cause.as_str());
+        let can_ask = world.settings.policy.ask_singly && world.laws.singles == Singles::Served;
+        let key = (row.agent_id.clone(), row.entry_id.clone());
+        let may_stay = row.state == "pending" && self.may_stay(world, &key);
+        let is_right = match world.laws.class(&row.agent_id, &row.entry_id) {
+            // The others are looked at when they are condemned.
+            Class::Good => row.state != "pending" || may_stay,
+            Class::Gone if can_ask => row.state == "absent",
+            Class::Gone => is_dead_of(Cause::ApiFailed),
+            Class::Malformed => is_dead_of(Cause::Rejected) || may_stay,
+            Class::Poison(fault) => is_dead_of(fault.cause()),
+        };
+        assert!(is_right, "{:?}: {row:?}", world.laws.class(&row.agent_id, &row.entry_id));
+    }
+
+    /// An outage costs no more requests than its holds have probes.
+    pub fn check_requests(&self, world: &World, log: &[(Duration, String, Vec<String>)]) {
+        let restarts = world.events.iter().filter(|(_, event)| matches!(event, Event::Restart)).count();
+        let jumps = world.events.iter().filter(|(_, event)| matches!(event, Event::SetClock(_))).count();
+        for outage in &world.laws.outages {
+            let sent: Vec<_> = log.iter().filter(|(at, _, _)| outage.from <= *at && *at < outage.to).collect();
+            let mut agents: Vec<&str> = sent.iter().map(|(_, agent, _)| agent.as_str()).collect();
+            agents.sort_unstable();
+            agents.dedup();
+            let (base, max) = (world.growth.base(), world.growth.delay(u32::MAX));
+            let doublings = (max.as_secs_f64() / base.as_secs_f64()).log2().ceil() as usize + 2;
+            // Whoever says when to come again is taken at that word.
+            let longest = match outage.mood {
+                Mood::Fault(Fault::Status { retry_after: Some(RetryAfter::Seconds(asked)), .. }) => asked as f64,
+                _ => max.as_secs_f64(),
+            };
+            let probes = doublings + ((outage.to - outage.from).as_secs_f64() / longest).ceil() as usize;
+            // Where each agent has a hold of its own, each probes.
+            let of_agents = matches!(outage.mood, Mood::Fault(Fault::Status { status: 403 | 404 | 409, .. }));
+            let holds = if of_agents { agents.len() + 1 } else { 2 };
+            let at_first = world.settings.concurrency + 2 * world.settings.after_faults as usize + 2 * agents.len();
+            // A rejected request is split to its end before it counts.
+            let is_rejection = matches!(outage.mood, Mood::Fault(fault) if fault.cause() == Cause::Rejected);
+            let split =
+                if is_rejection { 2 * world.events.iter().map(|(_, event)| event.rows()).sum::<usize>() } else { 0 };
+            let most = holds * probes + at_first * (1 + restarts + jumps) + split;
+            let count = sent.len();
+            assert!(
+                count <= most,
+                "an outage of {:?} ({:?}) cost {count} requests, {most} allowed",
+                outage.to - outage.from,
+                outage.mood
+            );
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Runs a world of laws in virtual time, and asserts when things must be over.
+//!
+//! Whatever happens next happens at its own time: an answer, an event, or the time at which the worker wants a turn. So
+//! hours cost nothing, and a worker that forgets to come round is found out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt::Write as _,
+    time::Duration,
+};
+
+use audio_cache_sweeper::{
+    clock::{Clock, Timestamp},
+    outcome::Fault,
+    pace::Pace,
+    store::{self, Store, Synchronous},
+    worker::Worker,
+};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteRow},
+};
+
+use super::{
+    bounds::Bounds,
+    laws::Class,
+    model::{Model, Mood},
+    worlds::{Event, Kind, World},
+};
+use crate::bed::{START, open};
+
+/// The longest that a call waits for an answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A worker that asks for a turn earlier gets it this late, if nothing came of the ones before it.
+pub const LATE: Duration = Duration::from_secs(1);
+
+/// No world needs more turns.
+const MOST_TURNS: u64 = 100_000;
+
+/// What a run came to.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    pub requests: usize,
+    pub turns: u64,
+    /// The last end of a good row, and of any, as shares of what the model allows.
+    pub good: f64,
+    pub all: f64,
+    /// How many rows ended in each state.
+    pub states: BTreeMap<String, usize>,
+    pub elapsed: Duration,
+}
+
+/// A row, as the end of a run finds it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub agent_id: String,
+    pub entry_id: String,
+    pub state: String,
+    pub attempts: i64,
+    pub last_cause: Option<String>,
+}
+
+pub struct Live {
+    // Before `dir`, so that it goes first.
+    worker: Option<Worker<Model>>,
+    pub model: Model,
+    clock: Clock,
+    conn: SqliteConnection,
+    options: store::Options,
+    pub world: World,
+    events: VecDeque<(Duration, Event)>,
+    rng: fastrand::Rng,
+    /// When each open call is answered, by its number, and how.
+    answers: BTreeMap<usize, (Duration, Mood)>,
+    pub bounds: Bounds,
+    /// When each row came, and when it was first seen to have ended.
+    came: BTreeMap<(String, String), Duration>,
+    ended: BTreeMap<(String, String), Duration>,
+    open: BTreeSet<(String, String)>,
+    /// When it was last looked whether all is over.
+    looked: Duration,
+    figures: Figures,
+    _dir: tempfile::TempDir,
+}
+
+impl Live {
+    pub async fn new(mut world: World, mut rng: fastrand::Rng) -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let options = store::Options {
+            path: dir.path().join("queue.db"),
+            busy_timeout: Duration::ZERO,
+            synchronous: Synchronous::Normal,
+        };
+        Store::open(options.clone()).await.unwrap().close().await.unwrap();
+        let connect = || async {
+            let options = SqliteConnectOptions::new().filename(&options.path).busy_timeout(Duration::ZERO);
+            options.disable_statement_logging().connect().await.unwrap()
+        };
+        let (conn, models) = (connect().await, connect().await);
+        let clock = Clock::manual(START);
+        let model = Model::new(models, clock.clone(), world.rate, world.growth.base());
+        for ((agent, entry), class) in &world.laws.classes {
+            if *class == Class::Gone {
+                model.lose(agent, entry);
+            }
+        }
+        world.events.sort_by_key(|(at, _)| *at);
+        let bounds = Bounds::of(&world);
+        let events = world.events.iter().cloned().collect();
+        let rng = rng.fork();
+        let (answers, came, ended) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let figures = Figures::default();
+        let mut live = Self {
+            worker: None,
+            model,
+            clock,
+            conn,
+            options,
+            world,
+            events,
+            rng,
+            answers,
+            bounds,
+            came,
+            ended,
+            open: BTreeSet::new(),
+            looked: Duration::ZERO,
+            figures,
+            _dir: dir,
+        };
+        live.start().await;
+        live
+    }
+
+    async fn start(&mut self) {
+        let pace = Pace::new(self.world.rate, self.world.growth);
+        let pace = match self.world.adaptive {
+            true => pace.adaptive(self.world.settings.concurrency, self.clock.elapsed()),
+            false => pace,
+        };
+        let store = open(&self.options).await;
+        let (settings, rng) = (self.world.settings, self.rng.fork());
+        self.worker =
+            Some(Worker::new(store, self.model.clone(), pace, settings, self.clock.clone(), rng).await.unwrap());
+    }
+
+    pub async fn query<T: for<'r> sqlx::FromRow<'r, SqliteRow> + Send + Unpin>(&mut self, sql: &str) -> Vec<T> {
+        sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut self.conn).await.unwrap()
+    }
+
+    pub async fn rows(&mut self) -> Vec<Row> {
+        let sql = "SELECT agent_id, entry_id, state, attempts, last_cause FROM deletions ORDER BY id";
+        let rows: Vec<(String, String, String, i64, Option<String>)> = self.query(sql).await;
+        let row =
+            |(agent_id, entry_id, state, attempts, last_cause)| Row { agent_id, entry_id, state, attempts, last_cause };
+        rows.into_iter().map(row).collect()
+    }
+
+    async fn happen(&mut self, event: Event) {
+        match event {
+            Event::Insert(rows) => {
+                let mut sql = "BEGIN IMMEDIATE;".to_owned();
+                let now = self.clock.now().0;
+                for (agent, entry) in &rows {
+                    let values = format!("('{agent}', '{entry}', {now})");
+                    write!(sql, "INSERT INTO deletions (agent_id, entry_id, created_at) VALUES {values};").unwrap();
+                }
+                sqlx::raw_sql(AssertSqlSafe(sql + "COMMIT;")).execute(&mut self.conn).await.unwrap();
+                let elapsed = self.clock.elapsed();
+                self.open.extend(rows.iter().cloned());
+                self.came.extend(rows.into_iter().map(|row| (row, elapsed)));
+            }
+            Event::SetClock(by) => self.clock.jump_to(Timestamp(self.clock.now().0 + by)),
+            Event::Restart => {
+                self.worker = None;
+                self.answers.clear();
+                self.model.crash(|| false);
+                self.start().await;
+                self.look().await;
+            }
+        }
+    }
+
+    /// Runs until all rows have ended, or until nothing more can be expected.
+    pub async fn run(mut self) -> (Figures, Self) {
+        let (mut idle, mut settled) = (0_u32, true);
+        loop {
+            while self.events.front().is_some_and(|(at, _)| *at <= self.clock.elapsed()) {
+                let (_, event) = self.events.pop_front().unwrap();
+                self.happen(event).await;
+            }
+            let turn = self.worker.as_mut().unwrap().turn().await.unwrap();
+            self.figures.turns += 1;
+            let calls = {
+                let world = self.model.world();
+                world.calls + turn.in_flight.saturating_sub(world.open.len())
+            };
+            self.model.arrived(calls as u64).await;
+            self.take_in_calls();
+            settled |= turn.settled > 0;
+            if std::mem::take(&mut settled) {
+                self.look().await;
+            }
+            if self.clock.elapsed() >= self.looked + LATE || self.open.is_empty() {
+                self.looked = self.clock.elapsed();
+                if self.is_over() {
+                    break;
+                }
+            }
+            idle = if turn.sent + turn.settled > 0 { 0 } else { idle + 1 };
+            let now = self.clock.elapsed();
+            let least = Duration::from_millis(1_u64 << idle.min(10)).min(LATE);
+            // A worker that waits for nothing comes round all the same, to see whether anybody wrote.
+            let wanted = now + turn.wait.unwrap_or(LATE).max(least);
+            let answer = self.answers.values().map(|(at, _)| *at).min();
+            let event = self.events.front().map(|(at, _)| *at);
+            let next = [Some(wanted), answer, event].into_iter().flatten().min().unwrap_or(wanted);
+            assert!(self.figures.turns < MOST_TURNS, "12: {next:?}, and no end: {:?}", self.pending().await);
+            self.clock.advance(next.saturating_sub(now) + Duration::from_micros(1));
+            self.answer().await;
+        }
+        self.figures.requests = self.model.world().calls;
+        self.figures.elapsed = self.clock.elapsed();
+        for row in self.rows().await {
+            *self.figures.states.entry(row.state).or_default() += 1;
+        }
+        (self.figures.clone(), self)
+    }
+
+    /// Decides what becomes of the calls that have come in.
+    fn take_in_calls(&mut self) {
+        let now = self.clock.elapsed();
+        let model = self.model.clone();
+        let world = model.world();
+        assert!(world.wrong.is_empty(), "{:#?}", world.wrong);
+        for call in &world.open {
+            if self.answers.contains_key(&call.number) {
+                continue;
+            }
+            let mood = self.world.laws.mood(call, now);
+            // The clock counts in microseconds.
+            let most = self.world.latency.as_millis() as u64;
+            let latency = Duration::from_millis(self.rng.u64(most / 2..=most));
+            let latency = if mood == Mood::Fault(Fault::Lost) { REQUEST_TIMEOUT } else { latency };
+            self.answers.insert(call.number, (now + latency, mood));
+        }
+    }
+
+    /// Answers what is to be answered by now, some of it crosswise.
+    async fn answer(&mut self) {
+        let now = self.clock.elapsed();
+        let (until, share) = self.world.laws.swaps;
+        loop {
+            let due =
+                self.answers.iter().filter(|(_, (at, _))| *at <= now).min_by_key(|(number, (at, _))| (*at, **number));
+            let Some((&number, &(_, mood))) = due else { return };
+            self.answers.remove(&number);
+            let places: BTreeMap<usize, usize> =
+                self.model.world().open.iter().enumerate().map(|(at, call)| (call.number, at)).collect();
+            let other = self.answers.keys().copied().next().filter(|_| now < until && self.rng.u8(..100) < share);
+            if let Some(other) = other {
+                // The one that is older was not done: believing what is told the other would be a lie.
+                self.answers.remove(&other);
+                let mut moods = [mood, Mood::Fault(Fault::Status { status: 500, retry_after: None })];
+                let (a, b) = (places[&number], places[&other]);
+                if a > b {
+                    moods.reverse();
+                }
+                self.model.answer_crosswise([a, b], moods, &mut self.rng);
+                self.worker.as_mut().unwrap().wait_for_a_call().await;
+            } else {
+                self.model.answer(places[&number], mood, &mut self.rng);
+            }
+            self.worker.as_mut().unwrap().wait_for_a_call().await;
+        }
+    }
+
+    /// Notes what has ended, and what must not have happened.
+    async fn look(&mut self) {
+        let now = self.clock.elapsed();
+        let ended = self
+            .query::<(String, String, String, Option<String>)>(
+                // Of the requests that can have been answered since it was last looked.
+                "SELECT agent_id, entry_id, state, last_cause FROM deletions
+                 WHERE settled_at IS NOT NULL AND request_id > (SELECT max(id) FROM requests) - 64",
+            )
+            .await;
+        for (agent, entry, state, cause) in ended {
+            let key = (agent, entry);
+            if self.ended.contains_key(&key) {
+                continue;
+            }
+            self.ended.insert(key.clone(), now);
+            self.open.remove(&key);
+            let class = self.world.laws.class(&key.0, &key.1);
+            if state == "deleted" {
+                assert!(self.model.is_gone(&key.0, &key.1), "2: {key:?} is said to be deleted, and is there");
+            }
+            if state == "absent" {
+                assert!(self.model.is_gone(&key.0, &key.1), "2: {key:?} is said to be absent, and is there");
+            }
+            if class == Class::Good && state == "dead" {
+                let cause = cause.unwrap_or_default();
+                self.bounds.condemned(&self.world, &key.0, &cause, now);
+            }
+            let waited = now.saturating_sub(self.came[&key]);
+            self.bounds.waited(&self.world, &key, waited);
+        }
+        if matches!(self.world.kind, Kind::BadAgent | Kind::Crowd) {
+            let holds: Vec<(String, String)> = self.query("SELECT scope, cause FROM holds WHERE scope = '*'").await;
+            assert!(holds.is_empty(), "11: one agent's faults, or what is forbidden, hold everything: {holds:?}");
+        }
+    }
+
+    async fn pending(&mut self) -> Vec<Row> {
+        self.rows().await.into_iter().filter(|row| row.state == "pending").take(3).collect()
+    }
+
+    /// Whether all has ended that can, or must have.
+    fn is_over(&self) -> bool {
+        let now = self.clock.elapsed();
+        if !self.events.is_empty() || now < self.bounds.well {
+            return self.events.is_empty() && self.open.is_empty();
+        }
+        let after = now - self.bounds.well;
+        let good: Vec<_> = self.open.iter().filter(|key| self.bounds.is_good(&self.world, key)).collect();
+        assert!(
+            after <= self.bounds.good || good.is_empty(),
+            "12: {} good rows are open {after:?} after all was well, {:?} allowed: {:?}",
+            good.len(),
+            self.bounds.good,
+            good.iter().take(3).collect::<Vec<_>>()
+        );
+        let must: Vec<_> = self.open.iter().filter(|key| !self.bounds.may_stay(&self.world, key)).collect();
+        let (all, count) = (self.bounds.all, must.len());
+        if must.is_empty() {
+            return true;
+        }
+        assert!(
+            after <= all,
+            "12: {count} rows are open {after:?} after all was well, {all:?} allowed: {:?}",
+            &must[..count.min(3)]
+        );
+        false
+    }
+
+    /// What must hold when a run is over.
+    pub async fn check(&mut self, figures: &mut Figures) {
+        let well = self.bounds.well;
+        for row in self.rows().await {
+            let key = (row.agent_id.clone(), row.entry_id.clone());
+            self.bounds.check(&self.world, &row);
+            let Some(ended) = self.ended.get(&key) else { continue };
+            let share = |bound: Duration| ended.saturating_sub(well).as_secs_f64() / bound.as_secs_f64().max(1e-9);
+            if self.world.laws.class(&key.0, &key.1) == Class::Good {
+                figures.good = figures.good.max(share(self.bounds.good));
+            }
+            figures.all = figures.all.max(share(self.bounds.all));
+        }
+        let log = self.model.world().log.clone();
+        self.bounds.check_requests(&self.world, &log);
+    }
+}
