@@ -232,6 +232,10 @@ impl Schedule {
         // One row alone is asked about if there is any and the API's word about it would tell. Else large requests tell of many
         // rows; but of those that were rejected together, the small ones do.
         let asks_first = probe.asks || probe.newest_first;
+        if asks_first {
+            // It may have come just now, and not have had its turn.
+            lanes.extend(self.lanes.take_alone(&first.agent.clone(), self.clock.elapsed()));
+        }
         lanes.sort_by_key(|lane| {
             let (is_alone, is_full) = (lane.batch_max == ALONE, lane.batch_max == MAX_BATCH_SIZE);
             let is_rejected = probe.newest_first && !is_full;
