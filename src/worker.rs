@@ -191,6 +191,7 @@ impl<T: Transport> Worker<T> {
             told,
         };
         worker.read_holds().await?;
+        clocks::tell(worker.clocks.put_right, worker.holds_to_write.len());
         let soon = worker.schedule.pace.holds.probe_soon(worker.clock.now());
         worker.holds_to_write.extend(soon);
         Ok(worker)
