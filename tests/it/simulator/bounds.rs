@@ -124,9 +124,8 @@ impl Bounds {
         if world.kind == Kind::PoliteOutage && cannot_ask && cause.is_of_an_answer() {
             return;
         }
-        let outages = world.laws.outages.iter();
-        let during =
-            outages.filter(|outage| outage.from <= at && at <= outage.to + Duration::from_secs(31)).next_back();
+        let mut outages = world.laws.outages.iter();
+        let during = outages.rfind(|outage| outage.from <= at && at <= outage.to + Duration::from_secs(31));
         let rejects = |mood: Mood| matches!(mood, Mood::Fault(fault) if fault.cause() == Cause::Rejected);
         let Some(outage) = during.filter(|outage| cause == Cause::Rejected && rejects(outage.mood)) else {
             panic!("2: a good row of {agent} is dead ({}) at {at:?}", cause.as_str());
@@ -140,14 +139,14 @@ impl Bounds {
     /// A row has ended after so long.
     pub fn waited(&self, world: &World, key: &(String, String), waited: Duration) {
         let is_healthy = matches!(world.kind, Kind::BadAgent | Kind::Crowd) && !world.laws.agents.contains_key(&key.0);
-        let most = match world.kind {
+        let most = if world.kind == Kind::Inflow && key.1 == "1" {
             // It is due again a first delay after its first request; the rows that came before that time go first, and of
             // these some three in two could be served, each second's worth in half a second more.
-            Kind::Inflow if key.1 == "1" => {
-                Duration::from_secs(2) + world.settings.policy.retry.delay(1) * 5 / 4 * 7 / 4 + LATE * 4
-            }
-            _ if is_healthy => self.healthy,
-            _ => return,
+            Duration::from_secs(2) + world.settings.policy.retry.delay(1) * 5 / 4 * 7 / 4 + LATE * 4
+        } else if is_healthy {
+            self.healthy
+        } else {
+            return;
         };
         assert!(waited <= most, "11: {key:?} of a healthy agent waited {waited:?}, {most:?} allowed");
     }
@@ -183,9 +182,26 @@ impl Bounds {
             let (base, max) = (world.growth.base(), world.growth.delay(u32::MAX));
             let doublings = (max.as_secs_f64() / base.as_secs_f64()).log2().ceil() as usize + 2;
             // Whoever says when to come again is taken at that word.
-            let longest = match outage.mood {
-                Mood::Fault(Fault::Status { retry_after: Some(RetryAfter::Seconds(asked)), .. }) => asked as f64,
-                _ => max.as_secs_f64(),
+            let asked = match outage.mood {
+                Mood::Fault(fault) => fault.retry_after(),
+                Mood::Ok
+                | Mood::Partial
+                | Mood::Silent
+                | Mood::Contradictory
+                | Mood::Strangers
+                | Mood::Status(_)
+                | Mood::Throttled(..)
+                | Mood::Hang(_)
+                | Mood::Reset(_)
+                | Mood::Garbage
+                | Mood::Unreachable
+                | Mood::AllFailed
+                | Mood::Neither
+                | Mood::OnlyStrangers => None,
+            };
+            let longest = match asked {
+                Some(RetryAfter::Seconds(asked)) => asked as f64,
+                Some(RetryAfter::At(_)) | None => max.as_secs_f64(),
             };
             let probes = doublings + ((outage.to - outage.from).as_secs_f64() / longest).ceil() as usize;
             // Where each agent has a hold of its own, each probes.
