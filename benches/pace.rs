@@ -373,6 +373,8 @@ async fn sent(requests_per_second: f64) -> f64 {
     let api = Api::new(api::Options {
         base_url: sandbox.url().parse().unwrap(),
         key: KeySource::Given("k".into()),
+        proxy: None,
+        ca_file: None,
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(30),
     })

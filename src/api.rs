@@ -1,12 +1,14 @@
 //! One request: what is sent, and what the reply is taken for. Nothing is tried again here.
 
+mod connections;
 mod listing;
 mod lists;
 mod retry_after;
 
 use std::{
     future::Future,
-    sync::{PoisonError, RwLock},
+    path::PathBuf,
+    sync::{Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -14,18 +16,22 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap},
-    redirect::Policy,
 };
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use uuid::Uuid;
 
+use connections::{Connections, Settings, describe, fault_of};
+pub use connections::{MAX_AGE, MAX_FAULTS, SetupError};
 pub use listing::{Entry, PAGE_SIZE, Page};
 
 use crate::{
+    clock::Clock,
     deletion::{AgentId, Batch, EntryId},
     envelope::{Envelope, without_bom},
     key::{Key, KeyError, KeySource, Keys},
     outcome::{Answer, Fault},
+    telemetry::event,
 };
 
 /// The header that support asks for; the API echoes ours.
@@ -54,6 +60,10 @@ pub struct Options {
     pub base_url: Url,
     /// Where the key comes from.
     pub key: KeySource,
+    /// The HTTP proxy that is asked for the connection, if not the API itself; never for `http://`.
+    pub proxy: Option<Url>,
+    /// A file with certificates that are believed beside those of the system.
+    pub ca_file: Option<PathBuf>,
     /// For DNS, TCP and TLS together.
     pub connect_timeout: Duration,
     /// For everything, to the last byte of the answer.
@@ -76,13 +86,12 @@ pub trait Transport: Send + Sync + 'static {
 /// The API, ready to be called.
 #[derive(Debug)]
 pub struct Api {
-    /// Replaced by [`Transport::reconnect`].
-    client: RwLock<Client>,
-    connect_timeout: Duration,
-    request_timeout: Duration,
+    connections: Connections,
     base: String,
     source: KeySource,
     keys: RwLock<Keys>,
+    /// What was last logged as the reason why the key file cannot be used.
+    key_problem: Mutex<Option<String>>,
 }
 
 /// Why there is nothing to call the API with.
@@ -92,8 +101,8 @@ pub enum ApiError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// TLS could not be set up.
-    #[error("set up the HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
 }
 
 /// What came back, or did not; `T` is what a 200 has.
@@ -164,16 +173,24 @@ impl Api {
     pub fn new(options: Options) -> Result<Self, ApiError> {
         // Already installed, by us or by whoever uses this crate: either way there is one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let Options { base_url, key, connect_timeout, request_timeout } = options;
-        let client = RwLock::new(client(connect_timeout, request_timeout)?);
+        let Options { base_url, key, proxy, ca_file, connect_timeout, request_timeout } = options;
+        let is_tls = base_url.scheme() != "http";
+        let settings = Settings { is_tls, proxy, ca_file, connect_timeout, request_timeout };
+        let connections = Connections::new(settings, Clock::system())?;
         let keys = RwLock::new(Keys::new(key.read()?));
         let base = base_url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { client, connect_timeout, request_timeout, base, source: key, keys })
+        Ok(Self { connections, base, source: key, keys, key_problem: Mutex::default() })
+    }
+
+    /// The same by another clock: it tells how old the connections are.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { connections: self.connections.with_clock(clock), ..self }
     }
 
     /// The client that new requests go through.
     fn client(&self) -> Client {
-        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.connections.client()
     }
 
     fn key(&self) -> Key {
@@ -211,10 +228,12 @@ impl Api {
         let key = self.key();
         let Ok(header) = key.header() else { return unbuilt() };
         let request = request.header("x-api-key", header).header(CORRELATION_ID, correlation_id.to_string());
-        match request.send().await {
+        let reply = match request.send().await {
             Ok(response) => self.read(response, &key, most, parse).await,
             Err(error) => Reply::unheard(fault_of(&error), self.clean(&describe(&error))),
-        }
+        };
+        self.connections.heard(reply.result.as_ref().err());
+        reply
     }
 
     async fn read<T>(
@@ -262,11 +281,29 @@ impl Api {
 
     /// Reads the key file again; true if it has another key than the one that was refused.
     fn reread_key(&self, refused: &Key) -> bool {
+        let KeySource::File(_) = &self.source else { return false };
+        let read = self.source.read();
+        self.tell_of(read.as_ref().err());
         // A key that cannot be read just now is no reason to give up the one we have.
-        let (KeySource::File(_), Ok(found)) = (&self.source, self.source.read()) else { return false };
+        let Ok(found) = read else { return false };
         let changed = !found.is_same(refused);
         self.keys.write().unwrap_or_else(PoisonError::into_inner).replace(found);
         changed
+    }
+}
+
+impl Api {
+    /// Logs why the key file cannot be used, unless that was said before.
+    fn tell_of(&self, error: Option<&KeyError>) {
+        let problem = error.map(KeyError::to_string);
+        let mut told = self.key_problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = problem.as_ref().filter(|problem| told.as_ref() != Some(problem)) {
+            warn!(
+                event = event::KEY_UNUSABLE,
+                error, "the key file was read again and cannot be used; the old key stays"
+            );
+        }
+        *told = problem;
     }
 }
 
@@ -287,24 +324,8 @@ impl Transport for Api {
     }
 
     fn reconnect(&self) {
-        // It could be built at the start, so nothing but a system in trouble keeps it from being built now. Then the
-        // connections stay, and whoever judges the echoes goes on finding out.
-        if let Ok(client) = client(self.connect_timeout, self.request_timeout) {
-            *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
-        }
+        self.connections.drop_all();
     }
-}
-
-/// A client with a pool of connections of its own.
-fn client(connect_timeout: Duration, request_timeout: Duration) -> Result<Client, reqwest::Error> {
-    Client::builder()
-        // A redirect would carry the key to wherever it points.
-        .redirect(Policy::none())
-        .no_proxy()
-        .connect_timeout(connect_timeout)
-        .timeout(request_timeout)
-        .user_agent(concat!("audio-cache-sweeper/", env!("CARGO_PKG_VERSION")))
-        .build()
 }
 
 fn unbuilt<T>() -> Reply<T> {
@@ -325,23 +346,6 @@ async fn read_body(response: &mut Response, most: usize) -> Result<Read, reqwest
         body.extend_from_slice(&chunk);
     }
     Ok(Read::Whole(body))
-}
-
-/// Whether an error without an answer came before or after anything was sent.
-fn fault_of(error: &reqwest::Error) -> Fault {
-    if error.is_connect() || error.is_builder() { Fault::Unreachable } else { Fault::Lost }
-}
-
-/// The error with its causes; without the URL, which the log has anyway.
-fn describe(error: &reqwest::Error) -> String {
-    let mut text = if error.is_timeout() { "timed out".to_owned() } else { "failed".to_owned() };
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Every value of this header that is text.
@@ -404,6 +408,8 @@ mod tests {
         let options = Options {
             base_url: Url::parse("http://127.0.0.1:9/prefix/").unwrap(),
             key: KeySource::Given("k".into()),
+            proxy: None,
+            ca_file: None,
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(1),
         };

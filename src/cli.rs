@@ -8,6 +8,7 @@ mod pages;
 mod revive;
 mod sandbox;
 mod show;
+mod signals;
 mod status;
 mod times;
 
@@ -25,26 +26,22 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use tokio::{
-    runtime,
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-    time::sleep,
-};
+use tokio::{runtime, time::sleep};
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 use uuid::Uuid;
 
 use crate::{
-    api::{Api, ApiError},
+    api::{Api, ApiError, SetupError},
     clock::Clock,
     config::{Config, ConfigError, parse_duration, show_duration},
     deletion::{AgentId, EntryId, IdError},
     health::Health,
     http::{self, Endpoint},
-    key::{KeyError, KeySource},
+    key::KeyError,
     metrics::Metrics,
     pace::Pace,
+    printable,
     store::{self, Counter, OpenError, Opened, Store, StoreError},
     supervisor::Supervisor,
     telemetry::{self, event},
@@ -54,6 +51,7 @@ use enqueue::EnqueueArgs;
 use revive::{CancelArgs, RetryArgs};
 use sandbox::{SandboxArgs, stand_in};
 use show::ShowArgs;
+use signals::{Signal, shutdown, stopped};
 use status::StatusArgs;
 
 /// Empties a queue of audio-cache deletions, kept in a SQLite table, through PolyAI's bulk-delete API.
@@ -79,7 +77,7 @@ Examples:
 
 Exit codes: 0 clean, 1 runtime failure, or not all of it could be done, 2 usage or configuration, \
 3 database unusable, 4 --until-empty left dead rows, 5 --give-up-after gave up, \
-130 and 143 enqueue was stopped by SIGINT or SIGTERM.";
+129, 130 and 143 enqueue was stopped by SIGHUP, SIGINT or SIGTERM.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -175,6 +173,8 @@ enum Failure {
     Usage(String),
     #[error("configuration: {0}")]
     Key(#[from] KeyError),
+    #[error("configuration: {0}")]
+    Setup(SetupError),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
@@ -187,7 +187,7 @@ impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         match error {
             ApiError::Key(error) => Self::Key(error),
-            ApiError::Client(error) => Self::Other(error.into()),
+            ApiError::Setup(error) => Self::Setup(error),
         }
     }
 }
@@ -198,14 +198,14 @@ impl Failure {
         match self {
             Self::Open(error) => error.is_temporary(),
             Self::Database(error) => error.is_temporary(),
-            Self::Config(_) | Self::Usage(_) | Self::Key(_) | Self::Other(_) => false,
+            Self::Config(_) | Self::Usage(_) | Self::Key(_) | Self::Setup(_) | Self::Other(_) => false,
         }
     }
 
     fn exit_code(&self) -> u8 {
         match self {
             Self::Other(_) => 1,
-            Self::Config(_) | Self::Usage(_) | Self::Key(_) => 2,
+            Self::Config(_) | Self::Usage(_) | Self::Key(_) | Self::Setup(_) => 2,
             Self::Open(_) | Self::Database(_) => 3,
         }
     }
@@ -224,12 +224,16 @@ pub fn main() -> ExitCode {
         .build()
         .context("start the runtime")
         .map_err(Failure::from)
-        .and_then(|runtime| runtime.block_on(cli.run(&environment)));
+        .and_then(|runtime| {
+            let done = runtime.block_on(cli.run(&environment));
+            // A name that is being resolved cannot be interrupted, and is not waited for.
+            runtime.shutdown_background();
+            done
+        });
     match done {
         Ok(code) => code,
         Err(failure) => {
-            // Nowhere is left to say it if standard error is closed.
-            let _ = writeln!(io::stderr(), "sweeper: {failure}");
+            warn_person(&format!("sweeper: {failure}"));
             ExitCode::from(failure.exit_code())
         }
     }
@@ -237,6 +241,7 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     async fn run(self, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
+        signals::survive_file_size_limit()?;
         let named = environment.get("SWEEPER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
         let file = self.config.or(named);
         let config = || Config::load(file.as_deref(), environment);
@@ -286,9 +291,17 @@ async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Wo
             concurrency = config.worker.concurrency,
             "started"
         );
-        if let Some((path, mode)) = config.key.as_ref().and_then(KeySource::readable_by_everyone) {
-            let (path, mode) = (path.display(), format!("{mode:04o}"));
-            warn!(event = event::KEY_EXPOSED, %path, mode, "every user of this machine may read api.key_file: chmod 600");
+        for exposure in config.exposures() {
+            let (path, mode, setting) = (exposure.path.display(), format!("{:04o}", exposure.mode), exposure.what);
+            let may = exposure.may();
+            warn!(event = event::KEY_EXPOSED, setting, %path, mode, "the file with the API key: {may}; chmod 600 ends that");
+        }
+        if !config.unused_proxies.is_empty() {
+            let variables = config.unused_proxies.join(", ");
+            warn!(
+                event = event::PROXY_UNUSED,
+                variables, "the environment names a proxy, which is not used: api.proxy does"
+            );
         }
     }
     let pace = Pace::new(config.rate, config.hold_growth);
@@ -307,7 +320,7 @@ fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
 
 async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<ExitCode, Failure> {
     // The filter has been tried out when the configuration was read.
-    telemetry::init(config.log_format, EnvFilter::new(&config.log_filter), io::stdout);
+    let log = telemetry::init(config.log_format, EnvFilter::new(&config.log_filter)).context("start the log")?;
     let until = match args {
         RunArgs { until_empty: true, give_up_after } => Until::Empty { give_up_after: *give_up_after },
         RunArgs { until_empty: false, .. } => Until::Told,
@@ -317,6 +330,7 @@ async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<
         Ok(done) => done,
         Err(failure) => {
             error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
+            log.flush();
             return Err(failure);
         }
     };
@@ -441,65 +455,6 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
     }
 }
 
-/// A signal that ends a command.
-#[derive(Clone, Copy, Debug)]
-enum Signal {
-    Interrupt,
-    Terminate,
-}
-
-impl Signal {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Interrupt => "SIGINT",
-            Self::Terminate => "SIGTERM",
-        }
-    }
-
-    /// What a shell makes of a program that such a signal ended: 128 and its number.
-    fn code(self) -> u8 {
-        match self {
-            Self::Interrupt => 130,
-            Self::Terminate => 143,
-        }
-    }
-
-    fn exit_code(self) -> ExitCode {
-        ExitCode::from(self.code())
-    }
-}
-
-/// Completes at the first SIGTERM or SIGINT; the second one ends the process at once, with exit code 1.
-fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
-    let signalled = signalled(|_| 1)?;
-    Ok(async {
-        signalled.await;
-    })
-}
-
-/// Completes at the first SIGTERM or SIGINT; the second one ends the process at once, as if nobody had listened.
-fn stopped() -> Result<impl Future<Output = Signal>, Failure> {
-    signalled(Signal::code)
-}
-
-fn signalled(second: fn(Signal) -> u8) -> Result<impl Future<Output = Signal>, Failure> {
-    let signals = || Ok::<_, io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
-    let (mut term, mut int) = signals().context("listen to signals")?;
-    let mut next = async move || {
-        tokio::select! { _ = term.recv() => Signal::Terminate, _ = int.recv() => Signal::Interrupt }
-    };
-    let (tell, told) = oneshot::channel();
-    tokio::spawn(async move {
-        // Nobody listens any more: then there is nothing to stop.
-        let _ = tell.send(next().await);
-        std::process::exit(second(next().await).into());
-    });
-    Ok(async {
-        // An error is the same as a signal: the task that tells is gone.
-        told.await.unwrap_or(Signal::Terminate)
-    })
-}
-
 async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
     let path = options.path.display();
     let done = match Store::open(options.clone()).await {
@@ -545,11 +500,23 @@ fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
         list(&config.hold_growth.schedule(5)),
     ));
     say(text.trim_end())?;
-    let key = config.api()?.key;
-    key.read()?;
-    if let Some((path, mode)) = key.readable_by_everyone() {
-        let path = path.display();
-        say(&format!("\napi.key_file {path} has mode {mode:04o}: everyone may read it; chmod 600 {path} ends that"))?;
+    let options = config.api()?;
+    let key = options.key.clone();
+    // Reads the key and the certificates.
+    Api::new(options)?;
+    for exposure in config.exposures() {
+        let (path, mode, what, may) = (exposure.path.display(), exposure.mode, exposure.what, exposure.may());
+        say(&format!("\n{what} {path} has mode {mode:04o}: {may}; chmod 600 {path} ends that"))?;
+    }
+    if key.read()?.is_short() && !config.is_on_loopback() {
+        say("\nthe API key is short for one; what the API may send back of it is logged as it is")?;
+    }
+    if !config.unused_proxies.is_empty() {
+        let variables = config.unused_proxies.join(", ");
+        say(&format!("\n{variables}: the environment names a proxy, which is not used; api.proxy is off"))?;
+    }
+    if config.proxy.is_some() && config.base_url.scheme() == "http" {
+        say("\napi.proxy is not used: an http:// base_url is on loopback, and is reached directly")?;
     }
     say("\nthe configuration can be used")?;
     Ok(ExitCode::SUCCESS)
@@ -566,7 +533,7 @@ async fn healthcheck(listen: Option<SocketAddr>) -> Result<ExitCode, Failure> {
 }
 
 fn say(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{text}").context("write to standard output").map_err(Failure::from)
+    writeln!(io::stdout(), "{}", printable::lines(text)).context("write to standard output").map_err(Failure::from)
 }
 
 /// What has been done: that cannot be undone, and has not failed because nobody hears of it.
@@ -579,7 +546,7 @@ fn report(text: &str) {
 /// For whoever runs this by hand: what standard output is not for.
 fn warn_person(text: &str) {
     // Nowhere is left to say it if standard error is closed.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", printable::lines(text));
 }
 
 /// Refuses to go on to a question that nobody can answer.
@@ -621,7 +588,7 @@ impl Progress {
         if self.is_on {
             self.is_shown = true;
             // Nowhere is left to say it if standard error is closed.
-            let _ = write!(io::stderr(), "\r{}\u{1b}[K", text());
+            let _ = write!(io::stderr(), "\r{}\u{1b}[K", printable::line(&text()));
         }
     }
 

@@ -18,7 +18,16 @@ use reqwest::Url;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::{api, backoff::Backoff, judge::Policy, key::KeySource, pace::RateLimit, store, telemetry::Format, worker};
+use crate::{
+    api,
+    backoff::Backoff,
+    judge::Policy,
+    key::{Exposure, KeySource, looks_like_a_key},
+    pace::RateLimit,
+    store,
+    telemetry::Format,
+    worker,
+};
 
 /// Every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -86,6 +95,8 @@ section!(RawApi {
     base_url: Option<String>,
     key: Option<Secret>,
     key_file: Option<String>,
+    proxy: String,
+    ca_file: Option<String>,
     connect_timeout: String,
     request_timeout: String,
 });
@@ -118,6 +129,14 @@ pub struct Config {
     pub base_url: Url,
     /// Where the key comes from, if that was said.
     pub key: Option<KeySource>,
+    /// The configuration file, if the key is in it.
+    pub file_with_key: Option<PathBuf>,
+    /// The HTTP proxy, if any.
+    pub proxy: Option<Url>,
+    /// Variables of the environment that name a proxy, which is not used.
+    pub unused_proxies: Vec<String>,
+    /// A file with certificates that are believed beside those of the system.
+    pub ca_file: Option<PathBuf>,
     /// For DNS, TCP and TLS together.
     pub connect_timeout: Duration,
     /// For the whole request.
@@ -150,6 +169,7 @@ impl Config {
         if let Some(path) = file {
             builder = builder.add_source(File::from(path).format(FileFormat::Toml));
         }
+        let unused_proxies = proxies(environment);
         let environment = Environment::with_prefix(PREFIX)
             .prefix_separator("__")
             .separator("__")
@@ -157,8 +177,26 @@ impl Config {
             .source(Some(environment.clone()));
         let layers = builder.add_source(environment).build().map_err(|error| layer_error(&error, file))?;
         let shown = shown(&layers.cache);
+        let file_with_key = file.filter(|file| is_key_of(file, &layers.cache)).map(Path::to_owned);
         let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(&error, file))?;
-        raw.validate(shown)
+        let mut config = Self { file_with_key, ..raw.validate(shown)? };
+        if config.proxy.is_none() && config.base_url.scheme() != "http" {
+            config.unused_proxies = unused_proxies;
+        }
+        Ok(config)
+    }
+
+    /// The files with the key that others may read or write.
+    pub fn exposures(&self) -> impl Iterator<Item = Exposure> {
+        let file =
+            self.file_with_key.as_deref().and_then(|file| Exposure::of(file, "the configuration file with api.key"));
+        self.key.as_ref().and_then(KeySource::exposure).into_iter().chain(file)
+    }
+
+    /// Whether the API is on this machine, and no real one.
+    #[must_use]
+    pub fn is_on_loopback(&self) -> bool {
+        self.base_url.host_str().is_some_and(is_loopback)
     }
 
     /// What the API client needs.
@@ -169,6 +207,8 @@ impl Config {
         Ok(api::Options {
             base_url: self.base_url.clone(),
             key: self.key.clone().ok_or(ConfigError::NoKey)?,
+            proxy: self.proxy.clone(),
+            ca_file: self.ca_file.clone(),
             connect_timeout: self.connect_timeout,
             request_timeout: self.request_timeout,
         })
@@ -183,7 +223,8 @@ impl Problems {
     /// The value, or the problem and a stand-in that nobody gets to see.
     fn take<T>(&mut self, key: &str, written: &str, parsed: Result<T, String>, stand_in: T) -> T {
         parsed.unwrap_or_else(|problem| {
-            self.0.push(format!("{key} = {written:?}: {problem}"));
+            let written = if looks_like_a_key(written) { HIDDEN.to_owned() } else { format!("{written:?}") };
+            self.0.push(format!("{key} = {written}: {problem}"));
             stand_in
         })
     }
@@ -281,6 +322,12 @@ impl RawConfig {
             (None, Some(path)) => Some(KeySource::File(path.into())),
             (None, None) => None,
         };
+        // Not shown if it is refused: people put passwords into URLs.
+        let proxy = match api.proxy.trim() {
+            "off" => None,
+            url => parse_proxy(url).map_err(|problem| p.0.push(format!("api.proxy: {problem}"))).ok(),
+        };
+        let ca_file = api.ca_file.map(PathBuf::from);
         let connect_timeout = p.duration("api.connect_timeout", &api.connect_timeout, ms(1)..=ms(600_000));
         let request_timeout = p.duration("api.request_timeout", &api.request_timeout, ms(1)..=ms(600_000));
         if request_timeout < connect_timeout {
@@ -353,6 +400,10 @@ impl RawConfig {
             store,
             base_url,
             key,
+            file_with_key: None,
+            proxy,
+            unused_proxies: Vec::new(),
+            ca_file,
             connect_timeout,
             request_timeout,
             rate,
@@ -407,7 +458,11 @@ fn parse_base_url(text: &str) -> Result<Url, String> {
         "http" => {
             return Err("http:// would show the API key to the network; use https:// (http only on loopback)".into());
         }
-        other => return Err(format!("must be https://, not {other}://")),
+        // Of a key with a colon in it, a part would pass for a scheme.
+        other if ["ftp", "file", "ws", "wss"].contains(&other) => {
+            return Err(format!("must be https://, not {other}://"));
+        }
+        _ => return Err("must be https://; write it like https://api.us.poly.ai".into()),
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not carry a user or a password; the key goes into api.key".into());
@@ -418,9 +473,44 @@ fn parse_base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// The variables by which many programs take a proxy for `https://`.
+fn proxies(environment: &HashMap<String, String>) -> Vec<String> {
+    let named = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter();
+    named.filter(|name| environment.get(*name).is_some_and(|value| !value.is_empty())).map(str::to_owned).collect()
+}
+
+fn parse_proxy(text: &str) -> Result<Url, String> {
+    let form = "write it like http://proxy.example.org:3128, or off";
+    let url = Url::parse(text).map_err(|problem| format!("is not a URL ({problem}); {form}"))?;
+    if url.scheme() != "http" {
+        return Err(format!("must be http://: inside of it goes TLS to the API; {form}"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("must not carry a user or a password, which it is not asked with; {form}"));
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("must end with its port; {form}"));
+    }
+    Ok(url)
+}
+
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// What stands for a value that may be the API key, pasted into the wrong place.
+const HIDDEN: &str = "(not shown, because it looks like a key)";
+
+/// Whether `api.key` is from this file.
+fn is_key_of(file: &Path, root: &Value) -> bool {
+    let inside = |value: &Value, key: &str| {
+        let ValueKind::Table(table) = &value.kind else { return None };
+        table.get(key).cloned()
+    };
+    let key = inside(root, "api").and_then(|api| inside(&api, "key"));
+    // The origin of a file's value is its path, in some form; that of a variable is none.
+    key.is_some_and(|key| key.origin().is_some_and(|origin| Path::new(origin).file_name() == file.file_name()))
 }
 
 /// Every key and its value, without the API key.
@@ -436,6 +526,12 @@ fn shown(root: &Value) -> BTreeMap<String, String> {
                 "api.key" => "[redacted]".to_owned(),
                 // People put keys into URLs.
                 "api.base_url" if parse_base_url(&value.to_string()).is_err() => "[refused, and not shown]".to_owned(),
+                "api.proxy" if value.to_string() != "off" && parse_proxy(&value.to_string()).is_err() => {
+                    "[refused, and not shown]".to_owned()
+                }
+                "api.key_file" | "api.ca_file" if Path::new(&value.to_string()).exists() => value.to_string(),
+                "database.path" | "api.base_url" | "api.proxy" | "http.listen" | "log.filter" => value.to_string(),
+                _ if looks_like_a_key(&value.to_string()) => HIDDEN.to_owned(),
                 _ => value.to_string(),
             };
             into.insert(path.to_owned(), text);

@@ -19,6 +19,9 @@ use crate::{
 /// After this many times the faults of a streak, it is one even if the requests have rows in common: rows that come back
 /// together with new ones each time would otherwise never make one.
 const WHATEVER_THE_ROWS: u32 = 2;
+/// Requests about one row are taken to be refused for this many times the longest hold: a probe comes once in that, and most
+/// of them must not be such a request.
+const REFUSAL_LASTS: u32 = 10;
 
 /// One agent's streak, and what got through for it.
 #[derive(Debug, Default)]
@@ -90,7 +93,7 @@ impl Evidence {
             is_suspect: agent.is_streak(self.after_faults) || is_together,
             completes_streak: self.weigh(batch, None, elapsed).reaches.is_some(),
             is_old_news: false,
-            asks_refused: agent.refusals >= MAX_ASKS && elapsed < agent.refused_until,
+            asks_refused: agent.refuses(elapsed),
             is_orphan: false,
         }
     }
@@ -105,6 +108,12 @@ impl Evidence {
     #[must_use]
     pub fn is_known(&self, agent: &AgentId) -> bool {
         self.agents.get(agent).is_some_and(|agent| agent.answered.is_some())
+    }
+
+    /// Whether requests about one row of this agent are refused.
+    #[must_use]
+    pub fn refuses_asks(&self, agent: &AgentId, elapsed: Duration) -> bool {
+        self.agents.get(agent).is_some_and(|agent| agent.refuses(elapsed))
     }
 
     /// The agents whose faults a hold on everything is for.
@@ -170,7 +179,7 @@ impl Evidence {
         }
         if judgement.is_refused {
             agent.refusals = agent.refusals.saturating_add(1);
-            agent.refused_until = elapsed + self.vouch_lasts;
+            agent.refused_until = elapsed + self.vouch_lasts * REFUSAL_LASTS;
         }
         if judgement.has_settled {
             agent.settled = agent.settled.max(Some(request));
@@ -219,6 +228,10 @@ impl Evidence {
 }
 
 impl Agent {
+    fn refuses(&self, elapsed: Duration) -> bool {
+        self.refusals >= MAX_ASKS && elapsed < self.refused_until
+    }
+
     fn is_streak(&self, after_faults: u32) -> bool {
         self.faults >= after_faults
     }

@@ -368,11 +368,11 @@ fn single_deletes_that_are_refused_in_a_row_are_given_up_for_a_while() {
         assert!(!refused(&evidence, NOW));
     }
     refuse(&mut evidence, NOW);
-    assert!(refused(&evidence, NOW) && refused(&evidence, NOW + LASTS - Duration::from_millis(1)));
-    assert!(!refused(&evidence, NOW + LASTS), "then it is tried again");
+    assert!(refused(&evidence, NOW) && refused(&evidence, NOW + LASTS * 10 - Duration::from_millis(1)));
+    assert!(!refused(&evidence, NOW + LASTS * 10), "then it is tried again");
     assert!(!standing(&evidence, "b").asks_refused);
-    refuse(&mut evidence, NOW + LASTS);
-    assert!(refused(&evidence, NOW + LASTS), "one more is enough");
+    refuse(&mut evidence, NOW + LASTS * 10);
+    assert!(refused(&evidence, NOW + LASTS * 10), "one more is enough");
     succeed(&mut evidence, 2, &batch("a", [2]));
     assert!(refused(&evidence, NOW), "a bulk delete says nothing about that");
     succeed(&mut evidence, 2, &single("a", 2));

@@ -3,10 +3,14 @@
 //! A thread of its own answers, so that a loop that is stuck is told of, and a scrape takes no time from the loop.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -15,7 +19,7 @@ use axum::{
     Router,
     body::{Body, to_bytes},
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -24,7 +28,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
-    sync::{Mutex, Semaphore, oneshot},
+    sync::{Mutex, oneshot},
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tower::ServiceExt as _;
@@ -33,17 +38,21 @@ use tracing::warn;
 use crate::{
     clock::Clock,
     health::{Health, State as Life},
-    metrics::{CONTENT_TYPE, Metrics},
+    metrics::{Exposition, Metrics},
     store::Counter,
     telemetry::event,
 };
 
-/// Most connections at a time; others wait.
-const MAX_CONNECTIONS: usize = 32;
+/// Most connections at a time; for another one, the oldest that waits for its client gives way.
+const MAX_CONNECTIONS: usize = 128;
+/// It does so only after this time, in which its client can ask: else a flood of connections would end all of them at once.
+const MIN_STAY: Duration = Duration::from_millis(100);
+/// How often it is looked whether one has stayed that long.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// The longest that one may take, from its first byte to its last.
 const MAX_CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// The longest that one may take to say what it wants: shorter than what [`ask_livez`] waits.
-const MAX_HEADER_TIME: Duration = Duration::from_secs(3);
+const MAX_HEADER_TIME: Duration = Duration::from_secs(1);
 /// The rows are counted no more often than this, however often somebody asks.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// Counting them may take one part in this many of the time.
@@ -132,40 +141,76 @@ async fn serve(listener: std::net::TcpListener, shared: Shared) -> io::Error {
         .route("/readyz", get(readyz))
         .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n") })
         .with_state(Arc::new(shared));
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (mut tasks, mut guests, clock) = (JoinSet::new(), Guests::default(), Clock::system());
     loop {
-        // Never closed, so there is always a place some time.
-        let place = Arc::clone(&places).acquire_owned().await;
+        while tasks.try_join_next().is_some() {}
+        guests.0.retain(|guest| !guest.task.is_finished());
+        if guests.0.len() >= MAX_CONNECTIONS && !guests.make_room(clock.elapsed()) {
+            // All of them are new, or being answered, which ends.
+            let _ = timeout(LOOK_INTERVAL, tasks.join_next()).await;
+            continue;
+        }
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file handles, most likely: those of others come free.
-            sleep(Duration::from_millis(100)).await;
+            // Out of file handles, most likely. Ours come free by and by, and those of others.
+            guests.make_room(clock.elapsed());
+            sleep(LOOK_INTERVAL).await;
             continue;
         };
-        let router = router.clone();
-        tokio::spawn(async move {
-            let _place = place;
-            let service = service_fn(move |request: hyper::Request<Incoming>| {
-                let router = router.clone();
-                async move {
-                    let response: Result<Response, Infallible> = router.oneshot(request.map(Body::new)).await;
-                    response
-                }
-            });
-            // Each has one request: an idle one would keep others out. One that ends early is the client's business.
-            let mut http = http1::Builder::new();
-            http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(MAX_HEADER_TIME);
-            let connection = http.serve_connection(TokioIo::new(stream), service);
-            let _ = timeout(MAX_CONNECTION_TIME, connection).await;
-        });
+        let is_busy = Arc::<AtomicBool>::default();
+        let task = tasks.spawn(answer(stream, router.clone(), Arc::clone(&is_busy)));
+        guests.0.push_back(Guest { task, is_busy, since: clock.elapsed() });
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+/// A connection.
+struct Guest {
+    task: AbortHandle,
+    /// It has asked, and is being answered by us. Else it waits for its client, to ask or to take its answer.
+    is_busy: Arc<AtomicBool>,
+    /// Elapsed time.
+    since: Duration,
+}
+
+/// The connections, oldest first.
+#[derive(Default)]
+struct Guests(VecDeque<Guest>);
+
+impl Guests {
+    /// Ends the oldest one that waits for its client, and has done so for a while; false if there is none.
+    fn make_room(&mut self, now: Duration) -> bool {
+        let has_stayed = |guest: &Guest| now.saturating_sub(guest.since) >= MIN_STAY;
+        let oldest = self.0.iter().position(|guest| has_stayed(guest) && !guest.is_busy.load(Ordering::Relaxed));
+        let Some(guest) = oldest.and_then(|at| self.0.remove(at)) else { return false };
+        guest.task.abort();
+        true
+    }
+}
+
+/// Answers one request: an idle connection would keep others out.
+async fn answer(stream: TcpStream, router: Router, is_busy: Arc<AtomicBool>) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let (router, is_busy) = (router.clone(), Arc::clone(&is_busy));
+        async move {
+            is_busy.store(true, Ordering::Relaxed);
+            let response: Result<Response, Infallible> = router.oneshot(request.map(Body::new)).await;
+            is_busy.store(false, Ordering::Relaxed);
+            response
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(MAX_HEADER_TIME);
+    // One that ends early is the client's business.
+    let _ = timeout(MAX_CONNECTION_TIME, http.serve_connection(TokioIo::new(stream), service)).await;
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let counting = Arc::clone(&shared);
     // A task of its own, so that a count that takes longer than a scraper waits comes to its end.
     let _ = timeout(COUNT_PATIENCE, tokio::spawn(async move { counting.count().await })).await;
-    match shared.sources.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+    let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let form = Exposition::wanted(&accept.join(","));
+    match shared.sources.metrics.encode(form) {
+        Ok(text) => ([(header::CONTENT_TYPE, form.content_type())], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

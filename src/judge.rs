@@ -304,7 +304,9 @@ impl Case<'_> {
         match cause {
             Cause::Rejected if self.batch().len() == 1 => self.rejected_alone(),
             Cause::Rejected => self.rejected_together(),
-            Cause::Unauthorized => self.released(cause, self.hold(Scope::All, cause, HoldEnd::Growing)),
+            Cause::Unauthorized | Cause::Untrusted => {
+                self.released(cause, self.hold(Scope::All, cause, HoldEnd::Growing))
+            }
             Cause::Forbidden | Cause::UnknownAgent => {
                 self.released(cause, self.hold(self.agent(), cause, HoldEnd::Growing))
             }
@@ -348,19 +350,18 @@ impl Case<'_> {
     fn word_about_the_entry(&self, fault: &Fault) -> Option<Judgement> {
         let row = self.batch().only()?;
         let envelope = self.heard.envelope;
-        let verdict = match fault.cause() {
+        let cause = fault.cause();
+        let verdict = if cause == Cause::UnknownAgent && self.standing.answered.is_some() {
             // A gateway and a wrong region answer 404, too.
-            Cause::UnknownAgent if self.standing.answered.is_some() => {
-                let is_word = envelope.is_some_and(|said| said.is_word_about_the_entry(self.sent.correlation_id));
-                let speaks_of_else = envelope.is_some_and(Envelope::speaks_of_something_else);
-                (is_word || (self.standing.singles_answered && !speaks_of_else)).then_some(Verdict::Absent)?
-            }
+            let is_word = envelope.is_some_and(|said| said.is_word_about_the_entry(self.sent.correlation_id));
+            let speaks_of_else = envelope.is_some_and(Envelope::speaks_of_something_else);
+            (is_word || (self.standing.singles_answered && !speaks_of_else)).then_some(Verdict::Absent)?
+        } else if cause == Cause::Rejected && !row.is_decimal() {
             // Documented as "Invalid ID".
-            Cause::Rejected if !row.is_decimal() => {
-                let is_word = envelope.is_some_and(|said| said.is_ours(self.sent.correlation_id));
-                is_word.then_some(Verdict::Dead { cause: Cause::Rejected })?
-            }
-            _ => return None,
+            let is_word = envelope.is_some_and(|said| said.is_ours(self.sent.correlation_id));
+            is_word.then_some(Verdict::Dead { cause })?
+        } else {
+            return None;
         };
         Some(Judgement {
             is_answer: true,
@@ -384,6 +385,7 @@ impl Case<'_> {
             | Cause::ServerError
             | Cause::Lost
             | Cause::Unreachable
+            | Cause::Untrusted
             | Cause::Operator => false,
         }
     }

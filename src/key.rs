@@ -1,13 +1,18 @@
 //! The API key: where it comes from, and what it may look like. It has no other way out than [`Key::header`].
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::small_file;
+
+/// A key has some tens of characters; a file much longer is another one.
+const MAX_FILE_BYTES: u64 = 16 << 10;
 
 /// Where the key comes from.
 #[derive(Clone, Debug)]
@@ -22,19 +27,105 @@ pub enum KeySource {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.
-    #[error("api.key_file {path}: {source}")]
+    #[error("api.key_file {}: {source}", shown(.path))]
     File {
         /// The file.
         path: PathBuf,
         /// What the system says.
         source: io::Error,
     },
+    /// What is there cannot be a key.
+    #[error("the API key ({origin}) {problem}")]
+    Unusable {
+        /// Where it is from.
+        origin: Origin,
+        /// Why not.
+        problem: Problem,
+    },
+}
+
+/// What keeps a text from being a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
     /// Nothing is in it.
-    #[error("the API key is empty")]
+    #[error("is empty")]
     Empty,
+    /// A mark at its start, which some editors write.
+    #[error("begins with a byte order mark, which an editor has written; save it as UTF-8 without one")]
+    ByteOrderMark,
+    /// Quotes around it.
+    #[error("is in quotes, which do not belong to it; take them away")]
+    Quotes,
+    /// More than one line.
+    #[error("has several lines; it must be one, and nothing else")]
+    Lines,
     /// No header can carry it.
-    #[error("the API key has characters that no HTTP header can carry; it must be printable ASCII, on one line")]
+    #[error("has characters that no HTTP header can carry; it must be printable ASCII, on one line")]
     Characters,
+}
+
+/// Where a key is from, as a message names it.
+#[derive(Clone, Debug)]
+pub struct Origin(Option<PathBuf>);
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            None => f.write_str("api.key"),
+            Some(path) => write!(f, "api.key_file {}", path.display()),
+        }
+    }
+}
+
+/// A path that leads nowhere, unless it looks like the key itself.
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    if looks_like_a_key(&text) {
+        "(not shown, because it looks like a key; a key goes into api.key)".to_owned()
+    } else {
+        text
+    }
+}
+
+/// Whether a value that means nothing where it stands may be the key, pasted into the wrong place. Then nobody is shown it.
+#[must_use]
+pub fn looks_like_a_key(text: &str) -> bool {
+    let text = text.trim();
+    let is_a_path = ["/", "./", "../", "~"].iter().any(|start| text.starts_with(start));
+    let has = |is: fn(&char) -> bool| text.chars().any(|c| is(&c));
+    let is_mixed = has(char::is_ascii_alphabetic) && has(char::is_ascii_digit);
+    let is_one_word = text.bytes().all(|byte| byte.is_ascii_graphic());
+    !is_a_path && is_mixed && is_one_word && ((text.len() >= 12 && !text.contains(['.', ':'])) || text.len() >= 40)
+}
+
+/// A file by which others than its owner get at the key, or can put another one in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exposure {
+    /// The file.
+    pub path: PathBuf,
+    /// Its permissions.
+    pub mode: u32,
+    /// What it is.
+    pub what: &'static str,
+}
+
+impl Exposure {
+    /// Of a file with the key in it, if it has such permissions.
+    #[must_use]
+    pub fn of(path: &Path, what: &'static str) -> Option<Self> {
+        let mode = fs::metadata(path).ok()?.permissions().mode() & 0o7777;
+        (mode & 0o026 != 0).then(|| Self { path: path.to_owned(), mode, what })
+    }
+
+    /// Who may do what.
+    #[must_use]
+    pub fn may(&self) -> &'static str {
+        match (self.mode & 0o004 != 0, self.mode & 0o022 != 0) {
+            (true, false) => "everyone may read it",
+            (true, true) => "everyone may read it, and others may write it",
+            (false, _) => "others may write it, and so change the key",
+        }
+    }
 }
 
 /// A key that can be sent.
@@ -52,7 +143,8 @@ pub struct Keys {
 /// How many replaced keys are remembered.
 const MAX_RETIRED: usize = 8;
 
-/// So many characters of a key's beginning are taken for it, if they are half of it or more.
+/// So many characters of a key's beginning are taken for it, if they are half of it or more. A key that has less is not
+/// looked for in what others say: it might be any word, and what is left tells where it was.
 const TELLING: usize = 8;
 
 impl KeySource {
@@ -61,28 +153,47 @@ impl KeySource {
     /// # Errors
     /// If the file cannot be read, or what is there cannot be a key.
     pub fn read(&self) -> Result<Key, KeyError> {
-        let text: SecretString = match self {
-            Self::Given(key) => key.clone(),
+        let (text, origin): (SecretString, _) = match self {
+            Self::Given(key) => (key.clone(), Origin(None)),
             Self::File(path) => {
-                fs::read_to_string(path).map_err(|source| KeyError::File { path: path.clone(), source })?.into()
+                let (bytes, _) = small_file::read(path, MAX_FILE_BYTES)
+                    .map_err(|source| KeyError::File { path: path.clone(), source })?;
+                let origin = Origin(Some(path.clone()));
+                match String::from_utf8(bytes) {
+                    Ok(text) => (text.into(), origin),
+                    Err(_) => return Err(KeyError::Unusable { origin, problem: Problem::Characters }),
+                }
             }
         };
-        let key = text.expose_secret().trim();
-        if key.is_empty() {
-            Err(KeyError::Empty)
-        } else if key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
-            Ok(Key(key.into()))
-        } else {
-            Err(KeyError::Characters)
+        match problem(text.expose_secret().trim()) {
+            None => Ok(Key(text.expose_secret().trim().into())),
+            Some(problem) => Err(KeyError::Unusable { origin, problem }),
         }
     }
 
-    /// The key file and its permissions, if every user of this machine may read it.
+    /// The key file, if others may read or write it.
     #[must_use]
-    pub fn readable_by_everyone(&self) -> Option<(&Path, u32)> {
+    pub fn exposure(&self) -> Option<Exposure> {
         let Self::File(path) = self else { return None };
-        let mode = fs::metadata(path).ok()?.permissions().mode() & 0o7777;
-        (mode & 0o004 != 0).then_some((path, mode))
+        Exposure::of(path, "api.key_file")
+    }
+}
+
+fn problem(key: &str) -> Option<Problem> {
+    let is_quoted = |marks: [char; 2]| key.len() > 1 && key.starts_with(marks[0]) && key.ends_with(marks[1]);
+    if key.is_empty() {
+        Some(Problem::Empty)
+    } else if key.starts_with('\u{feff}') {
+        Some(Problem::ByteOrderMark)
+    } else if [['"', '"'], ['\'', '\''], ['`', '`'], ['“', '”'], ['‘', '’'], ['„', '“']].into_iter().any(is_quoted)
+    {
+        Some(Problem::Quotes)
+    } else if key.contains(['\n', '\r']) {
+        Some(Problem::Lines)
+    } else if key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+        None
+    } else {
+        Some(Problem::Characters)
     }
 }
 
@@ -120,8 +231,8 @@ impl Key {
     ///
     /// # Errors
     /// If no header can carry it, which [`KeySource::read`] has ruled out.
-    pub fn header(&self) -> Result<HeaderValue, KeyError> {
-        let mut value = HeaderValue::from_str(self.0.expose_secret()).map_err(|_| KeyError::Characters)?;
+    pub fn header(&self) -> Result<HeaderValue, Problem> {
+        let mut value = HeaderValue::from_str(self.0.expose_secret()).map_err(|_| Problem::Characters)?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -132,10 +243,19 @@ impl Key {
         self.0.expose_secret() == other.0.expose_secret()
     }
 
+    /// Whether it is too short to be told from other text.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.0.expose_secret().len() < TELLING
+    }
+
     /// `text` without the key, in case somebody sends it back to us: as it is, escaped as JSON, URLs or HTML have it,
     /// or cut off after most of it.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
+        if self.is_short() {
+            return text.to_owned();
+        }
         let key = self.0.expose_secret().as_bytes();
         let mut clean = String::with_capacity(text.len());
         let mut rest = text;
@@ -234,15 +354,90 @@ mod tests {
         KeySource::Given(text.into()).read()
     }
 
+    fn problem_of(text: &str) -> Problem {
+        match read(text).unwrap_err() {
+            KeyError::Unusable { problem, .. } => problem,
+            KeyError::File { source, .. } => panic!("{source}"),
+        }
+    }
+
     #[test]
     fn a_key_is_trimmed_checked_and_never_shown() {
-        let key = read(" s3cret\n").unwrap();
-        assert_eq!(key.header().unwrap(), "s3cret");
-        assert_eq!(key.redact("bad key s3cret!"), "bad key [key]!");
+        let key = read(" s3cret-key\n").unwrap();
+        assert_eq!(key.header().unwrap(), "s3cret-key");
+        assert_eq!(key.redact("bad key s3cret-key!"), "bad key [key]!");
         assert!(!format!("{key:?} {:?}", key.header().unwrap()).contains("s3cret"));
-        assert!(matches!(read(" \n"), Err(KeyError::Empty)));
-        let error = read("s3cr\net").unwrap_err();
-        assert!(matches!(error, KeyError::Characters) && !error.to_string().contains("s3cr"));
+        assert_eq!(problem_of(" \n"), Problem::Empty);
+        for (text, problem) in [
+            ("s3cr\u{1}et", Problem::Characters),
+            ("s3cr é et", Problem::Characters),
+            ("s3cr\net", Problem::Lines),
+            ("\u{feff}s3cret", Problem::ByteOrderMark),
+            ("\"s3cret\"", Problem::Quotes),
+            (" 's3cret' ", Problem::Quotes),
+            ("“s3cret”", Problem::Quotes),
+        ] {
+            assert_eq!(problem_of(text), problem, "{text:?}");
+            let said = read(text).unwrap_err().to_string();
+            assert!(!said.contains("s3cr") && said.starts_with("the API key (api.key) "), "{said}");
+        }
+        read("\"").unwrap();
+        read("'s3cret").unwrap();
+    }
+
+    #[test]
+    fn a_key_of_a_few_characters_is_any_word_and_left_where_it_is() {
+        let short = read("success").unwrap();
+        assert_eq!((short.is_short(), short.redact("no success")), (true, "no success".to_owned()));
+        let long = read("success!").unwrap();
+        assert_eq!((long.is_short(), long.redact("no success!")), (false, "no [key]".to_owned()));
+    }
+
+    #[test]
+    fn only_what_may_be_a_key_looks_like_one() {
+        for key in [
+            "sk-HEAD7f3qTAIL9wZ",
+            "0123456789abcdef",
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0",
+            "YWJj/ZGVm+12=",
+        ] {
+            assert!(looks_like_a_key(key), "{key}");
+        }
+        for other in [
+            "mars",
+            "localhost:9464",
+            "eu-west-1",
+            "nowhere",
+            "/run/secrets/polyai-2026",
+            "./polyai2026key1",
+            "key-2026-04.txt",
+            "a b 1 2 3 4 5 6 7",
+        ] {
+            assert!(!looks_like_a_key(other), "{other}");
+        }
+        let path = PathBuf::from("sk-HEAD7f3qTAIL9wZ");
+        let said = KeySource::File(path).read().unwrap_err().to_string();
+        assert!(
+            !said.contains("HEAD7") && said.contains("api.key_file") && said.contains("looks like a key"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_key_file_is_a_small_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = |path: &Path| KeySource::File(path.to_owned()).read().unwrap_err().to_string();
+        let large = dir.path().join("large");
+        fs::write(&large, "x".repeat(2 << 20)).unwrap();
+        assert!(said(&large).contains("longer than"), "{}", said(&large));
+        assert!(said(dir.path()).contains("is a directory"), "{}", said(dir.path()));
+        assert!(said(Path::new("/dev/zero")).contains("is a device"));
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success() && said(&pipe).contains("is a named pipe"), "without waiting for a writer");
+        let binary = dir.path().join("utf-16");
+        fs::write(&binary, b"\xff\xfek\0e\0y\0").unwrap();
+        assert!(said(&binary).contains("utf-16) has characters"), "{}", said(&binary));
     }
 
     #[test]
@@ -250,7 +445,9 @@ mod tests {
         for text in
             [r#"k"e\y&<n'/o %25+z"#, r#"""#, r"\", r"a\", r"\a", "%", "&", "a b", "s3cret", "%41", "&amp;", r"\u0041"]
         {
-            let key = read(text).unwrap();
+            // As it is, in quotes or not, and long enough.
+            let text = text.repeat(TELLING.div_ceil(text.len()));
+            let (key, text) = (Key(text.clone().into()), text.as_str());
             let (json, debug) = (serde_json::to_string(text).unwrap(), format!("{text:?}"));
             let twice = serde_json::to_string(&json).unwrap();
             let unicode: String = text.chars().map(|c| format!("\\u{:04X}", u32::from(c))).collect();
@@ -284,33 +481,43 @@ mod tests {
         assert_eq!(key.redact("0123456789abcde…"), "[key]…");
         assert_eq!(key.redact("(01234567)"), "([key])");
         assert_eq!(key.redact("0123456 is not half of it"), "0123456 is not half of it");
-        assert_eq!(read("s3cret").unwrap().redact("s3cre"), "s3cre", "too little to tell it from a word");
+        assert_eq!(read("s3cret-key").unwrap().redact("s3cret-"), "s3cret-", "too little to tell it from a word");
         assert_eq!(key.redact("00123456789abcdef0123456789abcdef"), "0[key][key]");
     }
 
     #[test]
     fn keys_that_were_replaced_are_redacted_too() {
-        let mut keys = Keys::new(read("first").unwrap());
-        keys.replace(read("first").unwrap());
+        let mut keys = Keys::new(read("the-first").unwrap());
+        keys.replace(read("the-first").unwrap());
         assert!(keys.retired.is_empty());
         for number in 0..20 {
-            keys.replace(read(&format!("key-{number:03}")).unwrap());
+            keys.replace(read(&format!("{number:05}-key")).unwrap());
         }
-        assert_eq!(keys.redact("key-019, key-018, key-012"), "[key], [key], [key]");
+        assert_eq!(keys.redact("00019-key, 00018-key, 00012-key"), "[key], [key], [key]");
         assert_eq!(keys.retired.len(), MAX_RETIRED);
     }
 
     #[test]
-    fn a_key_file_that_everyone_may_read_is_found_out() {
+    fn a_key_file_that_others_may_read_or_write_is_found_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         fs::write(&path, "s3cret").unwrap();
         let source = KeySource::File(path.clone());
-        for (mode, exposed) in [(0o600, false), (0o640, false), (0o604, true), (0o644, true)] {
+        for (mode, may) in [
+            (0o600, None),
+            (0o640, None),
+            (0o604, Some("everyone may read it")),
+            (0o644, Some("everyone may read it")),
+            (0o620, Some("others may write it, and so change the key")),
+            (0o602, Some("others may write it, and so change the key")),
+            (0o666, Some("everyone may read it, and others may write it")),
+        ] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(source.readable_by_everyone(), exposed.then_some((path.as_path(), mode)), "{mode:o}");
+            let exposure = source.exposure();
+            assert_eq!(exposure.as_ref().map(Exposure::may), may, "{mode:o}");
+            assert!(exposure.is_none_or(|exposure| exposure.mode == mode && exposure.path == path));
         }
-        assert_eq!(KeySource::File(dir.path().join("nowhere")).readable_by_everyone(), None);
-        assert_eq!(KeySource::Given("s3cret".into()).readable_by_everyone(), None);
+        assert_eq!(KeySource::File(dir.path().join("nowhere")).exposure(), None);
+        assert_eq!(KeySource::Given("s3cret".into()).exposure(), None);
     }
 }

@@ -5,6 +5,8 @@
 //! | module | what it is | |
 //! | --- | --- | --- |
 //! | [`clock`] | time as a value; the only reader of a clock | pure |
+//! | [`printable`] | text from outside, fit for a terminal and a log | pure |
+//! | [`small_file`] | a file that the configuration names, and that may be anything | |
 //! | [`deletion`] | the nouns | pure |
 //! | [`backoff`] | the schedule | pure |
 //! | [`envelope`] | whose word an error is | pure |
@@ -28,7 +30,8 @@
 //! | [`cli`] | arguments, exit codes, signals; what an operator does | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
-//! lanes, evidence, key} → judge → {outcome, health, telemetry} → {echo, envelope, deletion, backoff} → clock`. A test holds
+//! lanes, evidence, key} → judge → {outcome, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable,
+//! small_file}`. A test holds
 //! that, and that only the store knows SQL.
 //!
 //! # The words
@@ -107,6 +110,10 @@
 //! The README names the tests of each.
 
 pub mod clock;
+
+pub mod printable;
+
+pub mod small_file;
 
 pub mod deletion;
 

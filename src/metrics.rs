@@ -3,6 +3,8 @@
 //! The worker counts where it judges and settles; what only the database knows is counted when somebody asks. No label
 //! names an agent: there may be thousands of them, and for one of them the database, the logs and the holds tell more.
 
+mod exposition;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
@@ -17,9 +19,7 @@ use crate::{
     outcome::Cause,
     store::{Census, Counts},
 };
-
-/// What [`Metrics::encode`] writes, as HTTP names it.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub use exposition::Exposition;
 
 /// Seconds; the API answers in some tens of milliseconds, and `api.request_timeout` is 30 s if not set.
 const DURATIONS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -156,14 +156,14 @@ impl Metrics {
         }
     }
 
-    /// All of it, in the OpenMetrics text format.
+    /// All of it.
     ///
     /// # Errors
     /// None that writing to a string could have.
-    pub fn encode(&self) -> Result<String, fmt::Error> {
+    pub fn encode(&self, form: Exposition) -> Result<String, fmt::Error> {
         let mut text = String::new();
         text::encode(&mut text, &self.0.registry)?;
-        Ok(text)
+        Ok(form.of(text))
     }
 }
 
@@ -223,7 +223,8 @@ mod tests {
     #[test]
     fn what_the_database_says_is_left_out_when_it_cannot_be_asked() {
         let metrics = Metrics::new(Timestamp(1_500));
-        let has = |what: &str| metrics.encode().unwrap().lines().any(|line| line.starts_with(what));
+        let has =
+            |what: &str| metrics.encode(Exposition::OpenMetrics).unwrap().lines().any(|line| line.starts_with(what));
         assert!(has("process_start_time_seconds 1.5"));
         metrics.counted(Some(&Census { holds: vec![Cause::Operator; 2], ..Census::default() }));
         assert!(has(r#"sweeper_queue_depth{state="dead"} 0"#) && has(r#"sweeper_holds{cause="operator"} 2"#));
@@ -236,7 +237,7 @@ mod tests {
     fn verdicts_are_told_apart_as_in_the_database() {
         let metrics = Metrics::new(Timestamp::ZERO);
         metrics.settled(&Counts { deleted: 1, absent: 2, retried: 7, released: 4, dead: 5 });
-        let text = metrics.encode().unwrap();
+        let text = metrics.encode(Exposition::OpenMetrics).unwrap();
         for (verdict, count) in [("deleted", 1), ("absent", 2), ("retry", 3), ("release", 4), ("dead", 5)] {
             let line = format!("sweeper_deletions_total{{verdict=\"{verdict}\"}} {count}\n");
             assert!(text.contains(&line), "{line} in {text}");

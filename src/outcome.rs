@@ -30,6 +30,8 @@ pub enum Fault {
     Lost,
     /// No connection, so nothing was sent.
     Unreachable,
+    /// The server's certificate is not believed, so nothing was sent.
+    Untrusted,
 }
 
 /// The two forms of `Retry-After` (RFC 9110, section 10.2.3).
@@ -70,13 +72,15 @@ pub enum Cause {
     Lost,
     /// Never sent.
     Unreachable,
+    /// Never sent: the server's certificate is not believed.
+    Untrusted,
     /// A person paused it (holds only).
     Operator,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ApiFailed,
         Self::ApiContradicted,
         Self::ApiSilent,
@@ -90,6 +94,7 @@ impl Cause {
         Self::ServerError,
         Self::Lost,
         Self::Unreachable,
+        Self::Untrusted,
         Self::Operator,
     ];
 
@@ -110,6 +115,7 @@ impl Cause {
             Self::ServerError => "server_error",
             Self::Lost => "lost",
             Self::Unreachable => "unreachable",
+            Self::Untrusted => "untrusted",
             Self::Operator => "operator",
         }
     }
@@ -120,10 +126,10 @@ impl Cause {
         Self::ALL.into_iter().find(|cause| cause.as_str() == text)
     }
 
-    /// Whether a hold for this cause waits for a person: no time alone mends a key, a permission or an address.
+    /// Whether a hold for this cause waits for a person: no time alone mends a key, a permission, an address or a certificate.
     #[must_use]
     pub const fn needs_a_person(self) -> bool {
-        matches!(self, Self::Unauthorized | Self::Forbidden | Self::UnknownAgent | Self::Contract)
+        matches!(self, Self::Unauthorized | Self::Forbidden | Self::UnknownAgent | Self::Contract | Self::Untrusted)
     }
 
     /// Whether it can only come from the two lists of a 200, or from there being none of an ID in them.
@@ -147,7 +153,7 @@ impl Fault {
     pub const fn may_be_the_content(&self) -> bool {
         match self {
             Self::Garbled | Self::Lost => true,
-            Self::Unreachable => false,
+            Self::Unreachable | Self::Untrusted => false,
             Self::Status { status, .. } => match self.cause() {
                 Cause::ServerError => true,
                 Cause::Throttled => *status == 503,
@@ -162,6 +168,7 @@ impl Fault {
                 | Cause::UnknownAgent
                 | Cause::Lost
                 | Cause::Unreachable
+                | Cause::Untrusted
                 | Cause::Operator => false,
             },
         }
@@ -184,7 +191,7 @@ impl Fault {
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
-            Self::Garbled | Self::Lost | Self::Unreachable => None,
+            Self::Garbled | Self::Lost | Self::Unreachable | Self::Untrusted => None,
         }
     }
 
@@ -202,6 +209,7 @@ impl Fault {
             Self::Garbled => Cause::Garbled,
             Self::Lost => Cause::Lost,
             Self::Unreachable => Cause::Unreachable,
+            Self::Untrusted => Cause::Untrusted,
         }
     }
 }

@@ -71,10 +71,11 @@ FROM requests INDEXED BY requests_unanswered
 WHERE answered_at IS NULL ORDER BY requests.id"
 );
 
-/// ?1 since when; ?2 how many.
+/// ?1 since when; ?2 how many; ?3 now. A request leaves once its claim is committed, which may take a while, and before its
+/// answer; one without an answer may have left a moment ago.
 const SENT_LATELY: &str = "
-SELECT claimed_at FROM (SELECT id, claimed_at FROM requests ORDER BY id DESC LIMIT ?2)
-WHERE claimed_at > ?1 AND typeof(claimed_at) = 'integer' ORDER BY id";
+SELECT left_by FROM (SELECT coalesce(answered_at, ?3) AS left_by FROM requests ORDER BY id DESC LIMIT ?2)
+WHERE left_by > ?1 AND typeof(left_by) = 'integer' ORDER BY left_by";
 
 /// The queue, open for the one daemon that works on it.
 #[derive(Debug)]
@@ -177,12 +178,17 @@ impl Store {
             .map_err(|source| self.error("find unanswered requests", source))
     }
 
-    /// When the last requests were claimed, oldest first: those since a time, `most` of them.
+    /// When the last requests had left at the latest, oldest first: those since a time, `most` of them.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn sent_since(&mut self, since: Timestamp, most: u32) -> Result<Vec<Timestamp>, StoreError> {
-        let sent = sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).fetch_all(&mut self.conn).await;
+    pub async fn sent_since(
+        &mut self,
+        since: Timestamp,
+        most: u32,
+        now: Timestamp,
+    ) -> Result<Vec<Timestamp>, StoreError> {
+        let sent = sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).bind(now.0).fetch_all(&mut self.conn).await;
         let sent: Vec<i64> = sent.map_err(|source| self.error("look at the last requests", source))?;
         Ok(sent.into_iter().map(Timestamp).collect())
     }

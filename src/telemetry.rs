@@ -1,8 +1,17 @@
 //! The logs: who writes them where, and the names in them. Logs are the interface: the README has the table.
 
-use std::io::IsTerminal as _;
+mod writer;
 
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Write},
+    os::fd::AsFd as _,
+};
+
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use writer::Lines;
+pub use writer::dropped_lines;
 
 /// The values of the field `event`: stable, one for each thing that is worth a line.
 pub mod event {
@@ -38,8 +47,12 @@ pub mod event {
     pub const CONCURRENCY_CHANGED: &str = "concurrency_changed";
     /// The key file has another key now.
     pub const KEY_CHANGED: &str = "key_changed";
-    /// Every user of the machine may read the key file.
+    /// The key file was read again, and what is in it cannot be a key.
+    pub const KEY_UNUSABLE: &str = "key_unusable";
+    /// Others may read or write a file that the key is in.
     pub const KEY_EXPOSED: &str = "key_exposed";
+    /// The environment names a proxy, which is not used.
+    pub const PROXY_UNUSED: &str = "proxy_unused";
     /// A request about one row was refused.
     pub const ASK_REFUSED: &str = "ask_refused";
     /// Rows that no request can carry.
@@ -91,25 +104,47 @@ impl Format {
     }
 }
 
-/// Makes `writer` the place where this process logs to. The first call decides; later ones change nothing.
-pub fn init<W>(format: Format, filter: EnvFilter, writer: W)
-where
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
-{
+/// The log of this process. Dropping it waits a moment until its last lines are written.
+#[derive(Debug)]
+pub struct Log(Lines);
+
+impl Log {
+    /// Waits until all is written, but not for long if nobody reads: for those who print something else next.
+    pub fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Logs to standard output from here on. The first call decides; later ones change nothing.
+///
+/// # Errors
+/// If there can be no thread that writes the log.
+pub fn init(format: Format, filter: EnvFilter) -> io::Result<Log> {
+    let (format, is_coloured) = (format.resolve(), io::stdout().is_terminal());
+    // Not through the standard library's lock and buffer: a process that ends must not wait for either.
+    let output: Box<dyn Write + Send> = match io::stdout().as_fd().try_clone_to_owned() {
+        Ok(output) => Box::new(File::from(output)),
+        Err(_) => Box::new(io::stdout()),
+    };
+    let lines = Lines::to(output, format, is_coloured)?;
     let registry = tracing_subscriber::registry().with(filter);
-    let set = match format.resolve() {
+    let set = match format {
         Format::Json => {
-            registry.with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer)).try_init()
+            let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
+            registry.with(layer.with_writer(lines.clone())).try_init()
         }
-        Format::Text | Format::Auto => registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .with_target(false)
-                    .with_ansi(std::io::stdout().is_terminal())
-                    .with_writer(writer),
-            )
-            .try_init(),
+        Format::Text | Format::Auto => {
+            let layer = tracing_subscriber::fmt::layer().with_target(false).with_ansi(is_coloured);
+            registry.with(layer.with_writer(lines.clone())).try_init()
+        }
     };
     // There is one already: tests in one process share it.
     drop(set);
+    Ok(Log(lines))
 }

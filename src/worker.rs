@@ -191,6 +191,7 @@ impl<T: Transport> Worker<T> {
             told,
         };
         worker.read_holds().await?;
+        clocks::tell(worker.clocks.put_right, worker.holds_to_write.len());
         let soon = worker.schedule.pace.holds.probe_soon(worker.clock.now());
         worker.holds_to_write.extend(soon);
         Ok(worker)
@@ -474,7 +475,11 @@ impl<T: Transport> Worker<T> {
     /// Everything that a turn writes, in one transaction; then what it claimed is sent.
     async fn settle_and_claim(&mut self, may_claim: bool) -> Result<usize, StoreError> {
         let now = self.clock.now();
-        let mut plan = if may_claim { self.schedule.plan(self.in_flight.len(), now) } else { Plan::default() };
+        let mut plan = if may_claim {
+            self.schedule.plan(self.in_flight.len(), &self.ledger.evidence, now)
+        } else {
+            Plan::default()
+        };
         let over = if self.holds_stale { Vec::new() } else { self.schedule.pace.holds.over(now, MOST_LIFTED) };
         let nothing = self.ledger.unsettled.is_empty() && self.unusable.is_empty() && self.holds_to_write.is_empty();
         if nothing && plan.is_idle() && over.is_empty() {

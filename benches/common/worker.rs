@@ -18,6 +18,8 @@ pub fn api(url: &str) -> Api {
     Api::new(api::Options {
         base_url: url.parse().unwrap(),
         key: KeySource::Given("k".into()),
+        proxy: None,
+        ca_file: None,
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(30),
     })

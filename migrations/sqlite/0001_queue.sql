@@ -53,7 +53,8 @@ CREATE TABLE deletions (
         evidence IS NULL OR (typeof(evidence) = 'integer' AND evidence > 0)),
     CONSTRAINT "last_cause must be a known cause" CHECK (last_cause IS NULL OR last_cause IN (
         'api_failed', 'api_contradicted', 'api_silent', 'garbled', 'rejected', 'unauthorized', 'forbidden',
-        'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable')),
+        'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable',
+        'untrusted')),
     CONSTRAINT "created_at must be Unix milliseconds, up to the year 9999" CHECK (
         typeof(created_at) = 'integer' AND created_at BETWEEN 0 AND 253402300799999),
     CONSTRAINT "settled_at must be Unix milliseconds" CHECK (
@@ -141,7 +142,8 @@ CREATE TABLE requests (
     CONSTRAINT "size must be from 1 to 20" CHECK (size BETWEEN 1 AND 20),
     CONSTRAINT "fault must be a known cause" CHECK (fault IS NULL OR fault IN (
         'api_failed', 'api_contradicted', 'api_silent', 'garbled', 'rejected', 'unauthorized', 'forbidden',
-        'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable'))
+        'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable',
+        'untrusted'))
 );
 
 -- It has as many entries as there are calls in flight.
@@ -172,7 +174,8 @@ CREATE TABLE holds (
         AND length(scope) = length(CAST(scope AS BLOB)) AND scope NOT GLOB '*[^!-~]*'),
     CONSTRAINT "cause must be operator or a cause the daemon holds for" CHECK (cause IN (
         'operator', 'api_failed', 'api_contradicted', 'api_silent', 'garbled', 'rejected', 'unauthorized', 'forbidden',
-        'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable')),
+        'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable',
+        'untrusted')),
     CONSTRAINT "since_at must be Unix milliseconds" CHECK (
         typeof(since_at) = 'integer' AND since_at BETWEEN 0 AND 253402300799999),
     CONSTRAINT "until_at must be Unix milliseconds, or NULL for until the row is deleted" CHECK (

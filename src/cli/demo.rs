@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     env, fs,
     future::Future,
-    io,
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -65,7 +64,7 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     let environment: HashMap<String, String> =
         settings.into_iter().map(|(key, value)| (format!("SWEEPER__{key}"), value)).collect();
     let config = Config::load(None, &environment)?;
-    telemetry::init(Format::Text, EnvFilter::new("info"), io::stdout);
+    let log = telemetry::init(Format::Text, EnvFilter::new("info")).context("start the log")?;
 
     // The tables first; then what a producer does, which is nothing but INSERTs.
     drop(Store::open(config.store.clone()).await?);
@@ -80,6 +79,7 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     say(&format!("{total} deletions are queued in {}; the API is {}\n", database.display(), sandbox.url()))?;
 
     let (ended, done) = work(&config, Until::Empty { give_up_after: None }, shutdown, Supervisor::default()).await?;
+    log.flush();
     let mut report = String::new();
     for (agent, state, cause, rows) in producer.totals().await? {
         let cause = cause.map_or_else(String::new, |cause| format!(" ({cause})"));

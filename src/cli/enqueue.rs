@@ -52,7 +52,7 @@ Examples:
 
 Exit codes: 0 all are enqueued, 1 some lines were refused (the others are enqueued, but for --strict), \
 or the cache could not be listed, or the answer was no, 2 usage or configuration, 3 database unusable, \
-130 and 143 stopped by SIGINT (Ctrl-C) or SIGTERM: what was read by then is enqueued (of --from-cache: nothing, before it was \
+129, 130 and 143 stopped by SIGHUP, SIGINT (Ctrl-C) or SIGTERM: what was read by then is enqueued (of --from-cache: nothing, before it was \
 listed to its end), and to run it again with the same input does no harm.";
 
 /// What is enqueued, and how.

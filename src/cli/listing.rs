@@ -322,7 +322,11 @@ impl Lister {
         let asked = match fault {
             Fault::Status { retry_after: Some(RetryAfter::Seconds(seconds)), .. } => Duration::from_secs(seconds),
             Fault::Status { retry_after: Some(RetryAfter::At(at)), .. } => at.since(self.clock.now()),
-            Fault::Status { retry_after: None, .. } | Fault::Garbled | Fault::Lost | Fault::Unreachable => return None,
+            Fault::Status { retry_after: None, .. }
+            | Fault::Garbled
+            | Fault::Lost
+            | Fault::Unreachable
+            | Fault::Untrusted => return None,
         };
         Some(asked.min(self.max_retry_after).max(self.backoff.base()))
     }
@@ -348,6 +352,7 @@ fn may_pass(cause: Cause) -> bool {
         | Cause::Forbidden
         | Cause::UnknownAgent
         | Cause::Contract
+        | Cause::Untrusted
         | Cause::Operator => false,
     }
 }
@@ -360,6 +365,7 @@ fn remedy(cause: Cause) -> &'static str {
         Cause::UnknownAgent => "; is the agent's ID right, and api.region?",
         Cause::Throttled => "; lower rate_limit.requests_per_second, or try again later",
         Cause::ServerError | Cause::Lost | Cause::Unreachable => "; try again later",
+        Cause::Untrusted => "; a certificate is not believed: if it is a private one, name its issuer's in api.ca_file",
         Cause::Garbled | Cause::Contract => "; is api.base_url right?",
         Cause::ApiFailed | Cause::ApiContradicted | Cause::ApiSilent | Cause::Rejected | Cause::Operator => "",
     }

@@ -14,6 +14,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     deletion::{AgentId, EntryId},
+    printable,
     store::{Reader, Story, Told},
 };
 
@@ -72,6 +73,8 @@ pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Resul
         lines.push("its requests, oldest first; support asks for the correlation IDs:".to_owned());
         lines.extend(story.requests.iter().flat_map(request));
     }
+    // Anybody may have written to the table; a line stays one line.
+    let lines: Vec<_> = lines.iter().map(|line| printable::line(line)).collect();
     say(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -24,6 +24,7 @@ use crate::{
     deletion::AgentId,
     outcome::{Cause, Scope},
     pace::HoldRow,
+    printable,
     store::{Reader, Standing},
 };
 
@@ -79,7 +80,7 @@ pub(super) async fn status(
         let standing = reader.standing(args.agent.as_ref(), now).await?;
         let report = Report::new(config, args.agent.as_ref(), &standing, now);
         let text = if args.json {
-            serde_json::to_string(&report).context("write JSON")?
+            printable::json_line(&serde_json::to_string(&report).context("write JSON")?).into_owned()
         } else {
             let clear = if args.watch.is_some() && io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
             let gap = if first || !clear.is_empty() { "" } else { "\n" };
@@ -253,7 +254,7 @@ fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
     let now = Timestamp(report.at);
     let mut lines = vec![format!("{:<10} {}", "daemon", daemon_line(&report.daemon, now))];
     if let (Some(pid), Some(version)) = (report.daemon.pid, &report.daemon.version) {
-        lines.push(format!("{:<10} {pid}, version {version}", "process"));
+        lines.push(format!("{:<10} {pid}, version {}", "process", show_text(version, NAME)));
     }
     let lately = format!("lately {} deleted per minute", show_count(report.deleted_per_minute.round() as u64));
     let rate = report.daemon.requests_per_second;
@@ -306,7 +307,7 @@ fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
         lines.push(String::new());
         lines.push(format!("{BOLD}{:<NAME$} {:>13} {:>13}{PLAIN}", "dead because", "rows", "unconfirmed"));
         for dead in &report.dead {
-            let cause = dead.cause.as_deref().unwrap_or("?");
+            let cause = show_text(dead.cause.as_deref().unwrap_or("?"), NAME);
             lines.push(format!("{cause:<NAME$} {:>13} {:>13}", show_count(dead.rows), show_count(dead.unconfirmed)));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{clock::Timestamp, config::parse_duration};
+use crate::{clock::Timestamp, config::parse_duration, printable};
 
 /// The longest span that can be given: a hundred years.
 const MAX_SPAN: Duration = Duration::from_secs(36_500 * 86_400);
@@ -98,12 +98,9 @@ pub(super) fn plural(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", show_count(n), if n == 1 { one } else { many })
 }
 
-/// What others wrote, fit for a terminal: without control characters, and not longer than so many characters.
+/// What others wrote, fit for a terminal: on one line, harmful characters escaped, and not longer than so many characters.
 pub(super) fn show_text(text: &str, most: usize) -> String {
-    let is_odd = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut clean: String = text.chars().map(|c| if is_odd(c) { ' ' } else { c }).take(most + 1).collect();
+    let mut clean: String = printable::line(text).chars().take(most + 1).collect();
     if clean.chars().count() > most {
         clean = clean.chars().take(most.saturating_sub(1)).collect();
         clean.push('…');
@@ -159,7 +156,7 @@ mod tests {
         }
         assert_eq!(show_time(Timestamp(1_764_000_000_123)), "2025-11-24 16:00:00 UTC");
         assert_eq!(show_time(Timestamp::MAX), "9999-12-31 23:59:59 UTC");
-        assert_eq!(show_text("a\u{1b}[31m\nb", 20), "a [31m b");
+        assert_eq!(show_text("a\u{1b}[31m\nb", 20), "a\\u{1b}[31m\\nb");
         assert_eq!(show_text("ääää", 4), "ääää");
         assert_eq!(show_text("äääää", 4), "äää…");
     }

@@ -41,7 +41,8 @@ impl Case<'_> {
                 Cause::Contract => !fault.is_of_the_whole_api() && self.may_die_of_a_fault(row),
                 Cause::Throttled => !fault.is_too_much() && self.may_die_of_a_fault(row),
                 Cause::ApiFailed | Cause::ApiContradicted | Cause::ApiSilent | Cause::Operator => false,
-                Cause::Unauthorized | Cause::Forbidden | Cause::UnknownAgent | Cause::Unreachable => false,
+                Cause::Unauthorized | Cause::Forbidden | Cause::UnknownAgent => false,
+                Cause::Unreachable | Cause::Untrusted => false,
             },
         }
     }

@@ -275,25 +275,24 @@ impl Holds {
     }
 
     /// Puts right what was placed or renewed by a clock that was ahead: a hold of the daemon's own that was given its end in the
-    /// future lasts no longer than it was to, from now on. What changes is returned, to be written.
+    /// future lasts no longer than it was to, from now on; a question, too. What changes is returned, to be written.
     pub fn put_clock_right(&mut self, now: Timestamp) -> Vec<HoldChange> {
-        let is_ahead =
-            |held: &&Held| held.row.cause != Cause::Operator && !held.is_question && held.row.given_at() > now;
+        let is_ahead = |held: &&Held| held.row.cause != Cause::Operator && held.row.given_at() > now;
         let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
         let ahead: Vec<Held> = all.filter(is_ahead).cloned().collect();
-        ahead
-            .into_iter()
-            .map(|mut held| {
-                let given_at = held.row.given_at();
-                held.row.until_at = held.row.until_at.map(|until| now.plus(until.since(given_at)));
-                held.row.since_at = held.row.since_at.min(now);
-                held.row.probed_at = held.row.probed_at.map(|at| at.min(now));
-                held.early_from = held.early_from.min(now);
-                let row = held.row.clone();
-                self.put(held);
-                HoldChange::Placed { row, is_longest: false }
-            })
-            .collect()
+        let mut changes = Vec::new();
+        for mut held in ahead {
+            let given_at = held.row.given_at();
+            held.row.until_at = held.row.until_at.map(|until| now.plus(until.since(given_at)));
+            held.row.since_at = held.row.since_at.min(now);
+            held.row.probed_at = held.row.probed_at.map(|at| at.min(now));
+            held.early_from = held.early_from.min(now);
+            if !held.is_question {
+                changes.push(HoldChange::Placed { row: held.row.clone(), is_longest: false });
+            }
+            self.put(held);
+        }
+        changes
     }
 
     /// A start probes what needs a person at once, so that a mended key needs no waiting; but not within a minute of its last
@@ -646,7 +645,7 @@ impl Holds {
                 if !asks || held.row.until_at.is_none_or(|at| at >= until) {
                     return None;
                 }
-                HoldRow { until_at: Some(until), ..held.row.clone() }
+                HoldRow { until_at: Some(until), probed_at: Some(now), ..held.row.clone() }
             }
             Some(_) | None => HoldRow {
                 scope,

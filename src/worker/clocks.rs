@@ -37,6 +37,8 @@ pub(super) struct Clocks {
     search: Option<RequestId>,
     /// Elapsed time of the next step of that.
     search_at: Duration,
+    /// How many due times the start has put right.
+    pub(super) put_right: u64,
 }
 
 /// Looks at the clock before anything is written, and puts right what is easily found.
@@ -56,12 +58,30 @@ pub(super) async fn start(store: &mut Store, settings: &Settings, clock: &Clock)
     }
     let doubtful_until = if is_doubtful { elapsed + DOUBTFUL_FOR } else { elapsed };
     let search = Some(RequestId(i64::MAX));
-    let mut clocks =
-        Clocks { read_at: (now, elapsed), prune_from: (now, elapsed), doubtful_until, search, search_at: elapsed };
+    let mut clocks = Clocks {
+        read_at: (now, elapsed),
+        prune_from: (now, elapsed),
+        doubtful_until,
+        search,
+        search_at: elapsed,
+        put_right: 0,
+    };
     while clocks.search.is_some() {
-        clocks.search_on(store, settings, now).await?;
+        clocks.put_right += clocks.search_on(store, settings, now).await?;
     }
     Ok(clocks)
+}
+
+/// Says what a start has put right, if that is anything: the clock was ahead in the life of a daemon before this one.
+pub(super) fn tell(rows: u64, holds: usize) {
+    if rows > 0 || holds > 0 {
+        warn!(
+            event = event::CLOCK_JUMPED,
+            rows,
+            holds,
+            "the clock was set since these due times and holds were written: they were in the future, and are put right"
+        );
+    }
 }
 
 impl Clocks {
@@ -123,7 +143,14 @@ mod tests {
 
     fn clocks(now: Timestamp) -> Clocks {
         let zero = Duration::ZERO;
-        Clocks { read_at: (now, zero), prune_from: (now, zero), doubtful_until: zero, search: None, search_at: zero }
+        Clocks {
+            read_at: (now, zero),
+            prune_from: (now, zero),
+            doubtful_until: zero,
+            search: None,
+            search_at: zero,
+            put_right: 0,
+        }
     }
 
     const DAY: Duration = Duration::from_secs(86_400);

@@ -9,7 +9,7 @@ use crate::{
     outcome::Verdict,
     pace::{ConcurrencyChange, HoldChange, HoldRow, RateChange},
     store::{Backlog, Counts, Settlement, Tally},
-    telemetry::event,
+    telemetry::{dropped_lines, event},
 };
 
 /// One line for the request, one at debug for each row, and a warning if rows are dead or the API listed strangers.
@@ -188,6 +188,7 @@ pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: us
         absent_total = totals.absent,
         dead_total = totals.dead,
         longest_write_ms = millis(totals.longest_write),
+        log_lines_dropped = dropped_lines(),
         "summary"
     );
 }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     backoff::Backoff,
     clock::Timestamp,
-    deletion::{AgentId, Batch, Deletion, EntryId, Lane},
+    deletion::{ALONE, AgentId, Batch, Deletion, EntryId, Lane},
     store::{DueRow, Look},
 };
 
@@ -23,9 +23,17 @@ pub struct Rules {
     pub retry: Backoff,
     /// How long a row waits whose ID is in flight as another row.
     pub recheck: Duration,
+    /// Requests about one row are refused: rows that were to be asked about go with others.
+    pub asks_refused: bool,
 }
 
 impl Rules {
+    /// How many rows of `lane` fill a request.
+    fn full(&self, lane: &Lane) -> usize {
+        let most = if lane.batch_max == ALONE && self.asks_refused { self.batch_size } else { lane.batch_max };
+        usize::from(most.min(self.batch_size)).max(1)
+    }
+
     /// Until when `row` may wait for others to fill a request with it. One that failed has waited a good while already
     /// and waits a share of that more: those that failed with it in other requests come back about then.
     fn may_wait_until(&self, row: &DueRow) -> Timestamp {
@@ -51,7 +59,7 @@ pub type Busy = HashMap<AgentId, HashSet<EntryId>>;
 /// Of what a look at `lane` found, the request that probes: with as many rows as the halvings of before leave of it, or of
 /// the `largest` request that failed; the other half of that is due a little later. It waits for no others.
 pub fn probe(lane: &Lane, look: Look, halved: u32, largest: usize, busy: &Busy, rules: &Rules) -> Option<Batch> {
-    let full = usize::from(lane.batch_max.min(rules.batch_size)).max(1);
+    let full = rules.full(lane);
     let busy = busy.get(&lane.agent);
     let mut seen = HashSet::new();
     let is_free = |entry: &EntryId| busy.is_none_or(|busy| !busy.contains(entry));
@@ -74,7 +82,7 @@ pub fn batches(
     rules: &Rules,
     now: Timestamp,
 ) -> (Vec<Batch>, Next) {
-    let full = usize::from(lane.batch_max.min(rules.batch_size)).max(1);
+    let full = rules.full(lane);
     let there_may_be_more = look.due.len() + look.unusable.len() >= asked;
     let found = look.due.len();
     // A row that was removed and inserted again has another id; its ID may still be in flight for the first one.
@@ -120,7 +128,7 @@ fn soonest(one: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deletion::{ALONE, DeletionId};
+    use crate::deletion::DeletionId;
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(100_000);
@@ -131,6 +139,7 @@ mod tests {
             linger: Duration::from_secs(1),
             retry: Backoff::new(Duration::from_secs(16), Duration::from_secs(64)).unwrap(),
             recheck: Duration::from_millis(100),
+            asks_refused: false,
         }
     }
 
@@ -227,6 +236,16 @@ mod tests {
     fn rows_to_be_asked_about_alone_go_alone_and_at_once() {
         let (found, next) = batches(&lane(ALONE), look(3, NOW, None), 160, 8, &Busy::new(), &rules(), NOW);
         assert_eq!((sizes(&found), next), (vec![1, 1, 1], Next::Nothing));
+    }
+
+    #[test]
+    fn where_asking_is_refused_rows_to_be_asked_about_go_together() {
+        let rules = Rules { asks_refused: true, ..rules() };
+        let (found, _) = batches(&lane(ALONE), look(25, NOW, None), 160, 8, &Busy::new(), &rules, NOW);
+        assert_eq!(sizes(&found), [20, 5]);
+        let (found, _) = batches(&lane(4), look(5, NOW, None), 160, 8, &Busy::new(), &rules, NOW);
+        assert_eq!(sizes(&found), [4, 1], "parts of what was rejected stay parts");
+        assert_eq!(probe(&lane(ALONE), look(25, NOW, None), 0, 0, &Busy::new(), &rules).unwrap().len(), 20);
     }
 
     #[test]

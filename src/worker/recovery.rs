@@ -63,7 +63,7 @@ pub(super) async fn remember_what_was_sent(
     clock: &Clock,
 ) -> Result<(), StoreError> {
     let (now, (back, most)) = (clock.now(), pace.permits.looks_back());
-    let sent = store.sent_since(now.minus(back), most).await?;
+    let sent = store.sent_since(now.minus(back), most, now).await?;
     let ago: Vec<_> = sent.into_iter().map(|at| now.since(at)).collect();
     pace.permits.sent_before(&ago, clock.elapsed());
     Ok(())

@@ -87,6 +87,13 @@ struct Claiming<'k> {
     now: Timestamp,
 }
 
+impl Claiming<'_> {
+    fn rules_for(&self, lane: &Lane, elapsed: Duration) -> Rules {
+        let asks_refused = lane.batch_max == ALONE && self.known.evidence.refuses_asks(&lane.agent, elapsed);
+        Rules { asks_refused, ..self.rules }
+    }
+}
+
 impl Plan {
     /// Whether there is nothing to look at.
     pub(super) fn is_idle(&self) -> bool {
@@ -117,10 +124,10 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// What may go out now, as far as that can be known without the database.
-    pub(super) fn plan(&mut self, in_flight: usize, now: Timestamp) -> Plan {
+    pub(super) fn plan(&mut self, in_flight: usize, evidence: &Evidence, now: Timestamp) -> Plan {
         let room = self.room(in_flight, now);
         let mut plan = Plan { room, looks: room + MOST_LOOKS, ..Plan::default() };
-        self.pick(&mut plan, now);
+        self.pick(&mut plan, evidence, now);
         plan
     }
 
@@ -136,7 +143,7 @@ impl Schedule {
     }
 
     /// Takes the lanes out whose turn it is: as many as there is room for.
-    fn pick(&mut self, plan: &mut Plan, now: Timestamp) {
+    fn pick(&mut self, plan: &mut Plan, evidence: &Evidence, now: Timestamp) {
         plan.picked = Picked::default();
         let room = (plan.room - plan.claims.len()).min(plan.looks);
         if room == 0 {
@@ -144,11 +151,11 @@ impl Schedule {
         }
         match self.pace.holds.admit_any(now) {
             Admission::Free => {}
-            Admission::Probe => return self.pick_for_all(plan, now),
+            Admission::Probe => return self.pick_for_all(plan, evidence, now),
             Admission::Probing | Admission::Held(_) => return,
         }
         if self.pace.is_probe_s_turn() {
-            self.pick_probe(plan, now);
+            self.pick_probe(plan, evidence, now);
         }
         let mut considered = 0;
         let reserved = usize::from(plan.picked.probe.is_some());
@@ -168,7 +175,7 @@ impl Schedule {
         }
         if plan.picked.is_empty() {
             // Nothing else may go.
-            self.pick_probe(plan, now);
+            self.pick_probe(plan, evidence, now);
         }
     }
 
@@ -186,19 +193,19 @@ impl Schedule {
     }
 
     /// A hold on everything may be probed: by the first agent in turn of which an answer tells about all.
-    fn pick_for_all(&mut self, plan: &mut Plan, now: Timestamp) {
+    fn pick_for_all(&mut self, plan: &mut Plan, evidence: &Evidence, now: Timestamp) {
         // One request probes; it is not sent yet.
         if !plan.claims.is_empty() {
             return;
         }
-        self.pick_probe(plan, now);
+        self.pick_probe(plan, evidence, now);
         for _ in 0..MOST_CONSIDERED {
             if !plan.picked.is_empty() {
                 return;
             }
             let Some(lane) = self.lanes.next(self.clock.elapsed()) else { return };
             if self.pace.holds.admit(&lane.agent, now) == Admission::Probe {
-                self.choose(plan, vec![lane]);
+                self.choose(plan, vec![lane], evidence);
             } else if let Some(lane) = self.admitted(lane, now) {
                 self.lanes.put_back(lane);
             }
@@ -206,7 +213,7 @@ impl Schedule {
     }
 
     /// Takes the next agent out whose hold may be probed.
-    fn pick_probe(&mut self, plan: &mut Plan, now: Timestamp) {
+    fn pick_probe(&mut self, plan: &mut Plan, evidence: &Evidence, now: Timestamp) {
         for _ in 0..MOST_CONSIDERED {
             let Some((agent, lanes)) = self.lanes.next_probing() else { return };
             if plan.has(&agent) {
@@ -215,7 +222,7 @@ impl Schedule {
                 continue;
             }
             if self.pace.holds.admit(&agent, now) == Admission::Probe {
-                return self.choose(plan, lanes);
+                return self.choose(plan, lanes, evidence);
             }
             for lane in lanes {
                 if let Some(lane) = self.admitted(lane, now) {
@@ -226,12 +233,13 @@ impl Schedule {
     }
 
     /// Of an agent's lanes, the one whose request tells most; the others are set aside again.
-    fn choose(&mut self, plan: &mut Plan, mut lanes: Vec<Lane>) {
+    fn choose(&mut self, plan: &mut Plan, mut lanes: Vec<Lane>, evidence: &Evidence) {
         let Some(first) = lanes.first() else { return };
         let probe = self.pace.holds.probe(&first.agent);
         // One row alone is asked about if there is any and the API's word about it would tell. Else large requests tell of many
         // rows; but of those that were rejected together, the small ones do.
-        let asks_first = probe.asks || probe.newest_first;
+        let refuses = evidence.refuses_asks(&first.agent, self.clock.elapsed());
+        let asks_first = (probe.asks || probe.newest_first) && !refuses;
         lanes.sort_by_key(|lane| {
             let (is_alone, is_full) = (lane.batch_max == ALONE, lane.batch_max == MAX_BATCH_SIZE);
             let is_rejected = probe.newest_first && !is_full;
@@ -272,7 +280,7 @@ impl Schedule {
             if self.pace.permits.most(self.clock.elapsed()) == 0 {
                 break;
             }
-            self.pick(plan, now);
+            self.pick(plan, known.evidence, now);
         }
         Ok(())
     }
@@ -283,6 +291,7 @@ impl Schedule {
             linger: self.settings.linger,
             retry: self.settings.policy.retry,
             recheck: self.settings.poll_interval,
+            asks_refused: false,
         }
     }
 
@@ -320,7 +329,8 @@ impl Schedule {
         how: Probe,
         turn: &mut Claiming<'_>,
     ) -> Result<(), StoreError> {
-        let (rules, now) = (turn.rules, turn.now);
+        let (evidence, now) = (turn.known.evidence, turn.now);
+        let rules = turn.rules_for(&lane, self.clock.elapsed());
         let ids = on_their_way(turn.known.calls.values(), self.others_wrote, &plan.claims, std::slice::from_ref(&lane));
         let most = usize::from(rules.batch_size);
         let looks = write.look(std::slice::from_ref(&lane), most, &ids, how.newest_first, now).await?;
@@ -328,7 +338,7 @@ impl Schedule {
         let Some(look) = looks.into_iter().next() else { return Ok(()) };
         plan.buried += write.bury(&look.unusable, now).await?;
         let (found, next) = (look.due.len(), look.next_due_at);
-        let largest = turn.known.evidence.largest(&lane.agent);
+        let largest = evidence.largest(&lane.agent);
         let Some(batch) = probe(&lane, look, how.halved, largest, &turn.busy, &rules) else {
             // Its rows wait for those in flight, or for their time; if it has none, the next listing does not have it any more.
             let recheck = (found > 0).then(|| now.plus(rules.recheck));
@@ -343,8 +353,8 @@ impl Schedule {
         }
         self.pace.took(true);
         // What was rejected can be asked about though no bulk delete was answered: it is a 400 that would tell, and no 404.
-        let may_ask =
-            self.may_ask(&lane.agent, turn.known.evidence) || self.settings.policy.ask_singly && how.newest_first;
+        let may_ask = self.may_ask(&lane.agent, evidence)
+            || (self.settings.policy.ask_singly && how.newest_first && !rules.asks_refused);
         let asks = may_ask && (how.asks || how.newest_first);
         let batch = if asks { batch.alone() } else { batch };
         let has_more = found > batch.len() || found >= most;
@@ -396,7 +406,8 @@ impl Schedule {
     ) -> bool {
         let now = turn.now;
         let room = plan.room.saturating_sub(plan.claims.len());
-        let (found, next) = batches(lane, look, asked, room, &turn.busy, &turn.rules, now);
+        let (found, next) =
+            batches(lane, look, asked, room, &turn.busy, &turn.rules_for(lane, self.clock.elapsed()), now);
         let (wanted, mut served) = (found.len(), 0);
         for batch in found {
             if !self.pace.permits.take(self.clock.elapsed()) {
@@ -422,7 +433,9 @@ impl Schedule {
 
     /// Ask singly only after a bulk delete of this agent was answered: before that, a 404 proves nothing.
     fn may_ask(&self, agent: &AgentId, evidence: &Evidence) -> bool {
-        self.settings.policy.ask_singly && evidence.is_known(agent)
+        self.settings.policy.ask_singly
+            && evidence.is_known(agent)
+            && !evidence.refuses_asks(agent, self.clock.elapsed())
     }
 
     fn add(&mut self, write: &mut Write<'_>, plan: &mut Plan, turn: &mut Claiming<'_>, batch: Batch) {

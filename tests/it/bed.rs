@@ -18,7 +18,7 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteRow};
 /// Long after any `created_at` that SQLite writes: every row has lingered.
 pub const START: Timestamp = Timestamp(4_000_000_000_000);
 
-pub const KEY: &str = "s3cret";
+pub const KEY: &str = "s3cret-key";
 
 /// What a test may want otherwise; the rate is far above what any test sends.
 #[derive(Clone, Debug)]
@@ -183,6 +183,8 @@ async fn worker(options: &store::Options, plan: &Plan, sandbox: &Sandbox, clock:
     let api = Api::new(api::Options {
         base_url: base_url.parse().unwrap(),
         key: plan.key.clone(),
+        proxy: None,
+        ca_file: None,
         connect_timeout: Duration::from_secs(5),
         request_timeout: plan.request_timeout,
     })

@@ -6,7 +6,7 @@ use std::{
 };
 
 use assert_cmd::assert::OutputAssertExt as _;
-use audio_cache_sweeper::sandbox::{Mood, Options};
+use audio_cache_sweeper::sandbox::Options;
 use sqlx::{Connection, SqliteConnection};
 
 use crate::daemon::{Daemon, KEY, Locked, blocking, configured, finish, queue, sandbox, sql, sweeper};
@@ -157,18 +157,6 @@ async fn giving_up_counts_from_the_start_also_if_the_file_is_locked() {
     let mut command = configured(dir.path(), &sandbox);
     command.args(["run", "--until-empty", "--give-up-after", "200ms"]).env("SWEEPER__DATABASE__BUSY_TIMEOUT", "10ms");
     assert_eq!(finish(command).await.0, 5);
-}
-
-#[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(Options::default()).await;
-    let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Hang, "1h").await;
-    daemon.signal("TERM");
-    let daemon = daemon.until("stopping").await;
-    daemon.signal("TERM");
-    assert_eq!(daemon.ended().await.0, 1);
-    assert_eq!(sql(dir.path(), "SELECT 'open' FROM requests WHERE answered_at IS NULL").await.len(), 1);
 }
 
 #[tokio::test]

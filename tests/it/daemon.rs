@@ -12,7 +12,7 @@ use audio_cache_sweeper::sandbox::{Mood, Options, Sandbox};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-pub const KEY: &str = "s3cret";
+pub const KEY: &str = "s3cret-key";
 
 /// `program`, with nothing of the surrounding environment that the binary would take for configuration.
 pub fn clean(program: &str, dir: &Path) -> Command {

@@ -24,7 +24,7 @@ pub fn defaults(sandbox: Options) -> Plan {
 }
 
 /// Turns, and lets the time pass that the worker waits for, until it waits for nothing or the time is over; in seconds.
-async fn run_for(bed: &mut Bed, seconds: u64) -> u64 {
+pub async fn run_for(bed: &mut Bed, seconds: u64) -> u64 {
     let start = bed.clock.elapsed();
     let end = start + Duration::from_secs(seconds);
     loop {
@@ -38,14 +38,14 @@ async fn run_for(bed: &mut Bed, seconds: u64) -> u64 {
 
 const DAY: u64 = 86_400;
 
-async fn states(bed: &mut Bed) -> BTreeMap<String, i64> {
+pub async fn states(bed: &mut Bed) -> BTreeMap<String, i64> {
     bed.query("SELECT state || coalesce(' ' || CASE state WHEN 'dead' THEN last_cause END, ''), count(*) FROM deletions GROUP BY 1")
         .await
         .into_iter()
         .collect()
 }
 
-fn counts(expected: &[(&str, i64)]) -> BTreeMap<String, i64> {
+pub fn counts(expected: &[(&str, i64)]) -> BTreeMap<String, i64> {
     expected.iter().map(|(state, count)| ((*state).to_owned(), *count)).collect()
 }
 

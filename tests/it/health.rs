@@ -367,14 +367,53 @@ async fn the_rows_are_counted_every_few_seconds_at_the_most_and_left_out_while_t
 }
 
 #[tokio::test]
-async fn clients_that_hang_keep_others_out_for_less_than_a_health_check_waits() {
+async fn clients_that_hang_give_way_to_others() {
     let dir = tempfile::tempdir().unwrap();
     let (endpoint, ..) = endpoint(dir.path());
-    let hanging: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(endpoint.address()).unwrap()).collect();
-    let mut command = sweeper(dir.path());
-    command.arg("healthcheck").env("SWEEPER__HTTP__LISTEN", endpoint.address().to_string());
-    assert_eq!(finish(command).await.0, 0);
+    let address = endpoint.address();
+    let check = || {
+        let mut command = sweeper(dir.path());
+        command.arg("healthcheck").env("SWEEPER__HTTP__LISTEN", address.to_string());
+        finish(command)
+    };
+    // Silent ones, slow ones, and ones that do not take their answer.
+    let hanging: Vec<TcpStream> = (0..200)
+        .map(|number| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let said = ["", "GET /livez HTTP/1.1\r\nHo", "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"][number % 3];
+            stream.write_all(said.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let clock = Clock::system();
+    assert_eq!(check().await.0, 0);
+    assert!(clock.elapsed() < Duration::from_secs(1), "nobody's patience had to end: {:?}", clock.elapsed());
+    // More come all the time.
+    let more = std::thread::spawn(move || {
+        let flood: Vec<TcpStream> = (0..250).map_while(|_| TcpStream::connect(address).ok()).collect();
+        flood.len()
+    });
+    for _ in 0..3 {
+        assert_eq!(check().await.0, 0);
+    }
+    assert_eq!(more.join().unwrap(), 250);
     drop(hanging);
+}
+
+#[tokio::test]
+async fn metrics_are_told_in_the_format_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (endpoint, ..) = endpoint(dir.path());
+    let address = endpoint.address();
+    let accepting = |accept: &'static str| {
+        blocking(move || get(address, &format!("/metrics HTTP/1.1\r\nAccept: {accept}\r\nX-Rest:")).unwrap())
+    };
+    let (status, content_type, body) = accepting("text/plain;version=0.0.4;q=0.5,*/*;q=0.1").await;
+    assert_eq!((status, content_type.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
+    assert!(body.contains("# TYPE sweeper_requests_total counter\n") && !body.contains("# EOF"), "{body}");
+    let (_, content_type, body) = accepting("application/openmetrics-text;version=1.0.0,text/plain;q=0.5").await;
+    assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    parse(&body);
 }
 
 #[tokio::test]

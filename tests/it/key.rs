@@ -252,6 +252,8 @@ fn a_panic_that_prints_everything_prints_no_key() {
     let options = api::Options {
         base_url: "http://127.0.0.1:9".parse().unwrap(),
         key: source.clone(),
+        proxy: None,
+        ca_file: None,
         connect_timeout: std::time::Duration::from_secs(1),
         request_timeout: std::time::Duration::from_secs(1),
     };
@@ -310,33 +312,147 @@ async fn take_up_a_rotated_key(refusal: &str) {
 }
 
 #[tokio::test]
-async fn a_key_file_that_everyone_may_read_is_warned_of() {
+async fn a_file_with_the_key_that_others_may_read_or_write_is_warned_of() {
     let dir = tempfile::tempdir().unwrap();
-    for (mode, exposed) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
-        let file = key_file(dir.path(), KEY, mode);
-        let command = |name: &str| {
-            let mut command = talkative(dir.path(), "http://127.0.0.1:9");
-            command.args(name.split(' ')).env("SWEEPER__API__KEY_FILE", &file);
-            finish(command)
-        };
-        let (code, stdout, stderr) = command("check").await;
-        assert_eq!((code, stderr.as_str()), (0, ""));
-        let said = format!("{} has mode {mode:04o}: everyone may read it; chmod 600 {0}", file.display());
-        assert_eq!(stdout.contains(&said), exposed, "{mode:o}: {stdout}");
-        let (code, stdout, _) = command("run --until-empty").await;
-        assert_eq!(code, 0, "{stdout}");
-        let warned: Vec<serde_json::Value> = stdout
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .filter(|entry: &serde_json::Value| entry["event"] == "key_exposed")
-            .collect();
-        assert_eq!(warned.len(), usize::from(exposed), "{mode:o}: {stdout}");
-        for entry in warned {
-            let (path, shown) = (file.to_str().unwrap(), format!("{mode:04o}"));
-            assert_eq!(
-                (&entry["level"], &entry["path"], &entry["mode"]),
-                (&"WARN".into(), &path.into(), &shown.into())
-            );
+    let (read, write, both) = (
+        "everyone may read it",
+        "others may write it, and so change the key",
+        "everyone may read it, and others may write it",
+    );
+    let modes = [
+        (0o600, None),
+        (0o640, None),
+        (0o644, Some(read)),
+        (0o604, Some(read)),
+        (0o620, Some(write)),
+        (0o666, Some(both)),
+    ];
+    for (mode, may) in modes {
+        for (name, setting) in [("key", "api.key_file"), ("sweeper.toml", "the configuration file with api.key")] {
+            let file = key_file(dir.path(), KEY, 0o600);
+            let file = if name == "key" { file } else { dir.path().join(name) };
+            if name != "key" {
+                fs::write(&file, format!("[api]\nkey = \'\'\'{KEY}\'\'\'\n")).unwrap();
+            }
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let command = |arguments: &str| {
+                let mut command = talkative(dir.path(), "http://127.0.0.1:9");
+                command.args(arguments.split(' '));
+                let variable = if name == "key" { "SWEEPER__API__KEY_FILE" } else { "SWEEPER_CONFIG" };
+                finish({
+                    command.env(variable, &file);
+                    command
+                })
+            };
+            let (code, stdout, stderr) = command("check").await;
+            assert_eq!((code, stderr.as_str()), (0, ""));
+            let path = file.display();
+            let said = may.map(|may| format!("{setting} {path} has mode {mode:04o}: {may}; chmod 600 {path}"));
+            assert_eq!(said.as_ref().is_some_and(|said| stdout.contains(said)), may.is_some(), "{mode:o}: {stdout}");
+            assert!(may.is_some() || !stdout.contains("chmod"), "{stdout}");
+            let (code, stdout, _) = command("run --until-empty").await;
+            assert_eq!(code, 0, "{stdout}");
+            let warned: Vec<serde_json::Value> = stdout
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .filter(|entry: &serde_json::Value| entry["event"] == "key_exposed")
+                .collect();
+            assert_eq!(warned.len(), usize::from(may.is_some()), "{mode:o}: {stdout}");
+            for entry in warned {
+                let (path, shown) = (file.to_str().unwrap(), format!("{mode:04o}"));
+                assert_eq!(
+                    (&entry["level"], &entry["path"], &entry["mode"], &entry["setting"]),
+                    (&"WARN".into(), &path.into(), &shown.into(), &setting.into())
+                );
+            }
         }
     }
+}
+
+#[tokio::test]
+async fn a_key_from_the_environment_is_not_one_of_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("sweeper.toml"), "[api]\nkey = 'another-one'\n").unwrap();
+    fs::set_permissions(dir.path().join("sweeper.toml"), fs::Permissions::from_mode(0o644)).unwrap();
+    let mut command = sweeper(dir.path());
+    command.args(["check", "--config", "sweeper.toml"]).env("SWEEPER__API__KEY", KEY);
+    let (code, stdout, stderr) = finish(command).await;
+    assert!(code == 0 && !stdout.contains("chmod"), "{stdout}{stderr}");
+}
+
+#[tokio::test]
+async fn a_rotated_key_that_cannot_be_one_is_named_and_the_old_one_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let hostile = Hostile::start().await;
+    hostile.script([
+        Say::Bytes(answer("401 x", "", b"")),
+        Say::Bytes(answer("401 x", "", b"")),
+        Say::Bytes(answer("401 x", "", b"")),
+    ]);
+    let file = key_file(dir.path(), "old-HEAD7f3q", 0o600);
+    let mut command = talkative(dir.path(), &hostile.url);
+    command.env("SWEEPER__API__KEY_FILE", &file).env("SWEEPER__LOG__FILTER", "info");
+    let daemon = Daemon::start(command).until("started").await;
+    key_file(dir.path(), "\"new-TAIL9wZ\"", 0o600);
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '7')").await;
+    let daemon = daemon.until("hold_placed").await;
+    assert_clean(daemon.text(), "standard output");
+    daemon.signal("TERM");
+    let (code, log) = daemon.ended().await;
+    assert_eq!((code, log.count("key_unusable", "WARN"), log.count("key_changed", "INFO")), (0, 1, 0), "{log:#?}");
+    let error = log.last("key_unusable", "error");
+    assert!(error.contains(file.to_str().unwrap()) && error.contains("is in quotes"), "{error}");
+    assert!(hostile.requests().iter().all(|request| request.contains("x-api-key: old-HEAD7f3q\r\n")));
+}
+
+#[tokio::test]
+async fn check_names_what_is_wrong_with_a_key_and_shows_none_that_is_in_the_wrong_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let pasted = "sk-HEAD7f3qTAIL9wZ";
+    let file = dir.path().join("key");
+    let check = |variables: &[(&str, &str)]| {
+        let mut command = sweeper(dir.path());
+        command.arg("check").envs(variables.iter().copied());
+        finish(command)
+    };
+    for (text, said) in [
+        (format!("'{pasted}'"), "is in quotes"),
+        (format!("\u{feff}{pasted}"), "byte order mark"),
+        (format!("{pasted}\n{pasted}"), "several lines"),
+        (String::new(), "is empty"),
+        ("x".repeat(3 << 20), "longer than 16384 bytes"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let (code, stdout, stderr) = check(&[("SWEEPER__API__KEY_FILE", file.to_str().unwrap())]).await;
+        assert!(code == 2 && stderr.contains(said) && stderr.contains(file.to_str().unwrap()), "{said}: {stderr}");
+        assert_clean(stdout + &stderr, said);
+    }
+    for path in ["/dev/null", dir.path().to_str().unwrap()] {
+        let (code, _, stderr) = check(&[("SWEEPER__API__KEY_FILE", path)]).await;
+        assert!(code == 2 && stderr.contains("must be a regular file"), "{stderr}");
+    }
+    let colon = format!("{pasted}:x");
+    for variables in [
+        &[("SWEEPER__API__KEY_FILE", pasted)][..],
+        &[("SWEEPER__API__REGION", pasted), ("SWEEPER__API__KEY", "x")],
+        &[("SWEEPER__API__KEY_FILE", pasted), ("SWEEPER__API__KEY", "x")],
+        &[("SWEEPER__API__BASE_URL", pasted), ("SWEEPER__API__KEY", "x")],
+        &[("SWEEPER__API__BASE_URL", &colon), ("SWEEPER__API__KEY", "x")],
+        &[("SWEEPER__API__PROXY", &colon), ("SWEEPER__API__KEY", "x")],
+        &[("SWEEPER__RATE_LIMIT__BURST", pasted), ("SWEEPER__API__KEY", "x")],
+        &[("SWEEPER__LOG__FORMAT", pasted), ("SWEEPER__API__KEY", "x")],
+    ] {
+        let (code, stdout, stderr) = check(variables).await;
+        assert_eq!(code, 2, "{variables:?} {stdout}");
+        let said = (stdout + &stderr).to_lowercase();
+        assert!(!said.contains("head7f3q"), "{variables:?}: {said}");
+    }
+    let short = "the API key is short";
+    let (_, stdout, _) = check(&[("SWEEPER__API__KEY", "s3cret")]).await;
+    assert!(stdout.contains(short), "{stdout}");
+    let (_, stdout, _) =
+        check(&[("SWEEPER__API__KEY", "s3cret"), ("SWEEPER__API__BASE_URL", "http://127.0.0.1:1")]).await;
+    assert!(!stdout.contains(short), "{stdout}");
+    let (_, stdout, _) = check(&[("SWEEPER__API__KEY", pasted)]).await;
+    assert!(!stdout.contains(short), "{stdout}");
 }

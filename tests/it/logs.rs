@@ -116,9 +116,15 @@ async fn once_a_minute_a_summary_tells_how_the_queue_stands() {
     let ended = bed.worker.run(async move { told.notified().await }, Until::Told).await.unwrap();
     assert_eq!(ended, Ended::Told);
     let [summary] = &log.events("summary")[..] else { panic!("one summary") };
-    for (field, value) in
-        [("pending", 3), ("due", 3), ("in_flight", 0), ("dead", 1), ("holds", 1), ("deleted_total", 20)]
-    {
+    for (field, value) in [
+        ("pending", 3),
+        ("due", 3),
+        ("in_flight", 0),
+        ("dead", 1),
+        ("holds", 1),
+        ("deleted_total", 20),
+        ("log_lines_dropped", 0),
+    ] {
         assert_eq!(summary[field], value, "{field} in {summary}");
     }
     assert_eq!(summary["deleted_per_s"], 0.3);

@@ -22,13 +22,15 @@ fn api(url: &str) -> Api {
     let options = api::Options {
         base_url: url.parse().unwrap(),
         key: KeySource::Given(KEY.into()),
+        proxy: None,
+        ca_file: None,
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(10),
     };
     Api::new(options).unwrap()
 }
 
-fn batch(entries: &[&str]) -> Batch {
+pub fn batch(entries: &[&str]) -> Batch {
     let rows = entries.iter().zip(1..).map(|(entry, id)| Deletion {
         id: DeletionId(id),
         entry: EntryId::parse(entry).unwrap(),

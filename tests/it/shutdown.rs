@@ -1,10 +1,22 @@
 //! Told to stop, whatever it is doing: no new claim, what is on its way may come back, and it ends with 0.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
-use audio_cache_sweeper::sandbox::{Mood, Options, Sandbox};
+use assert_cmd::assert::OutputAssertExt as _;
+use audio_cache_sweeper::{
+    clock::Clock,
+    sandbox::{Mood, Options, Sandbox},
+};
 
-use crate::daemon::{Daemon, Locked, Log, configured, queue, sandbox, sql};
+use crate::daemon::{
+    BINARY, Daemon, Locked, Log, blocking, clean, configure, configured, finish, queue, sandbox, skipped, sql,
+};
 
 async fn states(dir: &Path) -> Vec<String> {
     let states = "SELECT state || attempts || coalesce(last_cause, '') || maybe_done FROM deletions ORDER BY id";
@@ -167,4 +179,159 @@ async fn an_answer_that_cannot_be_written_within_the_grace_period_ends_with_3_an
     daemon.signal("TERM");
     stopped(daemon).await;
     assert_eq!(states(dir.path()).await, ["pending1lost1"]);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once_if_it_comes_a_second_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Gate, "1h").await;
+    daemon.signal("TERM");
+    let daemon = daemon.until("stopping").await;
+    daemon.signal("TERM");
+    daemon.signal("INT");
+    sandbox.open_gate();
+    stopped(daemon).await;
+    assert_eq!(states(dir.path()).await, ["deleted10"], "two within a second are one");
+
+    sandbox.script([Mood::Hang]);
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 2)").await;
+    let mut command = configured(dir.path(), &sandbox);
+    command.env("SWEEPER__SHUTDOWN__GRACE", "1h");
+    let daemon = Daemon::start(command).until("started").await;
+    sandbox.arrived(2).await;
+    daemon.signal("TERM");
+    let daemon = daemon.until("stopping").await;
+    blocking(|| thread::sleep(Duration::from_millis(1_100))).await;
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().await.0, 1);
+    assert_eq!(sql(dir.path(), "SELECT 'open' FROM requests WHERE answered_at IS NULL").await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_two_signals_of_timeout_are_one_wish() {
+    if Command::new("timeout").arg("--version").output().is_err() {
+        return skipped("there is no timeout(1)");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    for _ in 0..5 {
+        let mut command = configure(clean("timeout", dir.path()), &sandbox);
+        command.args(["--preserve-status", "0.5", BINARY, "run"]);
+        let (code, stdout, _) = finish(command).await;
+        assert_eq!(code, 0, "{stdout}");
+        assert!(stdout.contains(r#""event":"stopped""#), "{stdout}");
+    }
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_closed_ends_it_in_good_order_and_not_at_all_under_nohup() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
+    daemon.signal("HUP");
+    stopped(daemon).await;
+    if !cfg!(target_os = "linux") {
+        return skipped("only Linux tells whether a signal is ignored");
+    }
+    let mut command = configure(clean("sh", dir.path()), &sandbox);
+    command.args(["-c", "trap '' HUP; exec \"$0\" run", BINARY]);
+    let daemon = Daemon::spawn(command).until("started").await;
+    daemon.signal("HUP");
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
+    let daemon = daemon.until("request").await;
+    daemon.signal("TERM");
+    stopped(daemon).await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_neither_the_work_nor_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    queue(dir.path(), 4_000).await;
+    let mut command = configured(dir.path(), &sandbox);
+    // Some lines for each row: many times what a pipe holds.
+    command.arg("run").env("SWEEPER__LOG__FILTER", "trace").stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    while !sql(dir.path(), "SELECT 'open' FROM deletions WHERE state = 'pending' LIMIT 1").await.is_empty() {}
+    let clock = Clock::system();
+    Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).assert().success();
+    let (code, child) = blocking(move || (child.wait().unwrap().code(), child)).await;
+    assert_eq!(code, Some(0));
+    assert!(clock.elapsed() < Duration::from_secs(5), "{:?}", clock.elapsed());
+    drop(child);
+    assert_eq!(sql(dir.path(), "SELECT '' || count(*) FROM deletions WHERE state = 'deleted'").await[0].0, "4000");
+}
+
+#[tokio::test]
+async fn a_file_that_may_not_grow_is_waited_for_like_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    queue(dir.path(), 2_000).await;
+    let mut command = configure(clean("sh", dir.path()), &sandbox);
+    command.args(["-c", "ulimit -f 100; exec \"$0\" run", BINARY]).env("SWEEPER__SHUTDOWN__GRACE", "50ms");
+    let daemon = Daemon::spawn(command).until("database_waiting").await;
+    daemon.signal("TERM");
+    let (code, log) = daemon.ended().await;
+    assert!([0, 3].contains(&code), "{code}: {log:#?}");
+    assert_eq!(log.count("stopped", if code == 0 { "INFO" } else { "ERROR" }), 1, "{log:#?}");
+}
+
+/// Makes a library that takes the place of a function of the C library; `None` if that cannot be done here.
+fn instead(dir: &Path, code: &str) -> Option<PathBuf> {
+    fs::write(dir.join("instead.c"), code).unwrap();
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-shared", "-fPIC", "-o", "instead.so", "instead.c"]).current_dir(dir);
+    let is_made = cfg!(target_os = "linux") && gcc.status().is_ok_and(|status| status.success());
+    is_made.then(|| dir.join("instead.so"))
+}
+
+/// Resolves no name within half a minute.
+const SLOW_RESOLVER: &str = "#include <unistd.h>
+int getaddrinfo(const char *node, const char *service, const void *hints, void **found) { sleep(30); return -2; }";
+
+#[tokio::test]
+async fn a_resolver_that_hangs_does_not_keep_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let Some(library) = instead(dir.path(), SLOW_RESOLVER) else { return skipped("there is no gcc, or no LD_PRELOAD") };
+    queue(dir.path(), 1).await;
+    let mut command = configured(dir.path(), &sandbox);
+    command
+        .env("SWEEPER__API__BASE_URL", "https://api.example.org")
+        .env("SWEEPER__SHUTDOWN__GRACE", "200ms")
+        .env("LD_PRELOAD", library);
+    let daemon = Daemon::start(command).until("started").await;
+    // Claimed, and on its way to a name.
+    while sql(dir.path(), "SELECT 'open' FROM requests").await.is_empty() {}
+    let clock = Clock::system();
+    daemon.signal("TERM");
+    let (code, log) = daemon.ended().await;
+    assert_eq!((code, log.count("stopped", "INFO")), (0, 1), "{log:#?}");
+    assert!(clock.elapsed() < Duration::from_millis(1_200), "{:?}", clock.elapsed());
+}
+
+/// Never comes back from sending a datagram, also if a signal is handled meanwhile: only the service manager gets any.
+const SLOW_DATAGRAMS: &str = "#include <unistd.h>
+long sendto(int fd, const void *data, unsigned long length, int flags, const void *to, unsigned size) {
+    for (;;) sleep(600);
+}";
+
+#[tokio::test]
+async fn signals_are_heard_while_the_loop_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let Some(library) = instead(dir.path(), SLOW_DATAGRAMS) else {
+        return skipped("there is no gcc, or no LD_PRELOAD");
+    };
+    let mut command = configured(dir.path(), &sandbox);
+    command.env("LD_PRELOAD", library).env("NOTIFY_SOCKET", dir.path().join("notify"));
+    let daemon = Daemon::start(command).until("started").await;
+    daemon.signal("TERM");
+    blocking(|| thread::sleep(Duration::from_millis(1_100))).await;
+    daemon.signal("TERM");
+    let clock = Clock::system();
+    let (code, log) = daemon.ended().await;
+    assert_eq!((code, log.count("stopped", "INFO")), (1, 0), "{log:#?}");
+    assert!(clock.elapsed() < Duration::from_secs(5), "{:?}", clock.elapsed());
 }

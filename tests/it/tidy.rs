@@ -17,11 +17,22 @@ const LAYERS: [&[&str]; 11] = [
     &["judge"],
     &["outcome", "health", "telemetry"],
     &["deletion", "backoff", "envelope", "echo"],
-    &["clock"],
+    &["clock", "printable", "small_file"],
 ];
 
-const PURE: [&str; 10] =
-    ["echo", "envelope", "deletion", "clock", "backoff", "outcome", "judge", "evidence", "lanes", "health"];
+const PURE: [&str; 11] = [
+    "printable",
+    "echo",
+    "envelope",
+    "deletion",
+    "clock",
+    "backoff",
+    "outcome",
+    "judge",
+    "evidence",
+    "lanes",
+    "health",
+];
 /// Of a module that is not, the files that are.
 const PURE_FILES: [&str; 3] = ["pace/holds.rs", "pace/rate.rs", "pace/concurrency.rs"];
 

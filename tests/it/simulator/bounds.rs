@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use audio_cache_sweeper::{
     judge::MAX_ASKS,
-    outcome::{Cause, Fault},
+    outcome::{Cause, Fault, RetryAfter},
 };
 
 use super::{
@@ -60,7 +60,11 @@ impl Bounds {
         let good = if agents.len() > 1 { whole + hold + LATE } else { whole };
         let mut bounds = Self { well, good, all: good, healthy: Duration::MAX, condemned: BTreeMap::new() };
         bounds.allow_for_bad_rows(world, spacing);
-        bounds.healthy = world.settings.linger + LATE * 2 + work + Duration::from_secs(30);
+        // Each agent has had its turn once, and from then on probes take a tenth; and a call that is lost blocks its place.
+        let turns = times(spacing, (requests + agents.len()) * 10 / 9);
+        let lost = world.laws.agents.values().any(|(fault, _)| *fault == Fault::Lost);
+        let blocked = if lost { Duration::from_secs(30) * (1 + world.settings.after_faults) } else { Duration::ZERO };
+        bounds.healthy = world.settings.linger + LATE * 5 + turns + blocked;
         bounds
     }
 
@@ -120,9 +124,8 @@ impl Bounds {
         if world.kind == Kind::PoliteOutage && cannot_ask && cause.is_of_an_answer() {
             return;
         }
-        let outages = world.laws.outages.iter();
-        let during =
-            outages.filter(|outage| outage.from <= at && at <= outage.to + Duration::from_secs(31)).next_back();
+        let mut outages = world.laws.outages.iter();
+        let during = outages.rfind(|outage| outage.from <= at && at <= outage.to + Duration::from_secs(31));
         let rejects = |mood: Mood| matches!(mood, Mood::Fault(fault) if fault.cause() == Cause::Rejected);
         let Some(outage) = during.filter(|outage| cause == Cause::Rejected && rejects(outage.mood)) else {
             panic!("2: a good row of {agent} is dead ({}) at {at:?}", cause.as_str());
@@ -136,14 +139,14 @@ impl Bounds {
     /// A row has ended after so long.
     pub fn waited(&self, world: &World, key: &(String, String), waited: Duration) {
         let is_healthy = matches!(world.kind, Kind::BadAgent | Kind::Crowd) && !world.laws.agents.contains_key(&key.0);
-        let most = match world.kind {
+        let most = if world.kind == Kind::Inflow && key.1 == "1" {
             // It is due again a first delay after its first request; the rows that came before that time go first, and of
             // these some three in two could be served, each second's worth in half a second more.
-            Kind::Inflow if key.1 == "1" => {
-                Duration::from_secs(2) + world.settings.policy.retry.delay(1) * 5 / 4 * 7 / 4 + LATE * 4
-            }
-            _ if is_healthy => self.healthy,
-            _ => return,
+            Duration::from_secs(2) + world.settings.policy.retry.delay(1) * 5 / 4 * 7 / 4 + LATE * 4
+        } else if is_healthy {
+            self.healthy
+        } else {
+            return;
         };
         assert!(waited <= most, "11: {key:?} of a healthy agent waited {waited:?}, {most:?} allowed");
     }
@@ -178,7 +181,29 @@ impl Bounds {
             agents.dedup();
             let (base, max) = (world.growth.base(), world.growth.delay(u32::MAX));
             let doublings = (max.as_secs_f64() / base.as_secs_f64()).log2().ceil() as usize + 2;
-            let probes = doublings + ((outage.to - outage.from).as_secs_f64() / max.as_secs_f64()).ceil() as usize;
+            // Whoever says when to come again is taken at that word.
+            let asked = match outage.mood {
+                Mood::Fault(fault) => fault.retry_after(),
+                Mood::Ok
+                | Mood::Partial
+                | Mood::Silent
+                | Mood::Contradictory
+                | Mood::Strangers
+                | Mood::Status(_)
+                | Mood::Throttled(..)
+                | Mood::Hang(_)
+                | Mood::Reset(_)
+                | Mood::Garbage
+                | Mood::Unreachable
+                | Mood::AllFailed
+                | Mood::Neither
+                | Mood::OnlyStrangers => None,
+            };
+            let longest = match asked {
+                Some(RetryAfter::Seconds(asked)) => asked as f64,
+                Some(RetryAfter::At(_)) | None => max.as_secs_f64(),
+            };
+            let probes = doublings + ((outage.to - outage.from).as_secs_f64() / longest).ceil() as usize;
             // Where each agent has a hold of its own, each probes.
             let of_agents = matches!(outage.mood, Mood::Fault(Fault::Status { status: 403 | 404 | 409, .. }));
             let holds = if of_agents { agents.len() + 1 } else { 2 };

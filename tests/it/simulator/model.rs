@@ -257,7 +257,7 @@ fn fault(fault: Fault) -> Reply {
     let status = match fault {
         Fault::Status { status, .. } => Some(status),
         Fault::Garbled => Some(200),
-        Fault::Lost | Fault::Unreachable => None,
+        Fault::Lost | Fault::Unreachable | Fault::Untrusted => None,
     };
     Reply { status, ..Reply::unheard(fault, "as drawn") }
 }

@@ -183,13 +183,15 @@ impl World {
     }
 
     fn crowd(&mut self, rng: &mut fastrand::Rng) {
-        let to = if rng.bool() { seconds(60..7_200, rng) } else { Duration::MAX };
-        for agent in 0..pick(&[100, 300], rng) {
+        // Their probes alone could take the whole rate.
+        self.rate = RateLimit { requests_per_second: 5.0, burst: 1.try_into().unwrap() };
+        let to = if rng.bool() { seconds(60..1_800, rng) } else { Duration::MAX };
+        for agent in 0..300 {
             let agent = format!("agent-{agent}");
             self.rows(&agent, 1..2);
             self.laws.agents.insert(agent, (status(pick(&[403, 404], rng)), to));
         }
-        let count = rng.usize(500..1_500);
+        let count = rng.usize(1_000..1_500);
         self.rows("good", 1..1 + count);
     }
 

@@ -1,0 +1,158 @@
+//! The signals that end a command, heard by a thread of their own: whatever the loop does, the second one ends the process.
+
+use std::{
+    future::{Future, pending},
+    io,
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use rustix::process::Signal as Number;
+use tokio::{
+    runtime,
+    signal::unix::{Signal as Signals, SignalKind, signal},
+    sync::oneshot,
+    time::sleep,
+};
+
+use super::Failure;
+
+/// A second signal within this time after the first is the same wish: coreutils' `timeout` sends SIGTERM to the process and
+/// to its group, and a terminal that is closed sends SIGHUP to both.
+const SAME_WISH: Duration = Duration::from_secs(1);
+
+/// A signal that ends a command.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Signal {
+    Hangup,
+    Interrupt,
+    Terminate,
+}
+
+impl Signal {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Hangup => "SIGHUP",
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        }
+    }
+
+    /// What a shell makes of a program that such a signal ended: 128 and its number.
+    fn code(self) -> u8 {
+        match self {
+            Self::Hangup => 129,
+            Self::Interrupt => 130,
+            Self::Terminate => 143,
+        }
+    }
+
+    pub(super) fn exit_code(self) -> ExitCode {
+        ExitCode::from(self.code())
+    }
+}
+
+/// Makes a file that grows beyond the limit of the process an error of whoever writes it (`File too large`), like a full
+/// disk. Without a handler the signal ends the process.
+///
+/// # Errors
+/// If the system does not let us.
+pub(super) fn survive_file_size_limit() -> Result<(), Failure> {
+    // The handler stays when the stream is dropped.
+    signal(SignalKind::from_raw(Number::XFSZ.as_raw())).map(drop).context("listen to signals").map_err(Failure::from)
+}
+
+/// Completes at the first SIGTERM, SIGINT or SIGHUP; one that comes a second later or more ends the process at once, with
+/// exit code 1.
+pub(super) fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
+    let signalled = signalled(|_| 1)?;
+    Ok(async {
+        signalled.await;
+    })
+}
+
+/// Completes at the first SIGTERM, SIGINT or SIGHUP; one that comes a second later or more ends the process at once, as if
+/// nobody had listened.
+pub(super) fn stopped() -> Result<impl Future<Output = Signal>, Failure> {
+    signalled(Signal::code)
+}
+
+fn signalled(second: fn(Signal) -> u8) -> Result<impl Future<Output = Signal>, Failure> {
+    let (tell, told) = oneshot::channel();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let listen = move || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async move {
+            let mut listener = match Listener::new() {
+                Ok(listener) => listener,
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+            };
+            let _ = ready.send(Ok(()));
+            // Nobody listens any more: then there is nothing to stop.
+            let _ = tell.send(listener.next().await);
+            let over = sleep(SAME_WISH);
+            tokio::pin!(over);
+            loop {
+                tokio::select! {
+                    () = &mut over => break,
+                    _ = listener.next() => {}
+                }
+            }
+            std::process::exit(second(listener.next().await).into());
+        });
+        Ok::<_, io::Error>(())
+    };
+    // Detached: it ends with the process.
+    let spawned = thread::Builder::new().name("sweeper-signals".to_owned()).spawn(listen);
+    spawned.context("start the thread that listens to signals")?;
+    // It is gone without a word only if its runtime cannot be built.
+    let heard = is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("no runtime for the thread that does")));
+    heard.context("listen to signals")?;
+    Ok(async {
+        // An error is the same as a signal: the thread that tells is gone.
+        told.await.unwrap_or(Signal::Terminate)
+    })
+}
+
+struct Listener {
+    terminate: Signals,
+    interrupt: Signals,
+    hangup: Option<Signals>,
+}
+
+impl Listener {
+    fn new() -> io::Result<Self> {
+        // `nohup` had it ignored, so that the command outlives its terminal.
+        let hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, hangup })
+    }
+
+    async fn next(&mut self) -> Signal {
+        let Self { terminate, interrupt, hangup } = self;
+        let hung_up = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => Signal::Terminate,
+            _ = interrupt.recv() => Signal::Interrupt,
+            _ = hung_up => Signal::Hangup,
+        }
+    }
+}
+
+/// Whether whoever started us had SIGHUP ignored. Where the system does not tell, it is taken as not ignored.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let number = u32::try_from(Number::HUP.as_raw()).unwrap_or(1);
+    mask & (1 << (number - 1)) != 0
+}

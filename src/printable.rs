@@ -1,0 +1,135 @@
+//! Text from outside, made fit for a terminal and for a log of lines: what can move the cursor, reorder a line or break it
+//! in two is escaped.
+
+use std::borrow::Cow;
+
+/// Whether this character does something to a terminal or a line instead of standing in it: control characters, what
+/// switches the direction of writing, and the separators of lines and paragraphs.
+#[must_use]
+pub fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `text` on one line: each harmful character as Rust writes it in a string (`\n`, `\u{1b}`).
+#[must_use]
+pub fn line(text: &str) -> Cow<'_, str> {
+    escape(text, is_harmful)
+}
+
+/// The same for text of several lines, which stay.
+#[must_use]
+pub fn lines(text: &str) -> Cow<'_, str> {
+    escape(text, |c| is_harmful(c) && c != '\n' && c != '\t')
+}
+
+fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.chars().any(&is_escaped) {
+        return text.into();
+    }
+    let mut clean = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_escaped(c) { clean.push_str(&escaped(c)) } else { clean.push(c) }
+    }
+    clean.into()
+}
+
+/// As Rust writes it in a string. `char::escape_debug` leaves some of ours as they are.
+fn escaped(c: char) -> String {
+    match c {
+        '\n' | '\r' | '\t' => c.escape_default().to_string(),
+        c => c.escape_unicode().to_string(),
+    }
+}
+
+/// A line of a text log, with what our own formatter writes for colours (`ESC [ … m`) left as it is if `is_coloured`.
+#[must_use]
+pub fn log_line(line: &str, is_coloured: bool) -> Cow<'_, str> {
+    if !line.chars().any(is_harmful) {
+        return line.into();
+    }
+    let mut clean = String::with_capacity(line.len() + 16);
+    let mut rest = line;
+    while let Some(c) = rest.chars().next() {
+        let length = match colour(rest).filter(|_| is_coloured) {
+            Some(length) => {
+                clean.push_str(&rest[..length]);
+                length
+            }
+            None => {
+                if is_harmful(c) {
+                    clean.push_str(&escaped(c))
+                } else {
+                    clean.push(c)
+                }
+                c.len_utf8()
+            }
+        };
+        rest = &rest[length..];
+    }
+    clean.into()
+}
+
+/// How long the escape sequence of a colour at the start of `text` is.
+fn colour(text: &str) -> Option<usize> {
+    let inside = text.strip_prefix("\u{1b}[")?;
+    let end = inside.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    inside[end..].starts_with('m').then_some(2 + end + 1)
+}
+
+/// A line of a log in JSON, in which harmful characters can only be inside of strings. JSON's own escapes leave most of them
+/// as they are.
+#[must_use]
+pub fn json_line(line: &str) -> Cow<'_, str> {
+    if !line.chars().any(is_harmful) {
+        return line.into();
+    }
+    let mut clean = String::with_capacity(line.len() + 16);
+    for c in line.chars() {
+        // All of them are below 2^16: one unit of UTF-16.
+        if is_harmful(c) { clean.push_str(&format!("\\u{:04x}", u32::from(c))) } else { clean.push(c) }
+    }
+    clean.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HARMFUL: [char; 17] = [
+        '\0', '\u{7}', '\n', '\r', '\u{1b}', '\u{7f}', '\u{85}', '\u{9b}', '\u{61c}', '\u{200e}', '\u{200f}',
+        '\u{2028}', '\u{2029}', '\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}',
+    ];
+
+    #[test]
+    fn no_harmful_character_is_left_and_none_is_lost() {
+        for c in HARMFUL {
+            let text = format!("a{c}é");
+            for clean in [line(&text), log_line(&text, true), log_line(&text, false)] {
+                assert!(!clean.chars().any(is_harmful), "{clean:?}");
+                assert!(clean.starts_with("a\\") && clean.ends_with('é'), "{clean:?}");
+            }
+            let json = format!("{{\"a\":\"{c}\"}}");
+            let json = json_line(&json);
+            assert!(!json.chars().any(is_harmful), "{json:?}");
+            let back: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(back["a"], c.to_string());
+        }
+        for plain in ["", "a b", "é ✓ 漢字 👩🏽", "\\n"] {
+            assert_eq!((line(plain), lines(plain)), (plain.into(), plain.into()));
+        }
+        assert_eq!(lines("a\n\tb\u{1b}[2J\r"), "a\n\tb\\u{1b}[2J\\r");
+        assert_eq!(line("a\nb\u{202e}"), "a\\nb\\u{202e}");
+    }
+
+    #[test]
+    fn only_colours_are_left_in_a_line_that_is_coloured() {
+        let coloured = "\u{1b}[2m12:00\u{1b}[0m \u{1b}[31;1mERROR\u{1b}[0m";
+        assert_eq!(log_line(coloured, true), coloured);
+        assert!(!log_line(coloured, false).contains('\u{1b}'));
+        for harmful in ["\u{1b}[2J", "\u{1b}]0;title\u{7}", "\u{1b}[31", "\u{1b}m", "\u{1b}[3é1m", "\u{9b}31m"] {
+            let clean = log_line(harmful, true);
+            assert!(!clean.chars().any(is_harmful), "{clean:?}");
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! Nobody pays for somebody else, and the rate is kept exactly, whatever takes its time and however often the daemon starts.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    time::Duration,
+};
+
+use audio_cache_sweeper::{
+    backoff::Backoff,
+    clock::Clock,
+    pace::RateLimit,
+    sandbox::{Mood, Options, Outage},
+};
+use sqlx::{Connection, SqliteConnection};
+
+use crate::{
+    bed::{Bed, Plan, START, listing},
+    daemon::{configured, finish, sandbox, sql, sweeper},
+    evidence::{defaults, run_for},
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Whose requests were sent so far, in their order.
+fn agents(bed: &Bed) -> Vec<String> {
+    bed.sandbox.requests().iter().map(|request| request.uri.split('/').nth(3).unwrap().to_owned()).collect()
+}
+
+async fn holds(bed: &mut Bed) -> Vec<(String, String)> {
+    bed.query("SELECT scope, cause FROM holds ORDER BY 1, 2").await
+}
+
+/// Works; the first turn of a daemon may only write what it changes in the holds.
+async fn work(bed: &mut Bed) {
+    bed.worker.turn().await.unwrap();
+    bed.work().await;
+}
+
+/// Two agents get nothing but 500s, and everything is held because of them.
+async fn held_by_two() -> Bed {
+    let mut plan = Plan::default();
+    plan.settings.concurrency = 1;
+    let mut bed = Bed::new(plan).await;
+    for agent in ["bad-1", "bad-2"] {
+        bed.sandbox.set_agent_outage(agent, Some(Outage::Status(500)));
+        bed.insert_many(agent, 60).await;
+    }
+    bed.work().await;
+    let held = holds(&mut bed).await;
+    assert!(held.contains(&("*".to_owned(), "server_error".to_owned())), "{held:?}");
+    bed
+}
+
+#[tokio::test]
+async fn an_agent_that_took_no_part_in_a_streak_probes_at_once_and_its_success_lifts_the_hold_on_everything() {
+    let mut bed = held_by_two().await;
+    let before = bed.sizes().len();
+    bed.insert_many("good", 60).await;
+    bed.work().await;
+    assert_eq!(bed.count("agent_id = 'good' AND state = 'deleted'").await, 60, "{:?}", agents(&bed));
+    assert_eq!(agents(&bed)[before], "good");
+    assert!(holds(&mut bed).await.iter().all(|(scope, _)| scope != "*"), "{:?}", holds(&mut bed).await);
+}
+
+#[tokio::test]
+async fn agents_that_took_no_part_probe_once_in_each_base_delay() {
+    let mut bed = held_by_two().await;
+    let before = bed.sizes().len();
+    // The hold's base delay is 5 s: so long it lasts at the least, and one probe comes before that.
+    bed.execute(&format!("UPDATE holds SET until_at = {START} + 3600000 WHERE scope <> '*'")).await;
+    for n in 0..20 {
+        let agent = format!("other-{n}");
+        bed.sandbox.set_agent_outage(&agent, Some(Outage::Status(500)));
+        bed.insert_many(&agent, 1).await;
+    }
+    for _ in 0..49 {
+        bed.work().await;
+        bed.clock.advance(Duration::from_millis(100));
+    }
+    assert_eq!(bed.sizes().len() - before, 1, "{:?}", agents(&bed));
+    // One in each base delay of the minute that follows, and those of its own: after some 5, 15 and 35 s.
+    for _ in 0..600 {
+        bed.work().await;
+        bed.clock.advance(Duration::from_millis(100));
+    }
+    let probes = bed.sizes().len() - before - 1;
+    assert!(probes <= 60 / 5 + 1 + 3, "{probes} in a minute: {:?}", agents(&bed));
+    assert_eq!(bed.count("state = 'dead'").await, 0);
+}
+
+#[tokio::test]
+async fn a_hold_that_needs_a_person_begins_at_a_minute_or_at_the_longest_hold_if_that_is_shorter() {
+    for (longest, least) in [(600, 60_000), (60, 60_000), (20, 20_000)] {
+        for status in [401, 403, 404, 405] {
+            let mut plan = defaults(Options { outage: Some(Outage::Status(status)), ..Options::default() });
+            plan.growth = Backoff::new(Duration::from_secs(1), Duration::from_secs(longest)).unwrap();
+            let mut bed = Bed::new(plan).await;
+            bed.insert_many("a", 1).await;
+            bed.work().await;
+            let lasts = bed.query::<(i64,)>("SELECT until_at - since_at FROM holds").await;
+            assert!(
+                matches!(lasts[..], [(ms,)] if (least..=least + least / 4).contains(&ms)),
+                "{status}, longest {longest} s: {lasts:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_start_probes_what_needs_a_person_at_once_and_not_within_a_minute_of_the_last_probe() {
+    for status in [401, 403, 405] {
+        let mut bed = Bed::new(defaults(Options { outage: Some(Outage::Status(status)), ..Options::default() })).await;
+        bed.insert_many("a", 100).await;
+        run_for(&mut bed, 2_000).await;
+        let until = bed.query::<(i64,)>("SELECT until_at FROM holds").await[0].0;
+        assert!(until > bed.clock.now().plus(2 * MINUTE).0, "{status}: a long one");
+        let last: i64 = bed.query::<(i64,)>("SELECT probed_at FROM holds").await[0].0;
+        let since = Duration::from_millis(u64::try_from(bed.clock.now().0 - last).unwrap());
+        bed.clock.advance(MINUTE.saturating_sub(since));
+        let sent = bed.sizes().len();
+        let mut bed = bed.restart().await;
+        work(&mut bed).await;
+        assert_eq!(bed.sizes().len(), sent + 1, "{status}: at once");
+        // A loop of crashes: once a minute, however often it starts.
+        for restart in 1..=30 {
+            bed.clock.advance(Duration::from_secs(10));
+            bed = bed.restart().await;
+            work(&mut bed).await;
+            assert_eq!(bed.sizes().len(), sent + 1 + restart / 6, "{status}, restart {restart}");
+        }
+        // Mended: the next start finds out.
+        bed.sandbox.set_outage(None);
+        bed.clock.advance(MINUTE);
+        let mut bed = bed.restart().await;
+        work(&mut bed).await;
+        assert_eq!(bed.count("state = 'deleted'").await, 100, "{status}");
+    }
+}
+
+/// One row a request, one request a second.
+fn one_by_one() -> Plan {
+    let mut plan = Plan::default();
+    plan.settings.batch_size = 1;
+    plan.settings.concurrency = 1;
+    plan.settings.linger = Duration::ZERO;
+    plan
+}
+
+#[tokio::test]
+async fn inside_an_agent_the_row_goes_first_that_has_been_due_for_longest_whether_tried_or_not() {
+    let mut bed = Bed::new(one_by_one()).await;
+    bed.sandbox.script([listing(&[], &["tried"]), Mood::Plain]);
+    let insert = |entry: &str, seconds: u64| {
+        let at = START.plus(Duration::from_secs(seconds));
+        format!("INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', '{entry}', {at});")
+    };
+    bed.execute(&(insert("tried", 0) + &insert("other", 0))).await;
+    bed.work().await;
+    let due =
+        bed.query::<(i64,)>(&format!("SELECT due_at - {START} FROM deletions WHERE state = 'pending'")).await[0].0;
+    assert!((10_000..=12_500).contains(&due), "{due}");
+    bed.execute("INSERT INTO holds (scope) VALUES ('*')").await;
+    // Inserted out of order, before and after that; one with a time of its own.
+    let later = START.plus(Duration::from_secs(20));
+    bed.execute(&(insert("after", 15) + &insert("before", 5))).await;
+    bed.execute(&format!(
+        "INSERT INTO deletions (agent_id, entry_id, created_at, due_at) VALUES ('a', 'planned', {START}, {later})"
+    ))
+    .await;
+    bed.execute(&insert("last", 25)).await;
+    bed.clock.advance(Duration::from_secs(40));
+    bed.work().await;
+    bed.execute("DELETE FROM holds").await;
+    bed.work().await;
+    let sent: Vec<String> = bed.sent().concat();
+    assert_eq!(sent[..2], ["tried", "other"]);
+    assert_eq!(sent[2..], ["before", "tried", "after", "planned", "last"]);
+}
+
+#[tokio::test]
+async fn rows_that_are_due_at_once_go_in_the_order_in_which_they_were_enqueued_reopened_ones_too() {
+    let mut bed = Bed::new(one_by_one()).await;
+    bed.insert_many("a", 1).await;
+    bed.work().await;
+    bed.execute("INSERT INTO holds (scope) VALUES ('*')").await;
+    let insert = |entry: u32, seconds: u64| {
+        let at = START.plus(Duration::from_secs(seconds));
+        format!("INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', '{entry}', {at});")
+    };
+    // The first is the one that was deleted before, with the lowest id.
+    bed.execute(&(insert(2, 1) + &insert(3, 2) + &insert(1, 3) + &insert(4, 4))).await;
+    bed.clock.advance(MINUTE);
+    bed.execute("DELETE FROM holds").await;
+    bed.work().await;
+    assert_eq!(bed.sent().concat(), ["1", "2", "3", "1", "4"]);
+}
+
+#[tokio::test]
+async fn delete_it_now_after_delete_it_in_a_week_goes_now_and_cancels_no_delay_of_a_row_that_failed() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.sandbox.script([listing(&["2"], &["1"])]);
+    bed.insert_many("a", 2).await;
+    bed.work().await;
+    let week = START.plus(7 * 24 * 60 * MINUTE);
+    bed.execute(&format!("INSERT INTO deletions (agent_id, entry_id, due_at) VALUES ('a', '3', {week})")).await;
+    bed.work().await;
+    assert_eq!(bed.sizes(), [2]);
+    bed.insert(&[("a", "3"), ("a", "1")]).await;
+    bed.work().await;
+    assert_eq!(bed.sent()[1..], [["3"]]);
+    bed.clock.advance(Duration::from_secs(13));
+    bed.work().await;
+    assert_eq!(bed.sent()[2..], [["1"]]);
+}
+
+/// Of these times, in order: no window has more than the rate times its length and a burst.
+fn assert_within(rate: RateLimit, sent: &[Duration], what: &str) {
+    let burst = f64::from(rate.burst.get());
+    for (first, from) in sent.iter().enumerate() {
+        for (count, until) in sent[first..].iter().enumerate().map(|(n, until)| (n + 1, until)) {
+            let allowed = rate.requests_per_second * (*until - *from).as_secs_f64() + burst;
+            // The clock counts microseconds.
+            assert!(count as f64 <= allowed + 1e-4, "{what}: {count} from {from:?} to {until:?}: {sent:?}");
+        }
+    }
+}
+
+/// A turn in which so long passes after it was polled so often. Whether it took that long.
+async fn pausing_after<F: Future>(turn: F, polls: usize, clock: &Clock, pause: Duration) -> (F::Output, bool) {
+    let mut turn = pin!(turn);
+    let mut polled = 0;
+    let output = poll_fn(|context| {
+        let poll = turn.as_mut().poll(context);
+        polled += 1;
+        if polled == polls && poll.is_pending() {
+            clock.advance(pause);
+        }
+        poll
+    })
+    .await;
+    (output, polled > polls)
+}
+
+/// Requests that each carry a row, against a clock that stands still but for what the test lets pass.
+struct Paced {
+    bed: Bed,
+    arrived: Vec<Duration>,
+}
+
+impl Paced {
+    async fn new(rate: RateLimit) -> Self {
+        let mut plan = one_by_one();
+        plan.settings.concurrency = 64;
+        plan.rate = rate;
+        plan.sandbox.record = true;
+        Self { bed: Bed::new(plan).await, arrived: Vec::new() }
+    }
+
+    /// Notes the arrival of all that was sent: the clock stands still meanwhile.
+    async fn arrive(&mut self) {
+        let sent = usize::try_from(self.bed.query::<(i64,)>("SELECT count(*) FROM requests").await[0].0).unwrap();
+        self.bed.sandbox.arrived(sent).await;
+        self.arrived.resize(sent, self.bed.clock.elapsed());
+    }
+
+    async fn turn(&mut self) {
+        self.bed.worker.turn().await.unwrap();
+        self.arrive().await;
+    }
+
+    async fn go_on_for(&mut self, time: Duration) {
+        let end = self.bed.clock.elapsed() + time;
+        while self.bed.clock.elapsed() < end {
+            self.turn().await;
+            self.bed.clock.advance(Duration::from_millis(53));
+        }
+    }
+}
+
+#[tokio::test]
+async fn wherever_a_turn_takes_its_time_no_window_has_more_requests_than_the_rate_allows() {
+    let rate = RateLimit { requests_per_second: 5.0, burst: 5.try_into().unwrap() };
+    let mut polls = 1;
+    loop {
+        let mut paced = Paced::new(rate).await;
+        paced.bed.insert_many("a", 60).await;
+        let pause = Duration::from_millis(1_500);
+        let clock = paced.bed.clock.clone();
+        let (turn, was_paused) = pausing_after(paced.bed.worker.turn(), polls, &clock, pause).await;
+        assert_eq!(turn.unwrap().sent, 5);
+        paced.arrive().await;
+        paced.go_on_for(Duration::from_secs(3)).await;
+        let what = format!("a pause after {polls} polls");
+        assert_within(rate, &paced.arrived, &what);
+        // And no fewer: 3 s at 5/s, and a burst that nothing was sent before.
+        assert!(paced.arrived.len() >= 5 + 13, "{what}: {:?}", paced.arrived);
+        if !was_paused {
+            break;
+        }
+        polls += 1;
+    }
+    assert!(polls > 3, "{polls}");
+}
+
+#[tokio::test]
+async fn wherever_a_turn_takes_its_time_a_daemon_that_starts_after_it_keeps_the_rate_of_both() {
+    let rate = RateLimit { requests_per_second: 1.0, burst: 5.try_into().unwrap() };
+    for answered in [true, false] {
+        let mut polls = 1;
+        loop {
+            let mut paced = Paced::new(rate).await;
+            paced.bed.insert_many("a", 30).await;
+            let (pause, clock) = (Duration::from_millis(4_500), paced.bed.clock.clone());
+            let (turn, was_paused) = pausing_after(paced.bed.worker.turn(), polls, &clock, pause).await;
+            assert_eq!(turn.unwrap().sent, 5);
+            paced.arrive().await;
+            if answered {
+                paced.bed.work().await;
+                paced.arrive().await;
+            }
+            paced.bed = paced.bed.restart().await;
+            paced.go_on_for(Duration::from_secs(3)).await;
+            let what = format!("a pause after {polls} polls, answered: {answered}");
+            assert_within(rate, &paced.arrived, &what);
+            if !was_paused {
+                break;
+            }
+            polls += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn however_often_the_daemon_starts_no_window_has_more_requests_than_the_rate_allows() {
+    let rate = RateLimit { requests_per_second: 1.0, burst: 5.try_into().unwrap() };
+    for between in [0, 100, 900, 2_500, 7_000] {
+        let mut paced = Paced::new(rate).await;
+        for life in 0..6 {
+            let rows: Vec<String> = (0..5).map(|row| format!("{life}-{row}")).collect();
+            paced.bed.insert(&rows.iter().map(|row| ("a", row.as_str())).collect::<Vec<_>>()).await;
+            // As `run --until-empty`, from cron or after a crash: what is in flight at the end was not waited for.
+            while paced.bed.count("state = 'pending' AND request_id IS NULL").await > 0 && life % 2 == 0 {
+                paced.turn().await;
+                if paced.bed.worker.turn().await.unwrap().in_flight > 0 {
+                    paced.bed.worker.wait_for_a_call().await;
+                }
+                paced.arrive().await;
+                paced.bed.clock.advance(Duration::from_millis(100));
+            }
+            paced.turn().await;
+            paced.bed.clock.advance(Duration::from_millis(between));
+            paced.bed = paced.bed.restart().await;
+        }
+        paced.go_on_for(Duration::from_secs(30)).await;
+        assert!(paced.arrived.len() >= 30, "{between} ms: {}", paced.arrived.len());
+        assert_within(rate, &paced.arrived, &format!("{between} ms between them"));
+    }
+}
+
+#[tokio::test]
+async fn six_runs_until_empty_together_take_the_time_that_the_rate_demands() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let mut init = sweeper(dir.path());
+    init.arg("init");
+    assert_eq!(finish(init).await.0, 0);
+    let clock = Clock::system();
+    for run in 0..6 {
+        let values: Vec<String> = (0..5).map(|row| format!("('a', '{run}{row}')")).collect();
+        sql(dir.path(), &format!("INSERT INTO deletions (agent_id, entry_id) VALUES {}", values.join(","))).await;
+        let mut command = configured(dir.path(), &sandbox);
+        command
+            .args(["run", "--until-empty"])
+            .env("SWEEPER__RATE_LIMIT__REQUESTS_PER_SECOND", "10")
+            .env("SWEEPER__RATE_LIMIT__BURST", "5")
+            .env("SWEEPER__DELIVERY__BATCH_SIZE", "1");
+        let (code, said, complained) = finish(command).await;
+        assert_eq!(code, 0, "{said}{complained}");
+    }
+    // The first left after the clock was started, and the last before now.
+    let (took, requests) = (clock.elapsed(), sandbox.requests().len());
+    assert_eq!(requests, 30);
+    assert!(took >= Duration::from_millis(2_500), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_write_lock_that_another_process_holds_gives_no_burst_when_it_is_free() {
+    // In real time: a turn waits for the lock, and its requests leave after that.
+    let rate = RateLimit { requests_per_second: 5.0, burst: 5.try_into().unwrap() };
+    let mut paced = Paced::new(rate).await;
+    paced.bed.insert_many("a", 60).await;
+    let mut other = SqliteConnection::connect(paced.bed.options.path.to_str().unwrap()).await.unwrap();
+    for _ in 0..3 {
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+        let clock = paced.bed.clock.clone();
+        let free = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            clock.advance(Duration::from_millis(1_500));
+            sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+        };
+        let (turn, ()) = tokio::join!(paced.bed.worker.turn(), free);
+        turn.unwrap();
+        paced.arrive().await;
+        paced.go_on_for(Duration::from_millis(200)).await;
+    }
+    assert_within(rate, &paced.arrived, "a lock that was waited for");
+}
