@@ -197,6 +197,19 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_no_request_can_carry_count_for_how_far_the_look_went() {
+        let with_unusable = |rows, unusable| {
+            let mut found = look(rows, NOW, None);
+            found.unusable = (0..unusable).map(|n| DeletionId(900 + n)).collect();
+            let (found, next) = batches(&lane(20), found, 20, 8, &Busy::new(), &rules(), NOW);
+            (sizes(&found), next)
+        };
+        assert_eq!(with_unusable(15, 5), (vec![15], Next::HasMore), "there may be more behind them");
+        assert_eq!(with_unusable(15, 4), (vec![], Next::LookAt(NOW.plus(rules().linger))));
+        assert_eq!(with_unusable(0, 20), (vec![], Next::HasMore));
+    }
+
+    #[test]
     fn rows_that_failed_wait_longer_for_company_and_no_longer_than_their_jitter_leaves_of_a_quarter() {
         let since = NOW.minus(Duration::from_secs(2));
         let mut failed = look(3, since, None);

@@ -70,6 +70,17 @@ fn a_hold_on_everything_that_the_api_asks_for_has_no_early_probes() {
 }
 
 #[test]
+fn a_probe_of_one_agent_s_hold_that_completes_everybody_s_streak_renews_the_one_and_places_the_other() {
+    let mut holds = probing(on("a"), Cause::ServerError, 0);
+    let changes = take(&mut holds, reached(9, "a", Cause::ServerError, Scope::All), at(4));
+    let [HoldChange::Placed { row: own, .. }, HoldChange::Placed { row: all, .. }] = &changes[..] else {
+        panic!("{changes:?}")
+    };
+    assert_eq!((&own.scope, own.repeats, &all.scope, all.repeats), (&on("a"), 1, &Scope::All, 0));
+    assert_eq!(holds.count(), 2);
+}
+
+#[test]
 fn when_the_probe_fails_of_what_everybody_meets_nobody_probes_early_any_more() {
     for (asked, may_probe) in [(growing(Scope::All, Cause::Unauthorized), false), (by_streak("a", Cause::Lost), true)] {
         let (mut holds, end) = all_held();

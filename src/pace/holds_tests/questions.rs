@@ -113,6 +113,14 @@ fn a_second_answer_while_the_question_is_open_asks_no_other() {
 }
 
 #[test]
+fn a_streak_that_goes_on_without_another_question_places_the_hold_in_the_place_of_the_first() {
+    let mut holds = asked(on("a"));
+    let changes = take(&mut holds, reached(4, "a", Cause::ApiFailed, on("a")), at(1));
+    assert_eq!((placed(&changes).0.since_at, placed(&changes).0.repeats, holds.count()), (at(1), 0, 1));
+    assert_eq!(holds.admit(&agent("a"), at(1)), Admission::Held(placed(&changes).0.until_at));
+}
+
+#[test]
 fn a_person_s_hold_of_the_same_scope_goes_before_a_question() {
     let mut holds = asked(on("a"));
     holds.load(vec![row(on("a"), Cause::ApiFailed, Some(at(9)))]);
