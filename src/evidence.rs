@@ -77,12 +77,13 @@ impl Evidence {
         Self { after_faults, vouch_lasts, agents: HashMap::new(), together: Together::default() }
     }
 
-    /// What bears on the verdicts about `batch`. The rest of [`Standing`] is what the worker and its holds know.
+    /// What bears on the verdicts about `batch`. `is_only_work`: nothing else of the agent is due; `is_all_work`: there is
+    /// nothing else of it at all. The rest of [`Standing`] is what the worker and its holds know.
     #[must_use]
-    pub fn standing(&self, batch: &Batch, is_only_work: bool, elapsed: Duration) -> Standing {
+    pub fn standing(&self, batch: &Batch, is_only_work: bool, is_all_work: bool, elapsed: Duration) -> Standing {
         let none = Agent::default();
         let agent = self.agents.get(&batch.lane().agent).unwrap_or(&none);
-        let settled = if is_only_work { self.together.settled.max(agent.settled) } else { agent.settled };
+        let settled = if is_all_work { self.together.settled.max(agent.settled) } else { agent.settled };
         let is_together = self.together.faults >= self.after_faults && self.together.agents.len() > 1;
         Standing {
             settled,
@@ -188,7 +189,9 @@ impl Evidence {
             let settled = self.together.settled.max(Some(request));
             // Said of a row alone, it shows what the answers that delete nothing are about; a bulk delete that deletes
             // shows that it is not needed any more.
-            let vouched_until = is_single.then(|| elapsed + self.vouch_lasts);
+            let is_gone = |row: &Judged| matches!(row.verdict, Verdict::Deleted | Verdict::Absent);
+            let vouches = is_single && judgement.rows.iter().all(is_gone);
+            let vouched_until = vouches.then(|| elapsed + self.vouch_lasts);
             agent.vouched_until = vouched_until;
             self.together = Together { settled, vouched_until, ..Together::default() };
         }

@@ -255,7 +255,9 @@ impl Case<'_> {
         let says_it = self.is_single() || self.standing.is_only_work;
         let is_known = !self.standing.is_old_news && row.evidence.is_some() && says_it;
         if others_got_through || is_known {
-            let evidence = row.evidence.or(others_got_through.then_some(self.sent.request));
+            // That several fail together is evidence about the request.
+            let is_evidence = self.is_witnessed(row) && self.batch().len() == 1;
+            let evidence = row.evidence.or(is_evidence.then_some(self.sent.request));
             return Judged { evidence, ..self.unsettled(row, cause) };
         }
         let cannot_ask = !self.is_single() && !self.may_ask(row);
@@ -355,7 +357,10 @@ impl Case<'_> {
             // A gateway and a wrong region answer 404, too.
             let is_word = envelope.is_some_and(|said| said.is_word_about_the_entry(self.sent.correlation_id));
             let speaks_of_else = envelope.is_some_and(Envelope::speaks_of_something_else);
-            (is_word || (self.standing.singles_answered && !speaks_of_else)).then_some(Verdict::Absent)?
+            let is_of_another =
+                envelope.is_some_and(|said| said.error_id.is_some() && !said.is_ours(self.sent.correlation_id));
+            let is_route = self.standing.singles_answered && !speaks_of_else && !is_of_another;
+            (is_word || is_route).then_some(Verdict::Absent)?
         } else if cause == Cause::Rejected && !row.is_decimal() {
             // Documented as "Invalid ID".
             let is_word = envelope.is_some_and(|said| said.is_ours(self.sent.correlation_id));
@@ -417,7 +422,7 @@ impl Case<'_> {
     fn rejected_alone(&self) -> Judgement {
         let cause = Cause::Rejected;
         let is_known = |row: &Deletion| row.first_fault.is_some() && self.standing.answered > row.first_fault;
-        let is_known = self.was_split() && self.batch().only().is_some_and(is_known);
+        let is_known = self.batch().only().is_some_and(|row| row.was_rejected && is_known(row));
         if is_known || !(self.standing.is_suspect || self.standing.is_old_news) {
             let hold = (!is_known).then(|| self.hold(self.agent(), cause, HoldEnd::ByStreak));
             let dead = self.fault_judgement(hold, |row| answered(row, Verdict::Dead { cause }));
@@ -433,15 +438,10 @@ impl Case<'_> {
         })
     }
 
-    /// These rows were rejected before, or failed as a whole twice: they no longer go with as many as there are.
-    fn was_split(&self) -> bool {
-        self.batch().lane().batch_max < MAX_BATCH_SIZE
-    }
-
     /// A fault of another kind before the first rejection is forgotten: a 200 between the two does not show that anything is
     /// accepted since.
     fn first_rejection(&self, row: &Deletion) -> Option<RequestId> {
-        if self.was_split() { self.first_fault(row) } else { Some(self.sent.request) }
+        if row.was_rejected { self.first_fault(row) } else { Some(self.sent.request) }
     }
 
     fn first_fault(&self, row: &Deletion) -> Option<RequestId> {
@@ -458,8 +458,7 @@ impl Case<'_> {
         }
         // It has failed before with others that got through since, and was told apart from them. Rejections alone tell rows
         // apart, too, without anything having got through.
-        let got_through =
-            row.first_fault.is_some() && (row.evidence.is_some() || self.standing.settled > row.first_fault);
+        let got_through = row.first_fault.is_some() && row.evidence.is_some();
         let is_told_apart = got_through && self.batch().lane().batch_max <= 1 && self.batch().len() == 1;
         self.is_witnessed(row) || (is_told_apart && self.standing.is_only_work)
     }
@@ -475,7 +474,7 @@ impl Case<'_> {
             } else {
                 Judged { batch_max: self.smaller(row), ..kept(row, released) }
             };
-            let asks_of_it_alone = self.batch().lane().batch_max == ALONE && row.first_fault.is_none();
+            let asks_of_it_alone = self.is_about_one_to_be_asked(row);
             let first_fault = if asks_of_it_alone { None } else { self.first_fault(row) };
             Judged { maybe_done: row.maybe_done || unseen, first_fault, ..judged }
         })
@@ -489,9 +488,14 @@ impl Case<'_> {
         (is_again && got_through && !self.standing.is_old_news).then(|| part(self.batch().len()))
     }
 
+    /// The request was to ask about this row alone, or stood in for that.
+    fn is_about_one_to_be_asked(&self, row: &Deletion) -> bool {
+        self.batch().lane().batch_max == ALONE && self.batch().len() == 1 && row.first_fault.is_none()
+    }
+
     fn counted_as_a_whole(&self, row: &Deletion, fault: &Fault) -> Judged {
         let (cause, len) = (fault.cause(), self.batch().len());
-        if self.batch().lane().batch_max == ALONE && row.first_fault.is_none() {
+        if self.is_about_one_to_be_asked(row) {
             return self.ask_again(row, cause);
         }
         if len > 1 {

@@ -42,6 +42,7 @@ fn row(at: i64) -> Deletion {
         attempts: 0,
         asks: 0,
         maybe_done: false,
+        was_rejected: false,
         last_request: None,
         first_fault: None,
         evidence: None,

@@ -173,9 +173,12 @@ impl Lanes {
 
     /// Whether the agent has rows that are due, beside those in flight.
     #[must_use]
-    pub fn has_due(&self, agent: &AgentId) -> bool {
-        let places = self.places.get(agent).into_iter().flat_map(BTreeMap::values);
-        places.into_iter().any(|place| !matches!(place, Place::Waiting(_, false)))
+    pub fn has_due(&self, agent: &AgentId, now: Duration) -> bool {
+        let mut places = self.places.get(agent).into_iter().flat_map(BTreeMap::values);
+        places.any(|place| match place {
+            Place::Ready | Place::Probing | Place::Waiting(_, true) => true,
+            Place::Waiting((look_at, _), false) => *look_at <= now,
+        })
     }
 
     /// Whether the agent has a lane.
@@ -340,11 +343,11 @@ mod tests {
         let mut lanes = Lanes::default();
         let agent = lane(0, "a").agent;
         lanes.note(lane(0, "a"), Duration::from_secs(200));
-        assert!(lanes.knows(&agent) && !lanes.has_due(&agent));
+        assert!(lanes.knows(&agent) && !lanes.has_due(&agent, NOW));
         lanes.hold(lane(1, "a"), Duration::from_secs(200));
-        assert!(lanes.has_due(&agent));
+        assert!(lanes.has_due(&agent, NOW));
         assert_eq!(names(&take(&mut lanes, Duration::from_secs(200), 9)), ["a"]);
-        assert!(lanes.has_due(&agent), "the other one is ready now");
+        assert!(lanes.has_due(&agent, NOW), "the other one is ready now");
         take(&mut lanes, Duration::from_secs(200), 9);
         assert!(!lanes.knows(&agent));
     }

@@ -103,7 +103,13 @@ fn a_200_that_deletes_nothing_is_no_success_and_holds_the_agent_by_streak() {
         let judgement = judged(&fresh(2), &result, &vouched);
         assert_eq!((held(&judgement), judgement.asks_first), (None, false), "the API said itself that it is the rows");
         assert_eq!(verdicts(&judgement), ["retry", "retry"]);
-        assert!(judgement.rows.iter().all(|row| row.evidence == Some(REQUEST)));
+        assert!(
+            judgement.rows.iter().all(|row| row.evidence.is_none()),
+            "that both failed is evidence about the request"
+        );
+        let row = || Deletion { last_request: Some(LAST), ..row(0) };
+        let alone = judged(&bulk(20, vec![row()]), &lists(&[], &["0"]), &witnessed());
+        assert_eq!(alone.rows[0].evidence, Some(REQUEST), "alone, while others got through");
     }
 }
 

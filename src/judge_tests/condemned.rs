@@ -68,7 +68,7 @@ impl Case<'_> {
             return false;
         }
         let is_documented = self.is_single() && !row.is_decimal();
-        let was_rejected = self.batch.lane().batch_max < 20 && row.first_fault.is_some();
+        let was_rejected = row.was_rejected && row.first_fault.is_some();
         let others_are_not = was_rejected && self.standing.answered > row.first_fault;
         let are_few = !self.standing.is_suspect && !self.standing.is_old_news;
         is_documented || others_are_not || are_few
@@ -79,8 +79,7 @@ impl Case<'_> {
             return false;
         }
         let lane = self.batch.lane().batch_max;
-        let got_through = row.evidence.is_some() || self.standing.settled > row.first_fault;
-        let got_through_since_it_first_failed = row.first_fault.is_some() && got_through;
+        let got_through_since_it_first_failed = row.first_fault.is_some() && row.evidence.is_some();
         let is_left_over = self.standing.is_only_work && lane <= 1 && got_through_since_it_first_failed;
         let news = !self.standing.is_old_news;
         let counts = news && (self.failed_while_others_got_through(row) || is_left_over);
@@ -223,7 +222,9 @@ fn a_rejection_condemns_a_row_only_alone_and_while_others_are_not_or_such_are_fe
     for [at_limit, was_asked] in flags() {
         for (name, first_fault) in ["0", "12x", "a/b"].into_iter().flat_map(|name| [(name, None), (name, Some(LAST))]) {
             let (attempts, asks) = (if at_limit { 2 } else { 0 }, if was_asked { 1 } else { 0 });
-            let row = named(name, Deletion { attempts, asks, first_fault, last_request: Some(LAST), ..row(0) });
+            let was_rejected = at_limit != was_asked;
+            let row =
+                named(name, Deletion { attempts, asks, was_rejected, first_fault, last_request: Some(LAST), ..row(0) });
             for (batch, policy) in shapes(&row).iter().flat_map(|batch| policies().map(|policy| (batch, policy))) {
                 for [is_old_news, is_suspect, asks_refused, singles_answered] in flags() {
                     for answered in [None, Some(RequestId(35)), Some(SINCE)] {

@@ -151,6 +151,8 @@ pub struct Holds {
     /// The ends of those that people placed, so that the first that is over is found at once.
     ends: BTreeSet<(Timestamp, Scope)>,
     count: usize,
+    /// A question was answered, and what waited for it need not any more.
+    answered: bool,
     growth: Backoff,
     growth_for_a_person: Backoff,
 }
@@ -164,6 +166,7 @@ impl Holds {
             agents: BTreeMap::new(),
             ends: BTreeSet::new(),
             count: 0,
+            answered: false,
             growth,
             growth_for_a_person: growth.with_floor(LEAST_FOR_A_PERSON),
         }
@@ -281,6 +284,8 @@ impl Holds {
         let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
         let ahead: Vec<Held> = all.filter(is_ahead).cloned().collect();
         let mut changes = Vec::new();
+        let soon = now.plus(self.growth.base());
+        self.all.values_mut().for_each(|held| held.early_from = held.early_from.min(soon));
         for mut held in ahead {
             let given_at = held.row.given_at();
             held.row.until_at = held.row.until_at.map(|until| now.plus(until.since(given_at)));
@@ -469,6 +474,7 @@ impl Holds {
         }
         let mut changes = Vec::new();
         if outcome.has_settled {
+            self.answered |= probed.iter().any(|held| held.is_question);
             probed.iter().for_each(|held| changes.extend(self.lift(&held.row)));
             self.drop_questions(&outcome.agent);
             return changes;
@@ -511,6 +517,12 @@ impl Holds {
                 continue;
             }
             is_placed |= held.row.scope == scope;
+            if outcome.asks_first && is_all && held.is_question && held.asked.as_ref() != Some(&outcome.agent) {
+                // Somebody else's bulk delete: a row of theirs is asked about next.
+                let asked = Some(outcome.agent.clone());
+                self.put(Held { asked, newest: held.newest.max(outcome.newest), ..held.clone() });
+                continue;
+            }
             if outcome.asks_first && !is_all {
                 if !held.row.cause.is_of_an_answer() {
                     // There are answers again; what they are about is another question.
@@ -548,6 +560,12 @@ impl Holds {
         let questions = self.concerning(Some(agent)).filter(|held| held.is_question);
         let questions: Vec<_> = questions.map(|held| (held.row.scope.clone(), held.row.cause)).collect();
         questions.iter().for_each(|(scope, cause)| drop(self.remove(scope, *cause)));
+        self.answered |= !questions.is_empty();
+    }
+
+    /// Whether a question was answered so that nothing is held since this was asked last: what waited for it need not any more.
+    pub fn take_answered(&mut self) -> bool {
+        std::mem::take(&mut self.answered)
     }
 
     fn lift(&mut self, row: &HoldRow) -> Option<HoldChange> {
