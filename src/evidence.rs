@@ -83,10 +83,11 @@ impl Evidence {
     pub fn standing(&self, batch: &Batch, is_only_work: bool, is_all_work: bool, elapsed: Duration) -> Standing {
         let none = Agent::default();
         let agent = self.agents.get(&batch.lane().agent).unwrap_or(&none);
-        let settled = if is_all_work { self.together.settled.max(agent.settled) } else { agent.settled };
         let is_together = self.together.faults >= self.after_faults && self.together.agents.len() > 1;
         Standing {
-            settled,
+            settled: agent.settled,
+            settled_by_anybody: self.together.settled,
+            is_all_work,
             answered: agent.answered,
             singles_answered: agent.singles_answered,
             is_only_work,
@@ -163,6 +164,16 @@ impl Evidence {
             self.together.agents.insert(batch.lane().agent.clone());
         }
         reaches
+    }
+
+    /// Takes in a row of this agent that a daemon before us has given up because it was rejected alone, with nothing settled
+    /// since: a restart must not begin a streak anew, or cron would condemn everything in an outage of rejections.
+    pub fn remember_rejected(&mut self, name: AgentId, row: DeletionId) {
+        let agent = self.agents.entry(name.clone()).or_default();
+        (agent.faults, agent.run) = (agent.faults.saturating_add(1), agent.run.saturating_add(1));
+        agent.rows.insert(row);
+        self.together.faults = self.together.faults.saturating_add(1);
+        self.together.agents.insert(name);
     }
 
     fn note_answer(&mut self, request: RequestId, batch: &Batch, judgement: &Judgement, elapsed: Duration) {

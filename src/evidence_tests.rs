@@ -273,7 +273,9 @@ fn what_got_through_is_the_agent_s_own_unless_it_has_no_other_work() {
     let mut evidence = evidence();
     succeed(&mut evidence, 7, &batch("b", [1]));
     let found = |evidence: &Evidence, agent, is_only_work| {
-        evidence.standing(&batch(agent, [1]), is_only_work, is_only_work, NOW).settled
+        let standing = evidence.standing(&batch(agent, [1]), is_only_work, is_only_work, NOW);
+        assert_eq!((standing.is_only_work, standing.is_all_work), (is_only_work, is_only_work));
+        if is_only_work { standing.settled_by_anybody } else { standing.settled }
     };
     assert_eq!(found(&evidence, "a", false), None);
     assert_eq!(found(&evidence, "a", true), Some(RequestId(7)));
@@ -389,7 +391,11 @@ fn what_is_known_of_an_agent_without_open_rows_is_forgotten() {
     succeed(&mut evidence, 2, &batch("b", [1]));
     evidence.retain(|agent| agent.as_str() == "b");
     assert!(!evidence.is_known(&name("a")) && evidence.is_known(&name("b")));
-    assert_eq!(evidence.standing(&batch("a", [1]), true, true, NOW).settled, Some(RequestId(2)), "anybody's is kept");
+    assert_eq!(
+        evidence.standing(&batch("a", [1]), true, true, NOW).settled_by_anybody,
+        Some(RequestId(2)),
+        "anybody's is kept"
+    );
 }
 
 proptest! {

@@ -55,9 +55,12 @@ pub struct Heard<'a> {
 /// What the other requests of this life came to, as far as it bears on a verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// The newest request by whose answer something was settled: of this agent, or, if the agent has no other work than
-    /// this request, of anybody.
+    /// The newest request of this agent by whose answer something was settled.
     pub settled: Option<RequestId>,
+    /// The newest of anybody.
+    pub settled_by_anybody: Option<RequestId>,
+    /// The agent has no rows beside those of this request.
+    pub is_all_work: bool,
     /// The newest request of this agent that was answered with a 200.
     pub answered: Option<RequestId>,
     /// A single-entry DELETE of this agent was answered with a 200: there is such a route.
@@ -129,7 +132,12 @@ impl Case<'_> {
 
     /// Something got through after the row's last request: what failed then and fails now does so while others do not.
     fn is_witnessed(&self, row: &Deletion) -> bool {
-        row.last_request.is_some() && self.standing.settled > row.last_request
+        let Standing { settled, settled_by_anybody, is_all_work, .. } = *self.standing;
+        // Alone, and again without anything of its agent having been settled: the agent's other rows had their turn meanwhile
+        // and failed, too. So it is for others to show that the API is well.
+        let is_next_round = self.batch().len() == 1 && row.first_fault.is_some() && row.last_request > settled;
+        let by_anybody = (is_all_work || is_next_round) && settled_by_anybody > row.last_request;
+        row.last_request.is_some() && (settled > row.last_request || by_anybody)
     }
 
     fn is_last(&self, row: &Deletion) -> bool {
@@ -245,7 +253,10 @@ impl Case<'_> {
         if !self.is_single() && self.may_ask(row) && (self.is_last(row) || may_be_gone) {
             return to_be_asked(row, self.release_now(cause));
         }
-        answered(row, self.retry(row, cause))
+        let judged = answered(row, self.retry(row, cause));
+        // Nobody has said whether there is such an entry: its end is unconfirmed.
+        let is_unconfirmed = !self.is_single() && matches!(judged.verdict, Verdict::Dead { .. });
+        Judged { maybe_done: judged.maybe_done || is_unconfirmed, ..judged }
     }
 
     /// A 200 that deleted nothing, or a `"success": false`: the rows may be the reason, or it is an outage that is spoken
@@ -263,9 +274,7 @@ impl Case<'_> {
         let cannot_ask = !self.is_single() && !self.may_ask(row);
         if cannot_ask && !self.standing.is_old_news {
             // Nothing else could ever tell: the attempt counts, and the end is unconfirmed.
-            let judged = self.unsettled(row, cause);
-            let is_dead = matches!(judged.verdict, Verdict::Dead { .. });
-            return Judged { maybe_done: judged.maybe_done || is_dead, ..judged };
+            return self.unsettled(row, cause);
         }
         if self.is_single() || self.standing.is_suspect || self.standing.is_old_news {
             return Judged { asks: row.asks, ..answered(row, self.release_later(cause)) };
@@ -425,8 +434,8 @@ impl Case<'_> {
         let is_known = self.batch().only().is_some_and(|row| row.was_rejected && is_known(row));
         if is_known || !(self.standing.is_suspect || self.standing.is_old_news) {
             let hold = (!is_known).then(|| self.hold(self.agent(), cause, HoldEnd::ByStreak));
-            let dead = self.fault_judgement(hold, |row| answered(row, Verdict::Dead { cause }));
-            return Judgement { has_settled: is_known, ..dead };
+            // It says nothing about others: as little as a rejection of several rows.
+            return self.fault_judgement(hold, |row| answered(row, Verdict::Dead { cause }));
         }
         let verdict = self.release_now(cause);
         let hold = self.hold(self.agent(), cause, HoldEnd::ByStreak);
@@ -458,7 +467,8 @@ impl Case<'_> {
         }
         // It has failed before with others that got through since, and was told apart from them. Rejections alone tell rows
         // apart, too, without anything having got through.
-        let got_through = row.first_fault.is_some() && row.evidence.is_some();
+        let got_through =
+            row.first_fault.is_some() && (row.evidence.is_some() || self.standing.settled > row.first_fault);
         let is_told_apart = got_through && self.batch().lane().batch_max <= 1 && self.batch().len() == 1;
         self.is_witnessed(row) || (is_told_apart && self.standing.is_only_work)
     }

@@ -340,6 +340,8 @@ fn any_standing() -> impl Strategy<Value = Standing> {
         ] = flags;
         Standing {
             settled,
+            settled_by_anybody: settled,
+            is_all_work: false,
             answered,
             singles_answered,
             is_only_work,

@@ -28,7 +28,12 @@ impl Case<'_> {
 
     /// Something got through after the request in which the row failed before this one.
     fn failed_while_others_got_through(&self, row: &Deletion) -> bool {
-        row.last_request.is_some_and(|last| self.standing.settled.is_some_and(|settled| settled > last))
+        let since = |settled: Option<RequestId>| settled.is_some() && settled > row.last_request;
+        let is_next_round =
+            self.batch.len() == 1 && row.first_fault.is_some() && row.last_request > self.standing.settled;
+        let is_for_others_to_show = self.standing.is_all_work || is_next_round;
+        row.last_request.is_some()
+            && (since(self.standing.settled) || (is_for_others_to_show && since(self.standing.settled_by_anybody)))
     }
 
     /// The rule. `deletes_others`: the same answer deleted another row of the batch.
@@ -79,7 +84,8 @@ impl Case<'_> {
             return false;
         }
         let lane = self.batch.lane().batch_max;
-        let got_through_since_it_first_failed = row.first_fault.is_some() && row.evidence.is_some();
+        let got_through = row.evidence.is_some() || self.standing.settled > row.first_fault;
+        let got_through_since_it_first_failed = row.first_fault.is_some() && got_through;
         let is_left_over = self.standing.is_only_work && lane <= 1 && got_through_since_it_first_failed;
         let news = !self.standing.is_old_news;
         let counts = news && (self.failed_while_others_got_through(row) || is_left_over);

@@ -49,7 +49,7 @@ fn a_200_since_the_first_rejection_shows_that_not_everything_is_rejected() {
     };
     let old = Standing { is_old_news: true, ..suspect() };
     for standing in [Standing::default(), suspect(), old] {
-        assert_eq!(verdict(Some(LAST), Some(SINCE), standing), (REJECTED, true, true), "{standing:?}");
+        assert_eq!(verdict(Some(LAST), Some(SINCE), standing), (REJECTED, true, false), "{standing:?}");
     }
     for standing in [suspect(), old, Standing { is_old_news: true, ..Standing::default() }] {
         for (first, answered) in

@@ -181,7 +181,9 @@ fn once_told_apart_from_others_that_got_through_the_only_row_left_ends_by_itself
         let verdict = |lane, row, standing: &Standing| one(&bulk(lane, vec![row]), &result, standing).verdict.as_str();
         assert_eq!(verdict(1, row(), &only), "dead", "{result:?}");
         assert_eq!(verdict(20, row(), &only), "release", "it was not told apart");
-        assert_eq!(verdict(1, Deletion { evidence: None, ..row() }, &only), "release", "it never failed alone");
+        let none = Standing { settled: None, ..only };
+        assert_eq!(verdict(1, row(), &none), "dead", "a restart does not forget what is kept with the row");
+        assert_eq!(verdict(1, Deletion { evidence: None, ..row() }, &none), "release", "nothing got through");
         assert_eq!(verdict(1, row(), &Standing { is_only_work: false, ..only }), "release", "others will show");
         assert_eq!(verdict(1, Deletion { first_fault: None, ..row() }, &only), "release", "split for no such fault");
         let two = bulk(1, vec![row(), Deletion { first_fault: Some(BEFORE), ..super::row(1) }]);
