@@ -728,11 +728,15 @@ async fn a_long_retry_after_ends_the_listing_and_what_was_listed_is_enqueued() {
 
 /// Answers the first question that a command asks on a terminal; its exit code, and what the terminal showed.
 pub async fn on_a_terminal(mut command: Command, answer: &'static str) -> Option<(i32, String)> {
-    let python = "import os, pty, sys\n\
+    // NOFLSH: else the terminal drops what is written in the moment of a Ctrl-C, which may be what the program says to it.
+    let python = "import os, pty, sys, termios\n\
         answer = sys.argv[1].encode()\n\
         if answer != b'\\x03': answer += b'\\n'\n\
         pid, fd = pty.fork()\n\
         if pid == 0: os.execv(sys.argv[2], sys.argv[2:])\n\
+        mode = termios.tcgetattr(fd)\n\
+        mode[3] |= termios.NOFLSH\n\
+        termios.tcsetattr(fd, termios.TCSANOW, mode)\n\
         seen = b''\n\
         while True:\n\
         \x20   try: data = os.read(fd, 4096)\n\
