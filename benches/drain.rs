@@ -399,6 +399,7 @@ async fn http_alone(url: &str, rows: u32, agents: u32) -> Run {
                     attempts: 0,
                     asks: 0,
                     maybe_done: false,
+                    was_rejected: false,
                     last_request: None,
                     first_fault: None,
                     evidence: None,

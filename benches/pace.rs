@@ -185,6 +185,7 @@ fn simulate(kind: Kind, rate: f64, told: Told, changes: Option<f64>, seed: u64) 
         attempts: 0,
         maybe_done: false,
         asks: 0,
+        was_rejected: false,
         last_request: None,
         first_fault: None,
         evidence: None,

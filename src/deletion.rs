@@ -144,6 +144,8 @@ pub struct Deletion {
     pub asks: u32,
     /// An earlier attempt may have deleted it unseen.
     pub maybe_done: bool,
+    /// Its last request was rejected.
+    pub was_rejected: bool,
     /// The last request that it was in, if it was in any since it was enqueued.
     pub last_request: Option<RequestId>,
     /// The first of the requests that failed as a whole with it, since it was last answered about by itself.
@@ -286,6 +288,7 @@ mod tests {
                     attempts: 0,
                     asks: 0,
                     maybe_done: false,
+                    was_rejected: false,
                     last_request: None,
                     first_fault: None,
                     evidence: None,
@@ -315,6 +318,7 @@ mod tests {
                         attempts: 0,
                         asks: 0,
                         maybe_done: false,
+                        was_rejected: false,
                         last_request: None,
                         first_fault: None,
                         evidence: None,

@@ -77,15 +77,17 @@ impl Evidence {
         Self { after_faults, vouch_lasts, agents: HashMap::new(), together: Together::default() }
     }
 
-    /// What bears on the verdicts about `batch`. The rest of [`Standing`] is what the worker and its holds know.
+    /// What bears on the verdicts about `batch`. `is_only_work`: nothing else of the agent is due; `is_all_work`: there is
+    /// nothing else of it at all. The rest of [`Standing`] is what the worker and its holds know.
     #[must_use]
-    pub fn standing(&self, batch: &Batch, is_only_work: bool, elapsed: Duration) -> Standing {
+    pub fn standing(&self, batch: &Batch, is_only_work: bool, is_all_work: bool, elapsed: Duration) -> Standing {
         let none = Agent::default();
         let agent = self.agents.get(&batch.lane().agent).unwrap_or(&none);
-        let settled = if is_only_work { self.together.settled.max(agent.settled) } else { agent.settled };
         let is_together = self.together.faults >= self.after_faults && self.together.agents.len() > 1;
         Standing {
-            settled,
+            settled: agent.settled,
+            settled_by_anybody: self.together.settled,
+            is_all_work,
             answered: agent.answered,
             singles_answered: agent.singles_answered,
             is_only_work,
@@ -164,6 +166,16 @@ impl Evidence {
         reaches
     }
 
+    /// Takes in a row of this agent that a daemon before us has given up because it was rejected alone, with nothing settled
+    /// since: a restart must not begin a streak anew, or cron would condemn everything in an outage of rejections.
+    pub fn remember_rejected(&mut self, name: AgentId, row: DeletionId) {
+        let agent = self.agents.entry(name.clone()).or_default();
+        (agent.faults, agent.run) = (agent.faults.saturating_add(1), agent.run.saturating_add(1));
+        agent.rows.insert(row);
+        self.together.faults = self.together.faults.saturating_add(1);
+        self.together.agents.insert(name);
+    }
+
     fn note_answer(&mut self, request: RequestId, batch: &Batch, judgement: &Judgement, elapsed: Duration) {
         let is_single = batch.kind() == Kind::Single;
         let agent = self.agents.entry(batch.lane().agent.clone()).or_default();
@@ -188,7 +200,9 @@ impl Evidence {
             let settled = self.together.settled.max(Some(request));
             // Said of a row alone, it shows what the answers that delete nothing are about; a bulk delete that deletes
             // shows that it is not needed any more.
-            let vouched_until = is_single.then(|| elapsed + self.vouch_lasts);
+            let is_gone = |row: &Judged| matches!(row.verdict, Verdict::Deleted | Verdict::Absent);
+            let vouches = is_single && judgement.rows.iter().all(is_gone);
+            let vouched_until = vouches.then(|| elapsed + self.vouch_lasts);
             agent.vouched_until = vouched_until;
             self.together = Together { settled, vouched_until, ..Together::default() };
         }

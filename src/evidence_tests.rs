@@ -29,6 +29,7 @@ fn batch_in(lane: u8, agent: &str, rows: impl IntoIterator<Item = i64>) -> Batch
         attempts: 0,
         asks: 0,
         maybe_done: false,
+        was_rejected: false,
         last_request: None,
         first_fault: None,
         evidence: None,
@@ -103,7 +104,7 @@ fn succeed(evidence: &mut Evidence, request: i64, batch: &Batch) {
 }
 
 fn standing(evidence: &Evidence, agent: &str) -> Standing {
-    evidence.standing(&batch(agent, [999]), false, NOW)
+    evidence.standing(&batch(agent, [999]), false, false, NOW)
 }
 
 #[test]
@@ -261,7 +262,7 @@ fn the_fault_before_the_last_is_known_to_complete_the_streak() {
     fail(&mut evidence, "a", [2]);
     assert!(completes(&evidence, "a"));
     assert!(completes(&evidence, "b"), "a fault of b would be the third, of two agents");
-    let common = evidence.standing(&batch("a", [1, 3]), false, NOW);
+    let common = evidence.standing(&batch("a", [1, 3]), false, false, NOW);
     assert!(!common.completes_streak, "it has a row in common with one before");
     succeed(&mut evidence, 9, &batch("b", [9]));
     assert!(completes(&evidence, "a") && !completes(&evidence, "b"));
@@ -271,8 +272,11 @@ fn the_fault_before_the_last_is_known_to_complete_the_streak() {
 fn what_got_through_is_the_agent_s_own_unless_it_has_no_other_work() {
     let mut evidence = evidence();
     succeed(&mut evidence, 7, &batch("b", [1]));
-    let found =
-        |evidence: &Evidence, agent, is_only_work| evidence.standing(&batch(agent, [1]), is_only_work, NOW).settled;
+    let found = |evidence: &Evidence, agent, is_only_work| {
+        let standing = evidence.standing(&batch(agent, [1]), is_only_work, is_only_work, NOW);
+        assert_eq!((standing.is_only_work, standing.is_all_work), (is_only_work, is_only_work));
+        if is_only_work { standing.settled_by_anybody } else { standing.settled }
+    };
     assert_eq!(found(&evidence, "a", false), None);
     assert_eq!(found(&evidence, "a", true), Some(RequestId(7)));
     assert_eq!(found(&evidence, "b", false), Some(RequestId(7)));
@@ -280,7 +284,7 @@ fn what_got_through_is_the_agent_s_own_unless_it_has_no_other_work() {
     assert_eq!(found(&evidence, "b", true), Some(RequestId(7)), "the newest request, in whatever order they come back");
     succeed(&mut evidence, 6, &batch("a", [3]));
     assert_eq!((found(&evidence, "a", false), found(&evidence, "a", true)), (Some(RequestId(6)), Some(RequestId(7))));
-    let work = |is_only_work| evidence.standing(&batch("a", [1]), is_only_work, NOW).is_only_work;
+    let work = |is_only_work| evidence.standing(&batch("a", [1]), is_only_work, is_only_work, NOW).is_only_work;
     assert!(work(true) && !work(false));
 }
 
@@ -326,7 +330,7 @@ fn the_api_s_word_about_one_row_vouches_for_a_while_or_until_something_is_delete
     let mut evidence = evidence();
     succeed(&mut evidence, 1, &single("a", 1));
     let vouched =
-        |evidence: &Evidence, agent, elapsed| evidence.standing(&batch(agent, [1]), false, elapsed).is_vouched;
+        |evidence: &Evidence, agent, elapsed| evidence.standing(&batch(agent, [1]), false, false, elapsed).is_vouched;
     let end = NOW + LASTS;
     assert!(vouched(&evidence, "a", NOW) && vouched(&evidence, "a", end - Duration::from_millis(1)));
     assert!(!vouched(&evidence, "a", end) && !vouched(&evidence, "b", NOW));
@@ -361,7 +365,8 @@ fn single_deletes_that_are_refused_in_a_row_are_given_up_for_a_while() {
         let refused = Judgement { is_refused: true, ..retried(&batch, Cause::Contract) };
         evidence.take_in(RequestId(1), &batch, &refused, false, elapsed)
     };
-    let refused = |evidence: &Evidence, elapsed| evidence.standing(&batch("a", [1]), false, elapsed).asks_refused;
+    let refused =
+        |evidence: &Evidence, elapsed| evidence.standing(&batch("a", [1]), false, false, elapsed).asks_refused;
     let mut evidence = evidence();
     for _ in 1..MAX_ASKS {
         assert_eq!(refuse(&mut evidence, NOW), None);
@@ -386,7 +391,11 @@ fn what_is_known_of_an_agent_without_open_rows_is_forgotten() {
     succeed(&mut evidence, 2, &batch("b", [1]));
     evidence.retain(|agent| agent.as_str() == "b");
     assert!(!evidence.is_known(&name("a")) && evidence.is_known(&name("b")));
-    assert_eq!(evidence.standing(&batch("a", [1]), true, NOW).settled, Some(RequestId(2)), "anybody's is kept");
+    assert_eq!(
+        evidence.standing(&batch("a", [1]), true, true, NOW).settled_by_anybody,
+        Some(RequestId(2)),
+        "anybody's is kept"
+    );
 }
 
 proptest! {

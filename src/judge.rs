@@ -55,9 +55,12 @@ pub struct Heard<'a> {
 /// What the other requests of this life came to, as far as it bears on a verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// The newest request by whose answer something was settled: of this agent, or, if the agent has no other work than
-    /// this request, of anybody.
+    /// The newest request of this agent by whose answer something was settled.
     pub settled: Option<RequestId>,
+    /// The newest of anybody.
+    pub settled_by_anybody: Option<RequestId>,
+    /// The agent has no rows beside those of this request.
+    pub is_all_work: bool,
     /// The newest request of this agent that was answered with a 200.
     pub answered: Option<RequestId>,
     /// A single-entry DELETE of this agent was answered with a 200: there is such a route.
@@ -129,7 +132,12 @@ impl Case<'_> {
 
     /// Something got through after the row's last request: what failed then and fails now does so while others do not.
     fn is_witnessed(&self, row: &Deletion) -> bool {
-        row.last_request.is_some() && self.standing.settled > row.last_request
+        let Standing { settled, settled_by_anybody, is_all_work, .. } = *self.standing;
+        // Alone, and again without anything of its agent having been settled: the agent's other rows had their turn meanwhile
+        // and failed, too. So it is for others to show that the API is well.
+        let is_next_round = self.batch().len() == 1 && row.first_fault.is_some() && row.last_request > settled;
+        let by_anybody = (is_all_work || is_next_round) && settled_by_anybody > row.last_request;
+        row.last_request.is_some() && (settled > row.last_request || by_anybody)
     }
 
     fn is_last(&self, row: &Deletion) -> bool {
@@ -245,7 +253,10 @@ impl Case<'_> {
         if !self.is_single() && self.may_ask(row) && (self.is_last(row) || may_be_gone) {
             return to_be_asked(row, self.release_now(cause));
         }
-        answered(row, self.retry(row, cause))
+        let judged = answered(row, self.retry(row, cause));
+        // Nobody has said whether there is such an entry: its end is unconfirmed.
+        let is_unconfirmed = !self.is_single() && matches!(judged.verdict, Verdict::Dead { .. });
+        Judged { maybe_done: judged.maybe_done || is_unconfirmed, ..judged }
     }
 
     /// A 200 that deleted nothing, or a `"success": false`: the rows may be the reason, or it is an outage that is spoken
@@ -255,15 +266,15 @@ impl Case<'_> {
         let says_it = self.is_single() || self.standing.is_only_work;
         let is_known = !self.standing.is_old_news && row.evidence.is_some() && says_it;
         if others_got_through || is_known {
-            let evidence = row.evidence.or(others_got_through.then_some(self.sent.request));
+            // That several fail together is evidence about the request.
+            let is_evidence = self.is_witnessed(row) && self.batch().len() == 1;
+            let evidence = row.evidence.or(is_evidence.then_some(self.sent.request));
             return Judged { evidence, ..self.unsettled(row, cause) };
         }
         let cannot_ask = !self.is_single() && !self.may_ask(row);
         if cannot_ask && !self.standing.is_old_news {
             // Nothing else could ever tell: the attempt counts, and the end is unconfirmed.
-            let judged = self.unsettled(row, cause);
-            let is_dead = matches!(judged.verdict, Verdict::Dead { .. });
-            return Judged { maybe_done: judged.maybe_done || is_dead, ..judged };
+            return self.unsettled(row, cause);
         }
         if self.is_single() || self.standing.is_suspect || self.standing.is_old_news {
             return Judged { asks: row.asks, ..answered(row, self.release_later(cause)) };
@@ -355,7 +366,10 @@ impl Case<'_> {
             // A gateway and a wrong region answer 404, too.
             let is_word = envelope.is_some_and(|said| said.is_word_about_the_entry(self.sent.correlation_id));
             let speaks_of_else = envelope.is_some_and(Envelope::speaks_of_something_else);
-            (is_word || (self.standing.singles_answered && !speaks_of_else)).then_some(Verdict::Absent)?
+            let is_of_another =
+                envelope.is_some_and(|said| said.error_id.is_some() && !said.is_ours(self.sent.correlation_id));
+            let is_route = self.standing.singles_answered && !speaks_of_else && !is_of_another;
+            (is_word || is_route).then_some(Verdict::Absent)?
         } else if cause == Cause::Rejected && !row.is_decimal() {
             // Documented as "Invalid ID".
             let is_word = envelope.is_some_and(|said| said.is_ours(self.sent.correlation_id));
@@ -417,11 +431,11 @@ impl Case<'_> {
     fn rejected_alone(&self) -> Judgement {
         let cause = Cause::Rejected;
         let is_known = |row: &Deletion| row.first_fault.is_some() && self.standing.answered > row.first_fault;
-        let is_known = self.was_split() && self.batch().only().is_some_and(is_known);
+        let is_known = self.batch().only().is_some_and(|row| row.was_rejected && is_known(row));
         if is_known || !(self.standing.is_suspect || self.standing.is_old_news) {
             let hold = (!is_known).then(|| self.hold(self.agent(), cause, HoldEnd::ByStreak));
-            let dead = self.fault_judgement(hold, |row| answered(row, Verdict::Dead { cause }));
-            return Judgement { has_settled: is_known, ..dead };
+            // It says nothing about others: as little as a rejection of several rows.
+            return self.fault_judgement(hold, |row| answered(row, Verdict::Dead { cause }));
         }
         let verdict = self.release_now(cause);
         let hold = self.hold(self.agent(), cause, HoldEnd::ByStreak);
@@ -433,15 +447,10 @@ impl Case<'_> {
         })
     }
 
-    /// These rows were rejected before, or failed as a whole twice: they no longer go with as many as there are.
-    fn was_split(&self) -> bool {
-        self.batch().lane().batch_max < MAX_BATCH_SIZE
-    }
-
     /// A fault of another kind before the first rejection is forgotten: a 200 between the two does not show that anything is
     /// accepted since.
     fn first_rejection(&self, row: &Deletion) -> Option<RequestId> {
-        if self.was_split() { self.first_fault(row) } else { Some(self.sent.request) }
+        if row.was_rejected { self.first_fault(row) } else { Some(self.sent.request) }
     }
 
     fn first_fault(&self, row: &Deletion) -> Option<RequestId> {
@@ -475,7 +484,7 @@ impl Case<'_> {
             } else {
                 Judged { batch_max: self.smaller(row), ..kept(row, released) }
             };
-            let asks_of_it_alone = self.batch().lane().batch_max == ALONE && row.first_fault.is_none();
+            let asks_of_it_alone = self.is_about_one_to_be_asked(row);
             let first_fault = if asks_of_it_alone { None } else { self.first_fault(row) };
             Judged { maybe_done: row.maybe_done || unseen, first_fault, ..judged }
         })
@@ -489,9 +498,14 @@ impl Case<'_> {
         (is_again && got_through && !self.standing.is_old_news).then(|| part(self.batch().len()))
     }
 
+    /// The request was to ask about this row alone, or stood in for that.
+    fn is_about_one_to_be_asked(&self, row: &Deletion) -> bool {
+        self.batch().lane().batch_max == ALONE && self.batch().len() == 1 && row.first_fault.is_none()
+    }
+
     fn counted_as_a_whole(&self, row: &Deletion, fault: &Fault) -> Judged {
         let (cause, len) = (fault.cause(), self.batch().len());
-        if self.batch().lane().batch_max == ALONE && row.first_fault.is_none() {
+        if self.is_about_one_to_be_asked(row) {
             return self.ask_again(row, cause);
         }
         if len > 1 {

@@ -42,6 +42,7 @@ fn row(at: i64) -> Deletion {
         attempts: 0,
         asks: 0,
         maybe_done: false,
+        was_rejected: false,
         last_request: None,
         first_fault: None,
         evidence: None,
@@ -339,6 +340,8 @@ fn any_standing() -> impl Strategy<Value = Standing> {
         ] = flags;
         Standing {
             settled,
+            settled_by_anybody: settled,
+            is_all_work: false,
             answered,
             singles_answered,
             is_only_work,

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::deletion::{AgentId, Lane};
+use crate::deletion::{ALONE, AgentId, Lane};
 
 /// The lanes that have, or soon will have, something to send.
 #[derive(Debug, Default)]
@@ -140,11 +140,45 @@ impl Lanes {
         Some((agent, lanes))
     }
 
+    /// Takes the lanes of an agent out whose rows are asked about alone and whose time has come, wherever they are.
+    pub fn take_alone(&mut self, agent: &AgentId, now: Duration) -> Vec<Lane> {
+        let has_come = |place: &Place| match place {
+            Place::Ready => true,
+            Place::Waiting((at, _), _) => *at <= now,
+            Place::Probing => false,
+        };
+        let lanes = self.places.get(agent).into_iter().flatten();
+        let lanes = lanes.filter(|((_, batch_max), place)| *batch_max == ALONE && has_come(place));
+        let lanes = lanes.map(|((priority, batch_max), _)| Lane {
+            priority: *priority,
+            agent: agent.clone(),
+            batch_max: *batch_max,
+        });
+        let lanes: Vec<Lane> = lanes.collect();
+        for lane in &lanes {
+            self.leave_waiting(lane);
+            let priority = Reverse(lane.priority);
+            if self.place(lane) == Some(Place::Ready)
+                && let Some(ready) = self.ready.get_mut(&priority)
+            {
+                ready.retain(|other| other != lane);
+                if ready.is_empty() {
+                    self.ready.remove(&priority);
+                }
+            }
+            self.forget(lane);
+        }
+        lanes
+    }
+
     /// Whether the agent has rows that are due, beside those in flight.
     #[must_use]
-    pub fn has_due(&self, agent: &AgentId) -> bool {
-        let places = self.places.get(agent).into_iter().flat_map(BTreeMap::values);
-        places.into_iter().any(|place| !matches!(place, Place::Waiting(_, false)))
+    pub fn has_due(&self, agent: &AgentId, now: Duration) -> bool {
+        let mut places = self.places.get(agent).into_iter().flat_map(BTreeMap::values);
+        places.any(|place| match place {
+            Place::Ready | Place::Probing | Place::Waiting(_, true) => true,
+            Place::Waiting((look_at, _), false) => *look_at <= now,
+        })
     }
 
     /// Whether the agent has a lane.
@@ -288,15 +322,32 @@ mod tests {
     }
 
     #[test]
+    fn lanes_whose_rows_are_asked_about_alone_are_taken_out_wherever_they_are() {
+        let mut lanes = Lanes::default();
+        let agent = lane(0, "a").agent;
+        let alone = |priority| Lane { batch_max: ALONE, ..lane(priority, "a") };
+        lanes.put_back(alone(5));
+        lanes.put_back(lane(0, "a"));
+        lanes.put_back(alone(0));
+        lanes.note(alone(1), NOW);
+        lanes.note(alone(2), NOW + Duration::from_millis(1));
+        lanes.set_aside(&alone(3));
+        assert_eq!(lanes.take_alone(&agent, NOW), [alone(0), alone(1), alone(5)]);
+        assert_eq!(take(&mut lanes, NOW, 9), [lane(0, "a")], "the others are out of their places");
+        assert_eq!(lanes.next_probing(), Some((agent, vec![alone(3)])));
+        assert_eq!(lanes.next_look(), Some(NOW + Duration::from_millis(1)));
+    }
+
+    #[test]
     fn an_agent_has_due_rows_if_a_lane_of_it_is_ready_or_held_and_not_if_it_only_waits() {
         let mut lanes = Lanes::default();
         let agent = lane(0, "a").agent;
         lanes.note(lane(0, "a"), Duration::from_secs(200));
-        assert!(lanes.knows(&agent) && !lanes.has_due(&agent));
+        assert!(lanes.knows(&agent) && !lanes.has_due(&agent, NOW));
         lanes.hold(lane(1, "a"), Duration::from_secs(200));
-        assert!(lanes.has_due(&agent));
+        assert!(lanes.has_due(&agent, NOW));
         assert_eq!(names(&take(&mut lanes, Duration::from_secs(200), 9)), ["a"]);
-        assert!(lanes.has_due(&agent), "the other one is ready now");
+        assert!(lanes.has_due(&agent, NOW), "the other one is ready now");
         take(&mut lanes, Duration::from_secs(200), 9);
         assert!(!lanes.knows(&agent));
     }

@@ -15,7 +15,7 @@ mod write;
 
 use std::{fs::File, io, path::PathBuf};
 
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 pub use file::{OpenError, Opened, Options, StoreError, Synchronous, holder, verify};
 pub use producer::{Enqueued, Producer, Wish};
@@ -28,7 +28,7 @@ pub use write::Write;
 
 use crate::{
     clock::Timestamp,
-    deletion::{DeletionId, Lane},
+    deletion::{AgentId, DeletionId, Lane},
     pace::HoldRow,
 };
 use file::{FileIdentity, LOCK_SUFFIX, connect, find_replaced};
@@ -76,6 +76,14 @@ WHERE answered_at IS NULL ORDER BY requests.id"
 const SENT_LATELY: &str = "
 SELECT left_by FROM (SELECT coalesce(answered_at, ?3) AS left_by FROM requests ORDER BY id DESC LIMIT ?2)
 WHERE left_by > ?1 AND typeof(left_by) = 'integer' ORDER BY left_by";
+
+/// ?1 how many. Only the newest requests are looked at: an outage of rejections has few others.
+const LAST_REJECTED: &str = "
+WITH newest AS MATERIALIZED (SELECT * FROM requests ORDER BY id DESC LIMIT 1000)
+SELECT agent_id, CASE WHEN json_valid(deletion_ids) THEN deletion_ids->>0 END FROM newest
+WHERE fault = 'rejected' AND size = 1 AND dead = 1
+    AND id > coalesce((SELECT max(id) FROM newest WHERE deleted > 0 OR absent > 0), 0)
+ORDER BY id DESC LIMIT ?1";
 
 /// The queue, open for the one daemon that works on it.
 #[derive(Debug)]
@@ -191,6 +199,21 @@ impl Store {
         let sent = sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).bind(now.0).fetch_all(&mut self.conn).await;
         let sent: Vec<i64> = sent.map_err(|source| self.error("look at the last requests", source))?;
         Ok(sent.into_iter().map(Timestamp).collect())
+    }
+
+    /// Of the newest requests, those whose only row was rejected and given up, with nothing settled since: agent and row,
+    /// oldest first, `most` of them.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, StoreError> {
+        let rows = sqlx::query(LAST_REJECTED).bind(most).fetch_all(&mut self.conn).await;
+        let rows = rows.map_err(|source| self.error("look at the last requests", source))?;
+        let rejected = |row: &SqliteRow| {
+            let agent = AgentId::parse(row.try_get(0).ok()?).ok()?;
+            Some((agent, DeletionId(row.try_get(1).ok()?)))
+        };
+        Ok(rows.iter().rev().filter_map(rejected).collect())
     }
 
     /// Whether no row is open.

@@ -190,6 +190,9 @@ impl<T: Transport> Worker<T> {
             supervisor: Supervisor::default(),
             told,
         };
+        for (agent, row) in worker.store.last_rejected(settings.after_faults).await? {
+            worker.ledger.evidence.remember_rejected(agent, row);
+        }
         worker.read_holds().await?;
         clocks::tell(worker.clocks.put_right, worker.holds_to_write.len());
         let soon = worker.schedule.pace.holds.probe_soon(worker.clock.now());

@@ -57,7 +57,8 @@ fn what_a_bulk_delete_leaves_open_at_the_limit_is_asked_about_alone() {
     assert_eq!(verdicts(&judgement), ["release", "release", "release", "deleted", "retry"]);
     let judgement = without_asking(&bulk(20, rows()), &result, &Standing::default());
     assert_eq!(verdicts(&judgement), ["dead", "dead", "dead", "deleted", "retry"]);
-    assert!(judgement.rows.iter().all(|row| !row.maybe_done), "others were deleted beside them");
+    let unconfirmed: Vec<bool> = judgement.rows.iter().map(|row| row.maybe_done).collect();
+    assert_eq!(unconfirmed, [true, true, true, false, false], "nobody said whether there are such entries");
 }
 
 #[test]
@@ -103,7 +104,13 @@ fn a_200_that_deletes_nothing_is_no_success_and_holds_the_agent_by_streak() {
         let judgement = judged(&fresh(2), &result, &vouched);
         assert_eq!((held(&judgement), judgement.asks_first), (None, false), "the API said itself that it is the rows");
         assert_eq!(verdicts(&judgement), ["retry", "retry"]);
-        assert!(judgement.rows.iter().all(|row| row.evidence == Some(REQUEST)));
+        assert!(
+            judgement.rows.iter().all(|row| row.evidence.is_none()),
+            "that both failed is evidence about the request"
+        );
+        let row = || Deletion { last_request: Some(LAST), ..row(0) };
+        let alone = judged(&bulk(20, vec![row()]), &lists(&[], &["0"]), &witnessed());
+        assert_eq!(alone.rows[0].evidence, Some(REQUEST), "alone, while others got through");
     }
 }
 

@@ -28,7 +28,12 @@ impl Case<'_> {
 
     /// Something got through after the request in which the row failed before this one.
     fn failed_while_others_got_through(&self, row: &Deletion) -> bool {
-        row.last_request.is_some_and(|last| self.standing.settled.is_some_and(|settled| settled > last))
+        let since = |settled: Option<RequestId>| settled.is_some() && settled > row.last_request;
+        let is_next_round =
+            self.batch.len() == 1 && row.first_fault.is_some() && row.last_request > self.standing.settled;
+        let is_for_others_to_show = self.standing.is_all_work || is_next_round;
+        row.last_request.is_some()
+            && (since(self.standing.settled) || (is_for_others_to_show && since(self.standing.settled_by_anybody)))
     }
 
     /// The rule. `deletes_others`: the same answer deleted another row of the batch.
@@ -68,7 +73,7 @@ impl Case<'_> {
             return false;
         }
         let is_documented = self.is_single() && !row.is_decimal();
-        let was_rejected = self.batch.lane().batch_max < 20 && row.first_fault.is_some();
+        let was_rejected = row.was_rejected && row.first_fault.is_some();
         let others_are_not = was_rejected && self.standing.answered > row.first_fault;
         let are_few = !self.standing.is_suspect && !self.standing.is_old_news;
         is_documented || others_are_not || are_few
@@ -223,7 +228,9 @@ fn a_rejection_condemns_a_row_only_alone_and_while_others_are_not_or_such_are_fe
     for [at_limit, was_asked] in flags() {
         for (name, first_fault) in ["0", "12x", "a/b"].into_iter().flat_map(|name| [(name, None), (name, Some(LAST))]) {
             let (attempts, asks) = (if at_limit { 2 } else { 0 }, if was_asked { 1 } else { 0 });
-            let row = named(name, Deletion { attempts, asks, first_fault, last_request: Some(LAST), ..row(0) });
+            let was_rejected = at_limit != was_asked;
+            let row =
+                named(name, Deletion { attempts, asks, was_rejected, first_fault, last_request: Some(LAST), ..row(0) });
             for (batch, policy) in shapes(&row).iter().flat_map(|batch| policies().map(|policy| (batch, policy))) {
                 for [is_old_news, is_suspect, asks_refused, singles_answered] in flags() {
                     for answered in [None, Some(RequestId(35)), Some(SINCE)] {

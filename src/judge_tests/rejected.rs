@@ -8,7 +8,7 @@ fn suspect() -> Standing {
 
 /// Was rejected together with others, and travels alone since.
 fn told_apart(at: i64) -> Deletion {
-    Deletion { last_request: Some(LAST), first_fault: Some(LAST), ..row(at) }
+    Deletion { was_rejected: true, last_request: Some(LAST), first_fault: Some(LAST), ..row(at) }
 }
 
 const REJECTED: Verdict = Verdict::Dead { cause: Cause::Rejected };
@@ -49,7 +49,7 @@ fn a_200_since_the_first_rejection_shows_that_not_everything_is_rejected() {
     };
     let old = Standing { is_old_news: true, ..suspect() };
     for standing in [Standing::default(), suspect(), old] {
-        assert_eq!(verdict(Some(LAST), Some(SINCE), standing), (REJECTED, true, true), "{standing:?}");
+        assert_eq!(verdict(Some(LAST), Some(SINCE), standing), (REJECTED, true, false), "{standing:?}");
     }
     for standing in [suspect(), old, Standing { is_old_news: true, ..Standing::default() }] {
         for (first, answered) in
@@ -70,8 +70,12 @@ fn a_200_before_the_first_rejection_shows_nothing_even_if_another_fault_came_bef
     assert!(together.rows.iter().all(|row| row.first_fault == Some(REQUEST)));
     let alone = one(&bulk(20, vec![failed(0)]), &status(400), &standing);
     assert_eq!((alone.verdict, alone.first_fault, alone.batch_max), (RELEASED, Some(REQUEST), Some(1)));
+    // Nor if that fault had split them.
     let split = judged(&bulk(8, vec![failed(0), failed(1)]), &status(400), &standing);
-    assert!(split.rows.iter().all(|row| row.first_fault == Some(BEFORE)), "the first of several rejections counts");
+    assert!(split.rows.iter().all(|row| row.first_fault == Some(REQUEST)));
+    let again = |at| Deletion { was_rejected: true, ..failed(at) };
+    let again = judged(&bulk(8, vec![again(0), again(1)]), &status(400), &standing);
+    assert!(again.rows.iter().all(|row| row.first_fault == Some(BEFORE)), "the first of several rejections counts");
 }
 
 #[test]

@@ -172,12 +172,18 @@ fn a_row_that_fails_alone_while_others_get_through_is_asked_about_before_it_is_d
 
 #[test]
 fn once_told_apart_from_others_that_got_through_the_only_row_left_ends_by_itself() {
-    let row = || Deletion { attempts: 2, asks: 1, first_fault: Some(BEFORE), last_request: Some(SINCE), ..row(0) };
+    // It failed alone while others got through.
+    let told = Deletion { evidence: Some(LAST), ..row(0) };
+    let row =
+        || Deletion { attempts: 2, asks: 1, first_fault: Some(BEFORE), last_request: Some(SINCE), ..told.clone() };
     let only = Standing { settled: Some(LAST), is_only_work: true, ..Standing::default() };
     for result in faults() {
         let verdict = |lane, row, standing: &Standing| one(&bulk(lane, vec![row]), &result, standing).verdict.as_str();
         assert_eq!(verdict(1, row(), &only), "dead", "{result:?}");
         assert_eq!(verdict(20, row(), &only), "release", "it was not told apart");
+        let none = Standing { settled: None, ..only };
+        assert_eq!(verdict(1, row(), &none), "dead", "a restart does not forget what is kept with the row");
+        assert_eq!(verdict(1, Deletion { evidence: None, ..row() }, &none), "release", "nothing got through");
         assert_eq!(verdict(1, row(), &Standing { is_only_work: false, ..only }), "release", "others will show");
         assert_eq!(verdict(1, Deletion { first_fault: None, ..row() }, &only), "release", "split for no such fault");
         let two = bulk(1, vec![row(), Deletion { first_fault: Some(BEFORE), ..super::row(1) }]);

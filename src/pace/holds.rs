@@ -151,6 +151,8 @@ pub struct Holds {
     /// The ends of those that people placed, so that the first that is over is found at once.
     ends: BTreeSet<(Timestamp, Scope)>,
     count: usize,
+    /// A question was answered, and what waited for it need not any more.
+    answered: bool,
     growth: Backoff,
     growth_for_a_person: Backoff,
 }
@@ -164,6 +166,7 @@ impl Holds {
             agents: BTreeMap::new(),
             ends: BTreeSet::new(),
             count: 0,
+            answered: false,
             growth,
             growth_for_a_person: growth.with_floor(LEAST_FOR_A_PERSON),
         }
@@ -281,6 +284,8 @@ impl Holds {
         let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
         let ahead: Vec<Held> = all.filter(is_ahead).cloned().collect();
         let mut changes = Vec::new();
+        let soon = now.plus(self.growth.base());
+        self.all.values_mut().for_each(|held| held.early_from = held.early_from.min(soon));
         for mut held in ahead {
             let given_at = held.row.given_at();
             held.row.until_at = held.row.until_at.map(|until| now.plus(until.since(given_at)));
@@ -469,6 +474,7 @@ impl Holds {
         }
         let mut changes = Vec::new();
         if outcome.has_settled {
+            self.answered |= probed.iter().any(|held| held.is_question);
             probed.iter().for_each(|held| changes.extend(self.lift(&held.row)));
             self.drop_questions(&outcome.agent);
             return changes;
@@ -496,7 +502,9 @@ impl Holds {
                 // It failed for everybody: that tells nothing about the one agent.
                 continue;
             }
-            if is_all && hold.scope != Scope::All && !by_streak {
+            // Several agents got the same status, and it is the reason of the hold: then another one of them tells nothing new.
+            let is_same = held.involved.is_some() && held.row.cause == hold.cause;
+            if is_all && hold.scope != Scope::All && !by_streak && !is_same {
                 // The API speaks again, if only to say no to this agent.
                 changes.extend(self.lift(&held.row));
                 continue;
@@ -511,6 +519,12 @@ impl Holds {
                 continue;
             }
             is_placed |= held.row.scope == scope;
+            if outcome.asks_first && is_all && held.is_question && held.asked.as_ref() != Some(&outcome.agent) {
+                // Somebody else's bulk delete: a row of theirs is asked about next.
+                let asked = Some(outcome.agent.clone());
+                self.put(Held { asked, newest: held.newest.max(outcome.newest), ..held.clone() });
+                continue;
+            }
             if outcome.asks_first && !is_all {
                 if !held.row.cause.is_of_an_answer() {
                     // There are answers again; what they are about is another question.
@@ -548,6 +562,12 @@ impl Holds {
         let questions = self.concerning(Some(agent)).filter(|held| held.is_question);
         let questions: Vec<_> = questions.map(|held| (held.row.scope.clone(), held.row.cause)).collect();
         questions.iter().for_each(|(scope, cause)| drop(self.remove(scope, *cause)));
+        self.answered |= !questions.is_empty();
+    }
+
+    /// Whether a question was answered so that nothing is held since this was asked last: what waited for it need not any more.
+    pub fn take_answered(&mut self) -> bool {
+        std::mem::take(&mut self.answered)
     }
 
     fn lift(&mut self, row: &HoldRow) -> Option<HoldChange> {
@@ -565,7 +585,7 @@ impl Holds {
         self.put(Held { is_question: true, asked, ..Held::new(row, outcome.newest) });
     }
 
-    /// The end of a hold that was placed again so often, and whether it has become as long as such holds become.
+    /// The end of a hold that was placed again so often.
     fn end(
         &self,
         cause: Cause,
@@ -573,15 +593,19 @@ impl Holds {
         repeats: u32,
         now: Timestamp,
         rng: &mut fastrand::Rng,
-    ) -> (Timestamp, bool) {
-        let (growth, nth) = (self.growth(cause), repeats.saturating_add(1));
-        let grown = now.plus(growth.jittered(nth, Jitter::draw(rng)));
-        let (until, is_longest) = match hold.map(|hold| hold.end) {
+    ) -> Timestamp {
+        let grown = now.plus(self.growth(cause).jittered(repeats.saturating_add(1), Jitter::draw(rng)));
+        let until = match hold.map(|hold| hold.end) {
             // The API said when.
-            Some(HoldEnd::At(until)) => (until, false),
-            Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => (grown, growth.is_longest(nth)),
+            Some(HoldEnd::At(until)) => until,
+            Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => grown,
         };
-        (hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked)), is_longest)
+        hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked))
+    }
+
+    /// Whether a hold has become as long as such holds become by growing.
+    fn is_longest(&self, row: &HoldRow) -> bool {
+        row.until_at.is_some_and(|until| until.since(row.given_at()) >= self.growth(row.cause).delay(u32::MAX))
     }
 
     /// A probe failed: the hold lasts longer, for what the probe failed of.
@@ -596,8 +620,8 @@ impl Holds {
     ) -> Vec<HoldChange> {
         // A question that took the place of a hold goes on where that hold was.
         let repeats = held.row.repeats.saturating_add(u32::from(!held.is_question));
-        let (until, is_longest) = self.end(cause, hold, repeats, now, rng);
-        let was_longest = !held.is_question && self.growth(held.row.cause).is_longest(repeats);
+        let until = self.end(cause, hold, repeats, now, rng);
+        let was_longest = !held.is_question && self.is_longest(&held.row);
         let row = HoldRow {
             scope: held.row.scope.clone(),
             cause,
@@ -617,7 +641,8 @@ impl Holds {
         let may_be_content = hold.map_or(held.may_be_content, |hold| hold.may_be_content);
         let held = Held { involved, may_be_content, early_from: held.early_from, ..Held::new(row.clone(), newest) };
         self.put(held);
-        changes.push(HoldChange::Placed { row, is_longest: is_longest && !was_longest });
+        let is_longest = !was_longest && self.is_longest(&row);
+        changes.push(HoldChange::Placed { row, is_longest });
         changes
     }
 
@@ -636,7 +661,7 @@ impl Holds {
         if by_streak && causes.is_some_and(|causes| causes.values().any(|held| outcome.request <= held.newest)) {
             return None;
         }
-        let (until, is_longest) = self.end(hold.cause, Some(hold), 0, now, rng);
+        let until = self.end(hold.cause, Some(hold), 0, now, rng);
         let known = causes.and_then(|causes| causes.get(&hold.cause)).cloned();
         let row = match &known {
             Some(held) if !held.is_question => {
@@ -663,6 +688,7 @@ impl Holds {
             involved
         });
         self.put(Held { involved, may_be_content: hold.may_be_content, ..Held::new(row.clone(), newest) });
+        let is_longest = self.is_longest(&row);
         Some(HoldChange::Placed { row, is_longest })
     }
 }

@@ -294,14 +294,18 @@ fn a_fault_by_streak_keeps_a_hold_of_another_kind_unless_it_is_an_answer() {
 }
 
 #[test]
-fn a_hold_until_the_time_that_the_api_says_is_never_said_to_be_the_longest() {
-    let mut holds = holds();
-    let throttled =
-        |request, seconds| outcome(request, "a", Some(hold(Scope::All, Cause::Throttled, HoldEnd::At(at(seconds)))));
-    for n in 0..9 {
-        let changes = take(&mut holds, throttled(n, n.unsigned_abs() * 100 + 90), at(n.unsigned_abs() * 100));
-        assert_eq!((placed(&changes).0.repeats, placed(&changes).1), (u32::try_from(n).unwrap(), false));
-        holds.sent(RequestId(n + 1), &agent("a"), at(n.unsigned_abs() * 100 + 90));
+fn a_hold_until_the_time_that_the_api_says_is_said_to_be_the_longest_once_if_it_is() {
+    for (lasts, is_longest) in [(20, false), (90, true)] {
+        let mut holds = holds();
+        let throttled = |request, seconds| {
+            outcome(request, "a", Some(hold(Scope::All, Cause::Throttled, HoldEnd::At(at(seconds)))))
+        };
+        for n in 0..9 {
+            let changes = take(&mut holds, throttled(n, n.unsigned_abs() * 100 + lasts), at(n.unsigned_abs() * 100));
+            let expected = (u32::try_from(n).unwrap(), is_longest && n == 0);
+            assert_eq!((placed(&changes).0.repeats, placed(&changes).1), expected);
+            holds.sent(RequestId(n + 1), &agent("a"), at(n.unsigned_abs() * 100 + lasts));
+        }
     }
 }
 

@@ -39,7 +39,7 @@ impl Look {
         self.due.extend(later.due);
         if !as_they_are {
             // Both are in this order, and the sort finds that out.
-            self.due.sort_by_key(|row| (row.due_since, row.deletion.id));
+            self.due.sort_by_key(|row| (row.turn, row.deletion.id));
         }
         self.due.truncate(most);
         self.unusable.extend(later.unusable);
@@ -54,6 +54,8 @@ pub struct DueRow {
     pub deletion: Deletion,
     /// Since when it could have been sent.
     pub due_since: Timestamp,
+    /// What its turn goes by: its time, or, if it is due at once, when it was enqueued.
+    pub turn: Timestamp,
     /// It comes back from an attempt that failed, and counted.
     pub is_retry: bool,
 }
@@ -259,11 +261,13 @@ impl RawDeletion {
                 attempts,
                 asks,
                 maybe_done: maybe_done != 0,
+                was_rejected: cause == Some(Cause::Rejected),
                 last_request: request.map(RequestId),
                 first_fault: first_fault.map(RequestId),
                 evidence: evidence.map(RequestId),
             },
             due_since: due_since(due_at, created_at, now),
+            turn: Timestamp(if due_at == 0 { created_at } else { due_at }),
             is_retry: attempts > 0 && cause.is_some_and(Cause::gathers),
         })
     }

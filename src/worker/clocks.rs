@@ -131,6 +131,10 @@ impl<T: Transport> Worker<T> {
                 info!(event = event::CLOCK_JUMPED, rows, "due times that a clock gave which was ahead are put right");
             }
             let ended = self.clock.elapsed();
+            if self.clocks.search.is_none() && !self.ledger.unsettled.is_empty() {
+                // What was judged by the wrong clock is not written yet.
+                self.clocks.search = Some(RequestId(i64::MAX));
+            }
             self.clocks.search_at = ended + ended.saturating_sub(elapsed) * SEARCH_SHARE;
         }
         Ok(())

@@ -111,8 +111,9 @@ impl Ledger {
 
     fn standing(&self, call: &InFlight, has_company: bool, schedule: &Schedule, elapsed: Duration) -> Standing {
         let agent = &call.batch.lane().agent;
-        let is_only_work = !has_company && !schedule.lanes.has_due(agent);
-        let standing = self.evidence.standing(&call.batch, is_only_work, elapsed);
+        let is_only_work = !has_company && !schedule.lanes.has_due(agent, elapsed);
+        let is_all_work = !has_company && !schedule.lanes.knows(agent);
+        let standing = self.evidence.standing(&call.batch, is_only_work, is_all_work, elapsed);
         match schedule.pace.holds.by_streak(agent, call.request) {
             Some(is_old_news) => Standing { is_suspect: true, is_old_news, ..standing },
             None => standing,
@@ -213,6 +214,7 @@ impl Ledger {
             }
             // What waits for a hold that was lifted need not wait any more.
             stale |= holds.iter().any(|change| matches!(change, HoldChange::Lifted { .. }));
+            stale |= schedule.pace.holds.take_answered();
             for row in &settlement.rows {
                 if let Some(due_at) = row.verdict.due_at() {
                     // Whoever wrote meanwhile may have moved the row to another lane.

@@ -159,11 +159,13 @@ mod tests {
                         attempts: 0,
                         asks: 0,
                         maybe_done: false,
+                        was_rejected: false,
                         last_request: None,
                         first_fault: None,
                         evidence: None,
                     },
                     due_since,
+                    turn: due_since,
                     is_retry: false,
                 }
             })

@@ -34,6 +34,8 @@ use crate::{
 const MOST_CONSIDERED: usize = 2_000;
 /// How many lanes are looked at in one transaction beyond those that there is room for.
 const MOST_LOOKS: usize = 64;
+/// For a probe that takes the rows that were tried least, this many times the rows of a request are looked at.
+const LEAST_TRIED_OF: usize = 10;
 /// How long until it is looked again whether somebody may probe a hold on everything.
 const PROBE_RECHECK: Duration = Duration::from_millis(20);
 /// How many holds that are over are lifted in one transaction.
@@ -198,12 +200,15 @@ impl Schedule {
         if !plan.claims.is_empty() {
             return;
         }
-        self.pick_probe(plan, evidence, now);
+        // Whoever is ready goes before those that have been set aside for a hold of their own: agents take turns, so that one
+        // that is broken does not keep the others waiting.
         for _ in 0..MOST_CONSIDERED {
             if !plan.picked.is_empty() {
                 return;
             }
-            let Some(lane) = self.lanes.next(self.clock.elapsed()) else { return };
+            let Some(lane) = self.lanes.next(self.clock.elapsed()) else {
+                return self.pick_probe(plan, evidence, now);
+            };
             if self.pace.holds.admit(&lane.agent, now) == Admission::Probe {
                 self.choose(plan, vec![lane], evidence);
             } else if let Some(lane) = self.admitted(lane, now) {
@@ -240,6 +245,10 @@ impl Schedule {
         // rows; but of those that were rejected together, the small ones do.
         let refuses = evidence.refuses_asks(&first.agent, self.clock.elapsed());
         let asks_first = (probe.asks || probe.newest_first) && !refuses;
+        if asks_first {
+            // It may have come just now, and not have had its turn.
+            lanes.extend(self.lanes.take_alone(&first.agent.clone(), self.clock.elapsed()));
+        }
         lanes.sort_by_key(|lane| {
             let (is_alone, is_full) = (lane.batch_max == ALONE, lane.batch_max == MAX_BATCH_SIZE);
             let is_rejected = probe.newest_first && !is_full;
@@ -247,9 +256,19 @@ impl Schedule {
             (is_alone != asks_first, is_rejected, size)
         });
         let chosen = lanes.remove(0);
-        lanes.iter().for_each(|lane| self.lanes.set_aside(lane));
+        lanes.into_iter().for_each(|lane| self.return_to_turn(lane));
         plan.taken.push(chosen.clone());
         plan.picked.probe = Some((chosen, probe));
+    }
+
+    /// A lane that may probe waits for the next time that it may: aside, if it is its agent that is held; behind the others, if
+    /// everything is.
+    fn return_to_turn(&mut self, lane: Lane) {
+        if self.pace.holds.is_held_itself(&lane.agent) {
+            self.lanes.set_aside(&lane);
+        } else {
+            self.lanes.put_back(lane);
+        }
     }
 
     /// Fills `plan` with claims of the lanes whose turn it is. A permit is taken once there is a batch for it, and before
@@ -332,10 +351,14 @@ impl Schedule {
         let (evidence, now) = (turn.known.evidence, turn.now);
         let rules = turn.rules_for(&lane, self.clock.elapsed());
         let ids = on_their_way(turn.known.calls.values(), self.others_wrote, &plan.claims, std::slice::from_ref(&lane));
-        let most = usize::from(rules.batch_size);
+        // Of more rows than go, those that were tried least.
+        let most = usize::from(rules.batch_size) * if how.asks || how.newest_first { LEAST_TRIED_OF } else { 1 };
         let looks = write.look(std::slice::from_ref(&lane), most, &ids, how.newest_first, now).await?;
         plan.looks = plan.looks.saturating_sub(1);
-        let Some(look) = looks.into_iter().next() else { return Ok(()) };
+        let Some(mut look) = looks.into_iter().next() else { return Ok(()) };
+        if how.asks || how.newest_first {
+            look.due.sort_by_key(|row| row.deletion.attempts);
+        }
         plan.buried += write.bury(&look.unusable, now).await?;
         let (found, next) = (look.due.len(), look.next_due_at);
         let largest = evidence.largest(&lane.agent);
@@ -348,7 +371,7 @@ impl Schedule {
             return Ok(());
         };
         if !self.pace.permits.take(self.clock.elapsed()) {
-            self.lanes.set_aside(&lane);
+            self.return_to_turn(lane);
             return Ok(());
         }
         self.pace.took(true);
@@ -360,7 +383,7 @@ impl Schedule {
         let has_more = found > batch.len() || found >= most;
         self.add(write, plan, turn, batch);
         if has_more {
-            self.lanes.set_aside(&lane);
+            self.return_to_turn(lane);
         } else if let Some(at) = next {
             self.lanes.note(lane, self.at(at, now));
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use audio_cache_sweeper::{
     clock::Timestamp,
+    pace::RateLimit,
     sandbox::{Mood, Options, Outage},
 };
 
@@ -114,6 +115,29 @@ async fn a_hold_that_a_clock_placed_which_was_ahead_lasts_no_longer_than_such_ho
 }
 
 #[tokio::test]
+async fn a_question_that_a_clock_put_off_which_was_ahead_is_asked_with_the_next_permit() {
+    // Nothing is there: after three answers that delete nothing, one row is asked about before the agent is held.
+    let sandbox = Options { agents: vec![("a".to_owned(), 0)], ..Plan::default().sandbox };
+    let rate = RateLimit { requests_per_second: 1.0, burst: 1.try_into().unwrap() };
+    let mut bed = Bed::new(Plan { sandbox, rate, ..Plan::default() }).await;
+    jump(&bed, HOUR);
+    bed.insert_many("a", 100).await;
+    for sent in 1..=3 {
+        bed.work().await;
+        assert_eq!(bed.sizes().len(), sent);
+        if sent < 3 {
+            bed.clock.advance(Duration::from_secs(1));
+        }
+    }
+    jump_back(&bed, HOUR);
+    bed.work().await;
+    bed.clock.advance(Duration::from_secs(1));
+    bed.work().await;
+    let asked: Vec<String> = bed.sandbox.requests().iter().map(|request| request.method.clone()).collect();
+    assert_eq!(asked, ["POST", "POST", "POST", "DELETE"]);
+}
+
+#[tokio::test]
 async fn a_retry_that_a_clock_scheduled_which_was_ahead_waits_no_longer_than_its_delay() {
     let moods =
         [listing(&["2"], &["1"]), listing(&["2"], &[]), status_with(500, "Retry-After", "40"), Mood::status(500)];
@@ -187,8 +211,8 @@ async fn what_people_said_stays_as_it_is_whatever_the_clock_does() {
     .await;
     let due = "SELECT entry_id, due_at FROM deletions ORDER BY 1";
     let holds = "SELECT scope, since_at, coalesce(until_at, 0) FROM holds ORDER BY 1";
-    let (due_before, holds_before): (Vec<(String, i64)>, Vec<(String, i64, i64)>) =
-        (bed.query(due).await, bed.query(holds).await);
+    let due_before: Vec<(String, i64)> = bed.query(due).await;
+    let holds_before: Vec<(String, i64, i64)> = bed.query(holds).await;
     jump_back(&bed, HOUR);
     bed.work().await;
     let mut bed = bed.restart().await;

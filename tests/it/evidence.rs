@@ -299,3 +299,50 @@ async fn a_steady_inflow_of_new_rows_does_not_starve_one_that_failed() {
     }
     panic!("starved");
 }
+
+#[tokio::test]
+async fn a_restart_begins_no_streak_of_rejections_anew() {
+    let outage = Some(Outage::Status(400));
+    let mut bed = Bed::new(defaults(Options { outage, ..Options::default() })).await;
+    for life in 0..6 {
+        // As cron would have it: some rows, and a daemon that ends soon.
+        let rows = [(life * 2).to_string(), (life * 2 + 1).to_string()];
+        bed.insert(&[("a", rows[0].as_str()), ("a", rows[1].as_str())]).await;
+        run_for(&mut bed, 5).await;
+        bed = bed.restart().await;
+    }
+    let dead = bed.count("state = 'dead'").await;
+    assert!(dead <= 3, "{dead} dead");
+    bed.sandbox.set_outage(None);
+    run_for(&mut bed, DAY).await;
+    assert_eq!(bed.count("state = 'deleted'").await, 12 - dead);
+}
+
+#[tokio::test]
+async fn rows_of_an_agent_that_all_fail_end_if_others_get_through_for_long_enough() {
+    let poison = ["9001", "9002", "9003"].map(|id| (id.to_owned(), Poison::Status(500)));
+    let mut bed = Bed::new(defaults(Options { poison: poison.into(), ..Options::default() })).await;
+    bed.insert(&[("bad", "9001"), ("bad", "9002"), ("bad", "9003")]).await;
+    for round in 0..1_000 {
+        if bed.count("state = 'pending'").await == 0 {
+            break;
+        }
+        bed.insert(&[("healthy", round.to_string().as_str())]).await;
+        run_for(&mut bed, 100).await;
+    }
+    assert_eq!(bed.count("state = 'dead' AND last_cause = 'server_error' AND agent_id = 'bad'").await, 3);
+    assert_eq!(bed.count("state <> 'deleted' AND agent_id = 'healthy'").await, 0);
+}
+
+#[tokio::test]
+async fn many_agents_whose_entries_are_all_gone_end_without_a_hold() {
+    let agents: Vec<String> = (0..3).map(|agent| format!("agent-{agent}")).collect();
+    let gone = agents.iter().map(|agent| (agent.clone(), 0)).collect();
+    let mut bed = Bed::new(defaults(Options { agents: gone, ..Options::default() })).await;
+    for agent in &agents {
+        bed.insert_many(agent, 400).await;
+    }
+    let took = run_for(&mut bed, DAY).await;
+    assert_eq!(states(&mut bed).await, counts(&[("absent", 1_200)]), "{took} s");
+    assert!(took < 3_600, "{took} s");
+}

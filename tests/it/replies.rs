@@ -37,6 +37,7 @@ pub fn batch(entries: &[&str]) -> Batch {
         attempts: 0,
         asks: 0,
         maybe_done: false,
+        was_rejected: false,
         last_request: None,
         first_fault: None,
         evidence: None,
