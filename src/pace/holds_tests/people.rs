@@ -83,6 +83,15 @@ fn what_others_changed_is_told_once() {
 }
 
 #[test]
+fn of_two_rows_that_last_equally_long_the_first_counts_each_time() {
+    let first = operator(on("a"), Some(at(9)));
+    let second = HoldRow { repeats: 3, ..first.clone() };
+    let mut holds = holds();
+    assert_eq!(holds.load(vec![first.clone(), second.clone()]), [news(&first)]);
+    assert_eq!(holds.load(vec![first, second]), []);
+}
+
+#[test]
 fn what_the_daemon_placed_itself_is_no_news() {
     let mut holds = holds();
     let changes = take(&mut holds, outcome(1, "a", growing(Scope::All, Cause::Contract)), NOW);
