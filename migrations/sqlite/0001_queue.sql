@@ -63,10 +63,11 @@ CREATE TABLE deletions (
     CONSTRAINT "one row per agent_id and entry_id" UNIQUE (agent_id, entry_id)
 );
 
--- The lanes, and the order of dispatch inside each lane. Most rows are due at once and have the same due_at: created_at puts
--- those in the order in which they were enqueued, also a row that was reopened, whose id is an old one. No other index may
--- follow the state: a second one makes settling rows five to seven times slower.
-CREATE INDEX deletions_due ON deletions (priority, agent_id, batch_max, due_at, created_at) WHERE state = 'pending';
+-- The lanes, and the order of dispatch inside each lane. Most rows are due at once and have the same due_at: the id, which
+-- SQLite has in every index, puts those in the order in which they were enqueued. With created_at in it, emptying a queue of
+-- 1,000 agents takes an eighth longer. No other index may follow the state: a second one makes settling rows five to seven
+-- times slower.
+CREATE INDEX deletions_due ON deletions (priority, agent_id, batch_max, due_at) WHERE state = 'pending';
 
 -- This index is small, and the way from pending to deleted does not touch it. With it, counting the dead rows does not read
 -- the table.
@@ -83,9 +84,11 @@ BEGIN
     -- is the time of the next one, and a producer that repeats itself must not cancel that delay.
     UPDATE deletions SET due_at = NEW.due_at
     WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state = 'pending' AND NEW.due_at < due_at
-        AND request_id IS NULL AND attempts = 0;
-    -- A settled row is reopened, because somebody wants the entry gone again. Its history stays in `requests`.
-    UPDATE deletions SET state = 'pending', settled_at = NULL, attempts = 0, due_at = NEW.due_at, batch_max = 20,
+        AND due_at <> created_at AND request_id IS NULL AND attempts = 0;
+    -- A settled row is reopened, because somebody wants the entry gone again. Its history stays in `requests`. Its id is an
+    -- old one: what is due at once has its turn by the time of this INSERT.
+    UPDATE deletions SET state = 'pending', settled_at = NULL, attempts = 0, batch_max = 20,
+        due_at = CASE NEW.due_at WHEN 0 THEN NEW.created_at ELSE NEW.due_at END,
         asks = 0, maybe_done = 0, request_id = NULL, first_fault = NULL, evidence = NULL, last_cause = NULL, priority = NEW.priority,
         created_at = NEW.created_at
     WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state <> 'pending';

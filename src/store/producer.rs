@@ -36,7 +36,7 @@ SELECT
     coalesce(sum(deletions.state <> 'pending' AND wish.before IS NULL), 0),
     coalesce(sum(CASE
         WHEN deletions.state IS NULL OR deletions.state <> 'pending' THEN wish.due < wish.before
-        WHEN deletions.request_id IS NULL AND deletions.attempts = 0
+        WHEN deletions.request_id IS NULL AND deletions.attempts = 0 AND deletions.due_at <> deletions.created_at
             THEN wish.due < min(deletions.due_at, coalesce(wish.before, deletions.due_at)) END), 0)
 FROM wish LEFT JOIN deletions ON deletions.agent_id = wish.agent AND deletions.entry_id = wish.entry";
 

@@ -77,19 +77,19 @@ macro_rules! next {
 /// Rows that are due at once, in the order in which they were enqueued, whatever the clock says now. Behind them the first
 /// row that has a time; only if that has come, [`LOOK_LATER`] is asked as well. A time before the epoch is none.
 pub(super) const LOOK: &str = look!(
-    "due_at = 0 AND id NOT IN (SELECT value FROM json_each(?4)) AND ?2 IS NOT NULL ORDER BY created_at, id",
+    "due_at = 0 AND id NOT IN (SELECT value FROM json_each(?4)) AND ?2 IS NOT NULL ORDER BY id",
     concat!("coalesce(", next!("due_at < 0 ORDER BY due_at"), ", ", next!("due_at > 0 ORDER BY due_at"), ")")
 );
 
 /// Rows whose time has come, in the order of those times.
 pub(super) const LOOK_LATER: &str = look!(
-    "due_at > 0 AND due_at <= ?2 AND id NOT IN (SELECT value FROM json_each(?4)) ORDER BY due_at, created_at, id",
+    "due_at > 0 AND due_at <= ?2 AND id NOT IN (SELECT value FROM json_each(?4)) ORDER BY due_at, id",
     next!("due_at > ?2 ORDER BY due_at")
 );
 
 /// The same as [`LOOK`] with the newest first.
 pub(super) const LOOK_NEWEST: &str = look!(
-    "due_at = 0 AND id NOT IN (SELECT value FROM json_each(?4)) AND ?2 IS NOT NULL ORDER BY created_at DESC, id DESC",
+    "due_at = 0 AND id NOT IN (SELECT value FROM json_each(?4)) AND ?2 IS NOT NULL ORDER BY id DESC",
     next!("due_at > 0 ORDER BY due_at")
 );
 

