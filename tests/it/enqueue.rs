@@ -103,11 +103,12 @@ async fn it_tells_new_rows_from_waiting_and_settled_ones() {
     );
     let rows = rows(dir.path()).await;
     // What was reopened goes by the time of its INSERT.
-    let due = sql(dir.path(), "SELECT '' || created_at FROM deletions WHERE entry_id = '2'").await;
-    let reopened = format!("a 2 9 {}", due[0].0);
+    let reopened = "SELECT 'a ' || entry_id || ' 9 ' || created_at FROM deletions
+                    WHERE entry_id IN ('1', '2') ORDER BY entry_id";
+    let reopened = sql(dir.path(), reopened).await;
     assert_eq!(
         rows,
-        ["a 1 9 0", reopened.as_str(), "a 3 9 0", "a 4 0 0", "a 5 9 0"],
+        [reopened[0].0.as_str(), reopened[1].0.as_str(), "a 3 9 0", "a 4 0 0", "a 5 9 0"],
         "a higher priority is taken over"
     );
     assert_eq!(sql(dir.path(), "SELECT 'open' FROM deletions WHERE state = 'pending'").await.len(), 5);

@@ -19,6 +19,9 @@ use sqlx::SqliteConnection;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+/// Of how many calls and answers it is known what the wall clock said.
+const LAST_CLOCKS: usize = 64;
+
 /// What becomes of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
@@ -99,7 +102,7 @@ pub struct World {
     /// An independent count of the permits that are left, and when it was made.
     tokens: f64,
     counted: Duration,
-    /// Of the last calls, by how much the wall clock was ahead of elapsed time.
+    /// Of the last calls and answers, by how much the wall clock was ahead of elapsed time.
     ahead: VecDeque<i64>,
 }
 
@@ -167,8 +170,8 @@ impl Model {
                 world.perform(&call.agent, &call.entries);
             }
         }
-        // Between two lives only the wall clock is known: by how much it was set ahead since the last calls, so much longer
-        // they seem to be ago.
+        // Between two lives only the wall clock is known: by how much it was set ahead since the last calls or answers,
+        // so much longer they seem to be ago.
         let ahead = self.clock.now().0 - i64::try_from(self.clock.elapsed().as_millis()).unwrap();
         let by = world.ahead.iter().map(|then| ahead - then).max().unwrap_or(0).max(0);
         world.tokens += by as f64 / 1_000.0 * self.rate.requests_per_second;
@@ -198,6 +201,7 @@ impl Model {
     }
 
     fn reply(&self, world: &mut World, call: &Call, mood: Mood, rng: &mut fastrand::Rng) -> Reply {
+        self.note_the_clock(world);
         let rejected = call.entries.iter().any(|entry| entry.starts_with(NOT_A_NUMBER));
         let reply = match mood {
             Mood::Status(status) => fault(Fault::Status { status, retry_after: None }),
@@ -413,16 +417,22 @@ impl Model {
     }
 
     /// A token bucket beside the one that is tested.
+    /// A restart counts a request from when it left or from when it was answered: both may have stood at a clock that was
+    /// set back.
+    fn note_the_clock(&self, world: &mut World) {
+        let ahead = self.clock.now().0 - i64::try_from(self.clock.elapsed().as_millis()).unwrap();
+        world.ahead.push_back(ahead);
+        if world.ahead.len() > LAST_CLOCKS {
+            world.ahead.pop_front();
+        }
+    }
+
     fn check_rate(&self, world: &mut World) {
         let now = self.clock.elapsed();
         let earned = now.saturating_sub(world.counted).as_secs_f64() * self.rate.requests_per_second;
         world.tokens = (world.tokens + earned).min(f64::from(self.rate.burst.get())) - 1.0;
         world.counted = now;
-        let ahead = self.clock.now().0 - i64::try_from(now.as_millis()).unwrap();
-        world.ahead.push_back(ahead);
-        if world.ahead.len() > self.rate.burst.get() as usize {
-            world.ahead.pop_front();
-        }
+        self.note_the_clock(world);
         if world.tokens < -1e-6 {
             let tokens = world.tokens;
             world.wrong.push(format!("6: more calls than the rate allows ({tokens:.3} permits left at {now:?})"));
