@@ -393,17 +393,7 @@ async fn http_alone(url: &str, rows: u32, agents: u32) -> Run {
             .step_by(agents as usize)
             .map(|i| {
                 let (id, entry) = (DeletionId(i64::from(i)), EntryId::parse(&(1_000_000 + i).to_string()).unwrap());
-                Deletion {
-                    id,
-                    entry,
-                    attempts: 0,
-                    asks: 0,
-                    maybe_done: false,
-                    was_rejected: false,
-                    last_request: None,
-                    first_fault: None,
-                    evidence: None,
-                }
+                Deletion::new(id, entry)
             })
             .collect();
         batches.extend(rows.chunks(20).map(|rows| Batch::new(lane.clone(), rows.to_vec()).unwrap()));

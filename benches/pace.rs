@@ -179,17 +179,7 @@ fn simulate(kind: Kind, rate: f64, told: Told, changes: Option<f64>, seed: u64) 
     let ceiling = RateLimit { requests_per_second: rate * 10.0, burst: 5.try_into().unwrap() };
     let mut pace = Pace::new(ceiling, growth).adaptive(CONCURRENCY, Duration::ZERO);
     let agent = AgentId::parse("a").unwrap();
-    let row = Deletion {
-        id: DeletionId(1),
-        entry: EntryId::parse("1").unwrap(),
-        attempts: 0,
-        maybe_done: false,
-        asks: 0,
-        was_rejected: false,
-        last_request: None,
-        first_fault: None,
-        evidence: None,
-    };
+    let row = Deletion::new(DeletionId(1), EntryId::parse("1").unwrap());
     let lane = Lane { priority: 0, agent: agent.clone(), batch_max: 20 };
     let batch = Batch::new(lane, vec![row]).unwrap();
     let mut limit = Limit::new(kind, rate);

@@ -156,6 +156,23 @@ pub struct Deletion {
 }
 
 impl Deletion {
+    /// A row that was in no request yet.
+    pub fn new(id: DeletionId, entry: EntryId) -> Self {
+        Self {
+            id,
+            entry,
+            attempts: 0,
+            asks: 0,
+            maybe_done: false,
+            was_rejected: false,
+            last_request: None,
+            first_fault: None,
+            evidence: None,
+        }
+    }
+}
+
+impl Deletion {
     /// Whether its ID is a decimal number, as the API documents that all of them are.
     #[must_use]
     pub fn is_decimal(&self) -> bool {
@@ -282,17 +299,7 @@ mod tests {
             let lane = Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max };
             let rows = entries.iter().zip(1..).map(|(entry, id)| {
                 let entry = EntryId::parse(entry).unwrap();
-                Deletion {
-                    id: DeletionId(id),
-                    entry,
-                    attempts: 0,
-                    asks: 0,
-                    maybe_done: false,
-                    was_rejected: false,
-                    last_request: None,
-                    first_fault: None,
-                    evidence: None,
-                }
+                Deletion::new(DeletionId(id), entry)
             });
             Batch::new(lane, rows.collect()).unwrap().alone().kind()
         };
@@ -312,17 +319,7 @@ mod tests {
             (0..n)
                 .map(|id| {
                     let entry = EntryId::parse(&id.to_string())?;
-                    Ok(Deletion {
-                        id: DeletionId(id),
-                        entry,
-                        attempts: 0,
-                        asks: 0,
-                        maybe_done: false,
-                        was_rejected: false,
-                        last_request: None,
-                        first_fault: None,
-                        evidence: None,
-                    })
+                    Ok(Deletion::new(DeletionId(id), entry))
                 })
                 .collect()
         };

@@ -23,17 +23,7 @@ fn of(agent: &str) -> Option<Scope> {
 }
 
 fn batch_in(lane: u8, agent: &str, rows: impl IntoIterator<Item = i64>) -> Batch {
-    let rows = rows.into_iter().map(|id| Deletion {
-        id: DeletionId(id),
-        entry: EntryId::parse(&id.to_string()).unwrap(),
-        attempts: 0,
-        asks: 0,
-        maybe_done: false,
-        was_rejected: false,
-        last_request: None,
-        first_fault: None,
-        evidence: None,
-    });
+    let rows = rows.into_iter().map(|id| Deletion::new(DeletionId(id), EntryId::parse(&id.to_string()).unwrap()));
     Batch::new(Lane { priority: 0, agent: name(agent), batch_max: lane }, rows.collect()).unwrap()
 }
 

@@ -36,17 +36,7 @@ fn policy() -> Policy {
 
 fn row(at: i64) -> Deletion {
     let entry = EntryId::parse(&at.to_string()).unwrap();
-    Deletion {
-        id: DeletionId(at + 100),
-        entry,
-        attempts: 0,
-        asks: 0,
-        maybe_done: false,
-        was_rejected: false,
-        last_request: None,
-        first_fault: None,
-        evidence: None,
-    }
+    Deletion::new(DeletionId(at + 100), entry)
 }
 
 /// A row that was in a request before, and has one attempt left.

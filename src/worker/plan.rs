@@ -152,22 +152,7 @@ mod tests {
             .map(|n| {
                 let entry = EntryId::parse(&n.to_string()).unwrap();
                 let id = DeletionId(i64::try_from(n).unwrap());
-                DueRow {
-                    deletion: Deletion {
-                        id,
-                        entry,
-                        attempts: 0,
-                        asks: 0,
-                        maybe_done: false,
-                        was_rejected: false,
-                        last_request: None,
-                        first_fault: None,
-                        evidence: None,
-                    },
-                    due_since,
-                    turn: due_since,
-                    is_retry: false,
-                }
+                DueRow { deletion: Deletion::new(id, entry), due_since, turn: due_since, is_retry: false }
             })
             .collect();
         Look { due, unusable: Vec::new(), next_due_at }

@@ -31,17 +31,7 @@ fn api(url: &str) -> Api {
 }
 
 pub fn batch(entries: &[&str]) -> Batch {
-    let rows = entries.iter().zip(1..).map(|(entry, id)| Deletion {
-        id: DeletionId(id),
-        entry: EntryId::parse(entry).unwrap(),
-        attempts: 0,
-        asks: 0,
-        maybe_done: false,
-        was_rejected: false,
-        last_request: None,
-        first_fault: None,
-        evidence: None,
-    });
+    let rows = entries.iter().zip(1..).map(|(entry, id)| Deletion::new(DeletionId(id), EntryId::parse(entry).unwrap()));
     let lane = Lane { priority: 0, agent: AgentId::parse("a").unwrap(), batch_max: 20 };
     Batch::new(lane, rows.collect()).unwrap()
 }

@@ -175,22 +175,28 @@ struct Simulation {
     _dir: tempfile::TempDir,
 }
 
+/// An empty queue, and two connections to it: one for whoever writes to it, and the model's. No statement waits for a lock.
+async fn new_queue() -> (tempfile::TempDir, store::Options, [SqliteConnection; 2]) {
+    // Nothing here cuts the power: where there is a file system in memory, it is as good.
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let options = store::Options {
+        path: dir.path().join("queue.db"),
+        busy_timeout: Duration::ZERO,
+        synchronous: Synchronous::Normal,
+    };
+    Store::open(options.clone()).await.unwrap().close().await.unwrap();
+    let connect = || async {
+        let options = SqliteConnectOptions::new().filename(&options.path).busy_timeout(Duration::ZERO);
+        options.disable_statement_logging().connect().await.unwrap()
+    };
+    let connections = [connect().await, connect().await];
+    (dir, options, connections)
+}
+
 impl Simulation {
     async fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        // Nothing here cuts the power: where there is a file system in memory, it is as good.
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let options = store::Options {
-            path: dir.path().join("queue.db"),
-            busy_timeout: Duration::ZERO,
-            synchronous: Synchronous::Normal,
-        };
-        Store::open(options.clone()).await.unwrap().close().await.unwrap();
-        let connect = || async {
-            let options = SqliteConnectOptions::new().filename(&options.path).busy_timeout(Duration::ZERO);
-            options.disable_statement_logging().connect().await.unwrap()
-        };
-        let (conn, models) = (connect().await, connect().await);
+        let (dir, options, [conn, models]) = new_queue().await;
         let rate = RateLimit {
             requests_per_second: [0.7, 5.0, 40.0][rng.usize(..3)],
             burst: [1, 5, 30][rng.usize(..3)].try_into().unwrap(),

@@ -13,18 +13,16 @@ use audio_cache_sweeper::{
     clock::{Clock, Timestamp},
     outcome::Fault,
     pace::Pace,
-    store::{self, Store, Synchronous},
+    store,
     worker::Worker,
 };
-use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteRow},
-};
+use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     bounds::Bounds,
     laws::Class,
     model::{Model, Mood},
+    new_queue,
     worlds::{Event, Kind, World},
 };
 use crate::bed::{START, open};
@@ -85,18 +83,7 @@ pub struct Live {
 
 impl Live {
     pub async fn new(mut world: World, mut rng: fastrand::Rng) -> Self {
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let options = store::Options {
-            path: dir.path().join("queue.db"),
-            busy_timeout: Duration::ZERO,
-            synchronous: Synchronous::Normal,
-        };
-        Store::open(options.clone()).await.unwrap().close().await.unwrap();
-        let connect = || async {
-            let options = SqliteConnectOptions::new().filename(&options.path).busy_timeout(Duration::ZERO);
-            options.disable_statement_logging().connect().await.unwrap()
-        };
-        let (conn, models) = (connect().await, connect().await);
+        let (dir, options, [conn, models]) = new_queue().await;
         let clock = Clock::manual(START);
         let model = Model::new(models, clock.clone(), world.rate, world.growth.base());
         for ((agent, entry), class) in &world.laws.classes {
