@@ -5,11 +5,14 @@
 //! statement per row would cost more than everything else together.
 
 mod clocks;
+mod errors;
 mod file;
+mod lock;
 mod producer;
 mod reader;
 mod revive;
 mod rows;
+mod schema;
 mod upkeep;
 mod write;
 
@@ -17,12 +20,15 @@ use std::{fs::File, io, path::PathBuf};
 
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
-pub use file::{OpenError, Opened, Options, StoreError, Synchronous, holder, verify};
+pub use errors::{OpenError, StoreError};
+pub use file::{Opened, Options, Synchronous};
+pub use lock::holder;
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
     AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told, lifting,
 };
 pub use rows::{Census, Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};
+pub use schema::verify;
 pub use upkeep::Backlog;
 pub use write::Write;
 
@@ -31,7 +37,8 @@ use crate::{
     deletion::{AgentId, DeletionId, Lane},
     pace::HoldRow,
 };
-use file::{FileIdentity, LOCK_SUFFIX, connect, find_replaced};
+use file::connect;
+use lock::{FileIdentity, LOCK_SUFFIX, find_replaced};
 use rows::{lane_row, orphan_row};
 use write::{DATA_VERSION, row_json};
 

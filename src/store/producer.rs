@@ -6,8 +6,10 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::time::sleep;
 
 use super::{
-    file::{OpenError, Opened, Options, StoreError, connect, connect_known},
+    errors::{OpenError, StoreError},
+    file::{Opened, Options, connect},
     rows::json,
+    schema::connect_known,
 };
 use crate::{
     clock::Timestamp,

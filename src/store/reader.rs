@@ -6,8 +6,11 @@ use sqlx::{AssertSqlSafe, ColumnIndex, Row, Sqlite, SqliteConnection, Type, deco
 
 use super::{
     LANES,
-    file::{OpenError, Options, StoreError, connect_known, holder},
+    errors::{OpenError, StoreError},
+    file::Options,
+    lock::holder,
     rows::{due_since, holds},
+    schema::connect_known,
 };
 use crate::{
     clock::Timestamp,

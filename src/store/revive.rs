@@ -1,6 +1,6 @@
 //! Bringing dead rows back, and taking pending ones out: for those parts of this program that do so for a person.
 
-use super::{file::StoreError, producer::Producer, rows::json};
+use super::{errors::StoreError, producer::Producer, rows::json};
 use crate::{
     clock::Timestamp,
     deletion::{AgentId, DeletionId, EntryId},

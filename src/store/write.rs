@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection};
 
 use super::{
-    file::StoreError,
+    errors::StoreError,
     rows::{Claim, Ending, Look, RowsOfRequests, Settlement, answer, endings, holds_of, json, look_row, returning},
 };
 use crate::{

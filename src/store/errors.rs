@@ -1,0 +1,236 @@
+//! Why the file cannot be used, whether waiting helps, and what a person can do about it.
+
+use std::{
+    fmt, io,
+    path::{self, Path, PathBuf},
+};
+
+use sqlx::migrate::MigrateError;
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another daemon has it.
+    #[error("database {path}: another sweeper{} is working on it; one daemon per file", pid_text(*.pid))]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// The other daemon's process, if it could be read.
+        pid: Option<u32>,
+    },
+    /// Made by somebody else.
+    #[error("database {0}: it is a SQLite database, but not one of sweeper's; give database.path a file of its own")]
+    NotOurs(PathBuf),
+    /// Made by a newer sweeper.
+    #[error("database {path}: made by a newer sweeper (schema {version}); use that version or a newer one")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The first migration that we do not know.
+        version: i64,
+    },
+    /// Made by a development version from before the first release.
+    #[error(
+        "database {}: made by an older development version, whose files this version does not use; nothing in it was changed. To \
+         take its pending rows over, give database.path another file, run `sweeper init`, and execute on the new file: {}",
+        absolute(.0).display(),
+        take_over(.0)
+    )]
+    Older(PathBuf),
+    /// There is nothing in it yet.
+    #[error("database {0}: there are no tables in it yet; `sweeper init` or the next start of the daemon makes them")]
+    Empty(PathBuf),
+    /// There is none.
+    #[error("database {0}: there is no such file; `sweeper init` makes it, and database.path says where it is")]
+    Missing(PathBuf),
+    /// The lock file beside it cannot be used.
+    #[error("lock file {path}: {source}; {}", lock_remedy(source))]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A migration failed.
+    #[error("database {path}: migrate: {source}{}", migration_code(source).map_or("", remedy))]
+    Migrate {
+        /// The file.
+        path: PathBuf,
+        /// What the migration says.
+        source: Box<MigrateError>,
+    },
+    /// SQLite refuses it.
+    #[error(transparent)]
+    Sql(#[from] StoreError),
+}
+
+impl OpenError {
+    /// Whether waiting can help.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Sql(error) => error.is_temporary(),
+            Self::Migrate { source, .. } => migration_code(source).is_some_and(passes),
+            // That a full disk has no room for the number in the lock file is the first that is heard of it.
+            Self::Lock { source, .. } => is_full(source),
+            Self::Taken { .. }
+            | Self::NotOurs(_)
+            | Self::Newer { .. }
+            | Self::Older(_)
+            | Self::Empty(_)
+            | Self::Missing(_) => false,
+        }
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What takes the pending rows of an older file over into the one in which it is run.
+fn take_over(old: &Path) -> String {
+    let old = absolute(old).display().to_string().replace('\'', "''");
+    format!(
+        "ATTACH '{old}' AS old; INSERT INTO deletions (agent_id, entry_id, priority, due_at, created_at) \
+         SELECT agent_id, entry_id, priority, due_at, created_at FROM old.deletions WHERE state = 'pending' \
+         ORDER BY id; DETACH old;"
+    )
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "somebody else's enum: nothing else in it is SQLite's")]
+fn migration_code(error: &MigrateError) -> Option<i32> {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => extended_code(error),
+        _ => None,
+    }
+}
+
+fn lock_remedy(error: &io::Error) -> &'static str {
+    if is_full(error) { "make room on its disk" } else { "the directory of the database must exist and be writable" }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn pid_text(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+/// A statement that failed.
+#[derive(Debug)]
+pub struct StoreError {
+    pub(super) path: PathBuf,
+    pub(super) doing: &'static str,
+    pub(super) source: sqlx::Error,
+}
+
+impl StoreError {
+    /// SQLite's extended result code, if it is SQLite that failed.
+    fn code(&self) -> Option<i32> {
+        extended_code(&self.source)
+    }
+
+    /// Whether a file cannot be opened or made.
+    pub(super) fn is_access(&self) -> bool {
+        self.code().is_some_and(|code| matches!(code & 0xff, 8 | 14))
+    }
+
+    /// Whether waiting can help: the file is busy or locked, or the disk is full or failing.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        self.code().is_some_and(passes)
+    }
+}
+
+fn extended_code(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
+}
+
+/// Whether what SQLite answered with this extended code may go well later, with nobody doing anything to the file.
+fn passes(code: i32) -> bool {
+    match code {
+        // SQLITE_IOERR_SHORT_READ: the log of commits was cut short underneath. _CORRUPTFS: what SQLite makes of a read
+        // that the disk fails (EIO). _DATA: a checksum is wrong. Waiting mends none of them.
+        522 | 8458 | 8202 => false,
+        _ => match code & 0xff {
+            // SQLITE_BUSY, SQLITE_LOCKED: with all their kinds, since each try begins a new transaction (which is what
+            // mends _BUSY_SNAPSHOT). SQLITE_NOMEM.
+            5..=7 => true,
+            // SQLITE_IOERR: a full disk is also reported so (_SHMSIZE, _WRITE, _FSYNC), and one that is away for a while.
+            // SQLITE_FULL.
+            10 | 13 => true,
+            // SQLITE_PROTOCOL: the race for the locks of the log was lost too often. SQLITE_SCHEMA: somebody changed the
+            // tables faster than the statement could be prepared again.
+            15 | 17 => true,
+            // SQLITE_READONLY: a person must act, also when the system made its disk read-only (_DBMOVED, too: the file
+            // is another one). SQLITE_CANTOPEN happens only while opening; that the process has no file descriptors
+            // left looks the same as that there is no such directory, and a new process mends the former.
+            _ => false,
+        },
+    }
+}
+
+/// What a person can do about it: the end of a message.
+fn remedy(code: i32) -> &'static str {
+    match code {
+        1032 => "; it was moved or deleted while in use: stop the daemon before touching its files",
+        522 | 8202 => "; restore it from a backup, or rescue it with sqlite3's .recover",
+        8458 => "; its disk or file system fails: look into the system's log and check them",
+        _ => match code & 0xff {
+            // As ours are in order, it is the tables that are not.
+            1 | 17 => "; somebody else changed its tables: restore it from a backup",
+            3 | 8 => "; make the file and its directory writable for this user",
+            5 | 6 => "; another process is writing, and has been for longer than database.busy_timeout",
+            7 => "; give the process more memory",
+            10 => "; its disk is full or fails: the system's log says which",
+            11 => "; restore it from a backup, or rescue it with sqlite3's .recover",
+            13 => "; make room on its disk",
+            14 => "; its directory must exist and be writable, and file descriptors must be left",
+            15 => "; too many processes want its locks, or it is on a network file system: put it on a local disk",
+            19 => "; somebody else changed its rows while in use: start the daemon again",
+            26 => "; give database.path another file, or restore this one from a backup",
+            _ => "",
+        },
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "database {}: {}: ", self.path.display(), self.doing)?;
+        match (&self.source, self.source.as_database_error()) {
+            (_, Some(said)) => f.write_str(said.message()),
+            (sqlx::Error::Io(said), None) => said.fmt(f),
+            (other, None) => other.fmt(f),
+        }?;
+        f.write_str(self.code().map_or("", remedy))
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waiting_mends_is_waited_for_and_the_rest_says_what_to_do() {
+        // Busy, recovery, snapshot, busy for long, locked, no memory, I/O, no room for the shared memory, full, locking
+        // protocol, schema.
+        for code in [5, 261, 517, 773, 6, 7, 10, 778, 4874, 13, 15, 17] {
+            assert!(passes(code), "{code} is temporary");
+        }
+        // Any error, read-only, moved, corrupt, corrupt index, cannot open, is a directory, no database, and those kinds
+        // of I/O errors that mean damage.
+        for code in [1, 3, 8, 1032, 11, 779, 14, 526, 19, 26, 522, 8202, 8458] {
+            assert!(!passes(code), "{code} is permanent");
+        }
+        for code in [1, 3, 5, 6, 7, 8, 10, 11, 13, 14, 15, 17, 19, 26, 522, 1032, 8202, 8458] {
+            assert!(!remedy(code).is_empty(), "{code} has no remedy");
+        }
+    }
+}
