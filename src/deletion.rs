@@ -11,7 +11,7 @@ const MAX_ID_BYTES: usize = 255;
 /// [`Lane::batch_max`] of rows that no bulk delete could settle: each is asked about alone.
 pub const ALONE: u8 = 0;
 
-/// Why a text cannot be an ID; the table's CHECK constraints refuse the same at the INSERT.
+/// Why a text cannot be an ID; the table refuses the same at the INSERT.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Empty, too long, or with characters that no ID has.
@@ -20,6 +20,31 @@ pub enum IdError {
     /// It would not be one segment of a URL's path, or is the name of the hold on everything.
     #[error("{0:?} is not an agent ID: it must be one URL path segment (no slash, no backslash, not ., .. or *)")]
     Segment(String),
+    /// What a program makes of a number that it keeps as a double.
+    #[error(
+        "{0:?} is a number in floating-point notation, and may have been another one: write the ID as text (in a \
+         spreadsheet, format its column as text)"
+    )]
+    Floating(String),
+}
+
+/// Refuses what can be sent and cannot be enqueued: digits with a point and nothing but zeros behind it, and digits with an
+/// exponent that has a plus sign or a point before it. Some write the point as a comma. The trigger `deletions_floating`
+/// refuses the same at the INSERT.
+///
+/// # Errors
+/// If it is such a text.
+pub fn refuse_floating(text: &str) -> Result<(), IdError> {
+    let number = text.trim_start_matches(['+', '-']).replace(',', ".").to_ascii_uppercase();
+    let is_digits = number.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'E' | b'+'));
+    let once = ['.', 'E', '+'].iter().all(|mark| number.matches(*mark).count() <= 1);
+    let leads = |text: &str| text.starts_with(|first: char| first.is_ascii_digit());
+    let is_whole = number.trim_end_matches('0').ends_with('.');
+    let is_power = number.split_once('E').is_some_and(|(factor, power)| {
+        power.strip_prefix('+').is_some_and(leads) || (factor.contains('.') && leads(power))
+    });
+    let is_floating = is_digits && once && leads(&number) && (is_whole || is_power);
+    if is_floating { Err(IdError::Floating(text.to_owned())) } else { Ok(()) }
 }
 
 fn printable(text: &str) -> Result<(), IdError> {

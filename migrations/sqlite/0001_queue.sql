@@ -5,10 +5,12 @@
 
 PRAGMA application_id = 1396922192; -- 0x53435750, "SCWP": tells our file from any other SQLite database
 
--- There is one row per (agent, entry), ever. AUTOINCREMENT never gives out an id twice, so a verdict can never reach a row
--- that was inserted in the place of a removed one.
+-- There is one row per (agent, entry), ever. ON CONFLICT IGNORE, because a repeated INSERT is harmless: the trigger
+-- deletions_repeat has done what it asks for. An upsert goes on to its DO UPDATE, so its RETURNING has the row that there is;
+-- after RAISE(IGNORE) in the trigger, it would have none. AUTOINCREMENT never gives out an id twice, so a verdict can never
+-- reach a row that was inserted in the place of a removed one.
 CREATE TABLE deletions (
-    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    id          INTEGER PRIMARY KEY ON CONFLICT IGNORE AUTOINCREMENT,
     agent_id    TEXT    NOT NULL,
     entry_id    TEXT    NOT NULL,
     priority    INTEGER NOT NULL DEFAULT 0,
@@ -42,6 +44,8 @@ CREATE TABLE deletions (
     CONSTRAINT "attempts must be an integer of 0 or more" CHECK (typeof(attempts) = 'integer' AND attempts >= 0),
     CONSTRAINT "due_at must be Unix milliseconds, up to the year 9999" CHECK (
         typeof(due_at) = 'integer' AND due_at BETWEEN 0 AND 253402300799999),
+    -- 100000000000 milliseconds are in 1973, and as many seconds in 5138.
+    CONSTRAINT "due_at must be Unix milliseconds; this looks like seconds" CHECK (due_at = 0 OR due_at >= 100000000000),
     CONSTRAINT "batch_max must be an integer from 0 to 20" CHECK (
         typeof(batch_max) = 'integer' AND batch_max BETWEEN 0 AND 20),
     CONSTRAINT "asks must be an integer of 0 or more" CHECK (typeof(asks) = 'integer' AND asks >= 0),
@@ -57,10 +61,15 @@ CREATE TABLE deletions (
         'untrusted')),
     CONSTRAINT "created_at must be Unix milliseconds, up to the year 9999" CHECK (
         typeof(created_at) = 'integer' AND created_at BETWEEN 0 AND 253402300799999),
+    -- A clock gives this time, and a machine whose clock begins in 1970 can enqueue all the same.
+    CONSTRAINT "created_at must be Unix milliseconds; this looks like seconds" CHECK (
+        created_at NOT BETWEEN 1000000000 AND 99999999999),
     CONSTRAINT "settled_at must be Unix milliseconds" CHECK (
         settled_at IS NULL OR (typeof(settled_at) = 'integer' AND settled_at BETWEEN 0 AND 253402300799999)),
+    CONSTRAINT "settled_at must be Unix milliseconds; this looks like seconds" CHECK (
+        settled_at IS NULL OR settled_at NOT BETWEEN 1000000000 AND 99999999999),
     CONSTRAINT "a pending row has no settled_at, a settled row has one" CHECK ((state = 'pending') = (settled_at IS NULL)),
-    CONSTRAINT "one row per agent_id and entry_id" UNIQUE (agent_id, entry_id)
+    CONSTRAINT "one row per agent_id and entry_id" UNIQUE (agent_id, entry_id) ON CONFLICT IGNORE
 );
 
 -- The lanes, and the order of dispatch inside each lane. Most rows are due at once and have the same due_at: the id, which
@@ -72,6 +81,13 @@ CREATE INDEX deletions_due ON deletions (priority, agent_id, batch_max, due_at) 
 -- This index is small, and the way from pending to deleted does not touch it. With it, counting the dead rows does not read
 -- the table.
 CREATE INDEX deletions_dead ON deletions (last_cause) WHERE state = 'dead';
+
+-- The entry of the last INSERT that repeated one: the mark by which an INSERT OR REPLACE is recognised. One row.
+CREATE TABLE repeated (
+    agent_id TEXT,
+    entry_id TEXT
+);
+INSERT INTO repeated (agent_id, entry_id) VALUES (NULL, NULL);
 
 -- A plain INSERT never fails on a duplicate, and a wish is never dropped.
 CREATE TRIGGER deletions_repeat BEFORE INSERT ON deletions
@@ -88,35 +104,120 @@ BEGIN
     -- A settled row is reopened, because somebody wants the entry gone again. Its history stays in `requests`. Its id is an
     -- old one: what is due at once has its turn by the time of this INSERT.
     UPDATE deletions SET state = 'pending', settled_at = NULL, attempts = 0, batch_max = 20,
-        due_at = CASE NEW.due_at WHEN 0 THEN NEW.created_at ELSE NEW.due_at END,
-        asks = 0, maybe_done = 0, request_id = NULL, first_fault = NULL, evidence = NULL, last_cause = NULL, priority = NEW.priority,
-        created_at = NEW.created_at
+        due_at = CASE WHEN NEW.due_at <> 0 OR NEW.created_at < 100000000000 THEN NEW.due_at ELSE NEW.created_at END,
+        asks = 0, maybe_done = 0, request_id = NULL, first_fault = NULL, evidence = NULL, last_cause = NULL,
+        priority = NEW.priority, created_at = NEW.created_at
     WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state <> 'pending';
-    SELECT RAISE(IGNORE);
+    UPDATE repeated SET agent_id = NEW.agent_id, entry_id = NEW.entry_id;
 END;
 
--- INSERT OR REPLACE with the id of another row would silently remove that row.
--- In a BEFORE trigger, NEW.id is -1 if the INSERT gives no id. Without `NEW.id > 0`, a row with the id -1, which somebody
--- inserted with CHECKs switched off, would block every such INSERT.
-CREATE TRIGGER deletions_id_taken BEFORE INSERT ON deletions
+-- INSERT OR REPLACE would put a new row, with another id, in the place of one that may be in flight, and its request's answer
+-- would reach neither. A trigger cannot see that an INSERT is such a one. But of the INSERTs that repeat an entry, no other
+-- gets as far as AFTER INSERT.
+CREATE TRIGGER deletions_replaced AFTER INSERT ON deletions
+WHEN EXISTS (SELECT 1 FROM repeated WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT OR REPLACE would replace a row that is there: use a plain INSERT, which may be repeated');
+END;
+
+-- The row that was repeated has been removed since, and this INSERT repeats nothing.
+CREATE TRIGGER deletions_repeat_over BEFORE INSERT ON deletions
+WHEN EXISTS (SELECT 1 FROM repeated WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
+    AND NOT EXISTS (SELECT 1 FROM deletions WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
+BEGIN
+    UPDATE repeated SET agent_id = NULL, entry_id = NULL;
+END;
+
+-- In a BEFORE trigger, NEW.id is -1 if the INSERT gives no id.
+CREATE TRIGGER deletions_id_given BEFORE INSERT ON deletions
 WHEN NEW.id > 0
-    AND EXISTS (SELECT 1 FROM deletions WHERE id = NEW.id AND (agent_id <> NEW.agent_id OR entry_id <> NEW.entry_id))
 BEGIN
-    SELECT RAISE(ABORT, 'this id belongs to another deletion: leave the id out of the INSERT');
+    SELECT CASE
+        -- AUTOINCREMENT gives out the highest id so far plus one. After a row with the highest possible id, every INSERT
+        -- would fail with "database or disk is full". 2^53 is more than will ever be enqueued.
+        WHEN NEW.id > 9007199254740992
+        THEN RAISE(ABORT, 'this id leaves no room for others: leave the id out of the INSERT')
+        -- OR REPLACE would remove the row that has this id.
+        WHEN EXISTS (
+            SELECT 1 FROM deletions WHERE id = NEW.id AND (agent_id <> NEW.agent_id OR entry_id <> NEW.entry_id))
+        THEN RAISE(ABORT, 'this id belongs to another deletion: leave the id out of the INSERT')
+    END;
 END;
 
--- AUTOINCREMENT gives out the highest id so far plus one. After a row with the highest possible id, every INSERT would fail
--- with "database or disk is full". 2^53 is more than will ever be enqueued.
-CREATE TRIGGER deletions_id_too_high BEFORE INSERT ON deletions
-WHEN NEW.id > 9007199254740992
+-- INSERT OR IGNORE drops a row that a CHECK refuses, and says nothing. So an INSERT is checked here as well, and these
+-- conditions are those of the CHECKs. A test holds that. For IN, SQLite builds a table each time that a trigger gets there: the
+-- usual row gets to none.
+CREATE TRIGGER deletions_checked BEFORE INSERT ON deletions
 BEGIN
-    SELECT RAISE(ABORT, 'this id leaves no room for others: leave the id out of the INSERT');
+    SELECT CASE
+        WHEN NEW.id < 1 AND NEW.id <> -1 THEN RAISE(ABORT, 'id must be a positive integer')
+        WHEN (typeof(NEW.agent_id) = 'text' AND length(NEW.agent_id) BETWEEN 1 AND 255
+            AND length(NEW.agent_id) = length(CAST(NEW.agent_id AS BLOB)) AND NEW.agent_id NOT GLOB '*[^!-~]*') IS NOT TRUE
+        THEN RAISE(ABORT, 'agent_id must be text of 1 to 255 printable ASCII characters without spaces')
+        WHEN NEW.agent_id GLOB '*[/\]*' OR NEW.agent_id = '.' OR NEW.agent_id = '..' OR NEW.agent_id = '*'
+        THEN RAISE(ABORT, 'agent_id must be one URL path segment: no slash, no backslash, not ., .. or *')
+        WHEN (typeof(NEW.entry_id) = 'text' AND length(NEW.entry_id) BETWEEN 1 AND 255
+            AND length(NEW.entry_id) = length(CAST(NEW.entry_id AS BLOB)) AND NEW.entry_id NOT GLOB '*[^!-~]*') IS NOT TRUE
+        THEN RAISE(ABORT, 'entry_id must be text of 1 to 255 printable ASCII characters without spaces')
+        WHEN typeof(NEW.priority) <> 'integer' THEN RAISE(ABORT, 'priority must be an integer')
+        WHEN (NEW.state = 'pending' OR NEW.state IN ('deleted', 'absent', 'dead')) IS NOT TRUE
+        THEN RAISE(ABORT, 'state must be pending, deleted, absent or dead')
+        WHEN typeof(NEW.attempts) <> 'integer' OR NEW.attempts < 0
+        THEN RAISE(ABORT, 'attempts must be an integer of 0 or more')
+        WHEN typeof(NEW.due_at) <> 'integer' OR NEW.due_at NOT BETWEEN 0 AND 253402300799999
+        THEN RAISE(ABORT, 'due_at must be Unix milliseconds, up to the year 9999')
+        WHEN NEW.due_at <> 0 AND NEW.due_at < 100000000000
+        THEN RAISE(ABORT, 'due_at must be Unix milliseconds; this looks like seconds')
+        WHEN typeof(NEW.batch_max) <> 'integer' OR NEW.batch_max NOT BETWEEN 0 AND 20
+        THEN RAISE(ABORT, 'batch_max must be an integer from 0 to 20')
+        WHEN typeof(NEW.asks) <> 'integer' OR NEW.asks < 0 THEN RAISE(ABORT, 'asks must be an integer of 0 or more')
+        WHEN typeof(NEW.maybe_done) <> 'integer' OR NEW.maybe_done NOT BETWEEN 0 AND 1
+        THEN RAISE(ABORT, 'maybe_done must be 0 or 1')
+        WHEN NEW.request_id IS NOT NULL AND typeof(NEW.request_id) <> 'integer' THEN RAISE(ABORT, 'request_id must be an integer')
+        WHEN NEW.first_fault IS NOT NULL AND (typeof(NEW.first_fault) <> 'integer' OR NEW.first_fault < 1)
+        THEN RAISE(ABORT, 'first_fault must be a positive integer, or NULL')
+        WHEN NEW.evidence IS NOT NULL AND (typeof(NEW.evidence) <> 'integer' OR NEW.evidence < 1)
+        THEN RAISE(ABORT, 'evidence must be a positive integer, or NULL')
+        WHEN NEW.last_cause IS NOT NULL AND NEW.last_cause NOT IN (
+            'api_failed', 'api_contradicted', 'api_silent', 'garbled', 'rejected', 'unauthorized', 'forbidden',
+            'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable',
+            'untrusted')
+        THEN RAISE(ABORT, 'last_cause must be a known cause')
+        WHEN typeof(NEW.created_at) <> 'integer' OR NEW.created_at NOT BETWEEN 0 AND 253402300799999
+        THEN RAISE(ABORT, 'created_at must be Unix milliseconds, up to the year 9999')
+        WHEN NEW.created_at BETWEEN 1000000000 AND 99999999999
+        THEN RAISE(ABORT, 'created_at must be Unix milliseconds; this looks like seconds')
+        WHEN NEW.settled_at IS NOT NULL
+            AND (typeof(NEW.settled_at) <> 'integer' OR NEW.settled_at NOT BETWEEN 0 AND 253402300799999)
+        THEN RAISE(ABORT, 'settled_at must be Unix milliseconds')
+        WHEN NEW.settled_at BETWEEN 1000000000 AND 99999999999
+        THEN RAISE(ABORT, 'settled_at must be Unix milliseconds; this looks like seconds')
+        WHEN (NEW.state = 'pending') <> (NEW.settled_at IS NULL)
+        THEN RAISE(ABORT, 'a pending row has no settled_at, a settled row has one')
+    END;
 END;
 
-CREATE TRIGGER deletions_id_changed BEFORE UPDATE OF id ON deletions
-WHEN NEW.id IS NOT OLD.id
+-- Node, pandas, Excel and others keep numbers as doubles. 4711 becomes the text 4711.0, and 9007199254740993 becomes
+-- 9.00719925474099e+15: IDs that nobody meant. Refused are digits with a point and nothing but zeros behind it, and digits
+-- with an exponent that has a plus sign or a point before it (1e5 may be a hexadecimal ID). Some write the point as a comma.
+CREATE TRIGGER deletions_floating BEFORE INSERT ON deletions
+WHEN NEW.agent_id GLOB '[-+0-9]*[.,eE]*' OR NEW.entry_id GLOB '[-+0-9]*[.,eE]*'
 BEGIN
-    SELECT RAISE(ABORT, 'the id of a deletion stays as it is');
+    SELECT RAISE(ABORT, 'agent_id or entry_id is a number in floating-point notation, and may have been another: bind it as text')
+    FROM (
+        SELECT upper(replace(ltrim(NEW.agent_id, '+-'), ',', '.')) AS number
+        UNION ALL SELECT upper(replace(ltrim(NEW.entry_id, '+-'), ',', '.'))
+    )
+    WHERE number NOT GLOB '*.*.*' AND number NOT GLOB '*E*E*' AND number NOT GLOB '*+*+*'
+        AND replace(replace(replace(number, 'E', ''), '+', ''), '.', '') NOT GLOB '*[^0-9]*'
+        AND (rtrim(number, '0') GLOB '[0-9]*.' OR number GLOB '[0-9]*E+[0-9]*' OR number GLOB '[0-9]*.*E[0-9]*');
+END;
+
+-- The answer to a request is written by id: with another entry in the row, it would be about an entry that was never sent.
+CREATE TRIGGER deletions_renamed BEFORE UPDATE OF id, agent_id, entry_id ON deletions
+WHEN NEW.id IS NOT OLD.id OR NEW.agent_id IS NOT OLD.agent_id OR NEW.entry_id IS NOT OLD.entry_id
+BEGIN
+    SELECT RAISE(ABORT, 'id, agent_id and entry_id of a deletion stay as they are: delete the row and insert another');
 END;
 
 -- One row per HTTP request, committed before the call. A row without answered_at is in flight, or was sent by a daemon that
@@ -170,8 +271,7 @@ CREATE TABLE holds (
     until_at  INTEGER,
     probed_at INTEGER,                    -- when a request last met what the hold is for
     repeats   INTEGER NOT NULL DEFAULT 0, -- how often in a row the daemon has placed the hold: what makes it grow
-    -- A second pause of the same scope for the same cause takes the place of the first.
-    PRIMARY KEY (scope, cause) ON CONFLICT REPLACE,
+    PRIMARY KEY (scope, cause),
     CONSTRAINT "scope must be * or an agent_id" CHECK (
         typeof(scope) = 'text' AND length(scope) BETWEEN 1 AND 255
         AND length(scope) = length(CAST(scope AS BLOB)) AND scope NOT GLOB '*[^!-~]*'),
@@ -181,12 +281,57 @@ CREATE TABLE holds (
         'untrusted')),
     CONSTRAINT "since_at must be Unix milliseconds" CHECK (
         typeof(since_at) = 'integer' AND since_at BETWEEN 0 AND 253402300799999),
+    CONSTRAINT "since_at must be Unix milliseconds; this looks like seconds" CHECK (
+        since_at NOT BETWEEN 1000000000 AND 99999999999),
     CONSTRAINT "until_at must be Unix milliseconds, or NULL for until the row is deleted" CHECK (
         until_at IS NULL OR (typeof(until_at) = 'integer' AND until_at BETWEEN 0 AND 253402300799999)),
+    CONSTRAINT "until_at must be Unix milliseconds; this looks like seconds" CHECK (
+        until_at IS NULL OR until_at = 0 OR until_at >= 100000000000),
     CONSTRAINT "probed_at must be Unix milliseconds, or NULL" CHECK (
         probed_at IS NULL OR (typeof(probed_at) = 'integer' AND probed_at BETWEEN 0 AND 253402300799999)),
+    CONSTRAINT "probed_at must be Unix milliseconds; this looks like seconds" CHECK (
+        probed_at IS NULL OR probed_at NOT BETWEEN 1000000000 AND 99999999999),
     CONSTRAINT "repeats must be an integer of 0 or more" CHECK (typeof(repeats) = 'integer' AND repeats >= 0)
 );
+
+-- A second pause of the same scope for the same cause takes the place of the first, whatever ON CONFLICT says: OR IGNORE
+-- would keep the old one, and say nothing.
+CREATE TRIGGER holds_repeat BEFORE INSERT ON holds
+WHEN EXISTS (SELECT 1 FROM holds WHERE scope = NEW.scope AND cause = NEW.cause)
+BEGIN
+    DELETE FROM holds WHERE scope = NEW.scope AND cause = NEW.cause;
+END;
+
+-- For INSERT OR IGNORE, as deletions_checked is.
+CREATE TRIGGER holds_checked BEFORE INSERT ON holds
+BEGIN
+    SELECT CASE
+        WHEN (typeof(NEW.scope) = 'text' AND length(NEW.scope) BETWEEN 1 AND 255
+            AND length(NEW.scope) = length(CAST(NEW.scope AS BLOB)) AND NEW.scope NOT GLOB '*[^!-~]*') IS NOT TRUE
+        THEN RAISE(ABORT, 'scope must be * or an agent_id')
+        WHEN (NEW.cause IN (
+            'operator', 'api_failed', 'api_contradicted', 'api_silent', 'garbled', 'rejected', 'unauthorized', 'forbidden',
+            'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable',
+            'untrusted')) IS NOT TRUE
+        THEN RAISE(ABORT, 'cause must be operator or a cause the daemon holds for')
+        WHEN typeof(NEW.since_at) <> 'integer' OR NEW.since_at NOT BETWEEN 0 AND 253402300799999
+        THEN RAISE(ABORT, 'since_at must be Unix milliseconds')
+        WHEN NEW.since_at BETWEEN 1000000000 AND 99999999999
+        THEN RAISE(ABORT, 'since_at must be Unix milliseconds; this looks like seconds')
+        WHEN NEW.until_at IS NOT NULL
+            AND (typeof(NEW.until_at) <> 'integer' OR NEW.until_at NOT BETWEEN 0 AND 253402300799999)
+        THEN RAISE(ABORT, 'until_at must be Unix milliseconds, or NULL for until the row is deleted')
+        WHEN NEW.until_at <> 0 AND NEW.until_at < 100000000000
+        THEN RAISE(ABORT, 'until_at must be Unix milliseconds; this looks like seconds')
+        WHEN NEW.probed_at IS NOT NULL
+            AND (typeof(NEW.probed_at) <> 'integer' OR NEW.probed_at NOT BETWEEN 0 AND 253402300799999)
+        THEN RAISE(ABORT, 'probed_at must be Unix milliseconds, or NULL')
+        WHEN NEW.probed_at BETWEEN 1000000000 AND 99999999999
+        THEN RAISE(ABORT, 'probed_at must be Unix milliseconds; this looks like seconds')
+        WHEN typeof(NEW.repeats) <> 'integer' OR NEW.repeats < 0
+        THEN RAISE(ABORT, 'repeats must be an integer of 0 or more')
+    END;
+END;
 
 -- Who works on the queue, for those who look. The daemon writes this one row at its start, and again with its next write when
 -- its rate has changed. The row outlives its writer: only the lock beside the file tells whether the daemon still runs.

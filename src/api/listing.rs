@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Api, Reply, parse_object};
 use crate::{
     clock::Timestamp,
-    deletion::{AgentId, EntryId},
+    deletion::{AgentId, EntryId, refuse_floating},
 };
 
 /// The most entries that the API lists at a time.
@@ -77,8 +77,10 @@ impl RawEntry {
     fn parse(self) -> Option<Entry> {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let number = self.id.as_u64().map(|id| id.to_string());
+        let id = text(&self.id).or(number)?;
+        refuse_floating(&id).ok()?;
         Some(Entry {
-            id: EntryId::parse(&text(&self.id).or(number)?).ok()?,
+            id: EntryId::parse(&id).ok()?,
             transcript: text(&self.transcript),
             cached_at: self.cached_at.as_str().and_then(Timestamp::parse),
             hit_count: self.hit_count.as_u64(),

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     config::Config,
-    deletion::{AgentId, EntryId},
+    deletion::{AgentId, EntryId, refuse_floating},
     store::{Enqueued, Opened, Options, Producer, Wish},
 };
 
@@ -107,11 +107,14 @@ pub(super) async fn enqueue(args: EnqueueArgs, config: &Config, clock: Clock) ->
         let said = "--yes and the filters on cached entries go with --from-cache, and with nothing else";
         return Err(Failure::Usage(said.to_owned()));
     }
+    if let Some(agent) = &args.agent {
+        refuse_floating(agent.as_str()).map_err(|error| Failure::Usage(error.to_string()))?;
+    }
     let now = clock.now();
     let defaults = Defaults {
         agent: args.agent.clone(),
         priority: args.priority,
-        due_at: args.due.map_or(Timestamp::ZERO, |due| due.after(now)),
+        due_at: args.due.map_or(Timestamp::ZERO, |due| due.due(now)),
     };
     let mut sink = Sink::new(config, &clock, args.dry_run);
     if args.from_cache {
@@ -165,7 +168,8 @@ fn wishes(ids: &[String], defaults: &Defaults) -> Result<Vec<Wish>, Failure> {
     let agent = agent.ok_or_else(|| Failure::Usage("whose entries these are is not said: give --agent".to_owned()))?;
     ids.iter()
         .map(|id| {
-            let entry = EntryId::parse(id).map_err(|error| Failure::Usage(error.to_string()))?;
+            let entry = EntryId::parse(id).and_then(|entry| refuse_floating(id).map(|()| entry));
+            let entry = entry.map_err(|error| Failure::Usage(error.to_string()))?;
             Ok(Wish { agent: agent.clone(), entry, priority: defaults.priority, due_at: defaults.due_at })
         })
         .collect()

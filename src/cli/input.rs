@@ -22,7 +22,7 @@ use tokio::{sync::mpsc, time::timeout};
 use super::times::{Moment, show_text};
 use crate::{
     clock::Timestamp,
-    deletion::{AgentId, EntryId},
+    deletion::{AgentId, EntryId, refuse_floating},
     store::Wish,
 };
 
@@ -33,6 +33,8 @@ const BUFFER: usize = 256 << 10;
 /// How many lines are handed over together at the most, and how often that is done before it must wait.
 const BLOCK: usize = 500;
 const BLOCKS: usize = 4;
+/// The first whole number that a double cannot tell from its neighbour, 2^53.
+const INEXACT: u64 = 1 << 53;
 /// A reader that hands over nothing for so long waits for its source.
 pub(super) const SILENCE: Duration = Duration::from_millis(200);
 
@@ -342,7 +344,10 @@ impl Parser {
         let agent = match raw.agent {
             Some(text) => match &self.agent {
                 Some(agent) if agent.as_str() == text => agent.clone(),
-                _ => AgentId::parse(&text).map_err(|error| line(&error))?,
+                _ => {
+                    refuse_floating(&text).map_err(|error| line(&error))?;
+                    AgentId::parse(&text).map_err(|error| line(&error))?
+                }
             },
             None => self.defaults.agent.clone().ok_or_else(|| match self.format {
                 // CSV without such a column and without --agent was refused at its header.
@@ -353,6 +358,7 @@ impl Parser {
             })?,
         };
         let entry = raw.entry.ok_or_else(|| Problem::Line("has no entry_id".to_owned()))?;
+        refuse_floating(&entry).map_err(|error| line(&error))?;
         let entry = EntryId::parse(&entry).map_err(|error| line(&error))?;
         let priority = match raw.priority {
             Some(text) => {
@@ -362,7 +368,7 @@ impl Parser {
         };
         let due_at = match raw.due {
             Some(text) => {
-                Moment::parse(&text).map_err(|error| line(&format!("due_at {text:?}: {error}")))?.after(self.now)
+                Moment::parse(&text).map_err(|error| line(&format!("due_at {text:?}: {error}")))?.due(self.now)
             }
             None => self.defaults.due_at,
         };
@@ -478,10 +484,15 @@ fn raw_object(line: &str) -> Result<Raw, String> {
         *raw.field(field) = match value {
             Value::Null => None,
             Value::String(text) => Some(text),
-            Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
-            Value::Number(_) => {
-                return Err(format!("{name} is a number that is none of 64 bits: write it as a string"));
-            }
+            Value::Number(number) => match number.as_i64() {
+                Some(exact) if exact.unsigned_abs() < INEXACT => Some(number.to_string()),
+                _ => {
+                    let said = "a double, which may have been another number";
+                    return Err(format!(
+                        "{name} is {number}, which many programs keep as {said}: write it as a string"
+                    ));
+                }
+            },
             Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
                 return Err(format!("{name} must be a string or a number"));
             }
@@ -570,6 +581,8 @@ mod tests {
         assert_eq!(csv.parse("1s,\"4\"\"7\",b,-3"), Ok(Some(wish("b", "4\"7", -3, 2_000))));
         assert_eq!(csv.parse(", 47 ,,"), Ok(Some(wish("a", "47", 5, 9))));
         let mut objects = parser(Format::Jsonl, Some("a"));
+        let last = r#"{"entry_id":9007199254740991}"#;
+        assert_eq!(objects.parse(last), Ok(Some(wish("a", "9007199254740991", 5, 9))));
         let all = r#"{"entry_id":47,"agent_id":"b","priority":3,"due_at":1764000000000}"#;
         assert_eq!(objects.parse(all), Ok(Some(wish("b", "47", 3, 1_764_000_000_000))));
         assert_eq!(objects.parse(r#"{"entry_id":"47","agent_id":null}"#), Ok(Some(wish("a", "47", 5, 9))));
@@ -587,6 +600,12 @@ mod tests {
             (Format::Jsonl, "{", "is not JSON"),
             (Format::Jsonl, "[1]", "not a JSON object"),
             (Format::Jsonl, "{}", "has no entry_id"),
+            (Format::Lines, "4711.0", "floating-point"),
+            (Format::Csv, "4.71E+15,1,1", "floating-point"),
+            (Format::Jsonl, r#"{"entry_id":"4711.0"}"#, "floating-point"),
+            (Format::Jsonl, r#"{"entry_id":4711.0}"#, "write it as a string"),
+            (Format::Jsonl, r#"{"entry_id":9007199254740992}"#, "write it as a string"),
+            (Format::Jsonl, r#"{"entry_id":-9007199254740992}"#, "write it as a string"),
             (Format::Jsonl, r#"{"entry_id":1.5}"#, "write it as a string"),
             (Format::Jsonl, r#"{"entry_id":123456789012345678901234}"#, "write it as a string"),
             (Format::Jsonl, r#"{"entry_id":[1]}"#, "must be a string or a number"),

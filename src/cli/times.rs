@@ -32,7 +32,9 @@ impl Moment {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             let ms = text.parse().ok().filter(|ms| *ms <= Timestamp::MAX.0).ok_or_else(bad)?;
             if ms != 0 && ms < LEAST_MS {
-                return Err("is too small for Unix milliseconds; seconds are to be multiplied by 1000".to_owned());
+                return Err(
+                    "must be Unix milliseconds; this looks like seconds, which are to be multiplied by 1000".to_owned()
+                );
             }
             return Ok(Self::At(Timestamp(ms)));
         }
@@ -47,6 +49,15 @@ impl Moment {
         match self {
             Self::At(at) => at,
             Self::Away(span) => now.plus(span),
+        }
+    }
+
+    /// From when on a row is due that waits for it. The table takes no time before 1973 for one, as that looks like seconds: a
+    /// date of then means at once.
+    pub(super) fn due(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) if at.0 < LEAST_MS => Timestamp::ZERO,
+            Self::At(_) | Self::Away(_) => self.after(now),
         }
     }
 
@@ -126,6 +137,10 @@ mod tests {
         assert_eq!(at("0"), Timestamp(0));
         assert_eq!(at("2s"), Timestamp(3_000));
         assert_eq!(Moment::parse("2d").unwrap().before(Timestamp(86_400_000 * 3)), Timestamp(86_400_000));
+        let due = |text: &str| Moment::parse(text).unwrap().due(Timestamp(1_000));
+        assert_eq!(due("1970-01-02"), Timestamp::ZERO, "at once");
+        assert_eq!(due("1973-03-03T09:46:40"), Timestamp(LEAST_MS));
+        assert_eq!(due("2s"), Timestamp(3_000), "refused by the table: the clock is wrong");
         for bad in [
             "",
             "soon",

@@ -682,7 +682,7 @@ async fn a_hold_keeps_a_cache_from_being_listed_unless_it_ends_soon() {
     sql(
         dir.path(),
         "INSERT INTO holds (scope, cause, since_at, until_at, repeats)
-         VALUES ('b', 'operator', 0, NULL, 0), ('*', 'throttled', 0, 1, 1)",
+         VALUES ('b', 'operator', 0, NULL, 0), ('*', 'throttled', 0, 100000000000, 1)",
     )
     .await;
     sql(dir.path(), &format!("INSERT INTO holds (scope, until_at) VALUES ('a', {soon})")).await;

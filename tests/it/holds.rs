@@ -11,7 +11,7 @@ use audio_cache_sweeper::{
 use sqlx::{Connection, SqliteConnection};
 
 use crate::{
-    bed::{Bed, Plan, START},
+    bed::{Bed, Plan, START, UNCHECKED},
     logs::Log,
 };
 
@@ -120,7 +120,7 @@ async fn holds_with_odd_values_hold_what_they_say_at_the_most_and_can_be_lifted(
         for (since, until, holds) in &cases {
             let mut bed = Bed::new(Plan::default()).await;
             bed.insert_many("a", 40).await;
-            bed.execute("PRAGMA ignore_check_constraints = ON").await;
+            bed.execute(UNCHECKED).await;
             bed.execute(&format!(
                 "INSERT INTO holds (scope, cause, since_at, until_at) VALUES ('a', {cause}, {since}, {until}),
                      ('no agent', {cause}, {since}, {until}), (x'61ff', {cause}, {since}, {until})"

@@ -20,6 +20,7 @@ mod health;
 mod help;
 mod holds;
 mod hostile;
+mod interface;
 mod key;
 mod logs;
 mod older;

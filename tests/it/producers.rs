@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::bed::{Bed, Plan};
+use crate::bed::{Bed, Plan, UNCHECKED};
 
 /// One of each type, and the odd ones among them, as SQL literals.
 fn values() -> Vec<String> {
@@ -137,10 +137,48 @@ async fn every_value_in_every_column_is_refused_or_handled() {
 }
 
 #[tokio::test]
+async fn what_a_check_refuses_an_insert_or_ignore_does_not_pass_over_in_silence() {
+    let (bed, bare) = (Bed::new(Plan::default()).await, Bed::new(Plan::default()).await);
+    let connect = async |bed: &Bed| SqliteConnection::connect(bed.options.path.to_str().unwrap()).await.unwrap();
+    let (mut conn, mut checked) = (connect(&bed).await, connect(&bare).await);
+    // Here, the CHECKs alone decide.
+    sqlx::raw_sql("DROP TRIGGER deletions_checked; DROP TRIGGER holds_checked").execute(&mut checked).await.unwrap();
+    let holds = ["scope", "cause", "since_at", "until_at", "probed_at", "repeats"];
+    let columns = COLUMNS.map(|column| ("deletions", column)).into_iter();
+    let mut refused = 0;
+    for (table, column) in columns.chain([("deletions", "evidence")]).chain(holds.map(|column| ("holds", column))) {
+        for (n, value) in values().iter().enumerate() {
+            let fixed = match table {
+                "holds" => vec![("scope", format!("'{column}-{n}'"))],
+                _ => vec![("agent_id", "'odd'".to_owned()), ("entry_id", format!("'{column}-{n}'"))],
+            };
+            let (names, texts): (Vec<&str>, Vec<&str>) = fixed
+                .iter()
+                .filter(|(name, _)| *name != column)
+                .map(|(name, value)| (*name, value.as_str()))
+                .chain([(column, value.as_str())])
+                .unzip();
+            let into = format!("INTO {table} ({}) VALUES ({})", names.join(", "), texts.join(", "));
+            let plain = sqlx::raw_sql(AssertSqlSafe(format!("INSERT {into}"))).execute(&mut checked).await;
+            let ignoring = sqlx::raw_sql(AssertSqlSafe(format!("INSERT OR IGNORE {into}"))).execute(&mut conn).await;
+            // In a trigger, that the id is -1 looks like that none is given.
+            if (column, value.as_str()) == ("id", "-1") {
+                continue;
+            }
+            let what = &into[..into.len().min(200)];
+            assert_eq!(ignoring.is_ok(), plain.is_ok(), "{what}: {ignoring:?}, {plain:?}");
+            assert!(ignoring.is_err() || ignoring.unwrap().rows_affected() == 1, "{what}: nothing was said");
+            refused += usize::from(plain.is_err());
+        }
+    }
+    assert!(refused > 300, "{refused}");
+}
+
+#[tokio::test]
 async fn a_row_whose_checks_were_switched_off_ends_nothing_but_itself() {
     let mut bed = Bed::new(Plan::default()).await;
     let mut conn = SqliteConnection::connect(bed.options.path.to_str().unwrap()).await.unwrap();
-    sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut conn).await.unwrap();
+    sqlx::raw_sql(UNCHECKED).execute(&mut conn).await.unwrap();
     let taken = insert_every_value_in_every_column(&mut conn).await;
     assert!(taken > 400, "{taken} of {}", COLUMNS.len() * values().len());
     work_it_off(&mut bed).await;
@@ -152,11 +190,9 @@ async fn a_row_whose_checks_were_switched_off_ends_nothing_but_itself() {
 async fn a_row_that_no_request_can_carry_is_made_dead_and_stops_nobody() {
     let mut bed = Bed::new(Plan::default()).await;
     bed.insert_many("a", 30).await;
-    bed.execute(
-        "PRAGMA ignore_check_constraints = ON;
-         INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 'white space'), ('a', ''), ('no/agent', '1')",
-    )
-    .await;
+    bed.execute(UNCHECKED).await;
+    bed.execute("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 'white space'), ('a', ''), ('no/agent', '1')")
+        .await;
     bed.work().await;
     assert_eq!(bed.count("state = 'deleted'").await, 30);
     assert_eq!(bed.count("state = 'dead' AND last_cause = 'rejected'").await, 3);
@@ -167,7 +203,7 @@ async fn a_row_that_no_request_can_carry_is_made_dead_and_stops_nobody() {
 async fn odd_values_in_holds_and_requests_end_nothing() {
     let mut bed = Bed::new(Plan::default()).await;
     let mut conn = SqliteConnection::connect(bed.options.path.to_str().unwrap()).await.unwrap();
-    sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut conn).await.unwrap();
+    sqlx::raw_sql(UNCHECKED).execute(&mut conn).await.unwrap();
     for (table, fixed, columns) in [
         ("holds", ("scope", "'elsewhere'"), vec!["scope", "cause", "since_at", "until_at", "probed_at", "repeats"]),
         (

@@ -5,6 +5,7 @@ use std::{path::Path, process::Command};
 use audio_cache_sweeper::sandbox::{Mood, Options};
 
 use crate::{
+    bed::UNCHECKED,
     daemon::{Daemon, Locked, finish, queue, sandbox, sql, sweeper},
     enqueue::{fed, on_a_terminal},
 };
@@ -99,13 +100,9 @@ async fn what_is_known_of_a_dead_row_comes_back_with_it() {
 async fn a_row_that_no_request_can_carry_stays_dead_and_keeps_no_other() {
     let dir = tempfile::tempdir().unwrap();
     mixed(dir.path()).await;
-    sql(
-        dir.path(),
-        "PRAGMA ignore_check_constraints = ON;
-         INSERT INTO deletions (agent_id, entry_id, state, settled_at, last_cause, batch_max)
-         VALUES ('a', 'odd', 'dead', 5, 'rejected', 99)",
-    )
-    .await;
+    let odd = "INSERT INTO deletions (agent_id, entry_id, state, settled_at, last_cause, batch_max)
+         VALUES ('a', 'odd', 'dead', 5, 'rejected', 99)";
+    sql(dir.path(), &format!("{UNCHECKED} {odd}")).await;
     let (code, out, err) = run(dir.path(), &["retry", "--all", "--yes"]);
     assert_eq!((code, out.as_str()), (0, "revived 4\n"));
     assert!(err.contains("1 row stays dead"), "{err}");

@@ -443,7 +443,7 @@ impl Simulation {
             0 => {
                 let until = match self.rng.u8(..4) {
                     0 => "NULL".to_owned(),
-                    1 => "5".to_owned(),
+                    1 => "100000000000".to_owned(),
                     2 => (now + 30_000).to_string(),
                     _ => (now + 100_000_000_000).to_string(),
                 };

@@ -16,7 +16,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::{
-    bed::{Bed, KEY, Plan, START, status_with},
+    bed::{Bed, KEY, Plan, START, UNCHECKED, status_with},
     daemon::{BINARY, Daemon, Locked, blocking, clean, configured, finish, queue, sandbox, skipped, sql, sweeper},
     enqueue::{fed, on_a_terminal},
 };
@@ -419,11 +419,10 @@ fn times_before_the_epoch_and_odd_rows_are_shown_as_well() {
     let dir = tempfile::tempdir().unwrap();
     sweeper(dir.path()).arg("init").output().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let odd = "PRAGMA ignore_check_constraints = ON;
-        INSERT INTO deletions (agent_id, entry_id, due_at, created_at, attempts, maybe_done, priority)
+    let odd = "INSERT INTO deletions (agent_id, entry_id, due_at, created_at, attempts, maybe_done, priority)
         VALUES ('a', '1', 'soon', -5, 'x', 'y', 'z'), (x'ff', '2', 1e300, 'x', 0, 0, 0), (CAST(x'fe' AS TEXT), '3', 0, 0, 0, 0, 0);
         INSERT INTO holds (scope, cause, since_at, until_at) VALUES ('a', 'odd', 'x', 'y')";
-    runtime.block_on(sql(dir.path(), odd));
+    runtime.block_on(sql(dir.path(), &format!("{UNCHECKED} {odd}")));
     assert!(run(dir.path(), &["status"]).contains("pending                3"));
     assert!(run(dir.path(), &["show", "a", "1"]).starts_with("a 1: pending\n"));
     assert_eq!(Timestamp::parse("1969-12-31"), None);

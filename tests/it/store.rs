@@ -10,9 +10,14 @@ use audio_cache_sweeper::{
 };
 use sqlx::{Connection, SqliteConnection};
 
+use crate::bed::UNCHECKED;
+
 const MIGRATION: &str = include_str!("../../migrations/sqlite/0001_queue.sql");
 
 const NOW: Timestamp = Timestamp(4_000_000_000_000);
+
+/// Times from here on are milliseconds for certain.
+const FAR: i64 = 1_700_000_000_000;
 
 fn options(dir: &tempfile::TempDir) -> Options {
     Options { path: dir.path().join("queue.db"), busy_timeout: Duration::from_secs(5), synchronous: Synchronous::Full }
@@ -276,12 +281,12 @@ async fn whole_table(options: &Options) -> Vec<String> {
 const ALL_KINDS: &str = "
     INSERT INTO deletions (agent_id, entry_id, priority, state, attempts, due_at, batch_max, asks, maybe_done, request_id,
         first_fault, last_cause, created_at, settled_at) VALUES
-        ('a', 1, 1, 'dead',    5, 9000, 1,  2, 1, 7,    6,    'lost', 100, 200),
-        ('a', 2, 1, 'deleted', 1, 9000, 20, 0, 0, 7,    NULL, NULL,   100, 200),
-        ('a', 3, 1, 'absent',  1, 9000, 0,  0, 0, 7,    5,    NULL,   100, 200),
-        ('a', 4, 1, 'pending', 0, 9000, 20, 0, 0, NULL, NULL, NULL,   100, NULL),
-        ('a', 5, 1, 'pending', 0, 9000, 4,  0, 0, 7,    7,    'rejected', 100, NULL),
-        ('a', 6, 1, 'pending', 1, 9000, 20, 0, 1, NULL, NULL, 'lost', 100, NULL);
+        ('a', 1, 1, 'dead',    5, 1700000009000, 1,  2, 1, 7,    6,    'lost', 100, 200),
+        ('a', 2, 1, 'deleted', 1, 1700000009000, 20, 0, 0, 7,    NULL, NULL,   100, 200),
+        ('a', 3, 1, 'absent',  1, 1700000009000, 0,  0, 0, 7,    5,    NULL,   100, 200),
+        ('a', 4, 1, 'pending', 0, 1700000009000, 20, 0, 0, NULL, NULL, NULL,   100, NULL),
+        ('a', 5, 1, 'pending', 0, 1700000009000, 4,  0, 0, 7,    7,    'rejected', 100, NULL),
+        ('a', 6, 1, 'pending', 1, 1700000009000, 20, 0, 1, NULL, NULL, 'lost', 100, NULL);
     INSERT INTO deletions (agent_id, entry_id, priority, state, attempts, due_at, batch_max, asks, maybe_done, request_id,
         first_fault, last_cause, created_at, settled_at)
     SELECT 'b', entry_id, priority, state, attempts, due_at, batch_max, asks, maybe_done, request_id, first_fault, last_cause,
@@ -299,10 +304,10 @@ async fn a_repeated_insert_reopens_a_settled_row_as_if_it_were_new() {
     let (_dir, options, _store, mut conn) = with_all_kinds().await;
     let mut expected = whole_table(&options).await;
     let again = "INSERT INTO deletions (agent_id, entry_id, priority, due_at, created_at) VALUES
-                     ('a', 1, 0, 500, 300), ('a', 2, 0, 500, 300), ('a', 3, 0, 500, 300)";
+                     ('a', 1, 0, 1700000000500, 300), ('a', 2, 0, 1700000000500, 300), ('a', 3, 0, 1700000000500, 300)";
     sqlx::raw_sql(again).execute(&mut conn).await.unwrap();
     for id in 1..=3 {
-        expected[id - 1] = format!(r#"[{id},"a","{id}",0,"pending",0,500,20,0,0,null,null,null,300,null]"#);
+        expected[id - 1] = format!(r#"[{id},"a","{id}",0,"pending",0,1700000000500,20,0,0,null,null,null,300,null]"#);
     }
     assert_eq!(whole_table(&options).await, expected);
 }
@@ -316,21 +321,25 @@ async fn an_open_row_that_is_enqueued_again_takes_over_a_higher_priority_and_unt
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(conn).await.map(drop)
     };
     // Later, and with a lower priority: nothing.
-    insert(&mut conn, "('a', 4, 0, 9001), ('a', 5, 0, 9001), ('a', 6, 0, 9001)").await.unwrap();
+    insert(&mut conn, "('a', 4, 0, 1700000009001), ('a', 5, 0, 1700000009001), ('a', 6, 0, 1700000009001)")
+        .await
+        .unwrap();
     assert_eq!(whole_table(&options).await, expected);
     // Earlier: only the one that was never tried.
-    insert(&mut conn, "('a', 4, 1, 8999), ('a', 5, 1, 8999), ('a', 6, 1, 8999)").await.unwrap();
-    expected[3] = r#"[4,"a","4",1,"pending",0,8999,20,0,0,null,null,null,100,null]"#.to_owned();
+    insert(&mut conn, "('a', 4, 1, 1700000008999), ('a', 5, 1, 1700000008999), ('a', 6, 1, 1700000008999)")
+        .await
+        .unwrap();
+    expected[3] = r#"[4,"a","4",1,"pending",0,1700000008999,20,0,0,null,null,null,100,null]"#.to_owned();
     assert_eq!(whole_table(&options).await, expected);
     // Due at once, and more important.
     insert(&mut conn, "('a', 4, 2, 0), ('a', 5, 2, 0), ('a', 6, 2, 0)").await.unwrap();
     expected[3] = r#"[4,"a","4",2,"pending",0,0,20,0,0,null,null,null,100,null]"#.to_owned();
-    expected[4] = r#"[5,"a","5",2,"pending",0,9000,4,0,0,7,7,"rejected",100,null]"#.to_owned();
-    expected[5] = r#"[6,"a","6",2,"pending",1,9000,20,0,1,null,null,"lost",100,null]"#.to_owned();
+    expected[4] = r#"[5,"a","5",2,"pending",0,1700000009000,4,0,0,7,7,"rejected",100,null]"#.to_owned();
+    expected[5] = r#"[6,"a","6",2,"pending",1,1700000009000,20,0,1,null,null,"lost",100,null]"#.to_owned();
     assert_eq!(whole_table(&options).await, expected);
     // A time that is none is refused as in a new row.
-    insert(&mut conn, "('b', 4, 9, 8000)").await.unwrap();
-    expected[9] = r#"[10,"b","4",9,"pending",0,8000,20,0,0,null,null,null,100,null]"#.to_owned();
+    insert(&mut conn, "('b', 4, 9, 1700000008000)").await.unwrap();
+    expected[9] = r#"[10,"b","4",9,"pending",0,1700000008000,20,0,0,null,null,null,100,null]"#.to_owned();
     let error = insert(&mut conn, "('b', 4, 9, -1)").await.unwrap_err().to_string();
     assert!(error.contains("due_at must be Unix milliseconds"), "{error}");
     assert_eq!(whole_table(&options).await, expected);
@@ -347,19 +356,19 @@ async fn enqueueing_counts_each_wish_once_as_what_became_of_it() {
         due_at: Timestamp(due_at),
     };
     let wishes = [
-        wish("1", 700), // reopened, then once as it is, and twice earlier
-        wish("1", 700),
-        wish("1", 600),
+        wish("1", FAR + 700), // reopened, then once as it is, and twice earlier
+        wish("1", FAR + 700),
+        wish("1", FAR + 600),
         wish("1", 0),
-        wish("4", 9_500), // waits, is due earlier, waits, is due earlier
-        wish("4", 8_000),
-        wish("4", 8_500),
+        wish("4", FAR + 9_500), // waits, is due earlier, waits, is due earlier
+        wish("4", FAR + 8_000),
+        wish("4", FAR + 8_500),
         wish("4", 0),
         wish("5", 0), // tried: both wait
         wish("6", 0),
-        wish("7", 700), // new, earlier, waits
-        wish("7", 600),
-        wish("7", 650),
+        wish("7", FAR + 700), // new, earlier, waits
+        wish("7", FAR + 600),
+        wish("7", FAR + 650),
     ];
     let expected = Enqueued { inserted: 1, waiting: 1 + 2 + 2 + 1, earlier: 2 + 2 + 1, reopened: 1 };
     assert_eq!(producer.enqueue(&wishes).await.unwrap(), expected);
@@ -415,7 +424,7 @@ async fn a_bad_row_is_refused_at_its_insert_with_what_is_wrong() {
         ("('a', 'caf' || char(233))", "entry_id must be text of 1 to 255"),
         ("('a', x'31')", "entry_id must be text of 1 to 255"),
         ("('a', CAST(x'ff' AS TEXT))", "entry_id must be text of 1 to 255"),
-        ("('a', NULL)", "NOT NULL"),
+        ("('a', NULL)", "entry_id must be text of 1 to 255"),
         ("('.', '1')", "one URL path segment"),
         ("('..', '1')", "one URL path segment"),
         ("('a/b', '1')", "one URL path segment"),
@@ -580,10 +589,12 @@ async fn only_what_is_settled_and_old_is_pruned() {
 #[tokio::test]
 async fn an_open_row_is_not_pruned_whatever_else_it_says() {
     let (_dir, options, mut store) = opened().await;
-    let sql = "PRAGMA ignore_check_constraints = ON;
-               INSERT INTO deletions (agent_id, entry_id, settled_at) VALUES ('a', 1, 5);
+    let sql = "INSERT INTO deletions (agent_id, entry_id, settled_at) VALUES ('a', 1, 5);
                INSERT INTO deletions (agent_id, entry_id, state, settled_at) VALUES ('a', 2, 'deleted', 5)";
-    sqlx::raw_sql(sql).execute(&mut client(&options).await).await.unwrap();
+    let mut conn = client(&options).await;
+    for sql in [UNCHECKED, sql] {
+        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+    }
     assert_eq!(store.prune(Timestamp(1_000), 10).await.unwrap().removed, 1);
     assert_eq!(table(&options).await, [row(1, "a", "1", "pending", 0, 20, 0)]);
 }
@@ -594,7 +605,7 @@ async fn an_id_can_be_neither_given_nor_changed_so_that_others_cannot_insert() {
     let mut conn = client(&options).await;
     sqlx::raw_sql("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").execute(&mut conn).await.unwrap();
     let changed = sqlx::raw_sql("UPDATE deletions SET id = 9223372036854775807").execute(&mut conn).await;
-    assert!(changed.unwrap_err().to_string().contains("the id of a deletion stays as it is"));
+    assert!(changed.unwrap_err().to_string().contains("id, agent_id and entry_id of a deletion stay as they are"));
     sqlx::raw_sql("UPDATE deletions SET id = id, priority = 3").execute(&mut conn).await.unwrap();
     sqlx::raw_sql("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 2)").execute(&mut conn).await.unwrap();
 }
