@@ -1,7 +1,6 @@
 //! What `enqueue` reads: lines, records or objects, each a wish or a problem.
 
 use std::{
-    fmt,
     io::{self, BufRead as _, BufReader, Read},
     sync::{
         Arc,
@@ -12,10 +11,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -441,64 +437,55 @@ fn columns_of(names: &[String], has_agent: bool) -> Result<Vec<Field>, String> {
     Ok(columns)
 }
 
-/// The fields of a JSON object, as they come: a map would keep the last of those that have the same name.
-struct Fields(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Fields;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(Collect)
-    }
+/// A JSON object of a line.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Object {
+    agent_id: Option<Value>,
+    entry_id: Option<Value>,
+    priority: Option<Value>,
+    due_at: Option<Value>,
 }
 
 fn raw_object(line: &str) -> Result<Raw, String> {
-    let Fields(fields) = serde_json::from_str(line).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => "is not a JSON object".to_owned(),
-        serde_json::error::Category::Io | serde_json::error::Category::Syntax | serde_json::error::Category::Eof => {
-            format!("is not JSON: {error}")
+    if !line.starts_with('{') {
+        return Err("is not a JSON object".to_owned());
+    }
+    let object: Object = serde_json::from_str(line).map_err(|error| {
+        // It is the one line that was read: its number in the input is said by others.
+        let said = error.to_string().replace(" at line 1 column ", ", at column ");
+        match error.classify() {
+            serde_json::error::Category::Data => said,
+            serde_json::error::Category::Io
+            | serde_json::error::Category::Syntax
+            | serde_json::error::Category::Eof => {
+                format!("is not JSON: {said}")
+            }
         }
     })?;
-    let mut raw = Raw::default();
-    let mut seen = Vec::new();
-    for (name, value) in fields {
-        let field = Field::parse(&name).ok_or_else(|| unknown("field", &name))?;
-        if seen.contains(&field) {
-            return Err(format!("field {name:?} is there twice"));
+    Ok(Raw {
+        agent: text_of("agent_id", object.agent_id)?,
+        entry: text_of("entry_id", object.entry_id)?,
+        priority: text_of("priority", object.priority)?,
+        due: text_of("due_at", object.due_at)?,
+    })
+}
+
+/// A JSON string, or an integer that no program that keeps numbers as doubles has rounded.
+fn text_of(name: &str, value: Option<Value>) -> Result<Option<String>, String> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(Value::Number(number)) if number.as_i64().is_some_and(|exact| exact.unsigned_abs() < INEXACT) => {
+            Ok(Some(number.to_string()))
         }
-        seen.push(field);
-        *raw.field(field) = match value {
-            Value::Null => None,
-            Value::String(text) => Some(text),
-            Value::Number(number) => match number.as_i64() {
-                Some(exact) if exact.unsigned_abs() < INEXACT => Some(number.to_string()),
-                _ => {
-                    let said = "a double, which may have been another number";
-                    return Err(format!(
-                        "{name} is {number}, which many programs keep as {said}: write it as a string"
-                    ));
-                }
-            },
-            Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
-                return Err(format!("{name} must be a string or a number"));
-            }
-        };
+        Some(Value::Number(number)) => Err(format!(
+            "{name} {number} may have been another number, as many programs keep numbers as doubles: write it as a string"
+        )),
+        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(format!("{name} must be a string or a number"))
+        }
     }
-    Ok(raw)
 }
 
 #[cfg(test)]
@@ -609,9 +596,9 @@ mod tests {
             (Format::Jsonl, r#"{"entry_id":1.5}"#, "write it as a string"),
             (Format::Jsonl, r#"{"entry_id":123456789012345678901234}"#, "write it as a string"),
             (Format::Jsonl, r#"{"entry_id":[1]}"#, "must be a string or a number"),
-            (Format::Jsonl, r#"{"entry_id":1,"entry_id":2}"#, "field \"entry_id\" is there twice"),
-            (Format::Jsonl, r#"{"entry_id":1,"due_at":null,"due_at":"2h"}"#, "field \"due_at\" is there twice"),
-            (Format::Jsonl, r#"{"entry_id":1,"prio":1}"#, "field \"prio\" is none of"),
+            (Format::Jsonl, r#"{"entry_id":1,"entry_id":2}"#, "duplicate field `entry_id`"),
+            (Format::Jsonl, r#"{"entry_id":1,"due_at":null,"due_at":"2h"}"#, "duplicate field `due_at`"),
+            (Format::Jsonl, r#"{"entry_id":1,"prio":1}"#, "unknown field `prio`, expected one of"),
             (Format::Jsonl, r#"{"entry_id":1,"due_at":"soon"}"#, "due_at \"soon\": must be a time"),
             (Format::Jsonl, r#"{"entry_id":1,"due_at":1764000000}"#, "multiplied by 1000"),
         ];
