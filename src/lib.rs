@@ -12,6 +12,7 @@
 //! | [`envelope`] | whose word an error is | pure |
 //! | [`echo`] | whose answer it is | pure |
 //! | [`outcome`] | what came of a call, and what can follow from it | pure |
+//! | [`hold`] | a pause, as it is kept | pure |
 //! | [`judge`] | what does follow from it: the decision table | pure |
 //! | [`evidence`] | what the answers so far have shown of each agent | pure |
 //! | [`lanes`] | whose turn it is | pure |
@@ -30,7 +31,7 @@
 //! | [`cli`] | arguments, exit codes, signals; what an operator does | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
-//! lanes, evidence, key} → judge → {outcome, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable,
+//! lanes, evidence, key} → {judge, hold} → {outcome, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable,
 //! small_file}`. A test holds
 //! that, and that only the store knows SQL.
 //!
@@ -124,6 +125,8 @@ pub mod envelope;
 pub mod echo;
 
 pub mod outcome;
+
+pub mod hold;
 
 pub mod judge;
 

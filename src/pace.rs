@@ -11,7 +11,7 @@ pub mod rate;
 use std::time::Duration;
 
 pub use concurrency::ConcurrencyChange;
-pub use holds::{Admission, HoldChange, HoldRow, Holds, Outcome, Probe};
+pub use holds::{Admission, Holds, Outcome, Probe};
 pub use permits::{Permits, RateLimit, is_too_much};
 pub use rate::RateChange;
 

@@ -35,7 +35,7 @@ pub use write::Write;
 use crate::{
     clock::Timestamp,
     deletion::{AgentId, DeletionId, Lane},
-    pace::HoldRow,
+    hold::HoldRow,
 };
 use file::connect;
 use lock::{FileIdentity, LOCK_SUFFIX, find_replaced};

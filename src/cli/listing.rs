@@ -18,8 +18,9 @@ use crate::{
     clock::{Clock, Timestamp},
     config::{Config, show_duration},
     deletion::{AgentId, EntryId},
+    hold::HoldRow,
     outcome::{Cause, Fault, RetryAfter, Scope},
-    pace::{HoldRow, Permits},
+    pace::Permits,
     store::{self, Neighbour, OpenError, Reader},
 };
 

@@ -22,8 +22,8 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     deletion::AgentId,
+    hold::HoldRow,
     outcome::{Cause, Scope},
-    pace::HoldRow,
     printable,
     store::{Reader, Standing},
 };

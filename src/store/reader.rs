@@ -15,8 +15,8 @@ use super::{
 use crate::{
     clock::Timestamp,
     deletion::{AgentId, EntryId},
+    hold::HoldRow,
     outcome::{Cause, Scope},
-    pace::HoldRow,
 };
 
 /// How far back [`Lately`] looks.

@@ -8,8 +8,8 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use crate::{
     clock::Timestamp,
     deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, EntryId, Lane, MAX_BATCH_SIZE, RequestId, State},
+    hold::HoldRow,
     outcome::{Cause, Judged, Scope, Verdict},
-    pace::HoldRow,
 };
 
 /// A request that was claimed and never answered: its daemon died.

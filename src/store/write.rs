@@ -11,8 +11,8 @@ use super::{
 use crate::{
     clock::Timestamp,
     deletion::{DeletionId, Lane, RequestId},
+    hold::{HoldChange, HoldRow},
     outcome::{Cause, Scope},
-    pace::{HoldChange, HoldRow},
 };
 
 /// A row as [`super::rows::RawDeletion`] reads it. The casts, because CHECKs can be switched off: a value of another type

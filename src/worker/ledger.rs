@@ -11,10 +11,11 @@ use crate::{
     deletion::{Lane, RequestId},
     echo::{Echo, Echoes},
     evidence::Evidence,
+    hold::HoldChange,
     judge::{Heard, Sent, Standing, judge},
     metrics::Metrics,
     outcome::{Fault, Judgement},
-    pace::{HoldChange, Outcome, is_too_much},
+    pace::{Outcome, is_too_much},
     store::Settlement,
     telemetry::event,
 };

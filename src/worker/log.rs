@@ -6,8 +6,9 @@ use tracing::{debug, error, info, warn};
 
 use super::{InFlight, Totals};
 use crate::{
+    hold::{HoldChange, HoldRow},
     outcome::Verdict,
-    pace::{ConcurrencyChange, HoldChange, HoldRow, RateChange},
+    pace::{ConcurrencyChange, RateChange},
     store::{Backlog, Counts, Settlement, Tally},
     telemetry::{dropped_lines, event},
 };

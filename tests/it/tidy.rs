@@ -14,13 +14,13 @@ const LAYERS: [&[&str]; 11] = [
     &["metrics"],
     &["store", "api", "supervisor"],
     &["pace", "lanes", "evidence", "key"],
-    &["judge"],
+    &["judge", "hold"],
     &["outcome", "health", "telemetry"],
     &["deletion", "backoff", "envelope", "echo"],
     &["clock", "printable", "small_file"],
 ];
 
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "printable",
     "echo",
     "envelope",
@@ -29,6 +29,7 @@ const PURE: [&str; 11] = [
     "backoff",
     "outcome",
     "judge",
+    "hold",
     "evidence",
     "lanes",
     "health",
