@@ -39,7 +39,8 @@ use audio_cache_sweeper::{
     clock::Clock,
     deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane},
     outcome::{Judged, Verdict},
-    store::{Claim, Settlement, Store},
+    queue::{Claim, Settlement},
+    store::Store,
     worker::EVENT_INTERVAL,
 };
 use common::{fill, machine, options};

@@ -15,8 +15,9 @@ use std::{env, net::SocketAddr, path::Path, time::Duration};
 use audio_cache_sweeper::{
     clock::{Clock, Timestamp},
     deletion::{Batch, DeletionId, Lane},
+    queue::Claim,
     sandbox::{self, Sandbox},
-    store::{Claim, Options, Store},
+    store::{Options, Store},
     worker::EVENT_INTERVAL,
 };
 use common::{fill, machine, memory_kib, options, settle_on_disk};

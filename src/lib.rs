@@ -17,6 +17,7 @@
 //! | [`evidence`] | what the answers so far have shown of each agent | pure |
 //! | [`lanes`] | whose turn it is | pure |
 //! | [`pace`] | whether a request may go out: the rate, the holds, how many at a time | no I/O |
+//! | [`queue`] | what crosses the seam between the worker and the engine that keeps the queue | pure |
 //! | [`key`] | the API key, and its only way out | |
 //! | [`api`] | one request and its reply | |
 //! | [`store`] | all the SQL there is | |
@@ -31,7 +32,7 @@
 //! | [`cli`] | arguments, exit codes, signals; what an operator does | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
-//! lanes, evidence, key} → {judge, hold} → {outcome, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable,
+//! lanes, evidence, key} → queue → {judge, hold} → {outcome, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable,
 //! small_file}`. A test holds
 //! that, and that only the store knows SQL.
 //!
@@ -135,6 +136,8 @@ pub mod evidence;
 pub mod lanes;
 
 pub mod pace;
+
+pub mod queue;
 
 pub mod key;
 

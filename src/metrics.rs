@@ -17,7 +17,7 @@ use crate::{
     clock::Timestamp,
     deletion::Kind,
     outcome::Cause,
-    store::{Census, Counts},
+    queue::{Census, Counts},
 };
 pub use exposition::Exposition;
 

@@ -27,7 +27,6 @@ pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
     AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told, lifting,
 };
-pub use rows::{Census, Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};
 pub use schema::verify;
 pub use upkeep::Backlog;
 pub use write::Write;
@@ -36,6 +35,7 @@ use crate::{
     clock::Timestamp,
     deletion::{AgentId, DeletionId, Lane},
     hold::HoldRow,
+    queue::{Census, Orphan, Tally},
 };
 use file::connect;
 use lock::{FileIdentity, LOCK_SUFFIX, find_replaced};

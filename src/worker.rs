@@ -42,7 +42,8 @@ use crate::{
     metrics::Metrics,
     outcome::Scope,
     pace::Pace,
-    store::{Claim, Counts, Store, StoreError},
+    queue::{Claim, Counts},
+    store::{Store, StoreError},
     supervisor::Supervisor,
     telemetry::event,
 };

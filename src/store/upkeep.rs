@@ -11,8 +11,8 @@ use std::{
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use super::{Store, StoreError, rows::Pruned};
-use crate::clock::Timestamp;
+use super::{Store, StoreError};
+use crate::{clock::Timestamp, queue::Pruned};
 
 /// One part in this many of the file may stay free: what comes next goes there.
 const SPARE: i64 = 10;

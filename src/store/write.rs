@@ -6,13 +6,14 @@ use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection};
 
 use super::{
     errors::StoreError,
-    rows::{Claim, Ending, Look, RowsOfRequests, Settlement, answer, endings, holds_of, json, look_row, returning},
+    rows::{Ending, RowsOfRequests, answer, endings, holds_of, json, look_row, returning},
 };
 use crate::{
     clock::Timestamp,
     deletion::{DeletionId, Lane, RequestId},
     hold::{HoldChange, HoldRow},
     outcome::{Cause, Scope},
+    queue::{Claim, Look, Settlement},
 };
 
 /// A row as [`super::rows::RawDeletion`] reads it. The casts, because CHECKs can be switched off: a value of another type

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::plan::Busy;
 use crate::{
     deletion::{Batch, DeletionId, Lane, RequestId},
-    store::Claim,
+    queue::Claim,
 };
 
 /// A request on its way.

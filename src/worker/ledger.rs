@@ -16,7 +16,7 @@ use crate::{
     metrics::Metrics,
     outcome::{Fault, Judgement},
     pace::{Outcome, is_too_much},
-    store::Settlement,
+    queue::Settlement,
     telemetry::event,
 };
 

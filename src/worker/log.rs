@@ -9,7 +9,8 @@ use crate::{
     hold::{HoldChange, HoldRow},
     outcome::Verdict,
     pace::{ConcurrencyChange, RateChange},
-    store::{Backlog, Counts, Settlement, Tally},
+    queue::{Counts, Settlement, Tally},
+    store::Backlog,
     telemetry::{dropped_lines, event},
 };
 

@@ -9,7 +9,7 @@ use crate::{
     backoff::Backoff,
     clock::Timestamp,
     deletion::{ALONE, AgentId, Batch, Deletion, EntryId, Lane},
-    store::{DueRow, Look},
+    queue::{DueRow, Look},
 };
 
 /// How rows become requests.

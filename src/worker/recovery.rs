@@ -8,7 +8,8 @@ use crate::{
     judge::{Heard, Policy, Sent, Standing, judge},
     outcome::Fault,
     pace::Pace,
-    store::{Orphan, Settlement, Store, StoreError},
+    queue::{Orphan, Settlement},
+    store::{Store, StoreError},
     telemetry::event,
 };
 

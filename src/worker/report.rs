@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::store::{Counts, Settlement};
+use crate::queue::{Counts, Settlement};
 
 /// When to end without being told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

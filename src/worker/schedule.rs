@@ -27,7 +27,8 @@ use crate::{
     lanes::Lanes,
     outcome::Scope,
     pace::{Admission, Pace, Probe},
-    store::{Claim, Look, StoreError, Write},
+    queue::{Claim, Look},
+    store::{StoreError, Write},
 };
 
 /// How many lanes are considered in a row without one that may send: some thousand take a millisecond.

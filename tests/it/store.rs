@@ -6,7 +6,8 @@ use audio_cache_sweeper::{
     clock::Timestamp,
     deletion::{AgentId, Batch, DeletionId, EntryId, Lane, RequestId},
     outcome::{Cause, Judged, Verdict},
-    store::{Claim, Enqueued, OpenError, Options, Producer, Reader, Settlement, Store, Synchronous, Wish},
+    queue::{Claim, Settlement},
+    store::{Enqueued, OpenError, Options, Producer, Reader, Store, Synchronous, Wish},
 };
 use sqlx::{Connection, SqliteConnection};
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// From the shell to the core: a module names only modules of lines below its own.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["main"],
     &["cli"],
     &["config", "sandbox"],
@@ -14,13 +14,14 @@ const LAYERS: [&[&str]; 11] = [
     &["metrics"],
     &["store", "api", "supervisor"],
     &["pace", "lanes", "evidence", "key"],
+    &["queue"],
     &["judge", "hold"],
     &["outcome", "health", "telemetry"],
     &["deletion", "backoff", "envelope", "echo"],
     &["clock", "printable", "small_file"],
 ];
 
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "printable",
     "echo",
     "envelope",
@@ -30,6 +31,7 @@ const PURE: [&str; 12] = [
     "outcome",
     "judge",
     "hold",
+    "queue",
     "evidence",
     "lanes",
     "health",
