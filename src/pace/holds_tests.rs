@@ -1,4 +1,5 @@
 use super::*;
+use crate::outcome::{Hold, HoldEnd};
 
 #[path = "holds_tests/clocks.rs"]
 mod clocks;

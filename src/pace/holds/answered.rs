@@ -1,0 +1,299 @@
+//! What answers do to the holds: they place them, make them longer, and lift them.
+
+use std::collections::BTreeSet;
+
+use super::{Held, Holds, lifted};
+use crate::{
+    backoff::Jitter,
+    clock::Timestamp,
+    deletion::{AgentId, RequestId},
+    hold::{HoldChange, HoldRow},
+    outcome::{Cause, Hold, HoldEnd, Scope},
+};
+
+/// What a request came to, as far as the holds are concerned.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The request.
+    pub request: RequestId,
+    /// Whose it was.
+    pub agent: AgentId,
+    /// The pause that it asks for.
+    pub hold: Option<Hold>,
+    /// What the streak of faults has reached that is long enough.
+    pub reached: Option<Scope>,
+    /// It settled something.
+    pub has_settled: bool,
+    /// Before the hold, one row is asked about alone.
+    pub asks_first: bool,
+    /// The newest request that was sent.
+    pub newest: RequestId,
+}
+
+impl Holds {
+    /// Takes in what a request came to. What changes in the holds is returned, and to be written.
+    ///
+    /// `involved` are the agents whose faults a hold on everything is for.
+    pub fn answered(
+        &mut self,
+        outcome: Outcome,
+        involved: impl Fn() -> BTreeSet<AgentId>,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<HoldChange> {
+        let request = outcome.request;
+        let mut probed = Vec::new();
+        for held in self.concerning_mut(&outcome.agent).filter(|held| held.probe == Some(request)) {
+            held.probe = None;
+            probed.push(held.clone());
+        }
+        if outcome.has_settled {
+            let mut changes = Vec::new();
+            self.answered |= probed.iter().any(|held| held.is_question);
+            probed.iter().for_each(|held| changes.extend(self.lift(&held.row)));
+            self.drop_questions(&outcome.agent);
+            return changes;
+        }
+        let Some(hold) = outcome.hold.clone() else {
+            return self.nothing_was_said(probed, &outcome, now, rng);
+        };
+        let by_streak = hold.end == HoldEnd::ByStreak;
+        let scope = outcome.reached.clone().unwrap_or_else(|| hold.scope.clone());
+        let (mut changes, mut is_placed) = (Vec::new(), false);
+        for held in probed {
+            is_placed |= self.probe_failed(held, &hold, &scope, &outcome, &mut changes, now, rng);
+        }
+        if !is_placed && (!by_streak || outcome.reached.is_some()) {
+            if outcome.asks_first {
+                self.ask(scope, hold.cause, 0, &outcome, now);
+            } else {
+                changes.extend(self.place(&hold, scope, &outcome, &involved, now, rng));
+            }
+        }
+        changes
+    }
+
+    /// Nothing was said about what these holds are for; a rejection of several rows may still be all that comes.
+    fn nothing_was_said(
+        &mut self,
+        probed: Vec<Held>,
+        outcome: &Outcome,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<HoldChange> {
+        let mut changes = Vec::new();
+        for held in probed {
+            if held.is_question || held.row.cause == Cause::Rejected || held.row.cause.is_of_an_answer() {
+                // It counts for nothing, so the hold does not grow by it.
+                let mut same = held.clone();
+                same.row.repeats = held.row.repeats.saturating_sub(u32::from(held.row.cause == Cause::Rejected));
+                changes.extend(self.place_again(&same, held.row.cause, None, outcome, now, rng));
+            } else {
+                changes.extend(self.lift(&held.row));
+            }
+        }
+        changes
+    }
+
+    /// A probe met a fault that asks for `hold` on `scope`. Whether what it probed stands for that hold from now on.
+    #[expect(clippy::too_many_arguments, reason = "what one answer is made of, and where its changes go")]
+    fn probe_failed(
+        &mut self,
+        held: Held,
+        hold: &Hold,
+        scope: &Scope,
+        outcome: &Outcome,
+        changes: &mut Vec<HoldChange>,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> bool {
+        let by_streak = hold.end == HoldEnd::ByStreak;
+        let is_all = held.row.scope == Scope::All;
+        if !is_all && *scope == Scope::All && hold.scope == Scope::All {
+            // It failed for everybody: that tells nothing about the one agent.
+            return false;
+        }
+        // Several agents got the same status, and it is the reason of the hold: then another one of them tells nothing new.
+        let is_same = held.involved.is_some() && held.row.cause == hold.cause;
+        if is_all && hold.scope != Scope::All && !by_streak && !is_same {
+            // The API speaks again, if only to say no to this agent.
+            changes.extend(self.lift(&held.row));
+            return false;
+        }
+        if by_streak && !is_by_streak(held.row.cause) {
+            // An answer, whatever it says of the rows, is none of what this hold is for; no answer tells nothing of it.
+            if hold.cause.is_of_an_answer() || hold.cause == Cause::Rejected {
+                changes.extend(self.lift(&held.row));
+            } else {
+                changes.extend(self.place_again(&held, held.row.cause, Some(hold), outcome, now, rng));
+            }
+            return false;
+        }
+        let is_placed = held.row.scope == *scope;
+        if outcome.asks_first && is_all && held.is_question && held.asked.as_ref() != Some(&outcome.agent) {
+            // Somebody else's bulk delete: a row of theirs is asked about next.
+            let asked = Some(outcome.agent.clone());
+            self.put(Held { asked, newest: held.newest.max(outcome.newest), ..held });
+        } else if outcome.asks_first && !is_all {
+            if !held.row.cause.is_of_an_answer() {
+                // There are answers again; what they are about is another question.
+                changes.extend(self.lift(&held.row));
+            }
+            self.ask(held.row.scope, hold.cause, held.row.repeats.saturating_add(1), outcome, now);
+        } else if self.is_early_failure(&held, outcome, now) {
+            return true;
+        } else {
+            changes.extend(self.place_again(&held, hold.cause, Some(hold), outcome, now, rng));
+        }
+        is_placed
+    }
+
+    /// A probe before its time, by an agent that took no part, failed as well: it takes part now, and the hold stays.
+    fn is_early_failure(&mut self, held: &Held, outcome: &Outcome, now: Timestamp) -> bool {
+        let known = self.all.get_mut(&held.row.cause).filter(|_| held.row.scope == Scope::All);
+        let Some(known) = known else { return false };
+        let is_early = known.row.until_at.is_some_and(|until| until > now);
+        is_early && known.involved.as_mut().is_some_and(|involved| involved.insert(outcome.agent.clone()))
+    }
+
+    /// Something got through: nothing needs to be asked.
+    fn drop_questions(&mut self, agent: &AgentId) {
+        let questions = self.concerning(Some(agent)).filter(|held| held.is_question);
+        let questions: Vec<_> = questions.map(|held| (held.row.scope.clone(), held.row.cause)).collect();
+        questions.iter().for_each(|(scope, cause)| drop(self.remove(scope, *cause)));
+        self.answered |= !questions.is_empty();
+    }
+
+    /// Whether a question was answered so that nothing is held since this was asked last: what waited for it need not any more.
+    pub fn take_answered(&mut self) -> bool {
+        std::mem::take(&mut self.answered)
+    }
+
+    fn lift(&mut self, row: &HoldRow) -> Option<HoldChange> {
+        lifted(self.remove(&row.scope, row.cause)?)
+    }
+
+    /// A question stands between the agent and a hold: the next request, about one row alone, decides. If the hold is on
+    /// already, its time is over, and the question is its next probe.
+    fn ask(&mut self, scope: Scope, cause: Cause, repeats: u32, outcome: &Outcome, now: Timestamp) {
+        if self.of(&scope).is_some_and(|causes| causes.values().any(|held| is_by_streak(held.row.cause))) {
+            return;
+        }
+        let row = HoldRow { scope, cause, since_at: now, until_at: Some(now), repeats, probed_at: None };
+        let asked = Some(outcome.agent.clone());
+        self.put(Held { is_question: true, asked, ..Held::new(row, outcome.newest) });
+    }
+
+    /// The end of a hold that was placed again so often.
+    fn end(
+        &self,
+        cause: Cause,
+        hold: Option<&Hold>,
+        repeats: u32,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Timestamp {
+        let grown = now.plus(self.growth(cause).jittered(repeats.saturating_add(1), Jitter::draw(rng)));
+        let until = match hold.map(|hold| hold.end) {
+            // The API said when.
+            Some(HoldEnd::At(until)) => until,
+            Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => grown,
+        };
+        hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked))
+    }
+
+    /// Whether a hold has become as long as such holds become by growing.
+    fn is_longest(&self, row: &HoldRow) -> bool {
+        row.until_at.is_some_and(|until| until.since(row.given_at()) >= self.growth(row.cause).delay(u32::MAX))
+    }
+
+    /// A probe failed: the hold lasts longer, for what the probe failed of.
+    fn place_again(
+        &mut self,
+        held: &Held,
+        cause: Cause,
+        hold: Option<&Hold>,
+        outcome: &Outcome,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<HoldChange> {
+        // A question that took the place of a hold goes on where that hold was.
+        let repeats = held.row.repeats.saturating_add(u32::from(!held.is_question));
+        let until = self.end(cause, hold, repeats, now, rng);
+        let was_longest = !held.is_question && self.is_longest(&held.row);
+        let row = HoldRow {
+            scope: held.row.scope.clone(),
+            cause,
+            // A pause that is renewed has been one all along.
+            since_at: if cause == held.row.cause { held.row.since_at } else { now },
+            until_at: Some(until),
+            repeats,
+            probed_at: Some(now),
+        };
+        let mut changes = Vec::new();
+        if cause != held.row.cause || held.is_question {
+            changes.extend(self.lift(&held.row));
+        }
+        let newest = held.newest.max(outcome.newest);
+        // What the probe failed of may be everybody's: then there is nobody who took no part in it.
+        let involved = held.involved.clone().filter(|_| hold.is_none_or(|hold| hold.scope != Scope::All));
+        let may_be_content = hold.map_or(held.may_be_content, |hold| hold.may_be_content);
+        let held = Held { involved, may_be_content, early_from: held.early_from, ..Held::new(row.clone(), newest) };
+        self.put(held);
+        let is_longest = !was_longest && self.is_longest(&row);
+        changes.push(HoldChange::Placed { row, is_longest });
+        changes
+    }
+
+    /// Places a hold, unless it is old news.
+    fn place(
+        &mut self,
+        hold: &Hold,
+        scope: Scope,
+        outcome: &Outcome,
+        involved: &impl Fn() -> BTreeSet<AgentId>,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Option<HoldChange> {
+        let by_streak = hold.end == HoldEnd::ByStreak;
+        let causes = self.of(&scope);
+        if by_streak && causes.is_some_and(|causes| causes.values().any(|held| outcome.request <= held.newest)) {
+            return None;
+        }
+        let until = self.end(hold.cause, Some(hold), 0, now, rng);
+        let known = causes.and_then(|causes| causes.get(&hold.cause)).cloned();
+        let row = match &known {
+            Some(held) if !held.is_question => {
+                // Sent before the hold was placed: at the most it moves the end that the API asks for.
+                let asks = matches!(hold.end, HoldEnd::At(_)) || hold.not_before.is_some();
+                if !asks || held.row.until_at.is_none_or(|at| at >= until) {
+                    return None;
+                }
+                HoldRow { until_at: Some(until), probed_at: Some(now), ..held.row.clone() }
+            }
+            Some(_) | None => HoldRow {
+                scope,
+                cause: hold.cause,
+                since_at: now,
+                until_at: Some(until),
+                repeats: 0,
+                probed_at: Some(now),
+            },
+        };
+        let newest = known.as_ref().map_or(outcome.newest, |held| held.newest.max(outcome.newest));
+        let involved = (row.scope == Scope::All && hold.scope != Scope::All).then(|| {
+            let mut involved = involved();
+            involved.insert(outcome.agent.clone());
+            involved
+        });
+        self.put(Held { involved, may_be_content: hold.may_be_content, ..Held::new(row.clone(), newest) });
+        let is_longest = self.is_longest(&row);
+        Some(HoldChange::Placed { row, is_longest })
+    }
+}
+
+/// Whether such holds come from faults in a row.
+pub(super) fn is_by_streak(cause: Cause) -> bool {
+    cause.is_of_an_answer()
+        || matches!(cause, Cause::Rejected | Cause::ServerError | Cause::Garbled | Cause::Lost | Cause::Contract)
+}
