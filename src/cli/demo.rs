@@ -4,7 +4,9 @@ use std::{
     collections::HashMap,
     env, fs,
     future::Future,
+    io,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
@@ -13,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Failure, rng, say, work};
 use crate::{
-    config::Config,
+    config::{Config, ConfigError},
     sandbox::{self, Sandbox},
     store::{Producer, Store},
     supervisor::Supervisor,
@@ -28,28 +30,22 @@ const MISSING: u64 = 2;
 /// What the sandbox wants, and the daemon gives; nobody else ever sees either.
 const KEY: &str = "demo";
 
-/// Runs it; ends early when `shutdown` completes.
-///
-/// # Errors
-/// If no directory or port can be had, or the database cannot be used.
-pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
-    let dir = env::temp_dir().join(format!("sweeper-demo-{:08x}", rng().u32(..)));
-    fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
-    let database = dir.join("sweeper.db");
-    let sandbox = Sandbox::start(
-        SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        sandbox::Options {
-            key: Some(KEY.to_owned()),
-            latency: Duration::from_millis(60),
-            agents: AGENTS.map(|(agent, count)| (agent.to_owned(), count)).into(),
-            fail_ratio: 0.08,
-            error_ratio: 0.04,
-            seed: 1,
-            ..sandbox::Options::default()
-        },
-    )
-    .await
-    .context("start the sandbox")?;
+/// An API that fails now and then.
+async fn faulty_api() -> io::Result<Sandbox> {
+    let options = sandbox::Options {
+        key: Some(KEY.to_owned()),
+        latency: Duration::from_millis(60),
+        agents: AGENTS.map(|(agent, count)| (agent.to_owned(), count)).into(),
+        fail_ratio: 0.08,
+        error_ratio: 0.04,
+        seed: 1,
+        ..sandbox::Options::default()
+    };
+    Sandbox::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), options).await
+}
+
+/// Short delays, so that all of it takes seconds.
+fn config(database: &Path, sandbox: &Sandbox) -> Result<Config, ConfigError> {
     let settings = [
         ("DATABASE__PATH", database.display().to_string()),
         ("API__BASE_URL", sandbox.url()),
@@ -63,7 +59,19 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     ];
     let environment: HashMap<String, String> =
         settings.into_iter().map(|(key, value)| (format!("SWEEPER__{key}"), value)).collect();
-    let config = Config::load(None, &environment)?;
+    Config::load(None, &environment)
+}
+
+/// Runs it; ends early when `shutdown` completes.
+///
+/// # Errors
+/// If no directory or port can be had, or the database cannot be used.
+pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
+    let dir = env::temp_dir().join(format!("sweeper-demo-{:08x}", rng().u32(..)));
+    fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
+    let database = dir.join("sweeper.db");
+    let sandbox = faulty_api().await.context("start the sandbox")?;
+    let config = config(&database, &sandbox)?;
     let log = telemetry::init(Format::Text, EnvFilter::new("info")).context("start the log")?;
 
     // The tables first; then what a producer does, which is nothing but INSERTs.

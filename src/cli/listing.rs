@@ -119,6 +119,47 @@ pub(super) struct Found {
     pub(super) cut_short: Option<anyhow::Error>,
 }
 
+/// What the pages of a listing say of the whole cache.
+struct Totals {
+    /// The number of entries that the pages name, which changes while entries come and go.
+    lowest: u64,
+    highest: u64,
+    /// Entries that were listed again.
+    repeats: u64,
+}
+
+impl Found {
+    /// Takes in an entry that was not listed before.
+    fn take(&mut self, entry: Entry, filter: &Filter, now: Timestamp) {
+        match filter.takes(&entry, now) {
+            Some(true) => {
+                self.ids.push(entry.id.clone());
+                if self.sample.len() < SAMPLE {
+                    self.sample.push(entry);
+                }
+            }
+            Some(false) => {}
+            None => self.unknown += 1,
+        }
+    }
+
+    /// Says what may be missing.
+    fn doubt(&mut self, totals: &Totals) {
+        let Totals { lowest, highest, repeats } = *totals;
+        if lowest != highest {
+            self.doubts.push(format!("the cache had {lowest} to {highest} entries while it was listed"));
+        }
+        if repeats > 0 {
+            let entries = plural(repeats, "entry was", "entries were");
+            self.doubts.push(format!("{entries} listed twice, and counted once"));
+        }
+        let listed = self.listed + self.unusable;
+        if listed != highest && lowest == highest && self.cut_short.is_none() {
+            self.doubts.push(format!("the API says that there are {highest} entries, and listed {listed}"));
+        }
+    }
+}
+
 /// Why there is no page.
 enum Halt {
     /// It would take long to get it, and nothing is wrong with those before it.
@@ -168,9 +209,8 @@ impl Lister {
     pub(super) async fn list(&mut self, filter: &Filter, progress: &mut Progress) -> Result<Found, Failure> {
         let now = self.clock.now();
         let (mut found, mut seen) = (Found::default(), HashSet::new());
-        let (mut offset, mut repeats) = (0, 0_u64);
-        let (mut lowest, mut highest) = (u64::MAX, 0);
-        let mut idle = 0_u32;
+        let mut totals = Totals { lowest: u64::MAX, highest: 0, repeats: 0 };
+        let (mut offset, mut idle) = (0, 0_u32);
         loop {
             let page = match self.page(offset, progress).await {
                 Ok(page) => page,
@@ -184,22 +224,13 @@ impl Lister {
             let known = seen.len();
             let length = page.entries.len() as u64 + page.unusable;
             let total = page.total;
-            (lowest, highest) = (lowest.min(total), highest.max(total));
+            (totals.lowest, totals.highest) = (totals.lowest.min(total), totals.highest.max(total));
             found.unusable += page.unusable;
             for entry in page.entries {
-                if !seen.insert(entry.id.clone()) {
-                    repeats += 1;
-                    continue;
-                }
-                match filter.takes(&entry, now) {
-                    Some(true) => {
-                        found.ids.push(entry.id.clone());
-                        if found.sample.len() < SAMPLE {
-                            found.sample.push(entry);
-                        }
-                    }
-                    Some(false) => {}
-                    None => found.unknown += 1,
+                if seen.insert(entry.id.clone()) {
+                    found.take(entry, filter, now);
+                } else {
+                    totals.repeats += 1;
                 }
             }
             offset += length;
@@ -217,18 +248,7 @@ impl Lister {
             }
         }
         found.listed = seen.len() as u64;
-        if lowest != highest {
-            found.doubts.push(format!("the cache had {lowest} to {highest} entries while it was listed"));
-        }
-        if repeats > 0 {
-            found
-                .doubts
-                .push(format!("{} listed twice, and counted once", plural(repeats, "entry was", "entries were")));
-        }
-        if found.listed + found.unusable != highest && lowest == highest && found.cut_short.is_none() {
-            let listed = found.listed + found.unusable;
-            found.doubts.push(format!("the API says that there are {highest} entries, and listed {listed}"));
-        }
+        found.doubt(&totals);
         Ok(found)
     }
 

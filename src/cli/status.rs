@@ -252,6 +252,29 @@ const PLAIN: &str = "\u{1b}[0m";
 /// For people, on 80 columns.
 fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
     let now = Timestamp(report.at);
+    let mut lines = daemon_lines(report, standing, now);
+    lines.push(String::new());
+    lines.extend(row_lines(&report.rows, standing));
+    if !standing.agents.is_empty() && !is_one_agent {
+        lines.push(String::new());
+        lines.extend(agent_lines(standing));
+    }
+    if !report.dead.is_empty() {
+        lines.push(String::new());
+        lines.extend(dead_lines(report));
+    }
+    if !standing.holds.is_empty() {
+        lines.push(String::new());
+        lines.push(format!("{BOLD}{:<HELD_NAME$} {:<14} {:>9}  {}{PLAIN}", "held", "because", "since", "until"));
+        lines.extend(standing.holds.iter().take(SHOWN_HOLDS).map(|hold| hold_line(hold, now)));
+        more(&mut lines, standing.holds.len(), SHOWN_HOLDS, "holds");
+    }
+    let lines: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
+    lines.join("\n")
+}
+
+/// Who works on the queue, how fast, and when it will be empty.
+fn daemon_lines(report: &Report, standing: &Standing, now: Timestamp) -> Vec<String> {
     let mut lines = vec![format!("{:<10} {}", "daemon", daemon_line(&report.daemon, now))];
     if let (Some(pid), Some(version)) = (report.daemon.pid, &report.daemon.version) {
         lines.push(format!("{:<10} {pid}, version {}", "process", show_text(version, NAME)));
@@ -279,48 +302,46 @@ fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
     if let (Some(1..), Some(left_out)) = (report.empty_in_s, left_out(report, standing, now)) {
         lines.push(format!("{:<10} which leaves out {left_out}", ""));
     }
+    lines
+}
 
-    let Rows { pending, due, deleted, absent, dead } = &report.rows;
+/// How many rows are in each state.
+fn row_lines(rows: &Rows, standing: &Standing) -> [String; 4] {
+    let Rows { pending, due, deleted, absent, dead } = rows;
     let oldest = match due {
         0 => String::new(),
         _ => format!(", the oldest for {}", show_span(standing.oldest_due)),
     };
-    lines.push(String::new());
-    lines.push(format!("{:<10} {:>13}   {} due{oldest}", "pending", show_count(*pending), show_count(*due)));
-    lines.push(format!("{:<10} {:>13}", "deleted", show_count(*deleted)));
-    lines.push(format!("{:<10} {:>13}", "absent", show_count(*absent)));
     let (colour, plain) = if *dead > 0 { (RED, PLAIN) } else { ("", "") };
-    lines.push(format!("{:<10} {colour}{:>13}{plain}", "dead", show_count(*dead)));
+    [
+        format!("{:<10} {:>13}   {} due{oldest}", "pending", show_count(*pending), show_count(*due)),
+        format!("{:<10} {:>13}", "deleted", show_count(*deleted)),
+        format!("{:<10} {:>13}", "absent", show_count(*absent)),
+        format!("{:<10} {colour}{:>13}{plain}", "dead", show_count(*dead)),
+    ]
+}
 
-    if !standing.agents.is_empty() && !is_one_agent {
-        lines.push(String::new());
-        lines.push(format!("{BOLD}{:<NAME$} {:>13} {:>13} {:>14}{PLAIN}", "agent", "pending", "due", "oldest due"));
-        for agent in standing.agents.iter().take(SHOWN_AGENTS) {
-            let oldest = if agent.due > 0 { show_span(agent.oldest_due) } else { String::new() };
-            let (name, pending, due) =
-                (show_text(&agent.agent, NAME), show_count(agent.pending), show_count(agent.due));
-            lines.push(format!("{name:<NAME$} {pending:>13} {due:>13} {oldest:>14}"));
-        }
-        more(&mut lines, standing.agents.len(), SHOWN_AGENTS, "agents");
+/// The agents with open rows.
+fn agent_lines(standing: &Standing) -> Vec<String> {
+    let mut lines =
+        vec![format!("{BOLD}{:<NAME$} {:>13} {:>13} {:>14}{PLAIN}", "agent", "pending", "due", "oldest due")];
+    for agent in standing.agents.iter().take(SHOWN_AGENTS) {
+        let oldest = if agent.due > 0 { show_span(agent.oldest_due) } else { String::new() };
+        let (name, pending, due) = (show_text(&agent.agent, NAME), show_count(agent.pending), show_count(agent.due));
+        lines.push(format!("{name:<NAME$} {pending:>13} {due:>13} {oldest:>14}"));
     }
-    if !report.dead.is_empty() {
-        lines.push(String::new());
-        lines.push(format!("{BOLD}{:<NAME$} {:>13} {:>13}{PLAIN}", "dead because", "rows", "unconfirmed"));
-        for dead in &report.dead {
-            let cause = show_text(dead.cause.as_deref().unwrap_or("?"), NAME);
-            lines.push(format!("{cause:<NAME$} {:>13} {:>13}", show_count(dead.rows), show_count(dead.unconfirmed)));
-        }
+    more(&mut lines, standing.agents.len(), SHOWN_AGENTS, "agents");
+    lines
+}
+
+/// Why the dead rows are dead.
+fn dead_lines(report: &Report) -> Vec<String> {
+    let mut lines = vec![format!("{BOLD}{:<NAME$} {:>13} {:>13}{PLAIN}", "dead because", "rows", "unconfirmed")];
+    for dead in &report.dead {
+        let cause = show_text(dead.cause.as_deref().unwrap_or("?"), NAME);
+        lines.push(format!("{cause:<NAME$} {:>13} {:>13}", show_count(dead.rows), show_count(dead.unconfirmed)));
     }
-    if !standing.holds.is_empty() {
-        lines.push(String::new());
-        lines.push(format!("{BOLD}{:<HELD_NAME$} {:<14} {:>9}  {}{PLAIN}", "held", "because", "since", "until"));
-        for hold in standing.holds.iter().take(SHOWN_HOLDS) {
-            lines.push(hold_line(hold, now));
-        }
-        more(&mut lines, standing.holds.len(), SHOWN_HOLDS, "holds");
-    }
-    let lines: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
-    lines.join("\n")
+    lines
 }
 
 /// What is pending and does not wait for its turn alone, so that no pace tells when it goes.
