@@ -15,6 +15,7 @@ mod times;
 use std::{
     collections::{BTreeMap, HashMap},
     env,
+    ffi::OsString,
     future::{Future, pending},
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
@@ -215,9 +216,9 @@ impl Failure {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Variables that are not Unicode cannot be ours; the standard library's other way of reading them panics.
-    let environment: HashMap<String, String> =
-        env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect();
+    // What is not Unicode comes as U+FFFD, which the configuration refuses: without the variable, a default would be used.
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let environment = env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
     let done = runtime::Builder::new_current_thread()
         .event_interval(EVENT_INTERVAL)
         .enable_all()
@@ -474,7 +475,7 @@ async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
 
 fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
     let list_of = |shown: &BTreeMap<String, String>| -> String {
-        shown.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+        shown.iter().map(|(key, value)| format!("{key} = {}\n", printable::line(value))).collect()
     };
     let config = match config {
         Ok(config) => config,

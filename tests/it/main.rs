@@ -24,6 +24,7 @@ mod key;
 mod logs;
 mod older;
 mod outside;
+mod paths;
 mod producers;
 mod replies;
 mod retry;

@@ -13,7 +13,7 @@ use crate::{
 const VERSION_5: &str = include_str!("fixtures/version_5.sql");
 
 /// The old file, and who has it open: without a checkpoint, so that its rows are in its log.
-async fn make(path: &Path) -> SqliteConnection {
+pub async fn make(path: &Path) -> SqliteConnection {
     let url = format!("sqlite://{}?mode=rwc", path.display());
     let mut conn = SqliteConnection::connect(&url).await.unwrap();
     let sql = format!("PRAGMA page_size = 4096; PRAGMA wal_autocheckpoint = 0; {VERSION_5}");
