@@ -5,6 +5,7 @@
 //! statement per row would cost more than everything else together.
 
 mod clocks;
+mod end;
 mod errors;
 mod file;
 mod lock;
@@ -18,7 +19,7 @@ mod write;
 
 use std::{fs::File, io, path::PathBuf};
 
-use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 pub use errors::{OpenError, StoreError};
 pub use file::{Opened, Options, Synchronous};
@@ -278,7 +279,7 @@ impl Store {
     /// If SQLite fails; nothing is lost by that.
     pub async fn close(self) -> Result<(), StoreError> {
         let Self { conn, options, .. } = self;
-        conn.close().await.map_err(|source| StoreError { path: options.path, doing: "close", source })
+        end::put_away(conn).await.map_err(|source| StoreError { path: options.path, doing: "close", source })
     }
 
     /// What counts the rows, on a connection of its own: that takes longer than a turn may.

@@ -102,18 +102,28 @@ pub(super) struct EnqueueArgs {
 /// # Errors
 /// If the arguments or the whole input make no sense, the input cannot be read, or the database cannot be used.
 pub(super) async fn enqueue(args: EnqueueArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
+    let mut sink = Sink::new(config, &clock, args.dry_run);
+    let done = fill(&mut sink, args, config).await;
+    sink.close().await;
+    done
+}
+
+/// Enqueues, into this sink.
+///
+/// # Errors
+/// As [`enqueue`].
+async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result<ExitCode, Failure> {
     // clap does not ask for what conflicts with something else that is there.
     if !args.from_cache && (args.yes || args.filter.is_given()) {
         let said = "--yes and the filters on cached entries go with --from-cache, and with nothing else";
         return Err(Failure::Usage(said.to_owned()));
     }
-    let now = clock.now();
+    let now = sink.clock.now();
     let defaults = Defaults {
         agent: args.agent.clone(),
         priority: args.priority,
         due_at: args.due.map_or(Timestamp::ZERO, |due| due.after(now)),
     };
-    let mut sink = Sink::new(config, &clock, args.dry_run);
     if args.from_cache {
         return from_cache(&args, config, defaults, sink).await;
     }
@@ -194,7 +204,7 @@ impl Reading {
         mut self,
         mut input: Ahead,
         stop: impl Future<Output = Signal>,
-        mut sink: Sink<'_>,
+        sink: &mut Sink<'_>,
     ) -> Result<ExitCode, Failure> {
         let mut stop = pin!(stop);
         loop {
@@ -202,17 +212,17 @@ impl Reading {
                 biased;
                 signal = &mut stop => return self.stop(signal, input, sink).await,
                 () = sink.ripe() => {
-                    self.flush(&mut sink).await?;
+                    self.flush(sink).await?;
                     continue;
                 }
                 lines = input.next() => lines,
             };
             let Some(lines) = lines else { break };
-            if let Some(code) = self.take(lines, &mut sink).await? {
+            if let Some(code) = self.take(lines, sink).await? {
                 return Ok(code);
             }
         }
-        self.flush(&mut sink).await?;
+        self.flush(sink).await?;
         // Ctrl-C ends also the program at the other end of a pipe, which looks like the end of the input, and may be in the
         // middle of a line: half an ID is another one.
         let signal = match self.rest {
@@ -224,10 +234,10 @@ impl Reading {
         }
         if let Some(line) = self.rest.take() {
             let last = Input::Lines(vec![Line { is_whole: true, ..line }]);
-            if let Some(code) = self.take(last, &mut sink).await? {
+            if let Some(code) = self.take(last, sink).await? {
                 return Ok(code);
             }
-            self.flush(&mut sink).await?;
+            self.flush(sink).await?;
         }
         self.show_refused();
         sink.finish(self.refused)
@@ -307,13 +317,13 @@ impl Reading {
     }
 
     /// Writes what was read by now, and tells how to go on.
-    async fn stop(mut self, signal: Signal, mut input: Ahead, mut sink: Sink<'_>) -> Result<ExitCode, Failure> {
+    async fn stop(mut self, signal: Signal, mut input: Ahead, sink: &mut Sink<'_>) -> Result<ExitCode, Failure> {
         while let Some(lines) = input.next_of_these().await {
-            if let Some(code) = self.take(lines, &mut sink).await? {
+            if let Some(code) = self.take(lines, sink).await? {
                 return Ok(code);
             }
         }
-        self.flush(&mut sink).await?;
+        self.flush(sink).await?;
         self.show_refused();
         sink.tell(self.refused);
         let (by, last, name) = (signal.name(), self.last, &self.name);
@@ -354,6 +364,14 @@ impl<'a> Sink<'a> {
         let (producer, chunk, done) = (None, Vec::with_capacity(CHUNK), Enqueued::default());
         let ripe_at = Duration::ZERO;
         Self { options: &config.store, clock, dry_run, producer, chunk, ripe_at, done, taken: 0, told: false }
+    }
+
+    /// Leaves the queue; how far it was filled has been told.
+    async fn close(self) {
+        if let Some(producer) = self.producer {
+            // All is committed; a log that could not be copied stays beside the file.
+            let _ = producer.close().await;
+        }
     }
 
     fn put(&mut self, wish: Wish) {
@@ -430,7 +448,7 @@ async fn from_cache(
     args: &EnqueueArgs,
     config: &Config,
     defaults: Defaults,
-    mut sink: Sink<'_>,
+    sink: &mut Sink<'_>,
 ) -> Result<ExitCode, Failure> {
     let agent = defaults.agent.context("--from-cache goes with --agent")?;
     let is_asked = !args.yes && !args.dry_run;

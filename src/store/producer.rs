@@ -6,6 +6,8 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::time::sleep;
 
 use super::{
+    Store,
+    end::leave,
     errors::{OpenError, StoreError},
     file::{Opened, Options, connect},
     rows::json,
@@ -123,8 +125,17 @@ impl Producer {
 
     async fn try_to_join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
         let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
-        let opened = if is_there { Opened::Existing } else { super::Store::open(options.clone()).await?.opened() };
+        let opened = if is_there { Opened::Existing } else { make(options).await? };
         Ok((Self::join(options).await?, opened))
+    }
+
+    /// Closes the file in good order: what is in the log of commits goes into the database, unless a daemon sees to that.
+    ///
+    /// # Errors
+    /// If SQLite fails; nothing is lost by that.
+    pub async fn close(self) -> Result<(), StoreError> {
+        let Self { conn, path } = self;
+        leave(conn, &path).await.map_err(|source| StoreError { path, doing: "close", source })
     }
 
     /// Enqueues all of them in one transaction.
@@ -182,4 +193,13 @@ impl Producer {
     pub(super) fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
         StoreError { path: self.path.clone(), doing, source }
     }
+}
+
+/// Makes a queue, or brings its tables up to date, and leaves it.
+async fn make(options: &Options) -> Result<Opened, OpenError> {
+    let store = Store::open(options.clone()).await?;
+    let opened = store.opened();
+    // All is committed; a log that could not be copied stays beside the file.
+    let _ = store.close().await;
+    Ok(opened)
 }

@@ -31,6 +31,7 @@ mod retry;
 mod revive;
 mod sandbox;
 mod scrape;
+mod shipped;
 mod shutdown;
 mod simulator;
 mod status;
