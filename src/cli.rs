@@ -286,6 +286,7 @@ async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Wo
             version = env!("CARGO_PKG_VERSION"),
             database = %config.store.path.display(),
             created = store.opened() == Opened::Created,
+            adopted = store.opened() == Opened::Adopted,
             api = %config.base_url,
             requests_per_second = config.rate.requests_per_second,
             burst = config.rate.burst,
@@ -463,10 +464,7 @@ async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
             let opened = store.opened();
             // All is committed; a log that could not be copied stays beside the file.
             let _ = store.close().await;
-            match opened {
-                Opened::Created => format!("{path}: created"),
-                Opened::Existing => format!("{path}: up to date"),
-            }
+            told(options, opened).unwrap_or_else(|| format!("{path}: up to date"))
         }
         Err(OpenError::Taken { pid, .. }) => {
             // Whoever works on it has brought its tables up to date.
@@ -478,6 +476,18 @@ async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
     };
     say(&done)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a person is told of a file that was opened, if there is news.
+fn told(options: &store::Options, opened: Opened) -> Option<String> {
+    let path = options.path.display();
+    match opened {
+        Opened::Created => Some(format!("{path}: created")),
+        Opened::Adopted => Some(format!(
+            "{path}: up to date; by its tables it is a queue of sweeper's that was loaded from a dump, and it is marked as one again"
+        )),
+        Opened::Existing => None,
+    }
 }
 
 fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {

@@ -11,6 +11,7 @@ mod file;
 mod lock;
 mod producer;
 mod reader;
+mod restored;
 mod revive;
 mod rows;
 mod schema;

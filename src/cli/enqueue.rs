@@ -24,13 +24,13 @@ use super::{
     listing::{Filter, Found, Lister},
     report, rng, say, stopped,
     times::{Moment, plural, show_count, show_text, show_time},
-    warn_person, will_ask,
+    told, warn_person, will_ask,
 };
 use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     deletion::{AgentId, EntryId},
-    store::{Enqueued, Opened, Options, Producer, Wish},
+    store::{Enqueued, Options, Producer, Wish},
 };
 
 /// How many rows go into one transaction: about a tenth of a second's worth, once there are a million.
@@ -399,9 +399,7 @@ impl<'a> Sink<'a> {
             Some(producer) => producer,
             none => {
                 let (producer, opened) = Producer::join_or_create(self.options).await?;
-                if opened == Opened::Created {
-                    report(&format!("{}: created", self.options.path.display()));
-                }
+                told(self.options, opened).iter().for_each(|text| report(text));
                 none.insert(producer)
             }
         };

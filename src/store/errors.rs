@@ -37,6 +37,21 @@ pub enum OpenError {
         take_over(.0)
     )]
     Older(PathBuf),
+    /// It is ours by its tables, and some of them are not as they were.
+    #[error(
+        "database {}: it looks like a queue of sweeper's that was loaded from a dump, and not all of it is as it was: {}; nothing in \
+         it was changed. Load the dump into a new file again, and see to what sqlite3 says meanwhile. Or, to take the pending \
+         rows over, give database.path another file, run `sweeper init`, and execute on the new file: {}",
+        absolute(.path).display(),
+        .wrong.join(", "),
+        take_over(.path)
+    )]
+    Altered {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or other than it was.
+        wrong: Vec<String>,
+    },
     /// There is nothing in it yet.
     #[error("database {0}: there are no tables in it yet; `sweeper init` or the next start of the daemon makes them")]
     Empty(PathBuf),
@@ -77,6 +92,7 @@ impl OpenError {
             | Self::NotOurs(_)
             | Self::Newer { .. }
             | Self::Older(_)
+            | Self::Altered { .. }
             | Self::Empty(_)
             | Self::Missing(_) => false,
         }

@@ -49,6 +49,8 @@ FROM wish LEFT JOIN deletions ON deletions.agent_id = wish.agent AND deletions.e
 pub struct Producer {
     pub(super) conn: SqliteConnection,
     pub(super) path: PathBuf,
+    /// The file is marked as ours.
+    is_marked: bool,
 }
 
 /// A row to be.
@@ -86,7 +88,7 @@ impl Producer {
     /// # Errors
     /// If SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
-        Ok(Self { conn: connect(options, false).await?, path: options.path.clone() })
+        Ok(Self { conn: connect(options, false).await?, path: options.path.clone(), is_marked: true })
     }
 
     /// Opens a queue that is there and up to date, whoever works on it.
@@ -94,8 +96,8 @@ impl Producer {
     /// # Errors
     /// If it is not, or SQLite fails.
     pub async fn join(options: &Options) -> Result<Self, OpenError> {
-        let conn = connect_known(options, false).await?;
-        let mut producer = Self { conn, path: options.path.clone() };
+        let (conn, is_marked) = connect_known(options, false).await?;
+        let mut producer = Self { conn, path: options.path.clone(), is_marked };
         // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
         sqlx::raw_sql("PRAGMA cache_size = -16384")
             .execute(&mut producer.conn)
@@ -104,7 +106,8 @@ impl Producer {
         Ok(producer)
     }
 
-    /// The same, of a queue that is made first if it is not there. It tells which it was.
+    /// The same, of a queue that is made first if it is not there, and marked as ours if it is a dump that was loaded. It tells
+    /// which it was.
     ///
     /// # Errors
     /// If it is there and not up to date, or SQLite fails.
@@ -125,7 +128,14 @@ impl Producer {
 
     async fn try_to_join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
         let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
-        let opened = if is_there { Opened::Existing } else { make(options).await? };
+        if is_there {
+            let producer = Self::join(options).await?;
+            if producer.is_marked {
+                return Ok((producer, Opened::Existing));
+            }
+            let _ = producer.close().await;
+        }
+        let opened = make(options).await?;
         Ok((Self::join(options).await?, opened))
     }
 
@@ -134,7 +144,7 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; nothing is lost by that.
     pub async fn close(self) -> Result<(), StoreError> {
-        let Self { conn, path } = self;
+        let Self { conn, path, .. } = self;
         leave(conn, &path).await.map_err(|source| StoreError { path, doing: "close", source })
     }
 

@@ -14,6 +14,7 @@ mod crowds;
 mod daemon;
 mod delivery;
 mod deploy;
+mod dumps;
 mod enqueue;
 mod evidence;
 mod health;
