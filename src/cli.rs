@@ -43,10 +43,10 @@ use crate::{
     metrics::Metrics,
     pace::Pace,
     printable,
-    store::{self, Counter, OpenError, Opened, Store, StoreError},
+    store::{self, Counter, Doubtful, OpenError, Opened, Store, StoreError, sure},
     supervisor::Supervisor,
     telemetry::{self, event},
-    worker::{EVENT_INTERVAL, Ended, Totals, Until, Worker},
+    worker::{Doubts, EVENT_INTERVAL, Ended, Totals, Until, Worker, tell_of_a_doubt},
 };
 use enqueue::EnqueueArgs;
 use revive::{CancelArgs, RetryArgs};
@@ -189,6 +189,16 @@ impl From<ApiError> for Failure {
         match error {
             ApiError::Key(error) => Self::Key(error),
             ApiError::Setup(error) => Self::Setup(error),
+        }
+    }
+}
+
+impl Doubtful for Failure {
+    fn doubt(&self) -> Option<String> {
+        match self {
+            Self::Open(error) => error.doubt(),
+            Self::Database(error) => error.doubt(),
+            Self::Config(_) | Self::Usage(_) | Self::Key(_) | Self::Setup(_) | Self::Other(_) => None,
         }
     }
 }
@@ -433,9 +443,19 @@ fn listen(
 /// # Errors
 /// If there is no key, or the database cannot be used and waiting does not mend that.
 async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker, Failure> {
-    let (mut started, mut waiting) = (false, false);
+    let (mut started, mut waiting, mut doubts) = (false, false, Doubts::default());
     loop {
-        match worker(config, clock, &mut started).await {
+        let done = worker(config, clock, &mut started).await;
+        // Each try opens the file anew.
+        if let Some(doubt) = done.as_ref().err().and_then(Failure::doubt)
+            && doubts.may_look_again(clock.elapsed())
+        {
+            waiting = true;
+            tell_of_a_doubt(&doubt);
+            sleep(START_RETRY).await;
+            continue;
+        }
+        match done {
             Err(failure) if failure.is_temporary() => {
                 if std::mem::replace(&mut waiting, true) {
                     debug!(event = event::DATABASE_WAITING, error = %failure, "the database still cannot be used");
@@ -459,7 +479,7 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
 
 async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
     let path = options.path.display();
-    let done = match Store::open(options.clone()).await {
+    let done = match sure(async || Store::open(options.clone()).await).await {
         Ok(store) => {
             let opened = store.opened();
             // All is committed; a log that could not be copied stays beside the file.

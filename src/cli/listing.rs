@@ -20,7 +20,7 @@ use crate::{
     deletion::{AgentId, EntryId},
     outcome::{Cause, Fault, RetryAfter, Scope},
     pace::{HoldRow, Permits},
-    store::{self, Neighbour, OpenError, Reader},
+    store::{self, Neighbour, OpenError, Reader, sure},
 };
 
 /// How often a page is asked for until that is given up.
@@ -276,8 +276,8 @@ impl Lister {
     /// Waits for holds that end soon, and takes a daemon's rate into account.
     async fn make_way(&mut self, progress: &mut Progress) -> Result<(), Halt> {
         loop {
-            let Some(mut reader) = self.reader().await? else { return Ok(()) };
-            let Neighbour { holds, requests_per_second } = reader.neighbour(&self.agent).await?;
+            let found = sure(async || self.neighbour().await).await?;
+            let Some(Neighbour { holds, requests_per_second }) = found else { return Ok(()) };
             let gap = requests_per_second.and_then(|rate| Duration::try_from_secs_f64(SHARE / rate).ok());
             self.gap = gap.unwrap_or_default();
             let now = self.clock.now();
@@ -307,10 +307,10 @@ impl Lister {
         }
     }
 
-    /// The queue, if there is one.
-    async fn reader(&self) -> Result<Option<Reader>, OpenError> {
+    /// What the queue tells, if there is one.
+    async fn neighbour(&self) -> Result<Option<Neighbour>, OpenError> {
         match Reader::open(&self.queue).await {
-            Ok(reader) => Ok(Some(reader)),
+            Ok(mut reader) => Ok(Some(reader.neighbour(&self.agent).await?)),
             // It is made when something is enqueued, or somebody is just making it.
             Err(OpenError::Missing(_) | OpenError::Empty(_)) => Ok(None),
             Err(error) => Err(error),

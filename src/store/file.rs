@@ -2,7 +2,10 @@
 
 use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
-use sqlx::{AssertSqlSafe, ConnectOptions as _, SqliteConnection, migrate::MigrateError, sqlite::SqliteConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection, migrate::MigrateError,
+    sqlite::SqliteConnectOptions,
+};
 
 use super::{
     Store,
@@ -86,6 +89,29 @@ impl Store {
         // A first reading of data_version, so that only later writes of others count as news.
         store.changed().await?;
         Ok(store)
+    }
+
+    /// Goes on with a fresh connection, and keeps the lock: what the old one has in memory may be misread. What it has left
+    /// open is undone.
+    ///
+    /// # Errors
+    /// If SQLite fails; then the old one stays.
+    pub async fn reconnect(&mut self) -> Result<(), StoreError> {
+        self.abandon().await;
+        // SQLite would make a file that is not there any more.
+        self.check_in_place()?;
+        let fresh = connect(&self.options, false).await?;
+        let old = std::mem::replace(&mut self.conn, fresh);
+        let done = async {
+            self.set_up().await?;
+            self.trust_ourselves().await?;
+            self.changed().await
+        };
+        let done = done.await.map(drop);
+        // The other one only now: the last to close the file would remove its log, which is taken for a sign of trouble.
+        let unused = if done.is_ok() { old } else { std::mem::replace(&mut self.conn, old) };
+        let _ = unused.close().await;
+        done
     }
 
     /// Whether the file was made by this opening.

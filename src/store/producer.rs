@@ -1,12 +1,13 @@
 //! The other side of the queue, for those parts of this program that enqueue.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use sqlx::{Connection, SqliteConnection};
 use tokio::time::sleep;
 
 use super::{
     Store,
+    doubt::{Link, sure},
     end::leave,
     errors::{OpenError, StoreError},
     file::{Opened, Options, connect},
@@ -47,8 +48,7 @@ FROM wish LEFT JOIN deletions ON deletions.agent_id = wish.agent AND deletions.e
 /// A producer's connection, for those parts of this program that enqueue.
 #[derive(Debug)]
 pub struct Producer {
-    pub(super) conn: SqliteConnection,
-    pub(super) path: PathBuf,
+    pub(super) link: Link,
     /// The file is marked as ours.
     is_marked: bool,
 }
@@ -88,7 +88,8 @@ impl Producer {
     /// # Errors
     /// If SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
-        Ok(Self { conn: connect(options, false).await?, path: options.path.clone(), is_marked: true })
+        let conn = connect(options, false).await?;
+        Ok(Self { link: Link { conn, options: options.clone(), read_only: false }, is_marked: true })
     }
 
     /// Opens a queue that is there and up to date, whoever works on it.
@@ -96,14 +97,15 @@ impl Producer {
     /// # Errors
     /// If it is not, or SQLite fails.
     pub async fn join(options: &Options) -> Result<Self, OpenError> {
-        let (conn, is_marked) = connect_known(options, false).await?;
-        let mut producer = Self { conn, path: options.path.clone(), is_marked };
-        // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
-        sqlx::raw_sql("PRAGMA cache_size = -16384")
-            .execute(&mut producer.conn)
-            .await
-            .map_err(|source| producer.error("set up", source))?;
-        Ok(producer)
+        sure(async || {
+            let (conn, is_marked) = connect_known(options, false).await?;
+            let mut link = Link { conn, options: options.clone(), read_only: false };
+            // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
+            let set_up = sqlx::raw_sql("PRAGMA cache_size = -16384").execute(&mut link.conn).await;
+            set_up.map_err(|source| link.error("set up", source))?;
+            Ok(Self { link, is_marked })
+        })
+        .await
     }
 
     /// The same, of a queue that is made first if it is not there, and marked as ours if it is a dump that was loaded. It tells
@@ -144,8 +146,9 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; nothing is lost by that.
     pub async fn close(self) -> Result<(), StoreError> {
-        let Self { conn, path, .. } = self;
-        leave(conn, &path).await.map_err(|source| StoreError { path, doing: "close", source })
+        let Link { conn, options, .. } = self.link;
+        let left = leave(conn, &options.path).await;
+        left.map_err(|source| StoreError { path: options.path, doing: "close", source })
     }
 
     /// Enqueues all of them in one transaction.
@@ -157,13 +160,15 @@ impl Producer {
             .iter()
             .map(|wish| (wish.agent.as_str(), wish.entry.as_str(), wish.priority, wish.due_at.0))
             .collect();
-        let (path, rows) = (&self.path, json(&rows));
-        let error = |source| StoreError { path: path.clone(), doing: "enqueue", source };
-        let mut tx = self.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
-        let repeats = sqlx::query_as(REPEATS).bind(&rows).fetch_one(&mut *tx).await;
-        let (reopened, earlier): (i64, i64) = repeats.map_err(error)?;
-        let inserted = sqlx::query(ENQUEUE).bind(&rows).execute(&mut *tx).await.map_err(error)?.rows_affected();
-        tx.commit().await.map_err(error)?;
+        let rows = json(&rows);
+        let enqueue = async |conn: &mut SqliteConnection| {
+            let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+            let (reopened, earlier): (i64, i64) = sqlx::query_as(REPEATS).bind(&rows).fetch_one(&mut *tx).await?;
+            let inserted = sqlx::query(ENQUEUE).bind(&rows).execute(&mut *tx).await?.rows_affected();
+            tx.commit().await?;
+            Ok((inserted, reopened, earlier))
+        };
+        let (inserted, reopened, earlier) = self.link.surely("enqueue", enqueue).await?;
         let [reopened, earlier] = [reopened, earlier].map(|count| u64::try_from(count).unwrap_or(0));
         let waiting = (wishes.len() as u64).saturating_sub(inserted + reopened + earlier);
         Ok(Enqueued { inserted, waiting, earlier, reopened })
@@ -177,9 +182,9 @@ impl Producer {
         &mut self,
         rows: impl IntoIterator<Item = (&'r str, &'r str, i64)>,
     ) -> Result<(), StoreError> {
-        let path = self.path.clone();
+        let path = self.link.options.path.clone();
         let error = |source| StoreError { path: path.clone(), doing: "insert", source };
-        let mut tx = self.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
+        let mut tx = self.link.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
         for (agent, entry, priority) in rows {
             sqlx::query(Self::INSERT).bind(agent).bind(entry).bind(priority).execute(&mut *tx).await.map_err(error)?;
         }
@@ -195,19 +200,15 @@ impl Producer {
             "SELECT agent_id, state, CASE state WHEN 'dead' THEN last_cause END AS cause, count(*) FROM deletions
              GROUP BY 1, 2, 3 ORDER BY 1, 2 DESC, 3",
         )
-        .fetch_all(&mut self.conn)
+        .fetch_all(&mut self.link.conn)
         .await
-        .map_err(|source| self.error("count", source))
-    }
-
-    pub(super) fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
-        StoreError { path: self.path.clone(), doing, source }
+        .map_err(|source| self.link.error("count", source))
     }
 }
 
 /// Makes a queue, or brings its tables up to date, and leaves it.
 async fn make(options: &Options) -> Result<Opened, OpenError> {
-    let store = Store::open(options.clone()).await?;
+    let store = sure(async || Store::open(options.clone()).await).await?;
     let opened = store.opened();
     // All is committed; a log that could not be copied stays beside the file.
     let _ = store.close().await;

@@ -179,7 +179,9 @@ async fn what_is_missing_or_other_than_it_was_is_named_and_the_pending_rows_can_
         let (_, _, err) = fed(init, "");
         let statement = err.split_once("execute on the new file: ").unwrap().1;
         let new = tempfile::tempdir().unwrap();
-        queue(new.path(), 0).await;
+        let mut init = sweeper(new.path());
+        init.arg("init");
+        assert_eq!(fed(init, "").0, 0);
         sql(new.path(), statement.trim_end()).await;
         let rows = sql(new.path(), "SELECT group_concat(entry_id) FROM deletions").await;
         assert_eq!(rows[0].0, "1,2", "{also}");
