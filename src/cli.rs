@@ -1,5 +1,6 @@
 //! The command line: arguments, exit codes and signals around the worker.
 
+mod arguments;
 mod demo;
 mod enqueue;
 mod input;
@@ -225,7 +226,10 @@ impl Failure {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return arguments::tell(said),
+    };
     // What is not Unicode comes as U+FFFD, which the configuration refuses: without the variable, a default would be used.
     let text = |text: OsString| text.to_string_lossy().into_owned();
     let environment = env::vars_os().map(|(name, value)| (text(name), text(value))).collect();

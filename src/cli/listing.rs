@@ -20,6 +20,7 @@ use crate::{
     deletion::{AgentId, EntryId},
     outcome::{Cause, Fault, RetryAfter, Scope},
     pace::{HoldRow, Permits},
+    printable,
     store::{self, Neighbour, OpenError, Reader, sure},
 };
 
@@ -60,7 +61,7 @@ pub(super) struct Filter {
 
 fn regex(text: &str) -> Result<Regex, String> {
     // A syntax error comes in several lines, with a mark below where it is wrong.
-    Regex::new(text).map_err(|error| error.to_string())
+    Regex::new(text).map_err(|error| printable::lines(&error.to_string()).into_owned())
 }
 
 impl Filter {
