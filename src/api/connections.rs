@@ -161,27 +161,72 @@ fn client(settings: &Settings) -> Result<Client, SetupError> {
 pub(super) fn fault_of(error: &reqwest::Error) -> Fault {
     if !error.is_connect() && !error.is_builder() {
         Fault::Lost
-    } else if is_about_a_certificate(error) {
+    } else if is_refused_by_proxy(error) || is_about_trust(error) {
         Fault::Untrusted
     } else {
         Fault::Unreachable
     }
 }
 
-/// Whether the server has shown a certificate that is not believed: an unknown issuer, an expired one, another host's.
-fn is_about_a_certificate(error: &(dyn StdError + 'static)) -> bool {
+/// Whether there is no secure connection, and time alone mends that as little as it mends a key: the server has shown a
+/// certificate that is not believed (an unknown issuer, an expired one, another host's), does not speak TLS as we do, or refuses
+/// us.
+fn is_about_trust(error: &(dyn StdError + 'static)) -> bool {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return matches!(tls, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented);
+        return is_lasting(tls);
     }
     // An I/O error's own source leaves out the error that it wraps.
     let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    inner.is_some_and(|inner| is_about_a_certificate(inner)) || error.source().is_some_and(is_about_a_certificate)
+    inner.is_some_and(|inner| is_about_trust(inner)) || error.source().is_some_and(is_about_trust)
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "somebody else's enums: what else they have is of this connection only"
+)]
+fn is_lasting(error: &rustls::Error) -> bool {
+    use rustls::{AlertDescription as Alert, Error, InvalidMessage};
+    match error {
+        Error::InvalidCertificate(_) | Error::NoCertificatesPresented | Error::PeerIncompatible(_) => true,
+        // It speaks something else than TLS: a port for plain HTTP, say.
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => true,
+        Error::AlertReceived(alert) => matches!(
+            alert,
+            Alert::HandshakeFailure
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+                | Alert::ProtocolVersion
+                | Alert::InsufficientSecurity
+                | Alert::UnrecognisedName
+                | Alert::CertificateRequired
+                | Alert::NoApplicationProtocol
+        ),
+        _ => false,
+    }
+}
+
+/// Whether the proxy asks for a user and a password. hyper-util keeps the type of this error to itself. Of any other answer to
+/// CONNECT it does not say what it was: 403 is for a person, but not to be told from 502, which may pass.
+fn is_refused_by_proxy(error: &reqwest::Error) -> bool {
+    causes(error).contains("tunnel error: proxy authorization required")
 }
 
 /// The error with its causes; without the URL, which the log has anyway.
 pub(super) fn describe(error: &reqwest::Error) -> String {
     let what = if error.is_timeout() { "timed out" } else { "failed" };
     let causes = causes(error);
+    if is_refused_by_proxy(error) {
+        return "the proxy refuses: 407 Proxy Authentication Required; api.proxy must be one that asks for no password"
+            .to_owned();
+    }
+    if causes.ends_with("tunnel error: unsuccessful") {
+        return format!("{what}: {causes}: the proxy (api.proxy) does not open a connection to the API");
+    }
     if causes.is_empty() { what.to_owned() } else { format!("{what}: {causes}") }
 }
 

@@ -366,7 +366,7 @@ fn remedy(cause: Cause) -> &'static str {
         Cause::UnknownAgent => "; is the agent's ID right, and api.region?",
         Cause::Throttled => "; lower rate_limit.requests_per_second, or try again later",
         Cause::ServerError | Cause::Lost | Cause::Unreachable => "; try again later",
-        Cause::Untrusted => "; a certificate is not believed: if it is a private one, name its issuer's in api.ca_file",
+        Cause::Untrusted => "; the issuer of a private certificate goes into api.ca_file, and the proxy is api.proxy",
         Cause::Garbled | Cause::Contract => "; is api.base_url right?",
         Cause::ApiFailed | Cause::ApiContradicted | Cause::ApiSilent | Cause::Rejected | Cause::Operator => "",
     }
