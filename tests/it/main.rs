@@ -17,6 +17,7 @@ mod deploy;
 mod dumps;
 mod enqueue;
 mod evidence;
+mod hangs;
 mod health;
 mod help;
 mod holds;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What is loaded into a process so that its reads fail; `None`, and said so, where it cannot be compiled.
-fn library(dir: &Path) -> Option<PathBuf> {
+pub fn library(dir: &Path) -> Option<PathBuf> {
     let source = dir.join("failing_reads.c");
     let library = dir.join("failing_reads.so");
     fs::write(&source, include_str!("fixtures/failing_reads.c")).unwrap();
@@ -35,7 +35,7 @@ fn library(dir: &Path) -> Option<PathBuf> {
 }
 
 /// `most` reads of this file fail, from the one of this number on.
-fn failing<'c>(command: &'c mut Command, library: &Path, of: &str, from: u32, most: u32) -> &'c mut Command {
+pub fn failing<'c>(command: &'c mut Command, library: &Path, of: &str, from: u32, most: u32) -> &'c mut Command {
     command
         .env("LD_PRELOAD", library)
         .env("FAIL_READS_OF", of)

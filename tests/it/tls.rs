@@ -36,13 +36,13 @@ use crate::{
 };
 
 /// Who signs certificates that nobody knows of.
-struct Authority {
-    pem: String,
+pub struct Authority {
+    pub pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -51,7 +51,7 @@ impl Authority {
     }
 
     /// A server with a certificate for `name`, in front of the sandbox.
-    async fn serve(&self, name: &str, is_expired: bool, sandbox: &Sandbox) -> SocketAddr {
+    pub async fn serve(&self, name: &str, is_expired: bool, sandbox: &Sandbox) -> SocketAddr {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         if is_expired {
             params.not_after = date_time_ymd(2020, 1, 1);
@@ -106,7 +106,7 @@ async fn proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
 }
 
 /// A daemon that finds its API there, and none of the environment's proxies.
-fn over_tls(dir: &Path, sandbox: &Sandbox, port: u16) -> Command {
+pub fn over_tls(dir: &Path, sandbox: &Sandbox, port: u16) -> Command {
     let mut command = configured(dir, sandbox);
     for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
         command.env_remove(name);
