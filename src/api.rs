@@ -7,6 +7,7 @@ mod retry_after;
 
 use std::{
     future::Future,
+    io,
     path::PathBuf,
     sync::{Mutex, PoisonError, RwLock},
     time::Duration,
@@ -26,6 +27,7 @@ pub use connections::{MAX_AGE, MAX_FAULTS, SetupError};
 pub use listing::{Entry, PAGE_SIZE, Page};
 
 use crate::{
+    aside::Aside,
     clock::Clock,
     deletion::{AgentId, Batch, EntryId},
     envelope::{Envelope, without_bom},
@@ -49,6 +51,9 @@ const MAX_DETAIL_CHARS: usize = 300;
 
 /// How many correlation IDs that came back with one answer are kept.
 const MAX_REMOTE_IDS: usize = 8;
+
+/// How long a file that is read beside the loop may take; then what was read before stays in use.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What may stand in a path segment as it is: RFC 3986's unreserved characters.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -90,6 +95,8 @@ pub struct Api {
     base: String,
     source: KeySource,
     keys: RwLock<Keys>,
+    /// For the key file.
+    aside: Aside,
     /// What was last logged as the reason why the key file cannot be used.
     key_problem: Mutex<Option<String>>,
 }
@@ -179,7 +186,7 @@ impl Api {
         let connections = Connections::new(settings, Clock::system())?;
         let keys = RwLock::new(Keys::new(key.read()?));
         let base = base_url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { connections, base, source: key, keys, key_problem: Mutex::default() })
+        Ok(Self { connections, base, source: key, keys, aside: Aside::default(), key_problem: Mutex::default() })
     }
 
     /// The same by another clock: it tells how old the connections are.
@@ -189,8 +196,8 @@ impl Api {
     }
 
     /// The client that new requests go through.
-    fn client(&self) -> Client {
-        self.connections.client()
+    async fn client(&self) -> Client {
+        self.connections.client().await
     }
 
     fn key(&self) -> Key {
@@ -274,15 +281,19 @@ impl Api {
         };
         // Which of the two a replaced key gets is documented in both ways.
         let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        let key_changed = is_refused && self.reread_key(key);
+        let key_changed = is_refused && self.reread_key(key).await;
         let detail = detail.map(|detail| self.clean(&detail));
         Reply { result, status: Some(status.as_u16()), detail, remote_ids, envelope, key_changed }
     }
 
     /// Reads the key file again; true if it has another key than the one that was refused.
-    fn reread_key(&self, refused: &Key) -> bool {
-        let KeySource::File(_) = &self.source else { return false };
-        let read = self.source.read();
+    async fn reread_key(&self, refused: &Key) -> bool {
+        let KeySource::File(path) = &self.source else { return false };
+        let source = self.source.clone();
+        let read = self.aside.run(PATIENCE, move || source.read()).await.unwrap_or_else(|| {
+            let said = format!("could not be read within {} s: its file system hangs", PATIENCE.as_secs());
+            Err(KeyError::File { path: path.clone(), source: io::Error::new(io::ErrorKind::TimedOut, said) })
+        });
         self.tell_of(read.as_ref().err());
         // A key that cannot be read just now is no reason to give up the one we have.
         let Ok(found) = read else { return false };
@@ -311,7 +322,7 @@ impl Transport for Api {
     async fn bulk_delete(&self, batch: &Batch, correlation_id: Uuid) -> Reply {
         let body = Body { ids: batch.deletions().iter().map(|row| row.entry.as_str()).collect() };
         let Ok(body) = serde_json::to_vec(&body) else { return unbuilt() };
-        let request = self.client().post(self.url(&batch.lane().agent));
+        let request = self.client().await.post(self.url(&batch.lane().agent));
         let request = request.header(CONTENT_TYPE, "application/json").body(body);
         self.send(request, correlation_id, MAX_ANSWER_BYTES, lists::parse).await
     }
@@ -319,7 +330,7 @@ impl Transport for Api {
     async fn delete_one(&self, batch: &Batch, correlation_id: Uuid) -> Reply {
         // Another ID would be another request: a URL is normalised on its way.
         let Some(row) = batch.only().filter(|row| row.entry.can_be_in_a_path()) else { return unbuilt() };
-        let request = self.client().delete(self.entry_url(&batch.lane().agent, &row.entry));
+        let request = self.client().await.delete(self.entry_url(&batch.lane().agent, &row.entry));
         self.send(request, correlation_id, MAX_ANSWER_BYTES, |body| parse_success(body, &row.entry)).await
     }
 

@@ -1,5 +1,6 @@
 //! The command line: arguments, exit codes and signals around the worker.
 
+mod arguments;
 mod demo;
 mod enqueue;
 mod input;
@@ -15,6 +16,7 @@ mod times;
 use std::{
     collections::{BTreeMap, HashMap},
     env,
+    ffi::OsString,
     future::{Future, pending},
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
@@ -42,10 +44,10 @@ use crate::{
     metrics::Metrics,
     pace::Pace,
     printable,
-    store::{self, Counter, OpenError, Opened, Store, StoreError},
+    store::{self, Counter, Doubtful, OpenError, Opened, Store, StoreError, sure},
     supervisor::Supervisor,
     telemetry::{self, event},
-    worker::{EVENT_INTERVAL, Ended, Totals, Until, Worker},
+    worker::{Doubts, EVENT_INTERVAL, Ended, Totals, Until, Worker, tell_of_a_doubt},
 };
 use enqueue::EnqueueArgs;
 use revive::{CancelArgs, RetryArgs};
@@ -192,6 +194,16 @@ impl From<ApiError> for Failure {
     }
 }
 
+impl Doubtful for Failure {
+    fn doubt(&self) -> Option<String> {
+        match self {
+            Self::Open(error) => error.doubt(),
+            Self::Database(error) => error.doubt(),
+            Self::Config(_) | Self::Usage(_) | Self::Key(_) | Self::Setup(_) | Self::Other(_) => None,
+        }
+    }
+}
+
 impl Failure {
     /// Whether waiting can help.
     fn is_temporary(&self) -> bool {
@@ -214,10 +226,13 @@ impl Failure {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    // Variables that are not Unicode cannot be ours; the standard library's other way of reading them panics.
-    let environment: HashMap<String, String> =
-        env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return arguments::tell(said),
+    };
+    // What is not Unicode comes as U+FFFD, which the configuration refuses: without the variable, a default would be used.
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let environment = env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
     let done = runtime::Builder::new_current_thread()
         .event_interval(EVENT_INTERVAL)
         .enable_all()
@@ -285,6 +300,7 @@ async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Wo
             version = env!("CARGO_PKG_VERSION"),
             database = %config.store.path.display(),
             created = store.opened() == Opened::Created,
+            adopted = store.opened() == Opened::Adopted,
             api = %config.base_url,
             requests_per_second = config.rate.requests_per_second,
             burst = config.rate.burst,
@@ -431,9 +447,19 @@ fn listen(
 /// # Errors
 /// If there is no key, or the database cannot be used and waiting does not mend that.
 async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker, Failure> {
-    let (mut started, mut waiting) = (false, false);
+    let (mut started, mut waiting, mut doubts) = (false, false, Doubts::default());
     loop {
-        match worker(config, clock, &mut started).await {
+        let done = worker(config, clock, &mut started).await;
+        // Each try opens the file anew.
+        if let Some(doubt) = done.as_ref().err().and_then(Failure::doubt)
+            && doubts.may_look_again(clock.elapsed())
+        {
+            waiting = true;
+            tell_of_a_doubt(&doubt);
+            sleep(START_RETRY).await;
+            continue;
+        }
+        match done {
             Err(failure) if failure.is_temporary() => {
                 if std::mem::replace(&mut waiting, true) {
                     debug!(event = event::DATABASE_WAITING, error = %failure, "the database still cannot be used");
@@ -457,9 +483,13 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
 
 async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
     let path = options.path.display();
-    let done = match Store::open(options.clone()).await {
-        Ok(store) if store.opened() == Opened::Created => format!("{path}: created"),
-        Ok(_) => format!("{path}: up to date"),
+    let done = match sure(async || Store::open(options.clone()).await).await {
+        Ok(store) => {
+            let opened = store.opened();
+            // All is committed; a log that could not be copied stays beside the file.
+            let _ = store.close().await;
+            told(options, opened).unwrap_or_else(|| format!("{path}: up to date"))
+        }
         Err(OpenError::Taken { pid, .. }) => {
             // Whoever works on it has brought its tables up to date.
             store::verify(options).await?;
@@ -472,9 +502,21 @@ async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a person is told of a file that was opened, if there is news.
+fn told(options: &store::Options, opened: Opened) -> Option<String> {
+    let path = options.path.display();
+    match opened {
+        Opened::Created => Some(format!("{path}: created")),
+        Opened::Adopted => Some(format!(
+            "{path}: up to date; by its tables it is a queue of sweeper's that was loaded from a dump, and it is marked as one again"
+        )),
+        Opened::Existing => None,
+    }
+}
+
 fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
     let list_of = |shown: &BTreeMap<String, String>| -> String {
-        shown.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+        shown.iter().map(|(key, value)| format!("{key} = {}\n", printable::line(value))).collect()
     };
     let config = match config {
         Ok(config) => config,

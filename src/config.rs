@@ -2,6 +2,8 @@
 //!
 //! Three layers, each over the one before: `config/default.toml`, compiled in; a file; the environment.
 
+mod paths;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Display,
@@ -229,6 +231,10 @@ impl Problems {
         })
     }
 
+    fn file(&mut self, key: &str, written: &str) -> PathBuf {
+        self.take(key, written, paths::file(written), PathBuf::new())
+    }
+
     fn duration(&mut self, key: &str, written: &str, allowed: RangeInclusive<Duration>) -> Duration {
         let stand_in = *allowed.end();
         self.take(key, written, parse_duration(written, &allowed), stand_in)
@@ -283,11 +289,13 @@ impl RawConfig {
         let Self { database, api, rate_limit, delivery, retry, hold, queue, log, http, shutdown } = self;
         let mut problems = Problems::default();
         let p = &mut problems;
-        if database.path.trim().is_empty() {
-            p.0.push(format!("database.path = {:?}: must name a file", database.path));
-        }
+        // Shown as it is, also if it could be a key: `Config::shown` does so, too.
+        let path = paths::database(&database.path).unwrap_or_else(|problem| {
+            p.0.push(format!("database.path = {:?}: {problem}", database.path));
+            PathBuf::new()
+        });
         let store = store::Options {
-            path: PathBuf::from(database.path),
+            path,
             busy_timeout: p.duration("database.busy_timeout", &database.busy_timeout, ms(0)..=ms(300_000)),
             synchronous: p.word(
                 "database.synchronous",
@@ -319,7 +327,7 @@ impl RawConfig {
                 None
             }
             (Some(Secret(key)), None) => Some(KeySource::Given(key)),
-            (None, Some(path)) => Some(KeySource::File(path.into())),
+            (None, Some(path)) => Some(KeySource::File(p.file("api.key_file", &path))),
             (None, None) => None,
         };
         // Not shown if it is refused: people put passwords into URLs.
@@ -327,7 +335,7 @@ impl RawConfig {
             "off" => None,
             url => parse_proxy(url).map_err(|problem| p.0.push(format!("api.proxy: {problem}"))).ok(),
         };
-        let ca_file = api.ca_file.map(PathBuf::from);
+        let ca_file = api.ca_file.map(|path| p.file("api.ca_file", &path));
         let connect_timeout = p.duration("api.connect_timeout", &api.connect_timeout, ms(1)..=ms(600_000));
         let request_timeout = p.duration("api.request_timeout", &api.request_timeout, ms(1)..=ms(600_000));
         if request_timeout < connect_timeout {
@@ -376,7 +384,9 @@ impl RawConfig {
                 p.take("http.listen", &http.listen, parsed.map_err(problem), None)
             }
         };
-        if let Err(problem) = EnvFilter::try_new(&log.filter) {
+        // A carriage return at its end would be the name of a module that nothing logs for.
+        let log_filter = log.filter.trim().to_owned();
+        if let Err(problem) = EnvFilter::try_new(&log_filter) {
             p.0.push(format!("log.filter = {:?}: {problem}", log.filter));
         }
         let (Some(base_url), Some(retry), Some(hold_growth), true) =
@@ -411,7 +421,7 @@ impl RawConfig {
             hold_growth,
             worker,
             log_format,
-            log_filter: log.filter,
+            log_filter,
             listen,
             shown,
         })

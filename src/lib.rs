@@ -117,6 +117,8 @@ pub mod printable;
 
 pub mod small_file;
 
+pub mod aside;
+
 pub mod deletion;
 
 pub mod backoff;

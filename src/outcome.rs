@@ -30,7 +30,8 @@ pub enum Fault {
     Lost,
     /// No connection, so nothing was sent.
     Unreachable,
-    /// The server's certificate is not believed, so nothing was sent.
+    /// There is no secure connection, and that is not for time to mend: the server's certificate is not believed, or the server
+    /// or the proxy refuses us. So nothing was sent.
     Untrusted,
 }
 
@@ -72,7 +73,7 @@ pub enum Cause {
     Lost,
     /// Never sent.
     Unreachable,
-    /// Never sent: the server's certificate is not believed.
+    /// Never sent: the server's certificate is not believed, or the server or the proxy refuses a connection.
     Untrusted,
     /// A person paused it (holds only).
     Operator,

@@ -5,6 +5,7 @@
 
 mod chores;
 mod clocks;
+mod doubts;
 mod in_flight;
 mod ledger;
 mod log;
@@ -43,13 +44,14 @@ use crate::{
     outcome::Scope,
     pace::Pace,
     queue::{Claim, Counts},
-    store::{Store, StoreError},
+    store::{Doubtful as _, Store, StoreError},
     supervisor::Supervisor,
     telemetry::event,
 };
 use chores::Chores;
 pub use chores::{PRUNE_ROWS, VACUUM_PAGES};
 use clocks::Clocks;
+pub use doubts::{Doubts, tell_of_a_doubt};
 use in_flight::InFlight;
 use ledger::{Ledger, Over};
 use recovery::recover;
@@ -359,7 +361,8 @@ impl<T: Transport> Worker<T> {
         self.judge_returned();
         self.chores.counting.abort_all();
         while let Err(error) = self.settle_and_claim(false).await {
-            if self.clock.elapsed() >= deadline {
+            // A doubt is no reason to wait for long, and there are few of them in a row.
+            if self.clock.elapsed() >= deadline && error.doubt().is_none() {
                 return Err(error);
             }
             self.store_is_down(error)?;
@@ -374,6 +377,7 @@ impl<T: Transport> Worker<T> {
     /// # Errors
     /// If the database fails. Then nothing is forgotten: what has come back is settled by a later turn.
     pub async fn turn(&mut self) -> Result<Turn, StoreError> {
+        self.go_on_afresh().await?;
         self.mind_the_clock().await?;
         self.notice().await?;
         self.judge_returned();
@@ -479,6 +483,7 @@ impl<T: Transport> Worker<T> {
 
     /// Everything that a turn writes, in one transaction; then what it claimed is sent.
     async fn settle_and_claim(&mut self, may_claim: bool) -> Result<usize, StoreError> {
+        self.go_on_afresh().await?;
         let now = self.clock.now();
         let mut plan = if may_claim {
             self.schedule.plan(self.in_flight.len(), &self.ledger.evidence, now)

@@ -10,7 +10,8 @@ use std::{
 
 use reqwest::{Certificate, Client, Proxy, Url, redirect::Policy};
 
-use crate::{clock::Clock, outcome::Fault, small_file};
+use super::PATIENCE;
+use crate::{aside::Aside, clock::Clock, outcome::Fault, small_file};
 
 /// After this time, new requests go over new connections: the host's name is resolved again, so that a busy daemon does not
 /// stay with an address that is not in use any more.
@@ -57,6 +58,8 @@ pub(super) struct Connections {
     settings: Settings,
     clock: Clock,
     pool: Mutex<Pool>,
+    /// For the certificates.
+    aside: Aside,
 }
 
 #[derive(Debug)]
@@ -66,6 +69,8 @@ struct Pool {
     made_at: Duration,
     /// In a row.
     faults: u32,
+    /// No request goes over its connections any more, unless there is no other client to be had.
+    is_over: bool,
 }
 
 impl Connections {
@@ -74,8 +79,8 @@ impl Connections {
     /// # Errors
     /// If TLS cannot be set up.
     pub(super) fn new(settings: Settings, clock: Clock) -> Result<Self, SetupError> {
-        let pool = Pool { client: client(&settings)?, made_at: clock.elapsed(), faults: 0 };
-        Ok(Self { settings, clock, pool: Mutex::new(pool) })
+        let pool = Pool { client: client(&settings)?, made_at: clock.elapsed(), faults: 0, is_over: false };
+        Ok(Self { settings, clock, pool: Mutex::new(pool), aside: Aside::default() })
     }
 
     pub(super) fn with_clock(self, clock: Clock) -> Self {
@@ -88,18 +93,36 @@ impl Connections {
     }
 
     /// The client that new requests go through.
-    pub(super) fn client(&self) -> Client {
-        let mut pool = self.pool();
-        let age = self.clock.elapsed().saturating_sub(pool.made_at);
-        if age >= MAX_AGE || (pool.faults >= MAX_FAULTS && age >= MIN_AGE) {
-            self.renew(&mut pool);
+    pub(super) async fn client(&self) -> Client {
+        if self.is_due() {
+            let settings = self.settings.clone();
+            let made = self.aside.run(PATIENCE, move || client(&settings)).await;
+            let mut pool = self.pool();
+            // It could be built at the start. What keeps it from being built now is a system in trouble, or a store of
+            // certificates that is just being replaced: the old one is still good.
+            if let Some(Ok(client)) = made {
+                pool.client = client;
+            }
+            pool.is_over = false;
         }
-        pool.client.clone()
+        self.pool().client.clone()
+    }
+
+    /// Whether there is to be another client. While it is made for reasons of age, others may use the old one.
+    fn is_due(&self) -> bool {
+        let (mut pool, now) = (self.pool(), self.clock.elapsed());
+        let age = now.saturating_sub(pool.made_at);
+        let is_due = pool.is_over || age >= MAX_AGE || (pool.faults >= MAX_FAULTS && age >= MIN_AGE);
+        if is_due {
+            pool.made_at = now;
+            pool.faults = 0;
+        }
+        is_due
     }
 
     /// No connection that is open now gets another request.
     pub(super) fn drop_all(&self) {
-        self.renew(&mut self.pool());
+        self.pool().is_over = true;
     }
 
     /// What a request came to.
@@ -112,16 +135,6 @@ impl Connections {
             None => false,
         };
         pool.faults = if is_of_the_server { pool.faults.saturating_add(1) } else { 0 };
-    }
-
-    fn renew(&self, pool: &mut Pool) {
-        // It could be built at the start. What keeps it from being built now is a system in trouble, or a store of
-        // certificates that is just being replaced: the old one is still good.
-        if let Ok(client) = client(&self.settings) {
-            pool.client = client;
-        }
-        pool.made_at = self.clock.elapsed();
-        pool.faults = 0;
     }
 }
 
@@ -161,27 +174,72 @@ fn client(settings: &Settings) -> Result<Client, SetupError> {
 pub(super) fn fault_of(error: &reqwest::Error) -> Fault {
     if !error.is_connect() && !error.is_builder() {
         Fault::Lost
-    } else if is_about_a_certificate(error) {
+    } else if is_refused_by_proxy(error) || is_about_trust(error) {
         Fault::Untrusted
     } else {
         Fault::Unreachable
     }
 }
 
-/// Whether the server has shown a certificate that is not believed: an unknown issuer, an expired one, another host's.
-fn is_about_a_certificate(error: &(dyn StdError + 'static)) -> bool {
+/// Whether there is no secure connection, and time alone mends that as little as it mends a key: the server has shown a
+/// certificate that is not believed (an unknown issuer, an expired one, another host's), does not speak TLS as we do, or refuses
+/// us.
+fn is_about_trust(error: &(dyn StdError + 'static)) -> bool {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return matches!(tls, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented);
+        return is_lasting(tls);
     }
     // An I/O error's own source leaves out the error that it wraps.
     let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    inner.is_some_and(|inner| is_about_a_certificate(inner)) || error.source().is_some_and(is_about_a_certificate)
+    inner.is_some_and(|inner| is_about_trust(inner)) || error.source().is_some_and(is_about_trust)
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "somebody else's enums: what else they have is of this connection only"
+)]
+fn is_lasting(error: &rustls::Error) -> bool {
+    use rustls::{AlertDescription as Alert, Error, InvalidMessage};
+    match error {
+        Error::InvalidCertificate(_) | Error::NoCertificatesPresented | Error::PeerIncompatible(_) => true,
+        // It speaks something else than TLS: a port for plain HTTP, say.
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => true,
+        Error::AlertReceived(alert) => matches!(
+            alert,
+            Alert::HandshakeFailure
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+                | Alert::ProtocolVersion
+                | Alert::InsufficientSecurity
+                | Alert::UnrecognisedName
+                | Alert::CertificateRequired
+                | Alert::NoApplicationProtocol
+        ),
+        _ => false,
+    }
+}
+
+/// Whether the proxy asks for a user and a password. hyper-util keeps the type of this error to itself. Of any other answer to
+/// CONNECT it does not say what it was: 403 is for a person, but not to be told from 502, which may pass.
+fn is_refused_by_proxy(error: &reqwest::Error) -> bool {
+    causes(error).contains("tunnel error: proxy authorization required")
 }
 
 /// The error with its causes; without the URL, which the log has anyway.
 pub(super) fn describe(error: &reqwest::Error) -> String {
     let what = if error.is_timeout() { "timed out" } else { "failed" };
     let causes = causes(error);
+    if is_refused_by_proxy(error) {
+        return "the proxy refuses: 407 Proxy Authentication Required; api.proxy must be one that asks for no password"
+            .to_owned();
+    }
+    if causes.ends_with("tunnel error: unsuccessful") {
+        return format!("{what}: {causes}: the proxy (api.proxy) does not open a connection to the API");
+    }
     if causes.is_empty() { what.to_owned() } else { format!("{what}: {causes}") }
 }
 

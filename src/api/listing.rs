@@ -101,7 +101,7 @@ fn parse_page(body: &[u8]) -> Result<Page, String> {
 impl Api {
     /// Asks for up to [`PAGE_SIZE`] entries behind the first `offset`, once.
     pub async fn list(&self, agent: &AgentId, offset: u64, correlation_id: Uuid) -> Reply<Page> {
-        let request = self.client().get(format!("{}?limit={PAGE_SIZE}&offset={offset}", self.cache_url(agent)));
+        let request = self.client().await.get(format!("{}?limit={PAGE_SIZE}&offset={offset}", self.cache_url(agent)));
         self.send(request, correlation_id, MAX_PAGE_BYTES, parse_page).await
     }
 }

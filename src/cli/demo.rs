@@ -75,7 +75,7 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     let log = telemetry::init(Format::Text, EnvFilter::new("info")).context("start the log")?;
 
     // The tables first; then what a producer does, which is nothing but INSERTs.
-    drop(Store::open(config.store.clone()).await?);
+    Store::open(config.store.clone()).await?.close().await?;
     let ids: Vec<(&str, String)> = AGENTS
         .iter()
         .flat_map(|(agent, count)| (1..=*count).map(|id| (*agent, id.to_string())))
@@ -94,6 +94,7 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
         report.push_str(&format!("{agent:>8}  {rows:>4} {state}{cause}\n"));
     }
     let gone = ids.iter().filter(|(agent, id)| sandbox.is_gone(agent, id)).count() as u64 - MISSING;
+    producer.close().await?;
     let ended = if ended == Ended::Told { "interrupted" } else { "done" };
     say(&format!(
         "\n{ended}: {total} deletions took {} requests; {} came back to be tried again.\n\n{report}\n\

@@ -24,13 +24,13 @@ use super::{
     listing::{Filter, Found, Lister},
     report, rng, say, stopped,
     times::{Moment, plural, show_count, show_text, show_time},
-    warn_person, will_ask,
+    told, warn_person, will_ask,
 };
 use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     deletion::{AgentId, EntryId, refuse_floating},
-    store::{Enqueued, Opened, Options, Producer, Wish},
+    store::{Enqueued, Options, Producer, Wish},
 };
 
 /// How many rows go into one transaction: about a tenth of a second's worth, once there are a million.
@@ -102,6 +102,17 @@ pub(super) struct EnqueueArgs {
 /// # Errors
 /// If the arguments or the whole input make no sense, the input cannot be read, or the database cannot be used.
 pub(super) async fn enqueue(args: EnqueueArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
+    let mut sink = Sink::new(config, &clock, args.dry_run);
+    let done = fill(&mut sink, args, config).await;
+    sink.close().await;
+    done
+}
+
+/// Enqueues, into this sink.
+///
+/// # Errors
+/// As [`enqueue`].
+async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result<ExitCode, Failure> {
     // clap does not ask for what conflicts with something else that is there.
     if !args.from_cache && (args.yes || args.filter.is_given()) {
         let said = "--yes and the filters on cached entries go with --from-cache, and with nothing else";
@@ -110,13 +121,12 @@ pub(super) async fn enqueue(args: EnqueueArgs, config: &Config, clock: Clock) ->
     if let Some(agent) = &args.agent {
         refuse_floating(agent.as_str()).map_err(|error| Failure::Usage(error.to_string()))?;
     }
-    let now = clock.now();
+    let now = sink.clock.now();
     let defaults = Defaults {
         agent: args.agent.clone(),
         priority: args.priority,
         due_at: args.due.map_or(Timestamp::ZERO, |due| due.due(now)),
     };
-    let mut sink = Sink::new(config, &clock, args.dry_run);
     if args.from_cache {
         return from_cache(&args, config, defaults, sink).await;
     }
@@ -198,7 +208,7 @@ impl Reading {
         mut self,
         mut input: Ahead,
         stop: impl Future<Output = Signal>,
-        mut sink: Sink<'_>,
+        sink: &mut Sink<'_>,
     ) -> Result<ExitCode, Failure> {
         let mut stop = pin!(stop);
         loop {
@@ -206,17 +216,17 @@ impl Reading {
                 biased;
                 signal = &mut stop => return self.stop(signal, input, sink).await,
                 () = sink.ripe() => {
-                    self.flush(&mut sink).await?;
+                    self.flush(sink).await?;
                     continue;
                 }
                 lines = input.next() => lines,
             };
             let Some(lines) = lines else { break };
-            if let Some(code) = self.take(lines, &mut sink).await? {
+            if let Some(code) = self.take(lines, sink).await? {
                 return Ok(code);
             }
         }
-        self.flush(&mut sink).await?;
+        self.flush(sink).await?;
         // Ctrl-C ends also the program at the other end of a pipe, which looks like the end of the input, and may be in the
         // middle of a line: half an ID is another one.
         let signal = match self.rest {
@@ -228,10 +238,10 @@ impl Reading {
         }
         if let Some(line) = self.rest.take() {
             let last = Input::Lines(vec![Line { is_whole: true, ..line }]);
-            if let Some(code) = self.take(last, &mut sink).await? {
+            if let Some(code) = self.take(last, sink).await? {
                 return Ok(code);
             }
-            self.flush(&mut sink).await?;
+            self.flush(sink).await?;
         }
         self.show_refused();
         sink.finish(self.refused)
@@ -311,13 +321,13 @@ impl Reading {
     }
 
     /// Writes what was read by now, and tells how to go on.
-    async fn stop(mut self, signal: Signal, mut input: Ahead, mut sink: Sink<'_>) -> Result<ExitCode, Failure> {
+    async fn stop(mut self, signal: Signal, mut input: Ahead, sink: &mut Sink<'_>) -> Result<ExitCode, Failure> {
         while let Some(lines) = input.next_of_these().await {
-            if let Some(code) = self.take(lines, &mut sink).await? {
+            if let Some(code) = self.take(lines, sink).await? {
                 return Ok(code);
             }
         }
-        self.flush(&mut sink).await?;
+        self.flush(sink).await?;
         self.show_refused();
         sink.tell(self.refused);
         let (by, last, name) = (signal.name(), self.last, &self.name);
@@ -360,6 +370,14 @@ impl<'a> Sink<'a> {
         Self { options: &config.store, clock, dry_run, producer, chunk, ripe_at, done, taken: 0, told: false }
     }
 
+    /// Leaves the queue; how far it was filled has been told.
+    async fn close(self) {
+        if let Some(producer) = self.producer {
+            // All is committed; a log that could not be copied stays beside the file.
+            let _ = producer.close().await;
+        }
+    }
+
     fn put(&mut self, wish: Wish) {
         if self.chunk.is_empty() {
             self.ripe_at = self.clock.elapsed() + MAX_AGE;
@@ -385,9 +403,7 @@ impl<'a> Sink<'a> {
             Some(producer) => producer,
             none => {
                 let (producer, opened) = Producer::join_or_create(self.options).await?;
-                if opened == Opened::Created {
-                    report(&format!("{}: created", self.options.path.display()));
-                }
+                told(self.options, opened).iter().for_each(|text| report(text));
                 none.insert(producer)
             }
         };
@@ -434,7 +450,7 @@ async fn from_cache(
     args: &EnqueueArgs,
     config: &Config,
     defaults: Defaults,
-    mut sink: Sink<'_>,
+    sink: &mut Sink<'_>,
 ) -> Result<ExitCode, Failure> {
     let agent = defaults.agent.context("--from-cache goes with --agent")?;
     let is_asked = !args.yes && !args.dry_run;

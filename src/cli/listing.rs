@@ -21,7 +21,8 @@ use crate::{
     hold::HoldRow,
     outcome::{Cause, Fault, RetryAfter, Scope},
     pace::Permits,
-    store::{self, Neighbour, OpenError, Reader},
+    printable,
+    store::{self, Neighbour, OpenError, Reader, sure},
 };
 
 /// How often a page is asked for until that is given up.
@@ -61,7 +62,7 @@ pub(super) struct Filter {
 
 fn regex(text: &str) -> Result<Regex, String> {
     // A syntax error comes in several lines, with a mark below where it is wrong.
-    Regex::new(text).map_err(|error| error.to_string())
+    Regex::new(text).map_err(|error| printable::lines(&error.to_string()).into_owned())
 }
 
 impl Filter {
@@ -297,8 +298,8 @@ impl Lister {
     /// Waits for holds that end soon, and takes a daemon's rate into account.
     async fn make_way(&mut self, progress: &mut Progress) -> Result<(), Halt> {
         loop {
-            let Some(mut reader) = self.reader().await? else { return Ok(()) };
-            let Neighbour { holds, requests_per_second } = reader.neighbour(&self.agent).await?;
+            let found = sure(async || self.neighbour().await).await?;
+            let Some(Neighbour { holds, requests_per_second }) = found else { return Ok(()) };
             let gap = requests_per_second.and_then(|rate| Duration::try_from_secs_f64(SHARE / rate).ok());
             self.gap = gap.unwrap_or_default();
             let now = self.clock.now();
@@ -328,10 +329,10 @@ impl Lister {
         }
     }
 
-    /// The queue, if there is one.
-    async fn reader(&self) -> Result<Option<Reader>, OpenError> {
+    /// What the queue tells, if there is one.
+    async fn neighbour(&self) -> Result<Option<Neighbour>, OpenError> {
         match Reader::open(&self.queue).await {
-            Ok(reader) => Ok(Some(reader)),
+            Ok(mut reader) => Ok(Some(reader.neighbour(&self.agent).await?)),
             // It is made when something is enqueued, or somebody is just making it.
             Err(OpenError::Missing(_) | OpenError::Empty(_)) => Ok(None),
             Err(error) => Err(error),
@@ -386,7 +387,7 @@ fn remedy(cause: Cause) -> &'static str {
         Cause::UnknownAgent => "; is the agent's ID right, and api.region?",
         Cause::Throttled => "; lower rate_limit.requests_per_second, or try again later",
         Cause::ServerError | Cause::Lost | Cause::Unreachable => "; try again later",
-        Cause::Untrusted => "; a certificate is not believed: if it is a private one, name its issuer's in api.ca_file",
+        Cause::Untrusted => "; the issuer of a private certificate goes into api.ca_file, and the proxy is api.proxy",
         Cause::Garbled | Cause::Contract => "; is api.base_url right?",
         Cause::ApiFailed | Cause::ApiContradicted | Cause::ApiSilent | Cause::Rejected | Cause::Operator => "",
     }

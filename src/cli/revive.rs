@@ -98,11 +98,17 @@ fn causes() -> impl clap::builder::TypedValueParser<Value = Cause> {
 /// # Errors
 /// If nobody can be asked, or the database cannot be used.
 pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
-    let is_asked = !args.yes && !args.dry_run;
-    if is_asked {
+    if !args.yes && !args.dry_run {
         will_ask()?;
     }
     let mut producer = Producer::join(&config.store).await?;
+    let done = retry_with(&mut producer, &args, clock).await;
+    // All is committed; a log that could not be copied stays beside the file.
+    let _ = producer.close().await;
+    done
+}
+
+async fn retry_with(producer: &mut Producer, args: &RetryArgs, clock: Clock) -> Result<ExitCode, Failure> {
     let ids = producer.dead(args.agent.as_ref(), args.cause).await?;
     let count = plural(ids.len() as u64, "dead row", "dead rows");
     if args.dry_run {
@@ -113,7 +119,7 @@ pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock) -> Res
         say("no dead row is meant by that; nothing was written")?;
         return Ok(ExitCode::SUCCESS);
     }
-    if is_asked && !ask(&format!("Try {count} again?"))? {
+    if !args.yes && !ask(&format!("Try {count} again?"))? {
         say("nothing was written")?;
         return Ok(ExitCode::from(1));
     }
@@ -136,13 +142,19 @@ pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock) -> Res
 /// # Errors
 /// If nobody can be asked, or the database cannot be used.
 pub(super) async fn cancel(args: CancelArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
-    let is_asked = !args.yes && !args.dry_run;
-    if is_asked {
+    if !args.yes && !args.dry_run {
         will_ask()?;
     }
     let mut producer = Producer::join(&config.store).await?;
+    let done = cancel_with(&mut producer, &args, clock).await;
+    // All is committed; a log that could not be copied stays beside the file.
+    let _ = producer.close().await;
+    done
+}
+
+async fn cancel_with(producer: &mut Producer, args: &CancelArgs, clock: Clock) -> Result<ExitCode, Failure> {
     let (ids, missing) = match &args.agent {
-        Some(agent) if !args.entries.is_empty() => named(&mut producer, agent, &args.entries).await?,
+        Some(agent) if !args.entries.is_empty() => named(producer, agent, &args.entries).await?,
         agent => (producer.pending(agent.as_ref()).await?, 0),
     };
     let code = if missing > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS };
@@ -155,7 +167,7 @@ pub(super) async fn cancel(args: CancelArgs, config: &Config, clock: Clock) -> R
         say("no pending row is meant by that; nothing was written")?;
         return Ok(code);
     }
-    if is_asked && !ask(&format!("Take {count} out of the queue? That cannot be undone."))? {
+    if !args.yes && !ask(&format!("Take {count} out of the queue? That cannot be undone."))? {
         say("nothing was written")?;
         return Ok(ExitCode::from(1));
     }
@@ -208,8 +220,8 @@ async fn named(
 }
 
 /// Many rows, some at a time, with gaps for others who write: SQLite's way to wait for a lock is to try now and then.
-struct Steps {
-    producer: Producer,
+struct Steps<'p> {
+    producer: &'p mut Producer,
     clock: Clock,
     progress: Progress,
     at: usize,
@@ -219,8 +231,8 @@ struct Steps {
     begun: Option<Duration>,
 }
 
-impl Steps {
-    fn new(producer: Producer, clock: Clock) -> Self {
+impl<'p> Steps<'p> {
+    fn new(producer: &'p mut Producer, clock: Clock) -> Self {
         Self { producer, clock, progress: Progress::new(), at: 0, done: 0, begun: None }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     deletion::{AgentId, EntryId},
     printable,
-    store::{Reader, Story, Told},
+    store::{Reader, Story, Told, sure},
 };
 
 const EXAMPLES: &str = "\
@@ -44,7 +44,8 @@ pub(super) struct ShowArgs {
 /// If the database cannot be read.
 pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
     let ShowArgs { agent, entry } = args;
-    let found = Reader::open(&config.store).await?.story(&agent, &entry).await?;
+    let look = async || Ok::<_, Failure>(Reader::open(&config.store).await?.story(&agent, &entry).await?);
+    let found = sure(look).await?;
     let entry = entry.as_str();
     let Some(story) = found else {
         warn_person(&format!(

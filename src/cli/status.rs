@@ -25,7 +25,7 @@ use crate::{
     hold::HoldRow,
     outcome::{Cause, Scope},
     printable,
-    store::{Reader, Standing},
+    store::{Reader, Standing, sure},
 };
 
 /// How many agents the table has.
@@ -76,8 +76,11 @@ pub(super) async fn status(
     let mut first = true;
     loop {
         let now = clock.now();
-        let mut reader = Reader::open(&config.store).await?;
-        let standing = reader.standing(args.agent.as_ref(), now).await?;
+        let look = async || {
+            let mut reader = Reader::open(&config.store).await?;
+            Ok::<_, Failure>(reader.standing(args.agent.as_ref(), now).await?)
+        };
+        let standing = sure(look).await?;
         let report = Report::new(config, args.agent.as_ref(), &standing, now);
         let text = if args.json {
             printable::json_line(&serde_json::to_string(&report).context("write JSON")?).into_owned()

@@ -1,6 +1,7 @@
 //! Why the file cannot be used, whether waiting helps, and what a person can do about it.
 
 use std::{
+    borrow::Cow,
     fmt, io,
     path::{self, Path, PathBuf},
 };
@@ -37,6 +38,21 @@ pub enum OpenError {
         take_over(.0)
     )]
     Older(PathBuf),
+    /// It is ours by its tables, and some of them are not as they were.
+    #[error(
+        "database {}: it looks like a queue of sweeper's that was loaded from a dump, and not all of it is as it was: {}; nothing in \
+         it was changed. Load the dump into a new file again, and see to what sqlite3 says meanwhile. Or, to take the pending \
+         rows over, give database.path another file, run `sweeper init`, and execute on the new file: {}",
+        absolute(.path).display(),
+        .wrong.join(", "),
+        take_over(.path)
+    )]
+    Altered {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or other than it was.
+        wrong: Vec<String>,
+    },
     /// There is nothing in it yet.
     #[error("database {0}: there are no tables in it yet; `sweeper init` or the next start of the daemon makes them")]
     Empty(PathBuf),
@@ -52,7 +68,7 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// A migration failed.
-    #[error("database {path}: migrate: {source}{}", migration_code(source).map_or("", remedy))]
+    #[error("database {path}: migrate: {source}{}", migration_code(source).map_or_else(Cow::default, |code| remedy(code, .path)))]
     Migrate {
         /// The file.
         path: PathBuf,
@@ -62,6 +78,42 @@ pub enum OpenError {
     /// SQLite refuses it.
     #[error(transparent)]
     Sql(#[from] StoreError),
+}
+
+/// An error that says that the file is damaged, which may be so or not: SQLite makes "malformed" of a read that the disk fails
+/// once (EIO), too.
+pub trait Doubtful {
+    /// What is said while that is looked into; `None` for any other error.
+    fn doubt(&self) -> Option<String>;
+}
+
+impl Doubtful for StoreError {
+    fn doubt(&self) -> Option<String> {
+        self.code().filter(|code| is_doubtful(*code)).map(|_| {
+            let Self { path, doing, .. } = self;
+            let path = path.display();
+            format!("database {path}: {doing}: a read failed, or it is damaged ({})", self.said())
+        })
+    }
+}
+
+impl Doubtful for OpenError {
+    fn doubt(&self) -> Option<String> {
+        match self {
+            Self::Sql(error) => error.doubt(),
+            Self::Migrate { path, source } => migration_code(source)
+                .filter(|code| is_doubtful(*code))
+                .map(|_| format!("database {}: migrate: a read failed, or it is damaged ({source})", path.display())),
+            Self::Taken { .. }
+            | Self::NotOurs(_)
+            | Self::Newer { .. }
+            | Self::Older(_)
+            | Self::Altered { .. }
+            | Self::Empty(_)
+            | Self::Missing(_)
+            | Self::Lock { .. } => None,
+        }
+    }
 }
 
 impl OpenError {
@@ -77,6 +129,7 @@ impl OpenError {
             | Self::NotOurs(_)
             | Self::Newer { .. }
             | Self::Older(_)
+            | Self::Altered { .. }
             | Self::Empty(_)
             | Self::Missing(_) => false,
         }
@@ -150,9 +203,8 @@ fn extended_code(error: &sqlx::Error) -> Option<i32> {
 /// Whether what SQLite answered with this extended code may go well later, with nobody doing anything to the file.
 fn passes(code: i32) -> bool {
     match code {
-        // SQLITE_IOERR_SHORT_READ: the log of commits was cut short underneath. _CORRUPTFS: what SQLite makes of a read
-        // that the disk fails (EIO). _DATA: a checksum is wrong. Waiting mends none of them.
-        522 | 8458 | 8202 => false,
+        // What says that the file is damaged is looked at again, and not waited for.
+        _ if is_doubtful(code) => false,
         _ => match code & 0xff {
             // SQLITE_BUSY, SQLITE_LOCKED: with all their kinds, since each try begins a new transaction (which is what
             // mends _BUSY_SNAPSHOT). SQLITE_NOMEM.
@@ -171,20 +223,26 @@ fn passes(code: i32) -> bool {
     }
 }
 
+/// Whether this extended code says that the file is damaged.
+fn is_doubtful(code: i32) -> bool {
+    // SQLITE_IOERR_SHORT_READ: the log of commits was cut short underneath. _CORRUPTFS: a read that the disk fails (EIO); most
+    // statements make SQLITE_CORRUPT of it. _DATA: a checksum is wrong. SQLITE_CORRUPT, SQLITE_NOTADB.
+    matches!(code, 522 | 8458 | 8202) || matches!(code & 0xff, 11 | 26)
+}
+
 /// What a person can do about it: the end of a message.
-fn remedy(code: i32) -> &'static str {
-    match code {
+fn remedy(code: i32, path: &Path) -> Cow<'static, str> {
+    let text = match code {
         1032 => "; it was moved or deleted while in use: stop the daemon before touching its files",
-        522 | 8202 => "; restore it from a backup, or rescue it with sqlite3's .recover",
-        8458 => "; its disk or file system fails: look into the system's log and check them",
         _ => match code & 0xff {
+            11 => return rescue(path).into(),
+            10 if is_doubtful(code) => return rescue(path).into(),
             // As ours are in order, it is the tables that are not.
             1 | 17 => "; somebody else changed its tables: restore it from a backup",
             3 | 8 => "; make the file and its directory writable for this user",
             5 | 6 => "; another process is writing, and has been for longer than database.busy_timeout",
             7 => "; give the process more memory",
             10 => "; its disk is full or fails: the system's log says which",
-            11 => "; restore it from a backup, or rescue it with sqlite3's .recover",
             13 => "; make room on its disk",
             14 => "; its directory must exist and be writable, and file descriptors must be left",
             15 => "; too many processes want its locks, or it is on a network file system: put it on a local disk",
@@ -192,18 +250,36 @@ fn remedy(code: i32) -> &'static str {
             26 => "; give database.path another file, or restore this one from a backup",
             _ => "",
         },
+    };
+    text.into()
+}
+
+/// What rescues the most of a damaged file. It needs no `.recover`, which Debian's shell does not have. A dump of a damaged
+/// table goes up to the damage, and from the end back to it; the shell then undoes all of it, unless it is kept from that.
+fn rescue(path: &Path) -> String {
+    let path = absolute(path).display().to_string().replace('\'', r"'\''");
+    format!(
+        "; it is damaged, or its disk cannot read it (then the system's log says so): restore it from a backup, or rescue what \
+         can be read of it: sqlite3 '{path}' .dump | sed 's/^ROLLBACK; -- due to errors$/COMMIT;/' | sqlite3 rescued.db \
+         (and go on as the README says, at \"A damaged file\")"
+    )
+}
+
+impl StoreError {
+    /// What SQLite or the system said.
+    fn said(&self) -> String {
+        match (&self.source, self.source.as_database_error()) {
+            (_, Some(said)) => said.message().to_owned(),
+            (sqlx::Error::Io(said), None) => said.to_string(),
+            (other, None) => other.to_string(),
+        }
     }
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "database {}: {}: ", self.path.display(), self.doing)?;
-        match (&self.source, self.source.as_database_error()) {
-            (_, Some(said)) => f.write_str(said.message()),
-            (sqlx::Error::Io(said), None) => said.fmt(f),
-            (other, None) => other.fmt(f),
-        }?;
-        f.write_str(self.code().map_or("", remedy))
+        write!(f, "database {}: {}: {}", self.path.display(), self.doing, self.said())?;
+        f.write_str(&self.code().map_or_else(Cow::default, |code| remedy(code, &self.path)))
     }
 }
 
@@ -230,7 +306,19 @@ mod tests {
             assert!(!passes(code), "{code} is permanent");
         }
         for code in [1, 3, 5, 6, 7, 8, 10, 11, 13, 14, 15, 17, 19, 26, 522, 1032, 8202, 8458] {
-            assert!(!remedy(code).is_empty(), "{code} has no remedy");
+            assert!(!remedy(code, Path::new("a.db")).is_empty(), "{code} has no remedy");
         }
+    }
+
+    #[test]
+    fn what_says_that_the_file_is_damaged_is_in_doubt_and_nothing_else_is() {
+        for code in [11, 267, 523, 779, 26, 522, 8202, 8458] {
+            assert!(is_doubtful(code) && !passes(code), "{code}");
+        }
+        for code in [1, 5, 7, 8, 10, 13, 14, 19, 266, 778, 1032, 4874] {
+            assert!(!is_doubtful(code), "{code}");
+        }
+        let said = rescue(Path::new("/it's/a.db"));
+        assert!(said.contains(r"sqlite3 '/it'\''s/a.db' .dump | sed "), "{said}");
     }
 }

@@ -2,13 +2,16 @@
 
 use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
-use sqlx::{AssertSqlSafe, ConnectOptions as _, SqliteConnection, migrate::MigrateError, sqlite::SqliteConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection, migrate::MigrateError,
+    sqlite::SqliteConnectOptions,
+};
 
 use super::{
     Store,
     errors::{OpenError, StoreError},
     lock::{identities, lock},
-    schema::{APPLICATION_ID, identity, is_older, migrator, refuse_older},
+    schema::{APPLICATION_ID, be_ours, identity, is_older, migrator, refuse_older},
     upkeep::allow_giving_back,
 };
 
@@ -47,6 +50,8 @@ pub enum Opened {
     Created,
     /// It was ours, and is up to date.
     Existing,
+    /// It was ours by its tables, and by nothing else: a dump was loaded into it. Now it is marked as ours.
+    Adopted,
 }
 
 impl Store {
@@ -72,6 +77,7 @@ impl Store {
         store.check_ours().await?;
         store.set_up().await?;
         store.migrate().await?;
+        store.mark().await?;
         store.trust_ourselves().await?;
         let last: Option<i64> = sqlx::query_scalar(LAST_REQUEST)
             .fetch_one(&mut store.conn)
@@ -85,6 +91,29 @@ impl Store {
         Ok(store)
     }
 
+    /// Goes on with a fresh connection, and keeps the lock: what the old one has in memory may be misread. What it has left
+    /// open is undone.
+    ///
+    /// # Errors
+    /// If SQLite fails; then the old one stays.
+    pub async fn reconnect(&mut self) -> Result<(), StoreError> {
+        self.abandon().await;
+        // SQLite would make a file that is not there any more.
+        self.check_in_place()?;
+        let fresh = connect(&self.options, false).await?;
+        let old = std::mem::replace(&mut self.conn, fresh);
+        let done = async {
+            self.set_up().await?;
+            self.trust_ourselves().await?;
+            self.changed().await
+        };
+        let done = done.await.map(drop);
+        // The other one only now: the last to close the file would remove its log, which is taken for a sign of trouble.
+        let unused = if done.is_ok() { old } else { std::mem::replace(&mut self.conn, old) };
+        let _ = unused.close().await;
+        done
+    }
+
     /// Whether the file was made by this opening.
     #[must_use]
     pub fn opened(&self) -> Opened {
@@ -95,15 +124,28 @@ impl Store {
         let (id, objects) = identity(&mut self.conn).await.map_err(|source| self.error("open", source))?;
         if objects == 0 {
             self.opened = Opened::Created;
-            Ok(())
-        } else if id != APPLICATION_ID {
-            Err(OpenError::NotOurs(self.options.path.clone()))
-        } else if is_older(&mut self.conn).await.map_err(|source| self.error("open", source))? {
-            // What could not be looked into from outside shows here, which is still before anything is written.
-            Err(OpenError::Older(self.options.path.clone()))
-        } else {
-            Ok(())
+            return Ok(());
         }
+        if is_older(&mut self.conn).await.map_err(|source| self.error("open", source))? {
+            // What could not be looked into from outside shows here, which is still before anything is written.
+            return Err(OpenError::Older(self.options.path.clone()));
+        }
+        be_ours(&mut self.conn, id, &self.options.path).await?;
+        if id != APPLICATION_ID {
+            self.opened = Opened::Adopted;
+        }
+        Ok(())
+    }
+
+    /// Gives a file that was adopted what it lacks.
+    async fn mark(&mut self) -> Result<(), StoreError> {
+        if self.opened == Opened::Adopted {
+            let mut write = self.write().await?;
+            let pragma = format!("PRAGMA application_id = {APPLICATION_ID}");
+            write.execute("mark the file", sqlx::query(AssertSqlSafe(pragma))).await?;
+            write.commit().await?;
+        }
+        Ok(())
     }
 
     async fn set_up(&mut self) -> Result<(), StoreError> {

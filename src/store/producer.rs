@@ -1,11 +1,14 @@
 //! The other side of the queue, for those parts of this program that enqueue.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use sqlx::{Connection, SqliteConnection};
 use tokio::time::sleep;
 
 use super::{
+    Store,
+    doubt::{Link, sure},
+    end::leave,
     errors::{OpenError, StoreError},
     file::{Opened, Options, connect},
     rows::json,
@@ -45,8 +48,9 @@ FROM wish LEFT JOIN deletions ON deletions.agent_id = wish.agent AND deletions.e
 /// A producer's connection, for those parts of this program that enqueue.
 #[derive(Debug)]
 pub struct Producer {
-    pub(super) conn: SqliteConnection,
-    pub(super) path: PathBuf,
+    pub(super) link: Link,
+    /// The file is marked as ours.
+    is_marked: bool,
 }
 
 /// A row to be.
@@ -84,7 +88,8 @@ impl Producer {
     /// # Errors
     /// If SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
-        Ok(Self { conn: connect(options, false).await?, path: options.path.clone() })
+        let conn = connect(options, false).await?;
+        Ok(Self { link: Link { conn, options: options.clone(), read_only: false }, is_marked: true })
     }
 
     /// Opens a queue that is there and up to date, whoever works on it.
@@ -92,17 +97,19 @@ impl Producer {
     /// # Errors
     /// If it is not, or SQLite fails.
     pub async fn join(options: &Options) -> Result<Self, OpenError> {
-        let conn = connect_known(options, false).await?;
-        let mut producer = Self { conn, path: options.path.clone() };
-        // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
-        sqlx::raw_sql("PRAGMA cache_size = -16384")
-            .execute(&mut producer.conn)
-            .await
-            .map_err(|source| producer.error("set up", source))?;
-        Ok(producer)
+        sure(async || {
+            let (conn, is_marked) = connect_known(options, false).await?;
+            let mut link = Link { conn, options: options.clone(), read_only: false };
+            // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
+            let set_up = sqlx::raw_sql("PRAGMA cache_size = -16384").execute(&mut link.conn).await;
+            set_up.map_err(|source| link.error("set up", source))?;
+            Ok(Self { link, is_marked })
+        })
+        .await
     }
 
-    /// The same, of a queue that is made first if it is not there. It tells which it was.
+    /// The same, of a queue that is made first if it is not there, and marked as ours if it is a dump that was loaded. It tells
+    /// which it was.
     ///
     /// # Errors
     /// If it is there and not up to date, or SQLite fails.
@@ -123,8 +130,25 @@ impl Producer {
 
     async fn try_to_join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
         let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
-        let opened = if is_there { Opened::Existing } else { super::Store::open(options.clone()).await?.opened() };
+        if is_there {
+            let producer = Self::join(options).await?;
+            if producer.is_marked {
+                return Ok((producer, Opened::Existing));
+            }
+            let _ = producer.close().await;
+        }
+        let opened = make(options).await?;
         Ok((Self::join(options).await?, opened))
+    }
+
+    /// Closes the file in good order: what is in the log of commits goes into the database, unless a daemon sees to that.
+    ///
+    /// # Errors
+    /// If SQLite fails; nothing is lost by that.
+    pub async fn close(self) -> Result<(), StoreError> {
+        let Link { conn, options, .. } = self.link;
+        let left = leave(conn, &options.path).await;
+        left.map_err(|source| StoreError { path: options.path, doing: "close", source })
     }
 
     /// Enqueues all of them in one transaction.
@@ -136,13 +160,15 @@ impl Producer {
             .iter()
             .map(|wish| (wish.agent.as_str(), wish.entry.as_str(), wish.priority, wish.due_at.0))
             .collect();
-        let (path, rows) = (&self.path, json(&rows));
-        let error = |source| StoreError { path: path.clone(), doing: "enqueue", source };
-        let mut tx = self.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
-        let repeats = sqlx::query_as(REPEATS).bind(&rows).fetch_one(&mut *tx).await;
-        let (reopened, earlier): (i64, i64) = repeats.map_err(error)?;
-        let inserted = sqlx::query(ENQUEUE).bind(&rows).execute(&mut *tx).await.map_err(error)?.rows_affected();
-        tx.commit().await.map_err(error)?;
+        let rows = json(&rows);
+        let enqueue = async |conn: &mut SqliteConnection| {
+            let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+            let (reopened, earlier): (i64, i64) = sqlx::query_as(REPEATS).bind(&rows).fetch_one(&mut *tx).await?;
+            let inserted = sqlx::query(ENQUEUE).bind(&rows).execute(&mut *tx).await?.rows_affected();
+            tx.commit().await?;
+            Ok((inserted, reopened, earlier))
+        };
+        let (inserted, reopened, earlier) = self.link.surely("enqueue", enqueue).await?;
         let [reopened, earlier] = [reopened, earlier].map(|count| u64::try_from(count).unwrap_or(0));
         let waiting = (wishes.len() as u64).saturating_sub(inserted + reopened + earlier);
         Ok(Enqueued { inserted, waiting, earlier, reopened })
@@ -156,9 +182,9 @@ impl Producer {
         &mut self,
         rows: impl IntoIterator<Item = (&'r str, &'r str, i64)>,
     ) -> Result<(), StoreError> {
-        let path = self.path.clone();
+        let path = self.link.options.path.clone();
         let error = |source| StoreError { path: path.clone(), doing: "insert", source };
-        let mut tx = self.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
+        let mut tx = self.link.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
         for (agent, entry, priority) in rows {
             sqlx::query(Self::INSERT).bind(agent).bind(entry).bind(priority).execute(&mut *tx).await.map_err(error)?;
         }
@@ -174,12 +200,17 @@ impl Producer {
             "SELECT agent_id, state, CASE state WHEN 'dead' THEN last_cause END AS cause, count(*) FROM deletions
              GROUP BY 1, 2, 3 ORDER BY 1, 2 DESC, 3",
         )
-        .fetch_all(&mut self.conn)
+        .fetch_all(&mut self.link.conn)
         .await
-        .map_err(|source| self.error("count", source))
+        .map_err(|source| self.link.error("count", source))
     }
+}
 
-    pub(super) fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
-        StoreError { path: self.path.clone(), doing, source }
-    }
+/// Makes a queue, or brings its tables up to date, and leaves it.
+async fn make(options: &Options) -> Result<Opened, OpenError> {
+    let store = sure(async || Store::open(options.clone()).await).await?;
+    let opened = store.opened();
+    // All is committed; a log that could not be copied stays beside the file.
+    let _ = store.close().await;
+    Ok(opened)
 }

@@ -259,7 +259,8 @@ impl Reader {
     /// # Errors
     /// If it is not, or SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
-        Ok(Self { conn: connect_known(options, true).await?, path: options.path.clone() })
+        let (conn, _) = connect_known(options, true).await?;
+        Ok(Self { conn, path: options.path.clone() })
     }
 
     /// How everything stands, or what of it concerns one agent: as of one moment. Reads the whole table.

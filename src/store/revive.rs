@@ -1,5 +1,7 @@
 //! Bringing dead rows back, and taking pending ones out: for those parts of this program that do so for a person.
 
+use sqlx::SqliteConnection;
+
 use super::{errors::StoreError, producer::Producer, rows::json};
 use crate::{
     clock::Timestamp,
@@ -44,9 +46,11 @@ impl Producer {
     /// # Errors
     /// If SQLite fails.
     pub async fn dead(&mut self, agent: Option<&AgentId>, cause: Option<Cause>) -> Result<Vec<DeletionId>, StoreError> {
-        let query = sqlx::query_scalar(DEAD).bind(agent.map(AgentId::as_str)).bind(cause.map(Cause::as_str));
-        let ids = query.fetch_one(&mut self.conn).await.and_then(parse_ids);
-        ids.map_err(|source| self.error("look for dead rows", source))
+        let look = async |conn: &mut SqliteConnection| {
+            let query = sqlx::query_scalar(DEAD).bind(agent.map(AgentId::as_str)).bind(cause.map(Cause::as_str));
+            query.fetch_one(conn).await.and_then(parse_ids)
+        };
+        self.link.surely("look for dead rows", look).await
     }
 
     /// The pending rows of an agent, or all of them, in the order of their ids.
@@ -54,9 +58,11 @@ impl Producer {
     /// # Errors
     /// If SQLite fails.
     pub async fn pending(&mut self, agent: Option<&AgentId>) -> Result<Vec<DeletionId>, StoreError> {
-        let query = sqlx::query_scalar(PENDING).bind(agent.map(AgentId::as_str));
-        let ids = query.fetch_one(&mut self.conn).await.and_then(parse_ids);
-        ids.map_err(|source| self.error("look for pending rows", source))
+        let look = async |conn: &mut SqliteConnection| {
+            let query = sqlx::query_scalar(PENDING).bind(agent.map(AgentId::as_str));
+            query.fetch_one(conn).await.and_then(parse_ids)
+        };
+        self.link.surely("look for pending rows", look).await
     }
 
     /// This row, if it is pending.
@@ -64,9 +70,12 @@ impl Producer {
     /// # Errors
     /// If SQLite fails.
     pub async fn pending_row(&mut self, agent: &AgentId, entry: &EntryId) -> Result<Option<DeletionId>, StoreError> {
-        let query = sqlx::query_scalar(PENDING_ROW).bind(agent.as_str()).bind(entry.as_str());
-        let id: Result<Option<i64>, _> = query.fetch_optional(&mut self.conn).await;
-        id.map(|id| id.map(DeletionId)).map_err(|source| self.error("look for pending rows", source))
+        let look = async |conn: &mut SqliteConnection| {
+            let query = sqlx::query_scalar(PENDING_ROW).bind(agent.as_str()).bind(entry.as_str());
+            query.fetch_optional(conn).await
+        };
+        let id: Option<i64> = self.link.surely("look for pending rows", look).await?;
+        Ok(id.map(DeletionId))
     }
 
     /// The rows that requests without an answer have.
@@ -74,8 +83,9 @@ impl Producer {
     /// # Errors
     /// If SQLite fails.
     pub async fn in_flight(&mut self) -> Result<Vec<DeletionId>, StoreError> {
-        let ids = sqlx::query_scalar(IN_FLIGHT).fetch_one(&mut self.conn).await.and_then(parse_ids);
-        ids.map_err(|source| self.error("look for rows on their way", source))
+        let look =
+            async |conn: &mut SqliteConnection| sqlx::query_scalar(IN_FLIGHT).fetch_one(conn).await.and_then(parse_ids);
+        self.link.surely("look for rows on their way", look).await
     }
 
     /// Makes those of these rows that are dead pending again, due now and with all their attempts before them; tells how
@@ -84,8 +94,9 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; then none is.
     pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
-        let done = sqlx::query(REVIVE).bind(list(ids)).bind(now.0).execute(&mut self.conn).await;
-        done.map(|done| done.rows_affected()).map_err(|source| self.error("revive", source))
+        let revive =
+            async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(now.0).execute(conn).await;
+        Ok(self.link.surely("revive", revive).await?.rows_affected())
     }
 
     /// Takes those of these rows out that are pending; tells how many. One transaction.
@@ -93,8 +104,8 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; then none is.
     pub async fn cancel(&mut self, ids: &[DeletionId]) -> Result<u64, StoreError> {
-        let done = sqlx::query(CANCEL).bind(list(ids)).execute(&mut self.conn).await;
-        done.map(|done| done.rows_affected()).map_err(|source| self.error("cancel", source))
+        let cancel = async |conn: &mut SqliteConnection| sqlx::query(CANCEL).bind(list(ids)).execute(conn).await;
+        Ok(self.link.surely("cancel", cancel).await?.rows_affected())
     }
 }
 

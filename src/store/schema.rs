@@ -17,6 +17,7 @@ use super::{
     errors::{OpenError, StoreError},
     file::{Options, connect, connect_as},
     lock::{beside, holder},
+    restored::{LOOKS_LIKE_OURS, Likeness, likeness},
 };
 
 /// `PRAGMA application_id` of our files, as the first migration sets it.
@@ -43,14 +44,31 @@ pub async fn verify(options: &Options) -> Result<(), OpenError> {
     refuse_older(options).await?;
     let mut conn = connect(options, true).await?;
     match identity(&mut conn).await {
-        Ok((APPLICATION_ID, _)) => Ok(()),
-        Ok(_) => Err(OpenError::NotOurs(options.path.clone())),
+        Ok((id, _)) => be_ours(&mut conn, id, &options.path).await,
         Err(source) => Err(StoreError { path: options.path.clone(), doing: "open", source }.into()),
     }
 }
 
-/// A connection to a file of ours whose tables are those that we know, beside whoever works on it.
-pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<SqliteConnection, OpenError> {
+/// Passes a file with our application ID, and one that lacks any and is ours by its tables.
+///
+/// # Errors
+/// If it is another one, or SQLite fails.
+pub(super) async fn be_ours(conn: &mut SqliteConnection, id: i64, path: &Path) -> Result<(), OpenError> {
+    let found = match id {
+        APPLICATION_ID => Ok(Likeness::Same),
+        0 => likeness(conn).await,
+        _ => Ok(Likeness::Foreign),
+    };
+    match found.map_err(|source| StoreError { path: path.to_owned(), doing: "open", source })? {
+        Likeness::Same => Ok(()),
+        Likeness::Foreign => Err(OpenError::NotOurs(path.to_owned())),
+        Likeness::Altered(wrong) => Err(OpenError::Altered { path: path.to_owned(), wrong }),
+    }
+}
+
+/// A connection to a file of ours whose tables are those that we know, beside whoever works on it; and whether the file is
+/// marked as ours.
+pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<(SqliteConnection, bool), OpenError> {
     let path = || options.path.clone();
     if !options.path.exists() {
         return Err(OpenError::Missing(path()));
@@ -66,11 +84,10 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
     };
     if objects == 0 {
         return Err(OpenError::Empty(path()));
-    } else if id != APPLICATION_ID {
-        return Err(OpenError::NotOurs(path()));
     } else if is_older(&mut conn).await.map_err(error)? {
         return Err(OpenError::Older(path()));
     }
+    be_ours(&mut conn, id, &options.path).await?;
     let version: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
         .fetch_one(&mut conn)
         .await
@@ -78,7 +95,7 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
     let known = migrator().iter().map(|migration| migration.version).max().unwrap_or(0);
     match version.cmp(&known) {
         Ordering::Less => Err(OpenError::Empty(path())),
-        Ordering::Equal => Ok(conn),
+        Ordering::Equal => Ok((conn, id == APPLICATION_ID)),
         Ordering::Greater => Err(OpenError::Newer { path: path(), version }),
     }
 }
@@ -114,9 +131,15 @@ pub(super) async fn refuse_older(options: &Options) -> Result<(), OpenError> {
 /// Whether it is a queue that a development version made, from before the first migration was what it is.
 pub(super) async fn is_older(conn: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let listed = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations')";
-    if !sqlx::query_scalar::<_, bool>(listed).fetch_one(&mut *conn).await?
-        || sqlx::query_scalar::<_, i64>("PRAGMA application_id").fetch_one(&mut *conn).await? != APPLICATION_ID
-    {
+    if !sqlx::query_scalar::<_, bool>(listed).fetch_one(&mut *conn).await? {
+        return Ok(false);
+    }
+    let is_ours = match sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await? {
+        APPLICATION_ID => true,
+        0 => sqlx::query_scalar(LOOKS_LIKE_OURS).fetch_one(&mut *conn).await?,
+        _ => false,
+    };
+    if !is_ours {
         return Ok(false);
     }
     let migrator = migrator();

@@ -5,8 +5,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use super::{Worker, log};
-use crate::{api::Transport, store::StoreError, telemetry::event};
+use super::{Doubts, Worker, log, tell_of_a_doubt};
+use crate::{
+    api::Transport,
+    store::{Doubtful as _, StoreError},
+    telemetry::event,
+};
 
 /// How many rows one step of pruning removes: those of many agents lie far apart, and each is some pages to write.
 pub const PRUNE_ROWS: u32 = 200;
@@ -35,6 +39,9 @@ pub(super) struct Chores {
     pub(super) rate_told: f64,
     /// The database could not be used, and that was logged.
     pub(super) store_down: bool,
+    /// The file has seemed to be damaged, and the connection is to be another one.
+    pub(super) in_doubt: bool,
+    pub(super) doubts: Doubts,
 }
 
 impl Chores {
@@ -47,6 +54,8 @@ impl Chores {
             giving_back: false,
             rate_told,
             store_down: false,
+            in_doubt: false,
+            doubts: Doubts::default(),
         }
     }
 }
@@ -63,7 +72,7 @@ impl<T: Transport> Worker<T> {
                 Ok(backlog) => backlog.iter().for_each(log::backlog),
                 // Whatever it is, the next turn meets it, too.
                 Err(error) if error.is_temporary() => debug!(event = event::LOG_GROWS, %error, "not now"),
-                Err(error) => return Err(error),
+                Err(error) => self.store_is_down(error)?,
             }
         }
         if now >= self.chores.prune_at && !self.chores.store_down {
@@ -79,7 +88,8 @@ impl<T: Transport> Worker<T> {
                     debug!(event = event::PRUNED, %error, "not now");
                     self.chores.prune_at = now + PRUNE_INTERVAL;
                 }
-                Err(error) => return Err(error),
+                // If that goes on, the same is tried again as soon as a turn went well.
+                Err(error) => self.store_is_down(error)?,
             }
         }
         Ok(())
@@ -125,8 +135,18 @@ impl<T: Transport> Worker<T> {
         true
     }
 
-    /// Says so once; an error that waiting does not mend goes on.
+    /// Says so once; an error that neither waiting nor another look mends goes on.
     pub(super) fn store_is_down(&mut self, error: StoreError) -> Result<(), StoreError> {
+        if let Some(doubt) = error.doubt() {
+            if !self.chores.doubts.may_look_again(self.clock.elapsed()) {
+                return Err(error);
+            }
+            self.chores.in_doubt = true;
+            self.supervisor.database(false);
+            self.chores.store_down = true;
+            tell_of_a_doubt(&doubt);
+            return Ok(());
+        }
         if !error.is_temporary() {
             return Err(error);
         }

@@ -132,14 +132,14 @@ async fn it_tells_which_waiting_rows_are_due_earlier_now() {
 }
 
 /// Reads what a test writes to it, and has not heard of an end.
-fn listening(dir: &Path, arguments: &[&str]) -> Child {
+pub fn listening(dir: &Path, arguments: &[&str]) -> Child {
     let mut command = sweeper(dir);
     command.args(["enqueue", "--agent", "a"]).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// Its exit code, and what it has said, while its standard input stays open.
-fn signalled(mut child: Child, name: &str) -> (Option<i32>, String) {
+pub fn signalled(mut child: Child, name: &str) -> (Option<i32>, String) {
     let stdin = child.stdin.take();
     Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
     let mut said = String::new();

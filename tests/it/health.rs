@@ -63,7 +63,7 @@ pub async fn scrape(address: SocketAddr) -> Vec<Family> {
 }
 
 /// The value of a sample, by its whole name with its labels.
-fn value(families: &[Family], sample: &str) -> f64 {
+pub fn value(families: &[Family], sample: &str) -> f64 {
     let all = families.iter().flat_map(|family| &family.samples);
     let found = all.clone().find(|(name, _)| name == sample);
     found.unwrap_or_else(|| panic!("no {sample} among {:#?}", all.collect::<Vec<_>>())).1

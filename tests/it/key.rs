@@ -170,7 +170,7 @@ async fn no_connection_no_tls_no_answer_and_a_crash_show_no_key() {
     });
     let hostile = Hostile::start().await;
     hostile.script(vec![Say::Bytes(Vec::new()); 3]);
-    for (url, fault) in [(&refused, "unreachable"), (&no_tls, "unreachable"), (&hostile.url, "lost")] {
+    for (url, fault) in [(&refused, "unreachable"), (&no_tls, "untrusted"), (&hostile.url, "lost")] {
         let mut command = talkative(dir.path(), url);
         command
             .args(["run", "--until-empty", "--give-up-after", "100ms"])

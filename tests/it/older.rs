@@ -10,10 +10,10 @@ use crate::{
     enqueue::fed,
 };
 
-const VERSION_5: &str = include_str!("fixtures/version_5.sql");
+pub const VERSION_5: &str = include_str!("fixtures/version_5.sql");
 
 /// The old file, and who has it open: without a checkpoint, so that its rows are in its log.
-async fn make(path: &Path) -> SqliteConnection {
+pub async fn make(path: &Path) -> SqliteConnection {
     let url = format!("sqlite://{}?mode=rwc", path.display());
     let mut conn = SqliteConnection::connect(&url).await.unwrap();
     let sql = format!("PRAGMA page_size = 4096; PRAGMA wal_autocheckpoint = 0; {VERSION_5}");
@@ -28,7 +28,7 @@ fn copy(from: &Path, to: &Path, names: &[&str]) {
 }
 
 /// What is in a directory, byte by byte.
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let copied = tempfile::tempdir().unwrap();
     assert!(Command::new("cp").arg("-r").arg(dir.join(".")).arg(copied.path()).status().unwrap().success());
     let files = std::fs::read_dir(copied.path()).unwrap().map(|entry| {
@@ -38,7 +38,7 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     files.collect()
 }
 
-const COMMANDS: [&[&str]; 12] = [
+pub const COMMANDS: [&[&str]; 12] = [
     &["run"],
     &["run", "--until-empty"],
     &["init"],

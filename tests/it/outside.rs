@@ -4,6 +4,7 @@ use audio_cache_sweeper::{printable::is_harmful, sandbox::Options};
 
 use crate::{
     daemon::{configured, finish, queue, sandbox, sql, sweeper},
+    enqueue::fed,
     hostile::{Hostile, Say, answer},
 };
 
@@ -45,6 +46,41 @@ async fn what_the_api_says_steers_neither_format_of_the_log() {
                 line.starts_with("20")
             };
             assert!(whole, "{line:?} is none of ours");
+        }
+    }
+}
+
+#[test]
+fn what_is_given_as_an_argument_does_not_steer_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = |name: &str| format!("--{name}{}", STEERING.trim());
+    let with = |name: &str| format!("--{name}=({}", STEERING.trim());
+    let cases: [&[String]; 12] = [
+        &[STEERING.to_owned()],
+        &["help".to_owned(), STEERING.to_owned()],
+        &[long("")],
+        &["run".to_owned(), with("give-up-after")],
+        &["run".to_owned(), with("until-empty")],
+        &["enqueue".to_owned(), with("agent")],
+        &["enqueue".to_owned(), with("due")],
+        &["enqueue".to_owned(), with("format")],
+        &["enqueue".to_owned(), "--agent=a".to_owned(), with("transcript-matches")],
+        &["show".to_owned(), "a".to_owned(), "1".to_owned(), STEERING.to_owned()],
+        &["retry".to_owned(), with("cause")],
+        &["sandbox".to_owned(), with("listen")],
+    ];
+    for arguments in cases {
+        for colours in ["0", "1"] {
+            let mut command = sweeper(dir.path());
+            command.args(arguments).env("CLICOLOR_FORCE", colours);
+            let (code, out, err) = fed(command, "");
+            assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
+            // clap's own colours: nothing but the colour of what follows.
+            let plain = ["1", "4", "0", "31", "32", "33", "36"]
+                .iter()
+                .fold(err.clone(), |text, code| text.replace(&format!("\u{1b}[{code}m"), ""));
+            assert_tame(&plain, &format!("{arguments:?}"));
+            assert!(colours == "0" || err.contains("\u{1b}[1m"), "{arguments:?}: {err:?}");
         }
     }
 }

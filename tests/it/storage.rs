@@ -311,8 +311,12 @@ async fn corrupt_pages_end_it_with_3_and_the_message_says_what_to_do() {
     }
     drop(file);
     let (code, log) = Daemon::start(configured(dir.path(), &sandbox)).ended().await;
-    assert_unusable(code, &log.last("stopped", "error"), &["sweeper.db", "malformed", "backup", ".recover"]);
-    assert_eq!(log.count("database_waiting", "WARN"), 0, "nothing to wait for");
+    assert_unusable(
+        code,
+        &log.last("stopped", "error"),
+        &["sweeper.db", "malformed", "backup", "/sweeper.db' .dump | sed "],
+    );
+    assert_eq!(log.count("database_waiting", "WARN"), 2, "looked at again, twice");
 }
 
 #[tokio::test]

@@ -36,13 +36,13 @@ use crate::{
 };
 
 /// Who signs certificates that nobody knows of.
-struct Authority {
-    pem: String,
+pub struct Authority {
+    pub pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -51,7 +51,7 @@ impl Authority {
     }
 
     /// A server with a certificate for `name`, in front of the sandbox.
-    async fn serve(&self, name: &str, is_expired: bool, sandbox: &Sandbox) -> SocketAddr {
+    pub async fn serve(&self, name: &str, is_expired: bool, sandbox: &Sandbox) -> SocketAddr {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         if is_expired {
             params.not_after = date_time_ymd(2020, 1, 1);
@@ -106,7 +106,7 @@ async fn proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
 }
 
 /// A daemon that finds its API there, and none of the environment's proxies.
-fn over_tls(dir: &Path, sandbox: &Sandbox, port: u16) -> Command {
+pub fn over_tls(dir: &Path, sandbox: &Sandbox, port: u16) -> Command {
     let mut command = configured(dir, sandbox);
     for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
         command.env_remove(name);
@@ -161,6 +161,81 @@ async fn a_certificate_that_is_not_believed_needs_a_person_and_the_row_waits() {
         assert_eq!(sql(dir.path(), "SELECT fault FROM requests").await[0].0, "untrusted");
     }
     assert_eq!(sandbox.requests().len(), 0);
+}
+
+/// Answers whatever comes first on a connection with these bytes, and hangs up.
+async fn blunt(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(answer).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    address
+}
+
+/// Of a row that cannot be sent: the level and the cause of the hold that is placed, and what is said with it.
+async fn held(mut command: Command, dir: &Path) -> (String, String, String) {
+    queue(dir, 1).await;
+    // A first fault holds, so that one that may pass places a hold, too.
+    command.env("SWEEPER__HOLD__AFTER_FAULTS", "1");
+    let daemon = Daemon::start(command).until("hold_placed").await;
+    daemon.signal("TERM");
+    let (code, log) = daemon.ended().await;
+    assert_eq!(code, 0);
+    assert_eq!(sql(dir, "SELECT state || attempts FROM deletions").await[0].0, "pending0");
+    let field = |name| log.last("hold_placed", name);
+    (field("level"), field("cause"), field("detail"))
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_tls_for_good_needs_a_person_and_one_in_trouble_does_not() {
+    let sandbox = sandbox(Options::default()).await;
+    let cases: [(&[u8], &str, &str); 8] = [
+        (&[21, 3, 3, 0, 2, 2, 40], "untrusted", "handshake"),
+        (&[21, 3, 3, 0, 2, 2, 49], "untrusted", "access"),
+        (&[21, 3, 3, 0, 2, 2, 70], "untrusted", "version"),
+        (&[21, 3, 3, 0, 2, 2, 112], "untrusted", "name"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "untrusted", "corrupt"),
+        (&[21, 3, 3, 0, 2, 2, 80], "unreachable", "internal"),
+        (&[21, 3, 3, 0, 2, 2, 90], "unreachable", "cancel"),
+        (b"", "unreachable", "eof"),
+    ];
+    for (answer, cause, said) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let port = blunt(answer).await.port();
+        let held = held(over_tls(dir.path(), &sandbox, port), dir.path()).await;
+        let level = if cause == "untrusted" { "ERROR" } else { "WARN" };
+        assert_eq!((held.0.as_str(), held.1.as_str()), (level, cause), "{said}: {held:?}");
+        assert!(held.2.to_lowercase().contains(said), "{said}: {held:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_wants_a_password_needs_a_person_and_one_in_trouble_does_not() {
+    let sandbox = sandbox(Options::default()).await;
+    let cases: [(&[u8], &str, &str, &str); 3] = [
+        (
+            b"HTTP/1.1 407 Who are you\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n",
+            "ERROR",
+            "untrusted",
+            "the proxy refuses: 407 Proxy Authentication Required; api.proxy must",
+        ),
+        (b"HTTP/1.1 502 No route\r\n\r\n", "WARN", "unreachable", "the proxy (api.proxy) does not open a connection"),
+        (b"HTTP/1.1 403 Never\r\n\r\n", "WARN", "unreachable", "the proxy (api.proxy) does not open a connection"),
+    ];
+    for (answer, level, cause, said) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let proxy = blunt(answer).await;
+        let mut command = over_tls(dir.path(), &sandbox, 9);
+        command.env("SWEEPER__API__PROXY", format!("http://{proxy}"));
+        let held = held(command, dir.path()).await;
+        assert_eq!((held.0.as_str(), held.1.as_str()), (level, cause), "{held:?}");
+        assert!(held.2.contains(said), "{held:?}");
+    }
 }
 
 #[tokio::test]
