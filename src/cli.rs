@@ -492,7 +492,7 @@ async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
         }
         Err(OpenError::Taken { pid, .. }) => {
             // Whoever works on it has brought its tables up to date.
-            store::verify(options).await?;
+            sure(async || store::verify(options).await).await?;
             let pid = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
             format!("{path}: up to date, and in use by a sweeper{pid}")
         }

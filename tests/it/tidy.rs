@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 11] = [
     &["judge"],
     &["outcome", "health", "telemetry"],
     &["deletion", "backoff", "envelope", "echo"],
-    &["clock", "printable", "small_file"],
+    &["clock", "printable", "small_file", "aside"],
 ];
 
 const PURE: [&str; 11] = [
