@@ -4,6 +4,8 @@
 //! written in one turn of the worker is one [`Write`] transaction. Statements work on sets, handed over as JSON: a
 //! statement per row would cost more than everything else together.
 
+mod begin;
+mod checks;
 mod clocks;
 mod doubt;
 mod end;
@@ -16,6 +18,8 @@ mod restored;
 mod revive;
 mod rows;
 mod schema;
+mod steps;
+mod trust;
 mod upkeep;
 mod write;
 
@@ -29,10 +33,11 @@ pub use file::{Opened, Options, Synchronous};
 pub use lock::holder;
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
-    AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told, lifting,
+    AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told, introduction_of,
+    lifting,
 };
 pub use rows::{Census, Claim, Counts, DueRow, Look, Orphan, Pruned, Settlement, Tally};
-pub use schema::verify;
+pub use trust::{Foreign, How, list};
 pub use upkeep::Backlog;
 pub use write::Write;
 
@@ -45,6 +50,8 @@ use doubt::is_in_doubt;
 use file::connect;
 use lock::{FileIdentity, LOCK_SUFFIX, find_replaced};
 use rows::{lane_row, orphan_row};
+use steps::{SOME_ROWS, Steps, whole_file};
+use trust::{Schema, blame};
 use write::{DATA_VERSION, row_json};
 
 /// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
@@ -112,6 +119,10 @@ pub struct Store {
     prune_after: i64,
     /// A transaction may be open.
     writing: bool,
+    steps: Steps,
+    /// The tables are there, and are watched.
+    is_migrated: bool,
+    schema: Schema,
 }
 
 impl Store {
@@ -146,7 +157,29 @@ impl Store {
             .map_err(|source| self.error("look for changes", source))?;
         let changed = version != self.data_version;
         self.data_version = version;
+        if changed {
+            let followed = self.follow_the_schema().await;
+            followed.map_err(|source| self.error("look at the tables", source))?;
+        }
         Ok(changed)
+    }
+
+    /// Looks whether the tables were changed.
+    async fn follow_the_schema(&mut self) -> Result<(), sqlx::Error> {
+        let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut self.conn).await?;
+        self.schema.follow(&mut self.conn, version).await
+    }
+
+    /// What about the tables is not as our migrations make it, if that was not asked since it was seen.
+    pub fn news_of_the_tables(&mut self) -> Option<&[Foreign]> {
+        self.schema.news()
+    }
+
+    /// The same error, with the names of what is somebody else's in the tables, if that may be its cause. What was open is
+    /// undone.
+    pub async fn blame(&mut self, error: StoreError) -> StoreError {
+        self.abandon().await;
+        blame(&mut self.conn, &self.steps, error).await
     }
 
     /// Every lane with open rows, and when its first row is due. O(lanes): one step of the index each. In the order of their
@@ -159,6 +192,7 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn lanes(&mut self) -> Result<(Vec<(Lane, Timestamp)>, Vec<DeletionId>), StoreError> {
+        let _allowance = self.steps.allow(whole_file(&self.options.path));
         let rows = sqlx::query(LANES)
             .fetch_all(&mut self.conn)
             .await
@@ -180,6 +214,7 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
+        let _allowance = self.steps.allow(SOME_ROWS);
         rows::holds(&mut self.conn).await.map_err(|source| self.error("read the holds", source))
     }
 
@@ -188,6 +223,7 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn orphans(&mut self) -> Result<Vec<Orphan>, StoreError> {
+        let _allowance = self.steps.allow(whole_file(&self.options.path));
         let rows = sqlx::query(ORPHANS)
             .fetch_all(&mut self.conn)
             .await
@@ -208,6 +244,7 @@ impl Store {
         most: u32,
         now: Timestamp,
     ) -> Result<Vec<Timestamp>, StoreError> {
+        let _allowance = self.steps.allow(SOME_ROWS);
         let sent = sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).bind(now.0).fetch_all(&mut self.conn).await;
         let sent: Vec<i64> = sent.map_err(|source| self.error("look at the last requests", source))?;
         Ok(sent.into_iter().map(Timestamp).collect())
@@ -219,6 +256,7 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, StoreError> {
+        let _allowance = self.steps.allow(SOME_ROWS);
         let rows = sqlx::query(LAST_REJECTED).bind(most).fetch_all(&mut self.conn).await;
         let rows = rows.map_err(|source| self.error("look at the last requests", source))?;
         let rejected = |row: &SqliteRow| {
@@ -238,24 +276,6 @@ impl Store {
             .await
             .map_err(|source| self.error("look for open rows", source))?;
         Ok(!open)
-    }
-
-    /// Starts a transaction that writes; one that was left open is undone first.
-    ///
-    /// # Errors
-    /// If SQLite fails, or another process writes for longer than the busy timeout.
-    pub async fn write(&mut self) -> Result<Write<'_>, StoreError> {
-        self.abandon().await;
-        self.writing = true;
-        // IMMEDIATE: a transaction that reads first and writes later fails at once when another wrote meanwhile.
-        // A plain statement: SQLite ends a transaction by itself when the disk is full, and sqlx would still count it.
-        if let Err(source) = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut self.conn).await {
-            self.writing = false;
-            return Err(self.error("begin to write", source));
-        }
-        let (path, next_request) = (self.options.path.clone(), &mut self.next_request);
-        let (writing, data_version) = (&mut self.writing, self.data_version);
-        Ok(Write { conn: &mut self.conn, path, next_request, writing, data_version, version: None })
     }
 
     /// Writes, though nothing new: whether that can be done. A full disk shows only when something is written.
@@ -322,6 +342,8 @@ impl Counter {
     async fn try_census(&self, now: Timestamp) -> Result<Census, StoreError> {
         let mut conn = connect(&self.options, true).await?;
         let counted = async {
+            let steps = Steps::of(&mut conn).await?;
+            let _allowance = steps.allow(whole_file(&self.options.path));
             let tally = tally(&mut conn, now).await?;
             let holds = rows::holds(&mut conn).await?;
             Ok(Census { tally, holds: holds.iter().map(|hold| hold.cause).collect() })
@@ -341,7 +363,12 @@ impl Counter {
 
     async fn try_tally(&self, now: Timestamp) -> Result<Tally, StoreError> {
         let mut conn = connect(&self.options, true).await?;
-        let counted = tally(&mut conn, now).await;
+        let counted = async {
+            let steps = Steps::of(&mut conn).await?;
+            let _allowance = steps.allow(whole_file(&self.options.path));
+            tally(&mut conn, now).await
+        };
+        let counted = counted.await;
         self.end(conn, counted).await
     }
 
@@ -371,6 +398,14 @@ async fn tally(conn: &mut SqliteConnection, now: Timestamp) -> Result<Tally, sql
 #[cfg(test)]
 #[path = "store/plan_tests.rs"]
 mod plan_tests;
+
+#[cfg(test)]
+#[path = "store/steps_tests.rs"]
+mod steps_tests;
+
+#[cfg(test)]
+#[path = "store/file_tests.rs"]
+mod file_tests;
 
 #[cfg(test)]
 #[path = "store/full_tests.rs"]

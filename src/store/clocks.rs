@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, steps::SOME_ROWS};
 use crate::{clock::Timestamp, deletion::RequestId};
 
 /// How many requests are gone through at a time for one that was answered in the future.
@@ -66,6 +66,7 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn newest_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let _allowance = self.steps.allow(SOME_ROWS);
         let newest = sqlx::query_scalar(NEWEST).fetch_one(&mut self.conn).await;
         let newest: i64 = newest.map_err(|source| self.error("look for the newest time", source))?;
         Ok((newest > 0).then_some(Timestamp(newest)))

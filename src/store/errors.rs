@@ -151,7 +151,7 @@ fn take_over(old: &Path) -> String {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "somebody else's enum: nothing else in it is SQLite's")]
-fn migration_code(error: &MigrateError) -> Option<i32> {
+pub(super) fn migration_code(error: &MigrateError) -> Option<i32> {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => extended_code(error),
         _ => None,
@@ -180,7 +180,7 @@ pub struct StoreError {
 
 impl StoreError {
     /// SQLite's extended result code, if it is SQLite that failed.
-    fn code(&self) -> Option<i32> {
+    pub(super) fn code(&self) -> Option<i32> {
         extended_code(&self.source)
     }
 
@@ -196,7 +196,7 @@ impl StoreError {
     }
 }
 
-fn extended_code(error: &sqlx::Error) -> Option<i32> {
+pub(super) fn extended_code(error: &sqlx::Error) -> Option<i32> {
     error.as_database_error()?.code()?.parse().ok()
 }
 

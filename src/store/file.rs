@@ -12,7 +12,9 @@ use super::{
     errors::{OpenError, StoreError},
     lock::{identities, lock},
     schema::{APPLICATION_ID, be_ours, identity, is_older, migrator, refuse_older},
-    upkeep::allow_giving_back,
+    steps::{Steps, whole_file},
+    trust::{Schema, blame_migration},
+    upkeep::{MAX_LOG, allow_giving_back},
 };
 
 /// The writing connection's page cache, in KiB. Rows of many agents lie far apart; more memory makes them settle faster.
@@ -63,8 +65,11 @@ impl Store {
         refuse_older(&options).await?;
         let (lock, lock_path) = lock(&options.path)?;
         let locked = lock.metadata().map_err(|source| OpenError::Lock { path: lock_path.clone(), source })?;
+        let mut conn = connect(&options, false).await?;
+        let steps = Steps::of(&mut conn).await;
+        let steps = steps.map_err(|source| StoreError { path: options.path.clone(), doing: "open", source })?;
         let mut store = Self {
-            conn: connect(&options, false).await?,
+            conn,
             options,
             _lock: lock,
             files: Vec::new(),
@@ -73,10 +78,14 @@ impl Store {
             data_version: 0,
             prune_after: 0,
             writing: false,
+            steps,
+            is_migrated: false,
+            schema: Schema::default(),
         };
         store.check_ours().await?;
         store.set_up().await?;
         store.migrate().await?;
+        store.is_migrated = true;
         store.mark().await?;
         store.trust_ourselves().await?;
         let last: Option<i64> = sqlx::query_scalar(LAST_REQUEST)
@@ -86,7 +95,8 @@ impl Store {
         store.next_request = last.unwrap_or(0).saturating_add(1);
         store.files = identities(&store.options.path);
         store.files.push((lock_path, (locked.dev(), locked.ino())));
-        // A first reading of data_version, so that only later writes of others count as news.
+        // A first reading of data_version, so that only later writes of others count as news; and of what others have done to
+        // the tables.
         store.changed().await?;
         Ok(store)
     }
@@ -100,8 +110,10 @@ impl Store {
         self.abandon().await;
         // SQLite would make a file that is not there any more.
         self.check_in_place()?;
-        let fresh = connect(&self.options, false).await?;
+        let mut fresh = connect(&self.options, false).await?;
+        let steps = Steps::of(&mut fresh).await.map_err(|source| self.error("open", source))?;
         let old = std::mem::replace(&mut self.conn, fresh);
+        let old_steps = std::mem::replace(&mut self.steps, steps);
         let done = async {
             self.set_up().await?;
             self.trust_ourselves().await?;
@@ -109,7 +121,12 @@ impl Store {
         };
         let done = done.await.map(drop);
         // The other one only now: the last to close the file would remove its log, which is taken for a sign of trouble.
-        let unused = if done.is_ok() { old } else { std::mem::replace(&mut self.conn, old) };
+        let unused = if done.is_ok() {
+            old
+        } else {
+            self.steps = old_steps;
+            std::mem::replace(&mut self.conn, old)
+        };
         let _ = unused.close().await;
         done
     }
@@ -157,10 +174,7 @@ impl Store {
             format!("PRAGMA synchronous = {synchronous}; PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY");
         // Before anything is written, which the next statement does.
         allow_giving_back(&mut self.conn).await.map_err(|source| self.error("set up", source))?;
-        sqlx::raw_sql("PRAGMA journal_mode = WAL")
-            .execute(&mut self.conn)
-            .await
-            .map_err(|source| self.error("switch to WAL", source))?;
+        switch_to_wal(&mut self.conn).await.map_err(|source| self.error("switch to WAL", source))?;
         sqlx::raw_sql(AssertSqlSafe(pragmas))
             .execute(&mut self.conn)
             .await
@@ -177,14 +191,31 @@ impl Store {
     }
 
     async fn migrate(&mut self) -> Result<(), OpenError> {
-        match migrator().run(&mut self.conn).await {
+        let allowance = self.steps.allow(whole_file(&self.options.path));
+        let migrated = migrator().run(&mut self.conn).await;
+        drop(allowance);
+        match migrated {
             Ok(()) => Ok(()),
             Err(MigrateError::VersionMissing(version)) => {
                 Err(OpenError::Newer { path: self.options.path.clone(), version })
             }
-            Err(source) => Err(OpenError::Migrate { path: self.options.path.clone(), source: Box::new(source) }),
+            Err(source) => Err(blame_migration(&mut self.conn, &self.steps, &self.options.path, source).await),
         }
     }
+}
+
+/// Others must be able to write while we read, and the other way round. SQLite answers which mode it is in now, and calls it
+/// no error if that is another one.
+pub(super) async fn switch_to_wal(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode = WAL").fetch_one(conn).await?;
+    if mode.eq_ignore_ascii_case("wal") {
+        return Ok(());
+    }
+    let said = format!(
+        "SQLite keeps the journal mode {mode}: the file system has no shared memory, or database.path names no file; give \
+         database.path a file on a local disk"
+    );
+    Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::Unsupported, said)))
 }
 
 pub(super) async fn connect(options: &Options, read_only: bool) -> Result<SqliteConnection, StoreError> {
@@ -210,6 +241,12 @@ pub(super) async fn connect_as(
         .busy_timeout(options.busy_timeout)
         // Our tables have none. A table of somebody else's that refers to ours must not keep us from pruning.
         .foreign_keys(false)
+        // What others put into the tables gets no functions and no virtual tables that do more than compute; and a damaged page
+        // is found before it is used.
+        .pragma("trusted_schema", "OFF")
+        .pragma("cell_size_check", "ON")
+        // After somebody has read for long, the log of commits need not stay as long as it was then.
+        .pragma("journal_size_limit", MAX_LOG.to_string())
         .disable_statement_logging()
         .connect()
         .await

@@ -13,6 +13,8 @@ use super::{
     file::{Opened, Options, connect},
     rows::json,
     schema::connect_known,
+    steps::SOME_ROWS,
+    trust::{Schema, not_done},
 };
 use crate::{
     clock::Timestamp,
@@ -26,6 +28,12 @@ const MAKING_PAUSE: Duration = Duration::from_millis(20);
 const ENQUEUE: &str = "
 INSERT INTO deletions (agent_id, entry_id, priority, due_at)
 SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1)";
+
+/// ?1 the same rows, after they were inserted: how many of them are not there, or not open.
+const MISSING: &str = "
+SELECT count(*) FROM json_each(?1)
+WHERE NOT EXISTS (
+    SELECT 1 FROM deletions WHERE agent_id = value->>0 AND entry_id = value->>1 AND state = 'pending')";
 
 /// ?1 the same rows, before they are inserted: how many of them will reopen a settled row, and how many will make an open row
 /// due earlier. As the trigger does it, one after the other: the first of several with the same entry reopens the row, and
@@ -51,6 +59,7 @@ pub struct Producer {
     pub(super) link: Link,
     /// The file is marked as ours.
     is_marked: bool,
+    schema: Schema,
 }
 
 /// A row to be.
@@ -89,7 +98,8 @@ impl Producer {
     /// If SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
         let conn = connect(options, false).await?;
-        Ok(Self { link: Link { conn, options: options.clone(), read_only: false }, is_marked: true })
+        let link = Link::new(conn, options, false).await?;
+        Ok(Self { link, is_marked: true, schema: Schema::default() })
     }
 
     /// Opens a queue that is there and up to date, whoever works on it.
@@ -99,13 +109,23 @@ impl Producer {
     pub async fn join(options: &Options) -> Result<Self, OpenError> {
         sure(async || {
             let (conn, is_marked) = connect_known(options, false).await?;
-            let mut link = Link { conn, options: options.clone(), read_only: false };
+            let link = Link::new(conn, options, false).await?;
+            let mut producer = Self { link, is_marked, schema: Schema::default() };
             // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
-            let set_up = sqlx::raw_sql("PRAGMA cache_size = -16384").execute(&mut link.conn).await;
-            set_up.map_err(|source| link.error("set up", source))?;
-            Ok(Self { link, is_marked })
+            let set_up = sqlx::raw_sql("PRAGMA cache_size = -16384").execute(&mut producer.link.conn).await;
+            set_up.map_err(|source| producer.link.error("set up", source))?;
+            // Here, because it takes some milliseconds, for which nobody needs to be kept from writing.
+            let followed = producer.follow_the_schema().await;
+            followed.map_err(|source| producer.link.error("look at the tables", source))?;
+            Ok(producer)
         })
         .await
+    }
+
+    async fn follow_the_schema(&mut self) -> Result<(), sqlx::Error> {
+        let conn = &mut self.link.conn;
+        let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *conn).await?;
+        self.schema.follow(conn, version).await
     }
 
     /// The same, of a queue that is made first if it is not there, and marked as ours if it is a dump that was loaded. It tells
@@ -160,18 +180,14 @@ impl Producer {
             .iter()
             .map(|wish| (wish.agent.as_str(), wish.entry.as_str(), wish.priority, wish.due_at.0))
             .collect();
-        let rows = json(&rows);
-        let enqueue = async |conn: &mut SqliteConnection| {
-            let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
-            let (reopened, earlier): (i64, i64) = sqlx::query_as(REPEATS).bind(&rows).fetch_one(&mut *tx).await?;
-            let inserted = sqlx::query(ENQUEUE).bind(&rows).execute(&mut *tx).await?.rows_affected();
-            tx.commit().await?;
-            Ok((inserted, reopened, earlier))
-        };
-        let (inserted, reopened, earlier) = self.link.surely("enqueue", enqueue).await?;
-        let [reopened, earlier] = [reopened, earlier].map(|count| u64::try_from(count).unwrap_or(0));
-        let waiting = (wishes.len() as u64).saturating_sub(inserted + reopened + earlier);
-        Ok(Enqueued { inserted, waiting, earlier, reopened })
+        let (rows, count) = (json(&rows), wishes.len());
+        let schema = &mut self.schema;
+        let enqueue = async |conn: &mut SqliteConnection| enqueue_rows(conn, schema, &rows, count).await;
+        let done = self.link.surely("enqueue", SOME_ROWS, enqueue).await;
+        match done {
+            Ok(enqueued) => Ok(enqueued),
+            Err(error) => Err(self.link.blame(error).await),
+        }
     }
 
     /// Inserts (agent, entry, priority) rows in one transaction.
@@ -204,6 +220,31 @@ impl Producer {
         .await
         .map_err(|source| self.link.error("count", source))
     }
+}
+
+/// Enqueues rows in one transaction, and looks whether they are there if something of somebody else's is in the tables.
+async fn enqueue_rows(
+    conn: &mut SqliteConnection,
+    schema: &mut Schema,
+    rows: &str,
+    count: usize,
+) -> Result<Enqueued, sqlx::Error> {
+    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+    let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *tx).await?;
+    schema.follow(&mut tx, version).await?;
+    let (reopened, earlier): (i64, i64) = sqlx::query_as(REPEATS).bind(rows).fetch_one(&mut *tx).await?;
+    let inserted = sqlx::query(ENQUEUE).bind(rows).execute(&mut *tx).await?.rows_affected();
+    if schema.is_interfered_with() {
+        let missing: i64 = sqlx::query_scalar(MISSING).bind(rows).fetch_one(&mut *tx).await?;
+        if missing > 0 {
+            let said = format!("{missing} of {count} rows are not pending after they were enqueued");
+            return Err(not_done(said, &schema.foreign));
+        }
+    }
+    tx.commit().await?;
+    let [reopened, earlier] = [reopened, earlier].map(|count| u64::try_from(count).unwrap_or(0));
+    let waiting = (count as u64).saturating_sub(inserted + reopened + earlier);
+    Ok(Enqueued { inserted, waiting, earlier, reopened })
 }
 
 /// Makes a queue, or brings its tables up to date, and leaves it.

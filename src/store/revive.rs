@@ -2,7 +2,12 @@
 
 use sqlx::SqliteConnection;
 
-use super::{errors::StoreError, producer::Producer, rows::json};
+use super::{
+    errors::StoreError,
+    producer::Producer,
+    rows::json,
+    steps::{SOME_ROWS, whole_file},
+};
 use crate::{
     clock::Timestamp,
     deletion::{AgentId, DeletionId, EntryId},
@@ -50,7 +55,7 @@ impl Producer {
             let query = sqlx::query_scalar(DEAD).bind(agent.map(AgentId::as_str)).bind(cause.map(Cause::as_str));
             query.fetch_one(conn).await.and_then(parse_ids)
         };
-        self.link.surely("look for dead rows", look).await
+        self.link.surely("look for dead rows", whole_file(&self.link.options.path), look).await
     }
 
     /// The pending rows of an agent, or all of them, in the order of their ids.
@@ -62,7 +67,7 @@ impl Producer {
             let query = sqlx::query_scalar(PENDING).bind(agent.map(AgentId::as_str));
             query.fetch_one(conn).await.and_then(parse_ids)
         };
-        self.link.surely("look for pending rows", look).await
+        self.link.surely("look for pending rows", whole_file(&self.link.options.path), look).await
     }
 
     /// This row, if it is pending.
@@ -74,7 +79,8 @@ impl Producer {
             let query = sqlx::query_scalar(PENDING_ROW).bind(agent.as_str()).bind(entry.as_str());
             query.fetch_optional(conn).await
         };
-        let id: Option<i64> = self.link.surely("look for pending rows", look).await?;
+        let id: Option<i64> =
+            self.link.surely("look for pending rows", whole_file(&self.link.options.path), look).await?;
         Ok(id.map(DeletionId))
     }
 
@@ -85,7 +91,7 @@ impl Producer {
     pub async fn in_flight(&mut self) -> Result<Vec<DeletionId>, StoreError> {
         let look =
             async |conn: &mut SqliteConnection| sqlx::query_scalar(IN_FLIGHT).fetch_one(conn).await.and_then(parse_ids);
-        self.link.surely("look for rows on their way", look).await
+        self.link.surely("look for rows on their way", whole_file(&self.link.options.path), look).await
     }
 
     /// Makes those of these rows that are dead pending again, due now and with all their attempts before them; tells how
@@ -96,7 +102,10 @@ impl Producer {
     pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
         let revive =
             async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(now.0).execute(conn).await;
-        Ok(self.link.surely("revive", revive).await?.rows_affected())
+        match self.link.surely("revive", SOME_ROWS, revive).await {
+            Ok(done) => Ok(done.rows_affected()),
+            Err(error) => Err(self.link.blame(error).await),
+        }
     }
 
     /// Takes those of these rows out that are pending; tells how many. One transaction.
@@ -105,7 +114,10 @@ impl Producer {
     /// If SQLite fails; then none is.
     pub async fn cancel(&mut self, ids: &[DeletionId]) -> Result<u64, StoreError> {
         let cancel = async |conn: &mut SqliteConnection| sqlx::query(CANCEL).bind(list(ids)).execute(conn).await;
-        Ok(self.link.surely("cancel", cancel).await?.rows_affected())
+        match self.link.surely("cancel", SOME_ROWS, cancel).await {
+            Ok(done) => Ok(done.rows_affected()),
+            Err(error) => Err(self.link.blame(error).await),
+        }
     }
 }
 

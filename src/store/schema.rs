@@ -15,7 +15,7 @@ use sqlx::{
 
 use super::{
     errors::{OpenError, StoreError},
-    file::{Options, connect, connect_as},
+    file::{Options, connect_as},
     lock::{beside, holder},
     restored::{LOOKS_LIKE_OURS, Likeness, likeness},
 };
@@ -34,19 +34,6 @@ pub(super) fn migrator() -> Migrator {
         Migration::new(version, Cow::Borrowed(description), MigrationType::Simple, sql.into_sql_str(), false)
     };
     Migrator::with_migrations(vec![migration(1, "queue", include_str!("../../migrations/sqlite/0001_queue.sql"))])
-}
-
-/// Whether `path` is a database of ours that can be read, whoever works on it.
-///
-/// # Errors
-/// If it is not, or SQLite fails.
-pub async fn verify(options: &Options) -> Result<(), OpenError> {
-    refuse_older(options).await?;
-    let mut conn = connect(options, true).await?;
-    match identity(&mut conn).await {
-        Ok((id, _)) => be_ours(&mut conn, id, &options.path).await,
-        Err(source) => Err(StoreError { path: options.path.clone(), doing: "open", source }.into()),
-    }
 }
 
 /// Passes a file with our application ID, and one that lacks any and is ours by its tables.

@@ -11,7 +11,7 @@ use std::{
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use super::{Store, StoreError, rows::Pruned};
+use super::{Store, StoreError, rows::Pruned, steps::STEP_OF_UPKEEP};
 use crate::clock::Timestamp;
 
 /// One part in this many of the file may stay free: what comes next goes there.
@@ -50,7 +50,7 @@ SELECT (SELECT auto_vacuum FROM pragma_auto_vacuum), (SELECT freelist_count FROM
 
 /// Bytes that the log of commits may hold beside the file: SQLite copies it at 4 MiB, and somebody who reads just then puts
 /// that off for a moment.
-const MAX_LOG: u64 = 16 << 20;
+pub(super) const MAX_LOG: u64 = 16 << 20;
 /// Most of the processes that are named.
 const MAX_READERS: usize = 10;
 
@@ -111,7 +111,7 @@ impl Store {
         let last = if old == i64::from(most) { last_old } else { last };
         let mut removed = 0;
         if old > 0 || requests {
-            let mut write = self.write().await?;
+            let mut write = self.write_within(STEP_OF_UPKEEP).await?;
             if let Some(last) = last.filter(|_| old > 0) {
                 let delete =
                     "DELETE FROM deletions WHERE id > ?1 AND id <= ?2 AND settled_at < ?3 AND state <> 'pending'";
@@ -144,7 +144,7 @@ impl Store {
             return Ok(false);
         }
         let step = spare.min(i64::from(most));
-        let mut write = self.write().await?;
+        let mut write = self.write_within(STEP_OF_UPKEEP).await?;
         let vacuum = format!("PRAGMA incremental_vacuum({step})");
         write.execute("give pages back", sqlx::query(AssertSqlSafe(vacuum))).await?;
         write.commit().await?;

@@ -8,7 +8,7 @@ use super::{InFlight, Totals};
 use crate::{
     outcome::Verdict,
     pace::{ConcurrencyChange, HoldChange, HoldRow, RateChange},
-    store::{Backlog, Counts, Settlement, Tally},
+    store::{self, Backlog, Counts, Foreign, Settlement, StoreError, Tally},
     telemetry::{dropped_lines, event},
 };
 
@@ -81,6 +81,28 @@ pub fn backlog(Backlog { bytes, readers }: &Backlog) {
         readers = names.join(", "),
         "the log of commits grows: somebody reads in one transaction for long, and keeps it from being copied into the file"
     );
+}
+
+/// What about the tables is not as we made it.
+pub fn foreign(foreign: &[Foreign]) {
+    warn!(
+        event = event::FOREIGN_TRIGGERS,
+        names = store::list(foreign),
+        "not made by sweeper, and at work on its tables: what a trigger does runs inside the daemon's transactions, and an \
+         index makes them slower"
+    );
+}
+
+/// Something of somebody else's kept a statement from doing what it does; nothing more is sent.
+pub fn interfered(error: &StoreError) {
+    if let Some(foreign) = error.foreign() {
+        error!(
+            event = event::INTERFERED,
+            names = store::list(foreign),
+            %error,
+            "a statement did not do what it does; nothing more is sent"
+        );
+    }
 }
 
 /// Said once: what a person can do about it is in the configuration.

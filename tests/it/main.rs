@@ -45,4 +45,5 @@ mod store;
 mod supervisor;
 mod tidy;
 mod tls;
+mod trust;
 mod waste;

@@ -12,12 +12,16 @@ use std::{
 };
 
 use assert_cmd::assert::OutputAssertExt as _;
-use audio_cache_sweeper::sandbox::{Mood, Options, Sandbox};
+use audio_cache_sweeper::{
+    sandbox::{Mood, Options, Sandbox},
+    store::{self, Store, Synchronous},
+};
+use tokio::sync::watch;
 
 use crate::{
     bed::{Bed, Plan, START, ids},
     daemon::{
-        BINARY, Daemon, Locked, Log, clean, configure, configured, finish, queue, sandbox, skipped, sql, sweeper,
+        BINARY, Daemon, Locked, Log, clean, configure, configured, finish, open, queue, sandbox, skipped, sql, sweeper,
     },
 };
 
@@ -335,6 +339,94 @@ async fn one_daemon_a_file_and_init_beside_it_is_content() {
     }
     let said = format!("sweeper.db: up to date, and in use by a sweeper (process {})\n", daemon.pid());
     sweeper(dir.path()).arg("init").assert().code(0).stdout(said);
+}
+
+#[tokio::test]
+async fn init_beside_an_older_daemon_says_so_and_beside_one_that_has_not_made_the_tables_yet_it_ends_with_3() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Gate, "0s").await;
+    for (version, older) in [("0.0.9", true), (env!("CARGO_PKG_VERSION"), false), ("99.0.0", false), ("odd", false)] {
+        sql(dir.path(), &format!("UPDATE daemon SET version = '{version}'")).await;
+        let said = if older {
+            format!(
+                "sweeper.db: up to date, and in use by sweeper 0.0.9 (process {}), which is older than this one, {}; to use \
+                 this version, stop that one and start this\n",
+                daemon.pid(),
+                env!("CARGO_PKG_VERSION")
+            )
+        } else {
+            format!("sweeper.db: up to date, and in use by a sweeper (process {})\n", daemon.pid())
+        };
+        sweeper(dir.path()).arg("init").assert().code(0).stdout(said);
+    }
+    drop(daemon);
+
+    let dir = tempfile::tempdir().unwrap();
+    File::create(dir.path().join("sweeper.db")).unwrap();
+    let lock = File::create(dir.path().join("sweeper.db.lock")).unwrap();
+    lock.try_lock().unwrap();
+    let mut init = sweeper(dir.path());
+    init.arg("init");
+    let (code, _, stderr) = finish(init).await;
+    assert_unusable(code, &stderr, &["sweeper.db", "another sweeper is working on it"]);
+}
+
+/// Another process's transactions, one after the other: the lock is free for a moment between two. Tells how many there were
+/// whenever one has begun.
+async fn hog(path: PathBuf, begun: watch::Sender<usize>) {
+    let mut conn = open(&path).await;
+    loop {
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut conn).await.unwrap();
+        begun.send_modify(|times| *times += 1);
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        sqlx::raw_sql("COMMIT").execute(&mut conn).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_is_free_for_moments_only_is_got_in_one_of_the_next() {
+    const TIMES: usize = 6;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("queue.db");
+    let options =
+        store::Options { path: path.clone(), busy_timeout: Duration::from_secs(60), synchronous: Synchronous::Full };
+    let mut store = Store::open(options).await.unwrap();
+    let (begun, mut seen) = watch::channel(0);
+    let hog = tokio::spawn(hog(path, begun));
+    let mut waited = 0;
+    for _ in 0..TIMES {
+        seen.changed().await.unwrap();
+        let before = *seen.borrow_and_update();
+        store.write().await.unwrap().commit().await.unwrap();
+        waited += *seen.borrow_and_update() - before;
+    }
+    hog.abort();
+    // How many of its transactions we sat through beyond the one that was open: none, unless the machine is busy. With SQLite's
+    // own waiting, whose pauses grow up to 100 ms, it is ten or more each time.
+    assert!(waited <= TIMES, "{waited}");
+}
+
+#[tokio::test]
+async fn after_somebody_has_read_for_long_the_log_of_commits_becomes_small_again() {
+    let mut bed = Bed::new(Plan::default()).await;
+    let log = bed.dir.path().join("queue.db-wal");
+    let mib = |log: &Path| fs::metadata(log).unwrap().len() >> 20;
+    let mut reader = open(&bed.options.path).await;
+    sqlx::raw_sql("BEGIN; SELECT count(*) FROM deletions").execute(&mut reader).await.unwrap();
+    bed.execute("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (zeroblob(30000000))").await;
+    for agent in ["a", "b"] {
+        bed.insert_many(agent, 20).await;
+        bed.work().await;
+    }
+    assert!(mib(&log) >= 28, "{}", mib(&log));
+    sqlx::raw_sql("COMMIT").execute(&mut reader).await.unwrap();
+    for agent in ["c", "d"] {
+        bed.insert_many(agent, 20).await;
+        bed.work().await;
+    }
+    assert!(mib(&log) <= 16, "{}", mib(&log));
 }
 
 #[tokio::test]
