@@ -443,7 +443,11 @@ impl<T: Transport> Worker<T> {
         let begun = self.clock.elapsed();
         let rows = self.store.holds().await?;
         let holds = &mut self.schedule.pace.holds;
-        holds.load(rows).iter().for_each(log::hold);
+        let changes = holds.load(rows);
+        changes.iter().for_each(log::hold);
+        // A lane under a hold without an end is dropped, and only a listing brings it back. If the lanes were listed before the
+        // holds were read, under the old ones, they are listed again: else a lifted hold would last for MAX_LISTING_AGE.
+        self.stale |= !changes.is_empty();
         self.holds_to_write.extend(holds.put_clock_right(self.clock.now()));
         self.holds_stale = false;
         let ended = self.clock.elapsed();

@@ -5,6 +5,7 @@ mod alone;
 mod bed;
 mod binary;
 mod build;
+mod clients;
 mod clocks;
 mod config;
 mod contract;
