@@ -1,13 +1,8 @@
 //! What is in the file: whether it is a queue of ours, and of which version.
 
-use std::{
-    borrow::Cow,
-    cmp::Ordering,
-    fs::{self, OpenOptions},
-    io,
-    path::Path,
-};
+use std::{borrow::Cow, cmp::Ordering, fs, io, path::Path};
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use sqlx::{
     Connection as _, SqlSafeStr as _, SqliteConnection,
     migrate::{Migration, MigrationType, Migrator},
@@ -140,7 +135,8 @@ async fn look_into(
 fn lies_still(database: &Path) -> bool {
     let denied =
         |error: io::Error| matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
-    OpenOptions::new().write(true).open(database).is_err_and(denied)
+    // Not by opening it: when that is closed, SQLite's locks would go.
+    accessat(CWD, database, Access::WRITE_OK, AtFlags::EACCESS).map_err(io::Error::from).is_err_and(denied)
         && matches!(fs::exists(beside(database, "-wal")), Ok(false))
         && !matches!(holder(database), Ok(Some(_)))
 }

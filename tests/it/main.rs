@@ -21,6 +21,7 @@ mod help;
 mod holds;
 mod hostile;
 mod key;
+mod lock;
 mod logs;
 mod older;
 mod outside;
