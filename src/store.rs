@@ -5,8 +5,10 @@
 //! statement per row would cost more than everything else together.
 
 mod clocks;
+mod connection;
 mod errors;
 mod file;
+mod files;
 mod lock;
 mod producer;
 mod reader;
@@ -16,9 +18,9 @@ mod schema;
 mod upkeep;
 mod write;
 
-use std::{fs::File, io, path::PathBuf};
+use std::fs::File;
 
-use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Row as _, sqlite::SqliteRow};
 
 pub use errors::{OpenError, StoreError};
 pub use file::{Opened, Options, Synchronous};
@@ -37,8 +39,9 @@ use crate::{
     deletion::{AgentId, DeletionId, Lane},
     pace::HoldRow,
 };
+use connection::Connection;
 use file::connect;
-use lock::{FileIdentity, LOCK_SUFFIX, find_replaced};
+use lock::LOCK_SUFFIX;
 use rows::{lane_row, orphan_row};
 use write::{DATA_VERSION, row_json};
 
@@ -95,12 +98,10 @@ ORDER BY id DESC LIMIT ?1";
 /// The queue, open for the one daemon that works on it.
 #[derive(Debug)]
 pub struct Store {
-    conn: SqliteConnection,
+    conn: Connection,
     options: Options,
     /// Held until the store is dropped, and by the operating system's hand if we die.
-    _lock: File,
-    /// The files as they were opened.
-    files: Vec<(PathBuf, FileIdentity)>,
+    lock: File,
     opened: Opened,
     next_request: i64,
     data_version: i64,
@@ -115,18 +116,15 @@ impl Store {
     /// # Errors
     /// Then.
     pub fn check_in_place(&self) -> Result<(), StoreError> {
-        if let Some(path) = find_replaced(&self.files) {
-            let said = if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
-                "the lock file was deleted or replaced while in use, and a second sweeper could have started on the same \
+        self.conn.files.check("look for changes", |path| {
+            if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
+                "the lock file was deleted or replaced while in use, and others cannot tell any more who works on the \
                  database; leave that file alone, and start the daemon again"
             } else {
                 "it was deleted or replaced while in use; stop the daemon before touching its files, and start it again \
                  to use what is there now"
-            };
-            let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said));
-            return Err(StoreError { path: path.to_owned(), doing: "look for changes", source });
-        }
-        Ok(())
+            }
+        })
     }
 
     /// Whether another connection has committed anything since the last time this was asked.
@@ -136,7 +134,7 @@ impl Store {
     pub async fn changed(&mut self) -> Result<bool, StoreError> {
         self.check_in_place()?;
         let version: i64 = sqlx::query_scalar(DATA_VERSION)
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("look for changes", source))?;
         let changed = version != self.data_version;
@@ -155,7 +153,7 @@ impl Store {
     /// If SQLite fails.
     pub async fn lanes(&mut self) -> Result<(Vec<(Lane, Timestamp)>, Vec<DeletionId>), StoreError> {
         let rows = sqlx::query(LANES)
-            .fetch_all(&mut self.conn)
+            .fetch_all(&mut *self.conn)
             .await
             .map_err(|source| self.error("list the lanes", source))?;
         let (mut lanes, mut unusable) = (Vec::with_capacity(rows.len()), Vec::new());
@@ -184,7 +182,7 @@ impl Store {
     /// If SQLite fails.
     pub async fn orphans(&mut self) -> Result<Vec<Orphan>, StoreError> {
         let rows = sqlx::query(ORPHANS)
-            .fetch_all(&mut self.conn)
+            .fetch_all(&mut *self.conn)
             .await
             .map_err(|source| self.error("find unanswered requests", source))?;
         rows.iter()
@@ -203,7 +201,8 @@ impl Store {
         most: u32,
         now: Timestamp,
     ) -> Result<Vec<Timestamp>, StoreError> {
-        let sent = sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).bind(now.0).fetch_all(&mut self.conn).await;
+        let sent =
+            sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).bind(now.0).fetch_all(&mut *self.conn).await;
         let sent: Vec<i64> = sent.map_err(|source| self.error("look at the last requests", source))?;
         Ok(sent.into_iter().map(Timestamp).collect())
     }
@@ -214,7 +213,7 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, StoreError> {
-        let rows = sqlx::query(LAST_REJECTED).bind(most).fetch_all(&mut self.conn).await;
+        let rows = sqlx::query(LAST_REJECTED).bind(most).fetch_all(&mut *self.conn).await;
         let rows = rows.map_err(|source| self.error("look at the last requests", source))?;
         let rejected = |row: &SqliteRow| {
             let agent = AgentId::parse(row.try_get(0).ok()?).ok()?;
@@ -229,7 +228,7 @@ impl Store {
     /// If SQLite fails.
     pub async fn is_empty(&mut self) -> Result<bool, StoreError> {
         let open: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM deletions WHERE state = 'pending')")
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("look for open rows", source))?;
         Ok(!open)
@@ -244,9 +243,14 @@ impl Store {
         self.writing = true;
         // IMMEDIATE: a transaction that reads first and writes later fails at once when another wrote meanwhile.
         // A plain statement: SQLite ends a transaction by itself when the disk is full, and sqlx would still count it.
-        if let Err(source) = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut self.conn).await {
+        if let Err(source) = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *self.conn).await {
             self.writing = false;
             return Err(self.error("begin to write", source));
+        }
+        // We may have waited for the lock. What is written by a log that others do not see would overwrite theirs.
+        if let Err(replaced) = self.check_in_place() {
+            self.abandon().await;
+            return Err(replaced);
         }
         let (path, next_request) = (self.options.path.clone(), &mut self.next_request);
         let (writing, data_version) = (&mut self.writing, self.data_version);
@@ -268,17 +272,20 @@ impl Store {
     pub async fn abandon(&mut self) {
         if std::mem::take(&mut self.writing) {
             // Fails if SQLite has undone it already, which is as well.
-            let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.conn).await;
+            let _ = sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn).await;
         }
     }
 
-    /// Closes the file in good order: what is in the log of commits goes into the database, and the log is removed.
+    /// Closes the file in good order: what is in the log of commits goes into the database, and the log is removed. If others
+    /// use another log by now, nothing is touched.
     ///
     /// # Errors
     /// If SQLite fails; nothing is lost by that.
     pub async fn close(self) -> Result<(), StoreError> {
-        let Self { conn, options, .. } = self;
-        conn.close().await.map_err(|source| StoreError { path: options.path, doing: "close", source })
+        let Self { conn, options, lock, .. } = self;
+        let closed = conn.close().await;
+        drop(lock);
+        closed.map_err(|source| StoreError { path: options.path, doing: "close", source })
     }
 
     /// What counts the rows, on a connection of its own: that takes longer than a turn may.

@@ -6,8 +6,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, SqliteConnection, migrate::Migrat
 
 use super::{
     Store,
+    connection::Connection,
     errors::{OpenError, StoreError},
-    lock::{identities, lock},
+    files::{Files, beside},
+    lock::lock,
     schema::{APPLICATION_ID, identity, is_older, migrator, refuse_older},
     upkeep::allow_giving_back,
 };
@@ -57,12 +59,10 @@ impl Store {
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         refuse_older(&options).await?;
         let (lock, lock_path) = lock(&options.path)?;
-        let locked = lock.metadata().map_err(|source| OpenError::Lock { path: lock_path.clone(), source })?;
         let mut store = Self {
-            conn: connect(&options, false).await?,
+            conn: Connection::new(connect(&options, false).await?, Files::default()),
             options,
-            _lock: lock,
-            files: Vec::new(),
+            lock,
             opened: Opened::Existing,
             next_request: 0,
             data_version: 0,
@@ -74,15 +74,28 @@ impl Store {
         store.migrate().await?;
         store.trust_ourselves().await?;
         let last: Option<i64> = sqlx::query_scalar(LAST_REQUEST)
-            .fetch_one(&mut store.conn)
+            .fetch_one(&mut *store.conn)
             .await
             .map_err(|source| store.error("read the last request", source))?;
         store.next_request = last.unwrap_or(0).saturating_add(1);
-        store.files = identities(&store.options.path);
-        store.files.push((lock_path, (locked.dev(), locked.ino())));
+        store.watch_files(lock_path)?;
         // A first reading of data_version, so that only later writes of others count as news.
         store.changed().await?;
         Ok(store)
+    }
+
+    /// Remembers the files as they are now that SQLite has them open.
+    fn watch_files(&mut self, lock: PathBuf) -> Result<(), OpenError> {
+        let mut files = Files::of(&self.options.path);
+        if !files.has_log() {
+            let said = "it was deleted while it was opened; stop whoever touches the files, and start it again";
+            let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said));
+            return Err(StoreError { path: beside(&self.options.path, "-wal"), doing: "open", source }.into());
+        }
+        let locked = self.lock.metadata().map_err(|source| OpenError::Lock { path: lock.clone(), source })?;
+        files.watch(lock, (locked.dev(), locked.ino()));
+        self.conn.files = files;
+        Ok(())
     }
 
     /// Whether the file was made by this opening.
@@ -116,11 +129,11 @@ impl Store {
         // Before anything is written, which the next statement does.
         allow_giving_back(&mut self.conn).await.map_err(|source| self.error("set up", source))?;
         sqlx::raw_sql("PRAGMA journal_mode = WAL")
-            .execute(&mut self.conn)
+            .execute(&mut *self.conn)
             .await
             .map_err(|source| self.error("switch to WAL", source))?;
         sqlx::raw_sql(AssertSqlSafe(pragmas))
-            .execute(&mut self.conn)
+            .execute(&mut *self.conn)
             .await
             .map_err(|source| self.error("set up", source))?;
         // A file that can be read and not written is refused here and not at the first claim.
@@ -131,11 +144,11 @@ impl Store {
     /// deletion costs; and a row that was forced in past them could not be settled.
     async fn trust_ourselves(&mut self) -> Result<(), StoreError> {
         let pragma = sqlx::raw_sql("PRAGMA ignore_check_constraints = ON");
-        pragma.execute(&mut self.conn).await.map(drop).map_err(|source| self.error("set up", source))
+        pragma.execute(&mut *self.conn).await.map(drop).map_err(|source| self.error("set up", source))
     }
 
     async fn migrate(&mut self) -> Result<(), OpenError> {
-        match migrator().run(&mut self.conn).await {
+        match migrator().run(&mut *self.conn).await {
             Ok(()) => Ok(()),
             Err(MigrateError::VersionMissing(version)) => {
                 Err(OpenError::Newer { path: self.options.path.clone(), version })

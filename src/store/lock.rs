@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -107,38 +106,6 @@ fn read_pid(file: &mut File) -> Option<u32> {
     let mut pid = String::new();
     file.read_to_string(&mut pid).ok()?;
     pid.trim().parse().ok()
-}
-
-/// A file of SQLite's own beside the database: beside the file itself, not beside a link to it.
-pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut path = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned()).into_os_string();
-    path.push(suffix);
-    PathBuf::from(path)
-}
-
-/// What tells a file from another one in its place: device and inode.
-pub(super) type FileIdentity = (u64, u64);
-
-/// The database and its log of commits, with what tells each from another file.
-pub(super) fn identities(database: &Path) -> Vec<(PathBuf, FileIdentity)> {
-    [database.to_owned(), beside(database, "-wal")]
-        .into_iter()
-        .filter_map(|path| {
-            let found = fs::metadata(&path).ok()?;
-            Some((path, (found.dev(), found.ino())))
-        })
-        .collect()
-}
-
-/// The first of `files` that is not there any more, or is another one. SQLite goes on with the old one and never
-/// notices, while everybody else uses what is there now, or nothing.
-pub(super) fn find_replaced(files: &[(PathBuf, FileIdentity)]) -> Option<&Path> {
-    let replaced = files.iter().find(|(path, identity)| match fs::metadata(path) {
-        Ok(found) => (found.dev(), found.ino()) != *identity,
-        // Anything else says nothing about the file.
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    });
-    replaced.map(|(path, _)| path.as_path())
 }
 
 #[cfg(test)]

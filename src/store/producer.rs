@@ -2,12 +2,15 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{Connection as _, SqliteConnection};
 use tokio::time::sleep;
 
 use super::{
+    Store,
+    connection::Connection,
     errors::{OpenError, StoreError},
     file::{Opened, Options, connect},
+    files::Files,
     rows::json,
     schema::connect_known,
 };
@@ -45,7 +48,7 @@ FROM wish LEFT JOIN deletions ON deletions.agent_id = wish.agent AND deletions.e
 /// A producer's connection, for those parts of this program that enqueue.
 #[derive(Debug)]
 pub struct Producer {
-    pub(super) conn: SqliteConnection,
+    pub(super) conn: Connection,
     pub(super) path: PathBuf,
 }
 
@@ -84,7 +87,7 @@ impl Producer {
     /// # Errors
     /// If SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
-        Ok(Self { conn: connect(options, false).await?, path: options.path.clone() })
+        Self::with(connect(options, false).await?, options).await
     }
 
     /// Opens a queue that is there and up to date, whoever works on it.
@@ -92,14 +95,30 @@ impl Producer {
     /// # Errors
     /// If it is not, or SQLite fails.
     pub async fn join(options: &Options) -> Result<Self, OpenError> {
-        let conn = connect_known(options, false).await?;
-        let mut producer = Self { conn, path: options.path.clone() };
+        let mut producer = Self::with(connect_known(options, false).await?, options).await?;
         // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
         sqlx::raw_sql("PRAGMA cache_size = -16384")
-            .execute(&mut producer.conn)
+            .execute(&mut *producer.conn)
             .await
             .map_err(|source| producer.error("set up", source))?;
         Ok(producer)
+    }
+
+    async fn with(conn: SqliteConnection, options: &Options) -> Result<Self, StoreError> {
+        let path = options.path.clone();
+        let mut producer = Self { conn: Connection::new(conn, Files::default()), path };
+        // SQLite opens the log when it reads something.
+        sqlx::query("SELECT 1 FROM sqlite_master")
+            .fetch_optional(&mut *producer.conn)
+            .await
+            .map_err(|source| producer.error("open", source))?;
+        producer.conn.files = Files::of(&producer.path);
+        Ok(producer)
+    }
+
+    /// Fails if the files were taken away: what was written since then, others do not see, and may overwrite.
+    pub(super) fn check_in_place(&self, doing: &'static str) -> Result<(), StoreError> {
+        check_in_place(&self.conn.files, doing)
     }
 
     /// The same, of a queue that is made first if it is not there. It tells which it was.
@@ -123,7 +142,7 @@ impl Producer {
 
     async fn try_to_join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
         let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
-        let opened = if is_there { Opened::Existing } else { super::Store::open(options.clone()).await?.opened() };
+        let opened = if is_there { Opened::Existing } else { Store::open(options.clone()).await?.opened() };
         Ok((Self::join(options).await?, opened))
     }
 
@@ -136,13 +155,15 @@ impl Producer {
             .iter()
             .map(|wish| (wish.agent.as_str(), wish.entry.as_str(), wish.priority, wish.due_at.0))
             .collect();
-        let (path, rows) = (&self.path, json(&rows));
+        let (path, files, rows) = (&self.path, self.conn.files.clone(), json(&rows));
         let error = |source| StoreError { path: path.clone(), doing: "enqueue", source };
         let mut tx = self.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
         let repeats = sqlx::query_as(REPEATS).bind(&rows).fetch_one(&mut *tx).await;
         let (reopened, earlier): (i64, i64) = repeats.map_err(error)?;
         let inserted = sqlx::query(ENQUEUE).bind(&rows).execute(&mut *tx).await.map_err(error)?.rows_affected();
+        check_in_place(&files, "enqueue")?;
         tx.commit().await.map_err(error)?;
+        check_in_place(&files, "enqueue")?;
         let [reopened, earlier] = [reopened, earlier].map(|count| u64::try_from(count).unwrap_or(0));
         let waiting = (wishes.len() as u64).saturating_sub(inserted + reopened + earlier);
         Ok(Enqueued { inserted, waiting, earlier, reopened })
@@ -162,7 +183,8 @@ impl Producer {
         for (agent, entry, priority) in rows {
             sqlx::query(Self::INSERT).bind(agent).bind(entry).bind(priority).execute(&mut *tx).await.map_err(error)?;
         }
-        tx.commit().await.map_err(error)
+        tx.commit().await.map_err(error)?;
+        self.check_in_place("insert")
     }
 
     /// How many rows of each agent are in each state, and why the dead ones are dead. Reads the whole table.
@@ -174,7 +196,7 @@ impl Producer {
             "SELECT agent_id, state, CASE state WHEN 'dead' THEN last_cause END AS cause, count(*) FROM deletions
              GROUP BY 1, 2, 3 ORDER BY 1, 2 DESC, 3",
         )
-        .fetch_all(&mut self.conn)
+        .fetch_all(&mut *self.conn)
         .await
         .map_err(|source| self.error("count", source))
     }
@@ -182,4 +204,10 @@ impl Producer {
     pub(super) fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
         StoreError { path: self.path.clone(), doing, source }
     }
+}
+
+fn check_in_place(files: &Files, doing: &'static str) -> Result<(), StoreError> {
+    let said = "it was deleted or replaced while in use, and what was written last may be lost; stop whoever uses the database \
+                before touching its files, and run this again";
+    files.check(doing, |_| said)
 }

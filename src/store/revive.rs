@@ -45,7 +45,7 @@ impl Producer {
     /// If SQLite fails.
     pub async fn dead(&mut self, agent: Option<&AgentId>, cause: Option<Cause>) -> Result<Vec<DeletionId>, StoreError> {
         let query = sqlx::query_scalar(DEAD).bind(agent.map(AgentId::as_str)).bind(cause.map(Cause::as_str));
-        let ids = query.fetch_one(&mut self.conn).await.and_then(parse_ids);
+        let ids = query.fetch_one(&mut *self.conn).await.and_then(parse_ids);
         ids.map_err(|source| self.error("look for dead rows", source))
     }
 
@@ -55,7 +55,7 @@ impl Producer {
     /// If SQLite fails.
     pub async fn pending(&mut self, agent: Option<&AgentId>) -> Result<Vec<DeletionId>, StoreError> {
         let query = sqlx::query_scalar(PENDING).bind(agent.map(AgentId::as_str));
-        let ids = query.fetch_one(&mut self.conn).await.and_then(parse_ids);
+        let ids = query.fetch_one(&mut *self.conn).await.and_then(parse_ids);
         ids.map_err(|source| self.error("look for pending rows", source))
     }
 
@@ -65,7 +65,7 @@ impl Producer {
     /// If SQLite fails.
     pub async fn pending_row(&mut self, agent: &AgentId, entry: &EntryId) -> Result<Option<DeletionId>, StoreError> {
         let query = sqlx::query_scalar(PENDING_ROW).bind(agent.as_str()).bind(entry.as_str());
-        let id: Result<Option<i64>, _> = query.fetch_optional(&mut self.conn).await;
+        let id: Result<Option<i64>, _> = query.fetch_optional(&mut *self.conn).await;
         id.map(|id| id.map(DeletionId)).map_err(|source| self.error("look for pending rows", source))
     }
 
@@ -74,7 +74,7 @@ impl Producer {
     /// # Errors
     /// If SQLite fails.
     pub async fn in_flight(&mut self) -> Result<Vec<DeletionId>, StoreError> {
-        let ids = sqlx::query_scalar(IN_FLIGHT).fetch_one(&mut self.conn).await.and_then(parse_ids);
+        let ids = sqlx::query_scalar(IN_FLIGHT).fetch_one(&mut *self.conn).await.and_then(parse_ids);
         ids.map_err(|source| self.error("look for rows on their way", source))
     }
 
@@ -84,8 +84,11 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; then none is.
     pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
-        let done = sqlx::query(REVIVE).bind(list(ids)).bind(now.0).execute(&mut self.conn).await;
-        done.map(|done| done.rows_affected()).map_err(|source| self.error("revive", source))
+        self.check_in_place("revive")?;
+        let done = sqlx::query(REVIVE).bind(list(ids)).bind(now.0).execute(&mut *self.conn).await;
+        let done = done.map_err(|source| self.error("revive", source))?;
+        self.check_in_place("revive")?;
+        Ok(done.rows_affected())
     }
 
     /// Takes those of these rows out that are pending; tells how many. One transaction.
@@ -93,8 +96,11 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; then none is.
     pub async fn cancel(&mut self, ids: &[DeletionId]) -> Result<u64, StoreError> {
-        let done = sqlx::query(CANCEL).bind(list(ids)).execute(&mut self.conn).await;
-        done.map(|done| done.rows_affected()).map_err(|source| self.error("cancel", source))
+        self.check_in_place("cancel")?;
+        let done = sqlx::query(CANCEL).bind(list(ids)).execute(&mut *self.conn).await;
+        let done = done.map_err(|source| self.error("cancel", source))?;
+        self.check_in_place("cancel")?;
+        Ok(done.rows_affected())
     }
 }
 

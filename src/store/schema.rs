@@ -11,7 +11,8 @@ use sqlx::{
 use super::{
     errors::{OpenError, StoreError},
     file::{Options, connect, connect_as},
-    lock::{beside, holder},
+    files::beside,
+    lock::holder,
 };
 
 /// `PRAGMA application_id` of our files, as the first migration sets it.

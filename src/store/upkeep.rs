@@ -3,15 +3,11 @@
 //! Both in steps that take the write lock for some milliseconds, and not at all when there is nothing to do. And who keeps
 //! the log of commits from being copied into the file, and so lets it grow, is found out.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process,
-};
+use std::{fs, io, path::Path, process};
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use super::{Store, StoreError, rows::Pruned};
+use super::{Store, StoreError, files::beside, rows::Pruned};
 use crate::clock::Timestamp;
 
 /// One part in this many of the file may stay free: what comes next goes there.
@@ -77,15 +73,15 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn backlog(&mut self) -> Result<Option<Backlog>, StoreError> {
-        let mut log = self.options.path.clone().into_os_string();
-        log.push("-wal");
-        if fs::metadata(PathBuf::from(log)).is_ok_and(|log| log.len() <= MAX_LOG) {
+        if fs::metadata(beside(&self.options.path, "-wal")).is_ok_and(|log| log.len() <= MAX_LOG) {
             return Ok(None);
         }
+        // Without having seen what is in it, nothing of it may be copied.
+        self.check_in_place()?;
         let doing = "copy the log of commits";
-        let copied = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut self.conn).await;
+        let copied = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut *self.conn).await;
         let (_, pages, copied): (i64, i64, i64) = copied.map_err(|source| self.error(doing, source))?;
-        let size = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut self.conn).await;
+        let size = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut *self.conn).await;
         let size: i64 = size.map_err(|source| self.error(doing, source))?;
         let bytes = u64::try_from((pages - copied) * size).unwrap_or(0);
         Ok((bytes > MAX_LOG).then(|| Backlog { bytes, readers: readers(&self.options.path).unwrap_or_default() }))
@@ -104,7 +100,7 @@ impl Store {
             .bind(after)
             .bind(most.saturating_mul(STRETCH))
             .bind(most)
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("prune", source))?;
         // Of a stretch with more of them, the rest is the next call's.
@@ -135,7 +131,7 @@ impl Store {
     /// If SQLite fails.
     pub async fn give_back(&mut self, most: u32) -> Result<bool, StoreError> {
         let (mode, free, pages): (i64, i64, i64) = sqlx::query_as(SPACE)
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("look for room", source))?;
         // So many that of what is left then, a tenth is free.

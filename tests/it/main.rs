@@ -26,6 +26,7 @@ mod logs;
 mod older;
 mod outside;
 mod producers;
+mod replaced;
 mod replies;
 mod retry;
 mod revive;

@@ -275,8 +275,10 @@ async fn files_that_are_deleted_or_replaced_underneath_end_it_with_3_and_it_says
         ("sweeper.db", None, "start it again"),
         ("sweeper.db", Some("sweeper.db"), "start it again"),
         ("sweeper.db-wal", None, "start it again"),
-        ("sweeper.db.lock", None, "a second sweeper could have started"),
-        ("sweeper.db.lock", Some("sweeper.db.lock"), "a second sweeper could have started"),
+        ("sweeper.db-shm", None, "start it again"),
+        ("sweeper.db-shm", Some("sweeper.db.lock"), "start it again"),
+        ("sweeper.db.lock", None, "others cannot tell any more who works on"),
+        ("sweeper.db.lock", Some("sweeper.db.lock"), "others cannot tell any more who works on"),
     ];
     for (name, replaced_by, said) in cases {
         let dir = tempfile::tempdir().unwrap();
