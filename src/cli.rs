@@ -458,9 +458,15 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
 
 async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
     let path = options.path.display();
-    let done = match Store::open(options.clone()).await {
-        Ok(store) if store.opened() == Opened::Created => format!("{path}: created"),
-        Ok(_) => format!("{path}: up to date"),
+    let done = match Store::make(options.clone()).await {
+        Ok(store) => {
+            let opened = store.opened();
+            store.close().await?;
+            match opened {
+                Opened::Created => format!("{path}: created"),
+                Opened::Existing => format!("{path}: up to date"),
+            }
+        }
         Err(OpenError::Taken { pid, .. }) => {
             // Whoever works on it has brought its tables up to date.
             store::verify(options).await?;

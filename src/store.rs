@@ -1,15 +1,18 @@
 //! All the SQL there is: the queue's file, opened, read and written.
 //!
-//! One [`Store`] owns the file: the OS lock beside it says so, and the one connection that writes is in it. What is
+//! One [`Store`] owns the file: the OS locks on it and beside it say so, and the one connection that writes is in it. What is
 //! written in one turn of the worker is one [`Write`] transaction. Statements work on sets, handed over as JSON: a
 //! statement per row would cost more than everything else together.
 
 mod clocks;
 mod connection;
+mod descriptor;
 mod errors;
 mod file;
 mod files;
 mod lock;
+mod place;
+mod processes;
 mod producer;
 mod reader;
 mod revive;
@@ -18,13 +21,12 @@ mod schema;
 mod upkeep;
 mod write;
 
-use std::fs::File;
-
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 pub use errors::{OpenError, StoreError};
 pub use file::{Opened, Options, Synchronous};
 pub use lock::holder;
+pub use place::PlaceError;
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
     AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told, lifting,
@@ -41,7 +43,7 @@ use crate::{
 };
 use connection::Connection;
 use file::connect;
-use lock::LOCK_SUFFIX;
+use lock::{LOCK_SUFFIX, Lock};
 use rows::{lane_row, orphan_row};
 use write::{DATA_VERSION, row_json};
 
@@ -100,8 +102,7 @@ ORDER BY id DESC LIMIT ?1";
 pub struct Store {
     conn: Connection,
     options: Options,
-    /// Held until the store is dropped, and by the operating system's hand if we die.
-    lock: File,
+    lock: Lock,
     opened: Opened,
     next_request: i64,
     data_version: i64,

@@ -1,6 +1,6 @@
 //! The file: how it is opened, and made if it is not there.
 
-use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, SqliteConnection, migrate::MigrateError, sqlite::SqliteConnectOptions};
 
@@ -9,7 +9,8 @@ use super::{
     connection::Connection,
     errors::{OpenError, StoreError},
     files::{Files, beside},
-    lock::lock,
+    lock::{Lock, Purpose},
+    place,
     schema::{APPLICATION_ID, identity, is_older, migrator, refuse_older},
     upkeep::allow_giving_back,
 };
@@ -57,10 +58,25 @@ impl Store {
     /// # Errors
     /// If another daemon has it, if it is no database or somebody else's, of another version, or not writable.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
+        Self::open_for(Purpose::Work, options).await
+    }
+
+    /// The same, to close it again at once: a daemon that starts meanwhile waits for that, and is not refused.
+    ///
+    /// # Errors
+    /// If a daemon has it, and as [`Store::open`].
+    pub async fn make(options: Options) -> Result<Self, OpenError> {
+        Self::open_for(Purpose::Make, options).await
+    }
+
+    async fn open_for(purpose: Purpose, options: Options) -> Result<Self, OpenError> {
+        place::refuse(&options.path)?;
         refuse_older(&options).await?;
-        let (lock, lock_path) = lock(&options.path)?;
+        let lock = Lock::take(&options, purpose).await?;
+        let conn = connect(&options, false).await?;
+        lock.check_database(&options.path)?;
         let mut store = Self {
-            conn: Connection::new(connect(&options, false).await?, Files::default()),
+            conn: Connection::new(conn, Files::default()),
             options,
             lock,
             opened: Opened::Existing,
@@ -78,22 +94,22 @@ impl Store {
             .await
             .map_err(|source| store.error("read the last request", source))?;
         store.next_request = last.unwrap_or(0).saturating_add(1);
-        store.watch_files(lock_path)?;
+        store.watch_files()?;
         // A first reading of data_version, so that only later writes of others count as news.
         store.changed().await?;
         Ok(store)
     }
 
     /// Remembers the files as they are now that SQLite has them open.
-    fn watch_files(&mut self, lock: PathBuf) -> Result<(), OpenError> {
+    fn watch_files(&mut self) -> Result<(), OpenError> {
         let mut files = Files::of(&self.options.path);
         if !files.has_log() {
             let said = "it was deleted while it was opened; stop whoever touches the files, and start it again";
             let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said));
             return Err(StoreError { path: beside(&self.options.path, "-wal"), doing: "open", source }.into());
         }
-        let locked = self.lock.metadata().map_err(|source| OpenError::Lock { path: lock.clone(), source })?;
-        files.watch(lock, (locked.dev(), locked.ino()));
+        let (path, identity) = self.lock.identity()?;
+        files.watch(path, identity);
         self.conn.files = files;
         Ok(())
     }
@@ -175,7 +191,8 @@ pub(super) async fn connect_as(
     }
     SqliteConnectOptions::new()
         .filename(&options.path)
-        .create_if_missing(!read_only)
+        // We make it ourselves, with a mode that is right.
+        .create_if_missing(false)
         .read_only(read_only)
         .immutable(immutable)
         .busy_timeout(options.busy_timeout)

@@ -1,9 +1,8 @@
 //! The other side of the queue, for those parts of this program that enqueue.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use sqlx::{Connection as _, SqliteConnection};
-use tokio::time::sleep;
 
 use super::{
     Store,
@@ -18,9 +17,6 @@ use crate::{
     clock::Timestamp,
     deletion::{AgentId, EntryId},
 };
-
-/// How long after each other it is looked whether somebody else has made the queue.
-const MAKING_PAUSE: Duration = Duration::from_millis(20);
 
 /// ?1 rows: [[agent_id, entry_id, priority, due_at], …]. The trigger does what is to be done for those that there are.
 const ENQUEUE: &str = "
@@ -126,24 +122,22 @@ impl Producer {
     /// # Errors
     /// If it is there and not up to date, or SQLite fails.
     pub async fn join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
-        let mut left = options.busy_timeout;
-        loop {
-            let made = Self::try_to_join_or_create(options).await;
-            // Somebody else is just making it.
-            let is_busy = matches!(made, Err(OpenError::Taken { .. } | OpenError::Empty(_)));
-            if !is_busy || left.is_zero() {
-                return made;
-            }
-            let pause = left.min(MAKING_PAUSE);
-            sleep(pause).await;
-            left -= pause;
-        }
+        let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
+        let opened = if is_there { Opened::Existing } else { Self::create(options).await? };
+        Ok((Self::join(options).await?, opened))
     }
 
-    async fn try_to_join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
-        let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
-        let opened = if is_there { Opened::Existing } else { Store::open(options.clone()).await?.opened() };
-        Ok((Self::join(options).await?, opened))
+    async fn create(options: &Options) -> Result<Opened, OpenError> {
+        match Store::make(options.clone()).await {
+            Ok(store) => {
+                let opened = store.opened();
+                store.close().await?;
+                Ok(opened)
+            }
+            // A daemon makes it, and works on it.
+            Err(OpenError::Taken { .. }) => Ok(Opened::Existing),
+            Err(error) => Err(error),
+        }
     }
 
     /// Enqueues all of them in one transaction.

@@ -3,11 +3,11 @@
 //! Both in steps that take the write lock for some milliseconds, and not at all when there is nothing to do. And who keeps
 //! the log of commits from being copied into the file, and so lets it grow, is found out.
 
-use std::{fs, io, path::Path, process};
+use std::fs;
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use super::{Store, StoreError, files::beside, rows::Pruned};
+use super::{Store, StoreError, files::beside, processes::having_open, rows::Pruned};
 use crate::clock::Timestamp;
 
 /// One part in this many of the file may stay free: what comes next goes there.
@@ -47,8 +47,6 @@ SELECT (SELECT auto_vacuum FROM pragma_auto_vacuum), (SELECT freelist_count FROM
 /// Bytes that the log of commits may hold beside the file: SQLite copies it at 4 MiB, and somebody who reads just then puts
 /// that off for a moment.
 const MAX_LOG: u64 = 16 << 20;
-/// Most of the processes that are named.
-const MAX_READERS: usize = 10;
 
 /// What `PRAGMA auto_vacuum` answers for INCREMENTAL.
 const INCREMENTAL: i64 = 2;
@@ -84,7 +82,11 @@ impl Store {
         let size = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut *self.conn).await;
         let size: i64 = size.map_err(|source| self.error(doing, source))?;
         let bytes = u64::try_from((pages - copied) * size).unwrap_or(0);
-        Ok((bytes > MAX_LOG).then(|| Backlog { bytes, readers: readers(&self.options.path).unwrap_or_default() }))
+        let readers = || {
+            let others = having_open(&self.options.path).unwrap_or_default();
+            others.into_iter().map(|process| (process.pid, process.name.unwrap_or_default())).collect()
+        };
+        Ok((bytes > MAX_LOG).then(|| Backlog { bytes, readers: readers() }))
     }
 
     /// Removes up to `most` settled rows, and up to a tenth as many answered requests, that are older than `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
@@ -146,19 +148,4 @@ impl Store {
         write.commit().await?;
         Ok(spare - step >= FEW_PAGES)
     }
-}
-
-/// Other processes that have this file open; only Linux tells, and only of those of the same user, or to root.
-fn readers(path: &Path) -> io::Result<Vec<(u32, String)>> {
-    let path = fs::canonicalize(path)?;
-    let has_it_open = |process: &Path| {
-        let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-        files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|open| open == path))
-    };
-    let readers = fs::read_dir("/proc")?.flatten().filter_map(|process| {
-        let pid = process.file_name().to_str()?.parse().ok().filter(|pid| *pid != process::id())?;
-        let name = has_it_open(&process.path()).then(|| fs::read_to_string(process.path().join("comm")))?;
-        Some((pid, name.unwrap_or_default().trim().to_owned()))
-    });
-    Ok(readers.take(MAX_READERS).collect())
 }

@@ -34,6 +34,7 @@ mod sandbox;
 mod scrape;
 mod shutdown;
 mod simulator;
+mod starts;
 mod status;
 mod storage;
 mod store;

@@ -3,12 +3,13 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     path::Path,
-    process::{Child, Stdio},
+    process::{Child, ChildStdout, Stdio},
     time::Duration,
 };
 
+use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::{
     clock::Clock,
     sandbox::{Mood, Options, Sandbox},
@@ -17,7 +18,7 @@ use audio_cache_sweeper::{
 
 use crate::{
     bed::ids,
-    daemon::{Daemon, Locked, Log, configured, finish, open, queue, sandbox, sql, sweeper},
+    daemon::{Daemon, Locked, Log, blocking, clean, configured, finish, open, queue, sandbox, skipped, sql, sweeper},
 };
 
 /// Another program, which has the database open by the files that are there now.
@@ -209,4 +210,95 @@ async fn whoever_enqueues_says_that_rows_may_be_lost_and_does_no_harm_to_others(
         assert!(said.contains(text), "{text:?} is missing in {said}");
     }
     assert_eq!(states(dir.path()).await, ["a1 pending", "c1 pending", "b2 pending"]);
+}
+
+/// A program that has the database open, and writes a row when it is told to.
+struct Producer {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Producer {
+    /// `None`, and said so, without Python.
+    fn start(dir: &Path) -> Option<Self> {
+        let script = "import sqlite3\nc = sqlite3.connect('sweeper.db')\n\
+                      c.execute('SELECT count(*) FROM deletions').fetchall()\nprint('open', flush=True)\ninput()\n\
+                      c.execute(\"INSERT INTO deletions (agent_id, entry_id) VALUES ('python', '1')\")\nc.commit()\nc.close()";
+        let mut command = clean("python3", dir);
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                skipped(&format!("python3 cannot be started: {error}"));
+                return None;
+            }
+        };
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, "open\n");
+        Some(Self { child, said })
+    }
+
+    /// Writes its row, and ends.
+    async fn write(mut self) {
+        writeln!(self.child.stdin.as_mut().unwrap()).unwrap();
+        blocking(move || {
+            self.said.read_to_string(&mut String::new()).unwrap();
+            assert!(self.child.wait().unwrap().success());
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_begins_to_write_beside_a_program_that_has_the_database_open_with_files_that_are_gone() {
+    if !Path::new("/proc/locks").exists() {
+        return skipped("only Linux tells who has which file open");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    queue(dir.path(), 1).await;
+    let Some(producer) = Producer::start(dir.path()) else { return };
+    let pid = producer.child.id();
+    // With the files in place, it is one of many.
+    sweeper(dir.path()).args(["enqueue", "--agent", "c", "1"]).assert().code(0);
+    sweeper(dir.path()).arg("init").assert().code(0).stdout("sweeper.db: up to date\n");
+    fs::remove_file(dir.path().join("sweeper.db-shm")).unwrap();
+    for arguments in [
+        ["run", "--until-empty"].as_slice(),
+        &["init"],
+        &["enqueue", "--agent", "c", "2"],
+        &["cancel", "--all", "--yes"],
+    ] {
+        let mut command = configured(dir.path(), &sandbox);
+        command.args(arguments);
+        let (code, _, said) = finish(command).await;
+        assert!(
+            code == 3 && said.contains(&format!("process {pid} (python3")) && said.contains("end that process"),
+            "{said}"
+        );
+    }
+    // Whoever only looks does no harm.
+    let mut status = sweeper(dir.path());
+    status.arg("status");
+    assert_eq!(finish(status).await.0, 0);
+    fs::remove_file(dir.path().join("sweeper.db-shm")).unwrap();
+    producer.write().await;
+    work_it_off(dir.path(), &sandbox).await;
+    assert_eq!(states(dir.path()).await, ["a1 deleted", "c1 deleted", "python1 deleted"]);
+}
+
+#[tokio::test]
+async fn a_start_waits_for_a_daemon_whose_files_were_taken_away_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    let daemon = idle(dir.path(), &sandbox, "10ms").await;
+    fs::remove_file(dir.path().join("sweeper.db-shm")).unwrap();
+    let mut command = sweeper(dir.path());
+    command.args(["enqueue", "--agent", "c", "1"]);
+    assert_eq!(finish(command).await.0, 0);
+    let (code, log) = daemon.ended().await;
+    assert_told(code, &log, "sweeper.db-shm");
+    assert_eq!(states(dir.path()).await, ["a1 deleted", "c1 pending"]);
 }

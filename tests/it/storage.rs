@@ -365,7 +365,11 @@ async fn a_lock_file_that_is_read_only_locks_all_the_same_and_its_number_is_not_
     let Some((first, second)) = commands() else { return };
     let daemon = Daemon::start(configure(first, &sandbox)).until("started").await;
     let (code, log) = Daemon::start(configure(second, &sandbox)).ended().await;
-    assert_unusable(code, &log.last("stopped", "error"), &["another sweeper is working on it"]);
+    assert_unusable(
+        code,
+        &log.last("stopped", "error"),
+        &[&format!("another sweeper (process {}) is working on it", daemon.pid())],
+    );
     daemon.signal("TERM");
     assert_eq!(daemon.ended().await.0, 0);
 }
