@@ -405,13 +405,14 @@ async fn work(
         }
     };
     let mut worker = worker.supervised_by(supervisor).measured_by(metrics);
-    let ended = worker.run(shutdown, until).await?;
+    let ended = worker.run(shutdown, until).await;
     let totals = worker.totals();
+    // After a failure, too: the log of commits may have been taken away, and what is in it be nowhere else.
     if let Err(error) = worker.close().await {
         // All is committed; the next one to open the file does what was left undone.
         debug!(%error, "the database was not closed in good order");
     }
-    Ok((ended, totals))
+    Ok((ended?, totals))
 }
 
 /// Answers on `address` about metrics and health, from before the database is opened.

@@ -1,17 +1,22 @@
 //! All the SQL there is: the queue's file, opened, read and written.
 //!
-//! One [`Store`] owns the file: the OS lock beside it says so, and the one connection that writes is in it. What is
+//! One [`Store`] owns the file: the OS locks on it and beside it say so, and the one connection that writes is in it. What is
 //! written in one turn of the worker is one [`Write`] transaction. Statements work on sets, handed over as JSON: a
 //! statement per row would cost more than everything else together.
 
 mod begin;
 mod checks;
 mod clocks;
+mod connection;
+mod descriptor;
 mod doubt;
 mod end;
 mod errors;
 mod file;
+mod files;
 mod lock;
+mod place;
+mod processes;
 mod producer;
 mod reader;
 mod restored;
@@ -23,14 +28,13 @@ mod trust;
 mod upkeep;
 mod write;
 
-use std::{fs::File, io, path::PathBuf};
-
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 pub use doubt::sure;
 pub use errors::{Doubtful, OpenError, StoreError};
 pub use file::{Opened, Options, Synchronous};
 pub use lock::holder;
+pub use place::PlaceError;
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
     AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told, introduction_of,
@@ -46,9 +50,10 @@ use crate::{
     deletion::{AgentId, DeletionId, Lane},
     pace::HoldRow,
 };
+use connection::Connection;
 use doubt::is_in_doubt;
 use file::connect;
-use lock::{FileIdentity, LOCK_SUFFIX, find_replaced};
+use lock::{LOCK_SUFFIX, Lock};
 use rows::{lane_row, orphan_row};
 use steps::{SOME_ROWS, Steps, whole_file};
 use trust::{Schema, blame};
@@ -107,12 +112,9 @@ ORDER BY id DESC LIMIT ?1";
 /// The queue, open for the one daemon that works on it.
 #[derive(Debug)]
 pub struct Store {
-    conn: SqliteConnection,
+    conn: Connection,
     options: Options,
-    /// Held until the store is dropped, and by the operating system's hand if we die.
-    _lock: File,
-    /// The files as they were opened.
-    files: Vec<(PathBuf, FileIdentity)>,
+    lock: Lock,
     opened: Opened,
     next_request: i64,
     data_version: i64,
@@ -131,18 +133,15 @@ impl Store {
     /// # Errors
     /// Then.
     pub fn check_in_place(&self) -> Result<(), StoreError> {
-        if let Some(path) = find_replaced(&self.files) {
-            let said = if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
-                "the lock file was deleted or replaced while in use, and a second sweeper could have started on the same \
+        self.conn.files.check("look for changes", |path| {
+            if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
+                "the lock file was deleted or replaced while in use, and others cannot tell any more who works on the \
                  database; leave that file alone, and start the daemon again"
             } else {
                 "it was deleted or replaced while in use; stop the daemon before touching its files, and start it again \
                  to use what is there now"
-            };
-            let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said));
-            return Err(StoreError { path: path.to_owned(), doing: "look for changes", source });
-        }
-        Ok(())
+            }
+        })
     }
 
     /// Whether another connection has committed anything since the last time this was asked.
@@ -152,7 +151,7 @@ impl Store {
     pub async fn changed(&mut self) -> Result<bool, StoreError> {
         self.check_in_place()?;
         let version: i64 = sqlx::query_scalar(DATA_VERSION)
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("look for changes", source))?;
         let changed = version != self.data_version;
@@ -166,7 +165,7 @@ impl Store {
 
     /// Looks whether the tables were changed.
     async fn follow_the_schema(&mut self) -> Result<(), sqlx::Error> {
-        let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut self.conn).await?;
+        let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *self.conn).await?;
         self.schema.follow(&mut self.conn, version).await
     }
 
@@ -194,7 +193,7 @@ impl Store {
     pub async fn lanes(&mut self) -> Result<(Vec<(Lane, Timestamp)>, Vec<DeletionId>), StoreError> {
         let _allowance = self.steps.allow(whole_file(&self.options.path));
         let rows = sqlx::query(LANES)
-            .fetch_all(&mut self.conn)
+            .fetch_all(&mut *self.conn)
             .await
             .map_err(|source| self.error("list the lanes", source))?;
         let (mut lanes, mut unusable) = (Vec::with_capacity(rows.len()), Vec::new());
@@ -225,7 +224,7 @@ impl Store {
     pub async fn orphans(&mut self) -> Result<Vec<Orphan>, StoreError> {
         let _allowance = self.steps.allow(whole_file(&self.options.path));
         let rows = sqlx::query(ORPHANS)
-            .fetch_all(&mut self.conn)
+            .fetch_all(&mut *self.conn)
             .await
             .map_err(|source| self.error("find unanswered requests", source))?;
         rows.iter()
@@ -245,7 +244,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<Timestamp>, StoreError> {
         let _allowance = self.steps.allow(SOME_ROWS);
-        let sent = sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).bind(now.0).fetch_all(&mut self.conn).await;
+        let sent =
+            sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).bind(now.0).fetch_all(&mut *self.conn).await;
         let sent: Vec<i64> = sent.map_err(|source| self.error("look at the last requests", source))?;
         Ok(sent.into_iter().map(Timestamp).collect())
     }
@@ -257,7 +257,7 @@ impl Store {
     /// If SQLite fails.
     pub async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, StoreError> {
         let _allowance = self.steps.allow(SOME_ROWS);
-        let rows = sqlx::query(LAST_REJECTED).bind(most).fetch_all(&mut self.conn).await;
+        let rows = sqlx::query(LAST_REJECTED).bind(most).fetch_all(&mut *self.conn).await;
         let rows = rows.map_err(|source| self.error("look at the last requests", source))?;
         let rejected = |row: &SqliteRow| {
             let agent = AgentId::parse(row.try_get(0).ok()?).ok()?;
@@ -272,7 +272,7 @@ impl Store {
     /// If SQLite fails.
     pub async fn is_empty(&mut self) -> Result<bool, StoreError> {
         let open: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM deletions WHERE state = 'pending')")
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("look for open rows", source))?;
         Ok(!open)
@@ -293,17 +293,20 @@ impl Store {
     pub async fn abandon(&mut self) {
         if std::mem::take(&mut self.writing) {
             // Fails if SQLite has undone it already, which is as well.
-            let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.conn).await;
+            let _ = sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn).await;
         }
     }
 
-    /// Closes the file in good order: what is in the log of commits goes into the database, and the log is removed.
+    /// Closes the file in good order: what is in the log of commits goes into the database, and the log is removed. If others
+    /// use another log by now, nothing is touched.
     ///
     /// # Errors
     /// If SQLite fails; nothing is lost by that.
     pub async fn close(self) -> Result<(), StoreError> {
-        let Self { conn, options, .. } = self;
-        end::put_away(conn).await.map_err(|source| StoreError { path: options.path, doing: "close", source })
+        let Self { conn, options, lock, .. } = self;
+        let closed = end::put_away(conn).await;
+        drop(lock);
+        closed.map_err(|source| StoreError { path: options.path, doing: "close", source })
     }
 
     /// What counts the rows, on a connection of its own: that takes longer than a turn may.

@@ -384,7 +384,9 @@ impl<T: Transport> Worker<T> {
             self.come_round();
             sleep(self.supervisor.at_most(self.settings.poll_interval.min(STORE_RETRY))).await;
         }
-        self.look_after_the_store().await
+        self.look_after_the_store().await?;
+        // There may have been nothing to write that would have shown it.
+        self.store.check_in_place()
     }
 
     /// One pass: settle what has come back, claim what may go out, send it.

@@ -14,7 +14,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// If the database cannot be used, or standard output not written.
 pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
     let path = options.path.display();
-    let done = match sure(async || Store::open(options.clone()).await).await {
+    let done = match sure(async || Store::make(options.clone()).await).await {
         Ok(mut store) => {
             if let Some(foreign) = store.news_of_the_tables() {
                 let names = store::list(foreign);

@@ -34,10 +34,15 @@ impl Store {
             self.abandon().await;
             return Err(self.error("begin to write", source));
         }
+        // We may have waited for the lock. What is written by a log that others do not see would overwrite theirs.
+        if let Err(replaced) = self.check_in_place() {
+            self.abandon().await;
+            return Err(replaced);
+        }
         let (path, next_request) = (self.options.path.clone(), &mut self.next_request);
         let (writing, data_version) = (&mut self.writing, self.data_version);
         let foreign = if self.schema.is_interfered_with() { self.schema.foreign.as_slice() } else { &[] };
-        let conn = &mut self.conn;
+        let conn = &mut *self.conn;
         Ok(Write { conn, path, next_request, writing, data_version, version: None, foreign, _allowance: allowance })
     }
 
@@ -60,7 +65,7 @@ impl Store {
         );
         let mut tries = 0;
         loop {
-            match sqlx::query(AssertSqlSafe(begin.as_str())).fetch_all(&mut self.conn).await {
+            match sqlx::query(AssertSqlSafe(begin.as_str())).fetch_all(&mut *self.conn).await {
                 Ok(rows) => return rows.last().map_or(Ok(0), |row| row.try_get(0)),
                 Err(error) if is_busy(&error) && clock.elapsed() < patience => {
                     tries += 1;
@@ -70,7 +75,7 @@ impl Store {
                 }
                 Err(error) => {
                     let waiting = format!("PRAGMA busy_timeout = {}", patience.as_millis());
-                    sqlx::raw_sql(AssertSqlSafe(waiting)).execute(&mut self.conn).await?;
+                    sqlx::raw_sql(AssertSqlSafe(waiting)).execute(&mut *self.conn).await?;
                     return Err(error);
                 }
             }

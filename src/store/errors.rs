@@ -8,6 +8,8 @@ use std::{
 
 use sqlx::migrate::MigrateError;
 
+use super::place::PlaceError;
+
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -67,6 +69,9 @@ pub enum OpenError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// It must not lie there, or somebody else has locked it.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// A migration failed.
     #[error("database {path}: migrate: {source}{}", migration_code(source).map_or_else(Cow::default, |code| remedy(code, .path)))]
     Migrate {
@@ -111,6 +116,7 @@ impl Doubtful for OpenError {
             | Self::Altered { .. }
             | Self::Empty(_)
             | Self::Missing(_)
+            | Self::Place(_)
             | Self::Lock { .. } => None,
         }
     }
@@ -131,7 +137,8 @@ impl OpenError {
             | Self::Older(_)
             | Self::Altered { .. }
             | Self::Empty(_)
-            | Self::Missing(_) => false,
+            | Self::Missing(_)
+            | Self::Place(_) => false,
         }
     }
 }
@@ -159,7 +166,15 @@ pub(super) fn migration_code(error: &MigrateError) -> Option<i32> {
 }
 
 fn lock_remedy(error: &io::Error) -> &'static str {
-    if is_full(error) { "make room on its disk" } else { "the directory of the database must exist and be writable" }
+    if is_full(error) {
+        "make room on its disk"
+    } else if error.kind() == io::ErrorKind::InvalidInput {
+        "move it away, and the next start makes another one"
+    } else if error.kind() == io::ErrorKind::Unsupported {
+        "put the database on a file system that has locks"
+    } else {
+        "the directory of the database must exist and be writable"
+    }
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -1,16 +1,16 @@
 //! The file: how it is opened, and made if it is not there.
 
-use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
-use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection, migrate::MigrateError,
-    sqlite::SqliteConnectOptions,
-};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, SqliteConnection, migrate::MigrateError, sqlite::SqliteConnectOptions};
 
 use super::{
     Store,
+    connection::Connection,
     errors::{OpenError, StoreError},
-    lock::{identities, lock},
+    files::{Files, beside},
+    lock::{Lock, Purpose},
+    place,
     schema::{APPLICATION_ID, be_ours, identity, is_older, migrator, refuse_older},
     steps::{Steps, whole_file},
     trust::{Schema, blame_migration},
@@ -62,17 +62,29 @@ impl Store {
     /// # Errors
     /// If another daemon has it, if it is no database or somebody else's, of another version, or not writable.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
+        Self::open_for(Purpose::Work, options).await
+    }
+
+    /// The same, to close it again at once: a daemon that starts meanwhile waits for that, and is not refused.
+    ///
+    /// # Errors
+    /// If a daemon has it, and as [`Store::open`].
+    pub async fn make(options: Options) -> Result<Self, OpenError> {
+        Self::open_for(Purpose::Make, options).await
+    }
+
+    async fn open_for(purpose: Purpose, options: Options) -> Result<Self, OpenError> {
+        place::refuse(&options.path)?;
         refuse_older(&options).await?;
-        let (lock, lock_path) = lock(&options.path)?;
-        let locked = lock.metadata().map_err(|source| OpenError::Lock { path: lock_path.clone(), source })?;
+        let lock = Lock::take(&options, purpose).await?;
         let mut conn = connect(&options, false).await?;
+        lock.check_database(&options.path)?;
         let steps = Steps::of(&mut conn).await;
         let steps = steps.map_err(|source| StoreError { path: options.path.clone(), doing: "open", source })?;
         let mut store = Self {
-            conn,
+            conn: Connection::new(conn, Files::default()),
             options,
-            _lock: lock,
-            files: Vec::new(),
+            lock,
             opened: Opened::Existing,
             next_request: 0,
             data_version: 0,
@@ -89,12 +101,11 @@ impl Store {
         store.mark().await?;
         store.trust_ourselves().await?;
         let last: Option<i64> = sqlx::query_scalar(LAST_REQUEST)
-            .fetch_one(&mut store.conn)
+            .fetch_one(&mut *store.conn)
             .await
             .map_err(|source| store.error("read the last request", source))?;
         store.next_request = last.unwrap_or(0).saturating_add(1);
-        store.files = identities(&store.options.path);
-        store.files.push((lock_path, (locked.dev(), locked.ino())));
+        store.watch_files()?;
         // A first reading of data_version, so that only later writes of others count as news; and of what others have done to
         // the tables.
         store.changed().await?;
@@ -108,10 +119,10 @@ impl Store {
     /// If SQLite fails; then the old one stays.
     pub async fn reconnect(&mut self) -> Result<(), StoreError> {
         self.abandon().await;
-        // SQLite would make a file that is not there any more.
         self.check_in_place()?;
         let mut fresh = connect(&self.options, false).await?;
         let steps = Steps::of(&mut fresh).await.map_err(|source| self.error("open", source))?;
+        let fresh = Connection::new(fresh, self.conn.files.clone());
         let old = std::mem::replace(&mut self.conn, fresh);
         let old_steps = std::mem::replace(&mut self.steps, steps);
         let done = async {
@@ -129,6 +140,20 @@ impl Store {
         };
         let _ = unused.close().await;
         done
+    }
+
+    /// Remembers the files as they are now that SQLite has them open.
+    fn watch_files(&mut self) -> Result<(), OpenError> {
+        let mut files = Files::of(&self.options.path);
+        if !files.has_log() {
+            let said = "it was deleted while it was opened; stop whoever touches the files, and start it again";
+            let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said));
+            return Err(StoreError { path: beside(&self.options.path, "-wal"), doing: "open", source }.into());
+        }
+        let (path, identity) = self.lock.identity()?;
+        files.watch(path, identity);
+        self.conn.files = files;
+        Ok(())
     }
 
     /// Whether the file was made by this opening.
@@ -176,7 +201,7 @@ impl Store {
         allow_giving_back(&mut self.conn).await.map_err(|source| self.error("set up", source))?;
         switch_to_wal(&mut self.conn).await.map_err(|source| self.error("switch to WAL", source))?;
         sqlx::raw_sql(AssertSqlSafe(pragmas))
-            .execute(&mut self.conn)
+            .execute(&mut *self.conn)
             .await
             .map_err(|source| self.error("set up", source))?;
         // A file that can be read and not written is refused here and not at the first claim.
@@ -187,12 +212,12 @@ impl Store {
     /// deletion costs; and a row that was forced in past them could not be settled.
     async fn trust_ourselves(&mut self) -> Result<(), StoreError> {
         let pragma = sqlx::raw_sql("PRAGMA ignore_check_constraints = ON");
-        pragma.execute(&mut self.conn).await.map(drop).map_err(|source| self.error("set up", source))
+        pragma.execute(&mut *self.conn).await.map(drop).map_err(|source| self.error("set up", source))
     }
 
     async fn migrate(&mut self) -> Result<(), OpenError> {
         let allowance = self.steps.allow(whole_file(&self.options.path));
-        let migrated = migrator().run(&mut self.conn).await;
+        let migrated = migrator().run(&mut *self.conn).await;
         drop(allowance);
         match migrated {
             Ok(()) => Ok(()),
@@ -235,7 +260,8 @@ pub(super) async fn connect_as(
     }
     SqliteConnectOptions::new()
         .filename(&options.path)
-        .create_if_missing(!read_only)
+        // We make it ourselves, with a mode that is right.
+        .create_if_missing(false)
         .read_only(read_only)
         .immutable(immutable)
         .busy_timeout(options.busy_timeout)

@@ -31,7 +31,7 @@ async fn no_connection_trusts_what_others_put_into_the_tables() {
     let mut reader = Reader::open(&options).await.unwrap();
     let mut counting = connect(&options, true).await.unwrap();
     let safe = (0, 1, i64::try_from(MAX_LOG).unwrap());
-    for conn in [&mut store.conn, &mut producer.link.conn, &mut reader.conn, &mut counting] {
+    for conn in [&mut *store.conn, &mut *producer.link.conn, &mut reader.conn, &mut counting] {
         assert_eq!(settings(conn).await, safe);
     }
     // And our own tables work so: their defaults, CHECKs, triggers and the view.
@@ -41,7 +41,7 @@ async fn no_connection_trusts_what_others_put_into_the_tables() {
     let answered =
         "INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at, verdicts)
                     VALUES ('x', 'a', '[1]', 1, 1, 2, '[{\"verdict\":\"deleted\"}]')";
-    sqlx::query(answered).execute(&mut producer.link.conn).await.unwrap();
+    sqlx::query(answered).execute(&mut *producer.link.conn).await.unwrap();
     let outcomes: Vec<(i64, String)> =
         sqlx::query_as("SELECT deletion_id, verdict FROM outcomes").fetch_all(&mut reader.conn).await.unwrap();
     assert_eq!(outcomes, [(1, "deleted".to_owned())]);

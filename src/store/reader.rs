@@ -140,7 +140,7 @@ pub struct Standing {
 /// Who works on a queue, as far as that can be seen.
 #[derive(Clone, Debug, Default)]
 pub struct Daemon {
-    /// Whether a process has the lock; `None` if the lock file cannot be read.
+    /// Whether a daemon has the lock; `None` if the lock file cannot be read.
     pub running: Option<bool>,
     /// That process.
     pub pid: Option<u32>,

@@ -102,8 +102,12 @@ impl Producer {
     pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
         let revive =
             async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(now.0).execute(conn).await;
+        self.link.check_in_place("revive")?;
         match self.link.surely("revive", SOME_ROWS, revive).await {
-            Ok(done) => Ok(done.rows_affected()),
+            Ok(done) => {
+                self.link.check_in_place("revive")?;
+                Ok(done.rows_affected())
+            }
             Err(error) => Err(self.link.blame(error).await),
         }
     }
@@ -114,8 +118,12 @@ impl Producer {
     /// If SQLite fails; then none is.
     pub async fn cancel(&mut self, ids: &[DeletionId]) -> Result<u64, StoreError> {
         let cancel = async |conn: &mut SqliteConnection| sqlx::query(CANCEL).bind(list(ids)).execute(conn).await;
+        self.link.check_in_place("cancel")?;
         match self.link.surely("cancel", SOME_ROWS, cancel).await {
-            Ok(done) => Ok(done.rows_affected()),
+            Ok(done) => {
+                self.link.check_in_place("cancel")?;
+                Ok(done.rows_affected())
+            }
             Err(error) => Err(self.link.blame(error).await),
         }
     }

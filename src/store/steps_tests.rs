@@ -125,7 +125,7 @@ async fn the_most_that_a_statement_does_is_far_below_what_it_may() {
     meter.assert_far_below(SOME_ROWS, "putting due times right");
 
     assert_eq!(store.prune(NOW.plus(Duration::from_secs(1)), 200).await.unwrap().removed, 20, "requests");
-    sqlx::raw_sql("DELETE FROM deletions WHERE agent_id = 'one'").execute(&mut producer.link.conn).await.unwrap();
+    sqlx::raw_sql("DELETE FROM deletions WHERE agent_id = 'one'").execute(&mut *producer.link.conn).await.unwrap();
     assert!(store.give_back(100).await.unwrap());
     meter.assert_far_below(STEP_OF_UPKEEP, "a step of upkeep");
 }
@@ -159,6 +159,7 @@ async fn a_migration_that_a_trigger_keeps_from_ending_is_interrupted_and_the_tri
              execution_time BIGINT NOT NULL);
          CREATE TRIGGER theirs BEFORE INSERT ON _sqlx_migrations BEGIN {ENDLESS}; END"
     );
+    std::fs::File::create(&options.path).unwrap();
     let mut conn = connect(&options, false).await.unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(made)).execute(&mut conn).await.unwrap();
     let error = Store::open(options.clone()).await.unwrap_err();

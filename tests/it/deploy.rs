@@ -114,6 +114,12 @@ fn the_compose_example_sets_what_there_is_and_leaves_time_to_stop() {
     configuration(&all(r"(?m)^Environment=(SWEEPER__[A-Z_]+)=(\S+)$", &unit));
     assert!(seconds(r"(?m)^TimeoutStopSec=(\d+)$", &unit) > stop);
     assert!(seconds(r"(?m)^WatchdogSec=(\d+)$", &unit) > set.store.busy_timeout * 4);
+    let umask = u32::from_str_radix(&one(r"(?m)^UMask=(\d+)$", &unit), 8).unwrap();
+    assert_eq!(0o660 & !umask, 0o660, "members of the group can enqueue");
+    assert!(
+        text("README.md")
+            .contains(&format!("With `UMask={umask:04o}`, as in the unit, members of the group can enqueue"))
+    );
 }
 
 /// What is wrong with an expression of PromQL, as far as it names metrics, labels and values of labels.
