@@ -81,7 +81,7 @@ fn main() {
     runtime.block_on(fill(&template, rows, AGENTS));
     runtime.block_on(neighbour(&template, samples));
     println!("\nfair share: {} requests at {FAIR_RATE}/s", FAIR_RATE * FAIR_SECONDS);
-    runtime.block_on(fair_share(&template));
+    runtime.block_on(fair_share(&dir.path().join("fair.db")));
 
     println!("\nsmall");
     idle(&dir.path().join("idle.db"), Duration::from_secs(number("LATENCY_IDLE", 20).into()));
@@ -164,28 +164,29 @@ async fn neighbour(template: &Path, samples: u32) {
 }
 
 /// A daemon that may send [`FAIR_RATE`] requests a second, beside a producer that commits one row after the other.
-async fn fair_share(template: &Path) {
-    let (database, stand_in) = (copy(template), StandIn::start());
+async fn fair_share(database: &Path) {
+    let (requests, stand_in) = (FAIR_RATE * FAIR_SECONDS, StandIn::start());
+    // Twice as many as can be sent, so that there is always one to send.
+    fill(database, u32::try_from(requests * 20 * 2).unwrap(), 10).await;
     let settings = [
         ("RATE_LIMIT__REQUESTS_PER_SECOND", FAIR_RATE.to_string()),
         ("RATE_LIMIT__BURST", "5".to_owned()),
         ("DELIVERY__CONCURRENCY", "8".to_owned()),
     ];
     let settings = settings.each_ref().map(|(key, value)| (*key, value.as_str()));
-    let mut daemon = sweeper(&database, &stand_in.url, &[], &settings);
+    let mut daemon = sweeper(database, &stand_in.url, &[], &settings);
     thread::sleep(SETTLED);
     let mut command = Command::new(env::current_exe().unwrap());
-    command.arg(LOOP).arg(&database).arg(FAIR_SECONDS.to_string()).stdout(Stdio::piped());
+    command.arg(LOOP).arg(database).arg(FAIR_SECONDS.to_string()).stdout(Stdio::piped());
     let producer = command.spawn().unwrap();
-    let before = sent(&database).await;
+    let before = sent(database).await;
     let said = producer.wait_with_output().unwrap();
-    let sent = sent(&database).await - before;
+    let sent = sent(database).await - before;
     assert!(said.status.success(), "{}", said.status);
     let (locked, committed): (u64, u64) = serde_json::from_slice(&said.stdout).unwrap();
     println!(
-        "  beside {:.0} commits/s: {sent} of {} requests sent; \"database is locked\": {locked} times",
-        committed as f64 / FAIR_SECONDS as f64,
-        FAIR_RATE * FAIR_SECONDS
+        "  beside {:.0} commits/s: {sent} of {requests} requests sent; \"database is locked\": {locked} times",
+        committed as f64 / FAIR_SECONDS as f64
     );
     end(&mut daemon);
 }
@@ -280,14 +281,16 @@ async fn produce(word: &str, database: &str, rows: u32) {
 async fn commit_without_pause(conn: &mut SqliteConnection, length: Duration) -> u64 {
     let (clock, mut locked) = (Clock::system(), 0);
     sqlx::raw_sql("PRAGMA synchronous = OFF").execute(&mut *conn).await.unwrap();
-    for round in 0.. {
-        if clock.elapsed() >= length {
-            break;
+    // Many at a time, and prepared, so that SQLite's thread waits for nobody between them.
+    let script = ["INSERT INTO deletions (agent_id, entry_id) VALUES ('NEIGHBOUR', ?)"; 50].join(";");
+    let mut entry = 0_u64;
+    while clock.elapsed() < length {
+        let mut query = sqlx::query(AssertSqlSafe(script.as_str()));
+        for _ in 0..50 {
+            query = query.bind(format!("NEW-{entry}"));
+            entry += 1;
         }
-        // Many at a time, so that SQLite's thread waits for nobody between them.
-        let insert = |i| format!("INSERT INTO deletions (agent_id, entry_id) VALUES ('NEIGHBOUR', 'NEW-{round}-{i}')");
-        let script: Vec<String> = (0..200).map(insert).collect();
-        if let Err(error) = sqlx::raw_sql(AssertSqlSafe(script.join(";"))).execute(&mut *conn).await {
+        if let Err(error) = query.execute(&mut *conn).await {
             assert!(error.to_string().contains("locked"), "{error}");
             locked += 1;
         }
