@@ -22,7 +22,7 @@ pub(super) const COUNTED: &str = "SELECT 1 WHERE abs(CASE changes() WHEN ? THEN 
 pub(super) const ON_RECORD: &str = "
 SELECT 1 WHERE abs(CASE WHEN (
     SELECT group_concat(claim, '') FROM (
-        SELECT concat_ws(' ', id, correlation_id, agent_id, kind, size, deletion_ids) || x'0a' AS claim FROM requests
+        SELECT concat_ws(' ', id, correlation_id, agent_id, kind, size, deletion_ids) || x'0a' AS claim FROM requests NOT INDEXED
         WHERE id BETWEEN ? AND ? AND answered_at IS NULL ORDER BY id)
 ) IS ? THEN 0 ELSE -9223372036854775808 END) > 0";
 /// What SQLite says then.
@@ -34,7 +34,7 @@ SELECT id FROM requests WHERE id IN (SELECT value FROM json_each(?1)) AND answer
 
 /// ?1 rows: [[id, whether it has reached its end, request], …]; ?2 requests: [id, …]. How many of them are as they were before
 /// they were settled. A row that somebody took out, or that has another state, is not meant.
-const UNSETTLED: &str = "
+pub(super) const UNSETTLED: &str = "
 SELECT
     (SELECT count(*) FROM json_each(?1) AS judged CROSS JOIN deletions ON deletions.id = judged.value->>0
      WHERE deletions.state = 'pending' AND (judged.value->>1 OR deletions.request_id IS NOT judged.value->>2)),

@@ -27,7 +27,7 @@ INSERT INTO deletions (agent_id, entry_id, priority, due_at)
 SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1)";
 
 /// ?1 the same rows, after they were inserted: how many of them are not there, or not open.
-const MISSING: &str = "
+pub(super) const MISSING: &str = "
 SELECT count(*) FROM json_each(?1)
 WHERE NOT EXISTS (
     SELECT 1 FROM deletions WHERE agent_id = value->>0 AND entry_id = value->>1 AND state = 'pending')";
