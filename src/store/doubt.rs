@@ -93,9 +93,12 @@ impl Link {
             done => return done,
         };
         sleep(PAUSE).await;
+        // What was looked for in one file must not be done to another one in its place.
+        self.check_in_place(doing)?;
         // If there is no fresh one to be had, the first look has to do.
         let Ok(fresh) = connect(&self.options, false).await else { return Err(error) };
-        let fresh = Self::new(fresh, &self.options).await?;
+        let Ok(mut fresh) = Self::new(fresh, &self.options).await else { return Err(error) };
+        fresh.conn.files = self.conn.files.clone();
         // After the fresh one is open, though it is not in use yet: nothing is lost if SQLite removes the log with this one.
         let old = std::mem::replace(self, fresh);
         let _ = old.conn.close().await;

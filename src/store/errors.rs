@@ -200,7 +200,8 @@ impl StoreError {
     }
 
     /// Whether a file cannot be opened or made.
-    pub(super) fn is_access(&self) -> bool {
+    #[must_use]
+    pub fn is_access(&self) -> bool {
         self.code().is_some_and(|code| matches!(code & 0xff, 8 | 14))
     }
 

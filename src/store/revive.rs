@@ -1,12 +1,13 @@
 //! Bringing dead rows back, and taking pending ones out: for those parts of this program that do so for a person.
 
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, sqlite::SqliteQueryResult};
 
 use super::{
     errors::StoreError,
     producer::Producer,
     rows::json,
     steps::{SOME_ROWS, whole_file},
+    trust::{self, Foreign, How, not_done},
 };
 use crate::{
     clock::Timestamp,
@@ -39,6 +40,13 @@ WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'dead'";
 /// ?1 ids: [id, …]
 const CANCEL: &str = "
 DELETE FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'pending'";
+
+/// ?1 ids: [id, …]; ?2 state
+const LEFT: &str = "
+SELECT count(*) FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = ?2";
+
+/// No due time but 0 is smaller; see the CHECK.
+const LEAST_DUE_AT: i64 = 100_000_000_000;
 
 const IN_FLIGHT: &str = "
 SELECT json_group_array(row.value) FROM requests INDEXED BY requests_unanswered
@@ -100,16 +108,13 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; then none is.
     pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
+        // The table takes no time before 1973 for one: with a clock that begins in 1970, the rows are due at once.
+        let due_at = if now.0 < LEAST_DUE_AT { 0 } else { now.0 };
         let revive =
-            async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(now.0).execute(conn).await;
+            async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(due_at).execute(conn).await;
         self.link.check_in_place("revive")?;
-        match self.link.surely("revive", SOME_ROWS, revive).await {
-            Ok(done) => {
-                self.link.check_in_place("revive")?;
-                Ok(done.rows_affected())
-            }
-            Err(error) => Err(self.link.blame(error).await),
-        }
+        let done = self.link.surely("revive", SOME_ROWS, revive).await;
+        self.changed("revive", ids, "dead", done).await
     }
 
     /// Takes those of these rows out that are pending; tells how many. One transaction.
@@ -119,13 +124,39 @@ impl Producer {
     pub async fn cancel(&mut self, ids: &[DeletionId]) -> Result<u64, StoreError> {
         let cancel = async |conn: &mut SqliteConnection| sqlx::query(CANCEL).bind(list(ids)).execute(conn).await;
         self.link.check_in_place("cancel")?;
-        match self.link.surely("cancel", SOME_ROWS, cancel).await {
-            Ok(done) => {
-                self.link.check_in_place("cancel")?;
-                Ok(done.rows_affected())
+        let done = self.link.surely("cancel", SOME_ROWS, cancel).await;
+        self.changed("cancel", ids, "pending", done).await
+    }
+
+    /// How many rows were changed. Fails if some still have their `state` while something of somebody else's is in the tables,
+    /// which may have left them out.
+    async fn changed(
+        &mut self,
+        doing: &'static str,
+        ids: &[DeletionId],
+        state: &'static str,
+        done: Result<SqliteQueryResult, StoreError>,
+    ) -> Result<u64, StoreError> {
+        let done = match done {
+            Ok(done) => done.rows_affected(),
+            Err(error) => return Err(self.link.blame(error).await),
+        };
+        self.link.check_in_place(doing)?;
+        let left = async |conn: &mut SqliteConnection| {
+            sqlx::query_scalar::<_, i64>(LEFT).bind(list(ids)).bind(state).fetch_one(conn).await
+        };
+        if done < ids.len() as u64 {
+            let left = self.link.surely(doing, SOME_ROWS, left).await?;
+            let foreign = trust::foreign(&mut self.link.conn).await;
+            let foreign = foreign.map_err(|source| self.link.error(doing, source))?;
+            // What is missing leaves nothing out.
+            let is_at_work = |object: &Foreign| object.can_interfere() && object.how != How::Missing;
+            if left > 0 && foreign.iter().any(is_at_work) {
+                let said = format!("{left} of {} rows are still {state}", ids.len());
+                return Err(self.link.error(doing, not_done(said, &foreign)));
             }
-            Err(error) => Err(self.link.blame(error).await),
         }
+        Ok(done)
     }
 }
 

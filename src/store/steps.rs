@@ -16,6 +16,8 @@ use std::{
 
 use sqlx::SqliteConnection;
 
+use super::files::beside;
+
 /// SQLite calls back after this many steps of a statement, which take it about a millisecond.
 const STRIDE: u32 = 100_000;
 /// What is left while nothing is bounded. A connection that nobody bounds must not run dry after months.
@@ -79,9 +81,7 @@ impl Drop for Allowance {
 
 /// The steps of a statement that may read or rewrite all of this database.
 pub(super) fn whole_file(database: &Path) -> u64 {
-    let mut log = database.to_owned().into_os_string();
-    log.push("-wal");
     let kib = |path: &Path| fs::metadata(path).map_or(0, |found| found.len() / 1024);
-    let kib = kib(database).saturating_add(kib(Path::new(&log)));
+    let kib = kib(database).saturating_add(kib(&beside(database, "-wal")));
     SOME_ROWS.saturating_add(kib.saturating_mul(MORE_FOR_A_KIB))
 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::{
     bed::{Bed, Plan, UNCHECKED},
-    daemon::{Daemon, Log as DaemonLog, configured, finish, queue, sandbox, sql, sweeper},
+    daemon::{Daemon, Log as DaemonLog, configured, finish, open, queue, sandbox, sql, sweeper},
     logs::Log,
 };
 
@@ -275,5 +275,30 @@ async fn what_is_enqueued_and_left_out_by_a_trigger_is_not_called_waiting_and_on
         // Nobody is shut out by what is left of it.
         sql(dir.path(), "DROP TRIGGER theirs").await;
         sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('b', '4711')").await;
+    }
+}
+
+#[tokio::test]
+async fn rows_that_a_trigger_keeps_from_being_taken_out_or_brought_back_are_not_called_changed() {
+    for (event, prepared, arguments, said) in [
+        ("DELETE", "SELECT 1", &["cancel", "--all", "--yes"][..], "2 of 2 rows are still pending"),
+        (
+            "UPDATE",
+            "UPDATE deletions SET state = 'dead', settled_at = created_at, last_cause = 'lost'",
+            &["retry", "--all", "--yes"],
+            "2 of 2 rows are still dead",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        queue(dir.path(), 2).await;
+        let mut conn = open(&dir.path().join("sweeper.db")).await;
+        let theirs =
+            format!("{prepared}; CREATE TRIGGER theirs BEFORE {event} ON deletions BEGIN SELECT RAISE(IGNORE); END");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(theirs)).execute(&mut conn).await.unwrap();
+        let mut command = sweeper(dir.path());
+        command.args(arguments);
+        let (code, stdout, stderr) = finish(command).await;
+        assert_eq!(code, 3, "{stdout}{stderr}");
+        assert!(stderr.contains(said) && stderr.contains("trigger theirs on deletions"), "{stderr}");
     }
 }
