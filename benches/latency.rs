@@ -9,6 +9,8 @@
 //!   per transaction, 5 ms apart, then 100,000 rows in one transaction. It waits for locks as SQLite's own busy handler
 //!   does, up to 5 s, which is what most clients have by default; a client that does not wait at all is told "database is
 //!   locked" by any writer.
+//! * *fair share*: how many of the requests that the rate allows are sent while a producer in another process commits single
+//!   rows without a pause, and how many it commits.
 //! * *small*: the memory and the CPU of a daemon with nothing to do, and the disk that a drain takes.
 //!
 //! The daemon is the `sweeper` binary in its own process. Everything shares the machine's cores and disk, so on a machine
@@ -47,6 +49,9 @@ const GAP: Duration = Duration::from_millis(5);
 const BULK_ROWS: u32 = 100_000;
 /// How often a bulk insert is timed.
 const BULKS: usize = 3;
+/// The requests that the rate allows beside a producer that never pauses: so many a second, for so many seconds.
+const FAIR_RATE: u64 = 25;
+const FAIR_SECONDS: u64 = 12;
 /// Time enough for a daemon to be at full speed, or idle.
 const SETTLED: Duration = Duration::from_millis(500);
 
@@ -55,7 +60,7 @@ fn main() {
         tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build().unwrap();
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let [word, database, rows] = arguments.as_slice()
-        && (word == SINGLE || word == BULK)
+        && (word == SINGLE || word == BULK || word == LOOP)
     {
         return runtime.block_on(produce(word, database, rows.parse().unwrap()));
     }
@@ -75,6 +80,8 @@ fn main() {
     let template = dir.path().join("template.db");
     runtime.block_on(fill(&template, rows, AGENTS));
     runtime.block_on(neighbour(&template, samples));
+    println!("\nfair share: {} requests at {FAIR_RATE}/s", FAIR_RATE * FAIR_SECONDS);
+    runtime.block_on(fair_share(&dir.path().join("fair.db")));
 
     println!("\nsmall");
     idle(&dir.path().join("idle.db"), Duration::from_secs(number("LATENCY_IDLE", 20).into()));
@@ -156,6 +163,34 @@ async fn neighbour(template: &Path, samples: u32) {
     );
 }
 
+/// A daemon that may send [`FAIR_RATE`] requests a second, beside a producer that commits one row after the other.
+async fn fair_share(database: &Path) {
+    let (requests, stand_in) = (FAIR_RATE * FAIR_SECONDS, StandIn::start());
+    // Twice as many as can be sent, so that there is always one to send.
+    fill(database, u32::try_from(requests * 20 * 2).unwrap(), 10).await;
+    let settings = [
+        ("RATE_LIMIT__REQUESTS_PER_SECOND", FAIR_RATE.to_string()),
+        ("RATE_LIMIT__BURST", "5".to_owned()),
+        ("DELIVERY__CONCURRENCY", "8".to_owned()),
+    ];
+    let settings = settings.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let mut daemon = sweeper(database, &stand_in.url, &[], &settings);
+    thread::sleep(SETTLED);
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.arg(LOOP).arg(database).arg(FAIR_SECONDS.to_string()).stdout(Stdio::piped());
+    let producer = command.spawn().unwrap();
+    let before = sent(database).await;
+    let said = producer.wait_with_output().unwrap();
+    let sent = sent(database).await - before;
+    assert!(said.status.success(), "{}", said.status);
+    let (locked, committed): (u64, u64) = serde_json::from_slice(&said.stdout).unwrap();
+    println!(
+        "  beside {:.0} commits/s: {sent} of {requests} requests sent; \"database is locked\": {locked} times",
+        committed as f64 / FAIR_SECONDS as f64
+    );
+    end(&mut daemon);
+}
+
 /// The number of the newest request.
 async fn sent(database: &Path) -> i64 {
     let mut conn = SqliteConnection::connect(database.to_str().unwrap()).await.unwrap();
@@ -184,6 +219,7 @@ fn copy(template: &Path) -> std::path::PathBuf {
 
 const SINGLE: &str = "produce-single-rows";
 const BULK: &str = "produce-in-bulk";
+const LOOP: &str = "produce-without-pause";
 
 /// What a producer in another process tells.
 #[derive(Debug)]
@@ -210,6 +246,13 @@ impl Told {
 async fn produce(word: &str, database: &str, rows: u32) {
     let mut conn = SqliteConnection::connect(database).await.unwrap();
     let (clock, mut took, mut locked) = (Clock::system(), Vec::new(), 0_u64);
+    if word == LOOP {
+        let locked = commit_without_pause(&mut conn, Duration::from_secs(rows.into())).await;
+        let committed = "SELECT count(*) FROM deletions WHERE agent_id = 'NEIGHBOUR'";
+        let committed: u64 = sqlx::query_scalar(committed).fetch_one(&mut conn).await.unwrap();
+        println!("{}", serde_json::to_string(&(locked, committed)).unwrap());
+        return;
+    }
     let statements: Vec<String> = if word == SINGLE {
         let insert = |i| format!("INSERT INTO deletions (agent_id, entry_id) VALUES ('NEIGHBOUR', 'NEW-{i}')");
         (0..rows).map(insert).collect()
@@ -231,6 +274,28 @@ async fn produce(word: &str, database: &str, rows: u32) {
         tokio::time::sleep(GAP).await;
     }
     println!("{}", serde_json::to_string(&(locked, took)).unwrap());
+}
+
+/// Single rows, each with a commit of its own that waits for no disk, one right after the other for some time; tells how often
+/// it was said that the database is locked.
+async fn commit_without_pause(conn: &mut SqliteConnection, length: Duration) -> u64 {
+    let (clock, mut locked) = (Clock::system(), 0);
+    sqlx::raw_sql("PRAGMA synchronous = OFF").execute(&mut *conn).await.unwrap();
+    // Many at a time, and prepared, so that SQLite's thread waits for nobody between them.
+    let script = ["INSERT INTO deletions (agent_id, entry_id) VALUES ('NEIGHBOUR', ?)"; 50].join(";");
+    let mut entry = 0_u64;
+    while clock.elapsed() < length {
+        let mut query = sqlx::query(AssertSqlSafe(script.as_str()));
+        for _ in 0..50 {
+            query = query.bind(format!("NEW-{entry}"));
+            entry += 1;
+        }
+        if let Err(error) = query.execute(&mut *conn).await {
+            assert!(error.to_string().contains("locked"), "{error}");
+            locked += 1;
+        }
+    }
+    locked
 }
 
 /// What a daemon costs that has nothing to do.

@@ -3,6 +3,7 @@
 mod arguments;
 mod demo;
 mod enqueue;
+mod init;
 mod input;
 mod listing;
 mod pages;
@@ -44,7 +45,7 @@ use crate::{
     metrics::Metrics,
     pace::Pace,
     printable,
-    store::{self, Counter, Doubtful, OpenError, Opened, Store, StoreError, sure},
+    store::{self, Counter, Doubtful, OpenError, Opened, Store, StoreError},
     supervisor::Supervisor,
     telemetry::{self, event},
     worker::{Doubts, EVENT_INTERVAL, Ended, Totals, Until, Worker, tell_of_a_doubt},
@@ -69,6 +70,9 @@ struct Cli {
 
 /// How long a start waits before it tries a database again that could not be used.
 const START_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the service manager hears of a start that takes its time.
+const START_BEAT: Duration = Duration::from_secs(1);
 
 const EXIT_CODES: &str = "\
 Examples:
@@ -273,7 +277,7 @@ impl Cli {
             Command::Show(args) => show::show(args, &config()?, Clock::system()).await,
             Command::Retry(args) => revive::retry(args, &config()?, Clock::system()).await,
             Command::Cancel(args) => revive::cancel(args, &config()?, Clock::system()).await,
-            Command::Init => init(&config()?.store).await,
+            Command::Init => init::init(&config()?.store).await,
             Command::Check => check(config()),
             Command::Demo => {
                 demo::demo(shutdown()?).await?;
@@ -401,13 +405,14 @@ async fn work(
         }
     };
     let mut worker = worker.supervised_by(supervisor).measured_by(metrics);
-    let ended = worker.run(shutdown, until).await?;
+    let ended = worker.run(shutdown, until).await;
     let totals = worker.totals();
+    // After a failure, too: the log of commits may have been taken away, and what is in it be nowhere else.
     if let Err(error) = worker.close().await {
         // All is committed; the next one to open the file does what was left undone.
         debug!(%error, "the database was not closed in good order");
     }
-    Ok((ended, totals))
+    Ok((ended?, totals))
 }
 
 /// Answers on `address` about metrics and health, from before the database is opened.
@@ -449,9 +454,19 @@ fn listen(
 async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker, Failure> {
     let (mut started, mut waiting, mut doubts) = (false, false, Doubts::default());
     loop {
-        let done = worker(config, clock, &mut started).await;
+        let made = {
+            let mut made = pin!(worker(config, clock, &mut started));
+            loop {
+                tokio::select! {
+                    biased;
+                    made = &mut made => break made,
+                    // A migration takes as long as the file is large, and what a crash left is settled before the first turn.
+                    () = sleep(START_BEAT) => supervisor.starting(START_BEAT * 10),
+                }
+            }
+        };
         // Each try opens the file anew.
-        if let Some(doubt) = done.as_ref().err().and_then(Failure::doubt)
+        if let Some(doubt) = made.as_ref().err().and_then(Failure::doubt)
             && doubts.may_look_again(clock.elapsed())
         {
             waiting = true;
@@ -459,7 +474,7 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
             sleep(START_RETRY).await;
             continue;
         }
-        match done {
+        match made {
             Err(failure) if failure.is_temporary() => {
                 if std::mem::replace(&mut waiting, true) {
                     debug!(event = event::DATABASE_WAITING, error = %failure, "the database still cannot be used");
@@ -479,27 +494,6 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
             }
         }
     }
-}
-
-async fn init(options: &store::Options) -> Result<ExitCode, Failure> {
-    let path = options.path.display();
-    let done = match sure(async || Store::open(options.clone()).await).await {
-        Ok(store) => {
-            let opened = store.opened();
-            // All is committed; a log that could not be copied stays beside the file.
-            let _ = store.close().await;
-            told(options, opened).unwrap_or_else(|| format!("{path}: up to date"))
-        }
-        Err(OpenError::Taken { pid, .. }) => {
-            // Whoever works on it has brought its tables up to date.
-            store::verify(options).await?;
-            let pid = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-            format!("{path}: up to date, and in use by a sweeper{pid}")
-        }
-        Err(error) => return Err(error.into()),
-    };
-    say(&done)?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// What a person is told of a file that was opened, if there is news.

@@ -1,25 +1,32 @@
 //! All the SQL there is: the queue's file, opened, read and written.
 //!
-//! One [`Store`] owns the file: the OS lock beside it says so, and the one connection that writes is in it. What is
+//! One [`Store`] owns the file: the OS locks on it and beside it say so, and the one connection that writes is in it. What is
 //! written in one turn of the worker is one [`Write`] transaction. Statements work on sets, handed over as JSON: a
 //! statement per row would cost more than everything else together.
 
+mod begin;
+mod checks;
 mod clocks;
+mod connection;
+mod descriptor;
 mod doubt;
 mod end;
 mod errors;
 mod file;
+mod files;
 mod lock;
+mod place;
+mod processes;
 mod producer;
 mod reader;
 mod restored;
 mod revive;
 mod rows;
 mod schema;
+mod steps;
+mod trust;
 mod upkeep;
 mod write;
-
-use std::{fs::File, io, path::PathBuf};
 
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
@@ -27,11 +34,13 @@ pub use doubt::sure;
 pub use errors::{Doubtful, OpenError, StoreError};
 pub use file::{Opened, Options, Synchronous};
 pub use lock::holder;
+pub use place::PlaceError;
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
-    AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told, lifting,
+    AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told, introduction_of,
+    lifting,
 };
-pub use schema::verify;
+pub use trust::{Foreign, How, list};
 pub use upkeep::Backlog;
 pub use write::Write;
 
@@ -41,10 +50,13 @@ use crate::{
     hold::HoldRow,
     queue::{Census, Orphan, Tally},
 };
+use connection::Connection;
 use doubt::is_in_doubt;
 use file::connect;
-use lock::{FileIdentity, LOCK_SUFFIX, find_replaced};
+use lock::{LOCK_SUFFIX, Lock};
 use rows::{lane_row, orphan_row};
+use steps::{SOME_ROWS, Steps, whole_file};
+use trust::{Schema, blame};
 use write::{DATA_VERSION, row_json};
 
 /// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
@@ -100,18 +112,19 @@ ORDER BY id DESC LIMIT ?1";
 /// The queue, open for the one daemon that works on it.
 #[derive(Debug)]
 pub struct Store {
-    conn: SqliteConnection,
+    conn: Connection,
     options: Options,
-    /// Held until the store is dropped, and by the operating system's hand if we die.
-    _lock: File,
-    /// The files as they were opened.
-    files: Vec<(PathBuf, FileIdentity)>,
+    lock: Lock,
     opened: Opened,
     next_request: i64,
     data_version: i64,
     prune_after: i64,
     /// A transaction may be open.
     writing: bool,
+    steps: Steps,
+    /// The tables are there, and are watched.
+    is_migrated: bool,
+    schema: Schema,
 }
 
 impl Store {
@@ -120,18 +133,15 @@ impl Store {
     /// # Errors
     /// Then.
     pub fn check_in_place(&self) -> Result<(), StoreError> {
-        if let Some(path) = find_replaced(&self.files) {
-            let said = if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
-                "the lock file was deleted or replaced while in use, and a second sweeper could have started on the same \
+        self.conn.files.check("look for changes", |path| {
+            if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
+                "the lock file was deleted or replaced while in use, and others cannot tell any more who works on the \
                  database; leave that file alone, and start the daemon again"
             } else {
                 "it was deleted or replaced while in use; stop the daemon before touching its files, and start it again \
                  to use what is there now"
-            };
-            let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said));
-            return Err(StoreError { path: path.to_owned(), doing: "look for changes", source });
-        }
-        Ok(())
+            }
+        })
     }
 
     /// Whether another connection has committed anything since the last time this was asked.
@@ -141,12 +151,34 @@ impl Store {
     pub async fn changed(&mut self) -> Result<bool, StoreError> {
         self.check_in_place()?;
         let version: i64 = sqlx::query_scalar(DATA_VERSION)
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("look for changes", source))?;
         let changed = version != self.data_version;
         self.data_version = version;
+        if changed {
+            let followed = self.follow_the_schema().await;
+            followed.map_err(|source| self.error("look at the tables", source))?;
+        }
         Ok(changed)
+    }
+
+    /// Looks whether the tables were changed.
+    async fn follow_the_schema(&mut self) -> Result<(), sqlx::Error> {
+        let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *self.conn).await?;
+        self.schema.follow(&mut self.conn, version).await
+    }
+
+    /// What about the tables is not as our migrations make it, if that was not asked since it was seen.
+    pub fn news_of_the_tables(&mut self) -> Option<&[Foreign]> {
+        self.schema.news()
+    }
+
+    /// The same error, with the names of what is somebody else's in the tables, if that may be its cause. What was open is
+    /// undone.
+    pub async fn blame(&mut self, error: StoreError) -> StoreError {
+        self.abandon().await;
+        blame(&mut self.conn, &self.steps, error).await
     }
 
     /// Every lane with open rows, and when its first row is due. O(lanes): one step of the index each. In the order of their
@@ -159,8 +191,9 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn lanes(&mut self) -> Result<(Vec<(Lane, Timestamp)>, Vec<DeletionId>), StoreError> {
+        let _allowance = self.steps.allow(whole_file(&self.options.path));
         let rows = sqlx::query(LANES)
-            .fetch_all(&mut self.conn)
+            .fetch_all(&mut *self.conn)
             .await
             .map_err(|source| self.error("list the lanes", source))?;
         let (mut lanes, mut unusable) = (Vec::with_capacity(rows.len()), Vec::new());
@@ -180,6 +213,7 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
+        let _allowance = self.steps.allow(SOME_ROWS);
         rows::holds(&mut self.conn).await.map_err(|source| self.error("read the holds", source))
     }
 
@@ -188,8 +222,9 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn orphans(&mut self) -> Result<Vec<Orphan>, StoreError> {
+        let _allowance = self.steps.allow(whole_file(&self.options.path));
         let rows = sqlx::query(ORPHANS)
-            .fetch_all(&mut self.conn)
+            .fetch_all(&mut *self.conn)
             .await
             .map_err(|source| self.error("find unanswered requests", source))?;
         rows.iter()
@@ -208,7 +243,9 @@ impl Store {
         most: u32,
         now: Timestamp,
     ) -> Result<Vec<Timestamp>, StoreError> {
-        let sent = sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).bind(now.0).fetch_all(&mut self.conn).await;
+        let _allowance = self.steps.allow(SOME_ROWS);
+        let sent =
+            sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).bind(now.0).fetch_all(&mut *self.conn).await;
         let sent: Vec<i64> = sent.map_err(|source| self.error("look at the last requests", source))?;
         Ok(sent.into_iter().map(Timestamp).collect())
     }
@@ -219,7 +256,8 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, StoreError> {
-        let rows = sqlx::query(LAST_REJECTED).bind(most).fetch_all(&mut self.conn).await;
+        let _allowance = self.steps.allow(SOME_ROWS);
+        let rows = sqlx::query(LAST_REJECTED).bind(most).fetch_all(&mut *self.conn).await;
         let rows = rows.map_err(|source| self.error("look at the last requests", source))?;
         let rejected = |row: &SqliteRow| {
             let agent = AgentId::parse(row.try_get(0).ok()?).ok()?;
@@ -234,28 +272,10 @@ impl Store {
     /// If SQLite fails.
     pub async fn is_empty(&mut self) -> Result<bool, StoreError> {
         let open: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM deletions WHERE state = 'pending')")
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("look for open rows", source))?;
         Ok(!open)
-    }
-
-    /// Starts a transaction that writes; one that was left open is undone first.
-    ///
-    /// # Errors
-    /// If SQLite fails, or another process writes for longer than the busy timeout.
-    pub async fn write(&mut self) -> Result<Write<'_>, StoreError> {
-        self.abandon().await;
-        self.writing = true;
-        // IMMEDIATE: a transaction that reads first and writes later fails at once when another wrote meanwhile.
-        // A plain statement: SQLite ends a transaction by itself when the disk is full, and sqlx would still count it.
-        if let Err(source) = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut self.conn).await {
-            self.writing = false;
-            return Err(self.error("begin to write", source));
-        }
-        let (path, next_request) = (self.options.path.clone(), &mut self.next_request);
-        let (writing, data_version) = (&mut self.writing, self.data_version);
-        Ok(Write { conn: &mut self.conn, path, next_request, writing, data_version, version: None })
     }
 
     /// Writes, though nothing new: whether that can be done. A full disk shows only when something is written.
@@ -273,17 +293,20 @@ impl Store {
     pub async fn abandon(&mut self) {
         if std::mem::take(&mut self.writing) {
             // Fails if SQLite has undone it already, which is as well.
-            let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.conn).await;
+            let _ = sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn).await;
         }
     }
 
-    /// Closes the file in good order: what is in the log of commits goes into the database, and the log is removed.
+    /// Closes the file in good order: what is in the log of commits goes into the database, and the log is removed. If others
+    /// use another log by now, nothing is touched.
     ///
     /// # Errors
     /// If SQLite fails; nothing is lost by that.
     pub async fn close(self) -> Result<(), StoreError> {
-        let Self { conn, options, .. } = self;
-        end::put_away(conn).await.map_err(|source| StoreError { path: options.path, doing: "close", source })
+        let Self { conn, options, lock, .. } = self;
+        let closed = end::put_away(conn).await;
+        drop(lock);
+        closed.map_err(|source| StoreError { path: options.path, doing: "close", source })
     }
 
     /// What counts the rows, on a connection of its own: that takes longer than a turn may.
@@ -322,6 +345,8 @@ impl Counter {
     async fn try_census(&self, now: Timestamp) -> Result<Census, StoreError> {
         let mut conn = connect(&self.options, true).await?;
         let counted = async {
+            let steps = Steps::of(&mut conn).await?;
+            let _allowance = steps.allow(whole_file(&self.options.path));
             let tally = tally(&mut conn, now).await?;
             let holds = rows::holds(&mut conn).await?;
             Ok(Census { tally, holds: holds.iter().map(|hold| hold.cause).collect() })
@@ -341,7 +366,12 @@ impl Counter {
 
     async fn try_tally(&self, now: Timestamp) -> Result<Tally, StoreError> {
         let mut conn = connect(&self.options, true).await?;
-        let counted = tally(&mut conn, now).await;
+        let counted = async {
+            let steps = Steps::of(&mut conn).await?;
+            let _allowance = steps.allow(whole_file(&self.options.path));
+            tally(&mut conn, now).await
+        };
+        let counted = counted.await;
         self.end(conn, counted).await
     }
 
@@ -371,6 +401,14 @@ async fn tally(conn: &mut SqliteConnection, now: Timestamp) -> Result<Tally, sql
 #[cfg(test)]
 #[path = "store/plan_tests.rs"]
 mod plan_tests;
+
+#[cfg(test)]
+#[path = "store/steps_tests.rs"]
+mod steps_tests;
+
+#[cfg(test)]
+#[path = "store/file_tests.rs"]
+mod file_tests;
 
 #[cfg(test)]
 #[path = "store/full_tests.rs"]

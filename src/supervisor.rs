@@ -61,6 +61,12 @@ impl Supervisor {
         self.tell(&[NotifyState::ExtendTimeoutUsec(more), NotifyState::Status("waiting for the database")]);
     }
 
+    /// Not ready yet, because a migration or what a crash left takes its time: asks for so much more.
+    pub fn starting(&mut self, more: Duration) {
+        let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
+        self.tell(&[NotifyState::ExtendTimeoutUsec(more), NotifyState::Status("starting")]);
+    }
+
     /// The loop is alive; nothing is sent if that was said a moment ago.
     pub fn feed(&mut self, now: Duration) {
         self.health.iter().for_each(|health| health.beat(now));

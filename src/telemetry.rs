@@ -75,6 +75,10 @@ pub mod event {
     pub const UNCOUNTED: &str = "uncounted";
     /// The log of commits grows, because somebody keeps it from being copied into the file.
     pub const LOG_GROWS: &str = "log_grows";
+    /// Triggers and the like in the tables that are not ours, or not as we made them.
+    pub const FOREIGN_TRIGGERS: &str = "foreign_triggers";
+    /// Such a one kept a statement from doing what it does.
+    pub const INTERFERED: &str = "interfered";
     /// The daemon was told to end, or has nothing more to do.
     pub const STOPPING: &str = "stopping";
     /// The daemon has ended.

@@ -148,9 +148,12 @@ impl<T: Transport> Worker<T> {
         clock: Clock,
         mut rng: fastrand::Rng,
     ) -> Result<Self, StoreError> {
-        let clocks = clocks::start(&mut store, &settings, &clock).await?;
-        recovery::remember_what_was_sent(&mut store, &mut pace, &clock).await?;
-        let totals = recover(&mut store, &settings.policy, pace.permits.rate(), clock.now(), &mut rng).await?;
+        store.news_of_the_tables().into_iter().for_each(log::foreign);
+        let begun = begin(&mut store, &mut pace, &settings, &clock, &mut rng).await;
+        let (clocks, totals) = match begun {
+            Ok(begun) => begun,
+            Err(error) => return Err(blamed(&mut store, error).await),
+        };
         let (now, metrics, told) = (clock.elapsed(), Metrics::new(clock.now()), Arc::new(AtomicBool::default()));
         let chores = Chores::new(now, pace.permits.rate());
         let mut worker = Self {
@@ -194,14 +197,21 @@ impl<T: Transport> Worker<T> {
             supervisor: Supervisor::default(),
             told,
         };
-        for (agent, row) in worker.store.last_rejected(settings.after_faults).await? {
-            worker.ledger.evidence.remember_rejected(agent, row);
+        if let Err(error) = worker.remember().await {
+            return Err(blamed(&mut worker.store, error).await);
         }
-        worker.read_holds().await?;
         clocks::tell(worker.clocks.put_right, worker.holds_to_write.len());
         let soon = worker.schedule.pace.holds.probe_soon(worker.clock.now());
         worker.holds_to_write.extend(soon);
         Ok(worker)
+    }
+
+    /// Takes over from the database what the daemon before knew.
+    async fn remember(&mut self) -> Result<(), StoreError> {
+        for (agent, row) in self.store.last_rejected(self.settings.after_faults).await? {
+            self.ledger.evidence.remember_rejected(agent, row);
+        }
+        self.read_holds().await
     }
 
     /// Names who is to be told how the loop is.
@@ -241,6 +251,13 @@ impl<T: Transport> Worker<T> {
     /// If the database fails in a way that waiting does not mend. Requests in flight are then left unanswered in it,
     /// and the next daemon settles them as lost.
     pub async fn run(&mut self, shutdown: impl Future<Output = ()>, until: Until) -> Result<Ended, StoreError> {
+        match self.work(shutdown, until).await {
+            Ok(ended) => Ok(ended),
+            Err(error) => Err(blamed(&mut self.store, error).await),
+        }
+    }
+
+    async fn work(&mut self, shutdown: impl Future<Output = ()>, until: Until) -> Result<Ended, StoreError> {
         let mut shutdown = pin!(shutdown);
         let told = Arc::clone(&self.told);
         told.store(false, Ordering::Relaxed);
@@ -369,7 +386,9 @@ impl<T: Transport> Worker<T> {
             self.come_round();
             sleep(self.supervisor.at_most(self.settings.poll_interval.min(STORE_RETRY))).await;
         }
-        self.look_after_the_store().await
+        self.look_after_the_store().await?;
+        // There may have been nothing to write that would have shown it.
+        self.store.check_in_place()
     }
 
     /// One pass: settle what has come back, claim what may go out, send it.
@@ -383,6 +402,7 @@ impl<T: Transport> Worker<T> {
         self.judge_returned();
         let settled = self.ledger.unsettled.len();
         let sent = self.settle_and_claim(true).await?;
+        self.store.news_of_the_tables().into_iter().for_each(log::foreign);
         Ok(Turn { settled, sent, in_flight: self.in_flight.len(), wait: self.wait() })
     }
 
@@ -427,7 +447,11 @@ impl<T: Transport> Worker<T> {
         let begun = self.clock.elapsed();
         let rows = self.store.holds().await?;
         let holds = &mut self.schedule.pace.holds;
-        holds.load(rows).iter().for_each(log::hold);
+        let changes = holds.load(rows);
+        changes.iter().for_each(log::hold);
+        // A lane under a hold without an end is dropped, and only a listing brings it back. If the lanes were listed before the
+        // holds were read, under the old ones, they are listed again: else a lifted hold would last for MAX_LISTING_AGE.
+        self.stale |= !changes.is_empty();
         self.holds_to_write.extend(holds.put_clock_right(self.clock.now()));
         self.holds_stale = false;
         let ended = self.clock.elapsed();
@@ -589,4 +613,25 @@ impl<T: Transport> Worker<T> {
         let claim = self.schedule.wait(self.in_flight.len());
         [listing, reading, writing, claim].into_iter().flatten().min()
     }
+}
+
+/// What a start does before its first turn: looks at the clock, at what was sent before, and at what a crash left.
+async fn begin(
+    store: &mut Store,
+    pace: &mut Pace,
+    settings: &Settings,
+    clock: &Clock,
+    rng: &mut fastrand::Rng,
+) -> Result<(Clocks, Totals), StoreError> {
+    let clocks = clocks::start(store, settings, clock).await?;
+    recovery::remember_what_was_sent(store, pace, clock).await?;
+    let totals = recover(store, &settings.policy, pace.permits.rate(), clock.now(), rng).await?;
+    Ok((clocks, totals))
+}
+
+/// An error that ends the work; said, with names, if something of somebody else's is its cause.
+async fn blamed(store: &mut Store, error: StoreError) -> StoreError {
+    let error = store.blame(error).await;
+    log::interfered(&error);
+    error
 }

@@ -82,12 +82,11 @@ CREATE INDEX deletions_due ON deletions (priority, agent_id, batch_max, due_at) 
 -- the table.
 CREATE INDEX deletions_dead ON deletions (last_cause) WHERE state = 'dead';
 
--- The entry of the last INSERT that repeated one: the mark by which an INSERT OR REPLACE is recognised. One row.
+-- The entry of the last INSERT that repeated one: the mark by which an INSERT OR REPLACE is recognised. One row at the most.
 CREATE TABLE repeated (
     agent_id TEXT,
     entry_id TEXT
 );
-INSERT INTO repeated (agent_id, entry_id) VALUES (NULL, NULL);
 
 -- A plain INSERT never fails on a duplicate, and a wish is never dropped.
 CREATE TRIGGER deletions_repeat BEFORE INSERT ON deletions
@@ -108,7 +107,8 @@ BEGIN
         asks = 0, maybe_done = 0, request_id = NULL, first_fault = NULL, evidence = NULL, last_cause = NULL,
         priority = NEW.priority, created_at = NEW.created_at
     WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state <> 'pending';
-    UPDATE repeated SET agent_id = NEW.agent_id, entry_id = NEW.entry_id;
+    DELETE FROM repeated;
+    INSERT INTO repeated (agent_id, entry_id) VALUES (NEW.agent_id, NEW.entry_id);
 END;
 
 -- INSERT OR REPLACE would put a new row, with another id, in the place of one that may be in flight, and its request's answer
@@ -125,7 +125,7 @@ CREATE TRIGGER deletions_repeat_over BEFORE INSERT ON deletions
 WHEN EXISTS (SELECT 1 FROM repeated WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
     AND NOT EXISTS (SELECT 1 FROM deletions WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
 BEGIN
-    UPDATE repeated SET agent_id = NULL, entry_id = NULL;
+    DELETE FROM repeated;
 END;
 
 -- In a BEFORE trigger, NEW.id is -1 if the INSERT gives no id.
@@ -281,16 +281,15 @@ CREATE TABLE holds (
         'untrusted')),
     CONSTRAINT "since_at must be Unix milliseconds" CHECK (
         typeof(since_at) = 'integer' AND since_at BETWEEN 0 AND 253402300799999),
+    -- Only of a person's: the daemon's clock may begin in 1970, and it must be able to place a hold all the same.
     CONSTRAINT "since_at must be Unix milliseconds; this looks like seconds" CHECK (
-        since_at NOT BETWEEN 1000000000 AND 99999999999),
+        cause <> 'operator' OR since_at NOT BETWEEN 1000000000 AND 99999999999),
     CONSTRAINT "until_at must be Unix milliseconds, or NULL for until the row is deleted" CHECK (
         until_at IS NULL OR (typeof(until_at) = 'integer' AND until_at BETWEEN 0 AND 253402300799999)),
     CONSTRAINT "until_at must be Unix milliseconds; this looks like seconds" CHECK (
-        until_at IS NULL OR until_at = 0 OR until_at >= 100000000000),
+        cause <> 'operator' OR until_at IS NULL OR until_at = 0 OR until_at >= 100000000000),
     CONSTRAINT "probed_at must be Unix milliseconds, or NULL" CHECK (
         probed_at IS NULL OR (typeof(probed_at) = 'integer' AND probed_at BETWEEN 0 AND 253402300799999)),
-    CONSTRAINT "probed_at must be Unix milliseconds; this looks like seconds" CHECK (
-        probed_at IS NULL OR probed_at NOT BETWEEN 1000000000 AND 99999999999),
     CONSTRAINT "repeats must be an integer of 0 or more" CHECK (typeof(repeats) = 'integer' AND repeats >= 0)
 );
 
@@ -316,18 +315,16 @@ BEGIN
         THEN RAISE(ABORT, 'cause must be operator or a cause the daemon holds for')
         WHEN typeof(NEW.since_at) <> 'integer' OR NEW.since_at NOT BETWEEN 0 AND 253402300799999
         THEN RAISE(ABORT, 'since_at must be Unix milliseconds')
-        WHEN NEW.since_at BETWEEN 1000000000 AND 99999999999
+        WHEN NEW.cause = 'operator' AND NEW.since_at BETWEEN 1000000000 AND 99999999999
         THEN RAISE(ABORT, 'since_at must be Unix milliseconds; this looks like seconds')
         WHEN NEW.until_at IS NOT NULL
             AND (typeof(NEW.until_at) <> 'integer' OR NEW.until_at NOT BETWEEN 0 AND 253402300799999)
         THEN RAISE(ABORT, 'until_at must be Unix milliseconds, or NULL for until the row is deleted')
-        WHEN NEW.until_at <> 0 AND NEW.until_at < 100000000000
+        WHEN NEW.cause = 'operator' AND NEW.until_at <> 0 AND NEW.until_at < 100000000000
         THEN RAISE(ABORT, 'until_at must be Unix milliseconds; this looks like seconds')
         WHEN NEW.probed_at IS NOT NULL
             AND (typeof(NEW.probed_at) <> 'integer' OR NEW.probed_at NOT BETWEEN 0 AND 253402300799999)
         THEN RAISE(ABORT, 'probed_at must be Unix milliseconds, or NULL')
-        WHEN NEW.probed_at BETWEEN 1000000000 AND 99999999999
-        THEN RAISE(ABORT, 'probed_at must be Unix milliseconds; this looks like seconds')
         WHEN typeof(NEW.repeats) <> 'integer' OR NEW.repeats < 0
         THEN RAISE(ABORT, 'repeats must be an integer of 0 or more')
     END;

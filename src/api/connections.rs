@@ -60,6 +60,8 @@ pub(super) struct Connections {
     pool: Mutex<Pool>,
     /// For the certificates.
     aside: Aside,
+    /// For a new client, while nobody may use the old one.
+    building: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,13 @@ impl Connections {
     /// If TLS cannot be set up.
     pub(super) fn new(settings: Settings, clock: Clock) -> Result<Self, SetupError> {
         let pool = Pool { client: client(&settings)?, made_at: clock.elapsed(), faults: 0, is_over: false };
-        Ok(Self { settings, clock, pool: Mutex::new(pool), aside: Aside::default() })
+        Ok(Self {
+            settings,
+            clock,
+            pool: Mutex::new(pool),
+            aside: Aside::default(),
+            building: tokio::sync::Mutex::default(),
+        })
     }
 
     pub(super) fn with_clock(self, clock: Clock) -> Self {
@@ -94,6 +102,9 @@ impl Connections {
 
     /// The client that new requests go through.
     pub(super) async fn client(&self) -> Client {
+        // After an answer was mixed up, nobody may use what is open; but one new client is enough for all who wait for it.
+        let is_over = self.pool().is_over;
+        let _building = if is_over { Some(self.building.lock().await) } else { None };
         if self.is_due() {
             let settings = self.settings.clone();
             let made = self.aside.run(PATIENCE, move || client(&settings)).await;

@@ -21,12 +21,16 @@ pub(super) fn tell(said: Error) -> ExitCode {
 fn tame(mut said: Error) -> Error {
     let parts: Vec<(ContextKind, ContextValue)> = said.context().map(|(kind, value)| (kind, value.clone())).collect();
     for (kind, value) in parts {
-        let tamed = match value {
-            ContextValue::String(text) if is_wild(&text) => ContextValue::String(line(&text).into_owned()),
-            ContextValue::Strings(texts) if texts.iter().any(|text| is_wild(text)) => {
-                ContextValue::Strings(texts.iter().map(|text| line(text).into_owned()).collect())
-            }
-            _ => continue,
+        let tamed = if let ContextValue::String(text) = &value
+            && is_wild(text)
+        {
+            ContextValue::String(line(text).into_owned())
+        } else if let ContextValue::Strings(texts) = &value
+            && texts.iter().any(|text| is_wild(text))
+        {
+            ContextValue::Strings(texts.iter().map(|text| line(text).into_owned()).collect())
+        } else {
+            continue;
         };
         said.insert(kind, tamed);
         // What it suggests has the argument once more, between escape sequences of clap's own.

@@ -75,7 +75,7 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     let log = telemetry::init(Format::Text, EnvFilter::new("info")).context("start the log")?;
 
     // The tables first; then what a producer does, which is nothing but INSERTs.
-    Store::open(config.store.clone()).await?.close().await?;
+    Store::make(config.store.clone()).await?.close().await?;
     let ids: Vec<(&str, String)> = AGENTS
         .iter()
         .flat_map(|(agent, count)| (1..=*count).map(|id| (*agent, id.to_string())))

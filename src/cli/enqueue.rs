@@ -4,6 +4,7 @@ use std::{
     fs::File,
     future::{Future, pending, ready},
     io::{self, IsTerminal as _, Read, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     pin::{Pin, pin},
     process::ExitCode,
@@ -146,6 +147,13 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
     let (source, name, size): (Box<dyn Read + Send>, String, Option<u64>) = match &args.file {
         Some(path) if path.as_os_str() != "-" => {
             let name = path.display().to_string();
+            let (given, queue) = (std::fs::metadata(path), std::fs::metadata(&config.store.path));
+            if let (Ok(given), Ok(queue)) = (given, queue)
+                && (given.dev(), given.ino()) == (queue.dev(), queue.ino())
+            {
+                // Read to its end and closed, SQLite's locks on it would go.
+                return Err(Failure::Usage(format!("--file {name}: that is the database itself")));
+            }
             // What cannot be opened was most likely misspelt.
             let file = File::open(path).map_err(|error| Failure::Usage(format!("--file {name}: {error}")))?;
             let size = file.metadata().ok().filter(|found| found.is_file()).map(|found| found.len());

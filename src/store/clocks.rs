@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, steps::SOME_ROWS};
 use crate::{clock::Timestamp, deletion::RequestId};
 
 /// How many requests are gone through at a time for one that was answered in the future.
@@ -50,7 +50,7 @@ impl Store {
     ) -> Result<(Option<RequestId>, u64), StoreError> {
         let ahead = sqlx::query_scalar(AHEAD).bind(now.0).bind(before.0).bind(STRETCH);
         let ahead: Option<i64> =
-            ahead.fetch_one(&mut self.conn).await.map_err(|source| self.error("look for wrong times", source))?;
+            ahead.fetch_one(&mut *self.conn).await.map_err(|source| self.error("look for wrong times", source))?;
         let Some(last) = ahead else { return Ok((None, 0)) };
         let first = last.saturating_sub(STEP - 1);
         let longest = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX / 2);
@@ -66,7 +66,8 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn newest_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        let newest = sqlx::query_scalar(NEWEST).fetch_one(&mut self.conn).await;
+        let _allowance = self.steps.allow(SOME_ROWS);
+        let newest = sqlx::query_scalar(NEWEST).fetch_one(&mut *self.conn).await;
         let newest: i64 = newest.map_err(|source| self.error("look for the newest time", source))?;
         Ok((newest > 0).then_some(Timestamp(newest)))
     }

@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::SqliteConnection;
 use tokio::time::sleep;
 
 use super::{
+    connection::Connection,
     errors::{Doubtful, StoreError},
     file::{Options, connect},
+    files::Files,
+    steps::Steps,
+    trust::blame,
 };
 
 /// How long after the first look the second one begins: what ails a disk for a moment is over then.
@@ -32,38 +36,73 @@ pub(super) async fn is_in_doubt<T, E: Doubtful>(first: &Result<T, E>) -> bool {
     is_in_doubt
 }
 
-/// A connection that can be had again.
+/// A connection that writes, and that can be had again.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) conn: SqliteConnection,
+    pub(super) conn: Connection,
     pub(super) options: Options,
-    pub(super) read_only: bool,
+    pub(super) steps: Steps,
 }
 
 impl Link {
+    pub(super) async fn new(mut conn: SqliteConnection, options: &Options) -> Result<Self, StoreError> {
+        let error = |source| StoreError { path: options.path.clone(), doing: "open", source };
+        let steps = Steps::of(&mut conn).await.map_err(error)?;
+        let mut conn = Connection::new(conn, Files::default());
+        // SQLite opens the log when it reads something.
+        sqlx::query("SELECT 1 FROM sqlite_master").fetch_optional(&mut *conn).await.map_err(error)?;
+        conn.files = Files::of(&options.path);
+        Ok(Self { conn, options: options.clone(), steps })
+    }
+
     pub(super) fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
         StoreError { path: self.options.path.clone(), doing, source }
     }
 
-    /// Does something; once more on a fresh connection if the file then seems to be damaged.
+    /// Fails if the files were taken away: what was written since then, others do not see, and may overwrite.
+    ///
+    /// # Errors
+    /// Then.
+    pub(super) fn check_in_place(&self, doing: &'static str) -> Result<(), StoreError> {
+        let said = "it was deleted or replaced while in use, and what was written last may be lost; stop whoever uses the \
+                    database before touching its files, and run this again";
+        self.conn.files.check(doing, |_| said)
+    }
+
+    /// The error, with the names of what is somebody else's in the tables, if that may be its cause.
+    pub(super) async fn blame(&mut self, error: StoreError) -> StoreError {
+        blame(&mut self.conn, &self.steps, error).await
+    }
+
+    /// Does something of so many steps at the most; once more on a fresh connection if the file then seems to be damaged.
     ///
     /// # Errors
     /// What it ends with, the second time if there was one.
     pub(super) async fn surely<T>(
         &mut self,
         doing: &'static str,
-        work: impl AsyncFn(&mut SqliteConnection) -> Result<T, sqlx::Error>,
+        steps: u64,
+        mut work: impl AsyncFnMut(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
-        let error = match work(&mut self.conn).await.map_err(|source| self.error(doing, source)) {
+        let first = {
+            let _allowance = self.steps.allow(steps);
+            work(&mut *self.conn).await
+        };
+        let error = match first.map_err(|source| self.error(doing, source)) {
             Err(error) if error.doubt().is_some() => error,
             done => return done,
         };
         sleep(PAUSE).await;
-        // Who may only read a file that lies still cannot open it so: then the first look has to do.
-        let Ok(fresh) = connect(&self.options, self.read_only).await else { return Err(error) };
+        // What was looked for in one file must not be done to another one in its place.
+        self.check_in_place(doing)?;
+        // If there is no fresh one to be had, the first look has to do.
+        let Ok(fresh) = connect(&self.options, false).await else { return Err(error) };
+        let Ok(mut fresh) = Self::new(fresh, &self.options).await else { return Err(error) };
+        fresh.conn.files = self.conn.files.clone();
         // After the fresh one is open, though it is not in use yet: nothing is lost if SQLite removes the log with this one.
-        let old = std::mem::replace(&mut self.conn, fresh);
-        let _ = old.close().await;
-        work(&mut self.conn).await.map_err(|source| self.error(doing, source))
+        let old = std::mem::replace(self, fresh);
+        let _ = old.conn.close().await;
+        let _allowance = self.steps.allow(steps);
+        work(&mut *self.conn).await.map_err(|source| self.error(doing, source))
     }
 }

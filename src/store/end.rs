@@ -2,10 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::SqliteConnection;
 use tokio::time::sleep;
 
-use super::lock::holder;
+use super::{connection::Connection, lock::holder};
 
 /// How often the log of commits is tried to be copied while somebody reads what was there before it, and how long after each
 /// time: a count that has begun is over by then, unless the table is very long.
@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(25);
 ///
 /// # Errors
 /// If SQLite fails; nothing is lost by that.
-pub(super) async fn leave(conn: SqliteConnection, database: &Path) -> Result<(), sqlx::Error> {
+pub(super) async fn leave(conn: Connection, database: &Path) -> Result<(), sqlx::Error> {
     if matches!(holder(database), Ok(Some(_))) { conn.close().await } else { put_away(conn).await }
 }
 
@@ -27,7 +27,11 @@ pub(super) async fn leave(conn: SqliteConnection, database: &Path) -> Result<(),
 ///
 /// # Errors
 /// If SQLite fails; nothing is lost by that.
-pub(super) async fn put_away(mut conn: SqliteConnection) -> Result<(), sqlx::Error> {
+pub(super) async fn put_away(mut conn: Connection) -> Result<(), sqlx::Error> {
+    // If others use another log than this connection knows, nothing of it may be copied.
+    if conn.files.replaced().is_some() {
+        return conn.close().await;
+    }
     let copied = copy_log(&mut conn).await;
     // To drop the connection would close it on a thread of its own, perhaps not before the process ends.
     conn.close().await?;

@@ -8,6 +8,8 @@ use std::{
 
 use sqlx::migrate::MigrateError;
 
+use super::place::PlaceError;
+
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -67,6 +69,9 @@ pub enum OpenError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// It must not lie there, or somebody else has locked it.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// A migration failed.
     #[error("database {path}: migrate: {source}{}", migration_code(source).map_or_else(Cow::default, |code| remedy(code, .path)))]
     Migrate {
@@ -111,6 +116,7 @@ impl Doubtful for OpenError {
             | Self::Altered { .. }
             | Self::Empty(_)
             | Self::Missing(_)
+            | Self::Place(_)
             | Self::Lock { .. } => None,
         }
     }
@@ -131,7 +137,8 @@ impl OpenError {
             | Self::Older(_)
             | Self::Altered { .. }
             | Self::Empty(_)
-            | Self::Missing(_) => false,
+            | Self::Missing(_)
+            | Self::Place(_) => false,
         }
     }
 }
@@ -151,7 +158,7 @@ fn take_over(old: &Path) -> String {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "somebody else's enum: nothing else in it is SQLite's")]
-fn migration_code(error: &MigrateError) -> Option<i32> {
+pub(super) fn migration_code(error: &MigrateError) -> Option<i32> {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => extended_code(error),
         _ => None,
@@ -159,7 +166,15 @@ fn migration_code(error: &MigrateError) -> Option<i32> {
 }
 
 fn lock_remedy(error: &io::Error) -> &'static str {
-    if is_full(error) { "make room on its disk" } else { "the directory of the database must exist and be writable" }
+    if is_full(error) {
+        "make room on its disk"
+    } else if error.kind() == io::ErrorKind::InvalidInput {
+        "move it away, and the next start makes another one"
+    } else if error.kind() == io::ErrorKind::Unsupported {
+        "put the database on a file system that has locks"
+    } else {
+        "the directory of the database must exist and be writable"
+    }
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -180,12 +195,13 @@ pub struct StoreError {
 
 impl StoreError {
     /// SQLite's extended result code, if it is SQLite that failed.
-    fn code(&self) -> Option<i32> {
+    pub(super) fn code(&self) -> Option<i32> {
         extended_code(&self.source)
     }
 
     /// Whether a file cannot be opened or made.
-    pub(super) fn is_access(&self) -> bool {
+    #[must_use]
+    pub fn is_access(&self) -> bool {
         self.code().is_some_and(|code| matches!(code & 0xff, 8 | 14))
     }
 
@@ -196,7 +212,7 @@ impl StoreError {
     }
 }
 
-fn extended_code(error: &sqlx::Error) -> Option<i32> {
+pub(super) fn extended_code(error: &sqlx::Error) -> Option<i32> {
     error.as_database_error()?.code()?.parse().ok()
 }
 

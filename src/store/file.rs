@@ -1,18 +1,20 @@
 //! The file: how it is opened, and made if it is not there.
 
-use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
-use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection, migrate::MigrateError,
-    sqlite::SqliteConnectOptions,
-};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, SqliteConnection, migrate::MigrateError, sqlite::SqliteConnectOptions};
 
 use super::{
     Store,
+    connection::Connection,
     errors::{OpenError, StoreError},
-    lock::{identities, lock},
+    files::{Files, beside},
+    lock::{Lock, Purpose},
+    place,
     schema::{APPLICATION_ID, be_ours, identity, is_older, migrator, refuse_older},
-    upkeep::allow_giving_back,
+    steps::{Steps, whole_file},
+    trust::{Schema, blame_migration},
+    upkeep::{MAX_LOG, allow_giving_back},
 };
 
 /// The writing connection's page cache, in KiB. Rows of many agents lie far apart; more memory makes them settle faster.
@@ -60,33 +62,52 @@ impl Store {
     /// # Errors
     /// If another daemon has it, if it is no database or somebody else's, of another version, or not writable.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
+        Self::open_for(Purpose::Work, options).await
+    }
+
+    /// The same, to close it again at once: a daemon that starts meanwhile waits for that, and is not refused.
+    ///
+    /// # Errors
+    /// If a daemon has it, and as [`Store::open`].
+    pub async fn make(options: Options) -> Result<Self, OpenError> {
+        Self::open_for(Purpose::Make, options).await
+    }
+
+    async fn open_for(purpose: Purpose, options: Options) -> Result<Self, OpenError> {
+        place::refuse(&options.path)?;
         refuse_older(&options).await?;
-        let (lock, lock_path) = lock(&options.path)?;
-        let locked = lock.metadata().map_err(|source| OpenError::Lock { path: lock_path.clone(), source })?;
+        let lock = Lock::take(&options, purpose).await?;
+        let mut conn = connect(&options, false).await?;
+        lock.check_database(&options.path)?;
+        let steps = Steps::of(&mut conn).await;
+        let steps = steps.map_err(|source| StoreError { path: options.path.clone(), doing: "open", source })?;
         let mut store = Self {
-            conn: connect(&options, false).await?,
+            conn: Connection::new(conn, Files::default()),
             options,
-            _lock: lock,
-            files: Vec::new(),
+            lock,
             opened: Opened::Existing,
             next_request: 0,
             data_version: 0,
             prune_after: 0,
             writing: false,
+            steps,
+            is_migrated: false,
+            schema: Schema::default(),
         };
         store.check_ours().await?;
         store.set_up().await?;
         store.migrate().await?;
+        store.is_migrated = true;
         store.mark().await?;
         store.trust_ourselves().await?;
         let last: Option<i64> = sqlx::query_scalar(LAST_REQUEST)
-            .fetch_one(&mut store.conn)
+            .fetch_one(&mut *store.conn)
             .await
             .map_err(|source| store.error("read the last request", source))?;
         store.next_request = last.unwrap_or(0).saturating_add(1);
-        store.files = identities(&store.options.path);
-        store.files.push((lock_path, (locked.dev(), locked.ino())));
-        // A first reading of data_version, so that only later writes of others count as news.
+        store.watch_files()?;
+        // A first reading of data_version, so that only later writes of others count as news; and of what others have done to
+        // the tables.
         store.changed().await?;
         Ok(store)
     }
@@ -98,10 +119,12 @@ impl Store {
     /// If SQLite fails; then the old one stays.
     pub async fn reconnect(&mut self) -> Result<(), StoreError> {
         self.abandon().await;
-        // SQLite would make a file that is not there any more.
         self.check_in_place()?;
-        let fresh = connect(&self.options, false).await?;
+        let mut fresh = connect(&self.options, false).await?;
+        let steps = Steps::of(&mut fresh).await.map_err(|source| self.error("open", source))?;
+        let fresh = Connection::new(fresh, self.conn.files.clone());
         let old = std::mem::replace(&mut self.conn, fresh);
+        let old_steps = std::mem::replace(&mut self.steps, steps);
         let done = async {
             self.set_up().await?;
             self.trust_ourselves().await?;
@@ -109,9 +132,28 @@ impl Store {
         };
         let done = done.await.map(drop);
         // The other one only now: the last to close the file would remove its log, which is taken for a sign of trouble.
-        let unused = if done.is_ok() { old } else { std::mem::replace(&mut self.conn, old) };
+        let unused = if done.is_ok() {
+            old
+        } else {
+            self.steps = old_steps;
+            std::mem::replace(&mut self.conn, old)
+        };
         let _ = unused.close().await;
         done
+    }
+
+    /// Remembers the files as they are now that SQLite has them open.
+    fn watch_files(&mut self) -> Result<(), OpenError> {
+        let mut files = Files::of(&self.options.path);
+        if !files.has_log() {
+            let said = "it was deleted while it was opened; stop whoever touches the files, and start it again";
+            let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said));
+            return Err(StoreError { path: beside(&self.options.path, "-wal"), doing: "open", source }.into());
+        }
+        let (path, identity) = self.lock.identity()?;
+        files.watch(path, identity);
+        self.conn.files = files;
+        Ok(())
     }
 
     /// Whether the file was made by this opening.
@@ -157,12 +199,9 @@ impl Store {
             format!("PRAGMA synchronous = {synchronous}; PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY");
         // Before anything is written, which the next statement does.
         allow_giving_back(&mut self.conn).await.map_err(|source| self.error("set up", source))?;
-        sqlx::raw_sql("PRAGMA journal_mode = WAL")
-            .execute(&mut self.conn)
-            .await
-            .map_err(|source| self.error("switch to WAL", source))?;
+        switch_to_wal(&mut self.conn).await.map_err(|source| self.error("switch to WAL", source))?;
         sqlx::raw_sql(AssertSqlSafe(pragmas))
-            .execute(&mut self.conn)
+            .execute(&mut *self.conn)
             .await
             .map_err(|source| self.error("set up", source))?;
         // A file that can be read and not written is refused here and not at the first claim.
@@ -173,18 +212,35 @@ impl Store {
     /// deletion costs; and a row that was forced in past them could not be settled.
     async fn trust_ourselves(&mut self) -> Result<(), StoreError> {
         let pragma = sqlx::raw_sql("PRAGMA ignore_check_constraints = ON");
-        pragma.execute(&mut self.conn).await.map(drop).map_err(|source| self.error("set up", source))
+        pragma.execute(&mut *self.conn).await.map(drop).map_err(|source| self.error("set up", source))
     }
 
     async fn migrate(&mut self) -> Result<(), OpenError> {
-        match migrator().run(&mut self.conn).await {
+        let allowance = self.steps.allow(whole_file(&self.options.path));
+        let migrated = migrator().run(&mut *self.conn).await;
+        drop(allowance);
+        match migrated {
             Ok(()) => Ok(()),
             Err(MigrateError::VersionMissing(version)) => {
                 Err(OpenError::Newer { path: self.options.path.clone(), version })
             }
-            Err(source) => Err(OpenError::Migrate { path: self.options.path.clone(), source: Box::new(source) }),
+            Err(source) => Err(blame_migration(&mut self.conn, &self.steps, &self.options.path, source).await),
         }
     }
+}
+
+/// Others must be able to write while we read, and the other way round. SQLite answers which mode it is in now, and calls it
+/// no error if that is another one.
+pub(super) async fn switch_to_wal(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode = WAL").fetch_one(conn).await?;
+    if mode.eq_ignore_ascii_case("wal") {
+        return Ok(());
+    }
+    let said = format!(
+        "SQLite keeps the journal mode {mode}: the file system has no shared memory, or database.path names no file; give \
+         database.path a file on a local disk"
+    );
+    Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::Unsupported, said)))
 }
 
 pub(super) async fn connect(options: &Options, read_only: bool) -> Result<SqliteConnection, StoreError> {
@@ -204,12 +260,19 @@ pub(super) async fn connect_as(
     }
     SqliteConnectOptions::new()
         .filename(&options.path)
-        .create_if_missing(!read_only)
+        // We make it ourselves, with a mode that is right.
+        .create_if_missing(false)
         .read_only(read_only)
         .immutable(immutable)
         .busy_timeout(options.busy_timeout)
         // Our tables have none. A table of somebody else's that refers to ours must not keep us from pruning.
         .foreign_keys(false)
+        // What others put into the tables gets no functions and no virtual tables that do more than compute; and a damaged page
+        // is found before it is used.
+        .pragma("trusted_schema", "OFF")
+        .pragma("cell_size_check", "ON")
+        // After somebody has read for long, the log of commits need not stay as long as it was then.
+        .pragma("journal_size_limit", MAX_LOG.to_string())
         .disable_statement_logging()
         .connect()
         .await

@@ -14,7 +14,7 @@ async fn a_transaction_that_the_disk_had_no_room_for_is_undone_and_the_next_one_
     };
     let mut store = Store::open(options).await.unwrap();
     let limit = |pages: u32| sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
-    sqlx::raw_sql(limit(1)).execute(&mut store.conn).await.unwrap(); // SQLite takes as few as there are
+    sqlx::raw_sql(limit(1)).execute(&mut *store.conn).await.unwrap(); // SQLite takes as few as there are
     for _ in 0..2 {
         let mut write = store.write().await.unwrap();
         let one = "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '1')";
@@ -26,7 +26,7 @@ async fn a_transaction_that_the_disk_had_no_room_for_is_undone_and_the_next_one_
         store.abandon().await;
         assert!(store.is_empty().await.unwrap(), "all of it is undone");
     }
-    sqlx::raw_sql(limit(1_000_000)).execute(&mut store.conn).await.unwrap();
+    sqlx::raw_sql(limit(1_000_000)).execute(&mut *store.conn).await.unwrap();
     let write = store.write().await.unwrap();
     write.commit().await.unwrap();
 }

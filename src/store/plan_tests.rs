@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{Row, SqliteConnection};
 
-use super::{LANES, ORPHANS, Options, Store, Synchronous, file::connect, producer, reader, revive, write};
+use super::{LANES, ORPHANS, Options, Store, Synchronous, checks, file::connect, producer, reader, revive, write};
 
 async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(conn).await.unwrap();
@@ -22,7 +22,7 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
     drop(Store::open(options.clone()).await.unwrap());
     let mut conn = connect(&options, true).await.unwrap();
     let first_rows = reader::first_rows();
-    let cases: [(&str, &str, &[&str]); 16] = [
+    let cases: [(&str, &str, &[&str]); 19] = [
         (
             "lanes",
             LANES,
@@ -93,6 +93,17 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
             &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)"],
         ),
         ("revive", revive::REVIVE, &["SEARCH deletions USING INTEGER PRIMARY KEY"]),
+        (
+            "what is looked for after settling",
+            checks::UNSETTLED,
+            &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests USING INTEGER PRIMARY KEY"],
+        ),
+        ("what is looked for after claiming", checks::ON_RECORD, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
+        (
+            "what is looked for after enqueueing",
+            producer::MISSING,
+            &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)"],
+        ),
     ];
     for (name, sql, expected) in cases {
         let plan = plan(&mut conn, sql).await;

@@ -1,9 +1,8 @@
 //! The other side of the queue, for those parts of this program that enqueue.
 
-use std::time::Duration;
+use std::io;
 
-use sqlx::{Connection, SqliteConnection};
-use tokio::time::sleep;
+use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     Store,
@@ -11,21 +10,27 @@ use super::{
     end::leave,
     errors::{OpenError, StoreError},
     file::{Opened, Options, connect},
+    files::Files,
     rows::json,
     schema::connect_known,
+    steps::SOME_ROWS,
+    trust::{Schema, not_done},
 };
 use crate::{
     clock::Timestamp,
     deletion::{AgentId, EntryId},
 };
 
-/// How long after each other it is looked whether somebody else has made the queue.
-const MAKING_PAUSE: Duration = Duration::from_millis(20);
-
 /// ?1 rows: [[agent_id, entry_id, priority, due_at], …]. The trigger does what is to be done for those that there are.
 const ENQUEUE: &str = "
 INSERT INTO deletions (agent_id, entry_id, priority, due_at)
 SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1)";
+
+/// ?1 the same rows, after they were inserted: how many of them are not there, or not open.
+pub(super) const MISSING: &str = "
+SELECT count(*) FROM json_each(?1)
+WHERE NOT EXISTS (
+    SELECT 1 FROM deletions WHERE agent_id = value->>0 AND entry_id = value->>1 AND state = 'pending')";
 
 /// ?1 the same rows, before they are inserted: how many of them will reopen a settled row, and how many will make an open row
 /// due earlier. As the trigger does it, one after the other: the first of several with the same entry reopens the row, and
@@ -51,6 +56,7 @@ pub struct Producer {
     pub(super) link: Link,
     /// The file is marked as ours.
     is_marked: bool,
+    schema: Schema,
 }
 
 /// A row to be.
@@ -89,7 +95,8 @@ impl Producer {
     /// If SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
         let conn = connect(options, false).await?;
-        Ok(Self { link: Link { conn, options: options.clone(), read_only: false }, is_marked: true })
+        let link = Link::new(conn, options).await?;
+        Ok(Self { link, is_marked: true, schema: Schema::default() })
     }
 
     /// Opens a queue that is there and up to date, whoever works on it.
@@ -99,13 +106,23 @@ impl Producer {
     pub async fn join(options: &Options) -> Result<Self, OpenError> {
         sure(async || {
             let (conn, is_marked) = connect_known(options, false).await?;
-            let mut link = Link { conn, options: options.clone(), read_only: false };
+            let link = Link::new(conn, options).await?;
+            let mut producer = Self { link, is_marked, schema: Schema::default() };
             // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
-            let set_up = sqlx::raw_sql("PRAGMA cache_size = -16384").execute(&mut link.conn).await;
-            set_up.map_err(|source| link.error("set up", source))?;
-            Ok(Self { link, is_marked })
+            let set_up = sqlx::raw_sql("PRAGMA cache_size = -16384").execute(&mut *producer.link.conn).await;
+            set_up.map_err(|source| producer.link.error("set up", source))?;
+            // Here, because it takes some milliseconds, for which nobody needs to be kept from writing.
+            let followed = producer.follow_the_schema().await;
+            followed.map_err(|source| producer.link.error("look at the tables", source))?;
+            Ok(producer)
         })
         .await
+    }
+
+    async fn follow_the_schema(&mut self) -> Result<(), sqlx::Error> {
+        let conn = &mut *self.link.conn;
+        let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *conn).await?;
+        self.schema.follow(conn, version).await
     }
 
     /// The same, of a queue that is made first if it is not there, and marked as ours if it is a dump that was loaded. It tells
@@ -114,21 +131,6 @@ impl Producer {
     /// # Errors
     /// If it is there and not up to date, or SQLite fails.
     pub async fn join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
-        let mut left = options.busy_timeout;
-        loop {
-            let made = Self::try_to_join_or_create(options).await;
-            // Somebody else is just making it.
-            let is_busy = matches!(made, Err(OpenError::Taken { .. } | OpenError::Empty(_)));
-            if !is_busy || left.is_zero() {
-                return made;
-            }
-            let pause = left.min(MAKING_PAUSE);
-            sleep(pause).await;
-            left -= pause;
-        }
-    }
-
-    async fn try_to_join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
         let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
         if is_there {
             let producer = Self::join(options).await?;
@@ -160,18 +162,20 @@ impl Producer {
             .iter()
             .map(|wish| (wish.agent.as_str(), wish.entry.as_str(), wish.priority, wish.due_at.0))
             .collect();
-        let rows = json(&rows);
-        let enqueue = async |conn: &mut SqliteConnection| {
-            let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
-            let (reopened, earlier): (i64, i64) = sqlx::query_as(REPEATS).bind(&rows).fetch_one(&mut *tx).await?;
-            let inserted = sqlx::query(ENQUEUE).bind(&rows).execute(&mut *tx).await?.rows_affected();
-            tx.commit().await?;
-            Ok((inserted, reopened, earlier))
-        };
-        let (inserted, reopened, earlier) = self.link.surely("enqueue", enqueue).await?;
-        let [reopened, earlier] = [reopened, earlier].map(|count| u64::try_from(count).unwrap_or(0));
-        let waiting = (wishes.len() as u64).saturating_sub(inserted + reopened + earlier);
-        Ok(Enqueued { inserted, waiting, earlier, reopened })
+        let (rows, count) = (json(&rows), wishes.len());
+        let (schema, files) = (&mut self.schema, self.link.conn.files.clone());
+        let enqueue = async |conn: &mut SqliteConnection| enqueue_rows(conn, schema, &rows, count, &files).await;
+        let done = self.link.surely("enqueue", SOME_ROWS, enqueue).await;
+        match done {
+            Ok(enqueued) => {
+                self.link.check_in_place("enqueue")?;
+                Ok(enqueued)
+            }
+            Err(error) => {
+                self.link.check_in_place("enqueue")?;
+                Err(self.link.blame(error).await)
+            }
+        }
     }
 
     /// Inserts (agent, entry, priority) rows in one transaction.
@@ -188,7 +192,8 @@ impl Producer {
         for (agent, entry, priority) in rows {
             sqlx::query(Self::INSERT).bind(agent).bind(entry).bind(priority).execute(&mut *tx).await.map_err(error)?;
         }
-        tx.commit().await.map_err(error)
+        tx.commit().await.map_err(error)?;
+        self.link.check_in_place("insert")
     }
 
     /// How many rows of each agent are in each state, and why the dead ones are dead. Reads the whole table.
@@ -200,17 +205,53 @@ impl Producer {
             "SELECT agent_id, state, CASE state WHEN 'dead' THEN last_cause END AS cause, count(*) FROM deletions
              GROUP BY 1, 2, 3 ORDER BY 1, 2 DESC, 3",
         )
-        .fetch_all(&mut self.link.conn)
+        .fetch_all(&mut *self.link.conn)
         .await
         .map_err(|source| self.link.error("count", source))
     }
 }
 
+/// Enqueues rows in one transaction, and looks whether they are there if something of somebody else's is in the tables.
+async fn enqueue_rows(
+    conn: &mut SqliteConnection,
+    schema: &mut Schema,
+    rows: &str,
+    count: usize,
+    files: &Files,
+) -> Result<Enqueued, sqlx::Error> {
+    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+    let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *tx).await?;
+    schema.follow(&mut tx, version).await?;
+    let (reopened, earlier): (i64, i64) = sqlx::query_as(REPEATS).bind(rows).fetch_one(&mut *tx).await?;
+    let inserted = sqlx::query(ENQUEUE).bind(rows).execute(&mut *tx).await?.rows_affected();
+    if schema.is_interfered_with() {
+        let missing: i64 = sqlx::query_scalar(MISSING).bind(rows).fetch_one(&mut *tx).await?;
+        if missing > 0 {
+            let said = format!("{missing} of {count} rows are not pending after they were enqueued");
+            return Err(not_done(said, &schema.foreign));
+        }
+    }
+    // What is committed to a log that others do not see is lost, and the caller says which file it was.
+    if files.replaced().is_some() {
+        return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, "a file was replaced")));
+    }
+    tx.commit().await?;
+    let [reopened, earlier] = [reopened, earlier].map(|count| u64::try_from(count).unwrap_or(0));
+    let waiting = (count as u64).saturating_sub(inserted + reopened + earlier);
+    Ok(Enqueued { inserted, waiting, earlier, reopened })
+}
+
 /// Makes a queue, or brings its tables up to date, and leaves it.
 async fn make(options: &Options) -> Result<Opened, OpenError> {
-    let store = sure(async || Store::open(options.clone()).await).await?;
-    let opened = store.opened();
-    // All is committed; a log that could not be copied stays beside the file.
-    let _ = store.close().await;
-    Ok(opened)
+    match sure(async || Store::make(options.clone()).await).await {
+        Ok(store) => {
+            let opened = store.opened();
+            // All is committed; a log that could not be copied stays beside the file.
+            let _ = store.close().await;
+            Ok(opened)
+        }
+        // A daemon makes it, and works on it.
+        Err(OpenError::Taken { .. }) => Ok(Opened::Existing),
+        Err(error) => Err(error),
+    }
 }

@@ -7,10 +7,12 @@ use sqlx::{AssertSqlSafe, ColumnIndex, Row, Sqlite, SqliteConnection, Type, deco
 use super::{
     LANES,
     errors::{OpenError, StoreError},
-    file::Options,
+    file::{Options, connect},
     lock::holder,
     rows::{due_since, holds},
     schema::connect_known,
+    steps::{Steps, whole_file},
+    trust::blame,
 };
 use crate::{
     clock::Timestamp,
@@ -99,8 +101,9 @@ pub fn lifting(hold: &HoldRow) -> String {
 /// A connection that only reads.
 #[derive(Debug)]
 pub struct Reader {
-    conn: SqliteConnection,
+    pub(super) conn: SqliteConnection,
     path: PathBuf,
+    steps: Steps,
 }
 
 /// How the queue stands.
@@ -137,7 +140,7 @@ pub struct Standing {
 /// Who works on a queue, as far as that can be seen.
 #[derive(Clone, Debug, Default)]
 pub struct Daemon {
-    /// Whether a process has the lock; `None` if the lock file cannot be read.
+    /// Whether a daemon has the lock; `None` if the lock file cannot be read.
     pub running: Option<bool>,
     /// That process.
     pub pid: Option<u32>,
@@ -163,6 +166,12 @@ pub struct Neighbour {
     pub holds: Vec<HoldRow>,
     /// The current rate of the daemon, if one runs.
     pub requests_per_second: Option<f64>,
+}
+
+/// What the process with this number wrote of itself when it began to work on this file, if that can be read: also from a file
+/// whose tables are older than ours.
+pub async fn introduction_of(options: &Options, pid: Option<u32>) -> Option<Introduction> {
+    introduction(&mut connect(options, true).await.ok()?, pid).await.ok()?
 }
 
 /// How one agent's rows stand.
@@ -259,8 +268,11 @@ impl Reader {
     /// # Errors
     /// If it is not, or SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
-        let (conn, _) = connect_known(options, true).await?;
-        Ok(Self { conn, path: options.path.clone() })
+        let ((mut conn, _), path) = (connect_known(options, true).await?, options.path.clone());
+        match Steps::of(&mut conn).await {
+            Ok(steps) => Ok(Self { conn, path, steps }),
+            Err(source) => Err(StoreError { path, doing: "open", source }.into()),
+        }
     }
 
     /// How everything stands, or what of it concerns one agent: as of one moment. Reads the whole table.
@@ -269,6 +281,7 @@ impl Reader {
     /// If SQLite fails.
     pub async fn standing(&mut self, agent: Option<&AgentId>, now: Timestamp) -> Result<Standing, StoreError> {
         let held = holder(&self.path);
+        let allowance = self.steps.allow(whole_file(&self.path));
         let read = async {
             // One transaction: what is counted was all so at the same time.
             sqlx::raw_sql("BEGIN").execute(&mut self.conn).await?;
@@ -278,8 +291,11 @@ impl Reader {
             standing
         };
         let standing = read.await;
-        let mut standing =
-            standing.map_err(|source| StoreError { path: self.path.clone(), doing: "look at the queue", source })?;
+        drop(allowance);
+        let mut standing = match standing {
+            Ok(standing) => standing,
+            Err(source) => return Err(self.blame("look at the queue", source).await),
+        };
         standing.daemon.running = held.as_ref().ok().map(Option::is_some);
         standing.daemon.pid = held.ok().flatten().flatten();
         Ok(standing)
@@ -304,8 +320,20 @@ impl Reader {
     /// # Errors
     /// If SQLite fails.
     pub async fn story(&mut self, agent: &AgentId, entry: &EntryId) -> Result<Option<Story>, StoreError> {
-        let story = story(&mut self.conn, agent, entry).await;
-        story.map_err(|source| StoreError { path: self.path.clone(), doing: "look for the row", source })
+        let story = {
+            let _allowance = self.steps.allow(whole_file(&self.path));
+            story(&mut self.conn, agent, entry).await
+        };
+        match story {
+            Ok(story) => Ok(story),
+            Err(source) => Err(self.blame("look for the row", source).await),
+        }
+    }
+
+    /// The error, with the names of what is somebody else's in the tables, if that may be its cause.
+    async fn blame(&mut self, doing: &'static str, source: sqlx::Error) -> StoreError {
+        let error = StoreError { path: self.path.clone(), doing, source };
+        blame(&mut self.conn, &self.steps, error).await
     }
 }
 

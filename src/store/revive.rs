@@ -1,8 +1,14 @@
 //! Bringing dead rows back, and taking pending ones out: for those parts of this program that do so for a person.
 
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, sqlite::SqliteQueryResult};
 
-use super::{errors::StoreError, producer::Producer, rows::json};
+use super::{
+    errors::StoreError,
+    producer::Producer,
+    rows::json,
+    steps::{SOME_ROWS, whole_file},
+    trust::{self, Foreign, How, not_done},
+};
 use crate::{
     clock::Timestamp,
     deletion::{AgentId, DeletionId, EntryId},
@@ -35,6 +41,13 @@ WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'dead'";
 const CANCEL: &str = "
 DELETE FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'pending'";
 
+/// ?1 ids: [id, …]; ?2 state
+const LEFT: &str = "
+SELECT count(*) FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = ?2";
+
+/// No due time but 0 is smaller; see the CHECK.
+const LEAST_DUE_AT: i64 = 100_000_000_000;
+
 const IN_FLIGHT: &str = "
 SELECT json_group_array(row.value) FROM requests INDEXED BY requests_unanswered
 CROSS JOIN json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]')) AS row
@@ -50,7 +63,7 @@ impl Producer {
             let query = sqlx::query_scalar(DEAD).bind(agent.map(AgentId::as_str)).bind(cause.map(Cause::as_str));
             query.fetch_one(conn).await.and_then(parse_ids)
         };
-        self.link.surely("look for dead rows", look).await
+        self.link.surely("look for dead rows", whole_file(&self.link.options.path), look).await
     }
 
     /// The pending rows of an agent, or all of them, in the order of their ids.
@@ -62,7 +75,7 @@ impl Producer {
             let query = sqlx::query_scalar(PENDING).bind(agent.map(AgentId::as_str));
             query.fetch_one(conn).await.and_then(parse_ids)
         };
-        self.link.surely("look for pending rows", look).await
+        self.link.surely("look for pending rows", whole_file(&self.link.options.path), look).await
     }
 
     /// This row, if it is pending.
@@ -74,7 +87,8 @@ impl Producer {
             let query = sqlx::query_scalar(PENDING_ROW).bind(agent.as_str()).bind(entry.as_str());
             query.fetch_optional(conn).await
         };
-        let id: Option<i64> = self.link.surely("look for pending rows", look).await?;
+        let id: Option<i64> =
+            self.link.surely("look for pending rows", whole_file(&self.link.options.path), look).await?;
         Ok(id.map(DeletionId))
     }
 
@@ -85,7 +99,7 @@ impl Producer {
     pub async fn in_flight(&mut self) -> Result<Vec<DeletionId>, StoreError> {
         let look =
             async |conn: &mut SqliteConnection| sqlx::query_scalar(IN_FLIGHT).fetch_one(conn).await.and_then(parse_ids);
-        self.link.surely("look for rows on their way", look).await
+        self.link.surely("look for rows on their way", whole_file(&self.link.options.path), look).await
     }
 
     /// Makes those of these rows that are dead pending again, due now and with all their attempts before them; tells how
@@ -94,9 +108,13 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; then none is.
     pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
+        // The table takes no time before 1973 for one: with a clock that begins in 1970, the rows are due at once.
+        let due_at = if now.0 < LEAST_DUE_AT { 0 } else { now.0 };
         let revive =
-            async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(now.0).execute(conn).await;
-        Ok(self.link.surely("revive", revive).await?.rows_affected())
+            async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(due_at).execute(conn).await;
+        self.link.check_in_place("revive")?;
+        let done = self.link.surely("revive", SOME_ROWS, revive).await;
+        self.changed("revive", ids, "dead", done).await
     }
 
     /// Takes those of these rows out that are pending; tells how many. One transaction.
@@ -105,7 +123,40 @@ impl Producer {
     /// If SQLite fails; then none is.
     pub async fn cancel(&mut self, ids: &[DeletionId]) -> Result<u64, StoreError> {
         let cancel = async |conn: &mut SqliteConnection| sqlx::query(CANCEL).bind(list(ids)).execute(conn).await;
-        Ok(self.link.surely("cancel", cancel).await?.rows_affected())
+        self.link.check_in_place("cancel")?;
+        let done = self.link.surely("cancel", SOME_ROWS, cancel).await;
+        self.changed("cancel", ids, "pending", done).await
+    }
+
+    /// How many rows were changed. Fails if some still have their `state` while something of somebody else's is in the tables,
+    /// which may have left them out.
+    async fn changed(
+        &mut self,
+        doing: &'static str,
+        ids: &[DeletionId],
+        state: &'static str,
+        done: Result<SqliteQueryResult, StoreError>,
+    ) -> Result<u64, StoreError> {
+        let done = match done {
+            Ok(done) => done.rows_affected(),
+            Err(error) => return Err(self.link.blame(error).await),
+        };
+        self.link.check_in_place(doing)?;
+        let left = async |conn: &mut SqliteConnection| {
+            sqlx::query_scalar::<_, i64>(LEFT).bind(list(ids)).bind(state).fetch_one(conn).await
+        };
+        if done < ids.len() as u64 {
+            let left = self.link.surely(doing, SOME_ROWS, left).await?;
+            let foreign = trust::foreign(&mut self.link.conn).await;
+            let foreign = foreign.map_err(|source| self.link.error(doing, source))?;
+            // What is missing leaves nothing out.
+            let is_at_work = |object: &Foreign| object.can_interfere() && object.how != How::Missing;
+            if left > 0 && foreign.iter().any(is_at_work) {
+                let said = format!("{left} of {} rows are still {state}", ids.len());
+                return Err(self.link.error(doing, not_done(said, &foreign)));
+            }
+        }
+        Ok(done)
     }
 }
 

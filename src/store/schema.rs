@@ -1,24 +1,28 @@
 //! What is in the file: whether it is a queue of ours, and of which version.
 
-use std::{
-    borrow::Cow,
-    cmp::Ordering,
-    fs::{self, OpenOptions},
-    io,
-    path::Path,
-};
+use std::{borrow::Cow, cmp::Ordering, fs, io, path::Path, time::Duration};
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use sqlx::{
     Connection as _, SqlSafeStr as _, SqliteConnection,
     migrate::{Migration, MigrationType, Migrator},
 };
+use tokio::time::sleep;
 
 use super::{
+    descriptor::Descriptor,
     errors::{OpenError, StoreError},
-    file::{Options, connect, connect_as},
-    lock::{beside, holder},
+    file::{Options, connect_as},
+    files::beside,
+    lock::is_held,
+    place,
     restored::{LOOKS_LIKE_OURS, Likeness, likeness},
 };
+
+/// How long after each other it is looked whether somebody else has made the tables.
+const MAKING_PAUSE: Duration = Duration::from_millis(20);
+/// Whoever makes the file makes it empty first, and then takes the lock.
+const BEFORE_THE_LOCK: Duration = Duration::from_millis(60);
 
 /// `PRAGMA application_id` of our files, as the first migration sets it.
 pub(super) const APPLICATION_ID: i64 = 0x5343_5750;
@@ -34,19 +38,6 @@ pub(super) fn migrator() -> Migrator {
         Migration::new(version, Cow::Borrowed(description), MigrationType::Simple, sql.into_sql_str(), false)
     };
     Migrator::with_migrations(vec![migration(1, "queue", include_str!("../../migrations/sqlite/0001_queue.sql"))])
-}
-
-/// Whether `path` is a database of ours that can be read, whoever works on it.
-///
-/// # Errors
-/// If it is not, or SQLite fails.
-pub async fn verify(options: &Options) -> Result<(), OpenError> {
-    refuse_older(options).await?;
-    let mut conn = connect(options, true).await?;
-    match identity(&mut conn).await {
-        Ok((id, _)) => be_ours(&mut conn, id, &options.path).await,
-        Err(source) => Err(StoreError { path: options.path.clone(), doing: "open", source }.into()),
-    }
 }
 
 /// Passes a file with our application ID, and one that lacks any and is ours by its tables.
@@ -67,11 +58,35 @@ pub(super) async fn be_ours(conn: &mut SqliteConnection, id: i64, path: &Path) -
 }
 
 /// A connection to a file of ours whose tables are those that we know, beside whoever works on it; and whether the file is
-/// marked as ours.
+/// marked as ours. A sweeper that is just making the tables is waited for.
 pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<(SqliteConnection, bool), OpenError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        // Asked first: whoever lets go of it meanwhile is done.
+        let is_held = is_held(&options.path);
+        let known = try_to_connect_known(options, read_only).await;
+        let patience = match &known {
+            Err(OpenError::Empty(_) | OpenError::Missing(_)) if is_held => options.busy_timeout,
+            Err(OpenError::Empty(_)) => BEFORE_THE_LOCK,
+            _ => Duration::ZERO,
+        };
+        if waited >= patience {
+            return known;
+        }
+        sleep(MAKING_PAUSE).await;
+        waited += MAKING_PAUSE;
+    }
+}
+
+async fn try_to_connect_known(options: &Options, read_only: bool) -> Result<(SqliteConnection, bool), OpenError> {
     let path = || options.path.clone();
     if !options.path.exists() {
         return Err(OpenError::Missing(path()));
+    }
+    place::refuse(&options.path)?;
+    // If it cannot be opened, SQLite says why.
+    if let (false, Ok(database)) = (read_only, Descriptor::of(&options.path)) {
+        place::refuse_strangers(&options.path, &database).await?;
     }
     refuse_older(options).await?;
     let error = |source| StoreError { path: path(), doing: "open", source };
@@ -163,9 +178,10 @@ async fn look_into(
 fn lies_still(database: &Path) -> bool {
     let denied =
         |error: io::Error| matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
-    OpenOptions::new().write(true).open(database).is_err_and(denied)
+    // Not by opening it: when that is closed, SQLite's locks would go.
+    accessat(CWD, database, Access::WRITE_OK, AtFlags::EACCESS).map_err(io::Error::from).is_err_and(denied)
         && matches!(fs::exists(beside(database, "-wal")), Ok(false))
-        && !matches!(holder(database), Ok(Some(_)))
+        && !is_held(database)
 }
 
 /// The application's ID, and how many tables, indexes and triggers there are.

@@ -3,15 +3,11 @@
 //! Both in steps that take the write lock for some milliseconds, and not at all when there is nothing to do. And who keeps
 //! the log of commits from being copied into the file, and so lets it grow, is found out.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process,
-};
+use std::fs;
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, files::beside, processes::having_open, steps::STEP_OF_UPKEEP};
 use crate::{clock::Timestamp, queue::Pruned};
 
 /// One part in this many of the file may stay free: what comes next goes there.
@@ -50,9 +46,7 @@ SELECT (SELECT auto_vacuum FROM pragma_auto_vacuum), (SELECT freelist_count FROM
 
 /// Bytes that the log of commits may hold beside the file: SQLite copies it at 4 MiB, and somebody who reads just then puts
 /// that off for a moment.
-const MAX_LOG: u64 = 16 << 20;
-/// Most of the processes that are named.
-const MAX_READERS: usize = 10;
+pub(super) const MAX_LOG: u64 = 16 << 20;
 
 /// What `PRAGMA auto_vacuum` answers for INCREMENTAL.
 const INCREMENTAL: i64 = 2;
@@ -77,18 +71,22 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub async fn backlog(&mut self) -> Result<Option<Backlog>, StoreError> {
-        let mut log = self.options.path.clone().into_os_string();
-        log.push("-wal");
-        if fs::metadata(PathBuf::from(log)).is_ok_and(|log| log.len() <= MAX_LOG) {
+        if fs::metadata(beside(&self.options.path, "-wal")).is_ok_and(|log| log.len() <= MAX_LOG) {
             return Ok(None);
         }
+        // Without having seen what is in it, nothing of it may be copied.
+        self.check_in_place()?;
         let doing = "copy the log of commits";
-        let copied = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut self.conn).await;
+        let copied = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut *self.conn).await;
         let (_, pages, copied): (i64, i64, i64) = copied.map_err(|source| self.error(doing, source))?;
-        let size = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut self.conn).await;
+        let size = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut *self.conn).await;
         let size: i64 = size.map_err(|source| self.error(doing, source))?;
         let bytes = u64::try_from((pages - copied) * size).unwrap_or(0);
-        Ok((bytes > MAX_LOG).then(|| Backlog { bytes, readers: readers(&self.options.path).unwrap_or_default() }))
+        let readers = || {
+            let others = having_open(&self.options.path).unwrap_or_default();
+            others.into_iter().map(|process| (process.pid, process.name.unwrap_or_default())).collect()
+        };
+        Ok((bytes > MAX_LOG).then(|| Backlog { bytes, readers: readers() }))
     }
 
     /// Removes up to `most` settled rows, and up to a tenth as many answered requests, that are older than `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
@@ -104,14 +102,14 @@ impl Store {
             .bind(after)
             .bind(most.saturating_mul(STRETCH))
             .bind(most)
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("prune", source))?;
         // Of a stretch with more of them, the rest is the next call's.
         let last = if old == i64::from(most) { last_old } else { last };
         let mut removed = 0;
         if old > 0 || requests {
-            let mut write = self.write().await?;
+            let mut write = self.write_within(STEP_OF_UPKEEP).await?;
             if let Some(last) = last.filter(|_| old > 0) {
                 let delete =
                     "DELETE FROM deletions WHERE id > ?1 AND id <= ?2 AND settled_at < ?3 AND state <> 'pending'";
@@ -135,7 +133,7 @@ impl Store {
     /// If SQLite fails.
     pub async fn give_back(&mut self, most: u32) -> Result<bool, StoreError> {
         let (mode, free, pages): (i64, i64, i64) = sqlx::query_as(SPACE)
-            .fetch_one(&mut self.conn)
+            .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("look for room", source))?;
         // So many that of what is left then, a tenth is free.
@@ -144,25 +142,10 @@ impl Store {
             return Ok(false);
         }
         let step = spare.min(i64::from(most));
-        let mut write = self.write().await?;
+        let mut write = self.write_within(STEP_OF_UPKEEP).await?;
         let vacuum = format!("PRAGMA incremental_vacuum({step})");
         write.execute("give pages back", sqlx::query(AssertSqlSafe(vacuum))).await?;
         write.commit().await?;
         Ok(spare - step >= FEW_PAGES)
     }
-}
-
-/// Other processes that have this file open; only Linux tells, and only of those of the same user, or to root.
-fn readers(path: &Path) -> io::Result<Vec<(u32, String)>> {
-    let path = fs::canonicalize(path)?;
-    let has_it_open = |process: &Path| {
-        let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-        files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|open| open == path))
-    };
-    let readers = fs::read_dir("/proc")?.flatten().filter_map(|process| {
-        let pid = process.file_name().to_str()?.parse().ok().filter(|pid| *pid != process::id())?;
-        let name = has_it_open(&process.path()).then(|| fs::read_to_string(process.path().join("comm")))?;
-        Some((pid, name.unwrap_or_default().trim().to_owned()))
-    });
-    Ok(readers.take(MAX_READERS).collect())
 }

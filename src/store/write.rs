@@ -2,11 +2,15 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use serde::Serialize;
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection};
 
 use super::{
+    checks::{COUNTED, ON_RECORD, on_record},
     errors::StoreError,
     rows::{Ending, RowsOfRequests, answer, endings, holds_of, json, look_row, returning},
+    steps::Allowance,
+    trust::Foreign,
 };
 use crate::{
     clock::Timestamp,
@@ -192,10 +196,20 @@ const LIFT_HOLD: &str = "DELETE FROM holds WHERE scope = ?1 AND cause = ?2 AND u
 
 /// ?1 now; ?2 the causes that are not a person's: [cause, …]; ?3 scopes: [scope, …]. What of another cause got past the
 /// CHECKs is taken for a person's, too.
-const LIFT_OVER: &str = "
-DELETE FROM holds
-WHERE scope IN (SELECT value FROM json_each(?3)) AND typeof(until_at) = 'integer' AND until_at <= ?1
-    AND cause NOT IN (SELECT value FROM json_each(?2))";
+macro_rules! over {
+    ($before:literal) => {
+        concat!(
+            $before,
+            " FROM holds
+            WHERE scope IN (SELECT value FROM json_each(?3)) AND typeof(until_at) = 'integer' AND until_at <= ?1
+                AND cause NOT IN (SELECT value FROM json_each(?2))"
+        )
+    };
+}
+const LIFT_OVER: &str = over!("DELETE");
+const COUNT_OVER: &str = over!("SELECT count(*)");
+
+const LIFTING: &str = "lift holds that are over";
 
 /// A transaction that writes; without [`Write::commit`], nothing of it happened, and [`super::Store::abandon`] ends it.
 #[derive(Debug)]
@@ -208,6 +222,10 @@ pub struct Write<'a> {
     pub(super) data_version: i64,
     /// What the file said in this transaction, if it was asked.
     pub(super) version: Option<i64>,
+    /// What is somebody else's in the tables, if that can have a say in what is written.
+    pub(super) foreign: &'a [Foreign],
+    /// For all statements of this transaction together.
+    pub(super) _allowance: Allowance,
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
@@ -231,7 +249,7 @@ fn bind_endings<'q>(query: Query<'q>, endings: &[(Ending, RowsOfRequests)]) -> Q
 }
 
 impl Write<'_> {
-    fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
+    pub(super) fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
         StoreError { path: self.path.clone(), doing, source }
     }
 
@@ -256,6 +274,19 @@ impl Write<'_> {
         if answers.is_empty() {
             return Ok(());
         }
+        if !self.is_interfered_with() {
+            return self.settle_all(settlements, answers).await;
+        }
+        let open = self.unanswered(settlements.clone().map(|settlement| settlement.request)).await?;
+        self.settle_all(settlements.clone(), answers).await?;
+        self.assert_settled(settlements, &open).await
+    }
+
+    async fn settle_all<'s>(
+        &mut self,
+        settlements: impl Iterator<Item = &'s Settlement> + Clone,
+        answers: Vec<impl Serialize>,
+    ) -> Result<(), StoreError> {
         let (endings, returning) = (endings(settlements.clone()), settlements.flat_map(returning).collect::<Vec<_>>());
         let mut endings = endings.chunks(ENDINGS_AT_ONCE);
         let last = endings.next_back().unwrap_or_default();
@@ -286,8 +317,12 @@ impl Write<'_> {
         if ids.is_empty() {
             return Ok(0);
         }
-        let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
-        self.execute("bury unusable rows", sqlx::query(BURY).bind(json(&ids)).bind(now.0)).await
+        let list: Vec<i64> = ids.iter().map(|id| id.0).collect();
+        let buried = self.execute("bury unusable rows", sqlx::query(BURY).bind(json(&list)).bind(now.0)).await?;
+        if self.is_interfered_with() {
+            self.assert_buried(ids).await?;
+        }
+        Ok(buried)
     }
 
     /// Makes rows dead whose lanes no request can be made of: those with these first rows. Not all at once, if there
@@ -296,12 +331,14 @@ impl Write<'_> {
     /// # Errors
     /// If SQLite fails.
     pub async fn bury_lanes(&mut self, heads: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
-        if heads.is_empty() {
-            return Ok(0);
+        let Some(first) = heads.first() else { return Ok(0) };
+        let list: Vec<i64> = heads.iter().map(|id| id.0).collect();
+        let query = sqlx::query(BURY_LANES).bind(json(&list)).bind(now.0).bind(BURY_ROWS);
+        let buried = self.execute("bury unusable rows", query).await?;
+        if self.is_interfered_with() && buried == 0 {
+            self.assert_buried(&[*first]).await?;
         }
-        let heads: Vec<i64> = heads.iter().map(|id| id.0).collect();
-        let query = sqlx::query(BURY_LANES).bind(json(&heads)).bind(now.0).bind(BURY_ROWS);
-        self.execute("bury unusable rows", query).await
+        Ok(buried)
     }
 
     /// Writes for those who look that this process works on the queue from now on, with its version and its rate in
@@ -369,6 +406,9 @@ impl Write<'_> {
                 }
             };
             self.execute("change the holds", query).await?;
+            if self.is_interfered_with() {
+                self.assert_hold(change).await?;
+            }
         }
         Ok(())
     }
@@ -382,8 +422,16 @@ impl Write<'_> {
         let ours: Vec<&str> =
             Cause::ALL.into_iter().filter(|cause| *cause != Cause::Operator).map(Cause::as_str).collect();
         let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
-        let query = sqlx::query(LIFT_OVER).bind(now.0).bind(json(&ours)).bind(json(&scopes));
-        self.execute("lift holds that are over", query).await?;
+        let (ours, scopes) = (json(&ours), json(&scopes));
+        let query = sqlx::query(LIFT_OVER).bind(now.0).bind(&ours).bind(&scopes);
+        self.execute(LIFTING, query).await?;
+        if self.is_interfered_with() {
+            let left = sqlx::query_scalar(COUNT_OVER).bind(now.0).bind(&ours).bind(&scopes).fetch_one(&mut *self.conn);
+            let left: i64 = left.await.map_err(|source| self.error(LIFTING, source))?;
+            if left > 0 {
+                return Err(self.not_done(LIFTING, format!("{left} holds are still there after they were lifted")));
+            }
+        }
         Ok(())
     }
 
@@ -462,10 +510,8 @@ impl Write<'_> {
     /// # Errors
     /// As [`Write::commit`].
     pub async fn claim_and_commit(mut self, claims: &[Claim], now: Timestamp) -> Result<(), StoreError> {
-        if claims.is_empty() {
-            return self.commit().await;
-        }
-        let manifests: Vec<_> = claims
+        let (Some(first), Some(last)) = (claims.first(), claims.last()) else { return self.commit().await };
+        let rows: Vec<_> = claims
             .iter()
             .map(|claim| {
                 let ids: Vec<i64> = claim.batch.deletions().iter().map(|row| row.id.0).collect();
@@ -480,8 +526,15 @@ impl Write<'_> {
                 )
             })
             .collect();
-        let query = sqlx::query(AssertSqlSafe([CLAIM, COMMIT].join(";"))).bind(now.0).bind(json(&manifests));
-        self.execute("claim and commit", query).await?;
+        let is_checked = self.is_interfered_with();
+        let script =
+            if is_checked { [CLAIM, COUNTED, ON_RECORD, COMMIT].join(";") } else { [CLAIM, COUNTED, COMMIT].join(";") };
+        let query = sqlx::query(AssertSqlSafe(script)).bind(now.0).bind(json(&rows)).bind(rows.len() as i64);
+        let query =
+            if is_checked { query.bind(first.request.0).bind(last.request.0).bind(on_record(claims)) } else { query };
+        if let Err(error) = self.execute("claim and commit", query).await {
+            return Err(self.claim_error(claims.len(), error));
+        }
         *self.writing = false;
         Ok(())
     }

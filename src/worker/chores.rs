@@ -137,7 +137,9 @@ impl<T: Transport> Worker<T> {
 
     /// Says so once; an error that neither waiting nor another look mends goes on.
     pub(super) fn store_is_down(&mut self, error: StoreError) -> Result<(), StoreError> {
-        if let Some(doubt) = error.doubt() {
+        // A disk that fails a read may fail to open the file as well.
+        let is_unopened = self.chores.in_doubt && error.is_access();
+        if let Some(doubt) = error.doubt().or_else(|| is_unopened.then(|| error.to_string())) {
             if !self.chores.doubts.may_look_again(self.clock.elapsed()) {
                 return Err(error);
             }

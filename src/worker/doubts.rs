@@ -12,7 +12,7 @@ const MOST_LOOKS: u32 = 2;
 /// Doubts that are further apart have nothing to do with each other.
 const WINDOW: Duration = Duration::from_secs(600);
 
-/// How often in a row the file has seemed to be damaged.
+/// How often the file has seemed to be damaged, each time soon after the time before.
 #[derive(Debug, Default)]
 pub struct Doubts {
     times: u32,
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_third_doubt_in_a_row_is_believed_and_one_long_after_is_the_first() {
+    fn the_third_doubt_soon_after_the_others_is_believed_and_one_long_after_is_the_first() {
         let mut doubts = Doubts::default();
         let looks = |doubts: &mut Doubts, seconds| doubts.may_look_again(Duration::from_secs(seconds));
         assert_eq!([0, 1, 2].map(|second| looks(&mut doubts, second)), [true, true, false]);

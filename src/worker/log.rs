@@ -10,7 +10,7 @@ use crate::{
     outcome::Verdict,
     pace::{ConcurrencyChange, RateChange},
     queue::{Counts, Settlement, Tally},
-    store::Backlog,
+    store::{self, Backlog, Foreign, StoreError},
     telemetry::{dropped_lines, event},
 };
 
@@ -83,6 +83,28 @@ pub fn backlog(Backlog { bytes, readers }: &Backlog) {
         readers = names.join(", "),
         "the log of commits grows: somebody reads in one transaction for long, and keeps it from being copied into the file"
     );
+}
+
+/// What about the tables is not as we made it.
+pub fn foreign(foreign: &[Foreign]) {
+    warn!(
+        event = event::FOREIGN_TRIGGERS,
+        names = store::list(foreign),
+        "not made by sweeper, and at work on its tables: what a trigger does runs inside the daemon's transactions, and an \
+         index makes them slower"
+    );
+}
+
+/// Something of somebody else's kept a statement from doing what it does; nothing more is sent.
+pub fn interfered(error: &StoreError) {
+    if let Some(foreign) = error.foreign() {
+        error!(
+            event = event::INTERFERED,
+            names = store::list(foreign),
+            %error,
+            "a statement did not do what it does; nothing more is sent"
+        );
+    }
 }
 
 /// Said once: what a person can do about it is in the configuration.

@@ -115,6 +115,31 @@ async fn a_hold_that_a_clock_placed_which_was_ahead_lasts_no_longer_than_such_ho
 }
 
 #[tokio::test]
+async fn with_a_clock_that_begins_in_1970_the_daemon_works_as_with_any_other() {
+    // A minute, and twenty days: those milliseconds look like seconds of 2024.
+    for begins in [60_000, 1_728_000_000] {
+        for (outage, scope) in faults() {
+            let sandbox = Options { outage: Some(outage), ..Plan::default().sandbox };
+            let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+            bed.clock.jump_to(Timestamp(begins));
+            let what = format!("{outage:?} at {begins}");
+            bed.execute(
+                "DELETE FROM requests; DELETE FROM deletions; UPDATE daemon SET started_at = 0, updated_at = 0",
+            )
+            .await;
+            bed.insert_many("a", 45).await;
+            run_for(&mut bed, Duration::from_secs(200)).await;
+            let holds: Vec<(String,)> = bed.query("SELECT scope FROM holds").await;
+            assert!(holds.iter().any(|(on,)| on == scope), "{what}: {holds:?}");
+            bed.sandbox.set_outage(None);
+            let before = bed.count("state = 'dead'").await;
+            run_for(&mut bed, Duration::from_secs(750 + 75 + 60)).await;
+            assert_eq!(bed.count("state = 'deleted'").await, 45 - before, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_question_that_a_clock_put_off_which_was_ahead_is_asked_with_the_next_permit() {
     // Nothing is there: after three answers that delete nothing, one row is asked about before the agent is held.
     let sandbox = Options { agents: vec![("a".to_owned(), 0)], ..Plan::default().sandbox };

@@ -71,7 +71,7 @@ fn the_image_is_made_of_what_is_there_and_runs_what_we_understand() {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(), "{source} is not there");
         assert!(ignored.lines().all(|line| line != source), "{source} is ignored");
     }
-    for file in ["src/store/file.rs", "src/config.rs"] {
+    for file in ["src/store/schema.rs", "src/config.rs"] {
         let included = all(r#"include_str!\("(?:\.\./)+([a-z]+)/"#, &text(file));
         assert!(!included.is_empty(), "{file} includes nothing any more");
         for folder in included {
@@ -114,6 +114,12 @@ fn the_compose_example_sets_what_there_is_and_leaves_time_to_stop() {
     configuration(&all(r"(?m)^Environment=(SWEEPER__[A-Z_]+)=(\S+)$", &unit));
     assert!(seconds(r"(?m)^TimeoutStopSec=(\d+)$", &unit) > stop);
     assert!(seconds(r"(?m)^WatchdogSec=(\d+)$", &unit) > set.store.busy_timeout * 4);
+    let umask = u32::from_str_radix(&one(r"(?m)^UMask=(\d+)$", &unit), 8).unwrap();
+    assert_eq!(0o660 & !umask, 0o660, "members of the group can enqueue");
+    assert!(
+        text("README.md")
+            .contains(&format!("With `UMask={umask:04o}`, as in the unit, members of the group can enqueue"))
+    );
 }
 
 /// What is wrong with an expression of PromQL, as far as it names metrics, labels and values of labels.

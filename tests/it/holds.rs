@@ -1,8 +1,13 @@
 //! Holds are data: placed and lifted in SQL, and said in the log.
 
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    time::Duration,
+};
 
 use audio_cache_sweeper::{
+    clock::Clock,
     pace::RateLimit,
     sandbox::{Mood, Options},
     worker::{Ended, Until},
@@ -65,6 +70,35 @@ async fn the_loop_looks_for_holds_once_in_a_poll_interval_at_the_least() {
     let (ended, ()) = tokio::join!(bed.worker.run(std::future::pending(), until), resume);
     assert_eq!(ended.unwrap(), Ended::Empty);
     assert_eq!(said(&log), [line("hold_placed", "a", "operator"), line("hold_lifted", "a", "operator")]);
+}
+
+/// Polls a future to its end; each poll takes a millisecond.
+async fn slowly<F: Future>(future: F, clock: &Clock) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        clock.advance(Duration::from_millis(1));
+        future.as_mut().poll(context)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_lifted_hold_is_noticed_also_if_the_lanes_are_listed_before_the_holds_are_read_again() {
+    let mut bed = Bed::new(Plan::default()).await;
+    bed.insert_many("a", 3).await;
+    bed.execute("INSERT INTO holds (scope) VALUES ('a')").await;
+    let others =
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) SELECT 'b' || i FROM n";
+    bed.execute(&format!("INSERT INTO holds (scope) {others}")).await;
+    let clock = bed.clock.clone();
+    // To read so many holds takes long, and is not done again soon. The one lane is listed at once.
+    assert_eq!(slowly(bed.worker.turn(), &clock).await.unwrap().sent, 0);
+    bed.execute("DELETE FROM holds").await;
+    bed.clock.advance(Duration::from_millis(100));
+    assert_eq!(bed.worker.turn().await.unwrap().sent, 0, "the holds were read again: this tests nothing");
+    bed.clock.advance(Duration::from_secs(30));
+    bed.work().await;
+    assert_eq!(bed.count("state = 'deleted'").await, 3, "the lane was forgotten");
 }
 
 #[tokio::test]

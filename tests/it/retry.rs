@@ -197,10 +197,11 @@ async fn a_request_that_was_never_sent_does_not_count() {
     let plan = Plan { base_url: Some(format!("http://{closed}")), ..at_once() };
     let released = row("pending", 0, "unreachable", 0, 20, Some(Due::AtOnce));
     judged(plan, Mood::Plain, 1, std::slice::from_ref(&released), Some(("*", "unreachable"))).await;
-    // A server that speaks no TLS.
+    // A server that speaks no TLS: time does not mend that.
     let bed = Bed::new(Plan::default()).await;
     let plan = Plan { base_url: Some(bed.sandbox.url().replace("http:", "https:")), ..at_once() };
-    judged(plan, Mood::Plain, 1, &[released], Some(("*", "unreachable"))).await;
+    let released = row("pending", 0, "untrusted", 0, 20, Some(Due::AtOnce));
+    judged(plan, Mood::Plain, 1, &[released], Some(("*", "untrusted"))).await;
 }
 
 #[tokio::test]

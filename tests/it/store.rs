@@ -781,15 +781,16 @@ async fn the_readme_s_sql_runs() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    assert_eq!(blocks.len(), 4);
+    assert_eq!(blocks.len(), 5);
     // As the shell would make it; and another queue, whose rows are taken over.
     std::fs::File::create(dir.path().join("archive.db")).unwrap();
     let copy = format!("VACUUM INTO '{}'", dir.path().join("old.db").display());
     sqlx::raw_sql(sqlx::AssertSqlSafe(copy)).execute(&mut conn).await.unwrap();
     for block in blocks {
         // Not beside the tests.
-        let block = ["archive.db", "old.db"].iter().fold(block.to_owned(), |block, name| {
-            block.replace(&format!("'{name}'"), &format!("'{}'", dir.path().join(name).display()))
+        let files = [("archive.db", "archive.db"), ("old.db", "old.db"), ("sweeper.db", "old.db")];
+        let block = files.iter().fold(block.to_owned(), |block, (name, file)| {
+            block.replace(&format!("'{name}'"), &format!("'{}'", dir.path().join(file).display()))
         });
         sqlx::raw_sql(sqlx::AssertSqlSafe(block)).execute(&mut conn).await.unwrap();
     }

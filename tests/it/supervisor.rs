@@ -133,6 +133,28 @@ async fn a_start_that_waits_for_the_database_asks_for_more_time_and_is_ready_onl
 }
 
 #[tokio::test]
+async fn a_start_that_takes_its_time_asks_for_more_of_it_all_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = Manager::new(dir.path());
+    let sandbox = sandbox(Options::default()).await;
+    queue(dir.path(), 1).await;
+    // It is in the middle of opening the file, as it is during a migration: no try has failed yet.
+    let locked = Locked::new(dir.path()).await;
+    let mut command = supervised(configured(dir.path(), &sandbox), dir.path(), 200);
+    command.env("SWEEPER__DATABASE__BUSY_TIMEOUT", "5m");
+    let daemon = Daemon::start(command);
+    for _ in 0..2 {
+        assert_eq!(manager.told("EXTEND_TIMEOUT_USEC=10000000").await, 0);
+    }
+    locked.release().await;
+    manager.told("READY=1").await;
+    daemon.signal("TERM");
+    manager.told("STOPPING=1").await;
+    let (code, log) = daemon.ended().await;
+    assert_eq!((code, log.count("database_waiting", "WARN")), (0, 0), "{log:#?}");
+}
+
+#[tokio::test]
 async fn a_socket_that_is_gone_is_said_once_and_breaks_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let manager = Manager::new(dir.path());

@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 12] = [
     &["judge", "hold"],
     &["outcome", "health", "telemetry"],
     &["deletion", "backoff", "envelope", "echo"],
-    &["clock", "printable", "small_file"],
+    &["clock", "printable", "small_file", "aside"],
 ];
 
 const PURE: [&str; 13] = [

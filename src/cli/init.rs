@@ -1,0 +1,78 @@
+//! `sweeper init`: makes the database, or brings its tables up to date.
+
+use std::process::ExitCode;
+
+use super::{Failure, say, told, warn_person};
+use crate::store::{self, Introduction, OpenError, Options, Reader, Store, sure};
+
+/// Of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Makes it, unless somebody works on it, who has.
+///
+/// # Errors
+/// If the database cannot be used, or standard output not written.
+pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
+    let path = options.path.display();
+    let done = match sure(async || Store::make(options.clone()).await).await {
+        Ok(mut store) => {
+            if let Some(foreign) = store.news_of_the_tables() {
+                let names = store::list(foreign);
+                warn_person(&format!("{path}: not made by sweeper, and at work on its tables: {names}"));
+            }
+            let opened = store.opened();
+            // All is committed; a log that could not be copied stays beside the file.
+            let _ = store.close().await;
+            told(options, opened).unwrap_or_else(|| format!("{path}: up to date"))
+        }
+        Err(OpenError::Taken { pid, .. }) => in_use(options, pid).await?,
+        Err(error) => return Err(error.into()),
+    };
+    say(&done)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What there is to say beside whoever works on it.
+async fn in_use(options: &Options, pid: Option<u32>) -> Result<String, Failure> {
+    let path = options.path.display();
+    let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+    let older = store::introduction_of(options, pid).await.filter(|said| is_older(&said.version));
+    let older = older.map(|Introduction { version, .. }| {
+        format!("sweeper {version}{process}, which is older than this one, {VERSION}")
+    });
+    match Reader::open(options).await {
+        Ok(_) => Ok(match older {
+            Some(older) => {
+                format!("{path}: up to date, and in use by {older}; to use this version, stop that one and start this")
+            }
+            None => format!("{path}: up to date, and in use by a sweeper{process}"),
+        }),
+        // Its tables are not ours yet, and only whoever works on it may change them.
+        Err(OpenError::Empty(path)) => {
+            if let Some(older) = older {
+                warn_person(&format!("{}: in use by {older}; stop that one, and run this again", path.display()));
+            }
+            Err(OpenError::Taken { path, pid }.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a version is older than this program's. What is no version of ours is not.
+fn is_older(version: &str) -> bool {
+    let parts = |text: &str| -> Option<Vec<u32>> { text.split('.').map(|part| part.parse().ok()).collect() };
+    parts(version).zip(parts(VERSION)).is_some_and(|(theirs, ours)| theirs < ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(is_older("0.0.9") && is_older("0.0.10"));
+        for other in [VERSION, "0.1.1", "0.10.0", "1.0.0", "", "x", "0.0.x"] {
+            assert!(!is_older(other), "{other}");
+        }
+    }
+}
