@@ -18,7 +18,7 @@ pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
         Ok(mut store) => {
             if let Some(foreign) = store.news_of_the_tables() {
                 let names = store::list(foreign);
-                warn_person(&format!("{path}: not made by sweeper, and at work on its tables: {names}"));
+                warn_person(&format!("{path}: the tables are not as sweeper makes them: {names}"));
             }
             let opened = store.opened();
             // All is committed; a log that could not be copied stays beside the file.

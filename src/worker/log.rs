@@ -90,7 +90,7 @@ pub fn foreign(foreign: &[Foreign]) {
     warn!(
         event = event::FOREIGN_TRIGGERS,
         names = store::list(foreign),
-        "not made by sweeper, and at work on its tables: what a trigger does runs inside the daemon's transactions, and an \
+        "the tables are not as sweeper makes them: what a trigger does runs inside the daemon's transactions, and an \
          index makes them slower"
     );
 }
