@@ -18,6 +18,8 @@ const CIVIL_EPOCH: jiff::civil::DateTime = jiff::civil::datetime(1970, 1, 1, 0, 
 impl Timestamp {
     /// The epoch: "due at once".
     pub const ZERO: Self = Self(0);
+    /// The earliest time but [`Self::ZERO`] that the database accepts for a due time, in 1973: an earlier one looks like seconds.
+    pub const LEAST_DUE: Self = Self(100_000_000_000);
     /// The last millisecond of the year 9999, the latest time the database accepts.
     pub const MAX: Self = Self(253_402_300_799_999);
 

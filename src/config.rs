@@ -172,12 +172,20 @@ impl Config {
             builder = builder.add_source(File::from(path).format(FileFormat::Toml));
         }
         let unused_proxies = proxies(environment);
+        // An empty variable is none. But what this one was to say (`="$QUEUE"`) may be missing, and the default is another queue.
+        let is_unnamed = environment
+            .iter()
+            .any(|(name, value)| name.eq_ignore_ascii_case("SWEEPER__DATABASE__PATH") && value.is_empty());
         let environment = Environment::with_prefix(PREFIX)
             .prefix_separator("__")
             .separator("__")
             .ignore_empty(true)
             .source(Some(environment.clone()));
-        let layers = builder.add_source(environment).build().map_err(|error| layer_error(&error, file))?;
+        let mut builder = builder.add_source(environment);
+        if is_unnamed {
+            builder = builder.set_override("database.path", "").map_err(|error| layer_error(&error, file))?;
+        }
+        let layers = builder.build().map_err(|error| layer_error(&error, file))?;
         let shown = shown(&layers.cache);
         let file_with_key = file.filter(|file| is_key_of(file, &layers.cache)).map(Path::to_owned);
         let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(&error, file))?;

@@ -7,9 +7,6 @@ use crate::{clock::Timestamp, config::parse_duration, printable};
 /// The longest span that can be given: a hundred years.
 const MAX_SPAN: Duration = Duration::from_secs(36_500 * 86_400);
 
-/// A number below this is no Unix time in milliseconds that anybody means, but one in seconds, or a date.
-const LEAST_MS: i64 = 100_000_000_000;
-
 /// A point in time, as given: itself, or so far from now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
@@ -31,7 +28,7 @@ impl Moment {
         };
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             let ms = text.parse().ok().filter(|ms| *ms <= Timestamp::MAX.0).ok_or_else(bad)?;
-            if ms != 0 && ms < LEAST_MS {
+            if ms != 0 && ms < Timestamp::LEAST_DUE.0 {
                 return Err(
                     "must be Unix milliseconds; this looks like seconds, which are to be multiplied by 1000".to_owned()
                 );
@@ -56,7 +53,7 @@ impl Moment {
     /// date of then means at once.
     pub(super) fn due(self, now: Timestamp) -> Timestamp {
         match self {
-            Self::At(at) if at.0 < LEAST_MS => Timestamp::ZERO,
+            Self::At(at) if at < Timestamp::LEAST_DUE => Timestamp::ZERO,
             Self::At(_) | Self::Away(_) => self.after(now),
         }
     }
@@ -139,7 +136,7 @@ mod tests {
         assert_eq!(Moment::parse("2d").unwrap().before(Timestamp(86_400_000 * 3)), Timestamp(86_400_000));
         let due = |text: &str| Moment::parse(text).unwrap().due(Timestamp(1_000));
         assert_eq!(due("1970-01-02"), Timestamp::ZERO, "at once");
-        assert_eq!(due("1973-03-03T09:46:40"), Timestamp(LEAST_MS));
+        assert_eq!(due("1973-03-03T09:46:40"), Timestamp::LEAST_DUE);
         assert_eq!(due("2s"), Timestamp(3_000), "refused by the table: the clock is wrong");
         for bad in [
             "",

@@ -23,6 +23,10 @@ pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(path)
 }
 
+/// What is said of a file that has got a second name while it was open.
+const LINKED: &str = "it has got another name (a hard link) while in use, and what is written by that name is lost; remove that \
+                      name (`find DIRECTORY -samefile FILE` lists them), and start again";
+
 /// What has become of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -73,14 +77,23 @@ impl Files {
         all.find(|file| place(file) != Place::Same).map(|(path, _)| path.as_path())
     }
 
-    /// Fails if one of them was replaced, for which `said` has the words.
+    /// Fails if one of them was replaced, for which `said` has the words, or has got another name.
     ///
     /// # Errors
     /// Then.
     pub(super) fn check(&self, doing: &'static str, said: impl Fn(&Path) -> &'static str) -> Result<(), StoreError> {
-        let Some(path) = self.replaced() else { return Ok(()) };
-        let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, said(path)));
-        Err(StoreError { path: path.to_owned(), doing, source })
+        let (path, error) = match (self.replaced(), self.linked()) {
+            (Some(path), _) => (path, io::Error::new(io::ErrorKind::NotFound, said(path))),
+            (None, Some(path)) => (path, io::Error::new(io::ErrorKind::InvalidInput, LINKED)),
+            (None, None) => return Ok(()),
+        };
+        Err(StoreError { path: path.to_owned(), doing, source: sqlx::Error::Io(error) })
+    }
+
+    /// The database or the lock file, if it has a second name: by that name, others write another log.
+    fn linked(&self) -> Option<&Path> {
+        let is_linked = |path: &Path| fs::metadata(path).is_ok_and(|found| found.nlink() > 1);
+        self.others.iter().map(|(path, _)| path.as_path()).find(|path| is_linked(path))
     }
 
     /// Whether SQLite may close the database in good order, if it has it open last: copy what it knows of the log into the

@@ -45,9 +45,6 @@ DELETE FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = 
 const LEFT: &str = "
 SELECT count(*) FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = ?2";
 
-/// No due time but 0 is smaller; see the CHECK.
-const LEAST_DUE_AT: i64 = 100_000_000_000;
-
 const IN_FLIGHT: &str = "
 SELECT json_group_array(row.value) FROM requests INDEXED BY requests_unanswered
 CROSS JOIN json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]')) AS row
@@ -109,9 +106,9 @@ impl Producer {
     /// If SQLite fails; then none is.
     pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
         // The table takes no time before 1973 for one: with a clock that begins in 1970, the rows are due at once.
-        let due_at = if now.0 < LEAST_DUE_AT { 0 } else { now.0 };
+        let due_at = if now < Timestamp::LEAST_DUE { Timestamp::ZERO } else { now };
         let revive =
-            async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(due_at).execute(conn).await;
+            async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(due_at.0).execute(conn).await;
         self.link.check_in_place("revive")?;
         let done = self.link.surely("revive", SOME_ROWS, revive).await;
         self.changed("revive", ids, "dead", done).await

@@ -5,7 +5,11 @@
 
 use std::{collections::BTreeSet, fmt, io, path::Path};
 
-use sqlx::{ConnectOptions as _, Row as _, SqliteConnection, migrate::MigrateError, sqlite::SqliteConnectOptions};
+use sqlx::{
+    ConnectOptions as _, Row as _, SqliteConnection,
+    migrate::{MigrateError, Migrator},
+    sqlite::SqliteConnectOptions,
+};
 use tokio::sync::OnceCell;
 
 use super::{
@@ -16,7 +20,7 @@ use super::{
 };
 
 /// sqlx's list of migrations, which other versions of it may make otherwise. Triggers on it are foreign all the same.
-const MIGRATIONS: &str = "_sqlx_migrations";
+pub(super) const MIGRATIONS: &str = "_sqlx_migrations";
 
 /// ?1 tables: [name, …], or NULL for all. Names in SQLite have no case. What has no SQL is an index of a constraint.
 const OBJECTS: &str = "
@@ -82,28 +86,41 @@ pub fn list(foreign: &[Foreign]) -> String {
     if more > 0 { format!("{}, and {more} more", named.join(", ")) } else { named.join(", ") }
 }
 
+/// Something that `sqlite_master` lists.
 #[derive(Debug, PartialEq, Eq)]
-struct Object {
-    kind: String,
-    name: String,
+pub(super) struct Object {
+    pub(super) kind: String,
+    pub(super) name: String,
     table: String,
     sql: String,
+}
+
+impl Object {
+    /// Whether it has the kind and the name of the other one. Names in SQLite have no case.
+    pub(super) fn is_namesake(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.name.eq_ignore_ascii_case(&other.name)
+    }
 }
 
 /// What all migrations together make, in a database that is made for that once.
 async fn ours() -> Result<&'static [Object], sqlx::Error> {
     static OURS: OnceCell<Vec<Object>> = OnceCell::const_new();
-    let made = OURS.get_or_try_init(|| async {
-        let mut conn = SqliteConnectOptions::new().in_memory(true).disable_statement_logging().connect().await?;
-        migrator().run(&mut conn).await.map_err(|error| sqlx::Error::Migrate(Box::new(error)))?;
-        let mut objects = objects(&mut conn, None).await?;
-        objects.retain(|object| object.name != MIGRATIONS && !object.name.starts_with("sqlite_"));
-        Ok::<_, sqlx::Error>(objects)
-    });
-    Ok(made.await?)
+    Ok(OURS.get_or_try_init(|| made_by(i64::MAX)).await?)
 }
 
-async fn objects(conn: &mut SqliteConnection, tables: Option<&str>) -> Result<Vec<Object>, sqlx::Error> {
+/// What our migrations up to this version make of an empty database.
+pub(super) async fn made_by(version: i64) -> Result<Vec<Object>, sqlx::Error> {
+    let migrations = migrator().iter().filter(|migration| migration.version <= version).cloned().collect();
+    let mut conn = SqliteConnectOptions::new().in_memory(true).disable_statement_logging().connect().await?;
+    let made = Migrator::with_migrations(migrations).run(&mut conn).await;
+    made.map_err(|error| sqlx::Error::Migrate(Box::new(error)))?;
+    let mut objects = objects(&mut conn, None).await?;
+    objects.retain(|object| object.name != MIGRATIONS && !object.name.starts_with("sqlite_"));
+    Ok(objects)
+}
+
+/// What is in a database, on these tables or on all.
+pub(super) async fn objects(conn: &mut SqliteConnection, tables: Option<&str>) -> Result<Vec<Object>, sqlx::Error> {
     let rows = sqlx::query(OBJECTS).bind(tables).fetch_all(conn).await?;
     let text = |row: &sqlx::sqlite::SqliteRow, column: usize| -> Result<String, sqlx::Error> {
         // It need not be UTF-8.
@@ -127,15 +144,14 @@ pub(super) async fn foreign(conn: &mut SqliteConnection) -> Result<Vec<Foreign>,
         table: tables.iter().find(|table| object.table.eq_ignore_ascii_case(table)).unwrap_or(&"").to_string(),
         how,
     };
-    let is_same = |one: &Object, other: &Object| one.kind == other.kind && one.name.eq_ignore_ascii_case(&other.name);
     let there = found.iter().filter(|object| object.name != MIGRATIONS).filter_map(|object| {
-        match ours.iter().find(|known| is_same(known, object)) {
+        match ours.iter().find(|known| known.is_namesake(object)) {
             Some(known) if known == object => None,
             Some(_) => Some(foreign(object, How::Changed)),
             None => Some(foreign(object, How::Added)),
         }
     });
-    let missing = ours.iter().filter(|known| !found.iter().any(|object| is_same(known, object)));
+    let missing = ours.iter().filter(|known| !found.iter().any(|object| known.is_namesake(object)));
     Ok(there.chain(missing.map(|known| foreign(known, How::Missing))).collect())
 }
 

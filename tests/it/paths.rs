@@ -27,7 +27,8 @@ const COMMANDS: [&[&str]; 7] = [
 
 #[test]
 fn a_slip_in_the_name_of_the_database_ends_with_2_says_what_it_is_and_makes_no_file() {
-    let slips: [(&[u8], &str); 13] = [
+    let slips: [(&[u8], &str); 14] = [
+        (b"", r#"database.path = "": must name a file"#),
         (b"sweeper.db\r", r#"database.path = "sweeper.db\r": has a carriage return"#),
         (b"sweeper.db\n", r#"database.path = "sweeper.db\n": has a line break"#),
         (b"sweeper.db ", r#"database.path = "sweeper.db ": ends with white space"#),

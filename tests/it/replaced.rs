@@ -95,6 +95,23 @@ async fn what_others_write_after_the_index_was_taken_away_is_not_lost_when_it_is
 }
 
 #[tokio::test]
+async fn a_second_name_that_it_is_given_while_in_use_ends_it_before_others_write_by_that_name_for_long() {
+    for name in ["sweeper.db", "sweeper.db.lock"] {
+        let dir = tempfile::tempdir().unwrap();
+        let sandbox = sandbox(Options::default()).await;
+        let daemon = idle(dir.path(), &sandbox, "10ms").await;
+        fs::hard_link(dir.path().join(name), dir.path().join("second")).unwrap();
+        let (code, log) = daemon.ended().await;
+        let error = log.last("stopped", "error");
+        assert!(code == 3 && error.contains(name) && error.contains("another name (a hard link)"), "{code}: {error}");
+        fs::remove_file(dir.path().join("second")).unwrap();
+        insert(dir.path(), "2").await;
+        work_it_off(dir.path(), &sandbox).await;
+        assert_eq!(states(dir.path()).await, ["a1 deleted", "b2 deleted"]);
+    }
+}
+
+#[tokio::test]
 async fn so_it_is_if_it_is_told_to_stop_before_it_notices() {
     for signal in ["TERM", "INT"] {
         let dir = tempfile::tempdir().unwrap();
