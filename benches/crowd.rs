@@ -23,9 +23,9 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    clock::Clock,
+    model::clock::Clock,
+    queue::sqlite::Store,
     sandbox::{self, Outage, Sandbox},
-    store::Store,
 };
 use common::{fill, machine, memory_kib, options, settle_on_disk};
 use process::{end, sweeper};

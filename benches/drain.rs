@@ -36,11 +36,12 @@ use std::{
 
 use audio_cache_sweeper::{
     api::Transport as _,
-    clock::Clock,
-    deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane},
-    outcome::{Judged, Verdict},
-    queue::{Claim, Settlement},
-    store::Store,
+    model::{
+        clock::Clock,
+        deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane},
+        outcome::{Judged, Verdict},
+    },
+    queue::{Claim, Settlement, sqlite::Store},
     worker::EVENT_INTERVAL,
 };
 use common::{fill, machine, options};

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use audio_cache_sweeper::clock::Clock;
+use audio_cache_sweeper::model::clock::Clock;
 
 fn main() {
     let lines: u64 = env::var("ENQUEUE_LINES").map_or(100_000, |text| text.parse().unwrap());

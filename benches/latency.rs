@@ -34,9 +34,9 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    clock::Clock,
+    model::clock::Clock,
+    queue::sqlite::{Producer, Store},
     sandbox::{self, Sandbox},
-    store::{Producer, Store},
     worker::EVENT_INTERVAL,
 };
 use common::{fill, machine, memory_kib, options};

@@ -17,16 +17,17 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    api::{self, Api},
-    backoff::Backoff,
-    clock::{Clock, Timestamp},
-    deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane, RequestId},
-    judge::{Heard, Policy, Sent, Standing, judge},
-    key::KeySource,
-    outcome::{Answer, Fault, RetryAfter},
+    api::{self, Api, key::KeySource},
+    model::{
+        backoff::Backoff,
+        clock::{Clock, Timestamp},
+        deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane, RequestId},
+        judge::{Heard, Policy, Sent, Standing, judge},
+        outcome::{Answer, Fault, RetryAfter},
+    },
     pace::{self, Admission, Pace, RateLimit},
+    queue::sqlite::{Options, Producer, Store, Synchronous},
     sandbox::{self, Sandbox},
-    store::{Options, Producer, Store, Synchronous},
     worker::{Settings, Worker},
 };
 

@@ -13,11 +13,15 @@ mod real;
 use std::{env, net::SocketAddr, path::Path, time::Duration};
 
 use audio_cache_sweeper::{
-    clock::{Clock, Timestamp},
-    deletion::{Batch, DeletionId, Lane},
-    queue::Claim,
+    model::{
+        clock::{Clock, Timestamp},
+        deletion::{Batch, DeletionId, Lane},
+    },
+    queue::{
+        Claim,
+        sqlite::{Options, Store},
+    },
     sandbox::{self, Sandbox},
-    store::{Options, Store},
     worker::EVENT_INTERVAL,
 };
 use common::{fill, machine, memory_kib, options, settle_on_disk};

@@ -21,11 +21,13 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    clock::{Clock, Timestamp},
-    health::Health,
-    http::{Endpoint, Sources},
-    metrics::Metrics,
-    store::{Counter, Options, Store, Synchronous},
+    model::clock::{Clock, Timestamp},
+    queue::sqlite::{Counter, Options, Store, Synchronous},
+    watch::{
+        health::Health,
+        http::{Endpoint, Sources},
+        metrics::Metrics,
+    },
     worker::{PRUNE_ROWS, VACUUM_PAGES},
 };
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};

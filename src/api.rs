@@ -1,6 +1,8 @@
 //! One request: what is sent, and what the reply is taken for. Nothing is tried again here.
 
+mod aside;
 mod connections;
+pub mod key;
 mod listing;
 mod lists;
 mod retry_after;
@@ -27,13 +29,17 @@ pub use connections::{MAX_AGE, MAX_FAULTS, SetupError};
 pub use listing::{Entry, PAGE_SIZE, Page};
 
 use crate::{
-    aside::Aside,
-    clock::Clock,
-    deletion::{AgentId, Batch, EntryId},
-    envelope::{Envelope, without_bom},
-    key::{Key, KeyError, KeySource, Keys},
-    outcome::{Answer, Fault},
-    telemetry::event,
+    api::{
+        aside::Aside,
+        key::{Key, KeyError, KeySource, Keys},
+    },
+    model::{
+        clock::Clock,
+        deletion::{AgentId, Batch, EntryId},
+        envelope::{Envelope, without_bom},
+        outcome::{Answer, Fault},
+    },
+    watch::telemetry::event,
 };
 
 /// The header that support asks for; the API echoes ours.

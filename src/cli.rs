@@ -35,19 +35,22 @@ use tracing_subscriber::EnvFilter;
 use uuid::Uuid;
 
 use crate::{
-    api::{Api, ApiError, SetupError},
-    clock::Clock,
+    api::{Api, ApiError, SetupError, key::KeyError},
     config::{Config, ConfigError, parse_duration, show_duration},
-    deletion::{AgentId, EntryId, IdError},
-    health::Health,
-    http::{self, Endpoint},
-    key::KeyError,
-    metrics::Metrics,
+    model::{
+        clock::Clock,
+        deletion::{AgentId, EntryId, IdError},
+    },
     pace::Pace,
     printable,
-    store::{self, Counter, Doubtful, OpenError, Opened, Store, StoreError},
-    supervisor::Supervisor,
-    telemetry::{self, event},
+    queue::sqlite::{self, Counter, Doubtful, OpenError, Opened, Store, StoreError},
+    watch::{
+        health::Health,
+        http::{self, Endpoint},
+        metrics::Metrics,
+        supervisor::Supervisor,
+        telemetry::{self, event},
+    },
     worker::{Doubts, EVENT_INTERVAL, Ended, Totals, Until, Worker, tell_of_a_doubt},
 };
 use enqueue::EnqueueArgs;
@@ -435,7 +438,7 @@ fn listen(
     let remedy = "give http.listen an address of this machine with a free port, or off";
     let endpoint = Endpoint::start(address, sources).map_err(|error| {
         let path = config.store.path.clone();
-        match store::holder(&path) {
+        match sqlite::holder(&path) {
             // It is another daemon on the same database that has the port, too.
             Ok(Some(pid)) => Failure::from(OpenError::Taken { path, pid }),
             Ok(None) | Err(_) => {
@@ -497,7 +500,7 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
 }
 
 /// What a person is told of a file that was opened, if there is news.
-fn told(options: &store::Options, opened: Opened) -> Option<String> {
+fn told(options: &sqlite::Options, opened: Opened) -> Option<String> {
     let path = options.path.display();
     match opened {
         Opened::Created => Some(format!("{path}: created")),

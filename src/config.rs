@@ -21,13 +21,14 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    api,
-    backoff::Backoff,
-    judge::Policy,
-    key::{Exposure, KeySource, looks_like_a_key},
+    api::{
+        self,
+        key::{Exposure, KeySource, looks_like_a_key},
+    },
+    model::{backoff::Backoff, judge::Policy},
     pace::RateLimit,
-    store,
-    telemetry::Format,
+    queue::sqlite,
+    watch::telemetry::Format,
     worker,
 };
 
@@ -126,7 +127,7 @@ impl From<String> for Secret {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The database.
-    pub store: store::Options,
+    pub store: sqlite::Options,
     /// Where the API is.
     pub base_url: Url,
     /// Where the key comes from, if that was said.
@@ -302,14 +303,14 @@ impl RawConfig {
             p.0.push(format!("database.path = {:?}: {problem}", database.path));
             PathBuf::new()
         });
-        let store = store::Options {
+        let store = sqlite::Options {
             path,
             busy_timeout: p.duration("database.busy_timeout", &database.busy_timeout, ms(0)..=ms(300_000)),
             synchronous: p.word(
                 "database.synchronous",
                 &database.synchronous,
-                &[("full", store::Synchronous::Full), ("normal", store::Synchronous::Normal)],
-                store::Synchronous::Full,
+                &[("full", sqlite::Synchronous::Full), ("normal", sqlite::Synchronous::Normal)],
+                sqlite::Synchronous::Full,
             ),
         };
         let region = p.word(

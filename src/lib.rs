@@ -1,40 +1,24 @@
 //! Empties a SQLite queue of audio-cache deletions through PolyAI's bulk-delete API.
 //!
-//! # The map, in reading order
+//! # The map, from the core outwards
 //!
-//! | module | what it is | |
+//! | room | what it is | |
 //! | --- | --- | --- |
-//! | [`clock`] | time as a value; the only reader of a clock | pure |
-//! | [`printable`] | text from outside, fit for a terminal and a log | pure |
-//! | [`small_file`] | a file that the configuration names, and that may be anything | |
-//! | [`deletion`] | the nouns | pure |
-//! | [`backoff`] | the schedule | pure |
-//! | [`envelope`] | whose word an error is | pure |
-//! | [`echo`] | whose answer it is | pure |
-//! | [`outcome`] | what came of a call, and what can follow from it | pure |
-//! | [`hold`] | a pause, as it is kept | pure |
-//! | [`judge`] | what does follow from it: the decision table | pure |
-//! | [`evidence`] | what the answers so far have shown of each agent | pure |
-//! | [`lanes`] | whose turn it is | pure |
-//! | [`pace`] | whether a request may go out: the rate, the holds, how many at a time | no I/O |
+//! | [`printable`] | text from outside, made fit for a terminal and a log | pure |
+//! | [`small_file`] | reading a file that the configuration names, and that may be anything | |
+//! | [`model`] | the nouns, time, backoff, holds as they are kept, what a call came to, and what follows from it: the decision table [`model::judge`] | pure |
+//! | [`pace`] | may a request go out: permits, the rate found out, the holds, how many at a time | no I/O |
 //! | [`queue`] | what crosses the seam between the worker and the engine that keeps the queue | pure |
-//! | [`key`] | the API key, and its only way out | |
-//! | [`api`] | one request and its reply | |
-//! | [`store`] | all the SQL there is | |
-//! | [`metrics`] | what is counted and measured | |
-//! | [`health`] | how the daemon is, said by the loop | pure |
-//! | [`telemetry`] | where logs go, and the names in them | |
-//! | [`supervisor`] | the service manager, told how we are | |
-//! | [`worker`] | the loop over all of these | |
-//! | [`http`] | what whoever watches can ask | |
+//! | [`queue::sqlite`] | the engine, and all the SQL there is | |
+//! | [`watch`] | logs, metrics, health, HTTP, the service manager | |
+//! | [`api`] | one request and its reply; the list of a remote cache; the key | |
+//! | [`worker`] | the loop: settle, refresh, schedule, commit, send | |
 //! | [`config`] | configuration, as written and as meant | |
 //! | [`sandbox`] | a stand-in for the API | |
-//! | [`cli`] | arguments, exit codes, signals; what an operator does | |
+//! | [`cli`] | arguments, exit codes, signals; what an operator does: a file a command | |
 //!
-//! Imports run one way: `main → cli → {config, sandbox} → {worker, http} → metrics → {store, api, supervisor} → {pace,
-//! lanes, evidence, key} → queue → {judge, hold} → {outcome, health, telemetry} → {echo, envelope, deletion, backoff} → {clock, printable,
-//! small_file}`. A test holds
-//! that, and that only the store knows SQL.
+//! Imports run one way: `main → cli → {config, sandbox} → worker → api → watch → {queue, pace} → model → {printable,
+//! small_file}`. A test holds that, and that only an engine knows SQL.
 //!
 //! # The words
 //!
@@ -75,7 +59,7 @@
 //!
 //! There is no claimed state: one daemon owns the file, so memory knows what is in flight, and the manifest is the
 //! evidence if memory is lost. A request without an answer at the start is a crash's orphan, and settled as lost. What
-//! the answers have shown of each agent ([`evidence`]) is lost with the process, but for what its rows say (`first_fault`,
+//! the answers have shown of each agent ([`model::evidence`]) is lost with the process, but for what its rows say (`first_fault`,
 //! `evidence`).
 //!
 //! # The rule
@@ -85,7 +69,7 @@
 //!
 //! * its ID in `deleted`, and not in `failed`, of a 200 to our own request;
 //! * its ID not deleted by a 200 that deleted others;
-//! * the API's own word on a single-entry DELETE of it ([`envelope`] says whose word an error is);
+//! * the API's own word on a single-entry DELETE of it ([`model::envelope`] says whose word an error is);
 //! * for *dead* only: `max_attempts` failures, the last of them of a request about the row alone, while others got through;
 //!   or a rejection of it alone, while not everything is rejected.
 //!
@@ -111,53 +95,21 @@
 //!
 //! The README names the tests of each.
 
-pub mod clock;
-
 pub mod printable;
 
 pub mod small_file;
 
-pub mod aside;
-
-pub mod deletion;
-
-pub mod backoff;
-
-pub mod envelope;
-
-pub mod echo;
-
-pub mod outcome;
-
-pub mod hold;
-
-pub mod judge;
-
-pub mod evidence;
-
-pub mod lanes;
+pub mod model;
 
 pub mod pace;
 
 pub mod queue;
 
-pub mod key;
-
 pub mod api;
 
-pub mod store;
-
-pub mod metrics;
-
-pub mod health;
-
-pub mod telemetry;
-
-pub mod supervisor;
+pub mod watch;
 
 pub mod worker;
-
-pub mod http;
 
 pub mod config;
 

@@ -15,7 +15,7 @@ pub use holds::{Admission, Holds, Outcome, Probe};
 pub use permits::{Permits, RateLimit, is_too_much};
 pub use rate::RateChange;
 
-use crate::backoff::Backoff;
+use crate::model::backoff::Backoff;
 use concurrency::AdaptiveConcurrency;
 
 /// Of the permits, probes get one in this many at the most while anything else may go.

@@ -1,8 +1,10 @@
 //! What crosses the seam between the worker and the engine that keeps the queue.
 
+pub mod sqlite;
+
 use std::time::Duration;
 
-use crate::{
+use crate::model::{
     clock::Timestamp,
     deletion::{Batch, Deletion, DeletionId, RequestId},
     outcome::{Cause, Judged, Verdict},

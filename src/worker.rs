@@ -7,6 +7,7 @@ mod chores;
 mod clocks;
 mod doubts;
 mod in_flight;
+mod lanes;
 mod ledger;
 mod log;
 mod plan;
@@ -33,26 +34,28 @@ use tracing::{error, info};
 
 use crate::{
     api::{Api, Reply, Transport},
-    clock::{Clock, Timestamp},
-    deletion::{AgentId, DeletionId, Kind, RequestId},
-    echo::Echoes,
-    evidence::Evidence,
-    hold::HoldChange,
-    judge::Policy,
-    lanes::Lanes,
-    metrics::Metrics,
-    outcome::Scope,
+    model::{
+        clock::{Clock, Timestamp},
+        deletion::{AgentId, DeletionId, Kind, RequestId},
+        echo::Echoes,
+        evidence::Evidence,
+        hold::HoldChange,
+        judge::Policy,
+        outcome::Scope,
+    },
     pace::Pace,
-    queue::{Claim, Counts},
-    store::{Doubtful as _, Store, StoreError},
-    supervisor::Supervisor,
-    telemetry::event,
+    queue::{
+        Claim, Counts,
+        sqlite::{Doubtful as _, Store, StoreError},
+    },
+    watch::{metrics::Metrics, supervisor::Supervisor, telemetry::event},
 };
 use chores::Chores;
 pub use chores::{PRUNE_ROWS, VACUUM_PAGES};
 use clocks::Clocks;
 pub use doubts::{Doubts, tell_of_a_doubt};
 use in_flight::InFlight;
+use lanes::Lanes;
 use ledger::{Ledger, Over};
 use recovery::recover;
 pub use report::{Ended, Totals, Turn, Until};

@@ -4,7 +4,7 @@ mod machine;
 
 use std::{fs, path::Path, time::Duration};
 
-use audio_cache_sweeper::store::{Options, Store, Synchronous};
+use audio_cache_sweeper::queue::sqlite::{Options, Store, Synchronous};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 pub use machine::machine;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use audio_cache_sweeper::clock::Clock;
+use audio_cache_sweeper::model::clock::Clock;
 
 use crate::common::memory_kib;
 

@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use audio_cache_sweeper::{
-    api::{self, Api},
-    backoff::Backoff,
-    clock::Clock,
-    judge::Policy,
-    key::KeySource,
+    api::{self, Api, key::KeySource},
+    model::{backoff::Backoff, clock::Clock, judge::Policy},
     pace::{Pace, RateLimit},
-    store::Store,
+    queue::sqlite::Store,
     worker::{Settings, Worker},
 };
 

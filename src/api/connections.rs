@@ -11,7 +11,11 @@ use std::{
 use reqwest::{Certificate, Client, Proxy, Url, redirect::Policy};
 
 use super::PATIENCE;
-use crate::{aside::Aside, clock::Clock, outcome::Fault, small_file};
+use crate::{
+    api::aside::Aside,
+    model::{clock::Clock, outcome::Fault},
+    small_file,
+};
 
 /// After this time, new requests go over new connections: the host's name is resolved again, so that a busy daemon does not
 /// stay with an address that is not in use any more.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Api, Reply, parse_object};
-use crate::{
+use crate::model::{
     clock::Timestamp,
     deletion::{AgentId, EntryId, refuse_floating},
 };

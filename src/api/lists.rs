@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, de};
 
 use super::parse_object;
-use crate::outcome::Answer;
+use crate::model::outcome::Answer;
 
 /// Without `deleted`, nothing is said about any row. `failed` may be left out or null: a row that is in neither list comes
 /// back either way. What else the API may add is no concern of ours.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
 use super::text_headers;
-use crate::{clock::Timestamp, outcome::RetryAfter};
+use crate::model::{clock::Timestamp, outcome::RetryAfter};
 
 /// The longest wait among all values of `Retry-After`; what cannot be read is passed over.
 ///

@@ -16,10 +16,12 @@ use tracing_subscriber::EnvFilter;
 use super::{Failure, rng, say, work};
 use crate::{
     config::{Config, ConfigError},
+    queue::sqlite::{Producer, Store},
     sandbox::{self, Sandbox},
-    store::{Producer, Store},
-    supervisor::Supervisor,
-    telemetry::{self, Format},
+    watch::{
+        supervisor::Supervisor,
+        telemetry::{self, Format},
+    },
     worker::{Ended, Until},
 };
 

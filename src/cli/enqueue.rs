@@ -28,10 +28,12 @@ use super::{
     told, warn_person, will_ask,
 };
 use crate::{
-    clock::{Clock, Timestamp},
     config::Config,
-    deletion::{AgentId, EntryId, refuse_floating},
-    store::{Enqueued, Options, Producer, Wish},
+    model::{
+        clock::{Clock, Timestamp},
+        deletion::{AgentId, EntryId, refuse_floating},
+    },
+    queue::sqlite::{Enqueued, Options, Producer, Wish},
 };
 
 /// How many rows go into one transaction: about a tenth of a second's worth, once there are a million.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{Failure, say, told, warn_person};
-use crate::store::{self, Introduction, OpenError, Options, Reader, Store, sure};
+use crate::queue::sqlite::{self, Introduction, OpenError, Options, Reader, Store, sure};
 
 /// Of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -17,7 +17,7 @@ pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
     let done = match sure(async || Store::make(options.clone()).await).await {
         Ok(mut store) => {
             if let Some(foreign) = store.news_of_the_tables() {
-                let names = store::list(foreign);
+                let names = sqlite::list(foreign);
                 warn_person(&format!("{path}: the tables are not as sweeper makes them: {names}"));
             }
             let opened = store.opened();
@@ -36,7 +36,7 @@ pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
 async fn in_use(options: &Options, pid: Option<u32>) -> Result<String, Failure> {
     let path = options.path.display();
     let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-    let older = store::introduction_of(options, pid).await.filter(|said| is_older(&said.version));
+    let older = sqlite::introduction_of(options, pid).await.filter(|said| is_older(&said.version));
     let older = older.map(|Introduction { version, .. }| {
         format!("sweeper {version}{process}, which is older than this one, {VERSION}")
     });

@@ -17,9 +17,11 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::times::{Moment, show_text};
 use crate::{
-    clock::Timestamp,
-    deletion::{AgentId, EntryId, refuse_floating},
-    store::Wish,
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, EntryId, refuse_floating},
+    },
+    queue::sqlite::Wish,
 };
 
 /// The longest line that is read: many times what the longest IDs take.

@@ -14,15 +14,17 @@ use super::{
 };
 use crate::{
     api::{Api, Entry, PAGE_SIZE, Page, Reply},
-    backoff::{Backoff, Jitter},
-    clock::{Clock, Timestamp},
     config::{Config, show_duration},
-    deletion::{AgentId, EntryId},
-    hold::HoldRow,
-    outcome::{Cause, Fault, RetryAfter, Scope},
+    model::{
+        backoff::{Backoff, Jitter},
+        clock::{Clock, Timestamp},
+        deletion::{AgentId, EntryId},
+        hold::HoldRow,
+        outcome::{Cause, Fault, RetryAfter, Scope},
+    },
     pace::Permits,
     printable,
-    store::{self, Neighbour, OpenError, Reader, sure},
+    queue::sqlite::{self, Neighbour, OpenError, Reader, sure},
 };
 
 /// How often a page is asked for until that is given up.
@@ -183,7 +185,7 @@ pub(super) struct Lister {
     max_retry_after: Duration,
     clock: Clock,
     rng: fastrand::Rng,
-    queue: store::Options,
+    queue: sqlite::Options,
     /// The shortest time between two requests, so that a daemon gets its share of the rate.
     gap: Duration,
     /// Elapsed time from which the next request may go out by that.
@@ -322,7 +324,7 @@ impl Lister {
                     return Err(Halt::Later(anyhow!(
                         "list the audio cache of {}: {on} is held ({cause}) {end} is done by `{}`",
                         self.agent,
-                        store::lifting(&hold)
+                        sqlite::lifting(&hold)
                     )));
                 }
             }

@@ -16,11 +16,13 @@ use super::{
     warn_person, will_ask,
 };
 use crate::{
-    clock::Clock,
     config::Config,
-    deletion::{AgentId, DeletionId, EntryId},
-    outcome::Cause,
-    store::Producer,
+    model::{
+        clock::Clock,
+        deletion::{AgentId, DeletionId, EntryId},
+        outcome::Cause,
+    },
+    queue::sqlite::Producer,
 };
 
 /// How many rows go into one transaction.

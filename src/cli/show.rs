@@ -11,11 +11,13 @@ use super::{
     warn_person,
 };
 use crate::{
-    clock::{Clock, Timestamp},
     config::Config,
-    deletion::{AgentId, EntryId},
+    model::{
+        clock::{Clock, Timestamp},
+        deletion::{AgentId, EntryId},
+    },
     printable,
-    store::{Reader, Story, Told, sure},
+    queue::sqlite::{Reader, Story, Told, sure},
 };
 
 const EXAMPLES: &str = "\

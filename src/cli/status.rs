@@ -19,13 +19,15 @@ use super::{
     times::{plural, show_count, show_span, show_text, show_time},
 };
 use crate::{
-    clock::{Clock, Timestamp},
     config::Config,
-    deletion::AgentId,
-    hold::HoldRow,
-    outcome::{Cause, Scope},
+    model::{
+        clock::{Clock, Timestamp},
+        deletion::AgentId,
+        hold::HoldRow,
+        outcome::{Cause, Scope},
+    },
     printable,
-    store::{Reader, Standing, sure},
+    queue::sqlite::{Reader, Standing, sure},
 };
 
 /// How many agents the table has.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{clock::Timestamp, config::parse_duration, printable};
+use crate::{config::parse_duration, model::clock::Timestamp, printable};
 
 /// The longest span that can be given: a hundred years.
 const MAX_SPAN: Duration = Duration::from_secs(36_500 * 86_400);

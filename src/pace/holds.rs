@@ -13,7 +13,7 @@ use std::{
 pub use answered::Outcome;
 use answered::is_by_streak;
 
-use crate::{
+use crate::model::{
     backoff::Backoff,
     clock::Timestamp,
     deletion::{AgentId, RequestId},

@@ -1,5 +1,5 @@
 use super::*;
-use crate::outcome::{Hold, HoldEnd};
+use crate::model::outcome::{Hold, HoldEnd};
 
 #[path = "holds_tests/clocks.rs"]
 mod clocks;

@@ -21,7 +21,7 @@ use governor::{
 };
 
 use super::rate::{AdaptiveRate, RateChange};
-use crate::{deletion::RequestId, outcome::Cause};
+use crate::model::{deletion::RequestId, outcome::Cause};
 
 /// How far behind an even spacing requests may fall and catch up: turns are a few milliseconds late.
 const MAX_CATCH_UP: Duration = Duration::from_millis(50);

@@ -22,7 +22,7 @@
 
 use std::time::Duration;
 
-use crate::deletion::RequestId;
+use crate::model::deletion::RequestId;
 
 /// The most of the rate that was too high that is tried again.
 const DECREASE: f64 = 0.95;

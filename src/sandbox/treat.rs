@@ -18,7 +18,7 @@ use super::{
     Entries, Mood, Recorded, Shared, World, listing,
     replies::{cut, error, is_cut, json_response, say},
 };
-use crate::{api::CORRELATION_ID, deletion::MAX_BATCH_SIZE};
+use crate::{api::CORRELATION_ID, model::deletion::MAX_BATCH_SIZE};
 
 /// More than any well-formed request has.
 const MAX_BODY_BYTES: usize = 1 << 20;

@@ -8,8 +8,8 @@ use tracing::{debug, info, warn};
 use super::{Doubts, Worker, log, tell_of_a_doubt};
 use crate::{
     api::Transport,
-    store::{Doubtful as _, StoreError},
-    telemetry::event,
+    queue::sqlite::{Doubtful as _, StoreError},
+    watch::telemetry::event,
 };
 
 /// How many rows one step of pruning removes: those of many agents lie far apart, and each is some pages to write.

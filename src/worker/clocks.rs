@@ -10,10 +10,12 @@ use tracing::{info, warn};
 use super::{Settings, Worker};
 use crate::{
     api::Transport,
-    clock::{Clock, Timestamp},
-    deletion::RequestId,
-    store::{Store, StoreError},
-    telemetry::event,
+    model::{
+        clock::{Clock, Timestamp},
+        deletion::RequestId,
+    },
+    queue::sqlite::{Store, StoreError},
+    watch::telemetry::event,
 };
 
 /// Wall-clock and elapsed time may part by this much between two turns: a clock that is slewed is not set.

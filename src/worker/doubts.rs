@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::Worker;
-use crate::{api::Transport, store::StoreError, telemetry::event};
+use crate::{api::Transport, queue::sqlite::StoreError, watch::telemetry::event};
 
 /// How often it is looked at again, each time on a fresh connection.
 const MOST_LOOKS: u32 = 2;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::plan::Busy;
 use crate::{
-    deletion::{Batch, DeletionId, Lane, RequestId},
+    model::deletion::{Batch, DeletionId, Lane, RequestId},
     queue::Claim,
 };
 

@@ -7,17 +7,18 @@ use tracing::info;
 use super::{Totals, in_flight::InFlight, log, schedule::Schedule};
 use crate::{
     api::Reply,
-    clock::Timestamp,
-    deletion::{Lane, RequestId},
-    echo::{Echo, Echoes},
-    evidence::Evidence,
-    hold::HoldChange,
-    judge::{Heard, Sent, Standing, judge},
-    metrics::Metrics,
-    outcome::{Fault, Judgement},
+    model::{
+        clock::Timestamp,
+        deletion::{Lane, RequestId},
+        echo::{Echo, Echoes},
+        evidence::Evidence,
+        hold::HoldChange,
+        judge::{Heard, Sent, Standing, judge},
+        outcome::{Fault, Judgement},
+    },
     pace::{Outcome, is_too_much},
     queue::Settlement,
-    telemetry::event,
+    watch::{metrics::Metrics, telemetry::event},
 };
 
 /// A judged answer that the database does not know of yet.

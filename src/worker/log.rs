@@ -6,12 +6,16 @@ use tracing::{debug, error, info, warn};
 
 use super::{InFlight, Totals};
 use crate::{
-    hold::{HoldChange, HoldRow},
-    outcome::Verdict,
+    model::{
+        hold::{HoldChange, HoldRow},
+        outcome::Verdict,
+    },
     pace::{ConcurrencyChange, RateChange},
-    queue::{Counts, Settlement, Tally},
-    store::{self, Backlog, Foreign, StoreError},
-    telemetry::{dropped_lines, event},
+    queue::{
+        Counts, Settlement, Tally,
+        sqlite::{self, Backlog, Foreign, StoreError},
+    },
+    watch::telemetry::{dropped_lines, event},
 };
 
 /// One line for the request, one at debug for each row, and a warning if rows are dead or the API listed strangers.
@@ -89,7 +93,7 @@ pub fn backlog(Backlog { bytes, readers }: &Backlog) {
 pub fn foreign(foreign: &[Foreign]) {
     warn!(
         event = event::FOREIGN_TRIGGERS,
-        names = store::list(foreign),
+        names = sqlite::list(foreign),
         "the tables are not as sweeper makes them: what a trigger does runs inside the daemon's transactions, and an \
          index makes them slower"
     );
@@ -100,7 +104,7 @@ pub fn interfered(error: &StoreError) {
     if let Some(foreign) = error.foreign() {
         error!(
             event = event::INTERFERED,
-            names = store::list(foreign),
+            names = sqlite::list(foreign),
             %error,
             "a statement did not do what it does; nothing more is sent"
         );

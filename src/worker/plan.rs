@@ -6,9 +6,11 @@ use std::{
 };
 
 use crate::{
-    backoff::Backoff,
-    clock::Timestamp,
-    deletion::{ALONE, AgentId, Batch, Deletion, EntryId, Lane},
+    model::{
+        backoff::Backoff,
+        clock::Timestamp,
+        deletion::{ALONE, AgentId, Batch, Deletion, EntryId, Lane},
+    },
     queue::{DueRow, Look},
 };
 
@@ -128,7 +130,7 @@ fn soonest(one: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deletion::DeletionId;
+    use crate::model::deletion::DeletionId;
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(100_000);

@@ -4,13 +4,17 @@ use tracing::warn;
 
 use super::Totals;
 use crate::{
-    clock::{Clock, Timestamp},
-    judge::{Heard, Policy, Sent, Standing, judge},
-    outcome::Fault,
+    model::{
+        clock::{Clock, Timestamp},
+        judge::{Heard, Policy, Sent, Standing, judge},
+        outcome::Fault,
+    },
     pace::Pace,
-    queue::{Orphan, Settlement},
-    store::{Store, StoreError},
-    telemetry::event,
+    queue::{
+        Orphan, Settlement,
+        sqlite::{Store, StoreError},
+    },
+    watch::telemetry::event,
 };
 
 /// Settles what a daemon before us left unanswered: sent, outcome unknown. And says that we are here, with our `rate`.

@@ -21,14 +21,18 @@ use super::{
     plan::{Busy, Next, Rules, batches, probe},
 };
 use crate::{
-    clock::{Clock, Timestamp},
-    deletion::{ALONE, AgentId, Batch, Lane, MAX_BATCH_SIZE},
-    evidence::Evidence,
-    lanes::Lanes,
-    outcome::Scope,
+    model::{
+        clock::{Clock, Timestamp},
+        deletion::{ALONE, AgentId, Batch, Lane, MAX_BATCH_SIZE},
+        evidence::Evidence,
+        outcome::Scope,
+    },
     pace::{Admission, Pace, Probe},
-    queue::{Claim, Look},
-    store::{StoreError, Write},
+    queue::{
+        Claim, Look,
+        sqlite::{StoreError, Write},
+    },
+    worker::lanes::Lanes,
 };
 
 /// How many lanes are considered in a row without one that may send: some thousand take a millisecond.

@@ -3,14 +3,15 @@
 use std::{net::SocketAddr, time::Duration};
 
 use audio_cache_sweeper::{
-    api::{self, Api},
-    backoff::Backoff,
-    clock::{Clock, Timestamp},
-    judge::Policy,
-    key::KeySource,
+    api::{self, Api, key::KeySource},
+    model::{
+        backoff::Backoff,
+        clock::{Clock, Timestamp},
+        judge::Policy,
+    },
     pace::{Pace, RateLimit},
+    queue::sqlite::{self, OpenError, Producer, Store, Synchronous},
     sandbox::{self, Mood, Recorded, Sandbox},
-    store::{self, OpenError, Producer, Store, Synchronous},
     worker::{Settings, Turn, Worker},
 };
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteRow};
@@ -78,7 +79,7 @@ impl Default for Plan {
 
 pub struct Bed {
     pub dir: tempfile::TempDir,
-    pub options: store::Options,
+    pub options: sqlite::Options,
     pub sandbox: Sandbox,
     pub clock: Clock,
     pub worker: Worker,
@@ -94,7 +95,7 @@ impl Bed {
     /// On the queue that is in this directory; a new one if there is none.
     pub async fn on(dir: tempfile::TempDir, plan: Plan) -> Self {
         crate::logs::subscribe();
-        let options = store::Options {
+        let options = sqlite::Options {
             path: dir.path().join("queue.db"),
             busy_timeout: plan.busy_timeout,
             synchronous: Synchronous::Full,
@@ -182,7 +183,7 @@ impl Bed {
     }
 }
 
-async fn worker(options: &store::Options, plan: &Plan, sandbox: &Sandbox, clock: &Clock) -> Worker {
+async fn worker(options: &sqlite::Options, plan: &Plan, sandbox: &Sandbox, clock: &Clock) -> Worker {
     let base_url = plan.base_url.clone().unwrap_or_else(|| sandbox.url());
     let api = Api::new(api::Options {
         base_url: base_url.parse().unwrap(),
@@ -201,7 +202,7 @@ async fn worker(options: &store::Options, plan: &Plan, sandbox: &Sandbox, clock:
 
 /// Opens the queue, whose lock this process may just have let go of: a child that another test has started keeps it until it
 /// has become another program.
-pub async fn open(options: &store::Options) -> Store {
+pub async fn open(options: &sqlite::Options) -> Store {
     loop {
         match Store::open(options.clone()).await {
             Err(OpenError::Taken { pid, .. }) if pid == Some(std::process::id()) => tokio::task::yield_now().await,

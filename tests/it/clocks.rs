@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use audio_cache_sweeper::{
-    clock::Timestamp,
+    model::clock::Timestamp,
     pace::RateLimit,
     sandbox::{Mood, Options, Outage},
 };

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, path::PathBuf, time::Duration};
 
-use audio_cache_sweeper::{config::Config, key::KeySource};
+use audio_cache_sweeper::{api::key::KeySource, config::Config};
 
 fn environment(entries: &[(&str, &str)]) -> HashMap<String, String> {
     entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()

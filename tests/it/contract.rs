@@ -1,7 +1,7 @@
 //! The endpoint's contract: exactly what goes over the wire.
 
 use crate::bed::{Bed, KEY, Plan};
-use audio_cache_sweeper::{key::KeySource, sandbox::Mood};
+use audio_cache_sweeper::{api::key::KeySource, sandbox::Mood};
 
 #[tokio::test]
 async fn a_request_is_exactly_what_the_endpoint_s_page_says() {

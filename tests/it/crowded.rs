@@ -8,12 +8,14 @@ use std::{
 
 use audio_cache_sweeper::{
     api::{Reply, Transport},
-    backoff::Backoff,
-    clock::Clock,
-    deletion::Batch,
-    outcome::{Answer, Fault},
+    model::{
+        backoff::Backoff,
+        clock::Clock,
+        deletion::Batch,
+        outcome::{Answer, Fault},
+    },
     pace::{Pace, RateLimit},
-    store::{Options, Producer, Synchronous},
+    queue::sqlite::{Options, Producer, Synchronous},
     worker::Worker,
 };
 use tokio::sync::{oneshot, watch};

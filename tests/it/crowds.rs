@@ -7,8 +7,7 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    backoff::Backoff,
-    clock::Clock,
+    model::{backoff::Backoff, clock::Clock},
     pace::RateLimit,
     sandbox::{Mood, Options, Outage},
 };

@@ -71,7 +71,7 @@ fn the_image_is_made_of_what_is_there_and_runs_what_we_understand() {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(), "{source} is not there");
         assert!(ignored.lines().all(|line| line != source), "{source} is ignored");
     }
-    for file in ["src/store/schema.rs", "src/config.rs"] {
+    for file in ["src/queue/sqlite/schema.rs", "src/config.rs"] {
         let included = all(r#"include_str!\("(?:\.\./)+([a-z]+)/"#, &text(file));
         assert!(!included.is_empty(), "{file} includes nothing any more");
         for folder in included {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    clock::Clock,
+    model::clock::Clock,
     sandbox::{Mood, Options},
 };
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use audio_cache_sweeper::{
-    backoff::Backoff,
+    model::backoff::Backoff,
     sandbox::{Missing, Options, Outage, Poison},
 };
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    clock::Clock,
+    model::clock::Clock,
     sandbox::{Mood, Options},
 };
 

@@ -10,12 +10,14 @@ use std::{
 
 use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::{
-    clock::{Clock, Timestamp},
-    health::{Health, State},
-    http::{Endpoint, Sources},
-    metrics::Metrics,
+    model::clock::{Clock, Timestamp},
+    queue::sqlite::{self, Counter, Synchronous},
     sandbox::{Mood, Options, Sandbox},
-    store::{self, Counter, Synchronous},
+    watch::{
+        health::{Health, State},
+        http::{Endpoint, Sources},
+        metrics::Metrics,
+    },
 };
 
 use crate::{
@@ -304,7 +306,7 @@ async fn healthcheck_ends_with_0_if_the_daemon_is_alive_1_if_not_and_2_if_it_can
 /// An endpoint on a clock that stands still, with a database that is or is not there.
 fn endpoint(dir: &Path) -> (Endpoint, Health, Clock) {
     let (clock, health) = (Clock::manual(Timestamp(4_000_000_000_000)), Health::new(Duration::from_secs(1)));
-    let options = store::Options {
+    let options = sqlite::Options {
         path: dir.join("sweeper.db"),
         busy_timeout: Duration::from_secs(1),
         synchronous: Synchronous::Full,

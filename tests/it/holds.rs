@@ -7,7 +7,7 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    clock::Clock,
+    model::clock::Clock,
     pace::RateLimit,
     sandbox::{Mood, Options},
     worker::{Ended, Until},

@@ -1,6 +1,6 @@
 //! The SQL interface: what an INSERT may say, whatever its conflict clause.
 
-use audio_cache_sweeper::deletion::refuse_floating;
+use audio_cache_sweeper::model::deletion::refuse_floating;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::bed::{Bed, Plan};

@@ -10,9 +10,8 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    api::{self, Api},
+    api::{self, Api, key::KeySource},
     config::Config,
-    key::KeySource,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};

@@ -11,11 +11,13 @@ use std::{
 
 use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::{
-    clock::Timestamp,
-    deletion::{AgentId, EntryId},
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, EntryId},
+    },
+    queue::sqlite::{self, OpenError, Producer, Reader, Store, Synchronous, holder},
     sandbox::Options,
     small_file,
-    store::{self, OpenError, Producer, Reader, Store, Synchronous, holder},
 };
 use serde_json::Value;
 
@@ -240,9 +242,9 @@ async fn where_the_system_tells_of_no_locks_a_number_is_believed_that_is_a_sweep
     assert_eq!(finish(init()).await.0, 0);
 }
 
-fn options(dir: &Path) -> store::Options {
+fn options(dir: &Path) -> sqlite::Options {
     let path = dir.join("sweeper.db");
-    store::Options { path, busy_timeout: Duration::from_secs(5), synchronous: Synchronous::Full }
+    sqlite::Options { path, busy_timeout: Duration::from_secs(5), synchronous: Synchronous::Full }
 }
 
 /// Whether this process has a POSIX lock on the file; SQLite has one on each database that it has open.
@@ -281,7 +283,7 @@ async fn nothing_that_we_do_with_the_file_takes_sqlite_s_locks_away_and_lets_a_s
         reader.story(&agent, &entry).await.unwrap();
         reader.standing(None, Timestamp(1)).await.unwrap();
         drop(reader);
-        store::Counter::new(options.clone()).census(Timestamp(1)).await.unwrap();
+        sqlite::Counter::new(options.clone()).census(Timestamp(1)).await.unwrap();
         drop(Producer::join(&options).await.unwrap());
         drop(Producer::join_or_create(&options).await.unwrap());
         // A key or a certificate that is in fact the database.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
-use audio_cache_sweeper::store::{OpenError, Options, Producer, Reader, Store, Synchronous};
+use audio_cache_sweeper::queue::sqlite::{OpenError, Options, Producer, Reader, Store, Synchronous};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::{

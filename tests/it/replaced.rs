@@ -11,9 +11,9 @@ use std::{
 
 use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::{
-    clock::Clock,
+    model::clock::Clock,
+    queue::sqlite::{self, Store, Synchronous},
     sandbox::{Mood, Options, Sandbox},
-    store::{self, Store, Synchronous},
 };
 
 use crate::{
@@ -188,7 +188,7 @@ async fn what_was_in_a_log_that_was_taken_away_is_saved_if_nobody_has_made_anoth
 async fn a_transaction_that_waited_while_the_index_was_taken_away_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sweeper.db");
-    let options = store::Options { path, busy_timeout: Duration::from_secs(60), synchronous: Synchronous::Full };
+    let options = sqlite::Options { path, busy_timeout: Duration::from_secs(60), synchronous: Synchronous::Full };
     let mut store = Store::open(options).await.unwrap();
     let locked = Locked::new(dir.path()).await;
     let taken_away = async {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use audio_cache_sweeper::{
-    api::{self, Api, Reply, Transport as _},
-    deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane},
-    envelope::Envelope,
-    key::KeySource,
-    outcome::{Fault, RetryAfter},
+    api::{self, Api, Reply, Transport as _, key::KeySource},
+    model::{
+        deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane},
+        envelope::Envelope,
+        outcome::{Fault, RetryAfter},
+    },
     sandbox::{Mood, Options, Sandbox},
 };
 use uuid::Uuid;

@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write as _, path::Path, process::Command, time::Duration};
 
-use audio_cache_sweeper::{clock::Clock, sandbox::Options};
+use audio_cache_sweeper::{model::clock::Clock, sandbox::Options};
 use sqlx::{Connection, SqliteConnection};
 
 use crate::{

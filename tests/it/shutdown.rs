@@ -10,7 +10,7 @@ use std::{
 
 use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::{
-    clock::Clock,
+    model::clock::Clock,
     sandbox::{Mood, Options, Sandbox},
 };
 

@@ -30,11 +30,13 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    backoff::Backoff,
-    clock::{Clock, Timestamp},
-    judge::{MAX_ASKS, Policy},
+    model::{
+        backoff::Backoff,
+        clock::{Clock, Timestamp},
+        judge::{MAX_ASKS, Policy},
+    },
     pace::{Pace, RateLimit},
-    store::{self, Store, Synchronous},
+    queue::sqlite::{self, Store, Synchronous},
     worker::{Settings, Turn, Worker},
 };
 use sqlx::{
@@ -153,7 +155,7 @@ struct Simulation {
     model: Model,
     clock: Clock,
     conn: SqliteConnection,
-    options: store::Options,
+    options: sqlite::Options,
     settings: Settings,
     rate: RateLimit,
     rng: fastrand::Rng,
@@ -176,10 +178,10 @@ struct Simulation {
 }
 
 /// An empty queue, and two connections to it: one for whoever writes to it, and the model's. No statement waits for a lock.
-async fn new_queue() -> (tempfile::TempDir, store::Options, [SqliteConnection; 2]) {
+async fn new_queue() -> (tempfile::TempDir, sqlite::Options, [SqliteConnection; 2]) {
     // Nothing here cuts the power: where there is a file system in memory, it is as good.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-    let options = store::Options {
+    let options = sqlite::Options {
         path: dir.path().join("queue.db"),
         busy_timeout: Duration::ZERO,
         synchronous: Synchronous::Normal,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    clock::Clock,
+    model::clock::Clock,
     sandbox::{Options, Sandbox},
 };
 use tokio::time::sleep;

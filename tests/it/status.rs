@@ -8,9 +8,9 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    clock::{Clock, Timestamp},
+    model::clock::{Clock, Timestamp},
+    queue::sqlite::{Counter, Reader},
     sandbox::{Mood, Options},
-    store::{Counter, Reader},
 };
 use regex::Regex;
 use serde_json::Value;

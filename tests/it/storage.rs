@@ -13,8 +13,8 @@ use std::{
 
 use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::{
+    queue::sqlite::{self, Store, Synchronous},
     sandbox::{Mood, Options, Sandbox},
-    store::{self, Store, Synchronous},
 };
 use tokio::sync::watch;
 
@@ -384,7 +384,7 @@ async fn a_lock_that_is_free_for_moments_only_is_got_in_one_of_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("queue.db");
     let options =
-        store::Options { path: path.clone(), busy_timeout: Duration::from_secs(60), synchronous: Synchronous::Full };
+        sqlite::Options { path: path.clone(), busy_timeout: Duration::from_secs(60), synchronous: Synchronous::Full };
     let mut store = Store::open(options).await.unwrap();
     let (begun, mut seen) = watch::channel(0);
     let hog = tokio::spawn(hog(path, begun));

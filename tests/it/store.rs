@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use audio_cache_sweeper::{
-    clock::Timestamp,
-    deletion::{AgentId, Batch, DeletionId, EntryId, Lane, RequestId},
-    outcome::{Cause, Judged, Verdict},
-    queue::{Claim, Settlement},
-    store::{Enqueued, OpenError, Options, Producer, Reader, Store, Synchronous, Wish},
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, Batch, DeletionId, EntryId, Lane, RequestId},
+        outcome::{Cause, Judged, Verdict},
+    },
+    queue::{
+        Claim, Settlement,
+        sqlite::{Enqueued, OpenError, Options, Producer, Reader, Store, Synchronous, Wish},
+    },
 };
 use sqlx::{Connection, SqliteConnection};
 

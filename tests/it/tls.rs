@@ -10,9 +10,8 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    api::{self, Api, Transport as _},
-    clock::{Clock, Timestamp},
-    key::KeySource,
+    api::{self, Api, Transport as _, key::KeySource},
+    model::clock::{Clock, Timestamp},
     sandbox::{Mood, Options, Sandbox},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};

@@ -4,8 +4,8 @@
 use std::{future::pending, path::Path, time::Duration};
 
 use audio_cache_sweeper::{
+    queue::sqlite::StoreError,
     sandbox::{Mood, Options},
-    store::StoreError,
     worker::{Ended, Until},
 };
 use tokio::time::timeout;

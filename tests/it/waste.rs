@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use audio_cache_sweeper::{backoff::Backoff, pace::RateLimit, sandbox::Options};
+use audio_cache_sweeper::{model::backoff::Backoff, pace::RateLimit, sandbox::Options};
 
 use crate::bed::{Bed, Plan};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Held, Holds, lifted};
-use crate::{
+use crate::model::{
     backoff::Jitter,
     clock::Timestamp,
     deletion::{AgentId, RequestId},

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use audio_cache_sweeper::{
+use audio_cache_sweeper::model::{
     judge::MAX_ASKS,
     outcome::{Cause, Fault, RetryAfter},
 };

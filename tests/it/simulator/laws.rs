@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use audio_cache_sweeper::{
+use audio_cache_sweeper::model::{
     deletion::Kind,
     outcome::{Fault, RetryAfter},
 };

@@ -10,10 +10,12 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    clock::{Clock, Timestamp},
-    outcome::Fault,
+    model::{
+        clock::{Clock, Timestamp},
+        outcome::Fault,
+    },
     pace::Pace,
-    store,
+    queue::sqlite,
     worker::Worker,
 };
 use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
@@ -64,7 +66,7 @@ pub struct Live {
     pub model: Model,
     clock: Clock,
     conn: SqliteConnection,
-    options: store::Options,
+    options: sqlite::Options,
     pub world: World,
     events: VecDeque<(Duration, Event)>,
     rng: fastrand::Rng,

@@ -9,10 +9,12 @@ use std::{
 
 use audio_cache_sweeper::{
     api::{Reply, Transport},
-    clock::{Clock, Timestamp},
-    deletion::{Batch, Kind},
-    envelope::Envelope,
-    outcome::{Answer, Fault, RetryAfter},
+    model::{
+        clock::{Clock, Timestamp},
+        deletion::{Batch, Kind},
+        envelope::Envelope,
+        outcome::{Answer, Fault, RetryAfter},
+    },
     pace::RateLimit,
 };
 use sqlx::SqliteConnection;

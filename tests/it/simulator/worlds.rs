@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use audio_cache_sweeper::{backoff::Backoff, judge::Policy, outcome::Fault, pace::RateLimit, worker::Settings};
+use audio_cache_sweeper::{
+    model::{backoff::Backoff, judge::Policy, outcome::Fault},
+    pace::RateLimit,
+    worker::Settings,
+};
 
 use super::{
     laws::{Class, Entry, Laws, Outage, Singles, retry_after, status},

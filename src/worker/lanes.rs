@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::deletion::{ALONE, AgentId, Lane};
+use crate::model::deletion::{ALONE, AgentId, Lane};
 
 /// The lanes that have, or soon will have, something to send.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
+use crate::model::{
     deletion::{ALONE, Deletion, EntryId, Lane},
     outcome::{Hold, Judged},
 };
@@ -60,7 +60,7 @@ fn all(batch: &Batch, verdict: Verdict) -> Judgement {
 }
 
 fn retried(batch: &Batch, cause: Cause) -> Judgement {
-    all(batch, Verdict::Retry { due_at: crate::clock::Timestamp::ZERO, cause })
+    all(batch, Verdict::Retry { due_at: crate::model::clock::Timestamp::ZERO, cause })
 }
 
 fn held(batch: &Batch, scope: Scope, cause: Cause, end: HoldEnd) -> Judgement {
@@ -300,7 +300,7 @@ fn that_there_are_single_deletes_is_shown_by_a_200_to_one() {
         take(&mut evidence, 1, &batch, &Judgement { is_answer, has_settled: true, ..all(&batch, verdict) });
         standing(&evidence, "a").singles_answered
     };
-    let due_at = crate::clock::Timestamp::ZERO;
+    let due_at = crate::model::clock::Timestamp::ZERO;
     let retry = |cause| Verdict::Retry { due_at, cause };
     assert!(shown(Verdict::Deleted, true) && shown(retry(Cause::ApiFailed), true));
     assert!(!shown(Verdict::Absent, true), "a 404 was believed for another reason");

@@ -37,7 +37,7 @@ pub(super) fn migrator() -> Migrator {
     let migration = |version, description: &'static str, sql: &'static str| {
         Migration::new(version, Cow::Borrowed(description), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![migration(1, "queue", include_str!("../../migrations/sqlite/0001_queue.sql"))])
+    Migrator::with_migrations(vec![migration(1, "queue", include_str!("../../../migrations/sqlite/0001_queue.sql"))])
 }
 
 /// Passes a file with our application ID, and one that lacks any and is ours by its tables.

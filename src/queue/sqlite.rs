@@ -45,9 +45,11 @@ pub use upkeep::Backlog;
 pub use write::Write;
 
 use crate::{
-    clock::Timestamp,
-    deletion::{AgentId, DeletionId, Lane},
-    hold::HoldRow,
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, DeletionId, Lane},
+        hold::HoldRow,
+    },
     queue::{Census, Orphan, Tally},
 };
 use connection::Connection;
@@ -399,17 +401,17 @@ async fn tally(conn: &mut SqliteConnection, now: Timestamp) -> Result<Tally, sql
 }
 
 #[cfg(test)]
-#[path = "store/plan_tests.rs"]
+#[path = "sqlite/plan_tests.rs"]
 mod plan_tests;
 
 #[cfg(test)]
-#[path = "store/steps_tests.rs"]
+#[path = "sqlite/steps_tests.rs"]
 mod steps_tests;
 
 #[cfg(test)]
-#[path = "store/file_tests.rs"]
+#[path = "sqlite/file_tests.rs"]
 mod file_tests;
 
 #[cfg(test)]
-#[path = "store/full_tests.rs"]
+#[path = "sqlite/full_tests.rs"]
 mod full_tests;

@@ -8,7 +8,7 @@ use std::fs;
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::{Store, StoreError, files::beside, processes::having_open, steps::STEP_OF_UPKEEP};
-use crate::{clock::Timestamp, queue::Pruned};
+use crate::{model::clock::Timestamp, queue::Pruned};
 
 /// One part in this many of the file may stay free: what comes next goes there.
 const SPARE: i64 = 10;

@@ -36,11 +36,13 @@ use tower::ServiceExt as _;
 use tracing::warn;
 
 use crate::{
-    clock::Clock,
-    health::{Health, State as Life},
-    metrics::{Exposition, Metrics},
-    store::Counter,
-    telemetry::event,
+    model::clock::Clock,
+    queue::sqlite::Counter,
+    watch::{
+        health::{Health, State as Life},
+        metrics::{Exposition, Metrics},
+        telemetry::event,
+    },
 };
 
 /// Most connections at a time; for another one, the oldest that waits for its client gives way.

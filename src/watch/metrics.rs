@@ -14,9 +14,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    clock::Timestamp,
-    deletion::Kind,
-    outcome::Cause,
+    model::{clock::Timestamp, deletion::Kind, outcome::Cause},
     queue::{Census, Counts},
 };
 pub use exposition::Exposition;

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use tokio::time::sleep;
 
 use super::{Store, StoreError, Write, steps::SOME_ROWS};
-use crate::clock::Clock;
+use crate::model::clock::Clock;
 
 /// SQLite's own waiting for the write lock has pauses of up to 100 ms. Against a program that commits one row after the other,
 /// and leaves the lock free for some microseconds between, that hardly ever meets such a moment. So it is tried this often in

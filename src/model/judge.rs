@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::{
+use crate::model::{
     backoff::{Backoff, Jitter},
     clock::Timestamp,
     deletion::{ALONE, Batch, Deletion, Kind, MAX_BATCH_SIZE, RequestId},

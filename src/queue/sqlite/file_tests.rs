@@ -9,7 +9,7 @@ use super::{
     file::{connect, switch_to_wal},
     upkeep::MAX_LOG,
 };
-use crate::clock::Timestamp;
+use crate::model::clock::Timestamp;
 
 async fn settings(conn: &mut SqliteConnection) -> (i64, i64, i64) {
     let settings = "SELECT (SELECT trusted_schema FROM pragma_trusted_schema),

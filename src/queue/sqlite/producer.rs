@@ -16,7 +16,7 @@ use super::{
     steps::SOME_ROWS,
     trust::{Schema, not_done},
 };
-use crate::{
+use crate::model::{
     clock::Timestamp,
     deletion::{AgentId, EntryId},
 };

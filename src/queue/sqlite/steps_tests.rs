@@ -17,9 +17,11 @@ use super::{
     steps::{SOME_ROWS, STEP_OF_UPKEEP, Steps, whole_file},
 };
 use crate::{
-    clock::Timestamp,
-    deletion::{AgentId, Batch, Deletion, Lane, RequestId},
-    outcome::{Cause, Judged, Verdict},
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, Batch, Deletion, Lane, RequestId},
+        outcome::{Cause, Judged, Verdict},
+    },
     queue::{Claim, Settlement},
 };
 

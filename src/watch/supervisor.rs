@@ -10,7 +10,7 @@ use std::{io, os::unix::net::UnixDatagram, path::PathBuf, time::Duration};
 use sd_notify::NotifyState;
 use tracing::warn;
 
-use crate::{
+use crate::watch::{
     health::{Health, State},
     telemetry::event,
 };

@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::deletion::{AgentId, DeletionId, EntryId, Lane, State};
+use crate::model::deletion::{AgentId, DeletionId, EntryId, Lane, State};
 
 #[path = "judge_tests/alone.rs"]
 mod alone;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::store::Synchronous;
+use crate::queue::sqlite::Synchronous;
 
 fn options(dir: &tempfile::TempDir) -> Options {
     let path = dir.path().join("queue.db");

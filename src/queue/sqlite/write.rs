@@ -13,10 +13,12 @@ use super::{
     trust::Foreign,
 };
 use crate::{
-    clock::Timestamp,
-    deletion::{DeletionId, Lane, RequestId},
-    hold::{HoldChange, HoldRow},
-    outcome::{Cause, Scope},
+    model::{
+        clock::Timestamp,
+        deletion::{DeletionId, Lane, RequestId},
+        hold::{HoldChange, HoldRow},
+        outcome::{Cause, Scope},
+    },
     queue::{Claim, Look, Settlement},
 };
 

@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 
 use super::{Write, errors::StoreError, rows::json, trust::not_done};
 use crate::{
-    deletion::{DeletionId, RequestId},
-    hold::HoldChange,
+    model::{
+        deletion::{DeletionId, RequestId},
+        hold::HoldChange,
+    },
     queue::{Claim, Settlement},
 };
 

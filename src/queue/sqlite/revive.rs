@@ -9,7 +9,7 @@ use super::{
     steps::{SOME_ROWS, whole_file},
     trust::{self, Foreign, How, not_done},
 };
-use crate::{
+use crate::model::{
     clock::Timestamp,
     deletion::{AgentId, DeletionId, EntryId},
     outcome::Cause,

@@ -4,10 +4,12 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    clock::Timestamp,
-    deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, EntryId, Lane, MAX_BATCH_SIZE, RequestId, State},
-    hold::HoldRow,
-    outcome::{Cause, Scope, Verdict},
+    model::{
+        clock::Timestamp,
+        deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, EntryId, Lane, MAX_BATCH_SIZE, RequestId, State},
+        hold::HoldRow,
+        outcome::{Cause, Scope, Verdict},
+    },
     queue::{Counts, DueRow, Look, Orphan, Settlement},
 };
 

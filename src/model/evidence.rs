@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{
+use crate::model::{
     deletion::{AgentId, Batch, DeletionId, Kind, RequestId},
     judge::{MAX_ASKS, Standing},
     outcome::{Cause, HoldEnd, Judged, Judgement, Scope, Verdict},

@@ -1,6 +1,6 @@
 //! A pause of everything or of one agent, as it is kept; and what changes in it.
 
-use crate::{
+use crate::model::{
     clock::Timestamp,
     outcome::{Cause, Scope},
 };

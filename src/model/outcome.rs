@@ -1,6 +1,6 @@
 //! What came of a call, and what can follow from it: answers, faults, causes, verdicts, holds.
 
-use crate::{
+use crate::model::{
     clock::Timestamp,
     deletion::{AgentId, DeletionId, RequestId, State},
 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Store, StoreError, steps::SOME_ROWS};
-use crate::{clock::Timestamp, deletion::RequestId};
+use crate::model::{clock::Timestamp, deletion::RequestId};
 
 /// How many requests are gone through at a time for one that was answered in the future.
 const STRETCH: u32 = 20_000;

@@ -14,7 +14,7 @@ use super::{
     steps::{Steps, whole_file},
     trust::blame,
 };
-use crate::{
+use crate::model::{
     clock::Timestamp,
     deletion::{AgentId, EntryId},
     hold::HoldRow,
