@@ -322,7 +322,7 @@ async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Wo
         if !config.unused_proxies.is_empty() {
             let variables = config.unused_proxies.join(", ");
             warn!(
-                event = event::PROXY_UNUSED,
+                event = event::PROXY_IGNORED,
                 variables, "the environment names a proxy, which is not used: api.proxy does"
             );
         }
@@ -480,10 +480,10 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
         match made {
             Err(failure) if failure.is_temporary() => {
                 if std::mem::replace(&mut waiting, true) {
-                    debug!(event = event::DATABASE_WAITING, error = %failure, "the database still cannot be used");
+                    debug!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database still cannot be used");
                 } else {
                     let next = "trying again until it can";
-                    warn!(event = event::DATABASE_WAITING, error = %failure, "the database cannot be used; {next}");
+                    warn!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database cannot be used; {next}");
                 }
                 // A try may take as long as two busy timeouts, one to open and one to recover.
                 supervisor.waiting((config.store.busy_timeout + START_RETRY) * 4);
@@ -491,7 +491,7 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
             }
             done => {
                 if waiting && done.is_ok() {
-                    info!(event = event::DATABASE_BACK, "the database can be used again");
+                    info!(event = event::DATABASE_AVAILABLE, "the database can be used again");
                 }
                 return done;
             }

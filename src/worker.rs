@@ -537,7 +537,7 @@ impl<T: Transport> Worker<T> {
             self.ledger.metrics.settled(&Counts { dead: plan.buried, ..Counts::default() });
             // There may be more behind them.
             self.stale = true;
-            error!(event = event::BAD_ROW, rows = plan.buried, "rows that no request can carry are dead now");
+            error!(event = event::INVALID_ROWS, rows = plan.buried, "rows that no request can carry are dead now");
         }
         self.stale |= self.ledger.forget_settled(&mut self.schedule);
         let sent = plan.claims.len();

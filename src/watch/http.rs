@@ -103,7 +103,7 @@ impl Endpoint {
                 tokio::select! {
                     _ = stopped => {}
                     error = serve(listener, Shared { sources, counting: Mutex::default() }) => {
-                        warn!(event = event::UNHEARD, %address, %error, "nobody answers on http.listen any more");
+                        warn!(event = event::HTTP_FAILED, %address, %error, "nobody answers on http.listen any more");
                     }
                 }
             });
@@ -234,7 +234,7 @@ impl Shared {
             Err(error) => {
                 metrics.counted(None);
                 if !std::mem::replace(&mut counting.failing, true) {
-                    warn!(event = event::UNCOUNTED, %error, "the queue cannot be counted; /metrics goes without it");
+                    warn!(event = event::COUNT_FAILED, %error, "the queue cannot be counted; /metrics goes without it");
                 }
             }
         }

@@ -119,7 +119,7 @@ impl Supervisor {
             Err(error) if !self.unreachable => {
                 self.unreachable = true;
                 let socket = path.display();
-                warn!(event = event::UNSUPERVISED, %socket, %error, "the service manager cannot be told how we are");
+                warn!(event = event::SD_NOTIFY_FAILED, %socket, %error, "the service manager cannot be told how we are");
             }
             Err(_) => {}
         }

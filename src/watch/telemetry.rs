@@ -26,7 +26,7 @@ pub mod event {
     /// Rows were given up.
     pub const DEAD: &str = "dead";
     /// The API listed IDs that were not sent.
-    pub const STRAYS: &str = "strays";
+    pub const UNEXPECTED_IDS: &str = "unexpected_ids";
     /// A hold was placed, or placed again after its probe.
     pub const HOLD_PLACED: &str = "hold_placed";
     /// A hold's time is up, and one request probes.
@@ -34,11 +34,11 @@ pub mod event {
     /// The wall clock was set.
     pub const CLOCK_JUMPED: &str = "clock_jumped";
     /// The wall clock may be wrong, and nothing is pruned for now.
-    pub const CLOCK_DOUBTFUL: &str = "clock_doubtful";
+    pub const CLOCK_SUSPECT: &str = "clock_suspect";
     /// An answer was that to another request.
-    pub const MIXED_UP: &str = "mixed_up";
+    pub const RESPONSE_MISMATCH: &str = "response_mismatch";
     /// An answer has a correlation ID that nobody sent.
-    pub const FOREIGN_ECHO: &str = "foreign_echo";
+    pub const UNKNOWN_CORRELATION_ID: &str = "unknown_correlation_id";
     /// A hold was lifted.
     pub const HOLD_LIFTED: &str = "hold_lifted";
     /// The rate at which requests go out has changed.
@@ -52,33 +52,33 @@ pub mod event {
     /// Others may read or write a file that the key is in.
     pub const KEY_EXPOSED: &str = "key_exposed";
     /// The environment names a proxy, which is not used.
-    pub const PROXY_UNUSED: &str = "proxy_unused";
+    pub const PROXY_IGNORED: &str = "proxy_ignored";
     /// A request about one row was refused.
-    pub const ASK_REFUSED: &str = "ask_refused";
+    pub const SINGLE_DELETE_REFUSED: &str = "single_delete_refused";
     /// Rows that no request can carry.
-    pub const BAD_ROW: &str = "bad_row";
+    pub const INVALID_ROWS: &str = "invalid_rows";
     /// How the queue stands; once a minute.
     pub const SUMMARY: &str = "summary";
     /// Old rows were removed; at debug.
     pub const PRUNED: &str = "pruned";
     /// The database cannot be used just now.
-    pub const DATABASE_WAITING: &str = "database_waiting";
+    pub const DATABASE_UNAVAILABLE: &str = "database_unavailable";
     /// It can be again.
-    pub const DATABASE_BACK: &str = "database_back";
+    pub const DATABASE_AVAILABLE: &str = "database_available";
     /// The service manager's socket cannot be written.
-    pub const UNSUPERVISED: &str = "unsupervised";
+    pub const SD_NOTIFY_FAILED: &str = "sd_notify_failed";
     /// Metrics and health are answered about on this address.
     pub const LISTENING: &str = "listening";
     /// Nobody answers there any more.
-    pub const UNHEARD: &str = "unheard";
+    pub const HTTP_FAILED: &str = "http_failed";
     /// The rows could not be counted for a scrape.
-    pub const UNCOUNTED: &str = "uncounted";
+    pub const COUNT_FAILED: &str = "count_failed";
     /// The log of commits grows, because somebody keeps it from being copied into the file.
-    pub const LOG_GROWS: &str = "log_grows";
+    pub const WAL_GROWING: &str = "wal_growing";
     /// Triggers and the like in the tables that are not ours, or not as we made them.
-    pub const FOREIGN_TRIGGERS: &str = "foreign_triggers";
+    pub const SCHEMA_MODIFIED: &str = "schema_modified";
     /// Such a one kept a statement from doing what it does.
-    pub const INTERFERED: &str = "interfered";
+    pub const TRIGGER_INTERFERENCE: &str = "trigger_interference";
     /// The daemon was told to end, or has nothing more to do.
     pub const STOPPING: &str = "stopping";
     /// The daemon has ended.

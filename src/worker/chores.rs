@@ -71,7 +71,7 @@ impl<T: Transport> Worker<T> {
             match self.store.backlog().await {
                 Ok(backlog) => backlog.iter().for_each(log::backlog),
                 // Whatever it is, the next turn meets it, too.
-                Err(error) if error.is_temporary() => debug!(event = event::LOG_GROWS, %error, "not now"),
+                Err(error) if error.is_temporary() => debug!(event = event::WAL_GROWING, %error, "not now"),
                 Err(error) => self.store_is_down(error)?,
             }
         }
@@ -154,9 +154,9 @@ impl<T: Transport> Worker<T> {
         }
         self.supervisor.database(false);
         if std::mem::replace(&mut self.chores.store_down, true) {
-            debug!(event = event::DATABASE_WAITING, %error, "the database still cannot be used");
+            debug!(event = event::DATABASE_UNAVAILABLE, %error, "the database still cannot be used");
         } else {
-            warn!(event = event::DATABASE_WAITING, %error, "the database cannot be used; trying again until it can");
+            warn!(event = event::DATABASE_UNAVAILABLE, %error, "the database cannot be used; trying again until it can");
         }
         Ok(())
     }
@@ -170,7 +170,7 @@ impl<T: Transport> Worker<T> {
             }
             self.chores.store_down = false;
             self.supervisor.database(true);
-            info!(event = event::DATABASE_BACK, "the database can be used again");
+            info!(event = event::DATABASE_AVAILABLE, "the database can be used again");
         }
         Ok(())
     }

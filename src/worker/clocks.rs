@@ -52,7 +52,7 @@ pub(super) async fn start(store: &mut Store, settings: &Settings, clock: &Clock)
     if is_doubtful {
         let (ahead_s, hours) = (ahead.as_secs(), DOUBTFUL_FOR.as_secs() / 3_600);
         warn!(
-            event = event::CLOCK_DOUBTFUL,
+            event = event::CLOCK_SUSPECT,
             ahead_s,
             "the clock is far ahead of the newest time in the database; nothing is pruned for {hours} h: if the clock is \
              wrong, put it right"

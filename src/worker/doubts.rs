@@ -36,7 +36,7 @@ impl Doubts {
 pub fn tell_of_a_doubt(doubt: &str) {
     let error = doubt;
     warn!(
-        event = event::DATABASE_WAITING,
+        event = event::DATABASE_UNAVAILABLE,
         error, "the database seems to be damaged, as it does if one read fails; looking again on a fresh connection"
     );
 }

@@ -74,7 +74,14 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
         );
     }
     if strays > 0 {
-        warn!(event = event::STRAYS, request, correlation_id, agent, strays, "the API listed IDs that were not sent");
+        warn!(
+            event = event::UNEXPECTED_IDS,
+            request,
+            correlation_id,
+            agent,
+            ids = strays,
+            "the API listed IDs that were not sent"
+        );
     }
 }
 
@@ -82,7 +89,7 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
 pub fn backlog(Backlog { bytes, readers }: &Backlog) {
     let names: Vec<String> = readers.iter().map(|(pid, name)| format!("{pid} {name}")).collect();
     warn!(
-        event = event::LOG_GROWS,
+        event = event::WAL_GROWING,
         mib = bytes >> 20,
         readers = names.join(", "),
         "the log of commits grows: somebody reads in one transaction for long, and keeps it from being copied into the file"
@@ -92,7 +99,7 @@ pub fn backlog(Backlog { bytes, readers }: &Backlog) {
 /// What about the tables is not as we made it.
 pub fn foreign(foreign: &[Foreign]) {
     warn!(
-        event = event::FOREIGN_TRIGGERS,
+        event = event::SCHEMA_MODIFIED,
         names = sqlite::list(foreign),
         "the tables are not as sweeper makes them: what a trigger does runs inside the daemon's transactions, and an \
          index makes them slower"
@@ -103,7 +110,7 @@ pub fn foreign(foreign: &[Foreign]) {
 pub fn interfered(error: &StoreError) {
     if let Some(foreign) = error.foreign() {
         error!(
-            event = event::INTERFERED,
+            event = event::TRIGGER_INTERFERENCE,
             names = sqlite::list(foreign),
             %error,
             "a statement did not do what it does; nothing more is sent"
@@ -116,7 +123,7 @@ pub fn ask_refused(settlement: &Settlement, call: &InFlight) {
     let agent = call.batch.lane().agent.as_str();
     let fault = settlement.fault.map(|cause| cause.as_str());
     warn!(
-        event = event::ASK_REFUSED,
+        event = event::SINGLE_DELETE_REFUSED,
         agent,
         status = settlement.status,
         fault,
@@ -129,7 +136,7 @@ pub fn mixed_up(call: &InFlight, remote_ids: &[String]) {
     let agent = call.batch.lane().agent.as_str();
     let (request, correlation_id, remote_id) = (call.request.0, call.correlation_id.to_string(), remote_ids.join(", "));
     warn!(
-        event = event::MIXED_UP,
+        event = event::RESPONSE_MISMATCH,
         request,
         correlation_id,
         remote_id,
@@ -142,7 +149,7 @@ pub fn mixed_up(call: &InFlight, remote_ids: &[String]) {
 pub fn foreign_echo(call: &InFlight, remote_ids: &[String]) {
     let (request, correlation_id, remote_id) = (call.request.0, call.correlation_id.to_string(), remote_ids.join(", "));
     warn!(
-        event = event::FOREIGN_ECHO,
+        event = event::UNKNOWN_CORRELATION_ID,
         request,
         correlation_id,
         remote_id,

@@ -319,7 +319,7 @@ async fn a_start_by_a_clock_far_ahead_of_the_file_prunes_nothing_for_an_hour_and
     let log = Log::default();
     let _guard = log.capture();
     let mut bed = Bed::new(keeping(30)).await;
-    assert_eq!(log.events("clock_doubtful").len(), 0, "a new file has no time to compare with");
+    assert_eq!(log.events("clock_suspect").len(), 0, "a new file has no time to compare with");
     // By the clock of the test, where that of SQLite would be.
     bed.execute(&format!(
         "INSERT INTO deletions (agent_id, entry_id, created_at, due_at) VALUES ('a', '1', {START}, 0), ('a', '2', {START}, {START} + 9000000000000)"
@@ -331,7 +331,7 @@ async fn a_start_by_a_clock_far_ahead_of_the_file_prunes_nothing_for_an_hour_and
     assert_eq!(bed.count("state = 'deleted'").await, 1);
     jump(&bed, 60 * DAY);
     let mut bed = bed.restart().await;
-    assert_eq!(log.events("clock_doubtful").len(), 1);
+    assert_eq!(log.events("clock_suspect").len(), 1);
     tidy_for(&mut bed, HOUR - Duration::from_secs(60)).await;
     assert_eq!(kept(&mut bed).await, (2, 1));
     tidy_for(&mut bed, HOUR).await;
@@ -352,7 +352,7 @@ async fn a_start_after_less_than_half_of_the_retention_prunes_at_once() {
     let mut bed = bed.restart().await;
     tidy_for(&mut bed, Duration::from_secs(1)).await;
     assert_eq!(kept(&mut bed).await, (1, 1));
-    assert_eq!(log.events("clock_doubtful").len(), 0);
+    assert_eq!(log.events("clock_suspect").len(), 0);
 }
 
 #[tokio::test]

@@ -176,7 +176,7 @@ async fn a_daemon_is_ready_while_it_works_and_not_while_the_database_is_locked()
     let locked = Locked::new(dir.path()).await;
     let mut command = listening(configured(dir.path(), &sandbox));
     command.env("SWEEPER__DATABASE__BUSY_TIMEOUT", "0ms");
-    let daemon = Daemon::start(command).until("database_waiting").await;
+    let daemon = Daemon::start(command).until("database_unavailable").await;
     let address = address(&daemon);
     assert_eq!(ask(address, "/livez").await, (200, "ok\n".to_owned()), "to end it would not help");
     assert_eq!(ask(address, "/readyz").await.0, 503);

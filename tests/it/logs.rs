@@ -144,7 +144,7 @@ async fn a_request_is_one_line_with_its_numbers_and_what_needs_a_person_is_said_
     let [request] = &log.events("request")[..] else { panic!("one request") };
     assert_eq!((&request["level"], &request["agent"], &request["status"]), (&"INFO".into(), &"a".into(), &200.into()));
     assert_eq!((&request["size"], &request["deleted"], &request["retried"]), (&2.into(), &1.into(), &1.into()));
-    assert_eq!(log.events("strays")[0]["strays"], 1);
+    assert_eq!(log.events("unexpected_ids")[0]["ids"], 1);
     assert_eq!(log.events("deletion").len(), 2, "at debug");
 
     bed.insert_many("locked", 5).await;
@@ -196,7 +196,7 @@ async fn a_throttled_answer_lowers_the_rate_what_gets_through_sets_it_and_each_c
 
 #[tokio::test]
 async fn a_shutdown_while_the_file_is_locked_writes_what_it_knows_once_it_can() {
-    let log = Log { awaited: "database_waiting", ..Log::default() };
+    let log = Log { awaited: "database_unavailable", ..Log::default() };
     let _guard = log.capture();
     let mut bed = Bed::new(Plan { busy_timeout: Duration::from_millis(1), ..Plan::default() }).await;
     bed.sandbox.script([Mood::Gate]);
@@ -229,7 +229,7 @@ async fn that_requests_about_one_row_are_refused_is_said_once() {
     bed.sandbox.script([listing(&[], &["1", "2"]), Mood::status(405), Mood::status(405)]);
     bed.insert_many("a", 2).await;
     bed.work().await;
-    let [refused] = &log.events("ask_refused")[..] else { panic!("once: {:?}", log.entries()) };
+    let [refused] = &log.events("single_delete_refused")[..] else { panic!("once: {:?}", log.entries()) };
     assert_eq!((&refused["level"], &refused["agent"], &refused["status"]), (&"WARN".into(), &"a".into(), &405.into()));
     assert_eq!(refused["fault"], "contract");
 }
@@ -244,7 +244,7 @@ async fn whoever_keeps_the_log_of_commits_from_being_copied_is_named() {
     bed.execute(grow).await;
     bed.clock.advance(Duration::from_secs(60));
     bed.worker.do_chores().await.unwrap();
-    assert_eq!(log.events("log_grows").len(), 0, "a large log that can be copied is none that grows");
+    assert_eq!(log.events("wal_growing").len(), 0, "a large log that can be copied is none that grows");
     // Another process, in the middle of reading.
     let python = "import sqlite3, sys
 reader = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -260,7 +260,7 @@ sys.stdin.read()";
     bed.execute(grow).await;
     bed.clock.advance(Duration::from_secs(60));
     bed.worker.do_chores().await.unwrap();
-    let [grows] = &log.events("log_grows")[..] else { panic!("once: {:?}", log.entries()) };
+    let [grows] = &log.events("wal_growing")[..] else { panic!("once: {:?}", log.entries()) };
     assert!(grows["mib"].as_u64().unwrap() >= 19, "{grows}");
     let readers = grows["readers"].as_str().unwrap();
     assert!(cfg!(not(target_os = "linux")) || readers.contains(&format!("{} python", reader.id())), "{readers}");
@@ -269,5 +269,5 @@ sys.stdin.read()";
     bed.execute(grow).await;
     bed.clock.advance(Duration::from_secs(60));
     bed.worker.do_chores().await.unwrap();
-    assert_eq!(log.events("log_grows").len(), 1);
+    assert_eq!(log.events("wal_growing").len(), 1);
 }

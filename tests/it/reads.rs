@@ -140,17 +140,17 @@ async fn one_read_that_fails_under_a_running_daemon_is_looked_at_again_and_gone_
         let daemon = idle(dir.path(), &library, of, 1, &sandbox).await;
         File::create(dir.path().join("bad")).unwrap();
         sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('b', '1')").await;
-        let daemon = daemon.until("database_waiting").await.until("database_back").await;
+        let daemon = daemon.until("database_unavailable").await.until("database_available").await;
         sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('c', '1')").await;
         sandbox.arrived(3).await;
         daemon.signal("TERM");
         let (code, log) = daemon.ended().await;
         assert_eq!(
-            (code, log.count("database_waiting", "WARN"), log.count("database_back", "INFO")),
+            (code, log.count("database_unavailable", "WARN"), log.count("database_available", "INFO")),
             (0, 1, 1),
             "{log:#?}"
         );
-        let said = log.last("database_waiting", "error");
+        let said = log.last("database_unavailable", "error");
         assert!(said.contains("sweeper.db: ") && said.contains("a read failed, or it is damaged ("), "{said}");
         assert!(!said.contains("backup"), "not before it was looked at again: {said}");
         let states =
@@ -176,7 +176,7 @@ async fn one_read_that_fails_leaves_no_gap_in_the_metrics() {
     assert_eq!(health::value(&metrics, "sweeper_queue_depth{state=\"pending\"}"), 0.0);
     daemon.signal("TERM");
     let (code, log) = daemon.ended().await;
-    assert_eq!((code, log.count("uncounted", "WARN")), (0, 0), "{log:#?}");
+    assert_eq!((code, log.count("count_failed", "WARN")), (0, 0), "{log:#?}");
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn a_disk_that_fails_every_read_ends_the_daemon_after_two_more_looks_and_t
     File::create(dir.path().join("bad")).unwrap();
     sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('b', '1')").await;
     let (code, log) = daemon.ended().await;
-    assert_eq!((code, log.count("database_waiting", "WARN")), (3, 2), "{log:#?}");
+    assert_eq!((code, log.count("database_unavailable", "WARN")), (3, 2), "{log:#?}");
     let said = log.last("stopped", "error");
     assert!(said.contains("its disk cannot read it (then the system's log says so)"), "{said}");
     let mut command = configured(dir.path(), &sandbox);
@@ -219,7 +219,7 @@ async fn damage_that_only_pruning_meets_ends_the_daemon_too() {
     file.write_all(&[0xa5; 4096]).unwrap();
     drop(file);
     let (code, log) = Daemon::start(configured(dir.path(), &sandbox)).ended().await;
-    assert_eq!((code, log.count("database_waiting", "WARN"), log.count("started", "INFO")), (3, 2, 1), "{log:#?}");
+    assert_eq!((code, log.count("database_unavailable", "WARN"), log.count("started", "INFO")), (3, 2, 1), "{log:#?}");
     let said = log.last("stopped", "error");
     assert!(said.contains("prune: database disk image is malformed; it is damaged"), "{said}");
 }

@@ -118,7 +118,7 @@ async fn settling_it_writes_what_came_back_and_claims_nothing_in_the_same_transa
     }
     locked.release().await;
     let log = stopped(daemon).await;
-    assert_eq!(log.count("database_waiting", "WARN"), 0, "it waited inside of SQLite");
+    assert_eq!(log.count("database_unavailable", "WARN"), 0, "it waited inside of SQLite");
     assert_eq!(sandbox.requests().len(), 2);
     let counts = "SELECT state || count(*) || '/' || sum(attempts) FROM deletions GROUP BY state";
     assert_eq!(sql(dir.path(), counts).await, [("deleted40/40".to_owned(),), ("pending20/0".to_owned(),)]);
@@ -147,7 +147,7 @@ async fn told_while_locked(dir: &Path, sandbox: &Sandbox, grace: &str) -> (Daemo
     sandbox.arrived(1).await;
     let locked = Locked::new(dir).await;
     sandbox.open_gate();
-    let daemon = daemon.until("database_waiting").await;
+    let daemon = daemon.until("database_unavailable").await;
     daemon.signal("TERM");
     (daemon, locked)
 }
@@ -160,7 +160,7 @@ async fn waiting_for_a_locked_database_it_writes_what_it_knows_if_that_is_free_w
     let daemon = daemon.until("stopping").await;
     locked.release().await;
     let log = stopped(daemon).await;
-    assert_eq!((log.count("database_waiting", "WARN"), log.count("database_back", "INFO")), (1, 1));
+    assert_eq!((log.count("database_unavailable", "WARN"), log.count("database_available", "INFO")), (1, 1));
     assert_eq!(states(dir.path()).await, ["deleted10"]);
 }
 
@@ -270,7 +270,7 @@ async fn a_file_that_may_not_grow_is_waited_for_like_a_full_disk() {
     queue(dir.path(), 2_000).await;
     let mut command = configure(clean("sh", dir.path()), &sandbox);
     command.args(["-c", "ulimit -f 100; exec \"$0\" run", BINARY]).env("SWEEPER__SHUTDOWN__GRACE", "50ms");
-    let daemon = Daemon::spawn(command).until("database_waiting").await;
+    let daemon = Daemon::spawn(command).until("database_unavailable").await;
     daemon.signal("TERM");
     let (code, log) = daemon.ended().await;
     assert!([0, 3].contains(&code), "{code}: {log:#?}");

@@ -38,10 +38,10 @@ async fn assert_each_was_sent_once(dir: &Path, sandbox: &Sandbox) {
 }
 
 fn assert_said_once(log: &Log) {
-    let counts =
-        [("database_waiting", "WARN"), ("database_back", "INFO")].map(|(event, level)| log.count(event, level));
+    let counts = [("database_unavailable", "WARN"), ("database_available", "INFO")]
+        .map(|(event, level)| log.count(event, level));
     assert_eq!(counts, [1, 1], "{log:#?}");
-    assert!(log.count("database_waiting", "DEBUG") > 0, "{log:#?}");
+    assert!(log.count("database_unavailable", "DEBUG") > 0, "{log:#?}");
 }
 
 /// Four calls, on their way until the gate opens.
@@ -54,7 +54,7 @@ async fn gated() -> Sandbox {
 /// The four answers have come, and could not be written twice.
 async fn answered_in_vain(daemon: Daemon) -> Daemon {
     let mut daemon = daemon;
-    for event in ["request", "request", "request", "request", "database_waiting", "database_waiting"] {
+    for event in ["request", "request", "request", "request", "database_unavailable", "database_unavailable"] {
         daemon = daemon.until(event).await;
     }
     daemon
@@ -78,7 +78,7 @@ async fn a_database_that_is_locked_for_long_is_waited_for_and_no_answered_call_i
     sandbox.open_gate();
     let daemon = answered_in_vain(daemon).await;
     locked.release().await;
-    let daemon = daemon.until("database_back").await;
+    let daemon = daemon.until("database_available").await;
     daemon.signal("TERM");
     let (code, log) = daemon.ended().await;
     assert_eq!(code, 0);
@@ -101,15 +101,15 @@ async fn a_database_that_is_locked_at_the_start_is_waited_for_and_init_says_so_i
     let (code, _, stderr) = finish(init).await;
     assert!(code == 3 && stderr.contains("sweeper.db") && stderr.contains("another process is writing"), "{stderr}");
 
-    let daemon = Daemon::start(patient(configured(dir.path(), &sandbox))).until("database_waiting").await;
+    let daemon = Daemon::start(patient(configured(dir.path(), &sandbox))).until("database_unavailable").await;
     daemon.signal("TERM");
     let (code, log) = daemon.ended().await;
     assert_eq!((code, log.count("stopping", "INFO"), log.count("started", "INFO")), (0, 1, 0), "{log:#?}");
 
-    let daemon = Daemon::start(patient(configured(dir.path(), &sandbox))).until("database_waiting").await;
-    let daemon = daemon.until("database_waiting").await;
+    let daemon = Daemon::start(patient(configured(dir.path(), &sandbox))).until("database_unavailable").await;
+    let daemon = daemon.until("database_unavailable").await;
     locked.release().await;
-    let mut daemon = daemon.until("recovered").await.until("database_back").await;
+    let mut daemon = daemon.until("recovered").await.until("database_available").await;
     for _ in 0..4 {
         daemon = daemon.until("request").await;
     }
@@ -188,13 +188,13 @@ async fn a_full_disk_is_waited_for_and_no_answered_call_is_repeated() {
     sandbox.open_gate();
     let daemon = answered_in_vain(daemon).await;
     fs::remove_file(disk.inside(&daemon).join("filler")).unwrap();
-    let daemon = daemon.until("database_back").await;
+    let daemon = daemon.until("database_available").await;
     disk.keep(&daemon);
     daemon.signal("TERM");
     let (code, log) = daemon.ended().await;
     assert_eq!(code, 0);
     assert_said_once(&log);
-    assert!(log.last("database_waiting", "error").contains("its disk"), "{log:#?}");
+    assert!(log.last("database_unavailable", "error").contains("its disk"), "{log:#?}");
     assert_each_was_sent_once(disk.dir.path(), &sandbox).await;
 }
 
@@ -203,13 +203,13 @@ async fn a_disk_that_is_full_at_the_start_is_waited_for() {
     let Some(disk) = SmallDisk::new().await else { return };
     let sandbox = sandbox(Options::default()).await;
     let full = "{ dd if=/dev/zero of=disk/filler bs=4k 2>/dev/null || true; }";
-    let daemon = Daemon::spawn(disk.command(&sandbox, full)).until("database_waiting").await;
+    let daemon = Daemon::spawn(disk.command(&sandbox, full)).until("database_unavailable").await;
     daemon.signal("TERM");
     assert_eq!(daemon.ended().await.0, 0, "told to end while it waits");
-    let daemon = Daemon::spawn(disk.command(&sandbox, full)).until("database_waiting").await;
-    let daemon = daemon.until("database_waiting").await;
+    let daemon = Daemon::spawn(disk.command(&sandbox, full)).until("database_unavailable").await;
+    let daemon = daemon.until("database_unavailable").await;
     fs::remove_file(disk.inside(&daemon).join("filler")).unwrap();
-    let mut daemon = daemon.until("database_back").await;
+    let mut daemon = daemon.until("database_available").await;
     for _ in 0..4 {
         daemon = daemon.until("request").await;
     }
@@ -217,7 +217,7 @@ async fn a_disk_that_is_full_at_the_start_is_waited_for() {
     let (code, log) = daemon.ended().await;
     assert_eq!((code, log.last("stopped", "deleted").as_str()), (0, "80"));
     assert_said_once(&log);
-    assert!(log.last("database_waiting", "error").contains("make room"), "{log:#?}");
+    assert!(log.last("database_unavailable", "error").contains("make room"), "{log:#?}");
 }
 
 fn assert_unusable(code: i32, error: &str, said: &[&str]) {
@@ -322,7 +322,7 @@ async fn corrupt_pages_end_it_with_3_and_the_message_says_what_to_do() {
         &log.last("stopped", "error"),
         &["sweeper.db", "malformed", "backup", "/sweeper.db' .dump | sed "],
     );
-    assert_eq!(log.count("database_waiting", "WARN"), 2, "looked at again, twice");
+    assert_eq!(log.count("database_unavailable", "WARN"), 2, "looked at again, twice");
 }
 
 #[tokio::test]
@@ -337,7 +337,7 @@ async fn one_daemon_a_file_and_init_beside_it_is_content() {
         let (code, log) = Daemon::start(second).ended().await;
         let first = format!("another sweeper (process {}) is working on it; one daemon per file", daemon.pid());
         assert_unusable(code, &log.last("stopped", "error"), &[path, &first]);
-        assert_eq!(log.count("database_waiting", "WARN"), 0, "at once");
+        assert_eq!(log.count("database_unavailable", "WARN"), 0, "at once");
     }
     let said = format!("sweeper.db: up to date, and in use by a sweeper (process {})\n", daemon.pid());
     sweeper(dir.path()).arg("init").assert().code(0).stdout(said);

@@ -86,7 +86,7 @@ async fn a_socket_without_a_file_is_written_too() {
     daemon.signal("TERM");
     manager.told("STOPPING=1").await;
     let (code, log) = daemon.ended().await;
-    assert_eq!((code, log.count("unsupervised", "WARN")), (0, 0), "{log:#?}");
+    assert_eq!((code, log.count("sd_notify_failed", "WARN")), (0, 0), "{log:#?}");
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn a_start_that_takes_its_time_asks_for_more_of_it_all_along() {
     daemon.signal("TERM");
     manager.told("STOPPING=1").await;
     let (code, log) = daemon.ended().await;
-    assert_eq!((code, log.count("database_waiting", "WARN")), (0, 0), "{log:#?}");
+    assert_eq!((code, log.count("database_unavailable", "WARN")), (0, 0), "{log:#?}");
 }
 
 #[tokio::test]
@@ -166,12 +166,12 @@ async fn a_socket_that_is_gone_is_said_once_and_breaks_nothing() {
     let daemon = Daemon::start(command);
     manager.told("READY=1").await;
     fs::remove_file(dir.path().join("notify")).unwrap();
-    let daemon = daemon.until("unsupervised").await;
+    let daemon = daemon.until("sd_notify_failed").await;
     sandbox.arrived(1).await;
     sandbox.open_gate();
     let daemon = daemon.until("request").await;
     daemon.signal("TERM");
     let (code, log) = daemon.ended().await;
-    assert_eq!((code, log.count("unsupervised", "WARN")), (0, 1), "{log:#?}");
+    assert_eq!((code, log.count("sd_notify_failed", "WARN")), (0, 1), "{log:#?}");
     assert_eq!(log.last("stopped", "deleted"), "1");
 }

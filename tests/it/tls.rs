@@ -299,7 +299,7 @@ async fn a_proxy_is_asked_for_a_tunnel_and_never_sees_the_key() {
     command.env("SWEEPER__API__CA_FILE", "ca.pem").env("SWEEPER__API__PROXY", format!("http://{proxy}"));
     command.env("HTTPS_PROXY", "http://127.0.0.1:1");
     let (code, stdout, _) = until_empty(command).await;
-    assert_eq!((code, lines(&stdout, "proxy_unused").len()), (0, 0), "{stdout}");
+    assert_eq!((code, lines(&stdout, "proxy_ignored").len()), (0, 0), "{stdout}");
     assert_eq!(sandbox.requests().len(), 3);
     let heads = std::mem::take(&mut *asked.lock().unwrap());
     assert!(!heads.is_empty());
@@ -314,7 +314,7 @@ async fn a_proxy_is_asked_for_a_tunnel_and_never_sees_the_key() {
     command.env("SWEEPER__API__CA_FILE", "ca.pem").env("HTTPS_PROXY", "http://u:pa55@127.0.0.1:1");
     command.env("all_proxy", "http://127.0.0.1:1");
     let (code, stdout, _) = until_empty(command).await;
-    let [unused] = &lines(&stdout, "proxy_unused")[..] else { panic!("{stdout}") };
+    let [unused] = &lines(&stdout, "proxy_ignored")[..] else { panic!("{stdout}") };
     assert_eq!((code, &unused["level"], &unused["variables"]), (0, &"WARN".into(), &"HTTPS_PROXY, all_proxy".into()));
     assert!(!stdout.contains("pa55"));
 

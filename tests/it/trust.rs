@@ -61,7 +61,7 @@ async fn what_is_not_on_record_is_not_sent() {
         let counts = bed.query::<(i64,)>("SELECT count(*) FROM requests").await;
         assert_eq!(counts, [(0,)], "it is undone: {trigger} {body}");
         assert_eq!(bed.count("state = 'pending'").await, 50);
-        let [said] = &log.events("interfered")[..] else { panic!("once: {:?}", log.entries()) };
+        let [said] = &log.events("trigger_interference")[..] else { panic!("once: {:?}", log.entries()) };
         assert_eq!((&said["level"], &said["names"]), (&"ERROR".into(), &"trigger theirs on requests".into()), "{said}");
     }
 }
@@ -149,7 +149,7 @@ async fn who_only_watches_is_named_once_and_the_work_goes_on() {
     let mut bed = Bed::new(Plan::default()).await;
     bed.insert_many("a", 45).await;
     bed.work().await;
-    assert_eq!(log.events("foreign_triggers").len(), 0, "{:?}", log.entries());
+    assert_eq!(log.events("schema_modified").len(), 0, "{:?}", log.entries());
     // Made while the daemon runs.
     bed.execute(
         "CREATE TABLE audit (what, id);
@@ -169,12 +169,12 @@ async fn who_only_watches_is_named_once_and_the_work_goes_on() {
     bed.sandbox.open_gate();
     assert_eq!(bed.worker.run(pending(), Until::Empty { give_up_after: None }).await.unwrap(), Ended::Empty);
     assert_eq!(bed.count("state = 'deleted'").await, 45 + 41);
-    let told: Vec<_> = log.events("foreign_triggers").iter().map(|line| line["names"].clone()).collect();
+    let told: Vec<_> = log.events("schema_modified").iter().map(|line| line["names"].clone()).collect();
     assert_eq!(told, [names]);
-    assert_eq!(log.events("foreign_triggers")[0]["level"], "WARN");
+    assert_eq!(log.events("schema_modified")[0]["level"], "WARN");
     // And found at the start.
     let bed = bed.restart().await;
-    assert_eq!(log.events("foreign_triggers").len(), 2);
+    assert_eq!(log.events("schema_modified").len(), 2);
     drop(bed);
 }
 
@@ -192,7 +192,7 @@ async fn a_trigger_of_ours_that_was_changed_or_is_missing_is_named() {
     )
     .await;
     bed.work().await;
-    let [told] = &log.events("foreign_triggers")[..] else { panic!("once: {:?}", log.entries()) };
+    let [told] = &log.events("schema_modified")[..] else { panic!("once: {:?}", log.entries()) };
     let names = "trigger deletions_id_given on deletions (ours, changed), view outcomes (ours, missing), \
                  trigger deletions_renamed on deletions (ours, missing)";
     assert_eq!(told["names"], names);
@@ -212,8 +212,8 @@ async fn the_upkeep_has_a_bound_of_its_own() {
 
 /// It ended with 3, and named the trigger in each place.
 fn assert_ended(code: i32, log: &DaemonLog, trigger: &str) {
-    assert_eq!((code, log.count("interfered", "ERROR")), (3, 1), "{log:#?}");
-    assert_eq!(log.last("interfered", "names"), trigger);
+    assert_eq!((code, log.count("trigger_interference", "ERROR")), (3, 1), "{log:#?}");
+    assert_eq!(log.last("trigger_interference", "names"), trigger);
     assert!(log.last("stopped", "error").contains(trigger), "{log:#?}");
 }
 
@@ -230,7 +230,7 @@ async fn each_start_says_it_again_until_the_trigger_is_dropped_and_then_the_answ
     for _ in 0..2 {
         let (code, log) = Daemon::start(configured(dir.path(), &sandbox)).ended().await;
         assert_ended(code, &log, "trigger theirs on deletions");
-        assert_eq!(log.count("foreign_triggers", "WARN"), 1, "{log:#?}");
+        assert_eq!(log.count("schema_modified", "WARN"), 1, "{log:#?}");
         assert_eq!(sandbox.requests().len(), 1, "the second start sends nothing");
     }
     let mut init = sweeper(dir.path());
