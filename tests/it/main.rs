@@ -1,27 +1,21 @@
 //! The integration tests: one binary, a module per concern.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
-mod alone;
 mod bed;
 mod binary;
 mod build;
 mod clients;
-mod clocks;
 mod config;
-mod contract;
 mod crash;
 mod crowded;
-mod crowds;
 mod daemon;
-mod delivery;
 mod deploy;
 mod dumps;
+mod engines;
 mod enqueue;
-mod evidence;
 mod hangs;
 mod health;
 mod help;
-mod holds;
 mod hostile;
 mod interface;
 mod key;
@@ -35,8 +29,8 @@ mod reads;
 mod replaced;
 mod replies;
 mod rescue;
-mod retry;
 mod revive;
+mod runs;
 mod sandbox;
 mod scrape;
 mod shipped;
@@ -46,8 +40,8 @@ mod starts;
 mod status;
 mod storage;
 mod store;
+mod suite;
 mod supervisor;
 mod tidy;
 mod tls;
 mod trust;
-mod waste;

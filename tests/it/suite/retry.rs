@@ -3,25 +3,36 @@
 use std::time::Duration;
 
 use audio_cache_sweeper::{
+    model::{
+        deletion::State,
+        outcome::{Cause, Scope},
+    },
     pace::RateLimit,
     sandbox::{Mood, Options},
 };
 
-use sqlx::{Connection, SqliteConnection};
+use super::{
+    bed::{Bed, Plan, START, listing, status_with},
+    engine::{Counts, Engine, Hold, Request, Row},
+    tests,
+};
 
-use crate::bed::{Bed, Plan, START, listing, status_with};
-
-/// What is written onto a row: state, attempts, last_cause, maybe_done, batch_max, and how late it is due.
-type Row = (String, i64, Option<String>, i64, i64, Option<i64>);
-
-fn row(state: &str, attempts: i64, cause: &str, maybe_done: i64, batch_max: i64, due: Option<Due>) -> Expected {
-    let cause = (!cause.is_empty()).then(|| cause.to_owned());
-    Expected { row: (state.to_owned(), attempts, cause, maybe_done, batch_max), due }
+/// What is written onto a row: state, attempts, last cause, whether it may be done, the most rows it may go with, and, if it
+/// is pending, when it is due.
+fn row(
+    state: &'static str,
+    attempts: u32,
+    cause: &'static str,
+    maybe_done: u8,
+    batch_max: u8,
+    due: Option<Due>,
+) -> Expected {
+    Expected { row: (state, attempts, cause, maybe_done, batch_max), due }
 }
 
 #[derive(Clone, Debug)]
 struct Expected {
-    row: (String, i64, Option<String>, i64, i64),
+    row: (&'static str, u32, &'static str, u8, u8),
     due: Option<Due>,
 }
 
@@ -37,24 +48,22 @@ enum Due {
 const NO_HOLD: Option<(&str, &str)> = None;
 
 /// Sends `count` rows once, in one request treated as `mood`, and compares what is then written.
-async fn judged(plan: Plan, mood: Mood, count: usize, expected: &[Expected], hold: Option<(&str, &str)>) {
+async fn judged<E: Engine>(plan: Plan, mood: Mood, count: usize, expected: &[Expected], hold: Option<(&str, &str)>) {
     let what = format!("{mood:?}");
-    let mut bed = Bed::new(plan).await;
+    let mut bed = Bed::<E>::new(plan).await;
     bed.sandbox.script([mood]);
     bed.insert_many("a", count).await;
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "{what}");
     bed.worker.wait_for_a_call().await;
-    bed.execute("INSERT INTO holds (scope) VALUES ('*')").await; // so that the next turn settles, and sends nothing
+    bed.pause("*").await; // so that the next turn settles, and sends nothing
     bed.worker.turn().await.unwrap();
-    let rows: Vec<Row> = bed
-        .query(&format!(
-            "SELECT state, attempts, last_cause, maybe_done, batch_max, CASE state WHEN 'pending' THEN due_at - {START} END
-             FROM deletions ORDER BY id"
-        ))
-        .await;
+    let rows = bed.rows().await;
     assert_eq!(rows.len(), expected.len(), "{what}");
-    for ((state, attempts, cause, maybe_done, batch_max, due), expected) in rows.into_iter().zip(expected) {
-        assert_eq!((state, attempts, cause, maybe_done, batch_max), expected.row, "{what}");
+    for (row, expected) in rows.into_iter().zip(expected) {
+        let due = row.is(State::Pending).then(|| row.due_at.0 - START.0);
+        let cause = row.last_cause.map_or("", Cause::as_str);
+        let written = (row.state.as_str(), row.attempts, cause, u8::from(row.maybe_done), row.batch_max);
+        assert_eq!(written, expected.row, "{what}");
         match expected.due {
             None => assert_eq!(due, None, "{what}"),
             Some(Due::AtOnce) => assert_eq!(due, Some(0), "{what}"),
@@ -62,9 +71,9 @@ async fn judged(plan: Plan, mood: Mood, count: usize, expected: &[Expected], hol
             Some(Due::Backoff) => assert!((10_000..=12_500).contains(&due.unwrap()), "{what}: due {due:?}"),
         }
     }
-    let holds: Vec<(String, String)> = bed.query("SELECT scope, cause FROM holds WHERE cause <> 'operator'").await;
-    let hold: Vec<(String, String)> = hold.iter().map(|(scope, cause)| ((*scope).into(), (*cause).into())).collect();
-    assert_eq!(holds, hold, "{what}");
+    let holds = bed.holds().await;
+    let holds = holds.iter().map(Hold::key).filter(|(_, cause)| *cause != Cause::Operator);
+    assert_eq!(holds.map(|(scope, cause)| (scope, cause.as_str())).collect::<Vec<_>>(), Vec::from_iter(hold), "{what}");
 }
 
 /// A plan whose first fault of those that go by streak holds already.
@@ -74,23 +83,21 @@ fn at_once() -> Plan {
     plan
 }
 
-#[tokio::test]
-async fn a_200_is_believed_id_by_id() {
+pub async fn a_200_is_believed_id_by_id<E: Engine>() {
     let deleted = row("deleted", 1, "", 0, 20, None);
     let failed = row("pending", 1, "api_failed", 0, 20, Some(Due::Backoff));
     let contradicted = row("pending", 1, "api_contradicted", 0, 20, Some(Due::Backoff));
     let silent = row("pending", 1, "api_silent", 0, 20, Some(Due::Backoff));
     let mixed = [deleted.clone(), failed, contradicted.clone(), silent.clone()];
-    judged(Plan::default(), listing(&["1", "3"], &["2", "3"]), 4, &mixed, NO_HOLD).await;
+    judged::<E>(Plan::default(), listing(&["1", "3"], &["2", "3"]), 4, &mixed, NO_HOLD).await;
     let strangers = listing(&["1", "999", "", "01", "1 ", "１"], &["998"]);
-    judged(Plan::default(), strangers, 2, &[deleted, silent.clone()], NO_HOLD).await;
-    judged(Plan::default(), Mood::Silent, 1, &[silent], NO_HOLD).await;
-    judged(Plan::default(), Mood::Contradict, 1, &[contradicted], NO_HOLD).await;
-    judged(Plan::default(), Mood::Strangers, 1, &[row("deleted", 1, "", 0, 20, None)], NO_HOLD).await;
+    judged::<E>(Plan::default(), strangers, 2, &[deleted, silent.clone()], NO_HOLD).await;
+    judged::<E>(Plan::default(), Mood::Silent, 1, &[silent], NO_HOLD).await;
+    judged::<E>(Plan::default(), Mood::Contradict, 1, &[contradicted], NO_HOLD).await;
+    judged::<E>(Plan::default(), Mood::Strangers, 1, &[row("deleted", 1, "", 0, 20, None)], NO_HOLD).await;
 }
 
-#[tokio::test]
-async fn a_2xx_that_is_not_the_promised_json_leaves_the_outcome_open() {
+pub async fn a_2xx_that_is_not_the_promised_json_leaves_the_outcome_open<E: Engine>() {
     // The first fault says nothing about the row: nobody has got through.
     let garbled = row("pending", 0, "garbled", 1, 20, Some(Due::Backoff));
     let bodies = [
@@ -109,18 +116,17 @@ async fn a_2xx_that_is_not_the_promised_json_leaves_the_outcome_open() {
     ];
     for body in bodies {
         let mood = Mood::Garble(body.to_owned());
-        judged(at_once(), mood, 1, std::slice::from_ref(&garbled), Some(("a", "garbled"))).await;
+        judged::<E>(at_once(), mood, 1, std::slice::from_ref(&garbled), Some(("a", "garbled"))).await;
     }
     let long = format!(r#"{{"deleted":["1"],"failed":["{}"]}}"#, "x".repeat(2 << 20));
-    judged(at_once(), Mood::Garble(long), 1, std::slice::from_ref(&garbled), Some(("a", "garbled"))).await;
+    judged::<E>(at_once(), Mood::Garble(long), 1, std::slice::from_ref(&garbled), Some(("a", "garbled"))).await;
     for status in [201, 202, 204, 206] {
         let mood = Mood::Say { status, headers: vec![], body: String::new() };
-        judged(at_once(), mood, 1, std::slice::from_ref(&garbled), Some(("a", "garbled"))).await;
+        judged::<E>(at_once(), mood, 1, std::slice::from_ref(&garbled), Some(("a", "garbled"))).await;
     }
 }
 
-#[tokio::test]
-async fn a_200_that_is_clear_is_taken_whatever_its_form() {
+pub async fn a_200_that_is_clear_is_taken_whatever_its_form<E: Engine>() {
     let deleted = row("deleted", 1, "", 0, 20, None);
     let failed = row("pending", 1, "api_failed", 0, 20, Some(Due::Backoff));
     for (body, expected) in [
@@ -130,21 +136,20 @@ async fn a_200_that_is_clear_is_taken_whatever_its_form() {
         ("\u{feff}{\"deleted\":[\"1\"],\"failed\":[]}", &deleted),
         (r#"{"deleted":[],"failed":[1]}"#, &failed),
     ] {
-        judged(Plan::default(), Mood::Garble(body.to_owned()), 1, std::slice::from_ref(expected), NO_HOLD).await;
+        judged::<E>(Plan::default(), Mood::Garble(body.to_owned()), 1, std::slice::from_ref(expected), NO_HOLD).await;
     }
 }
 
-#[tokio::test]
-async fn a_rejected_request_is_halved_and_a_rejected_row_is_dead() {
+pub async fn a_rejected_request_is_halved_and_a_rejected_row_is_dead<E: Engine>() {
     for status in [400, 413, 422] {
         let half = row("pending", 0, "rejected", 0, 2, Some(Due::AtOnce));
-        judged(Plan::default(), Mood::status(status), 3, &[half.clone(), half.clone(), half], NO_HOLD).await;
-        judged(Plan::default(), Mood::status(status), 1, &[row("dead", 1, "rejected", 0, 20, None)], NO_HOLD).await;
+        judged::<E>(Plan::default(), Mood::status(status), 3, &[half.clone(), half.clone(), half], NO_HOLD).await;
+        judged::<E>(Plan::default(), Mood::status(status), 1, &[row("dead", 1, "rejected", 0, 20, None)], NO_HOLD)
+            .await;
     }
 }
 
-#[tokio::test]
-async fn what_says_nothing_about_the_rows_does_not_count_and_holds() {
+pub async fn what_says_nothing_about_the_rows_does_not_count_and_holds<E: Engine>() {
     let at_once = |cause| row("pending", 0, cause, 0, 20, Some(Due::AtOnce));
     let cases = [
         (401, "*", "unauthorized"),
@@ -157,55 +162,52 @@ async fn what_says_nothing_about_the_rows_does_not_count_and_holds() {
         (429, "*", "throttled"),
     ];
     for (status, scope, cause) in cases {
-        judged(Plan::default(), Mood::status(status), 1, &[at_once(cause)], Some((scope, cause))).await;
+        judged::<E>(Plan::default(), Mood::status(status), 1, &[at_once(cause)], Some((scope, cause))).await;
     }
     // Something in the request may be the reason: it goes again a little later.
     for status in [402, 409, 410, 412, 415, 418, 451, 505, 520, 530, 599] {
         let later = row("pending", 0, "contract", 0, 20, Some(Due::Backoff));
-        judged(Plan::default(), Mood::status(status), 1, &[later], Some(("a", "contract"))).await;
+        judged::<E>(Plan::default(), Mood::status(status), 1, &[later], Some(("a", "contract"))).await;
     }
     let busy = status_with(503, "retry-after", "30");
     let asked = row("pending", 0, "throttled", 0, 20, Some(Due::After(30_000)));
-    judged(Plan::default(), busy, 1, &[asked], Some(("*", "throttled"))).await;
+    judged::<E>(Plan::default(), busy, 1, &[asked], Some(("*", "throttled"))).await;
 }
 
-#[tokio::test]
-async fn server_errors_hold_by_streak_and_do_not_count_while_nothing_gets_through() {
+pub async fn server_errors_hold_by_streak_and_do_not_count_while_nothing_gets_through<E: Engine>() {
     let failed = row("pending", 0, "server_error", 0, 20, Some(Due::Backoff));
     for status in [408, 500, 502, 503, 504] {
-        judged(at_once(), Mood::status(status), 1, std::slice::from_ref(&failed), Some(("a", "server_error"))).await;
-        judged(Plan::default(), Mood::status(status), 1, std::slice::from_ref(&failed), NO_HOLD).await;
+        judged::<E>(at_once(), Mood::status(status), 1, std::slice::from_ref(&failed), Some(("a", "server_error")))
+            .await;
+        judged::<E>(Plan::default(), Mood::status(status), 1, std::slice::from_ref(&failed), NO_HOLD).await;
     }
     let nonsense = status_with(503, "retry-after", "soon");
-    judged(at_once(), nonsense, 1, &[failed], Some(("a", "server_error"))).await;
+    judged::<E>(at_once(), nonsense, 1, &[failed], Some(("a", "server_error"))).await;
 }
 
-#[tokio::test]
-async fn a_request_without_an_answer_may_have_been_done() {
+pub async fn a_request_without_an_answer_may_have_been_done<E: Engine>() {
     let lost = row("pending", 0, "lost", 1, 20, Some(Due::Backoff));
     for done in [false, true] {
-        judged(at_once(), Mood::Reset { done }, 1, std::slice::from_ref(&lost), Some(("a", "lost"))).await;
+        judged::<E>(at_once(), Mood::Reset { done }, 1, std::slice::from_ref(&lost), Some(("a", "lost"))).await;
     }
     let plan = Plan { request_timeout: Duration::from_millis(50), ..at_once() };
-    judged(plan, Mood::Hang, 1, &[lost], Some(("a", "lost"))).await;
+    judged::<E>(plan, Mood::Hang, 1, &[lost], Some(("a", "lost"))).await;
 }
 
-#[tokio::test]
-async fn a_request_that_was_never_sent_does_not_count() {
+pub async fn a_request_that_was_never_sent_does_not_count<E: Engine>() {
     // Bound and not listened to by anybody any more.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let plan = Plan { base_url: Some(format!("http://{closed}")), ..at_once() };
     let released = row("pending", 0, "unreachable", 0, 20, Some(Due::AtOnce));
-    judged(plan, Mood::Plain, 1, std::slice::from_ref(&released), Some(("*", "unreachable"))).await;
+    judged::<E>(plan, Mood::Plain, 1, std::slice::from_ref(&released), Some(("*", "unreachable"))).await;
     // A server that speaks no TLS: time does not mend that.
-    let bed = Bed::new(Plan::default()).await;
+    let bed = Bed::<E>::new(Plan::default()).await;
     let plan = Plan { base_url: Some(bed.sandbox.url().replace("http:", "https:")), ..at_once() };
     let released = row("pending", 0, "untrusted", 0, 20, Some(Due::AtOnce));
-    judged(plan, Mood::Plain, 1, &[released], Some(("*", "untrusted"))).await;
+    judged::<E>(plan, Mood::Plain, 1, &[released], Some(("*", "untrusted"))).await;
 }
 
-#[tokio::test]
-async fn a_throttled_answer_holds_for_as_long_as_it_asks_within_limits() {
+pub async fn a_throttled_answer_holds_for_as_long_as_it_asks_within_limits<E: Engine>() {
     // A date counts from the answer's own, whatever our clock says: this one is a day behind.
     let sent_at = START.0 - 86_400_000;
     let date = httpdate_of(sent_at + 100_000);
@@ -220,20 +222,21 @@ async fn a_throttled_answer_holds_for_as_long_as_it_asks_within_limits() {
         (past.as_str(), 5),
     ];
     for (asked, seconds) in cases {
-        let mut bed = Bed::new(Plan::default()).await;
+        let mut bed = Bed::<E>::new(Plan::default()).await;
         let headers = vec![("date", httpdate_of(sent_at)), ("retry-after", asked.to_owned())];
         bed.sandbox.script([Mood::Say { status: 429, headers, body: String::new() }]);
         bed.insert_many("a", 1).await;
         bed.work().await;
-        let until: Vec<(i64,)> = bed.query(&format!("SELECT (until_at - {START}) / 1000 FROM holds")).await;
-        assert_eq!(until, [(seconds,)], "{asked}");
-        bed.clock.advance(Duration::from_secs(u64::try_from(seconds).unwrap()) - Duration::from_millis(1));
+        let seconds = Duration::from_secs(seconds);
+        let [hold] = &bed.holds().await[..] else { panic!("one hold: {asked}") };
+        assert_eq!(hold.until_at, Some(START.plus(seconds)), "{asked}");
+        bed.clock.advance(seconds - Duration::from_millis(1));
         bed.work().await;
         assert_eq!(bed.sizes().len(), 1, "{asked}: nothing goes during a hold");
         bed.clock.advance(Duration::from_millis(1));
         bed.work().await;
-        assert_eq!((bed.count("state = 'deleted'").await, bed.sizes().len()), (1, 2), "{asked}");
-        assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(0,)], "lifted");
+        assert_eq!((bed.count_in(State::Deleted).await, bed.sizes().len()), (1, 2), "{asked}");
+        assert_eq!(bed.holds().await, [], "lifted");
     }
 }
 
@@ -241,12 +244,11 @@ fn httpdate_of(ms: i64) -> String {
     httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap()))
 }
 
-#[tokio::test]
-async fn rows_that_failed_together_come_back_together_on_the_schedule_and_die_at_its_end() {
+pub async fn rows_that_failed_together_come_back_together_on_the_schedule_and_die_at_its_end<E: Engine>() {
     let sandbox = Options { failing: (1..=5).map(|id| id.to_string()).collect(), ..Plan::default().sandbox };
     let mut plan = Plan { sandbox, ..Plan::default() };
     plan.settings.policy.ask_singly = false;
-    let mut bed = Bed::new(plan).await;
+    let mut bed = Bed::<E>::new(plan).await;
     bed.insert_many("a", 20).await;
     bed.work().await;
     assert_eq!(bed.sizes(), [20]);
@@ -259,50 +261,48 @@ async fn rows_that_failed_together_come_back_together_on_the_schedule_and_die_at
         bed.work().await;
         assert_eq!(bed.sizes(), sizes);
     }
-    assert_eq!(bed.count("state = 'dead' AND attempts = 3 AND last_cause = 'api_failed'").await, 5);
-    assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 15);
+    let failed = |row: &Row| row.is(State::Dead) && row.attempts == 3 && row.last_cause == Some(Cause::ApiFailed);
+    assert_eq!(bed.count_where(failed).await, 5);
+    assert_eq!(bed.count_where(|row| row.is(State::Deleted) && row.attempts == 1).await, 15);
     bed.clock.advance(Duration::from_secs(100_000));
     bed.work().await;
     assert_eq!(bed.sizes().len(), 3, "dead is dead");
 }
 
-#[tokio::test]
-async fn halving_finds_the_one_bad_id_among_twenty_and_saves_the_others() {
+pub async fn halving_finds_the_one_bad_id_among_twenty_and_saves_the_others<E: Engine>() {
     for bad in [0, 7, 19] {
         let sandbox = Options { numeric_ids: true, ..Plan::default().sandbox };
-        let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+        let mut bed = Bed::<E>::new(Plan { sandbox, ..Plan::default() }).await;
         let mut ids: Vec<String> = (1..=20).map(|id| id.to_string()).collect();
         ids[bad] = "not-a-number".to_owned();
         let rows: Vec<(&str, &str)> = ids.iter().map(|id| ("a", id.as_str())).collect();
         bed.insert(&rows).await;
         bed.work().await;
         assert!(bed.sizes().len() <= 11, "{:?}", bed.sizes());
-        assert_eq!(bed.count("state = 'deleted' AND attempts = 1").await, 19);
-        assert_eq!(bed.count("state = 'dead' AND entry_id = 'not-a-number'").await, 1);
+        assert_eq!(bed.count_where(|row| row.is(State::Deleted) && row.attempts == 1).await, 19);
+        assert_eq!(bed.count_where(|row| row.is(State::Dead) && row.entry == "not-a-number").await, 1);
     }
 }
 
-#[tokio::test]
-async fn an_outage_costs_a_handful_of_attempts_and_not_the_backlog_s() {
+pub async fn an_outage_costs_a_handful_of_attempts_and_not_the_backlog_s<E: Engine>() {
     let mut plan = Plan::default();
     plan.settings.concurrency = 4;
-    let mut bed = Bed::new(plan).await;
+    let mut bed = Bed::<E>::new(plan).await;
     bed.sandbox.script(vec![Mood::status(500); 10]);
     bed.insert_many("a", 2_000).await;
     let mut hours = 0;
-    while bed.count("state = 'pending'").await > 0 && hours < 3_600 {
+    while bed.pending().await > 0 && hours < 3_600 {
         bed.work().await;
         bed.clock.advance(Duration::from_secs(1));
         hours += 1;
     }
-    assert_eq!(bed.count("state = 'deleted'").await, 2_000);
-    let counted: Vec<(i64,)> = bed.query("SELECT sum(attempts) - 2000 FROM deletions").await;
-    assert!(counted[0].0 <= 10 * 20, "{counted:?} attempts were wasted");
+    assert_eq!(bed.count_in(State::Deleted).await, 2_000);
+    let wasted = bed.rows().await.iter().map(|row| row.attempts).sum::<u32>() - 2_000;
+    assert!(wasted <= 10 * 20, "{wasted} attempts were wasted");
 }
 
-#[tokio::test]
-async fn one_probe_goes_out_when_a_hold_ends_and_a_failed_one_doubles_it() {
-    let mut bed = Bed::new(Plan::default()).await;
+pub async fn one_probe_goes_out_when_a_hold_ends_and_a_failed_one_doubles_it<E: Engine>() {
+    let mut bed = Bed::<E>::new(Plan::default()).await;
     bed.sandbox.script([Mood::status(401), Mood::status(401)]);
     bed.insert_many("a", 1).await;
     bed.work().await;
@@ -313,52 +313,51 @@ async fn one_probe_goes_out_when_a_hold_ends_and_a_failed_one_doubles_it() {
     bed.clock.advance(Duration::from_secs(16));
     bed.work().await;
     assert_eq!(bed.sizes().len(), 2, "one probe");
-    let now = bed.clock.now().0;
-    let held = format!("SELECT repeats, until_at - {now}, {now} - since_at FROM holds");
-    let [(repeats, left, since)] = bed.query::<(i64, i64, i64)>(&held).await[..] else { panic!("one hold") };
-    assert!(repeats == 1 && (120_000..=150_000).contains(&left), "{left}");
-    assert_eq!(since, 75_000, "it has been one pause all along");
+    let [hold] = &bed.holds().await[..] else { panic!("one hold") };
+    let (now, seconds) = (bed.clock.now(), Duration::from_secs);
+    let left = hold.until_at.unwrap().since(now);
+    assert!(hold.repeats == 1 && (seconds(120)..=seconds(150)).contains(&left), "{left:?}");
+    assert_eq!(now.since(hold.since_at), seconds(75), "it has been one pause all along");
     bed.clock.advance(Duration::from_secs(150));
     bed.work().await;
-    assert_eq!(bed.count("state = 'deleted'").await, 201, "the probe was answered, and the rest went");
+    assert_eq!(bed.count_in(State::Deleted).await, 201, "the probe was answered, and the rest went");
 }
 
-#[tokio::test]
-async fn one_agent_s_hold_does_not_slow_another() {
+pub async fn one_agent_s_hold_does_not_slow_another<E: Engine>() {
     let sandbox = Options { forbidden: vec!["locked".to_owned()], ..Plan::default().sandbox };
-    let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+    let mut bed = Bed::<E>::new(Plan { sandbox, ..Plan::default() }).await;
     bed.insert_many("locked", 100).await;
     bed.insert_many("open", 100).await;
     bed.work().await;
-    assert_eq!(bed.count("state = 'deleted' AND agent_id = 'open'").await, 100);
-    assert_eq!(bed.count("state = 'pending' AND agent_id = 'locked' AND attempts = 0").await, 100);
+    assert_eq!(bed.count_where(|row| row.is(State::Deleted) && row.agent == "open").await, 100);
+    let untried = |row: &Row| row.is(State::Pending) && row.agent == "locked" && row.attempts == 0;
+    assert_eq!(bed.count_where(untried).await, 100);
     let before = bed.sizes().len();
     bed.clock.advance(Duration::from_secs(75));
     bed.work().await;
     assert_eq!(bed.sizes().len(), before + 1, "one probe of the agent");
 }
 
-#[tokio::test]
-async fn an_operator_pauses_and_resumes_in_sql() {
-    let mut bed = Bed::new(Plan::default()).await;
-    bed.execute("INSERT INTO holds (scope) VALUES ('a')").await;
+pub async fn an_operator_pauses_and_resumes<E: Engine>() {
+    let mut bed = Bed::<E>::new(Plan::default()).await;
+    bed.pause("a").await;
     bed.insert_many("a", 20).await;
     bed.insert_many("b", 20).await;
     bed.work().await;
-    assert_eq!(bed.count("state = 'deleted'").await, 20);
-    bed.execute("INSERT INTO holds (scope) VALUES ('*'); DELETE FROM holds WHERE scope = 'a'").await;
+    assert_eq!(bed.count_in(State::Deleted).await, 20);
+    bed.pause("*").await;
+    bed.lift_where(|hold| hold.scope != Scope::All).await;
     bed.insert_many("c", 20).await;
     bed.work().await;
     assert_eq!(bed.sizes().len(), 1);
-    bed.execute("DELETE FROM holds").await;
+    bed.lift_all().await;
     bed.work().await;
-    assert_eq!(bed.count("state = 'deleted'").await, 60);
+    assert_eq!(bed.count_in(State::Deleted).await, 60);
 }
 
-#[tokio::test]
-async fn holds_outlive_a_restart_and_orphans_are_settled_as_lost() {
+pub async fn holds_outlive_a_restart_and_orphans_are_settled_as_lost<E: Engine>() {
     let rate = RateLimit { requests_per_second: 1_000.0, burst: 1_000.try_into().unwrap() };
-    let mut bed = Bed::new(Plan { rate, ..Plan::default() }).await;
+    let mut bed = Bed::<E>::new(Plan { rate, ..Plan::default() }).await;
     bed.sandbox.script([Mood::status(401), Mood::Hang]);
     bed.insert_many("a", 1).await;
     bed.work().await;
@@ -369,39 +368,40 @@ async fn holds_outlive_a_restart_and_orphans_are_settled_as_lost() {
     bed.clock.advance(Duration::from_secs(76));
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "the probe, which hangs");
     bed.sandbox.arrived(2).await;
-    let claimed: Vec<(String,)> = bed.query("SELECT deletion_ids FROM requests WHERE answered_at IS NULL").await;
+    let [claimed] = &bed.unanswered().await[..] else { panic!("one request") };
     let mut bed = bed.restart().await;
-    let after: Vec<(String, i64, i64)> =
-        bed.query("SELECT fault, retried, dead FROM requests WHERE answered_at IS NOT NULL AND status IS NULL").await;
-    let rows = i64::try_from(claimed[0].0.split(',').count()).unwrap();
-    assert_eq!(after, [("lost".to_owned(), rows, 0)]);
-    assert_eq!(bed.count("maybe_done = 1 AND attempts = 1 AND last_cause = 'lost'").await, rows);
+    let after: Vec<Request> = bed.requests().await.into_iter().filter(|request| request.id == claimed.id).collect();
+    let rows = claimed.rows.len();
+    let counts = Counts { retried: u32::try_from(rows).unwrap(), ..Counts::default() };
+    let (answered_at, fault) = (Some(bed.clock.now()), Some(Cause::Lost));
+    let detail = after[0].detail.clone();
+    assert_eq!(after, [Request { answered_at, counts: Some(counts), fault, detail, ..claimed.clone() }]);
+    let lost = |row: &Row| row.maybe_done && row.attempts == 1 && row.last_cause == Some(Cause::Lost);
+    assert_eq!(bed.count_where(lost).await, rows);
     bed.clock.advance(Duration::from_secs(100));
     bed.work().await;
-    assert_eq!(bed.count("state = 'deleted'").await, 21);
+    assert_eq!(bed.count_in(State::Deleted).await, 21);
 }
 
-#[tokio::test]
-async fn a_pause_that_a_turn_had_to_wait_for_is_kept_by_that_turn() {
-    let mut bed = Bed::new(Plan::default()).await;
+pub async fn a_pause_that_a_turn_had_to_wait_for_is_kept_by_that_turn<E: Engine>() {
+    let mut bed = Bed::<E>::new(Plan::default()).await;
     bed.insert_many("a", 100).await;
-    let mut other = SqliteConnection::connect(bed.options.path.to_str().unwrap()).await.unwrap();
-    sqlx::raw_sql("BEGIN IMMEDIATE; INSERT INTO holds (scope) VALUES ('*')").execute(&mut other).await.unwrap();
-    let commit = async {
+    bed.shut_out().await;
+    bed.pause("*").await;
+    let let_in = async {
         // Not to wait for something: the turn is to meet a lock that lasts.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+        bed.engine.let_in().await;
     };
-    let (turn, ()) = tokio::join!(bed.worker.turn(), commit);
+    let (turn, ()) = tokio::join!(bed.worker.turn(), let_in);
     assert_eq!(turn.unwrap().sent, 0);
-    bed.execute("DELETE FROM holds").await;
+    bed.lift_all().await;
     bed.work().await;
-    assert_eq!(bed.count("state = 'deleted'").await, 100);
+    assert_eq!(bed.count_in(State::Deleted).await, 100);
 }
 
-#[tokio::test]
-async fn a_pause_in_the_place_of_one_that_is_over_is_not_lifted_with_it() {
-    let mut bed = Bed::new(Plan { busy_timeout: Duration::from_millis(1), ..Plan::default() }).await;
+pub async fn a_pause_in_the_place_of_one_that_is_over_is_not_lifted_with_it<E: Engine>() {
+    let mut bed = Bed::<E>::new(Plan { busy_timeout: Duration::from_millis(1), ..Plan::default() }).await;
     bed.sandbox.script([Mood::status(401)]);
     bed.insert(&[("a", "1")]).await;
     bed.work().await;
@@ -409,11 +409,33 @@ async fn a_pause_in_the_place_of_one_that_is_over_is_not_lifted_with_it() {
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "the probe");
     bed.worker.wait_for_a_call().await;
     // Judged, and not written; meanwhile somebody pauses for that very cause, for good.
-    bed.execute("BEGIN IMMEDIATE").await;
+    bed.shut_out().await;
     assert!(bed.worker.turn().await.unwrap_err().is_temporary());
-    bed.execute("INSERT INTO holds (scope, cause) VALUES ('*', 'unauthorized'); COMMIT").await;
+    bed.place(&[Hold { cause: Cause::Unauthorized, ..Hold::on("*") }]).await;
+    bed.let_in().await;
     bed.insert_many("b", 40).await;
     bed.work().await;
-    assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM holds").await, [(1,)]);
+    assert_eq!(bed.held().await, [("*".to_owned(), Cause::Unauthorized)]);
     assert_eq!(bed.sizes().len(), 2, "and nothing goes");
 }
+
+tests!($ retry:
+    a_200_is_believed_id_by_id,
+    a_2xx_that_is_not_the_promised_json_leaves_the_outcome_open,
+    a_200_that_is_clear_is_taken_whatever_its_form,
+    a_rejected_request_is_halved_and_a_rejected_row_is_dead,
+    what_says_nothing_about_the_rows_does_not_count_and_holds,
+    server_errors_hold_by_streak_and_do_not_count_while_nothing_gets_through,
+    a_request_without_an_answer_may_have_been_done,
+    a_request_that_was_never_sent_does_not_count,
+    a_throttled_answer_holds_for_as_long_as_it_asks_within_limits,
+    rows_that_failed_together_come_back_together_on_the_schedule_and_die_at_its_end,
+    halving_finds_the_one_bad_id_among_twenty_and_saves_the_others,
+    an_outage_costs_a_handful_of_attempts_and_not_the_backlog_s,
+    one_probe_goes_out_when_a_hold_ends_and_a_failed_one_doubles_it,
+    one_agent_s_hold_does_not_slow_another,
+    an_operator_pauses_and_resumes,
+    holds_outlive_a_restart_and_orphans_are_settled_as_lost,
+    a_pause_that_a_turn_had_to_wait_for_is_kept_by_that_turn,
+    a_pause_in_the_place_of_one_that_is_over_is_not_lifted_with_it,
+);
