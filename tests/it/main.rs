@@ -35,7 +35,6 @@ mod sandbox;
 mod scrape;
 mod shipped;
 mod shutdown;
-mod simulator;
 mod starts;
 mod status;
 mod storage;

@@ -14,11 +14,25 @@ pub mod engine;
 mod evidence;
 mod holds;
 mod retry;
+mod simulator;
 mod waste;
 
 /// Names the tests of a module, which are functions generic over the engine. A function that is forgotten here is dead code,
 /// and the compiler says so.
 macro_rules! tests {
+    (blocking $d:tt $module:ident: $($test:ident),* $(,)?) => {
+        macro_rules! of_engine {
+            ($d engine:ty) => {
+                $(
+                    #[test]
+                    fn $test() {
+                        crate::suite::$module::$test::<$d engine>();
+                    }
+                )*
+            };
+        }
+        pub(super) use of_engine;
+    };
     ($d:tt $module:ident: $($test:ident),* $(,)?) => {
         macro_rules! of_engine {
             ($d engine:ty) => {
@@ -39,7 +53,7 @@ use tests;
 macro_rules! conformance {
     ($name:ident: $engine:ty) => {
         mod $name {
-            conformance!(@ $engine: alone, clocks, contract, crash, crowds, delivery, evidence, holds, retry, waste);
+            conformance!(@ $engine: alone, clocks, contract, crash, crowds, delivery, evidence, holds, retry, simulator, waste);
         }
     };
     (@ $engine:ty: $($module:ident),*) => {

@@ -1,6 +1,6 @@
 //! SQLite as the suite sees it: a file, a connection of producers and operators, and the worker's store.
 
-use std::{cell::RefCell, path::Path, time::Duration};
+use std::{cell::RefCell, future::Future, path::Path, time::Duration};
 
 use audio_cache_sweeper::{
     model::{
@@ -15,8 +15,9 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteRow},
 };
 use tempfile::TempDir;
+use uuid::Uuid;
 
-use crate::suite::engine::{Counts, Engine, Hold, Outcome, Request, Row, Setup, Wish};
+use crate::suite::engine::{Counts, Engine, Hold, Outcome, Request, Row, Setup, Wish, Witness};
 
 /// How many rows a statement inserts: SQLite takes no statement of more than a million bytes.
 const CHUNK: usize = 2_000;
@@ -75,6 +76,8 @@ async fn connect(path: &Path, busy_timeout: Duration) -> SqliteConnection {
 }
 
 impl Engine for Sqlite {
+    type Witness = Onlooker;
+
     async fn create(setup: Setup) -> Self {
         // Where there is a file system in memory, nothing waits for a disk.
         let in_memory = setup.in_memory.then(|| tempfile::tempdir_in("/dev/shm").ok()).flatten();
@@ -88,6 +91,10 @@ impl Engine for Sqlite {
 
     fn address(&self) -> String {
         self.options.path.display().to_string()
+    }
+
+    async fn witness(&self) -> Onlooker {
+        Onlooker(connect(&self.options.path, Duration::ZERO).await)
     }
 
     async fn enqueue(&mut self, wishes: &[Wish]) {
@@ -106,10 +113,17 @@ impl Engine for Sqlite {
     }
 
     async fn rows(&mut self) -> Vec<Row> {
-        let sql =
-            "SELECT id, agent_id, entry_id, priority, state, attempts, due_at, batch_max, asks, maybe_done, request_id,
-            first_fault, evidence, last_cause, created_at, settled_at FROM deletions ORDER BY id";
-        sqlx::query(sql).fetch_all(&mut self.conn).await.unwrap().iter().map(row).collect()
+        let sql = format!("SELECT {ROW} FROM deletions ORDER BY id");
+        sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut self.conn).await.unwrap().iter().map(row).collect()
+    }
+
+    async fn settled_by_the_newest(&mut self, requests: i64) -> Vec<Row> {
+        let sql = format!(
+            "SELECT {ROW} FROM deletions
+             WHERE settled_at IS NOT NULL AND request_id > (SELECT max(id) FROM requests) - ?1 ORDER BY id"
+        );
+        let found = sqlx::query(AssertSqlSafe(sql)).bind(requests).fetch_all(&mut self.conn).await;
+        found.unwrap().iter().map(row).collect()
     }
 
     async fn requests(&mut self) -> Vec<Request> {
@@ -117,10 +131,14 @@ impl Engine for Sqlite {
         sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut self.conn).await.unwrap().iter().map(request).collect()
     }
 
-    async fn outcomes_after(&mut self, after: i64) -> Vec<Outcome> {
-        let sql = "SELECT request_id, deletion_id, verdict, cause FROM outcomes WHERE request_id > ?1 ORDER BY 1, 2";
-        let all: Vec<(i64, i64, String, Option<String>)> =
-            sqlx::query_as(sql).bind(after).fetch_all(&mut self.conn).await.unwrap();
+    async fn unanswered(&mut self) -> Vec<Request> {
+        let sql = format!("SELECT {REQUEST} FROM requests WHERE answered_at IS NULL ORDER BY id");
+        sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut self.conn).await.unwrap().iter().map(request).collect()
+    }
+
+    async fn outcomes(&mut self) -> Vec<Outcome> {
+        let sql = "SELECT request_id, deletion_id, verdict, cause FROM outcomes ORDER BY 1, 2";
+        let all: Vec<(i64, i64, String, Option<String>)> = self.query(sql).await;
         let outcome = |(request, row, verdict, cause): (_, _, _, Option<String>)| Outcome {
             request,
             row,
@@ -131,7 +149,12 @@ impl Engine for Sqlite {
     }
 
     async fn holds(&mut self) -> Vec<Hold> {
-        holds(&mut self.conn).await
+        let sql = format!("SELECT {HOLD} FROM holds ORDER BY 1, 2");
+        sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut self.conn).await.unwrap().iter().map(hold).collect()
+    }
+
+    async fn holds_over(&mut self, agent: &str) -> Vec<Hold> {
+        holds_over(&mut self.conn, agent).await
     }
 
     async fn pending(&mut self) -> usize {
@@ -204,9 +227,30 @@ impl Engine for Sqlite {
     }
 }
 
-async fn holds(conn: &mut SqliteConnection) -> Vec<Hold> {
-    let sql = "SELECT scope, cause, since_at, until_at, probed_at, repeats FROM holds ORDER BY 1, 2";
-    sqlx::query(sql).fetch_all(conn).await.unwrap().iter().map(hold).collect()
+/// A connection that never waits for anybody.
+#[derive(Debug)]
+pub struct Onlooker(SqliteConnection);
+
+impl Witness for Onlooker {
+    async fn in_flight(&mut self, id: Uuid) -> Option<Request> {
+        let sql = format!("SELECT {REQUEST} FROM requests WHERE correlation_id = ?1 AND answered_at IS NULL");
+        let found = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(&mut self.0).await.unwrap();
+        found.as_ref().map(request)
+    }
+
+    fn holds_over(&mut self, agent: &str) -> impl Future<Output = Vec<Hold>> + Send {
+        holds_over(&mut self.0, agent)
+    }
+
+    async fn kept_out_by(&mut self) -> Option<String> {
+        let wrote = sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(&mut self.0).await;
+        wrote.err().map(|error| error.to_string())
+    }
+}
+
+async fn holds_over(conn: &mut SqliteConnection, agent: &str) -> Vec<Hold> {
+    let sql = format!("SELECT {HOLD} FROM holds WHERE scope IN ('*', ?1) ORDER BY 1, 2");
+    sqlx::query(AssertSqlSafe(sql)).bind(agent).fetch_all(conn).await.unwrap().iter().map(hold).collect()
 }
 
 fn text(value: &str) -> String {
@@ -278,6 +322,9 @@ fn cause_of(text: Option<String>) -> Option<Cause> {
     text.map(|text| Cause::parse(&text).unwrap())
 }
 
+const ROW: &str = "id, agent_id, entry_id, priority, state, attempts, due_at, batch_max, asks, maybe_done, request_id,
+    first_fault, evidence, last_cause, created_at, settled_at";
+
 fn row(row: &SqliteRow) -> Row {
     let states = [State::Pending, State::Deleted, State::Absent, State::Dead];
     let state: &str = row.get(4);
@@ -324,6 +371,8 @@ fn request(row: &SqliteRow) -> Request {
         remote_id: row.get(15),
     }
 }
+
+const HOLD: &str = "scope, cause, since_at, until_at, probed_at, repeats";
 
 fn hold(row: &SqliteRow) -> Hold {
     let scope: &str = row.get(0);

@@ -1,9 +1,8 @@
 //! What a test does to an engine's queue, and sees of it, beside the worker.
 //!
-//! Each engine implements this for itself, in its own SQL. It may keep a wish to itself until the worker's next turn takes it
-//! in, so a test looks at the rows after a turn. Ids grow in the order of the wishes, and may have gaps.
+//! Each engine implements this for itself, in its own SQL. Ids grow in the order of the wishes, and may have gaps.
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, future::Future, time::Duration};
 
 use audio_cache_sweeper::{
     model::{
@@ -13,6 +12,7 @@ use audio_cache_sweeper::{
     },
     queue::sqlite::Store,
 };
+use uuid::Uuid;
 
 /// How a queue is made for a test.
 #[derive(Clone, Copy, Debug)]
@@ -193,6 +193,8 @@ impl Hold {
 
 /// An engine's queue in a test: who inserts, who operates, and who reads the tables.
 pub trait Engine: Debug + Sized + 'static {
+    type Witness: Witness;
+
     /// An empty queue.
     async fn create(setup: Setup) -> Self;
 
@@ -202,20 +204,33 @@ pub trait Engine: Debug + Sized + 'static {
     /// What errors call this queue: a file, or a host and a database.
     fn address(&self) -> String;
 
+    /// Somebody who looks while the worker is at work.
+    async fn witness(&self) -> Self::Witness;
+
     /// A producer's plain `INSERT`s, in one transaction.
     async fn enqueue(&mut self, wishes: &[Wish]);
 
-    /// All deletions, by id.
+    /// All deletions, by id. If the worker has yet to take a wish in, the row is told as it will be then, and whoever edits or
+    /// removes it does so with the wish.
     async fn rows(&mut self) -> Vec<Row>;
+
+    /// Those of these rows that are settled, and by one of the newest requests: so many are looked at.
+    async fn settled_by_the_newest(&mut self, requests: i64) -> Vec<Row>;
 
     /// All requests, by id.
     async fn requests(&mut self) -> Vec<Request>;
 
-    /// What each of the kept requests with an id above `after` did to each of its rows, by request and row.
-    async fn outcomes_after(&mut self, after: i64) -> Vec<Outcome>;
+    /// Requests that are not answered, by id.
+    async fn unanswered(&mut self) -> Vec<Request>;
+
+    /// What each of the kept requests did to each of its rows, by request and row.
+    async fn outcomes(&mut self) -> Vec<Outcome>;
 
     /// All holds, by scope and cause.
     async fn holds(&mut self) -> Vec<Hold>;
+
+    /// Those on everything, and those on this agent.
+    async fn holds_over(&mut self, agent: &str) -> Vec<Hold>;
 
     /// How many rows are pending; cheaper than [`Self::rows`].
     async fn pending(&mut self) -> usize;
@@ -248,11 +263,6 @@ pub trait Engine: Debug + Sized + 'static {
     /// Panics if the engine finds its own storage damaged.
     async fn assert_sound(&mut self);
 
-    /// What each of the kept requests did to each of its rows, by request and row.
-    async fn outcomes(&mut self) -> Vec<Outcome> {
-        self.outcomes_after(0).await
-    }
-
     /// The rows that are so.
     async fn rows_where(&mut self, is: impl Fn(&Row) -> bool) -> Vec<Row> {
         self.rows().await.into_iter().filter(is).collect()
@@ -266,11 +276,6 @@ pub trait Engine: Debug + Sized + 'static {
     /// How many rows are in this state.
     async fn count_in(&mut self, state: State) -> usize {
         self.count_where(|row| row.state == state).await
-    }
-
-    /// Requests that are not answered.
-    async fn unanswered(&mut self) -> Vec<Request> {
-        self.requests().await.into_iter().filter(|request| request.answered_at.is_none()).collect()
     }
 
     /// Scope and cause of each hold.
@@ -314,4 +319,16 @@ pub trait Engine: Debug + Sized + 'static {
     async fn lift_all(&mut self) {
         self.lift_where(|_| true).await;
     }
+}
+
+/// Looks into the queue at any moment, over a connection of its own.
+pub trait Witness: Debug + Send + 'static {
+    /// The unanswered request with this correlation ID.
+    fn in_flight(&mut self, id: Uuid) -> impl Future<Output = Option<Request>> + Send;
+
+    /// The holds on everything, and those on this agent.
+    fn holds_over(&mut self, agent: &str) -> impl Future<Output = Vec<Hold>> + Send;
+
+    /// Why nobody else could write at this moment; `None` if anybody could.
+    fn kept_out_by(&mut self) -> impl Future<Output = Option<String>> + Send;
 }
