@@ -33,13 +33,13 @@ use crate::{
         aside::Aside,
         key::{Key, KeyError, KeySource, Keys},
     },
+    event,
     model::{
         clock::Clock,
         deletion::{AgentId, Batch, EntryId},
         envelope::{Envelope, without_bom},
         outcome::{Answer, Fault},
     },
-    watch::telemetry::event,
 };
 
 /// The header that support asks for; the API echoes ours.

@@ -37,6 +37,7 @@ use uuid::Uuid;
 use crate::{
     api::{Api, ApiError, SetupError, key::KeyError},
     config::{Config, ConfigError, parse_duration, show_duration},
+    event,
     model::{
         clock::Clock,
         deletion::{AgentId, EntryId, IdError},
@@ -49,7 +50,7 @@ use crate::{
         http::{self, Endpoint},
         metrics::Metrics,
         supervisor::Supervisor,
-        telemetry::{self, event},
+        telemetry,
     },
     worker::{Doubts, EVENT_INTERVAL, Ended, Totals, Until, Worker, tell_of_a_doubt},
 };
@@ -298,7 +299,7 @@ impl Cli {
 ///
 /// # Errors
 /// If there is no key, or the database cannot be used.
-async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Worker, Failure> {
+async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Worker<Store>, Failure> {
     let api = Api::new(config.api()?)?;
     let store = Store::open(config.store.clone()).await?;
     if !std::mem::replace(started, true) {
@@ -454,7 +455,7 @@ fn listen(
 ///
 /// # Errors
 /// If there is no key, or the database cannot be used and waiting does not mend that.
-async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker, Failure> {
+async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker<Store>, Failure> {
     let (mut started, mut waiting, mut doubts) = (false, false, Doubts::default());
     loop {
         let made = {

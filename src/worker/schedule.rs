@@ -4,7 +4,7 @@
 //! one, a bounded number of lanes is looked at, and only lanes that may send.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use super::{
     Settings,
-    in_flight::{self, InFlight, on_their_way},
+    calls::{self, Flights, on_their_way},
+    lanes::Lanes,
     log,
     plan::{Busy, Next, Rules, batches, probe},
 };
@@ -28,11 +29,7 @@ use crate::{
         outcome::Scope,
     },
     pace::{Admission, Pace, Probe},
-    queue::{
-        Claim, Look,
-        sqlite::{StoreError, Write},
-    },
-    worker::lanes::Lanes,
+    queue::{Claim, Look, Tx},
 };
 
 /// How many lanes are considered in a row without one that may send: some thousand take a millisecond.
@@ -51,8 +48,6 @@ pub(super) const MOST_LIFTED: usize = 500;
 pub(super) struct Plan {
     pub(super) claims: Vec<Claim>,
     pub(super) taken: Vec<Lane>,
-    /// How many rows turned out to be unusable.
-    pub(super) buried: u64,
     /// How many requests may still be claimed.
     room: usize,
     /// How many lanes may still be looked at.
@@ -82,7 +77,7 @@ impl Picked {
 /// What a turn knows while it claims.
 #[derive(Clone, Copy)]
 pub(super) struct Known<'k> {
-    pub(super) calls: &'k Calls,
+    pub(super) calls: &'k Flights,
     pub(super) evidence: &'k Evidence,
 }
 
@@ -112,9 +107,6 @@ impl Plan {
     }
 }
 
-/// The calls that are on their way, by their tasks.
-pub(super) type Calls = HashMap<tokio::task::Id, InFlight>;
-
 /// Whose turn it is, and what stands against it.
 #[derive(Debug)]
 pub(super) struct Schedule {
@@ -130,6 +122,10 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    pub(super) fn new(pace: Pace, settings: Settings, clock: Clock, rng: fastrand::Rng, told: Arc<AtomicBool>) -> Self {
+        Self { lanes: Lanes::default(), pace, settings, clock, rng, others_wrote: None, told }
+    }
+
     /// What may go out now, as far as that can be known without the database.
     pub(super) fn plan(&mut self, in_flight: usize, evidence: &Evidence, now: Timestamp) -> Plan {
         let room = self.room(in_flight, now);
@@ -278,19 +274,19 @@ impl Schedule {
 
     /// Fills `plan` with claims of the lanes whose turn it is. A permit is taken once there is a batch for it, and before
     /// that batch is claimed.
-    pub(super) async fn claim(
+    pub(super) async fn claim<X: Tx>(
         &mut self,
-        write: &mut Write<'_>,
+        tx: &mut X,
         plan: &mut Plan,
         known: Known<'_>,
         is_overtaken: bool,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let mut turn = Claiming { known, busy: in_flight::busy(known.calls.values()), rules: self.rules(), now };
+    ) -> Result<(), X::Error> {
+        let mut turn = Claiming { known, busy: calls::busy(known.calls), rules: self.rules(), now };
         while !plan.picked.is_empty() {
             let mut picked = std::mem::take(&mut plan.picked);
             if is_overtaken {
-                self.admit_again(write, &mut picked, now).await?;
+                self.admit_again(tx, &mut picked, now).await?;
             }
             // We may have waited for the write lock: a hold or the shutdown may have arrived since.
             if self.told.load(Ordering::Relaxed) {
@@ -298,9 +294,9 @@ impl Schedule {
                 return Ok(());
             }
             if let Some((lane, how)) = picked.probe {
-                self.claim_probe(write, plan, lane, how, &mut turn).await?;
+                self.claim_probe(tx, plan, lane, how, &mut turn).await?;
             }
-            self.claim_free(write, plan, picked.free, &mut turn).await?;
+            self.claim_free(tx, plan, picked.free, &mut turn).await?;
             if self.pace.permits.most(self.clock.elapsed()) == 0 {
                 break;
             }
@@ -321,14 +317,9 @@ impl Schedule {
 
     /// Somebody else wrote before this transaction began, and may have placed or lifted a hold: those that matter to what
     /// is about to be claimed are read again. All others are read outside of a transaction.
-    async fn admit_again(
-        &mut self,
-        write: &mut Write<'_>,
-        picked: &mut Picked,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
+    async fn admit_again<X: Tx>(&mut self, tx: &mut X, picked: &mut Picked, now: Timestamp) -> Result<(), X::Error> {
         let scopes: BTreeSet<Scope> = picked.agents().cloned().map(Scope::Agent).chain([Scope::All]).collect();
-        let rows = write.holds_of(&scopes).await?;
+        let rows = tx.holds_of(&scopes).await?;
         self.pace.holds.load_some(scopes, rows).iter().for_each(log::hold);
         let free = std::mem::take(&mut picked.free);
         if self.pace.holds.admit_any(now) != Admission::Free {
@@ -345,26 +336,25 @@ impl Schedule {
         Ok(())
     }
 
-    async fn claim_probe(
+    async fn claim_probe<X: Tx>(
         &mut self,
-        write: &mut Write<'_>,
+        tx: &mut X,
         plan: &mut Plan,
         lane: Lane,
         how: Probe,
         turn: &mut Claiming<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), X::Error> {
         let (evidence, now) = (turn.known.evidence, turn.now);
         let rules = turn.rules_for(&lane, self.clock.elapsed());
-        let ids = on_their_way(turn.known.calls.values(), self.others_wrote, &plan.claims, std::slice::from_ref(&lane));
+        let ids = on_their_way(turn.known.calls, self.others_wrote, &plan.claims, std::slice::from_ref(&lane));
         // Of more rows than go, those that were tried least.
         let most = usize::from(rules.batch_size) * if how.asks || how.newest_first { LEAST_TRIED_OF } else { 1 };
-        let looks = write.look(std::slice::from_ref(&lane), most, &ids, how.newest_first, now).await?;
+        let looks = tx.look(std::slice::from_ref(&lane), most, &ids, how.newest_first, now).await?;
         plan.looks = plan.looks.saturating_sub(1);
         let Some(mut look) = looks.into_iter().next() else { return Ok(()) };
         if how.asks || how.newest_first {
             look.due.sort_by_key(|row| row.deletion.attempts);
         }
-        plan.buried += write.bury(&look.unusable, now).await?;
         let (found, next) = (look.due.len(), look.next_due_at);
         let largest = evidence.largest(&lane.agent);
         let Some(batch) = probe(&lane, look, how.halved, largest, &turn.busy, &rules) else {
@@ -386,7 +376,7 @@ impl Schedule {
         let asks = may_ask && (how.asks || how.newest_first);
         let batch = if asks { batch.alone() } else { batch };
         let has_more = found > batch.len() || found >= most;
-        self.add(write, plan, turn, batch);
+        self.add(tx, plan, turn, batch);
         if has_more {
             self.return_to_turn(lane);
         } else if let Some(at) = next {
@@ -395,25 +385,24 @@ impl Schedule {
         Ok(())
     }
 
-    async fn claim_free(
+    async fn claim_free<X: Tx>(
         &mut self,
-        write: &mut Write<'_>,
+        tx: &mut X,
         plan: &mut Plan,
         lanes: Vec<Lane>,
         turn: &mut Claiming<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), X::Error> {
         if lanes.is_empty() {
             return Ok(());
         }
         let share = plan.room.saturating_sub(plan.claims.len()).div_ceil(lanes.len());
         let most = share * usize::from(turn.rules.batch_size);
-        let ids = on_their_way(turn.known.calls.values(), self.others_wrote, &plan.claims, &lanes);
-        let looks = write.look(&lanes, most, &ids, false, turn.now).await?;
+        let ids = on_their_way(turn.known.calls, self.others_wrote, &plan.claims, &lanes);
+        let looks = tx.look(&lanes, most, &ids, false, turn.now).await?;
         plan.looks = plan.looks.saturating_sub(lanes.len());
         let mut unserved = Vec::new();
         for (lane, look) in lanes.into_iter().zip(looks) {
-            plan.buried += write.bury(&look.unusable, turn.now).await?;
-            if !self.serve(write, plan, &lane, look, most, turn) {
+            if !self.serve(tx, plan, &lane, look, most, turn) {
                 unserved.push(lane);
             }
         }
@@ -423,9 +412,9 @@ impl Schedule {
     }
 
     /// Claims what of a lane may go. False if it has something to send, and got nothing.
-    fn serve(
+    fn serve<X: Tx>(
         &mut self,
-        write: &mut Write<'_>,
+        tx: &mut X,
         plan: &mut Plan,
         lane: &Lane,
         look: Look,
@@ -443,7 +432,7 @@ impl Schedule {
             }
             self.pace.took(false);
             let batch = if self.may_ask(&lane.agent, turn.known.evidence) { batch.alone() } else { batch };
-            self.add(write, plan, turn, batch);
+            self.add(tx, plan, turn, batch);
             served += 1;
         }
         match next {
@@ -466,9 +455,9 @@ impl Schedule {
             && !evidence.refuses_asks(agent, self.clock.elapsed())
     }
 
-    fn add(&mut self, write: &mut Write<'_>, plan: &mut Plan, turn: &mut Claiming<'_>, batch: Batch) {
-        in_flight::add(&mut turn.busy, &batch);
-        plan.claims.push(Claim { request: write.next_request_id(), correlation_id: new_uuid(&mut self.rng), batch });
+    fn add(&mut self, tx: &mut impl Tx, plan: &mut Plan, turn: &mut Claiming<'_>, batch: Batch) {
+        calls::add(&mut turn.busy, &batch);
+        plan.claims.push(Claim { request: tx.next_request_id(), correlation_id: new_uuid(&mut self.rng), batch });
     }
 
     /// How long until something may be claimed, if nothing comes back and nobody writes.

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use sqlx::{AssertSqlSafe, ColumnIndex, Row, Sqlite, SqliteConnection, Type, decode::Decode, sqlite::SqliteRow};
 
 use super::{
-    LANES,
     errors::{OpenError, StoreError},
     file::{Options, connect},
+    listing::LANES,
     lock::holder,
     rows::{due_since, holds},
     schema::connect_known,
