@@ -25,6 +25,7 @@ use crate::{
         self,
         key::{Exposure, KeySource, looks_like_a_key},
     },
+    durations,
     model::{backoff::Backoff, judge::Policy},
     pace::RateLimit,
     queue::sqlite,
@@ -246,7 +247,7 @@ impl Problems {
 
     fn duration(&mut self, key: &str, written: &str, allowed: RangeInclusive<Duration>) -> Duration {
         let stand_in = *allowed.end();
-        self.take(key, written, parse_duration(written, &allowed), stand_in)
+        self.take(key, written, durations::parse(written, &allowed), stand_in)
     }
 
     fn number<T: FromStr + PartialOrd + Display + Copy>(
@@ -435,36 +436,6 @@ impl RawConfig {
             shown,
         })
     }
-}
-
-/// `250ms`, `30s`, `1h 30m`, `30d`; a day has 24 hours.
-///
-/// # Errors
-/// What a duration looks like and how long it may be, if `text` is none or out of that.
-pub fn parse_duration(text: &str, allowed: &RangeInclusive<Duration>) -> Result<Duration, String> {
-    let span: Option<jiff::Span> = text.trim().parse().ok();
-    span.and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok())
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| allowed.contains(duration))
-        .ok_or_else(|| {
-            let (least, most) = (show_duration(*allowed.start()), show_duration(*allowed.end()));
-            format!("must be a duration such as 250ms, 30s, 5m or 30d, from {least} to {most}")
-        })
-}
-
-/// A duration as it is written in the configuration.
-#[must_use]
-pub fn show_duration(duration: Duration) -> String {
-    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
-    let mut left = duration.as_millis();
-    let mut parts = Vec::new();
-    for (unit, name) in units {
-        if left >= unit {
-            parts.push(format!("{}{name}", left / unit));
-            left %= unit;
-        }
-    }
-    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
 fn parse_base_url(text: &str) -> Result<Url, String> {

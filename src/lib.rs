@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | [`printable`] | text from outside, made fit for a terminal and a log | pure |
 //! | [`small_file`] | reading a file that the configuration names, and that may be anything | |
+//! | [`durations`] | durations as people write and read them | pure |
 //! | [`model`] | the nouns, time, backoff, holds as they are kept, what a call came to, and what follows from it: the decision table [`model::judge`] | pure |
 //! | [`pace`] | may a request go out: permits, the rate found out, the holds, how many at a time | no I/O |
 //! | [`queue`] | what crosses the seam between the worker and the engine that keeps the queue | pure |
@@ -18,7 +19,7 @@
 //! | [`cli`] | arguments, exit codes, signals; what an operator does: a file a command | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → worker → api → watch → {queue, pace} → model → {printable,
-//! small_file}`. A test holds that, and that only an engine knows SQL.
+//! small_file, durations}`. A test holds that, and that only an engine knows SQL.
 //!
 //! # The words
 //!
@@ -98,6 +99,8 @@
 pub mod printable;
 
 pub mod small_file;
+
+pub mod durations;
 
 pub mod model;
 
