@@ -56,7 +56,9 @@ pub(super) fn file(name: &str) -> Result<PathBuf, String> {
     }
     let first = name.split('/').next().unwrap_or_default();
     if first.starts_with('~') && (first == "~" || name.contains('/')) {
-        return Err("begins with ~, which only a shell replaces by a home directory; write the directory out".to_owned());
+        return Err(
+            "begins with ~, which only a shell replaces by a home directory; write the directory out".to_owned()
+        );
     }
     if has_variable(name) {
         return Err("has a variable in it, which is not replaced by its value; write the value out".to_owned());
