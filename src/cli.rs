@@ -36,8 +36,8 @@ use uuid::Uuid;
 
 use crate::{
     api::{Api, ApiError, SetupError, key::KeyError},
-    config::{Config, ConfigError, parse_duration, show_duration},
-    event,
+    config::{Config, ConfigError},
+    durations, event,
     model::{
         clock::Clock,
         deletion::{AgentId, EntryId, IdError},
@@ -163,7 +163,7 @@ struct RunArgs {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text, &(Duration::ZERO..=Duration::from_secs(366 * 86_400)))
+    durations::parse(text, &(Duration::ZERO..=Duration::from_secs(366 * 86_400)))
 }
 
 fn agent_id(text: &str) -> Result<AgentId, IdError> {
@@ -527,7 +527,7 @@ fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
     };
     let mut text = list_of(&config.shown);
     let policy = &config.worker.policy;
-    let list = |delays: &[Duration]| delays.iter().map(|delay| show_duration(*delay)).collect::<Vec<_>>().join(", ");
+    let list = |delays: &[Duration]| delays.iter().map(|delay| durations::show(*delay)).collect::<Vec<_>>().join(", ");
     text.push_str(&format!("\nrequests go to {}\n", config.base_url));
     text.push_str(&format!(
         "a row that fails is tried {} times, with these delays between (each up to a quarter later): {}\n",
