@@ -36,7 +36,8 @@ use uuid::Uuid;
 
 use crate::{
     api::{Api, ApiError, SetupError, key::KeyError},
-    config::{Config, ConfigError, parse_duration, show_duration},
+    config::{Config, ConfigError},
+    durations, event,
     model::{
         clock::Clock,
         deletion::{AgentId, EntryId, IdError},
@@ -49,7 +50,7 @@ use crate::{
         http::{self, Endpoint},
         metrics::Metrics,
         supervisor::Supervisor,
-        telemetry::{self, event},
+        telemetry,
     },
     worker::{Doubts, EVENT_INTERVAL, Ended, Totals, Until, Worker, tell_of_a_doubt},
 };
@@ -162,7 +163,7 @@ struct RunArgs {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text, &(Duration::ZERO..=Duration::from_secs(366 * 86_400)))
+    durations::parse(text, &(Duration::ZERO..=Duration::from_secs(366 * 86_400)))
 }
 
 fn agent_id(text: &str) -> Result<AgentId, IdError> {
@@ -298,7 +299,7 @@ impl Cli {
 ///
 /// # Errors
 /// If there is no key, or the database cannot be used.
-async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Worker, Failure> {
+async fn worker(config: &Config, clock: &Clock, started: &mut bool) -> Result<Worker<Store>, Failure> {
     let api = Api::new(config.api()?)?;
     let store = Store::open(config.store.clone()).await?;
     if !std::mem::replace(started, true) {
@@ -454,7 +455,7 @@ fn listen(
 ///
 /// # Errors
 /// If there is no key, or the database cannot be used and waiting does not mend that.
-async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker, Failure> {
+async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker<Store>, Failure> {
     let (mut started, mut waiting, mut doubts) = (false, false, Doubts::default());
     loop {
         let made = {
@@ -526,7 +527,7 @@ fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
     };
     let mut text = list_of(&config.shown);
     let policy = &config.worker.policy;
-    let list = |delays: &[Duration]| delays.iter().map(|delay| show_duration(*delay)).collect::<Vec<_>>().join(", ");
+    let list = |delays: &[Duration]| delays.iter().map(|delay| durations::show(*delay)).collect::<Vec<_>>().join(", ");
     text.push_str(&format!("\nrequests go to {}\n", config.base_url));
     text.push_str(&format!(
         "a row that fails is tried {} times, with these delays between (each up to a quarter later): {}\n",

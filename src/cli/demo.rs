@@ -16,7 +16,10 @@ use tracing_subscriber::EnvFilter;
 use super::{Failure, rng, say, work};
 use crate::{
     config::{Config, ConfigError},
-    queue::sqlite::{Producer, Store},
+    queue::{
+        Queue as _,
+        sqlite::{Producer, Store},
+    },
     sandbox::{self, Sandbox},
     watch::{
         supervisor::Supervisor,

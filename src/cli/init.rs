@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use super::{Failure, say, told, warn_person};
-use crate::queue::sqlite::{self, Introduction, OpenError, Options, Reader, Store, sure};
+use crate::queue::{
+    Queue as _,
+    sqlite::{self, Introduction, OpenError, Options, Reader, Store, sure},
+};
 
 /// Of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

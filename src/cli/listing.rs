@@ -9,12 +9,13 @@ use tokio::time::sleep;
 
 use super::{
     Failure, Progress, new_uuid,
-    times::{Moment, plural, show_span, show_time},
+    times::{Moment, plural, show_time},
     warn_person,
 };
 use crate::{
     api::{Api, Entry, PAGE_SIZE, Page, Reply},
-    config::{Config, show_duration},
+    config::Config,
+    durations,
     model::{
         backoff::{Backoff, Jitter},
         clock::{Clock, Timestamp},
@@ -283,7 +284,7 @@ impl Lister {
             }
             let delay = match self.asked_for(fault) {
                 Some(asked) if asked > PATIENCE => {
-                    let (span, at) = (show_span(asked), show_time(self.clock.now().plus(asked)));
+                    let (span, at) = (durations::show_roughly(asked), show_time(self.clock.now().plus(asked)));
                     return Err(Halt::Later(anyhow!(
                         "list the audio cache of {agent}: {said}, and asks to be left alone for {span}: run it again after {at}"
                     )));
@@ -292,7 +293,7 @@ impl Lister {
                 None => self.backoff.jittered(tries, Jitter::draw(&mut self.rng)),
             };
             progress.clear();
-            warn_person(&format!("{said}; trying again in {}", show_duration(delay)));
+            warn_person(&format!("{said}; trying again in {}", durations::show(delay)));
             sleep(delay).await;
         }
     }
@@ -313,13 +314,18 @@ impl Lister {
             match hold.until_at.map(|until| until.since(now)) {
                 Some(left) if left <= PATIENCE => {
                     progress.clear();
-                    warn_person(&format!("{on} is held ({cause}); going on in {}", show_duration(left)));
+                    warn_person(&format!("{on} is held ({cause}); going on in {}", durations::show(left)));
                     sleep(left).await;
                 }
                 left => {
                     let end = left.map_or_else(
                         || "until somebody lifts it; that".to_owned(),
-                        |left| format!("for another {}; run it again then, or lift it before, which", show_span(left)),
+                        |left| {
+                            format!(
+                                "for another {}; run it again then, or lift it before, which",
+                                durations::show_roughly(left)
+                            )
+                        },
                     );
                     return Err(Halt::Later(anyhow!(
                         "list the audio cache of {}: {on} is held ({cause}) {end} is done by `{}`",

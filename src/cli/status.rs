@@ -16,10 +16,11 @@ use tokio::time::sleep;
 
 use super::{
     Failure, agent_id, duration,
-    times::{plural, show_count, show_span, show_text, show_time},
+    times::{plural, show_count, show_text, show_time},
 };
 use crate::{
     config::Config,
+    durations,
     model::{
         clock::{Clock, Timestamp},
         deletion::AgentId,
@@ -297,7 +298,10 @@ fn daemon_lines(report: &Report, standing: &Standing, now: Timestamp) -> Vec<Str
     let empty = match report.empty_in_s {
         Some(0) => "nothing is pending".to_owned(),
         Some(seconds) => {
-            format!("in about {}, at the pace of the last minutes", show_span(Duration::from_secs(seconds)))
+            format!(
+                "in about {}, at the pace of the last minutes",
+                durations::show_roughly(Duration::from_secs(seconds))
+            )
         }
         None if report.daemon.running == Some(false) => "not before a daemon runs".to_owned(),
         None if is_stopped(&standing.holds) => "not before the hold on everything is lifted".to_owned(),
@@ -315,7 +319,7 @@ fn row_lines(rows: &Rows, standing: &Standing) -> [String; 4] {
     let Rows { pending, due, deleted, absent, dead } = rows;
     let oldest = match due {
         0 => String::new(),
-        _ => format!(", the oldest for {}", show_span(standing.oldest_due)),
+        _ => format!(", the oldest for {}", durations::show_roughly(standing.oldest_due)),
     };
     let (colour, plain) = if *dead > 0 { (RED, PLAIN) } else { ("", "") };
     [
@@ -331,7 +335,7 @@ fn agent_lines(standing: &Standing) -> Vec<String> {
     let mut lines =
         vec![format!("{BOLD}{:<NAME$} {:>13} {:>13} {:>14}{PLAIN}", "agent", "pending", "due", "oldest due")];
     for agent in standing.agents.iter().take(SHOWN_AGENTS) {
-        let oldest = if agent.due > 0 { show_span(agent.oldest_due) } else { String::new() };
+        let oldest = if agent.due > 0 { durations::show_roughly(agent.oldest_due) } else { String::new() };
         let (name, pending, due) = (show_text(&agent.agent, NAME), show_count(agent.pending), show_count(agent.due));
         lines.push(format!("{name:<NAME$} {pending:>13} {due:>13} {oldest:>14}"));
     }
@@ -366,7 +370,11 @@ fn daemon_line(daemon: &DaemonReport, now: Timestamp) -> String {
     match (daemon.running, daemon.started_at) {
         (Some(true), Some(started_at)) => {
             let started_at = Timestamp(started_at);
-            format!("{GREEN}running{PLAIN} since {} ({})", show_time(started_at), show_span(now.since(started_at)))
+            format!(
+                "{GREEN}running{PLAIN} since {} ({})",
+                show_time(started_at),
+                durations::show_roughly(now.since(started_at))
+            )
         }
         (Some(true), None) => {
             let pid = daemon.pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
@@ -387,9 +395,9 @@ pub(super) fn hold_line(hold: &HoldRow, now: Timestamp) -> String {
         None => "somebody lifts it".to_owned(),
         Some(at) if at <= now && hold.cause == Cause::Operator => "it is over".to_owned(),
         Some(at) if at <= now => "the next request probes".to_owned(),
-        Some(at) => format!("in {}", show_span(at.since(now))),
+        Some(at) => format!("in {}", durations::show_roughly(at.since(now))),
     };
-    let since = show_span(now.since(hold.since_at));
+    let since = durations::show_roughly(now.since(hold.since_at));
     let cause = format!("{:<14}", hold.cause.as_str());
     format!("{scope:<HELD_NAME$} {YELLOW}{cause}{PLAIN} {since:>9}  {until}")
 }

@@ -76,6 +76,7 @@ async fn connect(path: &Path, busy_timeout: Duration) -> SqliteConnection {
 }
 
 impl Engine for Sqlite {
+    type Queue = Store;
     type Witness = Onlooker;
 
     async fn create(setup: Setup) -> Self {

@@ -81,7 +81,7 @@ impl Default for Plan {
 #[derive(Debug)]
 pub struct Bed<E: Engine> {
     // Before the engine, so that it goes first.
-    pub worker: Worker,
+    pub worker: Worker<E::Queue>,
     pub engine: E,
     pub sandbox: Sandbox,
     pub clock: Clock,
@@ -150,10 +150,10 @@ impl<E: Engine> Bed<E> {
     /// Turns until nothing is in flight and nothing happens any more at this time.
     pub async fn work(&mut self) {
         loop {
-            let Turn { settled, sent, in_flight, .. } = self.worker.turn().await.unwrap();
+            let Turn { settled, sent, in_flight, wait } = self.worker.turn().await.unwrap();
             if in_flight > 0 {
                 self.worker.wait_for_a_call().await;
-            } else if settled + sent == 0 {
+            } else if settled + sent == 0 && wait != Some(Duration::ZERO) {
                 break;
             }
         }
@@ -186,7 +186,7 @@ impl<E: Engine> Bed<E> {
     }
 }
 
-async fn worker<E: Engine>(engine: &E, plan: &Plan, sandbox: &Sandbox, clock: &Clock) -> Worker {
+async fn worker<E: Engine>(engine: &E, plan: &Plan, sandbox: &Sandbox, clock: &Clock) -> Worker<E::Queue> {
     let base_url = plan.base_url.clone().unwrap_or_else(|| sandbox.url());
     let api = Api::new(api::Options {
         base_url: base_url.parse().unwrap(),

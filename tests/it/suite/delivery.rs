@@ -5,6 +5,7 @@ use std::time::Duration;
 use audio_cache_sweeper::{
     model::{clock::Timestamp, deletion::State},
     pace::RateLimit,
+    queue::{QueueError as _, Remedy},
     sandbox::{Mood, Options},
 };
 
@@ -197,10 +198,10 @@ pub async fn what_has_come_back_is_kept_until_it_can_be_written_and_nothing_is_s
     for _ in 0..2 {
         bed.worker.wait_for_a_call().await;
         let error = bed.worker.turn().await.unwrap_err();
-        assert!(error.is_temporary(), "{error}");
+        assert_eq!(error.remedy(), Remedy::Wait, "{error}");
     }
     let error = bed.worker.turn().await.unwrap_err();
-    assert!(error.is_temporary() && error.to_string().contains(&bed.address()), "{error}");
+    assert!(error.remedy() == Remedy::Wait && error.to_string().contains(&bed.address()), "{error}");
     bed.let_in().await;
     bed.work().await;
     assert_eq!((bed.count_in(State::Deleted).await, bed.sizes()), (26, vec![20, 5, 1]));
@@ -262,7 +263,7 @@ pub async fn lanes_whose_turn_could_not_be_written_keep_it<E: Engine>() {
     let mut bed = Bed::<E>::new(Plan { busy_timeout: Duration::from_millis(1), ..Plan::default() }).await;
     bed.insert_many("a", 20).await;
     bed.shut_out().await;
-    assert!(bed.worker.turn().await.unwrap_err().is_temporary());
+    assert_eq!(bed.worker.turn().await.unwrap_err().remedy(), Remedy::Wait);
     bed.let_in().await; // which is no news: nobody wrote
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
 }

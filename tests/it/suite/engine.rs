@@ -10,7 +10,7 @@ use audio_cache_sweeper::{
         deletion::{Kind, State},
         outcome::{Cause, Scope},
     },
-    queue::sqlite::Store,
+    queue::Queue,
 };
 use uuid::Uuid;
 
@@ -193,13 +193,14 @@ impl Hold {
 
 /// An engine's queue in a test: who inserts, who operates, and who reads the tables.
 pub trait Engine: Debug + Sized + 'static {
+    type Queue: Queue + Debug + 'static;
     type Witness: Witness;
 
     /// An empty queue.
     async fn create(setup: Setup) -> Self;
 
     /// What the worker works on. Whoever had it open before is gone.
-    async fn open(&self) -> Store;
+    async fn open(&self) -> Self::Queue;
 
     /// What errors call this queue: a file, or a host and a database.
     fn address(&self) -> String;

@@ -8,6 +8,7 @@ use audio_cache_sweeper::{
         outcome::{Cause, Scope},
     },
     pace::RateLimit,
+    queue::{QueueError as _, Remedy},
     sandbox::{Mood, Options},
 };
 
@@ -410,7 +411,7 @@ pub async fn a_pause_in_the_place_of_one_that_is_over_is_not_lifted_with_it<E: E
     bed.worker.wait_for_a_call().await;
     // Judged, and not written; meanwhile somebody pauses for that very cause, for good.
     bed.shut_out().await;
-    assert!(bed.worker.turn().await.unwrap_err().is_temporary());
+    assert_eq!(bed.worker.turn().await.unwrap_err().remedy(), Remedy::Wait);
     bed.place(&[Hold { cause: Cause::Unauthorized, ..Hold::on("*") }]).await;
     bed.let_in().await;
     bed.insert_many("b", 40).await;

@@ -54,7 +54,7 @@ pub struct Figures {
 
 pub struct Live<E: Engine> {
     // Before the engine, so that it goes first.
-    worker: Option<Worker<Model<E::Witness>>>,
+    worker: Option<Worker<E::Queue, Model<E::Witness>>>,
     pub model: Model<E::Witness>,
     clock: Clock,
     engine: E,

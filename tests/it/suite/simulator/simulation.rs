@@ -14,6 +14,7 @@ use audio_cache_sweeper::{
         outcome::{Cause, Scope},
     },
     pace::{Pace, RateLimit},
+    queue::{QueueError as _, Remedy},
     worker::{Settings, Turn, Worker},
 };
 
@@ -57,7 +58,7 @@ pub struct Known {
 
 pub struct Simulation<E: Engine> {
     // Before the engine, so that it goes first.
-    worker: Option<Worker<Model<E::Witness>>>,
+    worker: Option<Worker<E::Queue, Model<E::Witness>>>,
     pub model: Model<E::Witness>,
     pub clock: Clock,
     pub engine: E,
@@ -142,7 +143,7 @@ impl<E: Engine> Simulation<E> {
         self.worker = Some(worker);
     }
 
-    pub fn worker(&mut self) -> &mut Worker<Model<E::Witness>> {
+    pub fn worker(&mut self) -> &mut Worker<E::Queue, Model<E::Witness>> {
         self.worker.as_mut().unwrap()
     }
 
@@ -233,7 +234,7 @@ impl<E: Engine> Simulation<E> {
         self.engine.let_in().await;
         match turned {
             Ok(Turn { settled, sent, .. }) => assert_eq!((settled, sent), (0, 0), "written through a lock"),
-            Err(error) => assert!(error.is_temporary(), "{error}"),
+            Err(error) => assert_eq!(error.remedy(), Remedy::Wait, "{error}"),
         }
         assert_eq!(self.model.world().calls, before, "sent without a claim");
         self.figures.locks += 1;
