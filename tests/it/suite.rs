@@ -13,9 +13,13 @@ mod delivery;
 pub mod engine;
 mod evidence;
 mod holds;
+mod queue;
 mod retry;
+pub mod seam;
 mod simulator;
+mod transitions;
 mod waste;
+mod wishes;
 
 /// Names the tests of a module, which are functions generic over the engine. A function that is forgotten here is dead code,
 /// and the compiler says so.
@@ -53,7 +57,10 @@ use tests;
 macro_rules! conformance {
     ($name:ident: $engine:ty) => {
         mod $name {
-            conformance!(@ $engine: alone, clocks, contract, crash, crowds, delivery, evidence, holds, retry, simulator, waste);
+            conformance!(@ $engine:
+                alone, clocks, contract, crash, crowds, delivery, evidence, holds, queue, retry, simulator, transitions, waste,
+                wishes
+            );
         }
     };
     (@ $engine:ty: $($module:ident),*) => {

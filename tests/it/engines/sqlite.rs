@@ -17,7 +17,7 @@ use sqlx::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::suite::engine::{Counts, Engine, Hold, Outcome, Request, Row, Setup, Wish, Witness};
+use crate::suite::engine::{Counts, Daemon, Engine, Hold, Outcome, Request, Row, Setup, Wish, Witness};
 
 /// How many rows a statement inserts: SQLite takes no statement of more than a million bytes.
 const CHUNK: usize = 2_000;
@@ -156,6 +156,14 @@ impl Engine for Sqlite {
 
     async fn holds_over(&mut self, agent: &str) -> Vec<Hold> {
         holds_over(&mut self.conn, agent).await
+    }
+
+    async fn daemon(&mut self) -> Option<Daemon> {
+        let sql = "SELECT pid, version, started_at, requests_per_second, updated_at FROM daemon";
+        let (pid, version, started_at, requests_per_second, updated_at) =
+            sqlx::query_as::<_, (u32, String, i64, f64, i64)>(sql).fetch_optional(&mut self.conn).await.unwrap()?;
+        let [started_at, updated_at] = [started_at, updated_at].map(Timestamp);
+        Some(Daemon { pid, version, started_at, requests_per_second, updated_at })
     }
 
     async fn pending(&mut self) -> usize {

@@ -191,6 +191,16 @@ impl Hold {
     }
 }
 
+/// What the daemon says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Daemon {
+    pub pid: u32,
+    pub version: String,
+    pub started_at: Timestamp,
+    pub requests_per_second: f64,
+    pub updated_at: Timestamp,
+}
+
 /// An engine's queue in a test: who inserts, who operates, and who reads the tables.
 pub trait Engine: Debug + Sized + 'static {
     type Queue: Queue + Debug + 'static;
@@ -232,6 +242,9 @@ pub trait Engine: Debug + Sized + 'static {
 
     /// Those on everything, and those on this agent.
     async fn holds_over(&mut self, agent: &str) -> Vec<Hold>;
+
+    /// What the daemon says of itself.
+    async fn daemon(&mut self) -> Option<Daemon>;
 
     /// How many rows are pending; cheaper than [`Self::rows`].
     async fn pending(&mut self) -> usize;
