@@ -14,10 +14,12 @@ pub mod engine;
 mod evidence;
 mod holds;
 mod queue;
+mod records;
 mod retry;
 pub mod seam;
 mod simulator;
 mod transitions;
+mod verdicts;
 mod waste;
 mod wishes;
 
@@ -58,8 +60,8 @@ macro_rules! conformance {
     ($name:ident: $engine:ty) => {
         mod $name {
             conformance!(@ $engine:
-                alone, clocks, contract, crash, crowds, delivery, evidence, holds, queue, retry, simulator, transitions, waste,
-                wishes
+                alone, clocks, contract, crash, crowds, delivery, evidence, holds, queue, records, retry, simulator,
+                transitions, verdicts, waste, wishes
             );
         }
     };
