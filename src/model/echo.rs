@@ -12,6 +12,11 @@ use uuid::Uuid;
 /// time (1,024): the answer to one of them may come when the next ones are on their way already.
 const REMEMBERED: usize = 4_096;
 
+/// A new correlation ID: a random UUID of version 4.
+pub fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
+    uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid()
+}
+
 /// What the IDs that came back with an answer say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {
