@@ -5,12 +5,13 @@ mod filter;
 use std::{collections::HashSet, time::Duration};
 
 use anyhow::anyhow;
+use indicatif::ProgressBar;
 use tokio::time::sleep;
 
 use super::{
     Failure,
-    terminal::{Progress, warn_person},
-    times::{plural, show_span, show_time},
+    terminal::warn_person,
+    times::{plural, show_count, show_span, show_time},
 };
 use crate::{
     api::{Api, Entry, PAGE_SIZE, Page, Reply},
@@ -145,7 +146,7 @@ impl Lister {
     ///
     /// # Errors
     /// If the API does not return a page. Faults that may pass are retried first.
-    pub(super) async fn list(&mut self, filter: &Filter, progress: &mut Progress) -> Result<Found, Failure> {
+    pub(super) async fn list(&mut self, filter: &Filter, progress: &ProgressBar) -> Result<Found, Failure> {
         let now = self.clock.now();
         let (mut found, mut seen) = (Found::default(), HashSet::new());
         let mut totals = Totals { lowest: u64::MAX, highest: 0, repeats: 0 };
@@ -173,7 +174,8 @@ impl Lister {
                 }
             }
             offset += length;
-            progress.show(|| format!("{offset} of {total} entries listed"));
+            progress.set_position(offset);
+            progress.set_message(format!("{} of {} entries listed", show_count(offset), show_count(total)));
             // The total may be outdated: only a page that is not full is the end.
             if length == 0 || (offset >= total && length < PAGE_SIZE) {
                 break;
@@ -192,7 +194,7 @@ impl Lister {
     }
 
     /// Asks for one page, several times if necessary.
-    async fn page(&mut self, offset: u64, progress: &mut Progress) -> Result<Page, Halt> {
+    async fn page(&mut self, offset: u64, progress: &ProgressBar) -> Result<Page, Halt> {
         let mut tries = 0;
         loop {
             self.make_way(progress).await?;
@@ -228,14 +230,13 @@ impl Lister {
                 Some(asked) => asked,
                 None => self.backoff.jittered(tries, Jitter::draw(&mut self.rng)),
             };
-            progress.clear();
-            warn_person(&format!("{said}; trying again in {}", show_duration(delay)));
+            progress.suspend(|| warn_person(&format!("{said}; trying again in {}", show_duration(delay))));
             sleep(delay).await;
         }
     }
 
     /// Waits for holds that end soon, and sets the gap that a running daemon needs.
-    async fn make_way(&mut self, progress: &mut Progress) -> Result<(), Halt> {
+    async fn make_way(&mut self, progress: &ProgressBar) -> Result<(), Halt> {
         loop {
             let found = sure(async || self.neighbour().await).await?;
             let Some(Neighbour { holds, requests_per_second }) = found else { return Ok(()) };
@@ -249,8 +250,8 @@ impl Lister {
             let on = if hold.scope == Scope::All { "everything" } else { hold.scope.as_str() };
             match hold.until_at.map(|until| until.since(now)) {
                 Some(left) if left <= PATIENCE => {
-                    progress.clear();
-                    warn_person(&format!("{on} is held ({cause}); going on in {}", show_duration(left)));
+                    let text = format!("{on} is held ({cause}); going on in {}", show_duration(left));
+                    progress.suspend(|| warn_person(&text));
                     sleep(left).await;
                 }
                 left => {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use indicatif::ProgressBar;
 use tokio::time::sleep;
 
-use super::{terminal::Progress, times::show_count};
+use super::{terminal::progress, times::show_count};
 use crate::{
     model::{clock::Clock, deletion::DeletionId},
     queue::sqlite::Producer,
@@ -22,7 +23,7 @@ pub(super) struct Steps<'p> {
     pub(super) clock: Clock,
     /// Rows changed. The caller counts them.
     pub(super) done: u64,
-    progress: Progress,
+    progress: Option<ProgressBar>,
     /// Rows passed.
     at: usize,
     /// Elapsed time at which the last step began.
@@ -31,7 +32,7 @@ pub(super) struct Steps<'p> {
 
 impl<'p> Steps<'p> {
     pub(super) fn new(producer: &'p mut Producer, clock: Clock) -> Self {
-        Self { producer, clock, done: 0, progress: Progress::new(), at: 0, begun: None }
+        Self { producer, clock, done: 0, progress: None, at: 0, begun: None }
     }
 
     /// The rows of the next step, after a gap as long as the last step took; `None` at the end.
@@ -40,10 +41,13 @@ impl<'p> Steps<'p> {
             sleep(self.clock.elapsed().saturating_sub(begun).min(MAX_GAP)).await;
         }
         let Some(chunk) = ids[self.at..].chunks(CHUNK).next() else {
-            self.progress.clear();
+            self.progress = None;
             return None;
         };
-        self.progress.show(|| format!("{} of {} rows", show_count(self.at as u64), show_count(ids.len() as u64)));
+        let (at, total) = (self.at as u64, ids.len() as u64);
+        let progress = self.progress.get_or_insert_with(|| progress(Some(total)));
+        progress.set_position(at);
+        progress.set_message(format!("{} of {} rows", show_count(at), show_count(total)));
         self.at += chunk.len();
         self.begun = Some(self.clock.elapsed());
         Some(chunk)

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
 use crate::printable;
@@ -53,28 +54,17 @@ pub(super) fn ask(question: &str) -> Result<bool, Failure> {
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// A line on standard error that shows how far a command is. It is shown only on a terminal.
-pub(super) struct Progress {
-    is_on: bool,
-    is_shown: bool,
-}
-
-impl Progress {
-    pub(super) fn new() -> Self {
-        Self { is_on: io::stderr().is_terminal(), is_shown: false }
-    }
-
-    pub(super) fn show(&mut self, text: impl Fn() -> String) {
-        if self.is_on {
-            self.is_shown = true;
-            // If standard error is closed, there is nowhere left to say so.
-            let _ = write!(io::stderr(), "\r{}\u{1b}[K", printable::line(&text()));
-        }
-    }
-
-    pub(super) fn clear(&mut self) {
-        if std::mem::take(&mut self.is_shown) {
-            let _ = write!(io::stderr(), "\r\u{1b}[K");
-        }
+/// A progress bar for `total` units of work, or a spinner if the total is not known. Its message says what is done so far.
+///
+/// It is drawn on standard error, and only on a terminal. Dropping it removes it. While it is drawn, print through
+/// [`ProgressBar::suspend`].
+pub(super) fn progress(total: Option<u64>) -> ProgressBar {
+    let (bar, template) = match total {
+        Some(total) => (ProgressBar::new(total), "{bar:20} {percent:>3} %  {msg}, {eta} left"),
+        None => (ProgressBar::no_length(), "{spinner} {msg}"),
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
     }
 }

@@ -776,7 +776,7 @@ async fn on_a_terminal_it_tells_how_far_it_is_and_takes_that_away_at_the_end() {
     command.args(["enqueue", "--agent", "a", "--file", "ids"]);
     let Some((code, shown)) = on_a_terminal(command, "").await else { return };
     assert_eq!(code, 0, "{shown}");
-    let told = ["\r5,000 lines, 41 %\u{1b}[K", "\r10,000 lines, 83 %\u{1b}[K", "\r\u{1b}[K", "inserted 12000, "];
+    let told = [" 42 %  5,000 lines, ", "\r\u{1b}[2K", " 83 %  10,000 lines, ", "\r\u{1b}[2Kinserted 12000, "];
     let mut rest = shown.as_str();
     for part in told {
         rest = rest.split_once(part).unwrap_or_else(|| panic!("no {part:?} in its place in {shown:?}")).1;

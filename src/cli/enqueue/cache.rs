@@ -21,7 +21,7 @@ use crate::{
         listing::{Found, Lister},
         rng,
         signals::{Signal, stopped},
-        terminal::{Progress, ask, say, warn_person, will_ask},
+        terminal::{ask, progress, say, warn_person, will_ask},
         times::{plural, show_count, show_text, show_time},
     },
     config::Config,
@@ -45,14 +45,14 @@ pub(super) async fn from_cache(
         will_ask()?;
     }
     let mut stop = pin!(stopped()?);
-    let mut progress = Progress::new();
+    let progress = progress(None);
     let mut lister = Lister::new(config, agent.clone(), sink.clock.clone(), rng())?;
     let listed = tokio::select! {
         biased;
         signal = &mut stop => Err(signal),
-        listed = lister.list(&args.filter, &mut progress) => Ok(listed),
+        listed = lister.list(&args.filter, &progress) => Ok(listed),
     };
-    progress.clear();
+    progress.finish_and_clear();
     let found = match listed {
         Ok(listed) => listed?,
         Err(signal) => return Ok(nothing_done(signal, "before the cache was listed to its end")),

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Error;
+use indicatif::ProgressBar;
 use tokio::time::timeout;
 
 use super::{
@@ -21,7 +22,7 @@ use crate::cli::{
     Failure,
     input::{Ahead, Input, Line, Problem, SILENCE},
     signals::Signal,
-    terminal::{Progress, warn_person},
+    terminal::{progress, warn_person},
     times::{plural, show_count},
 };
 
@@ -73,7 +74,6 @@ impl Source {
 pub(super) struct Reading {
     /// The name of the input, for messages.
     name: String,
-    size: Option<u64>,
     /// Whether to stop at the first refused line.
     strict: bool,
     /// Number of refused lines.
@@ -84,12 +84,14 @@ pub(super) struct Reading {
     kept: u64,
     /// The last line, if it has no line break: it may have been cut off.
     rest: Option<Line>,
-    progress: Progress,
+    progress: ProgressBar,
 }
 
 impl Reading {
     pub(super) fn new(name: String, size: Option<u64>, strict: bool) -> Self {
-        Self { name, size, strict, refused: 0, last: 0, kept: 0, rest: None, progress: Progress::new() }
+        // An empty file has no percentage.
+        let progress = progress(size.filter(|size| *size > 0));
+        Self { name, strict, refused: 0, last: 0, kept: 0, rest: None, progress }
     }
 
     /// Moves the whole `input` into the sink. After a signal, only what has been read by then.
@@ -146,7 +148,7 @@ impl Reading {
             Input::End => return Ok(None),
             Input::Failed(number, error) => {
                 self.flush(sink).await?;
-                self.progress.clear();
+                self.progress.finish_and_clear();
                 sink.tell(self.refused);
                 return Err(Error::from(error).context(format!("read {}, line {number}", self.name)).into());
             }
@@ -162,7 +164,8 @@ impl Reading {
                     sink.put(wish);
                     if sink.chunk.len() == CHUNK {
                         self.flush(sink).await?;
-                        self.show_progress(line.read);
+                        self.progress.set_position(line.read);
+                        self.progress.set_message(format!("{} lines", show_count(line.number)));
                     }
                 }
                 Err(Problem::Input(problem)) => return Err(self.give_up(&problem, sink).await),
@@ -180,7 +183,7 @@ impl Reading {
     /// Writes the chunk.
     async fn flush(&mut self, sink: &mut Sink<'_>) -> Result<(), Failure> {
         if let Err(failure) = sink.flush().await {
-            self.progress.clear();
+            self.progress.finish_and_clear();
             sink.tell(self.refused);
             return Err(failure);
         }
@@ -192,14 +195,14 @@ impl Reading {
     fn refuse(&mut self, problem: &str) {
         self.refused += 1;
         if self.refused <= SHOWN || self.strict {
-            self.progress.clear();
-            warn_person(&format!("{}, line {}: {problem}", self.name, self.last));
+            let text = format!("{}, line {}: {problem}", self.name, self.last);
+            self.progress.suspend(|| warn_person(&text));
         }
     }
 
     /// The failure of an input that cannot be read any further. What was read before it is written.
     async fn give_up(&mut self, problem: &str, sink: &mut Sink<'_>) -> Failure {
-        self.progress.clear();
+        self.progress.finish_and_clear();
         if sink.taken > 0 || !sink.chunk.is_empty() || self.refused > 0 {
             if let Err(failure) = self.flush(sink).await {
                 return failure;
@@ -211,6 +214,7 @@ impl Reading {
 
     /// Ends at the first refused line. The chunk that it is in is dropped.
     fn stop_strictly(&mut self, sink: &mut Sink<'_>) -> ExitCode {
+        self.progress.finish_and_clear();
         sink.chunk.clear();
         sink.tell(self.refused);
         let kept = match self.kept {
@@ -240,16 +244,8 @@ impl Reading {
         Ok(signal.exit_code())
     }
 
-    /// `read`: bytes of the input that have been written.
-    fn show_progress(&mut self, read: u64) {
-        let size = self.size.filter(|size| *size > 0);
-        let percent = size.map_or_else(String::new, |size| format!(", {} %", (read * 100 / size).min(100)));
-        let lines = show_count(self.last);
-        self.progress.show(|| format!("{lines} lines{percent}"));
-    }
-
     fn show_refused(&mut self) {
-        self.progress.clear();
+        self.progress.finish_and_clear();
         if self.refused > SHOWN {
             let more = plural(self.refused - SHOWN, "more line was", "more lines were");
             warn_person(&format!("… and {more} refused"));
