@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-use uuid::Uuid;
-
 use super::{Known, Picked, Plan, Schedule};
 use crate::{
     model::{
         clock::Timestamp,
         deletion::{ALONE, AgentId, Batch, Lane},
+        echo::new_uuid,
         evidence::Evidence,
         outcome::Scope,
     },
@@ -226,8 +225,4 @@ impl Schedule {
         calls::add(&mut turn.busy, &batch);
         plan.claims.push(Claim { request: tx.next_request_id(), correlation_id: new_uuid(&mut self.rng), batch });
     }
-}
-
-fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
-    uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid()
 }
