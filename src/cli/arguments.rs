@@ -1,44 +1,63 @@
-//! What is wrong with the arguments, told without steering the terminal of whoever gave them.
+//! Values of arguments, and messages about wrong ones.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{
     Error,
     error::{ContextKind, ContextValue},
 };
 
-use crate::printable::{is_harmful, line};
+use crate::{
+    durations,
+    model::deletion::{AgentId, EntryId, IdError},
+    printable::{is_harmful, line},
+};
 
-/// Prints what clap has to say: what is wrong, or the help or the version that was asked for.
-pub(super) fn tell(said: Error) -> ExitCode {
-    let code = u8::try_from(said.exit_code()).unwrap_or(2);
-    // Nowhere is left to say it if that cannot be written.
-    let _ = tame(said).print();
+/// The longest duration that an argument can have.
+const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    durations::parse(text, &(Duration::ZERO..=MAX_DURATION))
+}
+
+pub(super) fn agent_id(text: &str) -> Result<AgentId, IdError> {
+    AgentId::parse(text)
+}
+
+pub(super) fn entry_id(text: &str) -> Result<EntryId, IdError> {
+    EntryId::parse(text)
+}
+
+/// Prints clap's message: what is wrong, or the help or version that was asked for.
+pub(super) fn tell(error: Error) -> ExitCode {
+    let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    // If the message cannot be written, there is nowhere left to say so.
+    let _ = escape(error).print();
     ExitCode::from(code)
 }
 
-/// The same with what it has of the arguments escaped; clap's own colours stay.
-fn tame(mut said: Error) -> Error {
-    let parts: Vec<(ContextKind, ContextValue)> = said.context().map(|(kind, value)| (kind, value.clone())).collect();
+/// Escapes the arguments that the message quotes. Unescaped, they could steer the terminal. clap's own colours stay.
+fn escape(mut error: Error) -> Error {
+    let parts: Vec<(ContextKind, ContextValue)> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
     for (kind, value) in parts {
-        let tamed = if let ContextValue::String(text) = &value
-            && is_wild(text)
+        let escaped = if let ContextValue::String(text) = &value
+            && steers(text)
         {
             ContextValue::String(line(text).into_owned())
         } else if let ContextValue::Strings(texts) = &value
-            && texts.iter().any(|text| is_wild(text))
+            && texts.iter().any(|text| steers(text))
         {
             ContextValue::Strings(texts.iter().map(|text| line(text).into_owned()).collect())
         } else {
             continue;
         };
-        said.insert(kind, tamed);
-        // What it suggests has the argument once more, between escape sequences of clap's own.
-        said.remove(ContextKind::Suggested);
+        error.insert(kind, escaped);
+        // The suggestion repeats the argument between clap's own colours, so it cannot be escaped as text.
+        error.remove(ContextKind::Suggested);
     }
-    said
+    error
 }
 
-fn is_wild(text: &str) -> bool {
+fn steers(text: &str) -> bool {
     text.chars().any(is_harmful)
 }

@@ -1,4 +1,4 @@
-//! The whole thing at work on one machine: a sandbox, a new queue, the real worker, and what became of every deletion.
+//! `sweeper demo`: a sandbox, a new queue and the real worker on one machine, and what became of every deletion.
 
 use std::{
     collections::HashMap,
@@ -7,13 +7,14 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    process::ExitCode,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, rng, say, work};
+use super::{Failure, rng, run::work, terminal::say};
 use crate::{
     config::{Config, ConfigError},
     queue::{
@@ -28,14 +29,18 @@ use crate::{
     worker::{Ended, Until},
 };
 
-/// The agents, and how many entries each has.
+pub(super) const EXAMPLES: &str = "\
+Example:
+  sweeper demo";
+
+/// The agents, and the number of entries of each.
 const AGENTS: [(&str, u64); 3] = [("BAKERY", 600), ("CINEMA", 205), ("DENTIST", 18)];
-/// How many deletions ask for entries that there are not.
+/// Number of deletions for entries that do not exist.
 const MISSING: u64 = 2;
-/// What the sandbox wants, and the daemon gives; nobody else ever sees either.
+/// The API key: the sandbox is on loopback, so it protects nothing.
 const KEY: &str = "demo";
 
-/// An API that fails now and then.
+/// A stand-in for the API that fails now and then.
 async fn faulty_api() -> io::Result<Sandbox> {
     let options = sandbox::Options {
         key: Some(KEY.to_owned()),
@@ -49,7 +54,7 @@ async fn faulty_api() -> io::Result<Sandbox> {
     Sandbox::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), options).await
 }
 
-/// Short delays, so that all of it takes seconds.
+/// A configuration with short delays, so that the demo takes seconds.
 fn config(database: &Path, sandbox: &Sandbox) -> Result<Config, ConfigError> {
     let settings = [
         ("DATABASE__PATH", database.display().to_string()),
@@ -67,11 +72,11 @@ fn config(database: &Path, sandbox: &Sandbox) -> Result<Config, ConfigError> {
     Config::load(None, &environment)
 }
 
-/// Runs it; ends early when `shutdown` completes.
+/// Runs the demo. It ends early when `shutdown` completes.
 ///
 /// # Errors
-/// If no directory or port can be had, or the database cannot be used.
-pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
+/// If no directory can be created, no port can be bound, or the database cannot be used.
+pub(super) async fn demo(shutdown: impl Future<Output = ()>) -> Result<ExitCode, Failure> {
     let dir = env::temp_dir().join(format!("sweeper-demo-{:08x}", rng().u32(..)));
     fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
     let database = dir.join("sweeper.db");
@@ -79,13 +84,9 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     let config = config(&database, &sandbox)?;
     let log = telemetry::init(Format::Text, EnvFilter::new("info")).context("start the log")?;
 
-    // The tables first; then what a producer does, which is nothing but INSERTs.
+    // Create the tables. Everything after that is what a producer does: plain INSERTs.
     Store::make(config.store.clone()).await?.close().await?;
-    let ids: Vec<(&str, String)> = AGENTS
-        .iter()
-        .flat_map(|(agent, count)| (1..=*count).map(|id| (*agent, id.to_string())))
-        .chain((1..=MISSING).map(|n| (AGENTS[0].0, (AGENTS[0].1 + n).to_string())))
-        .collect();
+    let ids = deletions();
     let mut producer = Producer::open(&config.store).await?;
     producer.insert(ids.iter().map(|(agent, id)| (*agent, id.as_str(), 0))).await?;
     let total = ids.len();
@@ -98,14 +99,14 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
         let cause = cause.map_or_else(String::new, |cause| format!(" ({cause})"));
         report.push_str(&format!("{agent:>8}  {rows:>4} {state}{cause}\n"));
     }
-    let gone = ids.iter().filter(|(agent, id)| sandbox.is_gone(agent, id)).count() as u64 - MISSING;
     producer.close().await?;
+    let gone = ids.iter().filter(|(agent, id)| sandbox.is_gone(agent, id)).count() as u64 - MISSING;
     let ended = if ended == Ended::Told { "interrupted" } else { "done" };
     say(&format!(
-        "\n{ended}: {total} deletions took {} requests; {} came back to be tried again.\n\n{report}\n\
-         The API itself has {gone} entries less. The {MISSING} absent ones ask for entries that do not exist: the API\n\
-         answers such an ID as failed, each time, without a reason. Instead of the last of {} attempts, it was asked\n\
-         about each of them alone, and answered that it knows no such entry.\n\n\
+        "\n{ended}: {total} deletions took {} requests; {} retries.\n\n{report}\n\
+         The API has {gone} entries less. The {MISSING} absent rows ask for entries that do not exist. A bulk delete\n\
+         lists such an ID as failed each time, without a reason. So the last of {} attempts was a single-entry DELETE,\n\
+         and the API answered that there is no such entry.\n\n\
          Look for yourself:\n\
          \x20 sqlite3 {db} \"SELECT state, last_cause, attempts, count(*) FROM deletions GROUP BY 1, 2, 3\"\n\
          \x20 sqlite3 {db} \"SELECT id, agent_id, kind, size, status, deleted, absent, retried, dead, fault FROM requests\"\n\
@@ -114,5 +115,13 @@ pub async fn demo(shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
         done.retried,
         config.worker.policy.max_attempts,
         db = database.display(),
-    ))
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every entry of every agent, and then those that do not exist.
+fn deletions() -> Vec<(&'static str, String)> {
+    let entries = AGENTS.iter().flat_map(|(agent, count)| (1..=*count).map(|id| (*agent, id.to_string())));
+    let missing = (1..=MISSING).map(|n| (AGENTS[0].0, (AGENTS[0].1 + n).to_string()));
+    entries.chain(missing).collect()
 }

@@ -1,20 +1,29 @@
-//! `sweeper init`: makes the database, or brings its tables up to date.
+//! `sweeper init`: creates the database, or brings its tables up to date.
 
 use std::process::ExitCode;
 
-use super::{Failure, say, told, warn_person};
+use super::{
+    Failure,
+    terminal::{say, warn_person},
+};
 use crate::queue::{
     Queue as _,
-    sqlite::{self, Introduction, OpenError, Options, Reader, Store, sure},
+    sqlite::{self, Introduction, OpenError, Opened, Options, Reader, Store, sure},
 };
 
-/// Of this program.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  sweeper init
+  SWEEPER__DATABASE__PATH=/var/lib/sweeper/queue.db sweeper init
+
+Exit codes: 0 created or up to date, 2 configuration, 3 database unusable.";
+
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Makes it, unless somebody works on it, who has.
+/// Creates or migrates the database. A daemon that works on it has done so already.
 ///
 /// # Errors
-/// If the database cannot be used, or standard output not written.
+/// If the database cannot be used, or standard output cannot be written.
 pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
     let path = options.path.display();
     let done = match sure(async || Store::make(options.clone()).await).await {
@@ -24,9 +33,9 @@ pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
                 warn_person(&format!("{path}: the tables are not as sweeper makes them: {names}"));
             }
             let opened = store.opened();
-            // All is committed; a log that could not be copied stays beside the file.
+            // Everything is committed. A WAL that could not be copied stays beside the file.
             let _ = store.close().await;
-            told(options, opened).unwrap_or_else(|| format!("{path}: up to date"))
+            opening(options, opened).unwrap_or_else(|| format!("{path}: up to date"))
         }
         Err(OpenError::Taken { pid, .. }) => in_use(options, pid).await?,
         Err(error) => return Err(error.into()),
@@ -35,12 +44,25 @@ pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What there is to say beside whoever works on it.
+/// The message about a file that was opened, if its opening changed it.
+pub(super) fn opening(options: &Options, opened: Opened) -> Option<String> {
+    let path = options.path.display();
+    match opened {
+        Opened::Created => Some(format!("{path}: created")),
+        Opened::Adopted => Some(format!(
+            "{path}: up to date; its tables show that it is a queue of sweeper that was loaded from a dump, and it is \
+             marked as one again"
+        )),
+        Opened::Existing => None,
+    }
+}
+
+/// The message if another process works on the database.
 async fn in_use(options: &Options, pid: Option<u32>) -> Result<String, Failure> {
     let path = options.path.display();
     let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-    let older = sqlite::introduction_of(options, pid).await.filter(|said| is_older(&said.version));
-    let older = older.map(|Introduction { version, .. }| {
+    let introduction = sqlite::introduction_of(options, pid).await.filter(|said| is_older(&said.version));
+    let older = introduction.map(|Introduction { version, .. }| {
         format!("sweeper {version}{process}, which is older than this one, {VERSION}")
     });
     match Reader::open(options).await {
@@ -50,7 +72,7 @@ async fn in_use(options: &Options, pid: Option<u32>) -> Result<String, Failure> 
             }
             None => format!("{path}: up to date, and in use by a sweeper{process}"),
         }),
-        // Its tables are not ours yet, and only whoever works on it may change them.
+        // The tables need a migration, and only the process that works on the file may do it.
         Err(OpenError::Empty(path)) => {
             if let Some(older) = older {
                 warn_person(&format!("{}: in use by {older}; stop that one, and run this again", path.display()));
@@ -61,7 +83,7 @@ async fn in_use(options: &Options, pid: Option<u32>) -> Result<String, Failure> 
     }
 }
 
-/// Whether a version is older than this program's. What is no version of ours is not.
+/// Whether a version is older than ours. Text that is not a version of ours is not older.
 fn is_older(version: &str) -> bool {
     let parts = |text: &str| -> Option<Vec<u32>> { text.split('.').map(|part| part.parse().ok()).collect() };
     parts(version).zip(parts(VERSION)).is_some_and(|(theirs, ours)| theirs < ours)

@@ -1,6 +1,9 @@
-//! What is generated from the definitions of the command line: completions and manual pages.
+//! `sweeper completions` and `sweeper man`: text generated from the definitions of the arguments.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _};
@@ -19,29 +22,29 @@ Examples:
   sweeper man > /usr/local/share/man/man1/sweeper.1
   sweeper man run | man -l -";
 
-/// What `completions` is given.
+/// Whose completions to print.
 #[derive(Debug, Args)]
 #[command(after_help = COMPLETIONS_EXAMPLES)]
-pub struct CompletionsArgs {
+pub(super) struct CompletionsArgs {
     /// The shell.
     #[arg(value_name = "SHELL")]
     shell: Shell,
 }
 
-/// What `man` is given.
+/// Which manual page to print.
 #[derive(Debug, Args)]
 #[command(after_help = MAN_EXAMPLES)]
-pub struct ManArgs {
-    /// The command whose page it is to be; without one, the page of the program.
+pub(super) struct ManArgs {
+    /// The command to describe. Without it, the page describes the program.
     #[arg(value_name = "COMMAND")]
     command: Option<String>,
 }
 
-/// Prints what completes our arguments.
+/// Prints a completion script.
 ///
 /// # Errors
-/// If it cannot be written.
-pub fn completions(args: CompletionsArgs) -> Result<ExitCode, Failure> {
+/// If standard output cannot be written.
+pub(super) fn completions(args: CompletionsArgs) -> Result<ExitCode, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "sweeper", &mut text);
     print(&text)
@@ -50,10 +53,10 @@ pub fn completions(args: CompletionsArgs) -> Result<ExitCode, Failure> {
 /// Prints a manual page.
 ///
 /// # Errors
-/// If there is no such command, or it cannot be written.
-pub fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
+/// If there is no such command, or standard output cannot be written.
+pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
     let mut program = Cli::command();
-    // Gives the subcommands their full names, and the options that all of them have.
+    // Adds full names and global options to the subcommands.
     program.build();
     let command = match &args.command {
         None => program,
@@ -72,8 +75,8 @@ pub fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
     print(&text)
 }
 
-/// All at once, so that a reader that has seen enough ends it with an error and not with a panic.
+/// Writes all of it at once. Printing as it is generated would panic when a reader such as `head` closes the pipe.
 fn print(text: &[u8]) -> Result<ExitCode, Failure> {
-    std::io::stdout().write_all(text).context("write to standard output")?;
+    io::stdout().write_all(text).context("write to standard output")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,11 +1,11 @@
-//! The stand-in for the API, alone.
+//! `sweeper sandbox`: the stand-in for the API.
 
 use std::{future::Future, net::SocketAddr, num::NonZeroU32, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Failure, duration, say};
+use super::{Failure, arguments::duration, terminal::say};
 use crate::sandbox::{Missing, Options, Outage, Poison, Sandbox};
 
 const EXAMPLES: &str = "\
@@ -14,31 +14,32 @@ Examples:
   sweeper sandbox --key k --poison 666=500 --poison 13=hang --missing gateway
   SWEEPER__API__BASE_URL=http://127.0.0.1:8080 SWEEPER__API__KEY=k sweeper run --until-empty";
 
+/// Where it answers, and which faults it has.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct SandboxArgs {
-    /// Where to answer; port 0 takes a free one and prints it.
+    /// Address to answer on. Port 0 takes a free port; the address is printed.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// The API key that is right; without it, any is.
+    /// Accept only this API key. Without this option, any key is accepted.
     #[arg(long)]
     key: Option<String>,
-    /// How long each answer takes.
+    /// Time that each answer takes.
     #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = duration)]
     latency: Duration,
-    /// An agent, and how many entries it has (1 to COUNT); without any, every agent has every entry.
+    /// An agent with the entries 1 to COUNT. Without this option, every agent has every entry.
     #[arg(long = "agent", value_name = "AGENT=COUNT", value_parser = agent)]
     agents: Vec<(String, u64)>,
-    /// An agent that the key may not touch: 403.
+    /// An agent that is answered with 403.
     #[arg(long, value_name = "AGENT")]
     forbidden: Vec<String>,
-    /// The share of IDs answered as failed, drawn anew each time.
+    /// Share of IDs answered as failed, drawn anew for each request.
     #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
     fail_ratio: f64,
     /// An ID that is always answered as failed.
     #[arg(long, value_name = "ID")]
     failing: Vec<String>,
-    /// Answer 400 to a request with an ID that is not a number.
+    /// Answer 400 to a request that contains an ID that is not a number.
     #[arg(long)]
     numeric_ids: bool,
     /// An ID that spoils its request. Every request that contains the ID is answered HOW, and nothing in it is deleted.
@@ -51,33 +52,32 @@ pub(super) struct SandboxArgs {
     /// lists IDs that were not sent), html (a 200 with HTML) or reset.
     #[arg(long, value_name = "HOW")]
     outage: Option<Outage>,
-    /// What the 404 to a single-entry DELETE of a missing entry has as its body. HOW is envelope (the API's, about the
-    /// entry), agent (the API's, about the agent), gateway, html or empty.
+    /// Body of the 404 to a single-entry DELETE of a missing entry. HOW is envelope (the API's, about the entry), agent
+    /// (the API's, about the agent), gateway, html or empty.
     #[arg(long, value_name = "HOW", default_value = "envelope")]
     missing: Missing,
     /// Answer 405 to every single-entry DELETE.
     #[arg(long)]
     refuse_singles: bool,
-    /// The share of answers that wait up to 300 ms for the next answer and are exchanged with it, as a confused proxy
-    /// does it.
+    /// Share of answers that wait up to 300 ms for the next answer and are swapped with it, as a confused proxy would.
     #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
     swap_ratio: f64,
-    /// The share of requests answered with 500.
+    /// Share of requests answered with 500.
     #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
     error_ratio: f64,
-    /// The share of connections cut, half of them after the deletion was done.
+    /// Share of connections that are cut, half of them after the deletion was done.
     #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
     reset_ratio: f64,
-    /// The share of requests that are done and then answered with something that is not JSON.
+    /// Share of requests that are carried out, and then answered with something that is not JSON.
     #[arg(long, value_name = "0..1", default_value_t = 0.0, value_parser = ratio)]
     garbage_ratio: f64,
-    /// Requests per second above which it answers 429.
+    /// Allow N requests per second, and answer 429 to more.
     #[arg(long, value_name = "N")]
     rate_limit: Option<NonZeroU32>,
-    /// What a 429 says in Retry-After: seconds or an HTTP date.
+    /// Retry-After of a 429: seconds or an HTTP date.
     #[arg(long, value_name = "TEXT")]
     retry_after: Option<String>,
-    /// What its chances are drawn from: the same seed, the same draws.
+    /// Seed of the random draws. The same seed draws the same.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
@@ -99,8 +99,8 @@ fn poison(text: &str) -> Result<(String, Poison), String> {
 /// Answers until `shutdown` completes.
 ///
 /// # Errors
-/// If the address cannot be had.
-pub(super) async fn stand_in(args: SandboxArgs, shutdown: impl Future<Output = ()>) -> Result<ExitCode, Failure> {
+/// If the address cannot be bound.
+pub(super) async fn sandbox(args: SandboxArgs, shutdown: impl Future<Output = ()>) -> Result<ExitCode, Failure> {
     let listen = args.listen;
     let options = Options {
         key: args.key,

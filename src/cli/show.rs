@@ -1,14 +1,15 @@
-//! `sweeper show`: the story of one ID.
+//! `sweeper show`: the history of one ID.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::{
-    Failure, agent_id, entry_id, say,
+    Failure,
+    arguments::{agent_id, entry_id},
     status::hold_line,
+    terminal::{say, warn_person},
     times::{plural, show_text, show_time},
-    warn_person,
 };
 use crate::{
     config::Config,
@@ -25,23 +26,23 @@ const EXAMPLES: &str = "\
 Example:
   sweeper show PROJECT-58RP822I 4711
 
-It only reads, and reads the whole table of requests: the more there are, the longer that takes.
+It only reads. It reads the whole table of requests, so the time it takes grows with the requests.
 
 Exit codes: 0 shown, 1 there is no such row, 2 usage or configuration, 3 database unusable.";
 
-/// Of which ID.
+/// Which ID to show.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ShowArgs {
-    /// Whose entry it is.
+    /// The agent that the entry belongs to.
     #[arg(value_name = "AGENT", value_parser = agent_id)]
     agent: AgentId,
-    /// The entry's ID.
+    /// The ID of the entry.
     #[arg(value_name = "ENTRY", value_parser = entry_id)]
     entry: EntryId,
 }
 
-/// Shows it.
+/// Shows the history.
 ///
 /// # Errors
 /// If the database cannot be read.
@@ -52,8 +53,8 @@ pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Resul
     let entry = entry.as_str();
     let Some(story) = found else {
         warn_person(&format!(
-            "{agent} {entry}: there is no such row in {}: never enqueued, cancelled, or settled for longer than \
-             queue.retention",
+            "{agent} {entry}: there is no such row in {}: it was never enqueued, was cancelled, or was settled longer ago \
+             than queue.retention",
             config.store.path.display()
         ));
         return Ok(ExitCode::from(1));
@@ -68,22 +69,22 @@ pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Resul
     }
     lines.push(format!("  {}", plural(story.attempts.unsigned_abs(), "counted attempt", "counted attempts")));
     if story.state == "pending" && !story.holds.is_empty() {
-        lines.push("it waits for these holds:".to_owned());
+        lines.push("waiting for these holds:".to_owned());
         lines.extend(story.holds.iter().map(|hold| format!("  {}", plain(&hold_line(hold, now)))));
     }
     if story.requests.is_empty() {
-        lines.push("no request with it is on record".to_owned());
+        lines.push("no request with this ID is on record".to_owned());
     } else {
-        lines.push("its requests, oldest first; support asks for the correlation IDs:".to_owned());
+        lines.push("requests with this ID, oldest first; support asks for the correlation IDs:".to_owned());
         lines.extend(story.requests.iter().flat_map(request));
     }
-    // Anybody may have written to the table; a line stays one line.
+    // Other programs write to the tables: no text of theirs may start a line of its own.
     let lines: Vec<_> = lines.iter().map(|line| printable::line(line)).collect();
     say(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Without colours.
+/// `text` without colours.
 fn plain(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()
 }
@@ -101,7 +102,7 @@ fn state(story: &Story) -> String {
 fn due(story: &Story, now: Timestamp) -> String {
     let is_on_its_way = story.requests.iter().any(|told| told.answered_at.is_none());
     if is_on_its_way {
-        "on its way in a request, or was when its daemon died".to_owned()
+        "in flight, or was when its daemon died".to_owned()
     } else if story.due_at <= now {
         format!("due for {}", durations::show_roughly(now.since(story.due_at.max(story.created_at))))
     } else {
@@ -111,13 +112,13 @@ fn due(story: &Story, now: Timestamp) -> String {
 
 fn request(told: &Told) -> Vec<String> {
     let what = match told.kind.as_str() {
-        "single" => "asked about alone".to_owned(),
+        "single" => "single-entry DELETE".to_owned(),
         _ => format!("bulk delete of {}", told.size),
     };
     let answer = match (told.answered_at, told.status) {
         (None, _) => "no answer yet, or its daemon died".to_owned(),
         (Some(at), Some(status)) => format!("{status} after {}", took(told.claimed_at, at)),
-        (Some(at), None) => format!("no answer, given up after {}", took(told.claimed_at, at)),
+        (Some(at), None) => format!("no answer, gave up after {}", took(told.claimed_at, at)),
     };
     let verdict = told.verdict.as_deref().map_or_else(String::new, |verdict| {
         let cause = told.cause.as_ref().map_or_else(String::new, |cause| format!(" ({cause})"));
@@ -128,7 +129,7 @@ fn request(told: &Told) -> Vec<String> {
         format!("      correlation ID {}", told.correlation_id),
     ];
     if let Some(remote_id) = told.remote_id.as_ref().filter(|id| **id != told.correlation_id) {
-        lines.push(format!("      the API's own {}", show_text(remote_id, 300)));
+        lines.push(format!("      the API's correlation ID {}", show_text(remote_id, 300)));
     }
     if let Some(detail) = &told.detail {
         lines.push(format!("      detail: {}", show_text(detail, 300)));

@@ -1,4 +1,5 @@
-//! The signals that end a command, heard by a thread of their own: whatever the loop does, the second one ends the process.
+//! The signals that end a command. A thread of its own receives them, so that a second signal ends the process even if the
+//! loop is stuck.
 
 use std::{
     future::{Future, pending},
@@ -19,9 +20,9 @@ use tokio::{
 
 use super::Failure;
 
-/// A second signal within this time after the first is the same wish: coreutils' `timeout` sends SIGTERM to the process and
-/// to its group, and a terminal that is closed sends SIGHUP to both.
-const SAME_WISH: Duration = Duration::from_secs(1);
+/// A second signal within this time belongs to the first one. coreutils' `timeout` sends SIGTERM to the process and to its
+/// group, and a terminal that is closed sends SIGHUP to both.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// A signal that ends a command.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +41,7 @@ impl Signal {
         }
     }
 
-    /// What a shell makes of a program that such a signal ended: 128 and its number.
+    /// The exit code that a shell shows for a program ended by this signal: 128 + its number.
     fn code(self) -> u8 {
         match self {
             Self::Hangup => 129,
@@ -54,17 +55,17 @@ impl Signal {
     }
 }
 
-/// Makes a file that grows beyond the limit of the process an error of whoever writes it (`File too large`), like a full
-/// disk. Without a handler the signal ends the process.
+/// Turns SIGXFSZ into a write error (`File too large`), which is treated like a full disk. Without a handler, the signal
+/// would end the process when a file grows beyond `ulimit -f`.
 ///
 /// # Errors
-/// If the system does not let us.
+/// If the handler cannot be installed.
 pub(super) fn survive_file_size_limit() -> Result<(), Failure> {
     // The handler stays when the stream is dropped.
     signal(SignalKind::from_raw(Number::XFSZ.as_raw())).map(drop).context("listen to signals").map_err(Failure::from)
 }
 
-/// Completes at the first SIGTERM, SIGINT or SIGHUP; one that comes a second later or more ends the process at once, with
+/// Completes at the first SIGTERM, SIGINT or SIGHUP. Another one, a second later or more, ends the process at once with
 /// exit code 1.
 pub(super) fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
     let signalled = signalled(|_| 1)?;
@@ -73,8 +74,8 @@ pub(super) fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
     })
 }
 
-/// Completes at the first SIGTERM, SIGINT or SIGHUP; one that comes a second later or more ends the process at once, as if
-/// nobody had listened.
+/// Completes at the first SIGTERM, SIGINT or SIGHUP. Another one, a second later or more, ends the process at once with the
+/// exit code of that signal.
 pub(super) fn stopped() -> Result<impl Future<Output = Signal>, Failure> {
     signalled(Signal::code)
 }
@@ -93,9 +94,9 @@ fn signalled(second: fn(Signal) -> u8) -> Result<impl Future<Output = Signal>, F
                 }
             };
             let _ = ready.send(Ok(()));
-            // Nobody listens any more: then there is nothing to stop.
+            // If the receiver is gone, the command has ended.
             let _ = tell.send(listener.next().await);
-            let over = sleep(SAME_WISH);
+            let over = sleep(SAME_SIGNAL);
             tokio::pin!(over);
             loop {
                 tokio::select! {
@@ -107,14 +108,14 @@ fn signalled(second: fn(Signal) -> u8) -> Result<impl Future<Output = Signal>, F
         });
         Ok::<_, io::Error>(())
     };
-    // Detached: it ends with the process.
+    // The thread is detached and ends with the process.
     let spawned = thread::Builder::new().name("sweeper-signals".to_owned()).spawn(listen);
     spawned.context("start the thread that listens to signals")?;
-    // It is gone without a word only if its runtime cannot be built.
-    let heard = is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("no runtime for the thread that does")));
+    // The thread ends without a message only if its runtime cannot be built.
+    let heard = is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("its thread has no runtime")));
     heard.context("listen to signals")?;
     Ok(async {
-        // An error is the same as a signal: the thread that tells is gone.
+        // An error means that the thread is gone: stop, because no signal would be received any more.
         told.await.unwrap_or(Signal::Terminate)
     })
 }
@@ -127,7 +128,7 @@ struct Listener {
 
 impl Listener {
     fn new() -> io::Result<Self> {
-        // `nohup` had it ignored, so that the command outlives its terminal.
+        // `nohup` makes a command ignore SIGHUP, so that the command outlives its terminal: keep it so.
         let hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, hangup })
     }
@@ -148,7 +149,7 @@ impl Listener {
     }
 }
 
-/// Whether whoever started us had SIGHUP ignored. Where the system does not tell, it is taken as not ignored.
+/// Whether SIGHUP was ignored when the process started. Without /proc, this is false.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

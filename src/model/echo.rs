@@ -12,6 +12,11 @@ use uuid::Uuid;
 /// come after the next requests have left.
 const REMEMBERED: usize = 4_096;
 
+/// A new correlation ID: a random UUID of version 4.
+pub fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
+    uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid()
+}
+
 /// What the correlation IDs of a response prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {

@@ -1,4 +1,4 @@
-//! What whoever watches the daemon can ask over HTTP: `/metrics`, `/livez` and `/readyz`; and [`ask_livez`], which does.
+//! What whoever watches the daemon can ask over HTTP: `/metrics`, `/livez` and `/readyz`.
 //!
 //! A thread of its own answers, so that a loop that is stuck is told of, and a scrape takes no time from the loop.
 
@@ -6,7 +6,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,13 +17,13 @@ use std::{
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::{body::Incoming, client::conn::http1 as client, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -53,7 +53,7 @@ const MIN_STAY: Duration = Duration::from_millis(100);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// The longest that one may take, from its first byte to its last.
 const MAX_CONNECTION_TIME: Duration = Duration::from_secs(10);
-/// The longest that one may take to say what it wants: shorter than what [`ask_livez`] waits.
+/// The longest that one may take to say what it wants: shorter than what `sweeper healthcheck` waits.
 const MAX_HEADER_TIME: Duration = Duration::from_secs(1);
 /// The rows are counted no more often than this, however often somebody asks.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
@@ -61,10 +61,6 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 const COUNT_SHARE: u32 = 10;
 /// How long a scrape waits for the count; after that, it tells the one before. Prometheus waits for ten seconds.
 const COUNT_PATIENCE: Duration = Duration::from_secs(5);
-/// How long [`ask_livez`] waits.
-const ASK_PATIENCE: Duration = Duration::from_secs(5);
-/// Whoever else listens there may say what it likes.
-const MAX_ANSWER_BYTES: usize = 16 << 10;
 
 /// What is answered with.
 #[derive(Clone, Debug)]
@@ -268,59 +264,5 @@ fn told(well: Result<(), String>) -> Response {
     match well {
         Ok(()) => "ok\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
-    }
-}
-
-/// Where to reach what listens on `listen` from the same machine: "on every address" is none that can be asked.
-#[must_use]
-pub fn local(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-/// Asks the daemon that listens on `listen` whether it is alive.
-///
-/// # Errors
-/// If it is not, or does not answer; what is said is for a person.
-pub async fn ask_livez(listen: SocketAddr) -> Result<(), String> {
-    let address = local(listen);
-    let late = |_| format!("no answer within {} s", ASK_PATIENCE.as_secs());
-    let (status, said) = timeout(ASK_PATIENCE, ask(address)).await.map_err(late)?.map_err(|error| error.to_string())?;
-    let said = said.lines().next().unwrap_or_default();
-    if status == StatusCode::OK { Ok(()) } else { Err(format!("{address} answered {status}: {said}")) }
-}
-
-/// What is answered about `/livez`: not through a proxy, whatever the environment says of one.
-async fn ask(address: SocketAddr) -> io::Result<(StatusCode, String)> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    // Ends with the answer; what is wrong with it, the answer tells.
-    tokio::spawn(async move { drop(connection.await) });
-    let request = hyper::Request::get("/livez").header(header::HOST, address.to_string());
-    let request = request.body(Body::empty()).map_err(io::Error::other)?;
-    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-    let status = answer.status();
-    let body = to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await.map_err(io::Error::other)?;
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_address_is_asked_on_loopback() {
-        for (listen, asked) in [
-            ("0.0.0.0:1", "127.0.0.1:1"),
-            ("[::]:2", "[::1]:2"),
-            ("127.0.0.1:3", "127.0.0.1:3"),
-            ("[fe80::1]:4", "[fe80::1]:4"),
-        ] {
-            assert_eq!(local(listen.parse().unwrap()), asked.parse().unwrap());
-        }
     }
 }

@@ -48,7 +48,7 @@ async fn id(dir: &Path) -> i64 {
     sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut conn).await.unwrap()
 }
 
-const ADOPTED: &str = "sweeper.db: up to date; by its tables it is a queue of sweeper's that was loaded from a dump, and it is \
+const ADOPTED: &str = "sweeper.db: up to date; its tables show that it is a queue of sweeper that was loaded from a dump, and it is \
                        marked as one again\n";
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn init_and_enqueue_mark_it_and_say_so() {
         (&["init"][..], "sweeper.db: up to date\n"),
         (
             &["enqueue", "--agent", "a", "4"],
-            "inserted 0, already waiting 1, now due earlier 0, opened again 0, refused 0\n",
+            "inserted 0, already waiting 1, now due earlier 0, reopened 0, refused 0\n",
         ),
     ] {
         let dir = tempfile::tempdir().unwrap();
@@ -117,7 +117,7 @@ async fn whoever_only_looks_or_takes_rows_out_needs_no_mark() {
     for (arguments, said) in [
         (&["status"][..], "pending                1 "),
         (&["show", "a", "1"], "a 1: deleted"),
-        (&["retry", "--all", "--yes"], "no dead row is meant by that"),
+        (&["retry", "--all", "--yes"], "no dead row matches"),
         (&["cancel", "--agent", "a", "3", "--yes"], "cancelled 1"),
     ] {
         let mut command = sweeper(dir.path());

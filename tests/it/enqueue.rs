@@ -60,7 +60,7 @@ async fn every_way_in_leads_to_the_same_rows() {
     for (arguments, input) in ways {
         let dir = tempfile::tempdir().unwrap();
         let (code, out, err) = enqueue(dir.path(), arguments, input);
-        let said = format!("{CREATED}inserted 2, already waiting 0, now due earlier 0, opened again 0, refused 0\n");
+        let said = format!("{CREATED}inserted 2, already waiting 0, now due earlier 0, reopened 0, refused 0\n");
         assert_eq!((code, out, err.as_str()), (0, said, ""), "{arguments:?}");
         assert_eq!(rows(dir.path()).await, ["a 1 0 0", "a 2 0 0"], "{arguments:?}");
         if !input.is_empty() && !arguments.contains(&"-") {
@@ -92,15 +92,12 @@ async fn it_tells_new_rows_from_waiting_and_settled_ones() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(
         enqueue(dir.path(), &["--agent", "a", "1", "2", "3", "4", "4"], "").1.lines().last(),
-        Some("inserted 4, already waiting 1, now due earlier 0, opened again 0, refused 0")
+        Some("inserted 4, already waiting 1, now due earlier 0, reopened 0, refused 0")
     );
     sql(dir.path(), "UPDATE deletions SET state = 'deleted', settled_at = 1 WHERE entry_id = '1'").await;
     sql(dir.path(), "UPDATE deletions SET state = 'dead', settled_at = 1 WHERE entry_id = '2'").await;
     let (code, out, _) = enqueue(dir.path(), &["--agent", "a", "--priority", "9"], "1\n1\n2\n3\n5\n5\na b\n");
-    assert_eq!(
-        (code, out.as_str()),
-        (1, "inserted 1, already waiting 3, now due earlier 0, opened again 2, refused 1\n")
-    );
+    assert_eq!((code, out.as_str()), (1, "inserted 1, already waiting 3, now due earlier 0, reopened 2, refused 1\n"));
     let rows = rows(dir.path()).await;
     // What was reopened goes by the time of its INSERT.
     let reopened = "SELECT 'a ' || entry_id || ' 9 ' || created_at FROM deletions
@@ -120,14 +117,14 @@ async fn it_tells_which_waiting_rows_are_due_earlier_now() {
     assert_eq!(enqueue(dir.path(), &["--agent", "a", "--due", "2100-01-01", "1", "2", "3"], "").0, 0);
     sql(dir.path(), "UPDATE deletions SET attempts = 1, request_id = 7 WHERE entry_id = '2'").await;
     let (code, out, _) = enqueue(dir.path(), &["--agent", "a"], "1\n1\n2\n4\n");
-    let said = "inserted 1, already waiting 2, now due earlier 1, opened again 0, refused 0\n";
+    let said = "inserted 1, already waiting 2, now due earlier 1, reopened 0, refused 0\n";
     assert_eq!((code, out.as_str()), (0, said));
     let at = 4_102_444_800_000_i64;
     let expected = ["a 1 0 0".to_owned(), format!("a 2 0 {at}"), format!("a 3 0 {at}"), "a 4 0 0".to_owned()];
     assert_eq!(rows(dir.path()).await, expected);
     // A later time, or the same one, is no news.
     let (_, out, _) = enqueue(dir.path(), &["--agent", "a", "--due", "2100-01-02", "1", "3"], "");
-    assert_eq!(out, "inserted 0, already waiting 2, now due earlier 0, opened again 0, refused 0\n");
+    assert_eq!(out, "inserted 0, already waiting 2, now due earlier 0, reopened 0, refused 0\n");
     assert_eq!(rows(dir.path()).await, expected);
 }
 
@@ -241,7 +238,7 @@ fn what_cannot_be_meant_ends_with_2_says_why_and_enqueues_nothing() {
     fs::create_dir(dir.path().join("folder")).unwrap();
     let cases: [(&[&str], &str, &str); 24] = [
         (&["1"], "", "give --agent"),
-        (&[], "1\n", "standard input, line 1: whose entries these are is not said: give --agent"),
+        (&[], "1\n", "standard input, line 1: the input does not say whose entries these are: give --agent"),
         (&["--agent", "a/b", "1"], "", "one URL path segment"),
         (&["--agent", "a", "1", "b c"], "", "\"b c\" is not an ID: it must be 1 to 255 printable ASCII characters"),
         (&["--agent", "a", "1", ""], "", "\"\" is not an ID"),
@@ -287,7 +284,7 @@ async fn bad_lines_are_numbered_and_counted_and_keep_no_others_out() {
     let (code, out, err) = enqueue(dir.path(), &["--agent", "a"], input);
     assert_eq!(
         (code, out.lines().last()),
-        (1, Some("inserted 2, already waiting 0, now due earlier 0, opened again 0, refused 3"))
+        (1, Some("inserted 2, already waiting 0, now due earlier 0, reopened 0, refused 3"))
     );
     let lines: Vec<&str> = err.lines().collect();
     assert_eq!(lines.len(), 3);
@@ -300,7 +297,7 @@ async fn bad_lines_are_numbered_and_counted_and_keep_no_others_out() {
     let (code, out, err) = enqueue(dir.path(), &["--agent", "a"], many);
     assert_eq!(
         (code, out.as_str()),
-        (1, "inserted 0, already waiting 0, now due earlier 0, opened again 0, refused 1000\n")
+        (1, "inserted 0, already waiting 0, now due earlier 0, reopened 0, refused 1000\n")
     );
     assert_eq!((err.lines().count(), err.lines().last()), (21, Some("… and 980 more lines were refused")));
 }
@@ -363,10 +360,7 @@ async fn it_works_while_a_daemon_does() {
     let mut command = configured(dir.path(), &sandbox);
     command.args(["enqueue", "--agent", "a"]).args((1..=40).map(|id| id.to_string()));
     let (code, out, _) = finish(command).await;
-    assert_eq!(
-        (code, out.as_str()),
-        (0, "inserted 40, already waiting 0, now due earlier 0, opened again 0, refused 0\n")
-    );
+    assert_eq!((code, out.as_str()), (0, "inserted 40, already waiting 0, now due earlier 0, reopened 0, refused 0\n"));
     sandbox.arrived(2).await;
     daemon.signal("TERM");
     assert_eq!(daemon.ended().await.0, 0);
@@ -392,7 +386,7 @@ async fn several_at_once_and_others_who_write_all_get_their_turn() {
     for bulk in bulk {
         let (code, out, err) = bulk.await.unwrap();
         assert_eq!((code, err.as_str()), (0, ""));
-        assert_eq!(out, "inserted 15000, already waiting 0, now due earlier 0, opened again 0, refused 0\n");
+        assert_eq!(out, "inserted 15000, already waiting 0, now due earlier 0, reopened 0, refused 0\n");
     }
     assert!(small > 2, "only {small} had their turn");
     assert_eq!(rows(dir.path()).await.len(), 30_001 + small);
@@ -496,7 +490,7 @@ async fn a_cache_is_listed_to_its_end_before_anything_is_enqueued() {
     assert!(out.starts_with("450 of 450 entries in the cache of a\n  1  cached 2025-"), "{out}");
     assert!(
         out.contains("  … and 440 more\n")
-            && out.ends_with("inserted 450, already waiting 0, now due earlier 0, opened again 0, refused 0\n")
+            && out.ends_with("inserted 450, already waiting 0, now due earlier 0, reopened 0, refused 0\n")
     );
     let uris: Vec<String> =
         sandbox.requests().into_iter().map(|request| format!("{} {}", request.method, request.uri)).collect();
@@ -554,7 +548,7 @@ async fn a_cache_that_changes_meanwhile_is_told_of_and_what_comes_twice_counts_o
     sandbox.script([page(5, (1..=3).map(entry)), page(4, (3..=4).map(entry))]);
     let (code, out, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
     assert_eq!(code, 0);
-    assert!(out.ends_with("inserted 4, already waiting 0, now due earlier 0, opened again 0, refused 0\n"), "{out}");
+    assert!(out.ends_with("inserted 4, already waiting 0, now due earlier 0, reopened 0, refused 0\n"), "{out}");
     assert!(err.contains("the cache had 4 to 5 entries while it was listed; 1 entry was listed twice"), "{err}");
     sandbox.script([page(5, (1..=3).map(entry)), page(5, [])]);
     let (_, _, err) = finish(cached(dir.path(), &sandbox, &["--yes"])).await;
@@ -623,7 +617,7 @@ async fn a_page_is_asked_for_again_if_that_may_help_and_not_for_ever() {
     assert_eq!(code, 1);
     assert!(err.contains("list the audio cache of a: the API answered 500: as ordered (correlation ID "), "{err}");
     for (status, said) in
-        [(401, "the API key is wrong"), (403, "needs `read`"), (404, "is the agent's ID right"), (301, "base_url")]
+        [(401, "the API key is wrong"), (403, "needs `read`"), (404, "check the agent's ID"), (301, "base_url")]
     {
         let before = sandbox.requests().len();
         sandbox.script([Mood::status(status)]);
@@ -667,7 +661,7 @@ async fn a_hold_keeps_a_cache_from_being_listed_unless_it_ends_soon() {
     for (hold, said) in [
         (
             "('*', 'operator', 0, NULL, 0)".to_owned(),
-            format!("everything is held (operator) until somebody lifts it; that is done by `{lift} '*'"),
+            format!("everything is held (operator) until somebody lifts the hold with `{lift} '*'"),
         ),
         (format!("('a', 'forbidden', 0, {}, 1)", now + 7_300_000), "a is held (forbidden) for another 2h".to_owned()),
     ] {
@@ -718,7 +712,7 @@ async fn a_long_retry_after_ends_the_listing_and_what_was_listed_is_enqueued() {
         command.env("SWEEPER__HOLD__MAX_RETRY_AFTER", "2h");
         finish(command)
     };
-    let said = "the API answered 429, and asks to be left alone for 1h: run it again after 20";
+    let said = "the API answered 429 with a Retry-After of 1h: run it again after 20";
     sandbox.script([status_with(429, "retry-after", "3600")]);
     let (code, out, err) = list().await;
     assert_eq!((code, out.as_str(), sandbox.requests().len()), (1, "", 1));
@@ -782,7 +776,7 @@ async fn on_a_terminal_it_tells_how_far_it_is_and_takes_that_away_at_the_end() {
     command.args(["enqueue", "--agent", "a", "--file", "ids"]);
     let Some((code, shown)) = on_a_terminal(command, "").await else { return };
     assert_eq!(code, 0, "{shown}");
-    let told = ["\r5,000 lines, 41 %\u{1b}[K", "\r10,000 lines, 83 %\u{1b}[K", "\r\u{1b}[K", "inserted 12000, "];
+    let told = [" 42 %  5,000 lines, ", "\r\u{1b}[2K", " 83 %  10,000 lines, ", "\r\u{1b}[2Kinserted 12000, "];
     let mut rest = shown.as_str();
     for part in told {
         rest = rest.split_once(part).unwrap_or_else(|| panic!("no {part:?} in its place in {shown:?}")).1;
@@ -799,7 +793,7 @@ async fn on_a_terminal_it_asks_before_it_enqueues_what_it_found() {
     assert!(!dir.path().join("sweeper.db").exists());
     let (code, shown) = on_a_terminal(cached(dir.path(), &sandbox, &[]), "y").await.unwrap();
     assert_eq!(code, 0, "{shown}");
-    assert!(shown.contains("Enqueue these 12 deletions? What is deleted cannot be brought back. [y/N]"), "{shown}");
+    assert!(shown.contains("Enqueue these 12 deletions? They cannot be undone. [y/N]"), "{shown}");
     assert_eq!(rows(dir.path()).await.len(), 12);
     let mut command = sweeper(dir.path());
     command.args(["enqueue", "--agent", "a"]);

@@ -22,6 +22,7 @@ use audio_cache_sweeper::{
 
 use crate::{
     daemon::{Daemon, KEY, Locked, blocking, configured, finish, queue, sandbox, sql, sweeper},
+    hostile::{Hostile, Say, answer},
     scrape::{Family, parse},
 };
 
@@ -301,6 +302,14 @@ async fn healthcheck_ends_with_0_if_the_daemon_is_alive_1_if_not_and_2_if_it_can
     let listen = other.url().trim_start_matches("http://").to_owned();
     let (code, _, stderr) = check(Some(&listen)).await;
     assert!(code == 1 && stderr.contains("404"), "{stderr}");
+    // Its redirect would lead to an address that is alive.
+    let daemon = Daemon::start(listening(configured(dir.path(), &sandbox))).until("started").await;
+    let hostile = Hostile::start().await;
+    let location = format!("location: http://{}/livez\r\n", address(&daemon));
+    hostile.script([Say::Bytes(answer("302 Found", &location, b"elsewhere"))]);
+    let listen = hostile.url.trim_start_matches("http://").to_owned();
+    let (code, _, stderr) = check(Some(&listen)).await;
+    assert!(code == 1 && stderr.contains(&format!("{listen} answered 302 Found")), "{stderr}");
 }
 
 /// An endpoint on a clock that stands still, with a database that is or is not there.

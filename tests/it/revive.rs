@@ -1,4 +1,4 @@
-//! `sweeper retry` and `sweeper cancel`, from outside.
+//! `sweeper retry` and `sweeper cancel`, run as a user would.
 
 use std::{path::Path, process::Command};
 
@@ -56,16 +56,13 @@ async fn dead_rows_come_back_by_agent_by_cause_or_all() {
         let count = revived.split_whitespace().count();
         let s = if count == 1 { "" } else { "s" };
         let (code, out, _) = run(dir.path(), &[&["retry", "--dry-run"], selector].concat());
-        assert_eq!(
-            (code, out),
-            (0, format!("dry run: {count} dead row{s} would be tried again; nothing was written\n"))
-        );
+        assert_eq!((code, out), (0, format!("dry run: {count} dead row{s} would be retried; nothing was written\n")));
         assert_eq!(ids(dir.path(), "state = 'dead'").await, "ax ay bx by");
         let (code, out, err) = run(dir.path(), &[&["retry", "--yes"], selector].concat());
         let said = if count > 0 {
             format!("revived {count}\n")
         } else {
-            "no dead row is meant by that; nothing was written\n".to_owned()
+            "no dead row matches; nothing was written\n".to_owned()
         };
         assert_eq!((code, out, err.as_str()), (0, said, ""), "{selector:?}");
         let condition = "state = 'pending' AND settled_at IS NULL AND attempts = 0 AND asks = 0 AND due_at > 0
@@ -137,14 +134,14 @@ async fn pending_rows_are_taken_out_by_entry_by_agent_or_all() {
         let (dry_code, out, _) = run(dir.path(), &[&["cancel", "--dry-run"], selector].concat());
         assert_eq!(
             (dry_code, out),
-            (code, format!("dry run: {count} pending row{s} would be taken out; nothing was written\n"))
+            (code, format!("dry run: {count} pending row{s} would be cancelled; nothing was written\n"))
         );
         assert_eq!(ids(dir.path(), "state = 'pending'").await, "a1 a2 a3 bp");
         let (real_code, out, err) = run(dir.path(), &[&["cancel", "--yes"], selector].concat());
         let said = if count > 0 {
             format!("cancelled {count}\n")
         } else {
-            "no pending row is meant by that; nothing was written\n".to_owned()
+            "no pending row matches; nothing was written\n".to_owned()
         };
         assert_eq!((real_code, out), (code, said), "{selector:?}: {err}");
         assert_eq!(err.contains("not pending"), code == 1, "{err}");
@@ -160,7 +157,7 @@ async fn whoever_cancels_a_row_that_is_on_its_way_is_told_so() {
     let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Gate, "1h").await;
     let (code, out, err) = finish(command(dir.path(), &["cancel", "--all", "--yes"])).await;
     assert_eq!((code, out.as_str()), (0, "cancelled 1\n"));
-    assert_eq!(err, "1 row was on the way in a request, and may be deleted all the same\n");
+    assert_eq!(err, "1 row was in flight, and may be deleted all the same\n");
     sandbox.open_gate();
     let daemon = daemon.until("request").await;
     daemon.signal("TERM");
@@ -211,7 +208,7 @@ async fn slips_end_with_2_and_a_database_that_cannot_be_used_with_3() {
 async fn on_a_terminal_both_ask_first() {
     let dir = tempfile::tempdir().unwrap();
     mixed(dir.path()).await;
-    for (name, question) in [("retry", "Try 4 dead rows again?"), ("cancel", "That cannot be undone.")] {
+    for (name, question) in [("retry", "Retry 4 dead rows?"), ("cancel", "That cannot be undone.")] {
         let Some((code, shown)) = on_a_terminal(command(dir.path(), &[name, "--all"]), "no").await else { return };
         assert_eq!(code, 1, "{shown}");
         assert!(shown.contains(question) && shown.contains("nothing was written"), "{shown}");

@@ -1,0 +1,135 @@
+//! Where wishes go: into the queue, a chunk in each transaction.
+
+use std::{future::pending, process::ExitCode, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::{
+    cli::{
+        Failure,
+        init::opening,
+        steps::MAX_GAP,
+        terminal::{report, warn_person},
+    },
+    config::Config,
+    model::clock::Clock,
+    queue::sqlite::{Enqueued, Options, Producer, Wish},
+};
+
+/// Rows of one transaction. Writing them takes about 0.1 s in a table of a million rows.
+pub(super) const CHUNK: usize = 5_000;
+/// The longest time that a row waits for its chunk to fill up.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// Takes wishes, and writes them in chunks.
+pub(super) struct Sink<'a> {
+    options: &'a Options,
+    pub(super) clock: &'a Clock,
+    pub(super) dry_run: bool,
+    /// `None` until the first chunk is written.
+    producer: Option<Producer>,
+    pub(super) chunk: Vec<Wish>,
+    /// Elapsed time at which the chunk is written even if it is not full.
+    ripe_at: Duration,
+    done: Enqueued,
+    /// Wishes that were written, or would have been without --dry-run.
+    pub(super) taken: u64,
+    /// Whether the summary has been printed.
+    told: bool,
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn new(config: &'a Config, clock: &'a Clock, dry_run: bool) -> Self {
+        Self {
+            options: &config.store,
+            clock,
+            dry_run,
+            producer: None,
+            chunk: Vec::with_capacity(CHUNK),
+            ripe_at: Duration::ZERO,
+            done: Enqueued::default(),
+            taken: 0,
+            told: false,
+        }
+    }
+
+    /// Closes the database.
+    pub(super) async fn close(self) {
+        if let Some(producer) = self.producer {
+            // Everything is committed. A WAL that could not be copied stays beside the file.
+            let _ = producer.close().await;
+        }
+    }
+
+    pub(super) fn put(&mut self, wish: Wish) {
+        if self.chunk.is_empty() {
+            self.ripe_at = self.clock.elapsed() + MAX_AGE;
+        }
+        self.chunk.push(wish);
+    }
+
+    /// Completes when the oldest wish of the chunk has waited for `MAX_AGE`.
+    pub(super) async fn ripe(&self) {
+        match self.chunk.is_empty() {
+            true => pending().await,
+            false => sleep(self.ripe_at.saturating_sub(self.clock.elapsed())).await,
+        }
+    }
+
+    /// Writes the chunk.
+    ///
+    /// # Errors
+    /// If the database cannot be used.
+    pub(super) async fn flush(&mut self) -> Result<(), Failure> {
+        self.taken += self.chunk.len() as u64;
+        if self.dry_run || self.chunk.is_empty() {
+            self.chunk.clear();
+            return Ok(());
+        }
+        let producer = match &mut self.producer {
+            Some(producer) => producer,
+            none => {
+                let (producer, opened) = Producer::join_or_create(self.options).await?;
+                opening(self.options, opened).iter().for_each(|text| report(text));
+                none.insert(producer)
+            }
+        };
+        let begun = self.clock.elapsed();
+        let Enqueued { inserted, waiting, earlier, reopened } = producer.enqueue(&self.chunk).await?;
+        let took = self.clock.elapsed().saturating_sub(begun);
+        self.chunk.clear();
+        self.done.inserted += inserted;
+        self.done.waiting += waiting;
+        self.done.earlier += earlier;
+        self.done.reopened += reopened;
+        // SQLite's busy handler only retries now and then: without a gap, another writer starves.
+        sleep(took.min(MAX_GAP)).await;
+        Ok(())
+    }
+
+    fn summary(&self, refused: u64) -> String {
+        let Enqueued { inserted, waiting, earlier, reopened } = self.done;
+        if self.dry_run {
+            format!("dry run: {} can be enqueued, {refused} refused; nothing was written", self.taken)
+        } else {
+            format!(
+                "inserted {inserted}, already waiting {waiting}, now due earlier {earlier}, reopened {reopened}, \
+                 refused {refused}"
+            )
+        }
+    }
+
+    /// Prints what was done before something went wrong. `refused`: number of refused lines.
+    pub(super) fn tell(&mut self, refused: u64) {
+        self.told = true;
+        warn_person(&format!("{}; enqueueing the same again does no harm", self.summary(refused)));
+    }
+
+    /// Prints the summary, unless it has been printed. `refused`: number of refused lines.
+    pub(super) fn finish(&self, refused: u64) -> ExitCode {
+        if !self.told {
+            report(&self.summary(refused));
+        }
+        if refused > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS }
+    }
+}

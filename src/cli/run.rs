@@ -1,0 +1,269 @@
+//! `sweeper run`: the daemon, from its start to its exit code.
+
+use std::{
+    future::{Future, pending},
+    net::SocketAddr,
+    pin::pin,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use tokio::time::sleep;
+use tracing::{debug, error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use super::{Failure, arguments::duration, rng, signals::shutdown};
+use crate::{
+    api::Api,
+    config::Config,
+    event,
+    model::clock::Clock,
+    pace::Pace,
+    queue::sqlite::{self, Counter, Doubtful as _, OpenError, Opened, Store},
+    watch::{
+        health::Health,
+        http::{Endpoint, Sources},
+        metrics::Metrics,
+        supervisor::Supervisor,
+        telemetry,
+    },
+    worker::{Doubts, Ended, Totals, Until, Worker, tell_of_a_doubt},
+};
+
+/// Pause before a start tries a database again that could not be used.
+const START_RETRY: Duration = Duration::from_secs(1);
+
+/// Interval between two messages to the service manager during a long start.
+const START_BEAT: Duration = Duration::from_secs(1);
+
+const EXAMPLES: &str = "\
+Examples:
+  SWEEPER__API__KEY_FILE=/run/secrets/polyai sweeper run --config /etc/sweeper.toml
+  sweeper run --until-empty --give-up-after 10m";
+
+/// When the daemon ends by itself.
+#[derive(Debug, Default, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct RunArgs {
+    /// End when no row is open any more. Retries and holds are waited for, and an outage keeps rows open as long as it
+    /// lasts.
+    #[arg(long)]
+    until_empty: bool,
+    /// With --until-empty: end with exit code 5 when no row has reached an end for this long (such as 10m).
+    #[arg(long, value_name = "DURATION", requires = "until_empty", value_parser = duration)]
+    give_up_after: Option<Duration>,
+}
+
+/// Runs the daemon until it is told to stop, or until the queue is empty.
+///
+/// # Errors
+/// If there is no API key, http.listen is taken, or the database cannot be used.
+pub(super) async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<ExitCode, Failure> {
+    // `Config::load` has tried the filter already.
+    let log = telemetry::init(config.log_format, EnvFilter::new(&config.log_filter)).context("start the log")?;
+    let until = match args {
+        RunArgs { until_empty: true, give_up_after } => Until::Empty { give_up_after: *give_up_after },
+        RunArgs { until_empty: false, .. } => Until::Told,
+    };
+    let shutdown = shutdown()?;
+    let (ended, totals) = match work(config, until, shutdown, supervisor).await {
+        Ok(done) => done,
+        Err(failure) => {
+            error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
+            log.flush();
+            return Err(failure);
+        }
+    };
+    let code = match ended {
+        Ended::Empty if totals.dead > 0 => 4,
+        Ended::Told | Ended::Empty => 0,
+        Ended::GaveUp => 5,
+    };
+    let Totals { requests, deleted, absent, retried, dead, .. } = totals;
+    info!(event = event::STOPPED, exit_code = code, requests, deleted, absent, retried, dead, "stopped");
+    Ok(ExitCode::from(code))
+}
+
+/// Works on the queue until `shutdown` completes or `until` is reached.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn work(
+    config: &Config,
+    until: Until,
+    shutdown: impl Future<Output = ()>,
+    supervisor: Supervisor,
+) -> Result<(Ended, Totals), Failure> {
+    let clock = Clock::system();
+    let metrics = Metrics::new(clock.now());
+    let endpoint = config.listen.map(|address| listen(address, config, &metrics, &clock)).transpose()?;
+    // The endpoint answers until this function returns: also while the database is waited for, and while the daemon stops.
+    let (_endpoint, mut supervisor) = match endpoint {
+        Some((endpoint, health)) => (Some(endpoint), supervisor.telling(health)),
+        None => (None, supervisor),
+    };
+    let mut shutdown = pin!(shutdown);
+    let give_up = async {
+        match until {
+            Until::Empty { give_up_after: Some(after) } => sleep(after).await,
+            Until::Empty { give_up_after: None } | Until::Told => pending().await,
+        }
+    };
+    let worker = tokio::select! {
+        biased;
+        // Dropping a start midway leaves the file as a crash would: the next start carries on from there.
+        () = &mut shutdown => Err(Ended::Told),
+        worker = patient_worker(config, &clock, &mut supervisor) => Ok(worker?),
+        () = give_up => Err(Ended::GaveUp),
+    };
+    let worker = match worker {
+        Ok(worker) => worker,
+        Err(ended) => {
+            info!(event = event::STOPPING, why = ended.as_str(), in_flight = 0, "stopping");
+            supervisor.stopping();
+            return Ok((ended, Totals::default()));
+        }
+    };
+    let mut worker = worker.supervised_by(supervisor).measured_by(metrics);
+    let ended = worker.run(shutdown, until).await;
+    let totals = worker.totals();
+    // Close after a failure, too: the WAL may hold commits that are not in the file yet, and somebody may remove it.
+    if let Err(error) = worker.close().await {
+        // Everything is committed, and the next process that opens the file finishes the clean-up.
+        debug!(%error, "the database was not closed in good order");
+    }
+    Ok((ended?, totals))
+}
+
+/// Serves metrics and health on `address`, starting before the database is opened.
+///
+/// # Errors
+/// If the address cannot be bound.
+fn listen(
+    address: SocketAddr,
+    config: &Config,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Result<(Endpoint, Health), Failure> {
+    let health = Health::new(config.store.busy_timeout);
+    let sources = Sources {
+        metrics: metrics.clone(),
+        health: health.clone(),
+        counter: Counter::new(config.store.clone()),
+        clock: clock.clone(),
+    };
+    let remedy = "give http.listen an address of this machine with a free port, or off";
+    let endpoint = Endpoint::start(address, sources).map_err(|error| {
+        let path = config.store.path.clone();
+        match sqlite::holder(&path) {
+            // Another daemon on the same database has the port, too: the database is the more useful thing to name.
+            Ok(Some(pid)) => Failure::from(OpenError::Taken { path, pid }),
+            Ok(None) | Err(_) => anyhow!("http.listen = \"{address}\": cannot listen: {error}; {remedy}").into(),
+        }
+    })?;
+    info!(event = event::LISTENING, address = %endpoint.address(), "serving metrics and health");
+    Ok((endpoint, health))
+}
+
+/// A [`worker`], as soon as the database can be used. A locked database and a full disk are waited for.
+///
+/// # Errors
+/// If there is no API key, or the database cannot be used and waiting does not help.
+async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker<Store>, Failure> {
+    let (mut start, mut waiting, mut doubts) = (Start::default(), false, Doubts::default());
+    loop {
+        let made = {
+            let mut made = pin!(worker(config, clock, &mut start));
+            loop {
+                tokio::select! {
+                    biased;
+                    made = &mut made => break made,
+                    // A migration of a large file and the recovery after a crash can take minutes.
+                    () = sleep(START_BEAT) => supervisor.starting(START_BEAT * 10),
+                }
+            }
+        };
+        // Each try opens the file anew.
+        if let Some(doubt) = made.as_ref().err().and_then(Failure::doubt)
+            && doubts.may_look_again(clock.elapsed())
+        {
+            waiting = true;
+            tell_of_a_doubt(&doubt);
+            sleep(START_RETRY).await;
+            continue;
+        }
+        match made {
+            Err(failure) if failure.is_temporary() => {
+                if std::mem::replace(&mut waiting, true) {
+                    debug!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database still cannot be used");
+                } else {
+                    let next = "trying again until it can";
+                    warn!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database cannot be used; {next}");
+                }
+                // One try can take two busy timeouts: one to open the file, and one to recover.
+                supervisor.waiting((config.store.busy_timeout + START_RETRY) * 4);
+                sleep(START_RETRY).await;
+            }
+            done => {
+                if waiting && done.is_ok() {
+                    info!(event = event::DATABASE_AVAILABLE, "the database can be used again");
+                }
+                return done;
+            }
+        }
+    }
+}
+
+/// One start of the daemon, which may take several tries.
+#[derive(Default)]
+struct Start {
+    is_logged: bool,
+}
+
+impl Start {
+    /// Logs once that the daemon has started, and what its operator should know.
+    fn log(&mut self, config: &Config, opened: Opened) {
+        if std::mem::replace(&mut self.is_logged, true) {
+            return;
+        }
+        info!(
+            event = event::STARTED,
+            version = env!("CARGO_PKG_VERSION"),
+            database = %config.store.path.display(),
+            created = opened == Opened::Created,
+            adopted = opened == Opened::Adopted,
+            api = %config.base_url,
+            requests_per_second = config.rate.requests_per_second,
+            burst = config.rate.burst,
+            concurrency = config.worker.concurrency,
+            "started"
+        );
+        for exposure in config.exposures() {
+            let (path, mode, setting) = (exposure.path.display(), format!("{:04o}", exposure.mode), exposure.what);
+            let may = exposure.may();
+            warn!(event = event::KEY_EXPOSED, setting, %path, mode, "the file with the API key: {may}; chmod 600 ends that");
+        }
+        if !config.unused_proxies.is_empty() {
+            let variables = config.unused_proxies.join(", ");
+            warn!(
+                event = event::PROXY_IGNORED,
+                variables, "the environment names a proxy, which is not used; api.proxy names the one to use"
+            );
+        }
+    }
+}
+
+/// A worker on the queue, with a client for the API.
+///
+/// # Errors
+/// If there is no API key, or the database cannot be used.
+async fn worker(config: &Config, clock: &Clock, start: &mut Start) -> Result<Worker<Store>, Failure> {
+    let api = Api::new(config.api()?)?;
+    let store = Store::open(config.store.clone()).await?;
+    start.log(config, store.opened());
+    let pace = Pace::new(config.rate, config.hold_growth);
+    let pace = if config.adaptive { pace.adaptive(config.worker.concurrency, clock.elapsed()) } else { pace };
+    Ok(Worker::new(store, api, pace, config.worker, clock.clone(), rng()).await?)
+}
