@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use crate::{engines::sqlite::Sqlite, suite::engine::Setup};
 pub use crate::{
     engines::sqlite::open,
-    suite::bed::{KEY, Plan, START, ids, listing, status_with},
+    suite::bed::{KEY, Plan, START, ids, status_with},
 };
 
 /// From here on, this connection may write values that the CHECKs refuse, and no INSERT is checked by the triggers.

@@ -13,10 +13,12 @@ mod delivery;
 pub mod engine;
 mod evidence;
 mod holds;
+mod lines;
 mod queue;
 mod records;
 mod retry;
 pub mod seam;
+mod shutdown;
 mod simulator;
 mod transitions;
 mod verdicts;
@@ -60,8 +62,8 @@ macro_rules! conformance {
     ($name:ident: $engine:ty) => {
         mod $name {
             conformance!(@ $engine:
-                alone, clocks, contract, crash, crowds, delivery, evidence, holds, queue, records, retry, simulator,
-                transitions, verdicts, waste, wishes
+                alone, clocks, contract, crash, crowds, delivery, evidence, holds, lines, queue, records, retry, shutdown,
+                simulator, transitions, verdicts, waste, wishes
             );
         }
     };
