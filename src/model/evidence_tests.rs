@@ -37,7 +37,7 @@ fn single(agent: &str, row: i64) -> Batch {
     batch
 }
 
-/// A judgement in which all rows have the same verdict.
+/// A judgement that gives all rows the same verdict.
 fn all(batch: &Batch, verdict: Verdict) -> Judgement {
     let judged = |row: &Deletion| Judged {
         id: row.id,
@@ -70,7 +70,7 @@ fn held(batch: &Batch, scope: Scope, cause: Cause, end: HoldEnd) -> Judgement {
     }
 }
 
-/// A fault by streak.
+/// A judgement of a fault that counts towards the streak.
 fn fault(batch: &Batch, cause: Cause) -> Judgement {
     let scope = if cause == Cause::Unreachable { Scope::All } else { Scope::Agent(batch.lane().agent.clone()) };
     Judgement { is_answer: cause.is_of_an_answer(), ..held(batch, scope, cause, HoldEnd::ByStreak) }
@@ -154,7 +154,7 @@ fn what_is_settled_in_between_ends_everybody_s_streak_together_and_the_agent_s_o
     assert_eq!(fail(&mut evidence, "a", [5]), of("a"), "it is long enough for a, and too short for all");
     succeed(&mut evidence, 6, &batch("a", [6]));
     assert!(!standing(&evidence, "a").is_suspect && evidence.involved().is_empty());
-    // With the rows of before, which are not in the streak any more.
+    // These rows were in the old streak, and are not in the new one.
     let reached: Vec<_> = [1, 2].map(|row| fail(&mut evidence, "a", [row, 100 + row])).into();
     assert_eq!(reached, [None, None]);
     assert_eq!(fail(&mut evidence, "a", [1]), of("a"));

@@ -17,7 +17,7 @@ mod rejected;
 mod whole;
 
 const NOW: Timestamp = Timestamp(1_000_000);
-/// The request that is judged; what others came to has a number below or above 40, the row's last request.
+/// The request that is judged. Other requests have numbers below or above 40, which is the row's last request.
 const REQUEST: RequestId = RequestId(50);
 const LAST: RequestId = RequestId(40);
 const BEFORE: RequestId = RequestId(30);
@@ -39,7 +39,7 @@ fn row(at: i64) -> Deletion {
     Deletion::new(DeletionId(at + 100), entry)
 }
 
-/// A row that was in a request before, and has one attempt left.
+/// A row that has been in a request, and has one attempt left.
 fn last_chance(at: i64) -> Deletion {
     Deletion { attempts: 2, last_request: Some(LAST), ..row(at) }
 }
@@ -53,7 +53,7 @@ fn bulk(batch_max: u8, rows: Vec<Deletion>) -> Batch {
     Batch::new(lane, rows).unwrap()
 }
 
-/// That many rows that were never sent.
+/// A batch of `n` rows that were never sent.
 fn fresh(n: i64) -> Batch {
     bulk(20, (0..n).map(row).collect())
 }
@@ -110,7 +110,7 @@ fn without_asking(batch: &Batch, result: &Result<Answer, Fault>, standing: &Stan
     judge_all(batch, result, None, standing, &Policy { ask_singly: false, ..policy() }, 1)
 }
 
-/// What became of the one row.
+/// The verdict on the only row.
 fn one(batch: &Batch, result: &Result<Answer, Fault>, standing: &Standing) -> Judged {
     let judgement = judged(batch, result, standing);
     assert_eq!(judgement.rows.len(), 1);
@@ -125,12 +125,12 @@ fn sizes(judgement: &Judgement) -> Vec<Option<u8>> {
     judgement.rows.iter().map(|row| row.batch_max).collect()
 }
 
-/// The scope, the cause and the end of the hold that is asked for.
+/// The scope, the cause and the end of the hold that follows.
 fn held(judgement: &Judgement) -> Option<(&str, Cause, HoldEnd)> {
     judgement.hold.as_ref().map(|hold| (hold.scope.as_str(), hold.cause, hold.end))
 }
 
-/// How long after now.
+/// The time from now to the row's due time.
 fn later(at: Timestamp) -> Duration {
     at.since(NOW)
 }
@@ -264,7 +264,7 @@ fn only_a_release_leaves_the_attempts_alone_and_only_an_end_has_a_state() {
 }
 
 fn any_answer() -> impl Strategy<Value = Answer> {
-    // Small numbers as IDs, so that the lists meet the batch, each other, and strangers.
+    // The IDs are small numbers, so that the lists share IDs with the batch and with each other, and have unknown ones.
     let list = || prop::collection::vec((0_u32..24).prop_map(|id| id.to_string()), 0..30);
     (list(), list()).prop_map(|(deleted, failed)| Answer { deleted, failed })
 }
@@ -308,7 +308,7 @@ fn any_batch() -> impl Strategy<Value = Batch> {
                     named(&name, row)
                 })
                 .collect();
-            // Rows of the lane for single requests go one by one.
+            // Rows of the lane for single-entry DELETEs go one by one.
             let batch_max = if rows.len() > 1 { batch_max.max(2) } else { batch_max };
             let batch = bulk(batch_max, rows);
             if alone { batch.alone() } else { batch }

@@ -20,7 +20,7 @@ fn at(seconds: u64) -> Timestamp {
     NOW.plus(secs(seconds))
 }
 
-/// Holds of 4 s that grow to 60.
+/// Holds that start at 4 s and grow to 60 s.
 fn holds() -> Holds {
     Holds::new(Backoff::new(secs(4), secs(60)).unwrap())
 }
@@ -46,7 +46,7 @@ fn by_streak(name: &str, cause: Cause) -> Option<Hold> {
     Some(hold(on(name), cause, HoldEnd::ByStreak))
 }
 
-/// A request that asks for this pause, and has reached nothing by streak.
+/// A request from which this hold follows. No streak is long enough.
 fn outcome(request: i64, name: &str, hold: Option<Hold>) -> Outcome {
     let request = RequestId(request);
     Outcome { request, agent: agent(name), hold, reached: None, has_settled: false, asks_first: false, newest: request }
@@ -69,7 +69,7 @@ fn row(scope: Scope, cause: Cause, until_at: Option<Timestamp>) -> HoldRow {
     HoldRow { scope, cause, since_at: NOW, until_at, repeats: 0, probed_at: None }
 }
 
-/// The one row that was placed, and whether it is said to be the longest.
+/// The only placed row, and whether it is reported as the longest.
 fn placed(changes: &[HoldChange]) -> (&HoldRow, bool) {
     match changes {
         [HoldChange::Placed { row, is_longest }] => (row, *is_longest),
@@ -85,7 +85,7 @@ fn end_of(row: &HoldRow) -> Timestamp {
     row.until_at.unwrap()
 }
 
-/// Holds with one that has been placed at [`NOW`] and is over at its end; and a probe on its way.
+/// Holds with one that was placed at [`NOW`] and has ended, and its probe in flight.
 fn probing(scope: Scope, cause: Cause, repeats: u32) -> Holds {
     let mut holds = holds();
     holds.load(vec![HoldRow { repeats, ..row(scope.clone(), cause, Some(at(4))) }]);
@@ -215,7 +215,7 @@ fn a_retry_after_moves_the_end_and_only_ever_later() {
     let mut other = super::tests::holds();
     let changes = take(&mut other, asked(1, Cause::Forbidden, 2), NOW);
     assert!(is_jittered(end_of(placed(&changes).0).since(NOW), 60), "the hold's own time is longer");
-    // One that was in flight moves the end, too; and changes nothing else.
+    // A request that was in flight moves the end, too, and changes nothing else.
     let changes = take(&mut holds, asked(2, Cause::Forbidden, 300), at(1));
     let (row, is_longest) = placed(&changes);
     assert_eq!((end_of(row), row.since_at, row.repeats, is_longest), (at(300), NOW, 0, true));
@@ -349,12 +349,12 @@ fn a_probe_carries_one_half_then_the_other_then_quarters() {
         Cause::Rejected,
         Cause::ApiFailed,
         Cause::Unreachable,
-        // Read from the database, it may be a 429's.
+        // A hold that was read from the database may be for a 429.
         Cause::Throttled,
     ] {
         assert_eq!(halved(cause, 5), 0, "{cause:?}");
     }
-    // A 503 may be the doing of one ID, a 429 is not.
+    // One ID may be the reason for a 503, but never for a 429.
     for may_be_content in [true, false] {
         let mut holds = holds();
         let hold = Hold { may_be_content, ..hold(Scope::All, Cause::Throttled, HoldEnd::At(at(2))) };
@@ -430,7 +430,7 @@ fn of_several_holds_the_longest_decides_and_an_endless_one_most() {
         (holds.admit(&agent("b"), at(10)), holds.admit(&agent("a"), at(20))),
         (Admission::Probe, Admission::Probe)
     );
-    // b probes the one on everything; a's own is not what it tells of.
+    // b probes the hold on everything. Its outcome says nothing about a's own hold.
     assert_eq!(holds.sent(RequestId(1), &agent("b"), at(20)), [(Scope::All, Cause::Lost)]);
     assert_eq!(
         (holds.admit(&agent("a"), at(20)), holds.admit(&agent("c"), at(20))),

@@ -158,7 +158,7 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         let fed = |watchdog| {
             let mut supervisor = Supervisor::new(Some(path.clone()), watchdog);
-            // What comes is read at once: the socket holds few.
+            // Each message is read at once, because the socket holds few.
             (0..=100)
                 .filter(|ms| {
                     supervisor.feed(Duration::from_millis(*ms));

@@ -157,7 +157,7 @@ mod tests {
         for text in
             [r#"k"e\y&<n'/o %25+z"#, r#"""#, r"\", r"a\", r"\a", "%", "&", "a b", "s3cret", "%41", "&amp;", r"\u0041"]
         {
-            // As it is, in quotes or not, and long enough.
+            // Short texts are repeated, because a short key is not redacted.
             let text = text.repeat(TELLING.div_ceil(text.len()));
             let (key, text) = (Key(text.clone().into()), text.as_str());
             let (json, debug) = (serde_json::to_string(text).unwrap(), format!("{text:?}"));

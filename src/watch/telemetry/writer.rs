@@ -202,7 +202,7 @@ mod tests {
         }
         let dropped = dropped_lines();
         assert!(dropped > 0 && (dropped as usize) <= all * 2 / 3, "{dropped} of {all}");
-        // Comes back although nobody reads.
+        // The flush returns although nobody reads.
         Lines::flush(&lines);
         let reading = thread::spawn(move || BufReader::new(reader).lines().take(all - dropped as usize).count());
         assert_eq!(reading.join().unwrap(), all - dropped as usize, "all others arrive");
