@@ -1,6 +1,9 @@
 //! When a row may be dead: the rule in other words than the code's, compared with the code for every combination of inputs.
 
-use super::*;
+use super::{
+    properties::{any_batch, any_envelope, any_result, any_standing},
+    *,
+};
 
 /// All inputs of a judgement.
 struct Case<'a> {
