@@ -235,7 +235,7 @@ impl Shared {
             Err(error) => {
                 metrics.counted(None);
                 if !std::mem::replace(&mut counting.failing, true) {
-                    warn!(event = event::COUNT_FAILED, %error, "the rows cannot be counted; /metrics leaves out the numbers of rows");
+                    warn!(event = event::COUNT_FAILED, %error, "the rows cannot be counted; /metrics leaves out their numbers until they can");
                 }
             }
         }

@@ -119,7 +119,7 @@ impl Supervisor {
             Err(error) if !self.unreachable => {
                 self.unreachable = true;
                 let socket = path.display();
-                warn!(event = event::SD_NOTIFY_FAILED, %socket, %error, "a message to the service manager cannot be sent");
+                warn!(event = event::SD_NOTIFY_FAILED, %socket, %error, "a message to the service manager cannot be sent; the daemon works on without it");
             }
             Err(_) => {}
         }
