@@ -252,7 +252,7 @@ fn what_cannot_be_meant_ends_with_2_says_why_and_enqueues_nothing() {
         (&["--agent", "a", "--format", "xml"], "", "[possible values: auto, lines, csv, jsonl]"),
         (&["--agent", "a", "--priority", "high", "1"], "", "invalid value 'high' for '--priority <N>'"),
         (&["--agent", "a", "--due", "soon", "1"], "", "must be a time such as 2026-11-24"),
-        (&["--agent", "a", "--due", "1764000000", "1"], "", "looks like seconds, which are to be multiplied by 1000"),
+        (&["--agent", "a", "--due", "1764000000", "1"], "", "looks like seconds: multiply it by 1000"),
         (&["--agent", "a", "--voice", "v", "1"], "", "--from-cache"),
         (&["--agent", "a", "--yes", "1"], "", "--from-cache"),
         (&["--from-cache"], "", "--agent <AGENT>"),
