@@ -41,7 +41,7 @@ use audio_cache_sweeper::{
         deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane},
         outcome::{Judged, Verdict},
     },
-    queue::{Claim, Settlement, sqlite::Store},
+    queue::{Claim, Queue as _, Settlement, Tx as _, sqlite::Store},
     worker::EVENT_INTERVAL,
 };
 use common::{fill, machine, options};
@@ -309,7 +309,7 @@ async fn work(database: &Path, url: &str, rows: u32, concurrency: usize) -> (f64
 async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()]) {
     let mut store = Store::open(options(database)).await.unwrap();
     let clock = Clock::system();
-    let mut lanes: VecDeque<Lane> = store.lanes().await.unwrap().0.into_iter().map(|(lane, _)| lane).collect();
+    let mut lanes: VecDeque<Lane> = store.lanes().await.unwrap().into_iter().map(|(lane, _)| lane).collect();
     let mut claimed: VecDeque<(Lane, Settlement)> = VecDeque::new();
     let (mut steps, mut begun) = ([0.0; STEPS.len()], clock.elapsed());
     let mut ended = |step: usize| {
@@ -319,13 +319,13 @@ async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()])
     };
     while !(lanes.is_empty() && claimed.is_empty()) {
         let now = clock.now();
-        store.check_in_place().unwrap();
+        store.check_owner().unwrap();
         let full = claimed.len() >= CONCURRENCY || lanes.is_empty();
         let settled: Vec<_> = claimed.drain(..if full { turn.min(claimed.len()) } else { 0 }).collect();
-        let mut write = store.write().await.unwrap();
+        let mut write = store.begin().await.unwrap();
         ended(0);
         write.settle(settled.iter().map(|(_, settlement)| settlement)).await.unwrap();
-        assert!(!write.is_overtaken().await.unwrap());
+        assert!(!write.news().await.unwrap());
         ended(1);
         let room = CONCURRENCY - claimed.len();
         let looked_at: Vec<Lane> = lanes.drain(..room.min(lanes.len())).collect();
@@ -352,7 +352,7 @@ async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()])
             }
         }
         ended(2);
-        write.claim_and_commit(&claims, now).await.unwrap();
+        write.commit(&claims, None, now).await.unwrap();
         ended(3);
         claimed.extend(claims.into_iter().map(|claim| {
             let settlement = Settlement {

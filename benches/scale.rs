@@ -18,7 +18,7 @@ use audio_cache_sweeper::{
         deletion::{Batch, DeletionId, Lane},
     },
     queue::{
-        Claim,
+        Claim, Queue as _, Tx as _,
         sqlite::{Options, Store},
     },
     sandbox::{self, Sandbox},
@@ -82,7 +82,7 @@ async fn look(dir: &Path, rows: u32, agents: u32) {
     let mut lanes = Vec::new();
     for _ in 0..ROUNDS {
         let begun = clock.elapsed();
-        lanes = store.lanes().await.unwrap().0;
+        lanes = store.lanes().await.unwrap();
         listings.push(clock.elapsed() - begun);
     }
     assert_eq!(lanes.len(), agents as usize);
@@ -110,7 +110,7 @@ async fn look(dir: &Path, rows: u32, agents: u32) {
 }
 
 async fn claim(store: &mut Store, lanes: &[Lane], in_flight: &[DeletionId], now: Timestamp) {
-    let mut write = store.write().await.unwrap();
+    let mut write = store.begin().await.unwrap();
     let looks = write.look(lanes, 20, in_flight, false, now).await.unwrap();
     let claims: Vec<Claim> = lanes
         .iter()
@@ -121,7 +121,7 @@ async fn claim(store: &mut Store, lanes: &[Lane], in_flight: &[DeletionId], now:
             Some(Claim { request: write.next_request_id(), correlation_id: uuid::Uuid::nil(), batch })
         })
         .collect();
-    write.claim_and_commit(&claims, now).await.unwrap();
+    write.commit(&claims, None, now).await.unwrap();
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -23,12 +23,12 @@ use std::{
 use audio_cache_sweeper::{
     model::clock::{Clock, Timestamp},
     queue::sqlite::{Counter, Options, Store, Synchronous},
+    queue::sqlite::{PRUNE_ROWS, VACUUM_PAGES},
     watch::{
         health::Health,
         http::{Endpoint, Sources},
         metrics::Metrics,
     },
-    worker::{PRUNE_ROWS, VACUUM_PAGES},
 };
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 

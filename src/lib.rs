@@ -4,21 +4,23 @@
 //!
 //! | room | what it is | |
 //! | --- | --- | --- |
+//! | [`event`] | the names of the log events | pure |
 //! | [`printable`] | text from outside, made fit for a terminal and a log | pure |
 //! | [`small_file`] | reading a file that the configuration names, and that may be anything | |
+//! | [`durations`] | durations as people write and read them | pure |
 //! | [`model`] | the nouns, time, backoff, holds as they are kept, what a call came to, and what follows from it: the decision table [`model::judge`] | pure |
 //! | [`pace`] | may a request go out: permits, the rate found out, the holds, how many at a time | no I/O |
-//! | [`queue`] | what crosses the seam between the worker and the engine that keeps the queue | pure |
+//! | [`queue`] | the seam: what the engine that keeps the queue must do for the worker, and the values that cross | pure |
 //! | [`queue::sqlite`] | the engine, and all the SQL there is | |
-//! | [`watch`] | logs, metrics, health, HTTP, the service manager | |
 //! | [`api`] | one request and its reply; the list of a remote cache; the key | |
+//! | [`watch`] | logs, metrics, health, HTTP, the service manager | |
 //! | [`worker`] | the loop: settle, refresh, schedule, commit, send | |
 //! | [`config`] | configuration, as written and as meant | |
 //! | [`sandbox`] | a stand-in for the API | |
 //! | [`cli`] | arguments, exit codes, signals; what an operator does: a file a command | |
 //!
-//! Imports run one way: `main → cli → {config, sandbox} → worker → api → watch → {queue, pace} → model → {printable,
-//! small_file}`. A test holds that, and that only an engine knows SQL.
+//! Imports run one way: `main → cli → {config, sandbox} → worker → watch → {queue, api, pace} → model → {event, printable,
+//! small_file, durations}`. A test holds that, and that only an engine knows SQL.
 //!
 //! # The words
 //!
@@ -95,9 +97,13 @@
 //!
 //! The README names the tests of each.
 
+pub mod event;
+
 pub mod printable;
 
 pub mod small_file;
+
+pub mod durations;
 
 pub mod model;
 

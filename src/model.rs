@@ -1,4 +1,4 @@
-//! What everything else is about: the nouns, time, and the decision table. Pure.
+//! The nouns of the project, time, and the decision table. Nothing here waits, reads or writes.
 
 pub mod clock;
 

@@ -1,7 +1,7 @@
-//! Whether a request may go out: the rate limit, the holds, and how many requests at a time.
+//! Whether a request may go out: the rate limit, the holds, and the number of requests in flight.
 //!
-//! Pure but for `governor`'s arithmetic: time comes in as a value, and what changes goes out as one. The configured rate
-//! is a ceiling; below it, an adaptive rate finds the one that the API bears.
+//! Nothing here waits, reads or writes. Time comes in as a value, and changes go out as values. The configured rate is a
+//! ceiling, below which the adaptive rate searches for the API's own limit.
 
 pub mod concurrency;
 pub mod holds;
@@ -18,29 +18,30 @@ pub use rate::RateChange;
 use crate::model::backoff::Backoff;
 use concurrency::AdaptiveConcurrency;
 
-/// Of the permits, probes get one in this many at the most while anything else may go.
+/// Probes take at most one permit in this many while other requests may go.
 const PROBE_SHARE: u32 = 10;
 
-/// The limiter, the holds, and the limit of requests at a time.
+/// The rate limit, the holds, and the limit of requests in flight.
 #[derive(Debug)]
 pub struct Pace {
-    /// The rate.
+    /// The rate limit.
     pub permits: Permits,
-    /// Who is paused.
+    /// The holds.
     pub holds: Holds,
     concurrency: Option<AdaptiveConcurrency>,
-    /// Requests that were sent since the last probe, up to [`PROBE_SHARE`].
+    /// The number of requests since the last probe, up to [`PROBE_SHARE`].
     since_probe: u32,
 }
 
 impl Pace {
-    /// A pace of `rate`, whose growing holds follow `growth`.
+    /// A pace with the rate limit `rate`, whose holds grow by `growth`.
     #[must_use]
     pub fn new(rate: RateLimit, growth: Backoff) -> Self {
         Self { permits: Permits::new(rate), holds: Holds::new(growth), concurrency: None, since_probe: PROBE_SHARE }
     }
 
-    /// This pace, which takes the configured rate and so many requests at a time for ceilings, and finds what the API bears.
+    /// Makes the pace adaptive: the configured rate and `concurrency` become ceilings, below which it searches for what the API
+    /// bears.
     #[must_use]
     pub fn adaptive(mut self, concurrency: usize, elapsed: Duration) -> Self {
         self.permits.adapt(elapsed);
@@ -48,24 +49,24 @@ impl Pace {
         self
     }
 
-    /// The most requests at a time, of `most` that are configured.
+    /// The most requests in flight, up to `most`.
     #[must_use]
     pub fn concurrency(&self, most: usize) -> usize {
         self.concurrency.as_ref().map_or(most, |limit| limit.limit().min(most))
     }
 
-    /// Learns from how long an answer took, and how many requests were on their way with it.
+    /// Learns from the time that an answer took, and from the number of requests that were in flight with it.
     pub fn timed(&mut self, took: Duration, in_flight: usize) -> Option<ConcurrencyChange> {
         self.concurrency.as_mut()?.answered(took, in_flight)
     }
 
-    /// Whether a probe may take a permit though something else may go.
+    /// Whether a probe may take the next permit while other requests may go.
     #[must_use]
     pub fn is_probe_s_turn(&self) -> bool {
         self.since_probe >= PROBE_SHARE - 1
     }
 
-    /// Remembers that a request took a permit.
+    /// Takes in that a request took a permit.
     pub fn took(&mut self, is_probe: bool) {
         self.since_probe = if is_probe { 0 } else { self.since_probe.saturating_add(1).min(PROBE_SHARE) };
     }

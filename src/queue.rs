@@ -1,14 +1,271 @@
-//! What crosses the seam between the worker and the engine that keeps the queue.
+//! The seam between the worker and the engine that keeps the queue: what an engine must do for the worker, and the values that
+//! cross. No SQL.
+//!
+//! A second engine is a folder beside [`sqlite`] that implements [`Queue`], [`Tx`] and [`Counter`], and passes the suite in
+//! `tests/it/suite`.
 
 pub mod sqlite;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use crate::model::{
     clock::Timestamp,
-    deletion::{Batch, Deletion, DeletionId, RequestId},
-    outcome::{Cause, Judged, Verdict},
+    deletion::{AgentId, Batch, Deletion, DeletionId, Lane, RequestId},
+    hold::{HoldChange, HoldRow},
+    outcome::{Cause, Judged, Scope, Verdict},
 };
+
+/// The queue, owned by the one worker on it.
+///
+/// All methods run on one task. A future that is dropped before it is done leaves the queue as a crash would.
+#[expect(async_fn_in_trait, reason = "the loop runs under block_on on one thread, and nobody else calls these")]
+pub trait Queue {
+    /// Why a call failed, and what the worker does then.
+    type Error: QueueError;
+    /// A transaction.
+    type Tx<'q>: Tx<Error = Self::Error>
+    where
+        Self: 'q;
+    /// Counts rows beside the worker.
+    type Counter: Counter<Error = Self::Error>;
+
+    /// Fails if this process does not own the queue any more. Asked often: it costs no round trip.
+    ///
+    /// # Errors
+    /// Then, with [`Remedy::Lost`].
+    fn check_owner(&self) -> Result<(), Self::Error>;
+
+    /// Whether anybody else has written since this was asked the last time.
+    ///
+    /// # Errors
+    /// As [`Queue::check_owner`], or if the database fails.
+    async fn changed(&mut self) -> Result<bool, Self::Error>;
+
+    /// Every lane with open rows, and when its first row is due. O(lanes), never O(rows).
+    ///
+    /// # Errors
+    /// If the database fails, or a row cannot be read ([`Remedy::Sweep`]).
+    async fn lanes(&mut self) -> Result<Vec<(Lane, Timestamp)>, Self::Error>;
+
+    /// All holds, whoever placed them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn holds(&mut self) -> Result<Vec<HoldRow>, Self::Error>;
+
+    /// The requests that a worker before this one claimed and did not live to see answered.
+    ///
+    /// # Errors
+    /// If the database fails, or a row cannot be read.
+    async fn orphans(&mut self) -> Result<Vec<Orphan>, Self::Error>;
+
+    /// When the last requests had left at the latest, oldest first: those since a time, at most `most` of them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn sent_since(&mut self, since: Timestamp, most: u32, now: Timestamp) -> Result<Vec<Timestamp>, Self::Error>;
+
+    /// Of the newest requests, those whose only row was rejected and made dead, with nothing settled since: agent and row, oldest
+    /// first, at most `most` of them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, Self::Error>;
+
+    /// The newest time in the queue, if there is any: what the clock showed when the queue was used last.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn newest_time(&mut self) -> Result<Option<Timestamp>, Self::Error>;
+
+    /// Puts some due times right that a clock gave which was ahead: those of the newest request before `before` that was answered
+    /// in the future, and of some before it. Such a row is due after the delay that it was given, counted from now. Where to go
+    /// on, if there may be more; and how many rows were put right.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn put_clock_right(
+        &mut self,
+        before: RequestId,
+        longest: Duration,
+        now: Timestamp,
+    ) -> Result<(Option<RequestId>, u64), Self::Error>;
+
+    /// Whether no row is open.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn is_empty(&mut self) -> Result<bool, Self::Error>;
+
+    /// Begins a transaction that writes. One that was left open is undone first.
+    ///
+    /// # Errors
+    /// If the database fails, or somebody else keeps us from writing for too long.
+    async fn begin(&mut self) -> Result<Self::Tx<'_>, Self::Error>;
+
+    /// Undoes a transaction that was dropped. [`Queue::begin`] does the same, but until then the dropped one may keep others from
+    /// writing.
+    async fn undo(&mut self);
+
+    /// Writes, though nothing new: a full disk shows only then.
+    ///
+    /// # Errors
+    /// If nothing can be written.
+    async fn can_write(&mut self) -> Result<(), Self::Error>;
+
+    /// One step of keeping the queue from growing for ever: removes some of what was settled before `cutoff` (nothing, if that is
+    /// `None`), or gives back some of the room that became free. A step keeps others from writing for some milliseconds at most.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn upkeep(&mut self, cutoff: Option<Timestamp>) -> Result<Upkeep, Self::Error>;
+
+    /// One step through all rows: makes pending rows dead that cannot be read, because somebody has switched off the checks of the
+    /// schema. Called after [`Remedy::Sweep`] until there is no more.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn sweep(&mut self, now: Timestamp) -> Result<Swept, Self::Error>;
+
+    /// Looks, once a minute, at what about this engine a person should know, and logs that.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn inspect(&mut self) -> Result<(), Self::Error>;
+
+    /// Goes on with a fresh connection, and stays the owner. What the old connection left open is undone.
+    ///
+    /// # Errors
+    /// If there is none to be had; then the old one stays.
+    async fn reconnect(&mut self) -> Result<(), Self::Error>;
+
+    /// The error that ends the worker, with its cause if this engine can find that out, which is logged. What was open is undone.
+    async fn explain(&mut self, error: Self::Error) -> Self::Error;
+
+    /// How long the queue is to be left to others before the next transaction, after one that took `wrote_for`. `others_wrote`:
+    /// how long ago others were last seen to have written.
+    fn gap(&self, wrote_for: Duration, others_wrote: Option<Duration>) -> Duration;
+
+    /// Counts rows on a connection of its own: that takes longer than a turn may.
+    fn counter(&self) -> Self::Counter;
+
+    /// Closes the queue in good order.
+    ///
+    /// # Errors
+    /// If the database fails; nothing is lost by that.
+    async fn close(self) -> Result<(), Self::Error>;
+}
+
+/// A transaction that writes: everything that one turn changes. Nothing of it happens without [`Tx::commit`].
+///
+/// An engine may keep what is written until the commit, and send all of it then.
+#[expect(async_fn_in_trait, reason = "the loop runs under block_on on one thread, and nobody else calls these")]
+pub trait Tx {
+    /// Why a call failed.
+    type Error: QueueError;
+
+    /// Writes what became of answered requests: onto their rows, as far as those are still pending, and onto the requests. A
+    /// request that has its answer already is left as it is: settling again after a commit in doubt does no harm.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn settle<'s>(
+        &mut self,
+        settlements: impl Iterator<Item = &'s Settlement> + Clone,
+    ) -> Result<(), Self::Error>;
+
+    /// Writes what changed in the holds. One is lifted only if it is still the one that was known: an operator may have put
+    /// another in its place.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn change_holds(&mut self, changes: &[HoldChange]) -> Result<(), Self::Error>;
+
+    /// Removes the holds on `scopes` that people placed until a time that has come. Those that were given more time meanwhile
+    /// stay.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn lift_over(&mut self, scopes: &[Scope], now: Timestamp) -> Result<(), Self::Error>;
+
+    /// Whether anybody else has written since [`Queue::changed`] was asked: this transaction may have waited for them. What they
+    /// wrote can be read in here, and nothing more comes until this one is over.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn news(&mut self) -> Result<bool, Self::Error>;
+
+    /// The holds of these scopes, whoever placed them, with those that this transaction has changed.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn holds_of(&mut self, scopes: &BTreeSet<Scope>) -> Result<Vec<HoldRow>, Self::Error>;
+
+    /// Looks for due rows of `lanes`: up to `most` of each, without those `in_flight`. One [`Look`] per lane, in their order. The
+    /// row that could have gone first comes first; with `newest_first`, of those that are due at once the one that was enqueued
+    /// last.
+    ///
+    /// # Errors
+    /// If the database fails, or a row cannot be read.
+    async fn look(
+        &mut self,
+        lanes: &[Lane],
+        most: usize,
+        in_flight: &[DeletionId],
+        newest_first: bool,
+        now: Timestamp,
+    ) -> Result<Vec<Look>, Self::Error>;
+
+    /// The ID for the next request. It is given out once, even if no request is then written with it.
+    fn next_request_id(&mut self) -> RequestId;
+
+    /// Writes, for those who look, that this process works on the queue from now on, with its version and its rate in requests
+    /// per second.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn introduce(&mut self, rate: f64, now: Timestamp) -> Result<(), Self::Error>;
+
+    /// Makes it so, and with it writes the requests that are about to be sent, each with its manifest; and, for those who look, the
+    /// rate in requests per second, if it is another one now.
+    ///
+    /// # Errors
+    /// If the database fails. Whether it happened then shows when the queue is read next.
+    async fn commit(self, claims: &[Claim], rate: Option<f64>, now: Timestamp) -> Result<(), Self::Error>;
+}
+
+/// Counts the rows of a queue, beside whoever works on it.
+pub trait Counter: Clone + Send + Sync + 'static {
+    /// Why it failed.
+    type Error: QueueError;
+
+    /// How the queue stands: O(open and dead rows).
+    ///
+    /// # Errors
+    /// If the database fails.
+    fn census(&self, now: Timestamp) -> impl Future<Output = Result<Census, Self::Error>> + Send;
+}
+
+/// An error of an engine.
+pub trait QueueError: std::error::Error + Send + Sync + 'static {
+    /// What the worker does after it.
+    fn remedy(&self) -> Remedy;
+}
+
+/// What the worker does after an error of the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Tries again later: somebody else writes for long, or the disk is full. Nothing is lost by waiting.
+    Wait,
+    /// Tries again on a fresh connection, a few times: a read failed, or the data is damaged. With what is said of that meanwhile.
+    Reconnect(String),
+    /// Sweeps, and tries again: a row has a value that the schema does not allow.
+    Sweep,
+    /// Ends: this process does not own the queue any more, and may neither send nor write.
+    Lost,
+    /// Ends: a person must act.
+    End,
+}
 
 /// A request that was claimed and never answered: its daemon died.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,8 +281,6 @@ pub struct Orphan {
 pub struct Look {
     /// Due rows, in the order in which they go out.
     pub due: Vec<DueRow>,
-    /// Rows that no request can carry, or that are never due: their CHECKs were switched off for the INSERT.
-    pub unusable: Vec<DeletionId>,
     /// When the first row that is not due yet will be.
     pub next_due_at: Option<Timestamp>,
 }
@@ -40,7 +295,6 @@ impl Look {
             self.due.sort_by_key(|row| (row.turn, row.deletion.id));
         }
         self.due.truncate(most);
-        self.unusable.extend(later.unusable);
         self.next_due_at = later.next_due_at;
     }
 }
@@ -127,12 +381,21 @@ impl Settlement {
     }
 }
 
-/// What one step of pruning did.
+/// What one step of a sweep did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pruned {
+pub struct Swept {
+    /// Rows that were made dead because their values are not those of a deletion.
+    pub dead: u64,
+    /// The end of the table is not reached yet.
+    pub more: bool,
+}
+
+/// What one step of upkeep did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upkeep {
     /// Rows removed, of all tables.
     pub removed: u64,
-    /// The end of the tables is not reached yet.
+    /// There is another step to do.
     pub more: bool,
 }
 

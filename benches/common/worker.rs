@@ -24,7 +24,7 @@ pub fn api(url: &str) -> Api {
 }
 
 /// A worker on `store`.
-pub async fn worker(store: Store, url: &str, concurrency: usize) -> Worker {
+pub async fn worker(store: Store, url: &str, concurrency: usize) -> Worker<Store> {
     let growth = Backoff::new(Duration::from_secs(5), Duration::from_secs(600)).unwrap();
     let rate = RateLimit { requests_per_second: 100_000.0, burst: 100_000.try_into().unwrap() };
     let settings = Settings {

@@ -1,44 +1,28 @@
-//! Work that may hang, such as reading a file on a file system that does, done beside the loop.
+//! Work that may block for ever, such as reading a file on a file system that hangs. It runs beside the loop, on a thread.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
-/// One piece of such work at a time. A thread that hangs stays; there is never a second one, however long it lasts: names are
-/// resolved on threads of the same pool.
+/// Runs one piece of blocking work at a time. A thread that hangs cannot be ended, so no second one is started while it does:
+/// names are resolved on threads of the same pool, and would find none.
 #[derive(Debug, Default)]
 pub struct Aside {
     turn: Mutex<()>,
-    is_busy: Arc<AtomicBool>,
-}
-
-/// Until it is dropped, by the thread that works.
-struct Busy(Arc<AtomicBool>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
+    /// Locked by the thread until its work is done.
+    thread: Arc<Mutex<()>>,
 }
 
 impl Aside {
-    /// What the work comes to; `None` if it takes longer than `patience`, or an earlier piece of work still hangs.
+    /// Returns the result of `work`; `None` if the work takes longer than `patience`, panics, or cannot start because an earlier
+    /// piece still hangs.
     pub async fn run<T: Send + 'static>(
         &self,
         patience: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let _turn = self.turn.lock().await;
-        if self.is_busy.swap(true, Ordering::AcqRel) {
-            return None;
-        }
-        let busy = Busy(Arc::clone(&self.is_busy));
+        let busy = Arc::clone(&self.thread).try_lock_owned().ok()?;
         let done = spawn_blocking(move || {
             let _busy = busy;
             work()

@@ -1,4 +1,4 @@
-//! How the API is reached: the pool of connections and how long it lives, the proxy, and whose certificates are believed.
+//! The connections to the API: the age of the pool, the proxy, and the trusted certificates.
 
 use std::{
     error::Error as StdError,
@@ -17,17 +17,17 @@ use crate::{
     small_file,
 };
 
-/// After this time, new requests go over new connections: the host's name is resolved again, so that a busy daemon does not
-/// stay with an address that is not in use any more.
+/// After this time, new requests use new connections, and the host's name is resolved again. Otherwise a busy daemon would keep
+/// using an address that the API has left.
 pub const MAX_AGE: Duration = Duration::from_secs(60);
-/// So they do after this many faults in a row that another server may not have,
+/// After this many faults in a row of the kind that another server may not have, new requests use new connections, too.
 pub const MAX_FAULTS: u32 = 3;
-/// but not more often than this.
+/// The shortest time between two changes of the connections because of [`MAX_FAULTS`].
 const MIN_AGE: Duration = Duration::from_secs(1);
-/// Five times what a system's whole store of certificates takes.
+/// The longest `api.ca_file` that is read: five times a system's whole store of certificates.
 const MAX_CA_BYTES: u64 = 1 << 20;
 
-/// What has to be known for it.
+/// The settings of a client.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) is_tls: bool,
@@ -37,50 +37,50 @@ pub(super) struct Settings {
     pub(super) request_timeout: Duration,
 }
 
-/// Why there can be no connection.
+/// Why no client can be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The file with certificates cannot be used.
+    /// The file with trusted certificates cannot be used.
     #[error("api.ca_file {path}: {source}")]
     CaFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         source: io::Error,
     },
-    /// The client cannot be built; mostly for want of certificates.
+    /// The client cannot be built, usually because the system has no certificates.
     #[error(
-        "set up TLS: {0}; install the certificates of the system (the package is called ca-certificates), or name a file \
-         with those to be believed in api.ca_file"
+        "set up TLS: {0}; install the system's certificates (the package is called ca-certificates), or name a file with \
+         trusted certificates in api.ca_file"
     )]
     Client(String),
 }
 
-/// The connections. Requests in flight keep theirs to their end.
+/// The pool of connections, and when it is replaced. A request in flight keeps its connection to its end.
 #[derive(Debug)]
 pub(super) struct Connections {
     settings: Settings,
     clock: Clock,
     pool: Mutex<Pool>,
-    /// For the certificates.
+    /// Reads the certificates.
     aside: Aside,
-    /// For a new client, while nobody may use the old one.
+    /// Locked while a client is built that has to replace the old one before the next request.
     building: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Pool {
     client: Client,
-    /// Elapsed time.
+    /// In elapsed time.
     made_at: Duration,
-    /// In a row.
+    /// Faults in a row of the kind that another server may not have.
     faults: u32,
-    /// No request goes over its connections any more, unless there is no other client to be had.
+    /// No request may use these connections any more, unless no other client can be built.
     is_over: bool,
 }
 
 impl Connections {
-    /// None is made yet.
+    /// Sets up a client. No connection is opened yet.
     ///
     /// # Errors
     /// If TLS cannot be set up.
@@ -104,17 +104,17 @@ impl Connections {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client that new requests go through.
+    /// The client for new requests.
     pub(super) async fn client(&self) -> Client {
-        // After an answer was mixed up, nobody may use what is open; but one new client is enough for all who wait for it.
+        // After a mixed-up answer, no open connection may be used. One new client is enough for all requests that wait for it.
         let is_over = self.pool().is_over;
         let _building = if is_over { Some(self.building.lock().await) } else { None };
         if self.is_due() {
             let settings = self.settings.clone();
             let made = self.aside.run(PATIENCE, move || client(&settings)).await;
             let mut pool = self.pool();
-            // It could be built at the start. What keeps it from being built now is a system in trouble, or a store of
-            // certificates that is just being replaced: the old one is still good.
+            // A client could be built at the start. If none can be built now, the system is in trouble or its certificates are
+            // being replaced, and the old client is still good.
             if let Some(Ok(client)) = made {
                 pool.client = client;
             }
@@ -123,7 +123,7 @@ impl Connections {
         self.pool().client.clone()
     }
 
-    /// Whether there is to be another client. While it is made for reasons of age, others may use the old one.
+    /// Whether a new client is due. While one is built because of age, other requests may use the old one.
     fn is_due(&self) -> bool {
         let (mut pool, now) = (self.pool(), self.clock.elapsed());
         let age = now.saturating_sub(pool.made_at);
@@ -135,17 +135,17 @@ impl Connections {
         is_due
     }
 
-    /// No connection that is open now gets another request.
+    /// Makes sure that no connection that is open now gets another request.
     pub(super) fn drop_all(&self) {
         self.pool().is_over = true;
     }
 
-    /// What a request came to.
+    /// Takes in the fault of a request, or its success.
     pub(super) fn heard(&self, fault: Option<&Fault>) {
         let mut pool = self.pool();
         let is_of_the_server = match fault {
             Some(Fault::Garbled | Fault::Lost | Fault::Unreachable | Fault::Untrusted) => true,
-            // 421: the API's own word for "you have reached the wrong server".
+            // 421 Misdirected Request: the request has reached the wrong server.
             Some(Fault::Status { status, .. }) => *status >= 500 || *status == 421,
             None => false,
         };
@@ -153,24 +153,24 @@ impl Connections {
     }
 }
 
-/// A client with a pool of connections of its own. It reads the certificates anew.
+/// Builds a client with its own pool of connections. It reads the certificates again.
 fn client(settings: &Settings) -> Result<Client, SetupError> {
     let Settings { is_tls, proxy, ca_file, connect_timeout, request_timeout } = settings;
     let failed = |error: reqwest::Error| SetupError::Client(causes(&error));
     let mut builder = Client::builder()
         // A redirect would carry the key to wherever it points.
         .redirect(Policy::none())
-        // Neither the environment's, nor any other that was not asked for.
+        // Only the configured proxy is used, and never the environment's.
         .no_proxy()
         .connect_timeout(*connect_timeout)
         .timeout(*request_timeout)
         .user_agent(concat!("audio-cache-sweeper/", env!("CARGO_PKG_VERSION")));
     if !is_tls {
-        // Loopback: nobody's certificates are needed, and a proxy would be shown the key.
+        // The API is on loopback. It needs no certificates, and a proxy would see the key.
         return builder.tls_certs_only([]).build().map_err(failed);
     }
     if let Some(proxy) = proxy {
-        // CONNECT: the proxy sees the host's name, and TLS from there on.
+        // With CONNECT, the proxy sees the host's name and then only TLS.
         builder = builder.proxy(Proxy::https(proxy.clone()).map_err(failed)?);
     }
     if let Some(path) = ca_file {
@@ -178,14 +178,14 @@ fn client(settings: &Settings) -> Result<Client, SetupError> {
         let (pem, _) = small_file::read(path, MAX_CA_BYTES).map_err(problem)?;
         let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
         if certificates.is_empty() {
-            return Err(problem(io::Error::new(io::ErrorKind::InvalidData, "has no certificate in PEM in it")));
+            return Err(problem(io::Error::new(io::ErrorKind::InvalidData, "has no certificate in PEM format in it")));
         }
         builder = builder.tls_certs_merge(certificates);
     }
     builder.build().map_err(failed)
 }
 
-/// Whether an error without an answer came before or after anything was sent.
+/// The fault of a request without a response: it depends on whether anything can have been sent.
 pub(super) fn fault_of(error: &reqwest::Error) -> Fault {
     if !error.is_connect() && !error.is_builder() {
         Fault::Lost
@@ -196,9 +196,8 @@ pub(super) fn fault_of(error: &reqwest::Error) -> Fault {
     }
 }
 
-/// Whether there is no secure connection, and time alone mends that as little as it mends a key: the server has shown a
-/// certificate that is not believed (an unknown issuer, an expired one, another host's), does not speak TLS as we do, or refuses
-/// us.
+/// Whether TLS failed in a way that only a person can mend: the server's certificate is not trusted (unknown issuer, expired,
+/// of another host), the server does not speak TLS that we support, or it refuses us.
 fn is_about_trust(error: &(dyn StdError + 'static)) -> bool {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return is_lasting(tls);
@@ -210,13 +209,13 @@ fn is_about_trust(error: &(dyn StdError + 'static)) -> bool {
 
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "somebody else's enums: what else they have is of this connection only"
+    reason = "another crate's enums: their other errors concern this connection only"
 )]
 fn is_lasting(error: &rustls::Error) -> bool {
     use rustls::{AlertDescription as Alert, Error, InvalidMessage};
     match error {
         Error::InvalidCertificate(_) | Error::NoCertificatesPresented | Error::PeerIncompatible(_) => true,
-        // It speaks something else than TLS: a port for plain HTTP, say.
+        // The server does not speak TLS: a port for plain HTTP, for example.
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => true,
         Error::AlertReceived(alert) => matches!(
             alert,
@@ -238,18 +237,19 @@ fn is_lasting(error: &rustls::Error) -> bool {
     }
 }
 
-/// Whether the proxy asks for a user and a password. hyper-util keeps the type of this error to itself. Of any other answer to
-/// CONNECT it does not say what it was: 403 is for a person, but not to be told from 502, which may pass.
+/// Whether the proxy asks for a user and a password. hyper-util keeps the type of this error private, so its text is compared.
+/// Any other refusal of CONNECT has the same text whatever its status: a 403, which needs a person, looks like a 502, which
+/// passes.
 fn is_refused_by_proxy(error: &reqwest::Error) -> bool {
     causes(error).contains("tunnel error: proxy authorization required")
 }
 
-/// The error with its causes; without the URL, which the log has anyway.
+/// The error with its causes, without the URL, which the log has anyway.
 pub(super) fn describe(error: &reqwest::Error) -> String {
     let what = if error.is_timeout() { "timed out" } else { "failed" };
     let causes = causes(error);
     if is_refused_by_proxy(error) {
-        return "the proxy refuses: 407 Proxy Authentication Required; api.proxy must be one that asks for no password"
+        return "the proxy refuses: 407 Proxy Authentication Required; api.proxy must be a proxy that asks for no password"
             .to_owned();
     }
     if causes.ends_with("tunnel error: unsuccessful") {

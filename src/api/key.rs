@@ -1,4 +1,6 @@
-//! The API key: where it comes from, and what it may look like. It has no other way out than [`Key::header`].
+//! The API key: where it comes from and which texts can be one. It leaves this module only through [`Key::header`].
+
+mod redaction;
 
 use std::{
     fmt, fs, io,
@@ -9,21 +11,23 @@ use std::{
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 
+pub use redaction::Keys;
+
 use crate::small_file;
 
-/// A key has some tens of characters; a file much longer is another one.
+/// The longest key file that is read. A key has some tens of characters.
 const MAX_FILE_BYTES: u64 = 16 << 10;
 
 /// Where the key comes from.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// The configuration itself.
+    /// The configuration has the key itself.
     Given(SecretString),
-    /// A file, read again whenever the API answers 401 or 403.
+    /// A file has the key. It is read again whenever the API answers 401 or 403.
     File(PathBuf),
 }
 
-/// Why there is no usable key. Never shows any of it.
+/// Why there is no usable key. The message shows no part of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.
@@ -31,40 +35,40 @@ pub enum KeyError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// What is there cannot be a key.
+    /// The text cannot be a key.
     #[error("the API key ({origin}) {problem}")]
     Unusable {
-        /// Where it is from.
+        /// Where the text is from.
         origin: Origin,
-        /// Why not.
+        /// Why the text cannot be a key.
         problem: Problem,
     },
 }
 
-/// What keeps a text from being a key.
+/// Why a text cannot be a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// Nothing is in it.
+    /// The text is empty.
     #[error("is empty")]
     Empty,
-    /// A mark at its start, which some editors write.
-    #[error("begins with a byte order mark, which an editor has written; save it as UTF-8 without one")]
+    /// The text begins with a byte order mark, which some editors write.
+    #[error("begins with a byte order mark, which some editors write; save it as UTF-8 without one")]
     ByteOrderMark,
-    /// Quotes around it.
-    #[error("is in quotes, which do not belong to it; take them away")]
+    /// The text is in quotes.
+    #[error("is in quotes, which are not part of a key; remove them")]
     Quotes,
-    /// More than one line.
+    /// The text has more than one line.
     #[error("has several lines; it must be one, and nothing else")]
     Lines,
-    /// No header can carry it.
+    /// The text has characters that no header can carry.
     #[error("has characters that no HTTP header can carry; it must be printable ASCII, on one line")]
     Characters,
 }
 
-/// Where a key is from, as a message names it.
+/// The place that a key is from, as a message names it.
 #[derive(Clone, Debug)]
 pub struct Origin(Option<PathBuf>);
 
@@ -77,7 +81,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A path that leads nowhere, unless it looks like the key itself.
+/// The path of an unreadable key file, unless the path looks like the key itself.
 fn shown(path: &Path) -> String {
     let text = path.display().to_string();
     if looks_like_a_key(&text) {
@@ -87,7 +91,7 @@ fn shown(path: &Path) -> String {
     }
 }
 
-/// Whether a value that means nothing where it stands may be the key, pasted into the wrong place. Then nobody is shown it.
+/// Whether an invalid value may be the key, pasted into the wrong place. Such a value is not shown.
 #[must_use]
 pub fn looks_like_a_key(text: &str) -> bool {
     let text = text.trim();
@@ -98,26 +102,26 @@ pub fn looks_like_a_key(text: &str) -> bool {
     !is_a_path && is_mixed && is_one_word && ((text.len() >= 12 && !text.contains(['.', ':'])) || text.len() >= 40)
 }
 
-/// A file by which others than its owner get at the key, or can put another one in its place.
+/// A file through which other users can read or replace the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposure {
     /// The file.
     pub path: PathBuf,
-    /// Its permissions.
+    /// The file's permission bits.
     pub mode: u32,
-    /// What it is.
+    /// What the file is, in words.
     pub what: &'static str,
 }
 
 impl Exposure {
-    /// Of a file with the key in it, if it has such permissions.
+    /// Describes a file with the key in it; `None` if its permissions expose nothing. Reading by the group is allowed.
     #[must_use]
     pub fn of(path: &Path, what: &'static str) -> Option<Self> {
         let mode = fs::metadata(path).ok()?.permissions().mode() & 0o7777;
         (mode & 0o026 != 0).then(|| Self { path: path.to_owned(), mode, what })
     }
 
-    /// Who may do what.
+    /// What other users may do with the file, in words.
     #[must_use]
     pub fn may(&self) -> &'static str {
         match (self.mode & 0o004 != 0, self.mode & 0o022 != 0) {
@@ -132,26 +136,11 @@ impl Exposure {
 #[derive(Clone, Debug)]
 pub struct Key(SecretString);
 
-/// The key in use, and those that it replaced: the API may still tell of them.
-#[derive(Debug)]
-pub struct Keys {
-    current: Key,
-    /// The newest last.
-    retired: Vec<Key>,
-}
-
-/// How many replaced keys are remembered.
-const MAX_RETIRED: usize = 8;
-
-/// So many characters of a key's beginning are taken for it, if they are half of it or more. A key that has less is not
-/// looked for in what others say: it might be any word, and what is left tells where it was.
-const TELLING: usize = 8;
-
 impl KeySource {
-    /// Reads the key; white space around it does not belong to it.
+    /// Reads the key, without the white space around it.
     ///
     /// # Errors
-    /// If the file cannot be read, or what is there cannot be a key.
+    /// If the file cannot be read, or its text cannot be a key.
     pub fn read(&self) -> Result<Key, KeyError> {
         let (text, origin): (SecretString, _) = match self {
             Self::Given(key) => (key.clone(), Origin(None)),
@@ -171,7 +160,7 @@ impl KeySource {
         }
     }
 
-    /// The key file, if others may read or write it.
+    /// The key file, if other users may read or write it.
     #[must_use]
     pub fn exposure(&self) -> Option<Exposure> {
         let Self::File(path) = self else { return None };
@@ -197,40 +186,11 @@ fn problem(key: &str) -> Option<Problem> {
     }
 }
 
-impl Keys {
-    /// The first one.
-    #[must_use]
-    pub fn new(current: Key) -> Self {
-        Self { current, retired: Vec::new() }
-    }
-
-    /// The one to send.
-    #[must_use]
-    pub fn current(&self) -> &Key {
-        &self.current
-    }
-
-    /// Another one from here on.
-    pub fn replace(&mut self, found: Key) {
-        if !found.is_same(&self.current) {
-            self.retired.push(std::mem::replace(&mut self.current, found));
-            let surplus = self.retired.len().saturating_sub(MAX_RETIRED);
-            self.retired.drain(..surplus);
-        }
-    }
-
-    /// `text` without any of them.
-    #[must_use]
-    pub fn redact(&self, text: &str) -> String {
-        self.retired.iter().fold(self.current.redact(text), |text, key| key.redact(&text))
-    }
-}
-
 impl Key {
-    /// The key as the value of a header, marked so that nothing prints it.
+    /// The key as the value of a header, marked as sensitive so that nothing prints it.
     ///
     /// # Errors
-    /// If no header can carry it, which [`KeySource::read`] has ruled out.
+    /// If no header can carry the key. [`KeySource::read`] has ruled that out.
     pub fn header(&self) -> Result<HeaderValue, Problem> {
         let mut value = HeaderValue::from_str(self.0.expose_secret()).map_err(|_| Problem::Characters)?;
         value.set_sensitive(true);
@@ -241,108 +201,6 @@ impl Key {
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.0.expose_secret() == other.0.expose_secret()
-    }
-
-    /// Whether it is too short to be told from other text.
-    #[must_use]
-    pub fn is_short(&self) -> bool {
-        self.0.expose_secret().len() < TELLING
-    }
-
-    /// `text` without the key, in case somebody sends it back to us: as it is, escaped as JSON, URLs or HTML have it,
-    /// or cut off after most of it.
-    #[must_use]
-    pub fn redact(&self, text: &str) -> String {
-        if self.is_short() {
-            return text.to_owned();
-        }
-        let key = self.0.expose_secret().as_bytes();
-        let mut clean = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(first) = rest.chars().next() {
-            let escapes = [Escape::None, Escape::Backslash, Escape::Percent, Escape::Entity];
-            // The longest, so that nothing of it is left behind.
-            let echo = escapes.into_iter().filter_map(|escape| escape.echo(rest, key)).max();
-            clean.push_str(if echo.is_some() { "[key]" } else { &rest[..first.len_utf8()] });
-            rest = &rest[echo.unwrap_or(first.len_utf8())..];
-        }
-        clean
-    }
-}
-
-/// How somebody may have written what was a key.
-#[derive(Clone, Copy)]
-enum Escape {
-    None,
-    /// JSON, and what Rust or Python print of a string; also several times over.
-    Backslash,
-    /// URLs and forms.
-    Percent,
-    /// HTML.
-    Entity,
-}
-
-impl Escape {
-    /// How many bytes of `text`, from its start, are the key or most of it.
-    fn echo(self, text: &str, key: &[u8]) -> Option<usize> {
-        let (mut length, mut matched) = (0, 0);
-        while let Some(&byte) = key.get(matched)
-            && let Some(next) = text.get(length..)
-            && let Some(taken) = self.character(next, byte)
-        {
-            length += taken;
-            matched += 1;
-        }
-        (matched == key.len() || matched >= TELLING.max(key.len().div_ceil(2))).then_some(length)
-    }
-
-    /// How many bytes of `text`, from its start, stand for this one.
-    fn character(self, text: &str, byte: u8) -> Option<usize> {
-        let as_it_is = text.as_bytes().first().is_some_and(|first| *first == byte).then_some(1);
-        // The length of a number and what is around it, if the number is this byte.
-        let number = |around: [&str; 2], digits: &str, radix| {
-            let is_it = !digits.starts_with('+') && u32::from_str_radix(digits, radix) == Ok(byte.into());
-            is_it.then(|| around[0].len() + digits.len() + around[1].len())
-        };
-        match self {
-            Self::None => as_it_is,
-            // Doubled, the rest of it is skipped before the next character.
-            Self::Backslash if byte == b'\\' => {
-                let escaped = text.get(..6).filter(|text| text.eq_ignore_ascii_case(r"\u005c"));
-                escaped.map(str::len).or(as_it_is)
-            }
-            Self::Backslash => {
-                let rest = text.trim_start_matches('\\');
-                let slashes = text.len() - rest.len();
-                let digits = |letter, count| rest.strip_prefix(letter).and_then(|digits: &str| digits.get(..count));
-                let escaped = digits('u', 4).and_then(|digits| number(["u", ""], digits, 16));
-                let escaped = escaped.or_else(|| digits('x', 2).and_then(|digits| number(["x", ""], digits, 16)));
-                let length = escaped
-                    .filter(|_| slashes > 0)
-                    .or_else(|| rest.as_bytes().first().is_some_and(|first| *first == byte).then_some(1));
-                length.map(|length| slashes + length)
-            }
-            Self::Percent => {
-                let escaped = text.strip_prefix('%').and_then(|digits| number(["%", ""], digits.get(..2)?, 16));
-                escaped.or(as_it_is).or_else(|| (byte == b' ' && text.starts_with('+')).then_some(1))
-            }
-            Self::Entity => {
-                let name = text.strip_prefix('&').and_then(|rest| rest.split_once(';')).map(|(name, _)| name);
-                let escaped = name.and_then(|name| match (name, byte) {
-                    ("amp", b'&') | ("lt", b'<') | ("gt", b'>') | ("quot", b'"') | ("apos", b'\'') => {
-                        Some(name.len() + 2)
-                    }
-                    _ => {
-                        let digits = name.strip_prefix('#')?;
-                        match digits.strip_prefix(['x', 'X']) {
-                            Some(digits) => number(["&#x", ";"], digits, 16),
-                            None => number(["&#", ";"], digits, 10),
-                        }
-                    }
-                });
-                escaped.or(as_it_is)
-            }
-        }
     }
 }
 
@@ -383,14 +241,6 @@ mod tests {
         }
         read("\"").unwrap();
         read("'s3cret").unwrap();
-    }
-
-    #[test]
-    fn a_key_of_a_few_characters_is_any_word_and_left_where_it_is() {
-        let short = read("success").unwrap();
-        assert_eq!((short.is_short(), short.redact("no success")), (true, "no success".to_owned()));
-        let long = read("success!").unwrap();
-        assert_eq!((long.is_short(), long.redact("no success!")), (false, "no [key]".to_owned()));
     }
 
     #[test]
@@ -438,63 +288,6 @@ mod tests {
         let binary = dir.path().join("utf-16");
         fs::write(&binary, b"\xff\xfek\0e\0y\0").unwrap();
         assert!(said(&binary).contains("utf-16) has characters"), "{}", said(&binary));
-    }
-
-    #[test]
-    fn a_key_is_redacted_however_it_is_escaped() {
-        for text in
-            [r#"k"e\y&<n'/o %25+z"#, r#"""#, r"\", r"a\", r"\a", "%", "&", "a b", "s3cret", "%41", "&amp;", r"\u0041"]
-        {
-            // As it is, in quotes or not, and long enough.
-            let text = text.repeat(TELLING.div_ceil(text.len()));
-            let (key, text) = (Key(text.clone().into()), text.as_str());
-            let (json, debug) = (serde_json::to_string(text).unwrap(), format!("{text:?}"));
-            let twice = serde_json::to_string(&json).unwrap();
-            let unicode: String = text.chars().map(|c| format!("\\u{:04X}", u32::from(c))).collect();
-            let percent = percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
-            let html = text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;").replace('\'', "&#39;");
-            let hex: String = text.chars().map(|c| format!("&#x{:x};", u32::from(c))).collect();
-            let forms = [
-                text.to_owned(),
-                json[1..json.len() - 1].to_owned(),
-                debug[1..debug.len() - 1].to_owned(),
-                twice[3..twice.len() - 3].to_owned(),
-                unicode.to_lowercase(),
-                unicode,
-                text.replace('/', r"\/"),
-                percent.replace("%20", "+"),
-                text.bytes().map(|byte| format!("%{byte:02x}")).collect(),
-                html,
-                hex,
-            ];
-            for form in &forms {
-                let clean = key.redact(&format!("é: {form} é"));
-                assert!(clean.starts_with("é: [key]"), "{text:?} as {form:?}: {clean:?}");
-                assert!(clean.ends_with(" é"), "{text:?} as {form:?}: {clean:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_key_that_was_cut_off_is_redacted_if_most_of_it_is_there() {
-        let key = read("0123456789abcdef").unwrap();
-        assert_eq!(key.redact("0123456789abcde…"), "[key]…");
-        assert_eq!(key.redact("(01234567)"), "([key])");
-        assert_eq!(key.redact("0123456 is not half of it"), "0123456 is not half of it");
-        assert_eq!(read("s3cret-key").unwrap().redact("s3cret-"), "s3cret-", "too little to tell it from a word");
-        assert_eq!(key.redact("00123456789abcdef0123456789abcdef"), "0[key][key]");
-    }
-
-    #[test]
-    fn keys_that_were_replaced_are_redacted_too() {
-        let mut keys = Keys::new(read("the-first").unwrap());
-        keys.replace(read("the-first").unwrap());
-        assert!(keys.retired.is_empty());
-        for number in 0..20 {
-            keys.replace(read(&format!("{number:05}-key")).unwrap());
-        }
-        assert_eq!(keys.redact("00019-key, 00018-key, 00012-key"), "[key], [key], [key]");
-        assert_eq!(keys.retired.len(), MAX_RETIRED);
     }
 
     #[test]

@@ -1,48 +1,48 @@
-//! What is in an agent's cache, a page at a time.
+//! The list of an agent's cache, a page at a time.
 
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Api, Reply, parse_object};
+use super::{Api, Reply, answer::parse_object};
 use crate::model::{
     clock::Timestamp,
     deletion::{AgentId, EntryId, refuse_floating},
 };
 
-/// The most entries that the API lists at a time.
+/// The most entries that the API lists in one response.
 pub const PAGE_SIZE: u64 = 200;
 
-/// The longest page that is read: 200 transcripts of 40 KiB.
+/// The longest page that is read, in bytes: 200 transcripts of 40 KiB.
 const MAX_PAGE_BYTES: usize = 8 << 20;
 
-/// Some of a cache's entries.
+/// A page of a cache's entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Those whose IDs can be enqueued.
+    /// The entries whose IDs can be enqueued.
     pub entries: Vec<Entry>,
-    /// How many others there are.
+    /// How many other entries the page has.
     pub unusable: u64,
-    /// How many entries the cache has, as of this page.
+    /// How many entries the whole cache has, according to this page.
     pub total: u64,
 }
 
-/// A cached entry, as far as we care. What the API did not say, or said in another form than documented, is `None`.
+/// A cached entry. A field that the API left out, or sent in another form than documented, is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What to delete.
+    /// The ID to delete.
     pub id: EntryId,
-    /// What is spoken.
+    /// The spoken text.
     pub transcript: Option<String>,
-    /// Since when it is there.
+    /// When the entry was cached.
     pub cached_at: Option<Timestamp>,
-    /// How often it was used.
+    /// How often the entry was used.
     pub hit_count: Option<u64>,
-    /// Who synthesized it.
+    /// The provider that synthesized the speech.
     pub provider: Option<String>,
-    /// With which of their voices.
+    /// The provider's name of the voice.
     pub voice: Option<String>,
-    /// In which language.
+    /// The language code.
     pub language: Option<String>,
 }
 
@@ -53,7 +53,7 @@ struct RawPage {
     total_count: u64,
 }
 
-/// Only the names are taken for granted: one entry with an odd value must not hide the others.
+/// Every value may have any type: one entry with an odd value must not hide the others.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawEntry {
@@ -99,7 +99,7 @@ fn parse_page(body: &[u8]) -> Result<Page, String> {
 }
 
 impl Api {
-    /// Asks for up to [`PAGE_SIZE`] entries behind the first `offset`, once.
+    /// Lists up to [`PAGE_SIZE`] entries after the first `offset`. Sends one request and does not retry.
     pub async fn list(&self, agent: &AgentId, offset: u64, correlation_id: Uuid) -> Reply<Page> {
         let request = self.client().await.get(format!("{}?limit={PAGE_SIZE}&offset={offset}", self.cache_url(agent)));
         self.send(request, correlation_id, MAX_PAGE_BYTES, parse_page).await

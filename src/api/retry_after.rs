@@ -1,17 +1,17 @@
-//! When the API asks to be asked again: `Retry-After` in the forms that are really sent.
+//! `Retry-After` in the forms that servers and proxies really send.
 
 use std::time::Duration;
 
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
-use super::text_headers;
+use super::reply::text_headers;
 use crate::model::{clock::Timestamp, outcome::RetryAfter};
 
-/// The longest wait among all values of `Retry-After`; what cannot be read is passed over.
+/// The longest wait among all values of `Retry-After`. Values that cannot be read are skipped.
 ///
-/// A date is compared with the answer's own `Date`, so that a clock that is wrong, here or there, makes no difference. It
-/// remains a date only if the answer has none. A number of seconds beside such a date wins: no clock is here to compare
-/// the two with.
+/// A date is turned into seconds with the response's own `Date`, so that a wrong clock on either side makes no difference.
+/// Without a `Date`, the date stays a date. If the header has both such a date and seconds, the seconds are taken, because
+/// comparing them would need a clock.
 pub(super) fn parse(headers: &HeaderMap) -> Option<RetryAfter> {
     let sent_at = text_headers(headers, DATE.as_str()).find_map(date);
     let wishes = text_headers(headers, RETRY_AFTER.as_str()).flat_map(wishes).map(|wish| match (wish, sent_at) {
@@ -25,10 +25,10 @@ pub(super) fn parse(headers: &HeaderMap) -> Option<RetryAfter> {
     })
 }
 
-/// How many parts of a header line are looked at.
+/// The most parts of a header line that are read.
 const MAX_PARTS: usize = 16;
 
-/// What stands in one header line, where proxies join several values with commas. HTTP dates have a comma of their own.
+/// The values in one header line. Proxies join several values with commas, and HTTP dates have a comma of their own.
 fn wishes(line: &str) -> Vec<RetryAfter> {
     let parts: Vec<&str> = line.split(',').take(MAX_PARTS).collect();
     let mut wishes = Vec::new();
@@ -53,7 +53,7 @@ fn seconds(text: &str) -> Option<u64> {
         return None;
     }
     let more = u64::from(fraction.bytes().any(|digit| digit != b'0'));
-    // More digits than fit are a long time, which the caller clamps.
+    // A number with too many digits is a long time, which the caller clamps.
     Some(whole.parse().unwrap_or(u64::MAX).saturating_add(more))
 }
 
@@ -61,7 +61,7 @@ fn whole_seconds(span: Duration) -> u64 {
     span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0))
 }
 
-/// The dates of RFC 9110, also with another name for GMT or an offset, and those of RFC 3339.
+/// Reads a date in the forms of RFC 9110, also with `UTC` or an offset in place of `GMT`, and in those of RFC 3339.
 fn date(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     if let Ok(at) = httpdate::parse_http_date(text) {

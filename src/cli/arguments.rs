@@ -8,7 +8,7 @@ use clap::{
 };
 
 use crate::{
-    config::parse_duration,
+    durations,
     model::deletion::{AgentId, EntryId, IdError},
     printable::{is_harmful, line},
 };
@@ -17,7 +17,7 @@ use crate::{
 const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text, &(Duration::ZERO..=MAX_DURATION))
+    durations::parse(text, &(Duration::ZERO..=MAX_DURATION))
 }
 
 pub(super) fn agent_id(text: &str) -> Result<AgentId, IdError> {

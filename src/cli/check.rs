@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 use super::{Failure, terminal::say};
 use crate::{
     api::Api,
-    config::{Config, ConfigError, show_duration},
-    printable,
+    config::{Config, ConfigError},
+    durations, printable,
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -48,7 +48,7 @@ fn list_of(shown: &BTreeMap<String, String>) -> String {
 /// Where requests go, and the delays after failures.
 fn consequences(config: &Config) -> String {
     let policy = &config.worker.policy;
-    let list = |delays: &[Duration]| delays.iter().map(|delay| show_duration(*delay)).collect::<Vec<_>>().join(", ");
+    let list = |delays: &[Duration]| delays.iter().map(|delay| durations::show(*delay)).collect::<Vec<_>>().join(", ");
     format!(
         "requests go to {}\n\
          a row that fails is tried {} times, with these delays between attempts (each up to a quarter longer): {}\n\

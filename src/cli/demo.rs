@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     config::{Config, ConfigError},
-    queue::sqlite::{Producer, Store},
+    queue::{
+        Queue as _,
+        sqlite::{Producer, Store},
+    },
     sandbox::{self, Sandbox},
     watch::{
         supervisor::Supervisor,

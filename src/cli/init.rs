@@ -6,7 +6,10 @@ use super::{
     Failure,
     terminal::{say, warn_person},
 };
-use crate::queue::sqlite::{self, Introduction, OpenError, Opened, Options, Reader, Store, sure};
+use crate::queue::{
+    Queue as _,
+    sqlite::{self, Introduction, OpenError, Opened, Options, Reader, Store, sure},
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

@@ -11,11 +11,12 @@ use tokio::time::sleep;
 use super::{
     Failure,
     terminal::warn_person,
-    times::{plural, show_count, show_span, show_time},
+    times::{plural, show_count, show_time},
 };
 use crate::{
     api::{Api, Entry, PAGE_SIZE, Page, Reply},
-    config::{Config, show_duration},
+    config::Config,
+    durations,
     model::{
         backoff::{Backoff, Jitter},
         clock::{Clock, Timestamp},
@@ -222,7 +223,7 @@ impl Lister {
             }
             let delay = match self.asked_for(fault) {
                 Some(asked) if asked > PATIENCE => {
-                    let (span, at) = (show_span(asked), show_time(self.clock.now().plus(asked)));
+                    let (span, at) = (durations::show_roughly(asked), show_time(self.clock.now().plus(asked)));
                     return Err(Halt::Later(anyhow!(
                         "list the audio cache of {agent}: {said} with a Retry-After of {span}: run it again after {at}"
                     )));
@@ -230,7 +231,7 @@ impl Lister {
                 Some(asked) => asked,
                 None => self.backoff.jittered(tries, Jitter::draw(&mut self.rng)),
             };
-            progress.suspend(|| warn_person(&format!("{said}; trying again in {}", show_duration(delay))));
+            progress.suspend(|| warn_person(&format!("{said}; trying again in {}", durations::show(delay))));
             sleep(delay).await;
         }
     }
@@ -250,14 +251,19 @@ impl Lister {
             let on = if hold.scope == Scope::All { "everything" } else { hold.scope.as_str() };
             match hold.until_at.map(|until| until.since(now)) {
                 Some(left) if left <= PATIENCE => {
-                    let text = format!("{on} is held ({cause}); going on in {}", show_duration(left));
+                    let text = format!("{on} is held ({cause}); going on in {}", durations::show(left));
                     progress.suspend(|| warn_person(&text));
                     sleep(left).await;
                 }
                 left => {
                     let end = left.map_or_else(
                         || "until somebody lifts the hold".to_owned(),
-                        |left| format!("for another {}; run it again then, or lift the hold", show_span(left)),
+                        |left| {
+                            format!(
+                                "for another {}; run it again then, or lift the hold",
+                                durations::show_roughly(left)
+                            )
+                        },
                     );
                     return Err(Halt::Later(anyhow!(
                         "list the audio cache of {}: {on} is held ({cause}) {end} with `{}`",

@@ -18,6 +18,7 @@ use super::{Failure, arguments::duration, rng, signals::shutdown};
 use crate::{
     api::Api,
     config::Config,
+    event,
     model::clock::Clock,
     pace::Pace,
     queue::sqlite::{self, Counter, Doubtful as _, OpenError, Opened, Store},
@@ -26,7 +27,7 @@ use crate::{
         http::{Endpoint, Sources},
         metrics::Metrics,
         supervisor::Supervisor,
-        telemetry::{self, event},
+        telemetry,
     },
     worker::{Doubts, Ended, Totals, Until, Worker, tell_of_a_doubt},
 };
@@ -170,7 +171,7 @@ fn listen(
 ///
 /// # Errors
 /// If there is no API key, or the database cannot be used and waiting does not help.
-async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker, Failure> {
+async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker<Store>, Failure> {
     let (mut start, mut waiting, mut doubts) = (Start::default(), false, Doubts::default());
     loop {
         let made = {
@@ -258,7 +259,7 @@ impl Start {
 ///
 /// # Errors
 /// If there is no API key, or the database cannot be used.
-async fn worker(config: &Config, clock: &Clock, start: &mut Start) -> Result<Worker, Failure> {
+async fn worker(config: &Config, clock: &Clock, start: &mut Start) -> Result<Worker<Store>, Failure> {
     let api = Api::new(config.api()?)?;
     let store = Store::open(config.store.clone()).await?;
     start.log(config, store.opened());

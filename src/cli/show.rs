@@ -9,10 +9,11 @@ use super::{
     arguments::{agent_id, entry_id},
     status::hold_lines,
     terminal::{GREEN, RED, YELLOW, say_in_colour, styled, warn_person},
-    times::{plural, show_span, show_text, show_time},
+    times::{plural, show_text, show_time},
 };
 use crate::{
     config::Config,
+    durations,
     model::{
         clock::{Clock, Timestamp},
         deletion::{AgentId, EntryId},
@@ -106,9 +107,9 @@ fn due(story: &Story, now: Timestamp) -> String {
     if is_on_its_way {
         "in flight, or was when its daemon died".to_owned()
     } else if story.due_at <= now {
-        format!("due for {}", show_span(now.since(story.due_at.max(story.created_at))))
+        format!("due for {}", durations::show_roughly(now.since(story.due_at.max(story.created_at))))
     } else {
-        format!("due {}, in {}", show_time(story.due_at), show_span(story.due_at.since(now)))
+        format!("due {}, in {}", show_time(story.due_at), durations::show_roughly(story.due_at.since(now)))
     }
 }
 
@@ -141,5 +142,5 @@ fn request(told: &Told) -> Vec<String> {
 
 fn took(from: Timestamp, to: Timestamp) -> String {
     let took = to.since(from);
-    if took.as_secs() < 10 { format!("{} ms", took.as_millis()) } else { show_span(took) }
+    if took.as_secs() < 10 { format!("{} ms", took.as_millis()) } else { durations::show_roughly(took) }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{config::parse_duration, model::clock::Timestamp, printable};
+use crate::{durations, model::clock::Timestamp, printable};
 
 /// The longest span that can be given: a hundred years.
 const MAX_SPAN: Duration = Duration::from_secs(36_500 * 86_400);
@@ -35,7 +35,7 @@ impl Moment {
             }
             return Ok(Self::At(Timestamp(ms)));
         }
-        if let Ok(span) = parse_duration(text, &(Duration::ZERO..=MAX_SPAN)) {
+        if let Ok(span) = durations::parse(text, &(Duration::ZERO..=MAX_SPAN)) {
             return Ok(Self::Away(span));
         }
         Timestamp::parse(text).map(Self::At).ok_or_else(bad)
@@ -70,22 +70,6 @@ impl Moment {
 /// `2026-11-24 10:00:00 UTC`.
 pub(super) fn show_time(at: Timestamp) -> String {
     at.civil().map_or_else(|| format!("{at} ms"), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
-}
-
-/// The two largest units of it: `2h 3m`.
-pub(super) fn show_span(span: Duration) -> String {
-    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-    let mut left = span.as_secs();
-    let mut parts = Vec::new();
-    for (unit, name) in units {
-        if left >= unit || !parts.is_empty() {
-            parts.push((left / unit, name));
-            left %= unit;
-        }
-    }
-    let shown: Vec<String> =
-        parts.into_iter().take(2).filter(|(n, _)| *n > 0).map(|(n, name)| format!("{n}{name}")).collect();
-    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
 }
 
 /// `12,345`.
@@ -158,11 +142,6 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_short() {
-        let spans =
-            [(0, "0s"), (59, "59s"), (60, "1m"), (3_661, "1h 1m"), (86_400, "1d"), (90_000, "1d 1h"), (86_460, "1d")];
-        for (seconds, shown) in spans {
-            assert_eq!(show_span(Duration::from_secs(seconds)), shown);
-        }
         for (n, shown) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(show_count(n), shown);
         }

@@ -1,39 +1,39 @@
-//! Names of files, as the configuration has them: what would quietly open another file than the one that was meant.
+//! Checks of the file names in the configuration: a name that would silently open another file than intended is refused.
 
 use std::path::{Component, Path, PathBuf};
 
 use crate::printable::is_harmful;
 
-/// What SQLite and the daemon put beside a database: its name and one of these.
+/// Suffixes of the files that SQLite and the daemon keep beside a database.
 const BESIDE: [&str; 4] = ["-wal", "-shm", "-journal", ".lock"];
 
-/// What drivers and SQLite itself take from behind the question mark of a URI.
+/// Parameters that SQLite and its drivers read after the question mark of a URI.
 const URI_PARAMETERS: [&str; 6] = ["mode", "cache", "immutable", "vfs", "nolock", "psow"];
 
-/// The name of the database. A wrong one is dangerous, because SQLite makes a file of any name: the daemon would work on an
-/// empty queue, and producers fill another one.
+/// Checks the name of the database. A wrong name is dangerous because SQLite creates a file of any name: the daemon would
+/// work on an empty queue while producers fill another one.
 ///
 /// # Errors
 /// What is wrong with it, and what to do.
 pub(super) fn database(name: &str) -> Result<PathBuf, String> {
     if name.to_ascii_lowercase().starts_with(":memory:") {
-        return Err("is what SQLite calls a database in memory, which nobody else can open; name a file".to_owned());
+        return Err("is a database in memory to SQLite, which no other program can open; name a file".to_owned());
     }
     let path = file(name)?;
     if let Some(suffix) = BESIDE.iter().find(|suffix| name.ends_with(**suffix)) {
         return Err(format!(
-            "ends with {suffix}, as the files that SQLite and the daemon keep beside a database do; name the database \
-             itself, without it"
+            "ends with {suffix}, as the files do that SQLite and the daemon keep beside a database; name the database \
+             itself, without {suffix}"
         ));
     }
     let parameter = name.rsplit_once('?').and_then(|(_, tail)| tail.split_once('=')).map(|(parameter, _)| parameter);
     if parameter.is_some_and(|parameter| URI_PARAMETERS.contains(&parameter) || parameter.starts_with('_')) {
-        return Err("ends like a URI; give the path alone, without the question mark and what follows".to_owned());
+        return Err("ends like a URI; give the path alone, without the question mark and its parameters".to_owned());
     }
     Ok(path)
 }
 
-/// The name of any file.
+/// Checks the name of any file.
 ///
 /// # Errors
 /// What is wrong with it, and what to do.
@@ -42,29 +42,31 @@ pub(super) fn file(name: &str) -> Result<PathBuf, String> {
         return Err("must name a file".to_owned());
     }
     if let Some(found) = name.chars().find(|c| is_harmful(*c)) {
-        return Err(format!("has {} in it; take it out", describe(found)));
+        return Err(format!("has {} in it; remove it", describe(found)));
     }
     if name.contains(char::REPLACEMENT_CHARACTER) {
         return Err("is not UTF-8; give the file another name".to_owned());
     }
     if name.trim_matches(is_blank) != name {
         let side = if name.starts_with(is_blank) { "begins" } else { "ends" };
-        return Err(format!("{side} with white space, which does not belong to it; take it away"));
+        return Err(format!("{side} with white space, which is not part of a name; remove it"));
     }
     if name.starts_with(is_quote) || name.ends_with(is_quote) {
-        return Err("has a quotation mark around it, which does not belong to it; take it away".to_owned());
+        return Err("has a quotation mark around it, which is not part of a name; remove it".to_owned());
     }
     let first = name.split('/').next().unwrap_or_default();
     if first.starts_with('~') && (first == "~" || name.contains('/')) {
-        return Err("begins with ~, which only a shell makes a home directory of; write the directory out".to_owned());
+        return Err(
+            "begins with ~, which only a shell replaces by a home directory; write the directory out".to_owned()
+        );
     }
     if has_variable(name) {
-        return Err("has a variable in it, and nobody puts its value there; write the value out".to_owned());
+        return Err("has a variable in it, which is not replaced by its value; write the value out".to_owned());
     }
     if is_uri(name) {
-        return Err("is a URI; give the path alone, as in /var/lib/sweeper/sweeper.db".to_owned());
+        return Err("is a URI; give the path alone, such as /var/lib/sweeper/sweeper.db".to_owned());
     }
-    // Of a trailing slash or dot, `Path` would make nothing.
+    // `Path` drops a trailing slash or dot, so the text itself is checked.
     let last = name.rsplit('/').next().unwrap_or_default();
     if ["", "."].contains(&last) || Path::new(name).components().next_back() == Some(Component::ParentDir) {
         return Err("names a directory; name a file in it".to_owned());
@@ -72,7 +74,7 @@ pub(super) fn file(name: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(name))
 }
 
-/// White space, and what takes no room at all: a byte order mark, say.
+/// Whether the character is white space, or has no width, as a byte order mark.
 fn is_blank(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
 }
@@ -87,11 +89,12 @@ fn describe(c: char) -> String {
         '\r' => format!("a carriage return ({code}), which ends the lines of files written on Windows"),
         '\n' => format!("a line break ({code})"),
         '\t' => format!("a tab ({code})"),
-        _ => format!("{code}, which nobody sees"),
+        _ => format!("{code}, which is invisible"),
     }
 }
 
-/// `${NAME}` and `$(command)` anywhere, or `$NAME` at the start of a segment: elsewhere, a dollar may be part of a name.
+/// Whether the name has `${NAME}` or `$(command)` anywhere, or `$NAME` at the start of a segment. Elsewhere, a dollar sign
+/// may be part of a name.
 fn has_variable(name: &str) -> bool {
     let begins = |segment: &str| {
         let rest = segment.strip_prefix('$');
@@ -100,7 +103,7 @@ fn has_variable(name: &str) -> bool {
     name.contains("${") || name.contains("$(") || name.split('/').any(begins)
 }
 
-/// `file:`, which SQLite takes for one whatever is said to it; `sqlite:`, as drivers have it; or anything with `://`.
+/// Whether the name is a URI: `file:`, which SQLite always reads as one; `sqlite:`, which drivers use; or anything with `://`.
 fn is_uri(name: &str) -> bool {
     let Some((scheme, rest)) = name.split_once(':') else { return false };
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())

@@ -1,11 +1,11 @@
-//! The schedule: how long something that failed waits before it is tried again.
+//! Backoff schedules: the delay before each retry, and the length of each repeated hold.
 
 use std::time::Duration;
 
-/// How much later than the plain schedule a jittered delay may be, as a share of it.
+/// The largest jitter, as a share of the delay.
 const MAX_JITTER: f64 = 0.25;
-/// How much of that is left to chance where many are to come back together: little, because what is due at different
-/// times fills no request together. The rest is for waiting for the others.
+/// The part of the jitter that is random where many rows are to come back together, as a share of the delay. It is small
+/// because rows that are due at different times do not fill a request. During the rest of the jitter, rows wait for others.
 const MAX_SPREAD: f64 = 1.0 / 16.0;
 
 /// Delays that double from `base` up to `max`.
@@ -15,10 +15,10 @@ pub struct Backoff {
     max: Duration,
 }
 
-/// Delays that cannot be a schedule.
+/// Why two delays are no schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BackoffError {
-    /// Trying again at once, for ever, is not waiting.
+    /// The first delay is 0, and doubling it would never make it longer.
     #[error("must be longer than 0")]
     Zero,
     /// The first delay already exceeds the longest.
@@ -26,19 +26,19 @@ pub enum BackoffError {
     BaseAboveMax,
 }
 
-/// One random draw, shared by all rows of a batch, so that rows that failed together come back together.
+/// One random draw. All rows of a batch share it, so that rows that failed together come back together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Jitter(f64);
 
 impl Jitter {
-    /// Draws once.
+    /// Draws a jitter from `rng`.
     pub fn draw(rng: &mut fastrand::Rng) -> Self {
         Self(rng.f64())
     }
 }
 
 impl Backoff {
-    /// A schedule from `base`, doubling, to `max`.
+    /// A schedule that doubles from `base` to `max`.
     ///
     /// # Errors
     /// If `base` is zero or above `max`.
@@ -58,13 +58,13 @@ impl Backoff {
         self.base
     }
 
-    /// The longest delay, with its jitter.
+    /// The longest delay with the largest jitter.
     #[must_use]
     pub fn max(&self) -> Duration {
         self.max.saturating_add(self.max.mul_f64(MAX_JITTER))
     }
 
-    /// This schedule with no delay below `least`, or below its longest if that is shorter.
+    /// This schedule with `least` as its shortest delay, or its longest delay if that is shorter.
     #[must_use]
     pub fn with_floor(&self, least: Duration) -> Self {
         Self { base: self.base.max(least.min(self.max)), max: self.max }
@@ -85,29 +85,28 @@ impl Backoff {
             .map_or(self.max, |delay| delay.min(self.max))
     }
 
-    /// The delay after the `nth` failure with its jitter: never earlier than [`Backoff::delay`], and up to a quarter
-    /// later.
+    /// The delay after the `nth` failure with its jitter: [`Backoff::delay`], or up to a quarter longer.
     #[must_use]
     pub fn jittered(&self, nth: u32, jitter: Jitter) -> Duration {
         let delay = self.delay(nth);
         delay.saturating_add(delay.mul_f64(MAX_JITTER * jitter.0))
     }
 
-    /// The delay after the `nth` failure of something that then waits for others: up to a sixteenth later by chance.
+    /// The delay after the `nth` failure of a row that then waits for others: [`Backoff::delay`], or up to a sixteenth longer.
     #[must_use]
     pub fn spread(&self, nth: u32, jitter: Jitter) -> Duration {
         let delay = self.delay(nth);
         delay.saturating_add(delay.mul_f64(MAX_SPREAD * jitter.0))
     }
 
-    /// How long after [`Backoff::spread`] it may wait for others, so that they go together: until a quarter after
-    /// [`Backoff::delay`] at the latest.
+    /// How long a row may wait for others after [`Backoff::spread`], to fill a request together. The two add up to at most a
+    /// quarter more than [`Backoff::delay`].
     #[must_use]
     pub fn gathering(&self, nth: u32) -> Duration {
         self.delay(nth).mul_f64(MAX_JITTER - MAX_SPREAD)
     }
 
-    /// The plain delays between `attempts` attempts: what an operator reads.
+    /// The delays between `attempts` attempts, without jitter, as `check` prints them.
     #[must_use]
     pub fn schedule(&self, attempts: u32) -> Vec<Duration> {
         (1..attempts).map(|nth| self.delay(nth)).collect()

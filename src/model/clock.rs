@@ -9,27 +9,27 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// A point in wall-clock time, in milliseconds since the Unix epoch; the form in which the database keeps times.
+/// A point in wall-clock time, in milliseconds since the Unix epoch, as the database stores it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
 const CIVIL_EPOCH: jiff::civil::DateTime = jiff::civil::datetime(1970, 1, 1, 0, 0, 0, 0);
 
 impl Timestamp {
-    /// The epoch: "due at once".
+    /// The epoch. As a due time, it means "at once".
     pub const ZERO: Self = Self(0);
-    /// The earliest time but [`Self::ZERO`] that the database accepts for a due time, in 1973: an earlier one looks like seconds.
+    /// The earliest due time beside [`Self::ZERO`] that the database accepts, in 1973. An earlier one looks like seconds.
     pub const LEAST_DUE: Self = Self(100_000_000_000);
-    /// The last millisecond of the year 9999, the latest time the database accepts.
+    /// The last millisecond of the year 9999, the latest time that the database accepts.
     pub const MAX: Self = Self(253_402_300_799_999);
 
-    /// Takes a date, or a date and a time of day, in ISO 8601's form for one; in UTC unless it has an offset.
+    /// Parses a date, or a date with a time of day, in ISO 8601's form. Without an offset, the time is in UTC.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        // Not as a `jiff::Timestamp`, which ends a day before the year 9999 does.
+        // `jiff::Timestamp` cannot be used: its range ends a day before the end of the year 9999.
         let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
         let offset = pieces.to_numeric_offset();
-        // The name of a zone tells no offset by itself, and is not taken for UTC.
+        // A time zone's name alone gives no offset, and must not be read as UTC.
         if offset.is_none() && pieces.time_zone_annotation().is_some() {
             return None;
         }
@@ -39,27 +39,27 @@ impl Timestamp {
         Some(Self(ms)).filter(|at| (Self::ZERO..=Self::MAX).contains(at))
     }
 
-    /// The date and the time of day, in UTC; `None` outside of the years that have four digits.
+    /// The date and the time of day in UTC; `None` outside of the years with four digits.
     #[must_use]
     pub fn civil(self) -> Option<jiff::civil::DateTime> {
         CIVIL_EPOCH.checked_add(jiff::SignedDuration::from_millis(self.0)).ok()
     }
 
-    /// This time moved later by `by`, at the most to [`Timestamp::MAX`].
+    /// This time moved later by `by`, to [`Timestamp::MAX`] at most.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         Self(self.0.saturating_add(by)).min(Self::MAX)
     }
 
-    /// This time moved earlier by `by`, at the most to the epoch.
+    /// This time moved earlier by `by`, to the epoch at most.
     #[must_use]
     pub fn minus(self, by: Duration) -> Self {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         Self(self.0.saturating_sub(by)).max(Self::ZERO)
     }
 
-    /// How long after `earlier` this is; zero if it is not.
+    /// The time from `earlier` to this time; zero if this is not later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -78,10 +78,10 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Where the daemon gets the time from: the system, or a test's hand.
+/// The source of time: the system, or a test.
 ///
-/// Two readings, because they answer different questions: wall-clock time is what due times and holds are written
-/// in and may jump; elapsed time only ever grows, and is what the rate limit and every duration are measured with.
+/// It has two readings. Due times and holds are stored in wall-clock time, which may jump. The rate limit and every duration are
+/// measured in elapsed time, which only grows.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -104,7 +104,7 @@ impl Clock {
         Self(Source::System { start: since_boot() })
     }
 
-    /// A clock that stands still until [`Clock::advance`] or [`Clock::jump_to`] moves it; clones share the hands.
+    /// A clock that stands still until [`Clock::advance`] or [`Clock::jump_to`] moves it. Clones move together.
     #[must_use]
     pub fn manual(at: Timestamp) -> Self {
         Self(Source::Manual(Arc::new(Hands { wall_ms: AtomicI64::new(at.0), elapsed_us: AtomicU64::new(0) })))
@@ -129,7 +129,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock on; the system's clock is not ours to move, and ignores it.
+    /// Moves a manual clock forward. Does nothing to the system's clock.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(hands) = &self.0 {
             hands.wall_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
@@ -137,7 +137,7 @@ impl Clock {
         }
     }
 
-    /// Sets the wall-clock time of a manual clock, as a time server or an operator would; no time elapses.
+    /// Sets the wall-clock time of a manual clock, as a time server or an operator would. Elapsed time stays.
     pub fn jump_to(&self, at: Timestamp) {
         if let Source::Manual(hands) = &self.0 {
             hands.wall_ms.store(at.0, Ordering::SeqCst);
@@ -145,7 +145,7 @@ impl Clock {
     }
 }
 
-/// Time since the machine was booted, suspended or not: time that was slept through has passed for the API, too.
+/// The time since the machine was booted. It includes time in suspend, because that time has passed for the API, too.
 #[cfg(target_os = "linux")]
 fn since_boot() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -153,7 +153,7 @@ fn since_boot() -> Duration {
     seconds + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Time on a clock that only grows.
+/// The time since the first call, on a clock that only grows.
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::disallowed_methods, reason = "the one place where a clock is read")]
 fn since_boot() -> Duration {

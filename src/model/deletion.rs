@@ -1,39 +1,38 @@
-//! The nouns: what is queued, and what a request is made of.
+//! Deletions, and the lanes and batches that they form.
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
-/// The most IDs that one bulk-delete request may carry: the endpoint's own limit ("Maximum 20 IDs per request").
+/// The most IDs in a bulk delete: the endpoint's own limit ("Maximum 20 IDs per request").
 pub const MAX_BATCH_SIZE: u8 = 20;
 
-/// The most bytes an agent ID or an entry ID may have; ours, and far above anything the API is known to use.
+/// The most bytes in an agent ID or an entry ID. This limit is ours, and far above any ID that the API is known to use.
 const MAX_ID_BYTES: usize = 255;
 
-/// [`Lane::batch_max`] of rows that no bulk delete could settle: each is asked about alone.
+/// The [`Lane::batch_max`] of rows that no bulk delete could settle: each gets a single-entry DELETE.
 pub const ALONE: u8 = 0;
 
-/// Why a text cannot be an ID; the table refuses the same at the INSERT.
+/// Why a text cannot be an ID. The table's CHECKs refuse the same texts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Empty, too long, or with characters that no ID has.
+    /// The text is empty, too long, or has characters that no ID has.
     #[error("{0:?} is not an ID: it must be 1 to 255 printable ASCII characters without spaces")]
     Text(String),
-    /// It would not be one segment of a URL's path, or is the name of the hold on everything.
+    /// The text would not be one segment of a URL's path, or is `*`, the scope of a hold on everything.
     #[error("{0:?} is not an agent ID: it must be one URL path segment (no slash, no backslash, not ., .. or *)")]
     Segment(String),
-    /// What a program makes of a number that it keeps as a double.
+    /// The text is a number as programs print it that keep it as a double.
     #[error(
-        "{0:?} is a number in floating-point notation, and may have been another one: write the ID as text (in a \
+        "{0:?} is a number in floating-point notation, and its last digits may be lost: write the ID as text (in a \
          spreadsheet, format its column as text)"
     )]
     Floating(String),
 }
 
-/// Refuses what can be sent and cannot be enqueued: digits with a point and nothing but zeros behind it, and digits with an
-/// exponent that has a plus sign or a point before it. Some write the point as a comma. The trigger `deletions_floating`
-/// refuses the same at the INSERT.
+/// Refuses a number in floating-point notation: digits with a point and only zeros after it, and digits with an exponent that
+/// has a plus sign, or a point before it. The point may be a comma. The trigger `deletions_floating` refuses the same texts.
 ///
 /// # Errors
-/// If it is such a text.
+/// If `text` is such a number.
 pub fn refuse_floating(text: &str) -> Result<(), IdError> {
     let number = text.trim_start_matches(['+', '-']).replace(',', ".").to_ascii_uppercase();
     let is_digits = number.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'E' | b'+'));
@@ -52,15 +51,15 @@ fn printable(text: &str) -> Result<(), IdError> {
     if fits { Ok(()) } else { Err(IdError::Text(text.to_owned())) }
 }
 
-/// The agent whose cache an entry is in: one segment of the request's path. Cheap to clone.
+/// The ID of the agent whose cache an entry is in. It is one segment of a request's path, and cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentId(Arc<str>);
 
 impl AgentId {
-    /// Takes a text for an agent ID.
+    /// Parses an agent ID.
     ///
     /// # Errors
-    /// If it is empty, longer than 255 bytes, not printable ASCII, or not a plain path segment.
+    /// If the text is empty, longer than 255 bytes, not printable ASCII, or not a plain path segment.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         printable(text)?;
         if text.contains(['/', '\\']) || matches!(text, "." | ".." | "*") {
@@ -82,52 +81,52 @@ impl fmt::Display for AgentId {
     }
 }
 
-/// A cached audio entry's ID. Opaque: the API writes numbers as strings, and we never read anything into it. Cheap to clone.
+/// The ID of a cached audio entry. The API's IDs are numbers in strings; here they are opaque text. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EntryId(Arc<str>);
 
 impl EntryId {
-    /// Takes a text for an entry ID.
+    /// Parses an entry ID.
     ///
     /// # Errors
-    /// If it is empty, longer than 255 bytes, or not printable ASCII.
+    /// If the text is empty, longer than 255 bytes, or not printable ASCII.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         printable(text)?;
         Ok(Self(text.into()))
     }
 
-    /// The ID as it is sent.
+    /// The ID as it is in the database and in requests.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it can be asked about alone, which puts it into the request's path: not if it could be taken for more
-    /// than one segment of that, for a step in it, or for the name of another operation.
+    /// Whether a single-entry DELETE can have this ID in its path. It cannot if the ID would be read as several segments, as
+    /// a relative step, or as the name of another operation.
     #[must_use]
     pub fn can_be_in_a_path(&self) -> bool {
         !self.0.contains(['/', '\\']) && !matches!(&*self.0, "." | ".." | "bulk-delete")
     }
 }
 
-/// `deletions.id`.
+/// The number of a row: `deletions.id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeletionId(pub i64);
 
-/// `requests.id`.
+/// The number of a request: `requests.id`. A later request has a higher number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub i64);
 
-/// Where a deletion stands; every state but `Pending` is final until somebody asks for the row again.
+/// The state of a row. Every state but `Pending` is final until somebody enqueues the row again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Waiting, or in flight.
+    /// The row waits, or is in flight.
     Pending,
-    /// The API said so.
+    /// The API has deleted the entry.
     Deleted,
-    /// The API knows no such entry: never there, or gone before. Not the same as deleted.
+    /// The API knows no such entry: it was never there, or was gone before.
     Absent,
-    /// Given up; the row's cause says why.
+    /// The row was given up. Its cause says why.
     Dead,
 }
 
@@ -147,41 +146,41 @@ impl State {
 /// The rows that may share a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane {
-    /// Higher goes first.
+    /// The priority; higher goes first.
     pub priority: i64,
-    /// One request, one agent.
+    /// The agent. A request is about one agent.
     pub agent: AgentId,
-    /// The most of these rows that may go together: less than 20 once a request with them was rejected,
-    /// and [`ALONE`] if each is to be asked about alone.
+    /// The most of these rows that a request may carry: less than 20 after a request with them was split, and [`ALONE`] if each
+    /// gets a single-entry DELETE.
     pub batch_max: u8,
 }
 
-/// One claimed row: what judging its answer needs to know of it.
+/// A claimed row, with all that judging its answer needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletion {
-    /// The row.
+    /// The row's number.
     pub id: DeletionId,
-    /// What is sent.
+    /// The entry to delete.
     pub entry: EntryId,
-    /// How many attempts were counted before this one.
+    /// How many attempts have been counted so far.
     pub attempts: u32,
-    /// How often it was asked about alone, and nothing was learnt.
+    /// How many single-entry DELETEs of this row told nothing.
     pub asks: u32,
-    /// An earlier attempt may have deleted it unseen.
+    /// An earlier attempt may have deleted the entry without our seeing it.
     pub maybe_done: bool,
-    /// Its last request was rejected.
+    /// The row's last request was rejected.
     pub was_rejected: bool,
-    /// The last request that it was in, if it was in any since it was enqueued.
+    /// The last request with this row, if there was one since the row was enqueued.
     pub last_request: Option<RequestId>,
-    /// The first of the requests that failed as a whole with it, since it was last answered about by itself.
+    /// The first request with this row that failed as a whole, since the last answer about the row itself.
     pub first_fault: Option<RequestId>,
-    /// The request that has shown that it fails by its own doing: others were deleted by the same answer, or after it failed
-    /// before.
+    /// The request that has shown that the row itself is the reason for its failures: the same answer deleted others, or others
+    /// got through between its failures.
     pub evidence: Option<RequestId>,
 }
 
 impl Deletion {
-    /// A row that was in no request yet.
+    /// A row that has been in no request.
     pub fn new(id: DeletionId, entry: EntryId) -> Self {
         Self {
             id,
@@ -198,19 +197,19 @@ impl Deletion {
 }
 
 impl Deletion {
-    /// Whether its ID is a decimal number, as the API documents that all of them are.
+    /// Whether the entry's ID is a decimal number, as all IDs of the API are documented to be.
     #[must_use]
     pub fn is_decimal(&self) -> bool {
         self.entry.as_str().bytes().all(|byte| byte.is_ascii_digit())
     }
 }
 
-/// How a request asks for what it asks for.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// With the bulk delete: 1 to 20 IDs.
+    /// A bulk delete of 1 to 20 IDs.
     Bulk,
-    /// With the deletion of one entry, which tells of an entry that is not there.
+    /// A single-entry DELETE, which says so if there is no such entry.
     Single,
 }
 
@@ -233,13 +232,13 @@ pub struct Batch {
     kind: Kind,
 }
 
-/// Deletions that cannot be one request.
+/// Why deletions cannot be one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// None, or more than the endpoint takes.
+    /// There are none, or more than the endpoint takes.
     #[error("a batch has 1 to {MAX_BATCH_SIZE} deletions, not {0}")]
     Size(usize),
-    /// The same ID twice: one answer could not be told from the other.
+    /// An ID is there twice, so its two rows would share one answer.
     #[error("a batch has distinct entry IDs")]
     Repeated,
 }
@@ -260,14 +259,14 @@ impl Batch {
         Ok(Self { lane, deletions, kind: Kind::Bulk })
     }
 
-    /// The same, to be asked about alone if that is what its lane is for and its ID allows; else as it was.
+    /// This batch as a single-entry DELETE, if that is the purpose of its lane and the ID allows it. Otherwise unchanged.
     #[must_use]
     pub fn alone(self) -> Self {
         let may = self.lane.batch_max == ALONE && self.only().is_some_and(|row| row.entry.can_be_in_a_path());
         Self { kind: if may { Kind::Single } else { self.kind }, ..self }
     }
 
-    /// Its row, if there is just one.
+    /// The row of a batch of one.
     #[must_use]
     pub fn only(&self) -> Option<&Deletion> {
         match self.deletions.as_slice() {
@@ -276,13 +275,13 @@ impl Batch {
         }
     }
 
-    /// How it is sent.
+    /// The kind of request that the batch is sent as.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The lane the rows were claimed from.
+    /// The lane that the rows were claimed from.
     #[must_use]
     pub fn lane(&self) -> &Lane {
         &self.lane
@@ -294,7 +293,7 @@ impl Batch {
         &self.deletions
     }
 
-    /// How many rows, 1 to 20.
+    /// The number of rows, 1 to 20.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
     pub fn len(&self) -> usize {

@@ -1,15 +1,15 @@
-//! What the correlation ID that comes back with an answer proves about whose answer it is.
+//! Correlation IDs: whether a response is the answer to our own request.
 //!
-//! We send a new one with each request, and the API echoes it. A proxy that hands answers to the wrong connection hands
-//! over the echo, too. Its own correlation plugin may as well answer with an ID of its own: so an ID that we never sent
-//! is a proof only where ours have come back before.
+//! Each request has a new ID, and the API sends the ID back. A proxy that delivers a response to the wrong connection delivers
+//! the wrong ID with it. But a gateway may also put IDs of its own into responses. So an ID that we never sent proves a mix-up
+//! only if this origin has sent ours back before.
 
 use std::collections::{HashSet, VecDeque};
 
 use uuid::Uuid;
 
-/// How many of the IDs that we sent are remembered. More than twice as many requests as can be in flight at the same
-/// time (1,024): the answer to one of them may come when the next ones are on their way already.
+/// How many sent IDs are remembered: more than twice the requests that can be in flight (1,024), because a late response may
+/// come after the next requests have left.
 const REMEMBERED: usize = 4_096;
 
 /// A new correlation ID: a random UUID of version 4.
@@ -17,35 +17,35 @@ pub fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
     uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid()
 }
 
-/// What the IDs that came back with an answer say.
+/// What the correlation IDs of a response prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {
-    /// Ours is among them.
+    /// Our ID is among them.
     Ours,
-    /// There are none.
+    /// The response has no ID.
     None,
-    /// They are somebody else's, and this origin has never echoed ours.
+    /// The IDs are not ours, and this origin has never sent ours back.
     Foreign {
-        /// For the first time.
+        /// This is the first such response.
         first: bool,
     },
-    /// The answer is to another request.
+    /// The response is the answer to another request.
     MixedUp,
 }
 
-/// The correlation IDs that were sent in this life, the newest ones, and what this origin has done with them so far.
+/// The newest correlation IDs that this process has sent, and what the origin has done with them so far.
 #[derive(Clone, Debug, Default)]
 pub struct Echoes {
-    /// The oldest first.
+    /// The remembered IDs, oldest first.
     order: VecDeque<Uuid>,
-    /// The same ones.
+    /// The same IDs.
     sent: HashSet<Uuid>,
     has_echoed: bool,
     has_been_foreign: bool,
 }
 
 impl Echoes {
-    /// Remembers that a request with this ID goes out.
+    /// Takes in that a request with this ID is sent.
     pub fn sent(&mut self, id: Uuid) {
         if !self.sent.insert(id) {
             return;
@@ -58,8 +58,8 @@ impl Echoes {
         }
     }
 
-    /// Judges the values of the header that came back with the answer to the request `ours`. A value may hold several
-    /// IDs, separated by commas, in upper or lower case.
+    /// Judges the header's values in the response to the request `ours`. A value may have several IDs, separated by commas, in
+    /// upper or lower case.
     pub fn judge(&mut self, ours: Uuid, came_back: &[String]) -> Echo {
         let values = || came_back.iter().flat_map(|value| value.split(',')).map(str::trim).filter(|id| !id.is_empty());
         let ids = || values().filter_map(|id| Uuid::try_parse(id).ok());

@@ -1,24 +1,24 @@
-//! An error in one of the shapes that the API itself uses: whose word a status is, and about what.
+//! Errors in the shapes that the API itself uses: who sent a status, and what it is about.
 //!
-//! A gateway stands in front of the API and answers errors of its own, with the same statuses. So a 404 alone does not
-//! tell whether there is no such entry, no such agent or no such route. The envelope does.
+//! A gateway in front of the API sends errors of its own with the same statuses. So a 404 alone does not tell whether there is
+//! no such entry, no such agent or no such route. The envelope tells.
 
 use serde_json::Value;
 
-/// An error as the API writes it; a gateway's own error has no such shape.
+/// An error as the API writes it. A gateway's own error has another shape.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
-    /// `{"success": false, "error_code": …}`: the current shape. Otherwise an older one, `{"error": {"code": …}}`.
+    /// The shape is the current one, `{"success": false, "error_code": …}`, and not the older one, `{"error": {"code": …}}`.
     pub is_current: bool,
-    /// `error_code`, or `error.code`.
+    /// The value of `error_code` or `error.code`.
     pub code: String,
-    /// `error_message` or `error`, or `error.message`.
+    /// The value of `error_message`, `error` or `error.message`.
     pub message: Option<String>,
-    /// `error_id`, or `error.correlation_id` or `error.id`: documented as the correlation ID of the request.
+    /// The value of `error_id`, `error.correlation_id` or `error.id`, documented as the correlation ID of the request.
     pub error_id: Option<String>,
 }
 
-/// The things beside an entry that an error of the API, or of what stands before it, can be about; in the singular.
+/// The things other than an entry that an error of the API or of its gateway can be about, in the singular.
 const OTHER_THINGS: [&str; 25] = [
     "account",
     "agent",
@@ -47,7 +47,7 @@ const OTHER_THINGS: [&str; 25] = [
     "workspace",
 ];
 
-/// What `text` is about, as far as it says.
+/// What an error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Topic {
     Entry,
@@ -56,7 +56,7 @@ enum Topic {
 }
 
 impl Envelope {
-    /// The envelope in the body of an error; `None` for any other body. What is optional may have any type.
+    /// Parses the body of an error; `None` if it is no envelope. Optional values may have any type.
     #[must_use]
     pub fn parse(body: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(without_bom(body)).ok()?;
@@ -76,7 +76,7 @@ impl Envelope {
         Some(Self { is_current: false, code, message: text(error.get("message")), error_id })
     }
 
-    /// The same with each of its texts as `clean` leaves it.
+    /// Applies `clean` to each text.
     #[must_use]
     pub fn cleaned(self, clean: impl Fn(&str) -> String) -> Self {
         let Self { is_current, code, message, error_id } = self;
@@ -88,9 +88,9 @@ impl Envelope {
         }
     }
 
-    /// Whether it is about an agent, a route, a key or the like, and so tells nothing about an entry.
+    /// Whether the error is about an agent, a route, a key or the like, and so says nothing about an entry.
     ///
-    /// The code decides: it is for programs. Only where it does not say, as `NOT_FOUND` does not, the message does.
+    /// The code decides, because it is made for programs. If the code does not say, as `NOT_FOUND`, the message decides.
     #[must_use]
     pub fn speaks_of_something_else(&self) -> bool {
         match topic_of_code(&self.code) {
@@ -100,15 +100,15 @@ impl Envelope {
         }
     }
 
-    /// Whether it is the API's own word about the request with the correlation ID `ours`.
+    /// Whether the API itself sent this error for the request with the correlation ID `ours`.
     ///
-    /// The current shape is known well enough to be believed without an ID. The older ones are not: others use such shapes, too.
+    /// The current shape is believed without an ID. The older shape needs one, because other services use it, too.
     #[must_use]
     pub fn is_ours(&self, ours: &str) -> bool {
         self.error_id.as_ref().map_or(self.is_current, |id| id.trim().eq_ignore_ascii_case(ours.trim()))
     }
 
-    /// Whether it is the API's own word about the one entry that the request with the correlation ID `ours` names.
+    /// Whether the API itself speaks of the entry that the request with the correlation ID `ours` names.
     #[must_use]
     pub fn is_word_about_the_entry(&self, ours: &str) -> bool {
         self.is_ours(ours) && !self.speaks_of_something_else()
@@ -129,7 +129,7 @@ fn text(value: Option<&Value>) -> Option<String> {
     value?.as_str().map(str::to_owned)
 }
 
-/// An ID that is there: one of another type than text is kept as its JSON, so that it is never taken for ours.
+/// The text of an ID. A value of another type is kept as JSON, so that it never equals ours.
 fn id(value: Option<&Value>) -> Option<String> {
     match value? {
         Value::Null => None,
@@ -138,7 +138,7 @@ fn id(value: Option<&Value>) -> Option<String> {
     }
 }
 
-/// The words of a text in lower case; `AGENT_NOT_FOUND`, `agent-not-found` and `AgentNotFound` have the same.
+/// The words of a text in lower case. `AGENT_NOT_FOUND`, `agent-not-found` and `AgentNotFound` have the same words.
 fn words(text: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut was_lower = false;
@@ -164,7 +164,7 @@ fn is_entry(word: &str) -> bool {
 /// Whether the word at `at` names another thing than an entry.
 fn is_other(words: &[String], at: usize) -> bool {
     let word = words[at].as_str();
-    // A cache's key is its entry.
+    // A "cache key" is an entry.
     let is_cache_key = word == "key" && at > 0 && words[at - 1] == "cache";
     let is_listed = |word: &str| OTHER_THINGS.contains(&word);
     !is_cache_key && (is_listed(word) || word.strip_suffix('s').is_some_and(is_listed))
@@ -181,8 +181,8 @@ fn topic_of_code(code: &str) -> Topic {
     }
 }
 
-/// What is named first is what a message is about: "entry 7 of agent X", "agent with ID X". But "agent X has no entry 7"
-/// is about the entry, unless it is the agent that is said to be missing.
+/// A message is about the thing that it names first: "entry 7 of agent X", "agent with ID X". But "agent X has no entry 7" is
+/// about the entry, because the message does not say that the agent is missing.
 fn topic_of_message(message: &str) -> Topic {
     let words = words(message);
     let names_entry = |word: &str| is_entry(word) || matches!(word, "audio" | "id" | "ids");

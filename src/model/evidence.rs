@@ -1,9 +1,9 @@
-//! What the answers of this life have shown of each agent: whose requests get through, and who has only failed of late.
+//! The evidence of this process about each agent: what was settled last, and the present streak of faults.
 //!
-//! A streak is made of faults in a row about different rows, with nothing settled in between. One agent's streak is a reason
-//! to hold that agent; faults in a row that come from at least two agents are a reason to hold everything.
+//! A long streak of one agent is a reason to hold that agent. A long streak of at least two agents is a reason to hold
+//! everything.
 //!
-//! Memory is in proportion to the agents that have open rows; a restart begins with none of it.
+//! Memory grows with the agents that have open rows. A restart begins without evidence.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -16,46 +16,46 @@ use crate::model::{
     outcome::{Cause, HoldEnd, Judged, Judgement, Scope, Verdict},
 };
 
-/// After this many times the faults of a streak, it is one even if the requests have rows in common: rows that come back
-/// together with new ones each time would otherwise never make one.
+/// After this many times `hold.after_faults`, faults in a row are a streak even if their requests have rows in common. Otherwise
+/// rows that come back together with new ones each time would never make a streak.
 const WHATEVER_THE_ROWS: u32 = 2;
-/// Requests about one row are taken to be refused for this many times the longest hold: a probe comes once in that, and most
-/// of them must not be such a request.
+/// After refusals, no single-entry DELETE is sent for this many times the longest hold. A probe goes out once in the longest
+/// hold, and most probes must not be such a request.
 const REFUSAL_LASTS: u32 = 10;
 
-/// One agent's streak, and what got through for it.
+/// One agent's streak, and its newest successes.
 #[derive(Debug, Default)]
 struct Agent {
-    /// Faults in a row about different rows.
+    /// The faults in a row that count towards the streak.
     faults: u32,
     /// All faults in a row.
     run: u32,
-    /// How many rows the largest of them had.
+    /// The number of rows in the largest request of them.
     largest: usize,
-    /// The rows of those that count.
+    /// The rows of the faults that count.
     rows: HashSet<DeletionId>,
     settled: Option<RequestId>,
     answered: Option<RequestId>,
     singles_answered: bool,
-    /// Elapsed time until which answers that delete nothing are taken to be about their rows.
+    /// In elapsed time: until then, an answer that deletes nothing is about its rows.
     vouched_until: Option<Duration>,
-    /// Requests about one row that were refused in a row; and the elapsed time until which they are taken to be.
+    /// How many single-entry DELETEs in a row were refused, and the elapsed time until which none is sent.
     refusals: u32,
     refused_until: Duration,
 }
 
-/// Faults in a row, whoever they are of.
+/// The streak of all agents together.
 #[derive(Debug, Default)]
 struct Together {
     faults: u32,
     agents: BTreeSet<AgentId>,
-    /// Those of them that got a status that the contract has no room for.
+    /// The agents that got a status outside of the contract.
     contract: BTreeSet<AgentId>,
     settled: Option<RequestId>,
     vouched_until: Option<Duration>,
 }
 
-/// What is known of all agents.
+/// The evidence about all agents.
 #[derive(Debug)]
 pub struct Evidence {
     after_faults: u32,
@@ -71,14 +71,15 @@ struct Weighed {
 }
 
 impl Evidence {
-    /// Streaks of `after_faults`; what an answer about one row says of the others' stands for `vouch_lasts`.
+    /// Starts without evidence. A streak is long after `after_faults` faults. After the API has said that a row is gone, answers
+    /// that delete nothing are about their rows for `vouch_lasts`.
     #[must_use]
     pub fn new(after_faults: u32, vouch_lasts: Duration) -> Self {
         Self { after_faults, vouch_lasts, agents: HashMap::new(), together: Together::default() }
     }
 
-    /// What bears on the verdicts about `batch`. `is_only_work`: nothing else of the agent is due; `is_all_work`: there is
-    /// nothing else of it at all. The rest of [`Standing`] is what the worker and its holds know.
+    /// The evidence that verdicts about `batch` depend on. `is_only_work`: the agent has no other due rows. `is_all_work`: the
+    /// agent has no other rows at all. The caller sets `is_old_news` and `is_orphan`.
     #[must_use]
     pub fn standing(&self, batch: &Batch, is_only_work: bool, is_all_work: bool, elapsed: Duration) -> Standing {
         let none = Agent::default();
@@ -100,7 +101,7 @@ impl Evidence {
         }
     }
 
-    /// How many rows the largest request of this agent had that failed since something was settled.
+    /// The number of rows in the agent's largest request that failed since something was settled.
     #[must_use]
     pub fn largest(&self, agent: &AgentId) -> usize {
         self.agents.get(agent).map_or(0, |agent| agent.largest)
@@ -112,21 +113,21 @@ impl Evidence {
         self.agents.get(agent).is_some_and(|agent| agent.answered.is_some())
     }
 
-    /// Whether requests about one row of this agent are refused.
+    /// Whether single-entry DELETEs of this agent are refused.
     #[must_use]
     pub fn refuses_asks(&self, agent: &AgentId, elapsed: Duration) -> bool {
         self.agents.get(agent).is_some_and(|agent| agent.refuses(elapsed))
     }
 
-    /// The agents whose faults a hold on everything is for.
+    /// The agents whose faults are the reason for a hold on everything.
     #[must_use]
     pub fn involved(&self) -> BTreeSet<AgentId> {
         self.together.agents.union(&self.together.contract).cloned().collect()
     }
 
-    /// Takes in what `request` came to. What a streak has reached that is now long enough is returned: the agent, or all.
+    /// Takes in the judgement of `request`. Returns the scope to hold if a streak is now long enough.
     ///
-    /// `is_old_news`: the request was sent before a hold that is on was placed, so a fault of it says nothing more.
+    /// `is_old_news`: the request was sent before the present hold was placed, so its fault does not count.
     pub fn take_in(
         &mut self,
         request: RequestId,
@@ -156,7 +157,7 @@ impl Evidence {
         agent.run = agent.run.saturating_add(1);
         if counts {
             agent.faults = agent.faults.saturating_add(1);
-            // A streak that is long enough needs no more rows to tell the next from.
+            // The rows of a long streak are not needed: memory stays bounded.
             if agent.faults <= self.after_faults {
                 agent.rows.extend(batch.deletions().iter().map(|row| row.id));
             }
@@ -166,8 +167,9 @@ impl Evidence {
         reaches
     }
 
-    /// Takes in a row of this agent that a daemon before us has given up because it was rejected alone, with nothing settled
-    /// since: a restart must not begin a streak anew, or cron would condemn everything in an outage of rejections.
+    /// Takes in a row of this agent that an earlier process made dead because the row was rejected alone, with nothing settled
+    /// since. A restart must continue this streak: in an outage of rejections, a daemon that cron starts again and again would
+    /// otherwise make every row dead.
     pub fn remember_rejected(&mut self, name: AgentId, row: DeletionId) {
         let agent = self.agents.entry(name.clone()).or_default();
         (agent.faults, agent.run) = (agent.faults.saturating_add(1), agent.run.saturating_add(1));
@@ -198,8 +200,8 @@ impl Evidence {
             (agent.faults, agent.run, agent.largest) = (0, 0, 0);
             agent.rows.clear();
             let settled = self.together.settled.max(Some(request));
-            // Said of a row alone, it shows what the answers that delete nothing are about; a bulk delete that deletes
-            // shows that it is not needed any more.
+            // If a single-entry DELETE shows that its row is gone, answers that delete nothing are about their rows. A bulk
+            // delete that deletes something makes that evidence obsolete.
             let is_gone = |row: &Judged| matches!(row.verdict, Verdict::Deleted | Verdict::Absent);
             let vouches = is_single && judgement.rows.iter().all(is_gone);
             let vouched_until = vouches.then(|| elapsed + self.vouch_lasts);
@@ -208,7 +210,7 @@ impl Evidence {
         }
     }
 
-    /// What one more fault by streak would come to; with its cause, if that is known already.
+    /// How one more fault of `batch` would change the streaks. `cause` is `None` before the request is sent.
     fn weigh(&self, batch: &Batch, cause: Option<Cause>, elapsed: Duration) -> Weighed {
         let together = self.together.faults.saturating_add(1) >= self.after_faults;
         if cause == Some(Cause::Unreachable) {
@@ -219,7 +221,7 @@ impl Evidence {
         let known = |id: &DeletionId| agent.is_some_and(|agent| agent.rows.contains(id));
         let common = batch.deletions().iter().filter(|row| known(&row.id)).count();
         let (faults, run) = agent.map_or((0, 0), |agent| (agent.faults, agent.run));
-        // With all of its rows in the streak already, nothing else of the agent was due.
+        // If all rows of the batch are in the streak already, the agent had nothing else that was due.
         let counts =
             common == 0 || common == batch.len() || run.saturating_add(1) >= self.after_faults * WHATEVER_THE_ROWS;
         let faults = faults.saturating_add(u32::from(counts));
@@ -235,7 +237,7 @@ impl Evidence {
         Weighed { counts, reaches }
     }
 
-    /// Forgets the agents that have no open rows.
+    /// Forgets the agents without open rows.
     pub fn retain(&mut self, is_open: impl Fn(&AgentId) -> bool) {
         self.agents.retain(|agent, _| is_open(agent));
     }

@@ -1,4 +1,4 @@
-//! A pause of everything or of one agent, as it is kept; and what changes in it.
+//! Holds as the database stores them, and changes of them.
 
 use crate::model::{
     clock::Timestamp,
@@ -8,59 +8,58 @@ use crate::model::{
 /// A row of `holds`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HoldRow {
-    /// On what.
+    /// What is held.
     pub scope: Scope,
-    /// Why.
+    /// The cause of the hold.
     pub cause: Cause,
-    /// Since when.
+    /// When the hold was placed.
     pub since_at: Timestamp,
-    /// Until when; `None` until somebody deletes the row. A time in the past: the next request probes, or, if a person
-    /// placed it, it is over.
+    /// When the hold ends; `None` if it lasts until somebody deletes the row. After this time, the next request probes a hold of
+    /// the daemon's. A hold that a person placed is over.
     pub until_at: Option<Timestamp>,
-    /// How often it was placed again after a probe failed.
+    /// How often the hold was renewed after a failed probe.
     pub repeats: u32,
-    /// When a request last met what it is for.
+    /// When a request last met the cause.
     pub probed_at: Option<Timestamp>,
 }
 
 impl HoldRow {
-    /// Whether nothing of it is left. A person who paused until a time meant that time: there was no fault, so there is
-    /// nothing to probe.
+    /// Whether a hold that a person placed has ended. It has no fault as its cause, so it needs no probe.
     #[must_use]
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.cause == Cause::Operator && self.until_at.is_some_and(|until| until <= now)
     }
 
-    /// When it was given its end.
+    /// When the end of the hold was last set.
     #[must_use]
     pub fn given_at(&self) -> Timestamp {
         self.probed_at.map_or(self.since_at, |probed_at| probed_at.max(self.since_at))
     }
 
-    /// Whether it lasts longer than `other`.
+    /// Whether this hold lasts longer than `other`.
     #[must_use]
     pub fn outlasts(&self, other: &Self) -> bool {
         self.until_at.unwrap_or(Timestamp(i64::MAX)) > other.until_at.unwrap_or(Timestamp(i64::MAX))
     }
 }
 
-/// What is to be written to `holds`, and said in the log.
+/// A change of a hold, to be written to `holds` and logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HoldChange {
-    /// Insert this row, or put it in the place of the one with its scope and cause.
+    /// The row was placed, or replaces the row with its scope and cause.
     Placed {
         /// The row.
         row: HoldRow,
-        /// It has become as long as such holds become: time has not mended it.
+        /// The hold has just grown to its longest length: waiting has not helped.
         is_longest: bool,
     },
-    /// Delete the row.
+    /// The row is to be deleted.
     Lifted {
-        /// On what it was.
+        /// What was held.
         scope: Scope,
-        /// Why it was.
+        /// The cause of the hold.
         cause: Cause,
-        /// How long it was to be: a row of its scope and cause that is to last otherwise is another one.
+        /// When the hold was to end. A row with the same scope and cause but another end is another hold.
         until_at: Option<Timestamp>,
     },
 }

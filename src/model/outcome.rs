@@ -1,81 +1,81 @@
-//! What came of a call, and what can follow from it: answers, faults, causes, verdicts, holds.
+//! The outcome of a call, and what can follow from it: answers, faults, causes, verdicts, holds.
 
 use crate::model::{
     clock::Timestamp,
     deletion::{AgentId, DeletionId, RequestId, State},
 };
 
-/// The two lists of a 200, unjudged. The answer about a single entry is one list with its ID and one without.
+/// The two lists of a 200, unjudged. The answer to a single-entry DELETE becomes one list with its ID and an empty one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// IDs the API says it deleted.
+    /// The IDs that the API says it deleted.
     pub deleted: Vec<String>,
-    /// IDs the API says it did not delete; it gives no reasons.
+    /// The IDs that the API says it did not delete. It gives no reasons.
     pub failed: Vec<String>,
 }
 
-/// Everything that a call can come to other than an [`Answer`].
+/// Every outcome of a call other than an [`Answer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// An HTTP status outside of 2xx.
     Status {
         /// The code.
         status: u16,
-        /// The `Retry-After` that came with it, if it was one.
+        /// The `Retry-After` header, if there was a readable one.
         retry_after: Option<RetryAfter>,
     },
-    /// A 2xx that is not the promised JSON, or longer than an answer can be.
+    /// A 2xx whose body is not the documented JSON, or longer than any answer.
     Garbled,
-    /// The request was sent, or may have been, and no whole answer came back.
+    /// The request was sent, or may have been, and no complete answer came.
     Lost,
-    /// No connection, so nothing was sent.
+    /// There was no connection, so nothing was sent.
     Unreachable,
-    /// There is no secure connection, and that is not for time to mend: the server's certificate is not believed, or the server
-    /// or the proxy refuses us. So nothing was sent.
+    /// There was no secure connection, and only a person can mend that: the server's certificate is not trusted, or the server or
+    /// the proxy refuses us. Nothing was sent.
     Untrusted,
 }
 
 /// The two forms of `Retry-After` (RFC 9110, section 10.2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
-    /// So many seconds from now.
+    /// A number of seconds from now.
     Seconds(u64),
-    /// At a date.
+    /// A point in time.
     At(Timestamp),
 }
 
-/// Why a row or a request is as it is. The strings are the same in the database and in the logs.
+/// The cause of a verdict, a fault or a hold. The strings are the same in the database and in the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
     /// The API listed the ID as failed.
     ApiFailed,
     /// The API listed the ID as deleted and as failed.
     ApiContradicted,
-    /// The API's 200 does not mention the ID.
+    /// The API answered 200 without the ID in either list.
     ApiSilent,
-    /// A 2xx that is not the promised JSON.
+    /// A 2xx whose body is not the documented JSON.
     Garbled,
-    /// 400, 413 or 422: the request's content is not acceptable.
+    /// 400, 413 or 422: the API rejects the request's content.
     Rejected,
-    /// 401.
+    /// 401: the API does not accept the key.
     Unauthorized,
-    /// 403.
+    /// 403: the key lacks a permission.
     Forbidden,
-    /// 404: no such agent, or the wrong region.
+    /// 404: there is no such agent, or the region is wrong.
     UnknownAgent,
-    /// A status the contract has no room for.
+    /// A status outside of the API's contract.
     Contract,
     /// 429, or 503 with `Retry-After`.
     Throttled,
-    /// 408, 500, 502, 503, 504.
+    /// 408, 500, 502, 503 or 504.
     ServerError,
-    /// Sent, outcome unknown.
+    /// The request was sent, and its outcome is unknown.
     Lost,
-    /// Never sent.
+    /// The request was never sent, because there was no connection.
     Unreachable,
-    /// Never sent: the server's certificate is not believed, or the server or the proxy refuses a connection.
+    /// The request was never sent: the server's certificate is not trusted, or the server or the proxy refuses a connection.
     Untrusted,
-    /// A person paused it (holds only).
+    /// A person placed the hold. Only holds have this cause.
     Operator,
 }
 
@@ -99,7 +99,7 @@ impl Cause {
         Self::Operator,
     ];
 
-    /// The stable string.
+    /// The stable string in the database and in the logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -121,26 +121,25 @@ impl Cause {
         }
     }
 
-    /// The cause that has this string.
+    /// The cause with this string.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == text)
     }
 
-    /// Whether a hold for this cause waits for a person: no time alone mends a key, a permission, an address or a certificate.
+    /// Whether a hold for this cause needs a person: waiting does not mend a key, a permission, an address or a certificate.
     #[must_use]
     pub const fn needs_a_person(self) -> bool {
         matches!(self, Self::Unauthorized | Self::Forbidden | Self::UnknownAgent | Self::Contract | Self::Untrusted)
     }
 
-    /// Whether it can only come from the two lists of a 200, or from there being none of an ID in them.
+    /// Whether the cause comes from a 200 with the two lists.
     #[must_use]
     pub const fn is_of_an_answer(self) -> bool {
         matches!(self, Self::ApiFailed | Self::ApiContradicted | Self::ApiSilent)
     }
 
-    /// Whether a row that came back for this cause may have failed by its own doing, so that it can wait a share of its
-    /// delay for others that failed with it.
+    /// Whether rows that come back for this cause wait for each other, to fill a request again.
     #[must_use]
     pub const fn gathers(self) -> bool {
         self.is_of_an_answer() || matches!(self, Self::Garbled | Self::ServerError | Self::Lost)
@@ -148,8 +147,8 @@ impl Cause {
 }
 
 impl Fault {
-    /// Whether something in the request's content may be the reason, so that a part of it could get through. A rejection is
-    /// left out: it says outright that the content is the reason.
+    /// Whether one ID in the request may be the reason, so that a part of the request could get through. False for a rejection,
+    /// which says outright that the content is the reason and is judged by itself.
     #[must_use]
     pub const fn may_be_the_content(&self) -> bool {
         match self {
@@ -175,19 +174,19 @@ impl Fault {
         }
     }
 
-    /// Whether the status speaks of the API as a whole: a redirect, or a method that there is none of.
+    /// Whether the status is about the API as a whole: a redirect, or an unknown method.
     #[must_use]
     pub const fn is_of_the_whole_api(&self) -> bool {
         matches!(self, Self::Status { status: 300..=399 | 405 | 501, .. })
     }
 
-    /// Whether the API says that it gets too much: only this lowers the rate.
+    /// Whether the API says that it gets too many requests. Only this lowers the rate.
     #[must_use]
     pub const fn is_too_much(&self) -> bool {
         matches!(self, Self::Status { status: 429, .. })
     }
 
-    /// The `Retry-After` that came with it.
+    /// The `Retry-After` header that came with the fault.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self {
@@ -196,7 +195,7 @@ impl Fault {
         }
     }
 
-    /// The cause that this fault is recorded as.
+    /// The cause that the fault is recorded as.
     #[must_use]
     pub const fn cause(&self) -> Cause {
         match self {
@@ -215,30 +214,31 @@ impl Fault {
     }
 }
 
-/// What becomes of one row.
+/// The verdict on one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The API said in a 200 that it deleted it: listed as deleted and not as failed, or asked about alone.
+    /// The API deleted the entry. A 200 to our own request listed the ID as deleted and not as failed, or a single-entry DELETE
+    /// was answered with `"success": true`.
     Deleted,
-    /// Asked about alone, the API knows no such entry.
+    /// The API itself answered a single-entry DELETE that it knows no such entry.
     Absent,
-    /// Comes back; the attempt is counted.
+    /// The row comes back, and the attempt is counted.
     Retry {
-        /// When.
+        /// When the row is due again.
         due_at: Timestamp,
-        /// Why.
+        /// The cause.
         cause: Cause,
     },
-    /// Comes back; the attempt is not counted, because it says nothing about the row.
+    /// The row comes back, and the attempt is not counted, because it says nothing about the row.
     Release {
-        /// When.
+        /// When the row is due again.
         due_at: Timestamp,
-        /// Why.
+        /// The cause.
         cause: Cause,
     },
-    /// Given up; the attempt is counted.
+    /// The row is given up, and the attempt is counted.
     Dead {
-        /// Why.
+        /// The cause.
         cause: Cause,
     },
 }
@@ -256,7 +256,7 @@ impl Verdict {
         }
     }
 
-    /// Why, unless it is simply deleted, or absent.
+    /// The cause; `None` for deleted and absent.
     #[must_use]
     pub const fn cause(self) -> Option<Cause> {
         match self {
@@ -265,13 +265,13 @@ impl Verdict {
         }
     }
 
-    /// Whether the attempt counts towards the limit.
+    /// Whether the attempt counts towards `retry.max_attempts`.
     #[must_use]
     pub const fn counted(self) -> bool {
         !matches!(self, Self::Release { .. })
     }
 
-    /// The state in which the row ends, unless it is to come back.
+    /// The state in which the row ends; `None` if it comes back.
     #[must_use]
     pub const fn end(self) -> Option<State> {
         match self {
@@ -282,7 +282,7 @@ impl Verdict {
         }
     }
 
-    /// When the row is due again, if it is to come back.
+    /// When the row is due again; `None` if it does not come back.
     #[must_use]
     pub const fn due_at(self) -> Option<Timestamp> {
         match self {
@@ -292,26 +292,26 @@ impl Verdict {
     }
 }
 
-/// A verdict, with what else changes in its row.
+/// A verdict with the other changes of its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judged {
-    /// The row.
+    /// The row's number.
     pub id: DeletionId,
-    /// What becomes of it.
+    /// The verdict.
     pub verdict: Verdict,
-    /// How many rows it may be sent with from now on, if that changes.
+    /// The new [`Lane::batch_max`](crate::model::deletion::Lane::batch_max) of the row, if it changes.
     pub batch_max: Option<u8>,
-    /// How often it has been asked about alone now, and nothing was learnt.
+    /// How many single-entry DELETEs of the row have told nothing so far.
     pub asks: u32,
-    /// The attempt may have deleted it, or one before it.
+    /// This attempt or an earlier one may have deleted the entry without our seeing it.
     pub maybe_done: bool,
-    /// The first of the requests that failed as a whole with it, since it was last answered about by itself.
+    /// The first request with this row that failed as a whole, since the last answer about the row itself.
     pub first_fault: Option<RequestId>,
-    /// The request that has shown that it fails by its own doing: others got through.
+    /// The request that has shown that the row itself is the reason for its failures: others got through.
     pub evidence: Option<RequestId>,
 }
 
-/// What a hold is on.
+/// What a hold pauses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
     /// Every agent.
@@ -321,7 +321,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Whether `agent` is in it.
+    /// Whether the scope includes `agent`.
     #[must_use]
     pub fn covers(&self, agent: &AgentId) -> bool {
         match self {
@@ -340,48 +340,48 @@ impl Scope {
     }
 }
 
-/// A hold that an answer asks for.
+/// A hold that follows from a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// On what. By streak, it is the agent; if the faults come from several agents, everything is held.
+    /// What to hold. For a streak, this is the agent; if the streak has faults of several agents, everything is held.
     pub scope: Scope,
-    /// Why.
+    /// The cause.
     pub cause: Cause,
-    /// Until when.
+    /// How the end of the hold is found.
     pub end: HoldEnd,
-    /// Not for less than until this time: a `Retry-After`, clamped.
+    /// The earliest end: the `Retry-After` within the configured limits.
     pub not_before: Option<Timestamp>,
-    /// Something in the request's content may be the reason.
+    /// One ID in the request may be the reason.
     pub may_be_content: bool,
 }
 
-/// How long a hold is to last. What depends on what happened before is left to the pace, which remembers.
+/// How the end of a hold is found. Lengths that depend on earlier holds are left to the pace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldEnd {
-    /// It begins at once, and is longer each time in a row.
+    /// The hold begins at once, and each failed probe makes it longer.
     Growing,
-    /// It begins after a few such faults in a row; then it is longer each time.
+    /// The hold begins when a streak is long enough, and each failed probe makes it longer.
     ByStreak,
-    /// Until a time.
+    /// The hold ends at this time.
     At(Timestamp),
 }
 
 /// Everything that follows from one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// One for each row of the batch, in the batch's order.
+    /// A verdict for each row, in the batch's order.
     pub rows: Vec<Judged>,
-    /// A pause that the answer asks for.
+    /// The hold that follows, if there is one.
     pub hold: Option<Hold>,
-    /// How many IDs the answer lists that we did not send.
+    /// How many IDs in the answer were not in the request.
     pub strays: usize,
-    /// The API did what the contract says: it told of the rows.
+    /// The API answered as the contract says, about the rows.
     pub is_answer: bool,
-    /// The answer settled something: a row was deleted, or the API itself spoke of a row alone. Only this is a success, for
-    /// the streak of faults as for a probe.
+    /// The answer settled something: a row was deleted, or the API itself spoke of one row. Only this ends a streak, and only
+    /// this makes a probe succeed.
     pub has_settled: bool,
-    /// Before a hold is placed by this streak, one of the rows is asked about alone: it now is in the lane for that.
+    /// A single-entry DELETE asks about one row before this streak places a hold. The row now is in the lane for that.
     pub asks_first: bool,
-    /// A request about one row was refused: the answer says nothing about the row, and such requests may be in vain.
+    /// A single-entry DELETE was refused. The answer says nothing about the row, and further ones may be refused as well.
     pub is_refused: bool,
 }

@@ -1,43 +1,44 @@
-//! How many requests at a time the API answers without slowing down, found out by watching how long its answers take.
+//! The adaptive limit of requests in flight. It follows the API's latency.
 //!
-//! An API that is overloaded need not say so: it may only become slow, and more requests at a time then make it slower and
-//! bring nothing. As in TCP Vegas (Brakmo and Peterson, 1995) and Vector's adaptive request concurrency, what answers take
-//! of late is compared with what they usually take: the limit falls by a tenth when that is much more, at the most once for
-//! each round of answers, and rises by one for each round in which all of it was used and answers were as quick as usual.
+//! An overloaded API may become slow instead of saying so, and more requests in flight then only make it slower. As in TCP
+//! Vegas (Brakmo and Peterson, 1995) and Vector's adaptive request concurrency, the recent latency is compared with the usual
+//! one. When answers are slow, the limit falls by a tenth, at most once in each round of answers. It rises by one for each round
+//! in which the whole limit was used and answers were not slow.
 
 use std::time::Duration;
 
-/// Answers are slow if they take longer than this many times what is usual, and [`TOLERANCE`].
+/// Answers are slow if the recent latency exceeds this many times the usual one, plus [`TOLERANCE`].
 const SLOW: f64 = 2.0;
-/// Below this, nothing is slow: recorded latencies of the API scatter between 60 ms and 320 ms.
+/// In seconds. Recorded latencies of the API scatter between 60 ms and 320 ms without overload.
 const TOLERANCE: f64 = 0.25;
-/// What of the limit is left when answers are slow.
+/// The factor by which the limit falls when answers are slow.
 const DECREASE: f64 = 0.9;
-/// The weight of each answer in what is of late: some twenty of them count.
+/// The weight of an answer in the recent latency, which about the last twenty answers decide.
 const RECENT: f64 = 0.1;
-/// Seconds of one request at a time in which most of what is slow becomes usual: that latency is none of our making. With
-/// more of them it never does. An API that has become slower for good, whatever it gets, is given less until there is one at a
-/// time, and then more again.
+/// In seconds of sending one request at a time. After this time, most of a slow latency counts as usual, because our requests
+/// cannot be its cause. With more requests in flight, the usual latency never rises. So if an API stays slow whatever it gets,
+/// the limit falls to one, and then rises again.
 const USUAL_ALONE: f64 = 20.0;
 
-/// A limit under a maximum.
+/// The limit, below its maximum.
 #[derive(Clone, Debug)]
 pub struct AdaptiveConcurrency {
     max: usize,
     current: f64,
-    /// Seconds; `None` before the first answer.
+    /// The usual latency in seconds; `None` before the first answer.
     usual: Option<f64>,
+    /// The recent latency in seconds.
     recent: f64,
-    /// Answers until the limit may fall again.
+    /// The number of answers until the limit may fall again.
     round: usize,
 }
 
-/// A change that is worth a line: down, or all the way up again.
+/// A change to be logged: every fall, and the return to the maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConcurrencyChange {
-    /// Before it.
+    /// The limit before the change.
     pub from: usize,
-    /// After it.
+    /// The limit after the change.
     pub to: usize,
 }
 
@@ -48,13 +49,13 @@ impl AdaptiveConcurrency {
         Self { max, current: max.max(1) as f64, usual: None, recent: 0.0, round: 0 }
     }
 
-    /// The most requests at a time: 1 to the maximum.
+    /// The most requests in flight: 1 to the maximum.
     #[must_use]
     pub fn limit(&self) -> usize {
         (self.current as usize).clamp(1, self.max.max(1))
     }
 
-    /// Takes in how long an answer took, and how many requests were on their way, that one included.
+    /// Takes in the time that an answer took, and the number of requests in flight, its own included.
     pub fn answered(&mut self, took: Duration, in_flight: usize) -> Option<ConcurrencyChange> {
         let took = took.as_secs_f64();
         let usual = match self.usual {
@@ -74,7 +75,7 @@ impl AdaptiveConcurrency {
         if self.recent > usual * SLOW + TOLERANCE {
             if self.round == 0 {
                 self.current = (self.current * DECREASE).max(1.0);
-                // What is on its way was sent under the limit of before, and says nothing about the new one.
+                // The requests in flight were sent under the old limit, and say nothing about the new one.
                 self.round = in_flight.max(1);
             }
         } else if in_flight >= from {

@@ -1,7 +1,7 @@
 //! The rate limit: whether one more request may leave.
 //!
-//! Time comes in as a value. `governor` does the arithmetic; its state is kept here, because a permit is taken before the
-//! request is claimed and counts from when the request leaves, and because a restart goes on from what was sent last.
+//! Time comes in as a value. `governor` does the arithmetic. Its state is kept here for two reasons: a permit is taken before
+//! the claim but counts from when the request leaves, and a restart continues from the requests of the process before.
 
 use std::{
     num::NonZeroU32,
@@ -23,35 +23,35 @@ use governor::{
 use super::rate::{AdaptiveRate, RateChange};
 use crate::model::{deletion::RequestId, outcome::Cause};
 
-/// How far behind an even spacing requests may fall and catch up: turns are a few milliseconds late.
+/// How far requests may fall behind an even spacing and still catch up, because turns come a few milliseconds late.
 const MAX_CATCH_UP: Duration = Duration::from_millis(50);
 
-/// The configured rate.
+/// The configured rate limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateLimit {
-    /// Requests per second, sustained; above 0, and may be below 1.
+    /// The sustained rate in requests per second; above 0, and may be below 1.
     pub requests_per_second: f64,
-    /// How many requests may go out at once after a pause.
+    /// How many requests may go out at once after an idle time.
     pub burst: NonZeroU32,
 }
 
 impl RateLimit {
-    /// The time in which one more request is allowed.
+    /// The time after which one more request is allowed.
     #[must_use]
     pub fn period(&self) -> Duration {
-        // Rounded up to the nanosecond that the limiter counts in: never faster than configured.
+        // Rounded up to a nanosecond, the limiter's unit, so that the rate is never higher than configured.
         Duration::from_nanos((1e9 / self.requests_per_second).ceil().max(1.0) as u64)
     }
 
-    /// How long ago a request must have left to say nothing about the next one.
+    /// How long after leaving a request still delays others.
     #[must_use]
     pub fn memory(&self) -> Duration {
         self.period().saturating_mul(self.burst.get())
     }
 }
 
-/// When the next request would be due if all were spaced evenly, in nanoseconds of elapsed time (the theoretical arrival
-/// time of the generic cell rate algorithm); 0 if none was sent.
+/// When the next request would be due if all were spaced evenly: the theoretical arrival time of the generic cell rate
+/// algorithm, in nanoseconds of elapsed time. It is 0 if no request was sent.
 #[derive(Clone, Debug, Default)]
 struct Arrival(Arc<AtomicU64>);
 
@@ -68,7 +68,7 @@ impl Arrival {
 impl StateStore for Arrival {
     type Key = NotKeyed;
 
-    /// One thread has it, so nothing happens between the reading and the writing.
+    /// Only one thread uses the state, so nothing can change it between the read and the write.
     fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
@@ -82,7 +82,7 @@ impl StateStore for Arrival {
 
 type Limiter = RateLimiter<NotKeyed, Arrival, FakeRelativeClock, NoOpMiddleware<Nanos>>;
 
-/// The state from before the permits were taken that have not left yet.
+/// The permits whose requests have not left yet, and the state before they were taken.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
     count: u32,
@@ -90,19 +90,19 @@ struct Taken {
     spaced: Duration,
 }
 
-/// The limiter, and below its rate the one that the API was found to bear.
+/// The limiter, and the adaptive rate below its rate.
 #[derive(Debug)]
 pub struct Permits {
     limiter: Limiter,
     arrival: Arrival,
     clock: FakeRelativeClock,
-    /// What the limiter's clock shows; it knows only how to advance.
+    /// The time on the limiter's clock, which can only be advanced.
     clock_shows: Duration,
-    /// Elapsed time before which no permit can be had; asking earlier is pointless.
+    /// In elapsed time: the limiter has no permit before this.
     next: Duration,
     limit: RateLimit,
     adaptive: Option<AdaptiveRate>,
-    /// Elapsed time of the next permit at an adaptive rate: those are spaced evenly.
+    /// In elapsed time: the next permit at a lowered rate. Such permits are spaced evenly.
     spaced: Duration,
     taken: Option<Taken>,
 }
@@ -112,7 +112,7 @@ fn nanos(time: Duration) -> u64 {
 }
 
 impl Permits {
-    /// With a full burst.
+    /// Starts with a full burst.
     #[must_use]
     pub fn new(limit: RateLimit) -> Self {
         let clock = FakeRelativeClock::default();
@@ -133,23 +133,23 @@ impl Permits {
         }
     }
 
-    /// Takes the configured rate for a ceiling, and finds what the API bears.
+    /// Makes the configured rate a ceiling, below which the rate adapts to the API's limit.
     pub fn adapt(&mut self, elapsed: Duration) {
         self.adaptive = Some(AdaptiveRate::new(self.limit.requests_per_second, elapsed));
     }
 
-    /// How far back [`Permits::sent_before`] must know what was sent. Twice the limiter's memory: of what was sent earlier it
-    /// is not known how much it had used up, so everything is taken to be used up by then, and has to be forgotten by now.
+    /// How far back, and how many, requests must be passed to [`Permits::sent_before`]. The time is twice the limiter's memory: a
+    /// full burst is assumed to be used up at its beginning, and that must be forgotten by now.
     #[must_use]
     pub fn looks_back(&self) -> (Duration, u32) {
-        // In twice the memory, a burst and twice as many more were allowed at the most.
+        // In twice the memory, at most a burst and twice as many more were allowed.
         (self.limit.memory().saturating_mul(2), self.limit.burst.get().saturating_mul(3))
     }
 
-    /// Takes in how long ago requests were sent before this life, in the order in which they were: those count, too.
+    /// Takes in how long ago earlier processes sent requests, oldest first. These requests count, too.
     pub fn sent_before(&mut self, ago: &[Duration], elapsed: Duration) {
-        // Counted down from now: elapsed time has no place for what was before its start. `owed` is how long after now the
-        // next request would be due.
+        // The times are relative to now, because elapsed time cannot express times before the process began. `owed` is how long
+        // after each request the next one would be due.
         let (period, memory) = (self.limit.period(), self.limit.memory());
         let (mut owed, mut last) = (memory, self.looks_back().0);
         for &ago in ago {
@@ -168,8 +168,7 @@ impl Permits {
         self.adaptive.as_ref().map_or(self.limit.requests_per_second, AdaptiveRate::current)
     }
 
-    /// Learns from an answer, or from there being none, what the API bears. `is_too_much`: it was throttled; `None`: what
-    /// came says nothing about that.
+    /// Learns from the outcome of a request. `is_too_much` is from [`is_too_much`].
     pub fn learn(
         &mut self,
         request: RequestId,
@@ -184,19 +183,20 @@ impl Permits {
         }
     }
 
-    /// How many permits there can be at `elapsed` at the most; taking one may still be refused.
+    /// An upper bound of the permits at `elapsed`. Taking one may still fail.
     #[must_use]
     pub fn most(&self, elapsed: Duration) -> usize {
         if elapsed < self.next() { 0 } else { self.limit.burst.get() as usize }
     }
 
-    /// When the next permit can be had, in elapsed time; in the past if now.
+    /// When the next permit is available, in elapsed time. It may be in the past.
     #[must_use]
     pub fn next(&self) -> Duration {
         self.next.max(self.spaced)
     }
 
-    /// Takes one permit, if there is one at `elapsed`, for a request that will leave soon: [`Permits::leave`] says when.
+    /// Takes a permit for a request that will leave soon, if one is available at `elapsed`. [`Permits::leave`] tells when the request
+    /// leaves.
     pub fn take(&mut self, elapsed: Duration) -> bool {
         if elapsed < self.spaced {
             return false;
@@ -217,7 +217,7 @@ impl Permits {
         }
     }
 
-    /// The next permit at an adaptive rate is so much later.
+    /// Moves the next permit later, if the rate is lowered.
     fn space(&mut self, elapsed: Duration) {
         self.spaced = match &self.adaptive {
             Some(rate) if rate.is_lowered() => {
@@ -227,8 +227,8 @@ impl Permits {
         };
     }
 
-    /// The requests leave for which permits were taken. They count from now: what was refilled while they were being claimed
-    /// is taken back, so that no more leave at once than may.
+    /// Takes in that the requests leave for which permits were taken. The permits count from now. Permits that were refilled during
+    /// the claim are taken back, so that never more than a burst leaves at once.
     pub fn leave(&mut self, elapsed: Duration) {
         let Some(Taken { count, arrival, spaced }) = self.taken.take() else { return };
         let period = nanos(self.limit.period());
@@ -242,19 +242,19 @@ impl Permits {
         }
     }
 
-    /// Nothing leaves for which permits were taken.
+    /// Returns the permits that were taken: their requests do not leave.
     pub fn give_back(&mut self) {
         if let Some(Taken { arrival, spaced, .. }) = self.taken.take() {
             self.arrival.set(arrival);
             self.spaced = spaced;
-            // It was said of one more than these.
+            // `next` was computed with these permits taken.
             self.next = Duration::ZERO;
         }
     }
 }
 
-/// What a request came to says about the rate: `Some(true)` that it is too high, `Some(false)` that it is borne, `None`
-/// nothing. `cause` is the fault's, if it was one; `has_settled`: an answer that deleted something.
+/// Whether the outcome of a request shows that the rate is too high (`Some(true)`) or not (`Some(false)`). `None` if it shows
+/// neither. `cause` is that of the fault, if there was one. `has_settled`: the answer deleted something.
 #[must_use]
 pub fn is_too_much(cause: Option<Cause>, is_429: bool, has_settled: bool) -> Option<bool> {
     match cause {

@@ -1,22 +1,22 @@
-//! The rate that the API bears, found out by sending: nobody publishes it.
+//! The adaptive rate. PolyAI publishes no limit, so the daemon searches for it by sending.
 //!
-//! Multiplicative decrease and a slow way back, as in TCP's congestion control, from which the parts are taken:
+//! The rate falls quickly and climbs slowly, as in TCP's congestion control, from which the parts are taken:
 //!
-//! * **Down** to what got through. After a throttled answer the hold that it asks for lets nothing out but probes; when the
-//!   first of them is answered, what was delivered since the last such time is a rate that the API has borne (TCP Westwood+:
-//!   Casetti et al., "TCP Westwood: end-to-end congestion control", 2002). The new rate is that and a little, but never more
-//!   than 95 % of the one that was too high. The time is what it took to send, and the refusal: with a limit per second that
-//!   is next to nothing; with a limit per minute, spent in the first seconds, it is the rest of the minute, so that the next
-//!   minute's requests are spread over all of it. What is no measure of the API does not count: the time in which there was
-//!   nothing to send, a refusal that is too long for a limit per minute, and one that is short beside the sending.
-//! * **Search**, if that is far below what was too high: the refusal may have been longer than it had to be. As in BIC (Xu,
-//!   Harfoush and Rhee, "Binary increase congestion control for fast long-distance networks", 2004) it is between the two, in
-//!   steps that grow, and get smaller again towards 95 % of what was too high.
-//! * **Stay** below what was too high: throttled answers are to be rare. As in CUBIC (RFC 9438, section 4) there is a plateau;
-//!   it is as long as 250 requests take for each answer that was throttled, and 15 times the refusal, within one and five
-//!   minutes. So, but for low rates, at the most one answer in 250 is throttled in the long run.
-//! * **Up** again after that, in steps that begin with a hundredth and grow up to doublings, so that a limit that was raised
-//!   is found. Only time in which there was something to send counts: a rate that is not used is not known to be borne.
+//! * **Down** to the rate that got through. After a throttled answer, a hold lets only probes out. The first probe that is
+//!   answered ends the excess. The requests delivered since the last excess, divided by the time, are a rate that the API has
+//!   borne (TCP Westwood+: Casetti et al., "TCP Westwood: end-to-end congestion control", 2002). The new rate is a little more
+//!   than that, but at most 95 % of the rate that was too high. The time is the time of sending plus the refusal. With a limit
+//!   per second, the refusal is short. With a limit per minute that is spent in the first seconds, the refusal is the rest of
+//!   the minute, so the next minute's requests are spread over all of it. Three times are left out because they do not measure
+//!   the API: idle time, a refusal too long for a limit per minute, and a refusal that is short compared with the sending.
+//! * **Search**, if the new rate is far below the one that was too high, because the refusal may have been longer than
+//!   necessary. As in BIC (Xu, Harfoush and Rhee, "Binary increase congestion control for fast long-distance networks", 2004),
+//!   the limit is between the two rates. The steps grow at first, and get smaller again towards 95 % of the higher rate.
+//! * **Stay** on a plateau below the rate that was too high, as in CUBIC (RFC 9438, section 4), so that few answers are
+//!   throttled. The plateau lasts as long as 250 requests for each throttled answer, or 15 times the refusal if that is longer,
+//!   within one and five minutes. So, except at low rates, at most one answer in 250 is throttled in the long run.
+//! * **Up** after the plateau, in steps that start at 1 % and grow up to doublings, so that a raised limit is found. Idle time
+//!   does not count, because an unused rate is not known to be borne.
 //!
 //! Time comes in as a value, and every change goes out as one.
 
@@ -24,43 +24,43 @@ use std::time::Duration;
 
 use crate::model::deletion::RequestId;
 
-/// The most of the rate that was too high that is tried again.
+/// The highest rate that is tried after an excess, as a share of the rate that was too high.
 const DECREASE: f64 = 0.95;
-/// With fewer answers than this, what got through tells little, and the rate is halved at the most.
+/// With fewer answers than this, the measured rate is not reliable, and the rate is at most halved.
 const CREDIBLE: u32 = 20;
-/// How much more than what got through is tried next: some of it got through before the last steps up.
+/// The factor from the measured rate to the one that is tried next: some requests were sent before the last steps up.
 const GAIN: f64 = 1.03;
-/// The rate that was too high and the one that is tried next are far apart if they differ by more than this factor.
+/// A search begins if the rate that was too high exceeds the next one by more than this factor.
 const APART: f64 = 1.5;
-/// Limits count over this at the most, or are taken to: when there was nothing to send for so long, it begins anew.
+/// The longest window that we assume a limit has. After an idle time this long, measuring restarts.
 const WINDOW: Duration = Duration::from_secs(60);
-/// The longest refusal that is the doing of a limit: holds that double find out late that it is over. One that takes longer
-/// is an outage.
+/// The longest refusal that a limit explains, with the delay of holds that double. A longer one is an outage.
 const MAX_REFUSAL: Duration = Duration::from_secs(90);
-/// A refusal in which it was not asked in vain may have been longer than it had to be. It does not count if it is shorter
-/// than the sending by more than this factor.
+/// A refusal without a refused probe may have been longer than necessary. It is left out if the sending took more than this many
+/// times as long.
 const SHORT: u32 = 5;
-/// A plateau is as long as so many requests take, for each throttled answer before it, and so many times the refusal, but
-/// within these.
+/// A plateau lasts as long as this many requests for each throttled answer before it, or this many times the refusal, whichever
+/// is longer, within the two limits.
 const PLATEAU_REQUESTS: f64 = 250.0;
 const PLATEAU_REFUSALS: u32 = 15;
 const MIN_PLATEAU: Duration = Duration::from_secs(60);
 const MAX_PLATEAU: Duration = Duration::from_secs(300);
-/// The first step up after a plateau, and in a search; how much larger each next one is, and the largest.
+/// The first step up after a plateau, and in a search, as shares of the rate; the factor from each step to the next; and the
+/// largest step.
 const STEP: f64 = 0.01;
 const SEARCHING_STEP: f64 = 0.03;
 const STEP_GROWTH: f64 = 1.3;
 const MAX_STEP: f64 = 1.0;
-/// The most of the rest of its way, in powers, that a search goes in one step.
+/// One step of a search multiplies the rate by at most (end / current) to this power.
 const SEARCHED_AT_ONCE: f64 = 0.2;
-/// The least time from step to step is half of the refusal, within these: what is spent for long is noticed late, and what
-/// was too much until then is paid with a long pause. With each excess that is over sooner it comes down by this factor.
+/// The shortest time between steps is half of the refusal, within the two limits. A limit with a long window refuses late, and
+/// then for long. Each excess with a shorter refusal reduces the time to this share.
 const MIN_STEP_TIME: Duration = Duration::from_secs(1);
 const MAX_STEP_TIME: Duration = Duration::from_secs(30);
 const FORGOTTEN: f64 = 0.8;
-/// How late a request may be though there was something to send: turns are.
+/// How late a request may leave without idle time, because turns come late.
 const LATE: Duration = Duration::from_millis(50);
-/// The rate never falls below this, or below the ceiling if that is lower: one request in fifty seconds.
+/// The lowest rate, in requests per second, unless the ceiling is lower: one request in fifty seconds.
 const FLOOR: f64 = 0.02;
 
 /// Why the rate changed.
@@ -68,9 +68,9 @@ const FLOOR: f64 = 0.02;
 pub enum Why {
     /// An answer was throttled.
     Throttled,
-    /// The API answers again, and less than was thought got through.
+    /// The API answers again, and the measured rate differs from the present one.
     Delivered,
-    /// All went well for long enough.
+    /// No answer was throttled for long enough, so the rate takes a step up.
     Probing,
 }
 
@@ -89,47 +89,47 @@ impl Why {
 /// A change of the rate, in requests per second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateChange {
-    /// Before it.
+    /// The rate before the change.
     pub from: f64,
-    /// After it.
+    /// The rate after the change.
     pub to: f64,
-    /// What for.
+    /// The reason.
     pub why: Why,
 }
 
-/// Too much was sent; until an answer to something that was sent later is there.
+/// An excess: from a throttled answer until a later request is answered and not throttled.
 #[derive(Clone, Copy, Debug)]
 struct Excess {
     /// The rate that was too high.
     at: f64,
-    /// When it was noticed, in elapsed time.
+    /// When the first answer was throttled, in elapsed time.
     since: Duration,
-    /// Answers that were throttled in it.
+    /// The number of throttled answers.
     throttled: u32,
-    /// When a probe was throttled last.
+    /// When the last probe was throttled, in elapsed time.
     probed: Option<Duration>,
 }
 
-/// The current rate under a ceiling.
+/// The current rate, below its ceiling.
 #[derive(Clone, Debug)]
 pub struct AdaptiveRate {
     ceiling: f64,
     current: f64,
-    /// Answers to requests up to this one say nothing new: they were sent before the last excess was noticed.
+    /// Requests up to this one were sent before the last excess was noticed, so their answers are about that excess.
     noticed: RequestId,
     excess: Option<Excess>,
-    /// Answers that were not throttled since the API answered again last, or since there was something to send again after
-    /// a long time; and when that was, in elapsed time.
+    /// The number of answers that were not throttled since the last excess ended, or since a long idle time; and the elapsed time
+    /// when that was.
     delivered: u32,
     delivered_since: Duration,
-    /// The time since then in which there was nothing to send, and when the next request is due if there is something.
+    /// The idle time since then, and when the next request is due if there is one.
     idle: Duration,
     due_at: Duration,
-    /// How large the next step is, when it comes, and how long it is from one to the next.
+    /// The size of the next step, its elapsed time, and the time between steps.
     step: f64,
     step_at: Duration,
     step_time: Duration,
-    /// While there is a search, the rate at which it ends; and how long the plateau is that comes then.
+    /// During a search, the rate at which it ends; and the length of the plateau after it.
     searched: Option<f64>,
     plateau: Duration,
 }
@@ -155,7 +155,7 @@ impl AdaptiveRate {
         }
     }
 
-    /// Requests per second.
+    /// The current rate in requests per second.
     #[must_use]
     pub fn current(&self) -> f64 {
         self.current
@@ -170,7 +170,7 @@ impl AdaptiveRate {
     /// Takes in that a request was sent.
     pub fn sent(&mut self, elapsed: Duration) {
         let pause = elapsed.saturating_sub(LATE).saturating_sub(self.due_at);
-        // A pause that a throttled answer asked for is not for want of work.
+        // A pause because of a throttled answer is not idle time.
         if self.excess.is_none() {
             self.idle += pause;
             self.step_at += pause;
@@ -181,7 +181,7 @@ impl AdaptiveRate {
         self.due_at += pause + Duration::from_secs_f64(1.0 / self.current);
     }
 
-    /// Takes in that `request` was throttled; `newest` is the newest one that was sent.
+    /// Takes in that `request` was throttled. `newest` is the newest request that was sent.
     pub fn throttled(&mut self, request: RequestId, newest: RequestId, elapsed: Duration) -> Option<RateChange> {
         if let Some(excess) = &mut self.excess {
             excess.throttled = excess.throttled.saturating_add(1);
@@ -198,7 +198,7 @@ impl AdaptiveRate {
         self.change(self.current * DECREASE, Why::Throttled)
     }
 
-    /// Takes in that `request` was answered, and not throttled.
+    /// Takes in that `request` was answered and not throttled.
     pub fn delivered(&mut self, request: RequestId, elapsed: Duration) -> Option<RateChange> {
         self.delivered = self.delivered.saturating_add(1);
         if request <= self.noticed {
@@ -227,12 +227,12 @@ impl AdaptiveRate {
         self.change(to, Why::Probing)
     }
 
-    /// The API answers again.
+    /// Ends an excess: the API answers again.
     fn recover(&mut self, excess: Excess, elapsed: Duration) -> Option<RateChange> {
-        // If it was asked in vain, it would have answered some time since then: half of it, for all that is known.
+        // The limit reopened between the last refused probe and this answer. The midpoint is assumed.
         let until = excess.probed.map_or(elapsed, |probed| probed + elapsed.saturating_sub(probed) / 2);
         let refusal = until.saturating_sub(excess.since);
-        // After an outage it is as if there had been none.
+        // A long refusal is an outage and does not count.
         let refusal = if refusal > MAX_REFUSAL { Duration::ZERO } else { refusal };
         let next = self.borne(&excess, refusal).min(excess.at * DECREASE);
         let change = self.change(next, Why::Delivered);
@@ -242,7 +242,7 @@ impl AdaptiveRate {
         let plateau = Duration::from_secs_f64(requests / self.current).max(refusal * PLATEAU_REFUSALS);
         self.plateau = plateau.min(MAX_PLATEAU);
         if self.current <= FLOOR {
-            // There is nothing to stay for, and nothing to be lost.
+            // At the lowest rate, a plateau would only delay the way back.
             self.climb(None, MAX_STEP, elapsed);
         } else if excess.at > APART * next {
             self.climb(Some(excess.at * DECREASE), SEARCHING_STEP, elapsed);
@@ -256,20 +256,20 @@ impl AdaptiveRate {
         (self.searched, self.step, self.step_at) = (searched, step, elapsed + self.step_time);
     }
 
-    /// Begins a plateau; on the way up after it, it is a tenth of it from step to step.
+    /// Begins a plateau. After it, the time between steps is a tenth of its length.
     fn stay(&mut self, elapsed: Duration) {
         self.step_time = self.step_time.max(self.plateau / 10);
         self.climb(None, STEP, elapsed);
         self.step_at = elapsed + self.plateau.max(MIN_PLATEAU);
     }
 
-    /// What got through, with the gain.
+    /// The rate that got through, with the gain.
     fn borne(&self, excess: &Excess, refusal: Duration) -> f64 {
         let sending = excess.since.saturating_sub(self.delivered_since).saturating_sub(self.idle);
         let is_short = excess.probed.is_none() && sending > refusal * SHORT;
         let over = if is_short { sending } else { sending + refusal };
         let borne = f64::from(self.delivered) / over.as_secs_f64().max(1e-3) * GAIN;
-        // Most of the time there was nothing to send: so it may be with the refusal.
+        // If most of the time was idle, the refusal may have been idle time, too.
         let is_credible = self.delivered >= CREDIBLE && self.idle <= sending;
         if is_credible { borne } else { borne.max(excess.at / 2.0) }
     }

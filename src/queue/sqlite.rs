@@ -1,20 +1,25 @@
 //! All the SQL there is: the queue's file, opened, read and written.
 //!
 //! One [`Store`] owns the file: the OS locks on it and beside it say so, and the one connection that writes is in it. What is
-//! written in one turn of the worker is one [`Write`] transaction. Statements work on sets, handed over as JSON: a
+//! written in one turn of the worker is one [`Transaction`]. Statements work on sets, handed over as JSON: a
 //! statement per row would cost more than everything else together.
 
 mod begin;
 mod checks;
 mod clocks;
 mod connection;
+mod counter;
 mod descriptor;
 mod doubt;
 mod end;
 mod errors;
 mod file;
 mod files;
+mod holds;
+mod listing;
 mod lock;
+mod log;
+mod look;
 mod place;
 mod processes;
 mod producer;
@@ -23,13 +28,18 @@ mod restored;
 mod revive;
 mod rows;
 mod schema;
+mod settle;
 mod steps;
+mod sweep;
 mod trust;
+mod tx;
 mod upkeep;
-mod write;
 
-use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
+use std::time::Duration;
 
+use sqlx::SqliteConnection;
+
+pub use counter::Counter;
 pub use doubt::sure;
 pub use errors::{Doubtful, OpenError, StoreError};
 pub use file::{Opened, Options, Synchronous};
@@ -41,75 +51,27 @@ pub use reader::{
     lifting,
 };
 pub use trust::{Foreign, How, list};
-pub use upkeep::Backlog;
-pub use write::Write;
+pub use tx::Transaction;
+pub use upkeep::{PRUNE_ROWS, VACUUM_PAGES};
 
 use crate::{
     model::{
         clock::Timestamp,
-        deletion::{AgentId, DeletionId, Lane},
+        deletion::{AgentId, DeletionId, Lane, RequestId},
         hold::HoldRow,
     },
-    queue::{Census, Orphan, Tally},
+    queue::{Orphan, Queue, Swept, Upkeep},
 };
 use connection::Connection;
-use doubt::is_in_doubt;
-use file::connect;
 use lock::{LOCK_SUFFIX, Lock};
-use rows::{lane_row, orphan_row};
 use steps::{SOME_ROWS, Steps, whole_file};
 use trust::{Schema, blame};
-use write::{DATA_VERSION, row_json};
+use tx::DATA_VERSION;
 
-/// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
-/// columns' affinity away, without which SQLite would use only the first of them for the step; and since it takes the
-/// `>` of a row value for a `>=` when it looks for the start, only a value after all others skips the lane's own rows: a
-/// blob, because CHECKs can be switched off; and UNION, because a step that finds its own row again must be the last.
-const LANES: &str = "
-WITH RECURSIVE lane (id) AS (
-    SELECT (SELECT id FROM deletions INDEXED BY deletions_due WHERE state = 'pending'
-            ORDER BY priority, agent_id, batch_max, due_at LIMIT 1)
-    UNION
-    SELECT (SELECT next.id FROM deletions AS next INDEXED BY deletions_due
-            WHERE next.state = 'pending'
-              AND (next.priority, next.agent_id, next.batch_max, next.due_at)
-                  > (+head.priority, +head.agent_id, +head.batch_max, x'ffffffffffffffff')
-            ORDER BY next.priority, next.agent_id, next.batch_max, next.due_at LIMIT 1)
-    FROM lane CROSS JOIN deletions AS head ON head.id = lane.id
-    WHERE lane.id IS NOT NULL
-)
-SELECT head.priority, head.agent_id, head.batch_max,
-    CASE typeof(head.due_at) WHEN 'real' THEN CAST(head.due_at AS INTEGER) ELSE head.due_at END,
-    head.created_at, head.id
-FROM lane CROSS JOIN deletions AS head ON head.id = lane.id";
-
-/// A manifest of a row that is asked about alone has no other; only of such a one does it matter which lane it was in.
-const ORPHANS: &str = concat!(
-    "
-SELECT requests.id, requests.agent_id,
-    requests.kind = 'single' OR (SELECT batch_max = 0 FROM deletions WHERE id = iif(
-        requests.size = 1 AND json_valid(requests.deletion_ids), requests.deletion_ids, '[]')->>0) IS TRUE,
-    (SELECT ",
-    row_json!(),
-    " FROM deletions WHERE state = 'pending' AND id IN (
-        SELECT value FROM json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]'))))
-FROM requests INDEXED BY requests_unanswered
-WHERE answered_at IS NULL ORDER BY requests.id"
-);
-
-/// ?1 since when; ?2 how many; ?3 now. A request leaves once its claim is committed, which may take a while, and before its
-/// answer; one without an answer may have left a moment ago.
-const SENT_LATELY: &str = "
-SELECT left_by FROM (SELECT coalesce(answered_at, ?3) AS left_by FROM requests ORDER BY id DESC LIMIT ?2)
-WHERE left_by > ?1 AND typeof(left_by) = 'integer' ORDER BY left_by";
-
-/// ?1 how many. Only the newest requests are looked at: an outage of rejections has few others.
-const LAST_REJECTED: &str = "
-WITH newest AS MATERIALIZED (SELECT * FROM requests ORDER BY id DESC LIMIT 1000)
-SELECT agent_id, CASE WHEN json_valid(deletion_ids) THEN deletion_ids->>0 END FROM newest
-WHERE fault = 'rejected' AND size = 1 AND dead = 1
-    AND id > coalesce((SELECT max(id) FROM newest WHERE deleted > 0 OR absent > 0), 0)
-ORDER BY id DESC LIMIT ?1";
+/// How long after another process's last write we leave gaps between our own.
+const POLITE_FOR: Duration = Duration::from_secs(2);
+/// The longest such gap.
+const MAX_GAP: Duration = Duration::from_millis(50);
 
 /// The queue, open for the one daemon that works on it.
 #[derive(Debug)]
@@ -120,7 +82,12 @@ pub struct Store {
     opened: Opened,
     next_request: i64,
     data_version: i64,
+    /// The id after which pruning goes on.
     prune_after: i64,
+    /// All was gone through for old rows, and free pages are given back.
+    giving_back: bool,
+    /// The id from which the sweep goes on.
+    sweep_from: i64,
     /// A transaction may be open.
     writing: bool,
     steps: Steps,
@@ -134,7 +101,7 @@ impl Store {
     ///
     /// # Errors
     /// Then.
-    pub fn check_in_place(&self) -> Result<(), StoreError> {
+    fn check_in_place(&self) -> Result<(), StoreError> {
         self.conn.files.check("look for changes", |path| {
             if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
                 "the lock file was deleted or replaced while in use, and others cannot tell any more who works on the \
@@ -146,16 +113,11 @@ impl Store {
         })
     }
 
-    /// Whether another connection has committed anything since the last time this was asked.
-    ///
-    /// # Errors
-    /// If SQLite fails, or the file was deleted or replaced.
-    pub async fn changed(&mut self) -> Result<bool, StoreError> {
+    /// Whether another connection has committed anything since this was asked the last time, and to the tables what.
+    async fn look_for_changes(&mut self) -> Result<bool, StoreError> {
         self.check_in_place()?;
-        let version: i64 = sqlx::query_scalar(DATA_VERSION)
-            .fetch_one(&mut *self.conn)
-            .await
-            .map_err(|source| self.error("look for changes", source))?;
+        let version = sqlx::query_scalar(DATA_VERSION).fetch_one(&mut *self.conn).await;
+        let version: i64 = version.map_err(|source| self.error("look for changes", source))?;
         let changed = version != self.data_version;
         self.data_version = version;
         if changed {
@@ -176,228 +138,140 @@ impl Store {
         self.schema.news()
     }
 
-    /// The same error, with the names of what is somebody else's in the tables, if that may be its cause. What was open is
-    /// undone.
-    pub async fn blame(&mut self, error: StoreError) -> StoreError {
-        self.abandon().await;
-        blame(&mut self.conn, &self.steps, error).await
-    }
-
-    /// Every lane with open rows, and when its first row is due. O(lanes): one step of the index each. In the order of their
-    /// first rows in the table: rows of many agents that were inserted one after another share pages, and what is claimed
-    /// together touches fewer of them.
-    ///
-    /// Of a lane that no request can be made of (its rows' CHECKs were switched off for the INSERT), the first row
-    /// comes in the second list.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn lanes(&mut self) -> Result<(Vec<(Lane, Timestamp)>, Vec<DeletionId>), StoreError> {
-        let _allowance = self.steps.allow(whole_file(&self.options.path));
-        let rows = sqlx::query(LANES)
-            .fetch_all(&mut *self.conn)
-            .await
-            .map_err(|source| self.error("list the lanes", source))?;
-        let (mut lanes, mut unusable) = (Vec::with_capacity(rows.len()), Vec::new());
-        for row in &rows {
-            let (head, lane) = lane_row(row).map_err(|source| self.error("list the lanes", source))?;
-            match lane {
-                Some((lane, due_at)) => lanes.push((head, lane, due_at)),
-                None => unusable.push(head),
-            }
-        }
-        lanes.sort_unstable_by_key(|(head, ..)| *head);
-        Ok((lanes.into_iter().map(|(_, lane, due_at)| (lane, due_at)).collect(), unusable))
-    }
-
-    /// The holds, whoever placed them.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
-        let _allowance = self.steps.allow(SOME_ROWS);
-        rows::holds(&mut self.conn).await.map_err(|source| self.error("read the holds", source))
-    }
-
-    /// The requests that a daemon before us claimed and did not live to see answered.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn orphans(&mut self) -> Result<Vec<Orphan>, StoreError> {
-        let _allowance = self.steps.allow(whole_file(&self.options.path));
-        let rows = sqlx::query(ORPHANS)
-            .fetch_all(&mut *self.conn)
-            .await
-            .map_err(|source| self.error("find unanswered requests", source))?;
-        rows.iter()
-            .map(orphan_row)
-            .collect::<Result<_, _>>()
-            .map_err(|source| self.error("find unanswered requests", source))
-    }
-
-    /// When the last requests had left at the latest, oldest first: those since a time, `most` of them.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn sent_since(
+    /// Reads something in at most `steps` steps.
+    async fn read<T>(
         &mut self,
-        since: Timestamp,
-        most: u32,
-        now: Timestamp,
-    ) -> Result<Vec<Timestamp>, StoreError> {
-        let _allowance = self.steps.allow(SOME_ROWS);
-        let sent =
-            sqlx::query_scalar(SENT_LATELY).bind(since.0).bind(most).bind(now.0).fetch_all(&mut *self.conn).await;
-        let sent: Vec<i64> = sent.map_err(|source| self.error("look at the last requests", source))?;
-        Ok(sent.into_iter().map(Timestamp).collect())
-    }
-
-    /// Of the newest requests, those whose only row was rejected and given up, with nothing settled since: agent and row,
-    /// oldest first, `most` of them.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, StoreError> {
-        let _allowance = self.steps.allow(SOME_ROWS);
-        let rows = sqlx::query(LAST_REJECTED).bind(most).fetch_all(&mut *self.conn).await;
-        let rows = rows.map_err(|source| self.error("look at the last requests", source))?;
-        let rejected = |row: &SqliteRow| {
-            let agent = AgentId::parse(row.try_get(0).ok()?).ok()?;
-            Some((agent, DeletionId(row.try_get(1).ok()?)))
-        };
-        Ok(rows.iter().rev().filter_map(rejected).collect())
-    }
-
-    /// Whether no row is open.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn is_empty(&mut self) -> Result<bool, StoreError> {
-        let open: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM deletions WHERE state = 'pending')")
-            .fetch_one(&mut *self.conn)
-            .await
-            .map_err(|source| self.error("look for open rows", source))?;
-        Ok(!open)
-    }
-
-    /// Writes, though nothing new: whether that can be done. A full disk shows only when something is written.
-    ///
-    /// # Errors
-    /// If SQLite fails, or another process writes for longer than the busy timeout.
-    pub async fn try_writing(&mut self) -> Result<(), StoreError> {
-        let mut write = self.write().await?;
-        // A number in the file's head that nobody uses.
-        write.execute("write", sqlx::query("PRAGMA user_version = 0")).await?;
-        write.commit().await
+        doing: &'static str,
+        steps: u64,
+        read: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        let _allowance = self.steps.allow(steps);
+        read(&mut self.conn).await.map_err(|source| self.error(doing, source))
     }
 
     /// Undoes a transaction that was neither committed nor rolled back, if there is one.
-    pub async fn abandon(&mut self) {
+    async fn abandon(&mut self) {
         if std::mem::take(&mut self.writing) {
             // Fails if SQLite has undone it already, which is as well.
             let _ = sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn).await;
         }
     }
 
-    /// Closes the file in good order: what is in the log of commits goes into the database, and the log is removed. If others
-    /// use another log by now, nothing is touched.
-    ///
-    /// # Errors
-    /// If SQLite fails; nothing is lost by that.
-    pub async fn close(self) -> Result<(), StoreError> {
-        let Self { conn, options, lock, .. } = self;
-        let closed = end::put_away(conn).await;
-        drop(lock);
-        closed.map_err(|source| StoreError { path: options.path, doing: "close", source })
+    fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
+        StoreError::new(&self.options.path, doing, source)
+    }
+}
+
+impl Queue for Store {
+    type Error = StoreError;
+    type Tx<'q> = Transaction<'q>;
+    type Counter = Counter;
+
+    fn check_owner(&self) -> Result<(), StoreError> {
+        self.check_in_place()
     }
 
-    /// What counts the rows, on a connection of its own: that takes longer than a turn may.
-    #[must_use]
-    pub fn counter(&self) -> Counter {
+    async fn changed(&mut self) -> Result<bool, StoreError> {
+        let changed = self.look_for_changes().await?;
+        self.schema.news().into_iter().for_each(log::schema_modified);
+        Ok(changed)
+    }
+
+    async fn lanes(&mut self) -> Result<Vec<(Lane, Timestamp)>, StoreError> {
+        self.read("list the lanes", whole_file(&self.options.path), listing::lanes).await
+    }
+
+    async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
+        self.read("read the holds", SOME_ROWS, rows::holds).await
+    }
+
+    async fn orphans(&mut self) -> Result<Vec<Orphan>, StoreError> {
+        self.read("find unanswered requests", whole_file(&self.options.path), listing::orphans).await
+    }
+
+    async fn sent_since(&mut self, since: Timestamp, most: u32, now: Timestamp) -> Result<Vec<Timestamp>, StoreError> {
+        let sent = async |conn: &mut SqliteConnection| listing::sent_since(conn, since, most, now).await;
+        self.read("look at the last requests", SOME_ROWS, sent).await
+    }
+
+    async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, StoreError> {
+        let rejected = async |conn: &mut SqliteConnection| listing::last_rejected(conn, most).await;
+        self.read("look at the last requests", SOME_ROWS, rejected).await
+    }
+
+    async fn newest_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.read("look for the newest time", SOME_ROWS, clocks::newest_time).await
+    }
+
+    async fn put_clock_right(
+        &mut self,
+        before: RequestId,
+        longest: Duration,
+        now: Timestamp,
+    ) -> Result<(Option<RequestId>, u64), StoreError> {
+        self.put_due_times_right(before, longest, now).await
+    }
+
+    async fn is_empty(&mut self) -> Result<bool, StoreError> {
+        self.read("look for open rows", whole_file(&self.options.path), listing::has_open_rows).await.map(|open| !open)
+    }
+
+    async fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
+        self.begin_within(SOME_ROWS).await
+    }
+
+    async fn undo(&mut self) {
+        self.abandon().await;
+    }
+
+    async fn can_write(&mut self) -> Result<(), StoreError> {
+        let mut tx = self.begin_within(SOME_ROWS).await?;
+        // A number in the file's head that nobody uses.
+        tx.execute("write", sqlx::query("PRAGMA user_version = 0")).await?;
+        tx.finish().await
+    }
+
+    async fn upkeep(&mut self, cutoff: Option<Timestamp>) -> Result<Upkeep, StoreError> {
+        self.upkeep_step(cutoff).await
+    }
+
+    async fn sweep(&mut self, now: Timestamp) -> Result<Swept, StoreError> {
+        self.sweep_on(now).await
+    }
+
+    async fn inspect(&mut self) -> Result<(), StoreError> {
+        self.backlog().await?.iter().for_each(log::wal_growing);
+        Ok(())
+    }
+
+    async fn reconnect(&mut self) -> Result<(), StoreError> {
+        self.connect_again().await
+    }
+
+    async fn explain(&mut self, error: StoreError) -> StoreError {
+        self.abandon().await;
+        let error = blame(&mut self.conn, &self.steps, error).await;
+        log::trigger_interference(&error);
+        error
+    }
+
+    /// SQLite's busy handler retries only every 100 ms or less: without a gap after our commit, a waiting producer starves.
+    fn gap(&self, wrote_for: Duration, others_wrote: Option<Duration>) -> Duration {
+        if others_wrote.is_some_and(|ago| ago < POLITE_FOR) { wrote_for.min(MAX_GAP) } else { Duration::ZERO }
+    }
+
+    fn counter(&self) -> Counter {
         Counter::new(self.options.clone())
     }
 
-    fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
-        StoreError { path: self.options.path.clone(), doing, source }
+    /// What is in the write-ahead log goes into the database, and the log is removed. If others use another log by now, nothing is
+    /// touched.
+    async fn close(self) -> Result<(), StoreError> {
+        let Self { conn, options, lock, .. } = self;
+        let closed = end::put_away(conn).await;
+        drop(lock);
+        closed.map_err(|source| StoreError::new(&options.path, "close", source))
     }
-}
-
-/// Counts the rows of a queue, beside whoever works on it.
-#[derive(Clone, Debug)]
-pub struct Counter {
-    options: Options,
-}
-
-impl Counter {
-    /// Of the file that these options name, also if nobody works on it.
-    #[must_use]
-    pub fn new(options: Options) -> Self {
-        Self { options }
-    }
-
-    /// The same with the holds.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn census(&self, now: Timestamp) -> Result<Census, StoreError> {
-        let first = self.try_census(now).await;
-        if is_in_doubt(&first).await { self.try_census(now).await } else { first }
-    }
-
-    async fn try_census(&self, now: Timestamp) -> Result<Census, StoreError> {
-        let mut conn = connect(&self.options, true).await?;
-        let counted = async {
-            let steps = Steps::of(&mut conn).await?;
-            let _allowance = steps.allow(whole_file(&self.options.path));
-            let tally = tally(&mut conn, now).await?;
-            let holds = rows::holds(&mut conn).await?;
-            Ok(Census { tally, holds: holds.iter().map(|hold| hold.cause).collect() })
-        };
-        let counted = counted.await;
-        self.end(conn, counted).await
-    }
-
-    /// Counts, along the indexes: O(open and dead rows).
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn tally(&self, now: Timestamp) -> Result<Tally, StoreError> {
-        let first = self.try_tally(now).await;
-        if is_in_doubt(&first).await { self.try_tally(now).await } else { first }
-    }
-
-    async fn try_tally(&self, now: Timestamp) -> Result<Tally, StoreError> {
-        let mut conn = connect(&self.options, true).await?;
-        let counted = async {
-            let steps = Steps::of(&mut conn).await?;
-            let _allowance = steps.allow(whole_file(&self.options.path));
-            tally(&mut conn, now).await
-        };
-        let counted = counted.await;
-        self.end(conn, counted).await
-    }
-
-    /// Closes the connection: left to a thread of sqlx's, it could be the last one to have the file open.
-    async fn end<T>(&self, conn: SqliteConnection, counted: Result<T, sqlx::Error>) -> Result<T, StoreError> {
-        let _ = conn.close().await;
-        counted.map_err(|source| StoreError { path: self.options.path.clone(), doing: "count", source })
-    }
-}
-
-async fn tally(conn: &mut SqliteConnection, now: Timestamp) -> Result<Tally, sqlx::Error> {
-    let (pending, due): (i64, i64) = sqlx::query_as(
-        "SELECT count(*), coalesce(sum(due_at <= ?1), 0) FROM deletions INDEXED BY deletions_due
-         WHERE state = 'pending'",
-    )
-    .bind(now.0)
-    .fetch_one(&mut *conn)
-    .await?;
-    let dead = sqlx::query_scalar("SELECT count(*) FROM deletions WHERE state = 'dead'").fetch_one(&mut *conn).await?;
-    let holds = rows::holds(conn).await?;
-    let waiting = reader::waiting(conn, &holds, now).await?;
-    let oldest_due = waiting.into_iter().map(|(_, age)| age).max().unwrap_or_default();
-    let count = |n: i64| u64::try_from(n).unwrap_or(0);
-    Ok(Tally { pending: count(pending), due: count(due), dead: count(dead), oldest_due })
 }
 
 #[cfg(test)]

@@ -36,12 +36,12 @@ use tower::ServiceExt as _;
 use tracing::warn;
 
 use crate::{
+    event,
     model::clock::Clock,
-    queue::sqlite::Counter,
+    queue::Counter,
     watch::{
         health::{Health, State as Life},
         metrics::{Exposition, Metrics},
-        telemetry::event,
     },
 };
 
@@ -64,13 +64,13 @@ const COUNT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is answered with.
 #[derive(Clone, Debug)]
-pub struct Sources {
+pub struct Sources<C> {
     /// What the worker counts.
     pub metrics: Metrics,
     /// What the loop says of itself.
     pub health: Health,
     /// What counts the rows.
-    pub counter: Counter,
+    pub counter: C,
     /// The clock that the loop goes by.
     pub clock: Clock,
 }
@@ -88,7 +88,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// If that address cannot be had.
-    pub fn start(listen: SocketAddr, sources: Sources) -> io::Result<Self> {
+    pub fn start<C: Counter>(listen: SocketAddr, sources: Sources<C>) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -116,8 +116,8 @@ impl Endpoint {
     }
 }
 
-struct Shared {
-    sources: Sources,
+struct Shared<C> {
+    sources: Sources<C>,
     counting: Mutex<Counting>,
 }
 
@@ -128,15 +128,15 @@ struct Counting {
     failing: bool,
 }
 
-async fn serve(listener: std::net::TcpListener, shared: Shared) -> io::Error {
+async fn serve<C: Counter>(listener: std::net::TcpListener, shared: Shared<C>) -> io::Error {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return error,
     };
     let router = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics::<C>))
+        .route("/livez", get(livez::<C>))
+        .route("/readyz", get(readyz::<C>))
         .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n") })
         .with_state(Arc::new(shared));
     let (mut tasks, mut guests, clock) = (JoinSet::new(), Guests::default(), Clock::system());
@@ -201,7 +201,7 @@ async fn answer(stream: TcpStream, router: Router, is_busy: Arc<AtomicBool>) {
     let _ = timeout(MAX_CONNECTION_TIME, http.serve_connection(TokioIo::new(stream), service)).await;
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+async fn metrics<C: Counter>(State(shared): State<Arc<Shared<C>>>, headers: HeaderMap) -> Response {
     let counting = Arc::clone(&shared);
     // A task of its own, so that a count that takes longer than a scraper waits comes to its end.
     let _ = timeout(COUNT_PATIENCE, tokio::spawn(async move { counting.count().await })).await;
@@ -213,7 +213,7 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
     }
 }
 
-impl Shared {
+impl<C: Counter> Shared<C> {
     /// Counts the rows, unless that was done a moment ago.
     async fn count(&self) {
         let Sources { metrics, counter, clock, .. } = &self.sources;
@@ -239,11 +239,11 @@ impl Shared {
     }
 }
 
-async fn livez(State(shared): State<Arc<Shared>>) -> Response {
+async fn livez<C: Counter>(State(shared): State<Arc<Shared<C>>>) -> Response {
     told(shared.sources.alive())
 }
 
-async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+async fn readyz<C: Counter>(State(shared): State<Arc<Shared<C>>>) -> Response {
     let ready = shared.sources.alive().and_then(|()| match shared.sources.health.state() {
         Life::Starting => Err("starting: the database is being opened".to_owned()),
         Life::Working => Ok(()),
@@ -253,7 +253,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     told(ready)
 }
 
-impl Sources {
+impl<C: Counter> Sources<C> {
     fn alive(&self) -> Result<(), String> {
         let silent = self.health.alive(self.clock.elapsed());
         silent.map_err(|silent| format!("the loop has not come round for {} s", silent.as_secs()))

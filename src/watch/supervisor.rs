@@ -10,9 +10,9 @@ use std::{io, os::unix::net::UnixDatagram, path::PathBuf, time::Duration};
 use sd_notify::NotifyState;
 use tracing::warn;
 
-use crate::watch::{
-    health::{Health, State},
-    telemetry::event,
+use crate::{
+    event,
+    watch::health::{Health, State},
 };
 
 /// The longest that the loop waits for the service manager to take a message.

@@ -10,12 +10,12 @@ use tracing::{info, warn};
 use super::{Settings, Worker};
 use crate::{
     api::Transport,
+    event,
     model::{
         clock::{Clock, Timestamp},
         deletion::RequestId,
     },
-    queue::sqlite::{Store, StoreError},
-    watch::telemetry::event,
+    queue::Queue,
 };
 
 /// Wall-clock and elapsed time may part by this much between two turns: a clock that is slewed is not set.
@@ -44,9 +44,9 @@ pub(super) struct Clocks {
 }
 
 /// Looks at the clock before anything is written, and puts right what is easily found.
-pub(super) async fn start(store: &mut Store, settings: &Settings, clock: &Clock) -> Result<Clocks, StoreError> {
+pub(super) async fn start<Q: Queue>(queue: &mut Q, settings: &Settings, clock: &Clock) -> Result<Clocks, Q::Error> {
     let (now, elapsed) = (clock.now(), clock.elapsed());
-    let newest = store.newest_time().await?;
+    let newest = queue.newest_time().await?;
     let ahead = newest.map_or(Duration::ZERO, |newest| now.since(newest));
     let is_doubtful = ahead > settings.retention / 2;
     if is_doubtful {
@@ -69,7 +69,7 @@ pub(super) async fn start(store: &mut Store, settings: &Settings, clock: &Clock)
         put_right: 0,
     };
     while clocks.search.is_some() {
-        clocks.put_right += clocks.search_on(store, settings, now).await?;
+        clocks.put_right += clocks.search_on(queue, settings, now).await?;
     }
     Ok(clocks)
 }
@@ -105,31 +105,36 @@ impl Clocks {
     }
 
     /// Puts right the due times of some rows that the daemon itself has given while the clock was ahead.
-    async fn search_on(&mut self, store: &mut Store, settings: &Settings, now: Timestamp) -> Result<u64, StoreError> {
+    async fn search_on<Q: Queue>(
+        &mut self,
+        queue: &mut Q,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<u64, Q::Error> {
         let Some(before) = self.search else { return Ok(0) };
-        let (next, rows) = store.put_clock_right(before, settings.policy.retry.max(), now).await?;
+        let (next, rows) = queue.put_clock_right(before, settings.policy.retry.max(), now).await?;
         self.search = next;
         Ok(rows)
     }
 }
 
-impl<T: Transport> Worker<T> {
+impl<Q: Queue, T: Transport> Worker<Q, T> {
     /// Notices that the wall clock was set: what waits by it is listed anew, and what a clock gave that was ahead is put
     /// right, a step at a time.
-    pub(super) async fn mind_the_clock(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn mind_the_clock(&mut self) -> Result<(), Q::Error> {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
         if let Some(by_ms) = self.clocks.jumped(now, elapsed) {
             warn!(event = event::CLOCK_JUMPED, by_ms, "the clock was set; what waits for a time is looked at again");
-            self.stale = true;
-            (self.next_listing, self.next_reading) = (elapsed, elapsed);
+            self.view.lanes_stale = true;
+            (self.view.next_listing, self.view.next_reading) = (elapsed, elapsed);
             self.clocks.search = Some(RequestId(i64::MAX));
             self.clocks.search_at = elapsed;
-            self.holds_to_write.extend(self.schedule.pace.holds.put_clock_right(now));
+            self.ledger.hold_changes.extend(self.schedule.pace.holds.put_clock_right(now));
         }
         if self.clocks.search.is_some() && elapsed >= self.clocks.search_at {
-            let rows = self.clocks.search_on(&mut self.store, &self.settings, now).await?;
+            let rows = self.clocks.search_on(&mut self.queue, &self.settings, now).await?;
             if rows > 0 {
-                self.stale = true;
+                self.view.lanes_stale = true;
                 info!(event = event::CLOCK_JUMPED, rows, "due times that a clock gave which was ahead are put right");
             }
             let ended = self.clock.elapsed();

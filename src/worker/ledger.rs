@@ -4,9 +4,15 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::{Totals, in_flight::InFlight, log, schedule::Schedule};
+use super::{
+    Settings, Totals,
+    calls::{InFlight, Over},
+    log,
+    schedule::Schedule,
+};
 use crate::{
     api::Reply,
+    event,
     model::{
         clock::Timestamp,
         deletion::{Lane, RequestId},
@@ -17,18 +23,18 @@ use crate::{
         outcome::{Fault, Judgement},
     },
     pace::{Outcome, is_too_much},
-    queue::Settlement,
-    watch::{metrics::Metrics, telemetry::event},
+    queue::{Claim, Settlement, Tx},
+    watch::metrics::Metrics,
 };
 
 /// A judged answer that the database does not know of yet.
 #[derive(Debug)]
 pub(super) struct Unsettled {
-    pub(super) settlement: Settlement,
+    settlement: Settlement,
     lane: Lane,
     /// Elapsed time at which the request was sent.
     sent: Duration,
-    pub(super) holds: Vec<HoldChange>,
+    holds: Vec<HoldChange>,
 }
 
 /// What came back, and what it has shown.
@@ -36,6 +42,8 @@ pub(super) struct Unsettled {
 pub(super) struct Ledger {
     /// Judged; kept until a transaction with it has been committed.
     pub(super) unsettled: Vec<Unsettled>,
+    /// Changes of holds that wait for a transaction.
+    pub(super) hold_changes: Vec<HoldChange>,
     pub(super) evidence: Evidence,
     pub(super) totals: Totals,
     pub(super) metrics: Metrics,
@@ -49,18 +57,51 @@ pub(super) struct Ledger {
     pub(super) echoes: Echoes,
 }
 
-/// A call that is over.
-pub(super) struct Over {
-    pub(super) call: InFlight,
-    /// `None`: it was cut short on our side, which says nothing about the API, so no hold follows.
-    pub(super) reply: Option<(Reply, Duration)>,
-    /// How many calls were on their way at its end, itself included.
-    pub(super) together: usize,
-    /// Another call of the same agent is on its way.
-    pub(super) has_company: bool,
-}
-
 impl Ledger {
+    pub(super) fn new(
+        settings: &Settings,
+        totals: Totals,
+        metrics: Metrics,
+        rng: fastrand::Rng,
+        now: Duration,
+    ) -> Self {
+        Self {
+            unsettled: Vec::new(),
+            hold_changes: Vec::new(),
+            evidence: Evidence::new(settings.after_faults, settings.longest_hold),
+            totals,
+            metrics,
+            rng,
+            newest: RequestId(0),
+            last_settled: now,
+            told_refused: false,
+            echoes: Echoes::default(),
+        }
+    }
+
+    /// Whether the database knows all that is known here.
+    pub(super) fn is_written(&self) -> bool {
+        self.unsettled.is_empty() && self.hold_changes.is_empty()
+    }
+
+    /// A request is about to be sent.
+    pub(super) fn sent(&mut self, claim: &Claim) {
+        self.newest = self.newest.max(claim.request);
+        self.totals.requests += 1;
+        self.echoes.sent(claim.correlation_id);
+    }
+
+    /// Writes what is unsettled, and at most so many changes of holds; returns how many of those.
+    pub(super) async fn settle<X: Tx>(&self, tx: &mut X, most_changes: usize) -> Result<usize, X::Error> {
+        let changes = self.hold_changes.len().min(most_changes);
+        tx.change_holds(&self.hold_changes[..changes]).await?;
+        tx.settle(self.unsettled.iter().map(|unsettled| &unsettled.settlement)).await?;
+        for unsettled in &self.unsettled {
+            tx.change_holds(&unsettled.holds).await?;
+        }
+        Ok(changes)
+    }
+
     /// Judges what a call came to. True if the answer was that to another request: then no connection is to be trusted.
     pub(super) fn judge(&mut self, over: Over, schedule: &mut Schedule, now: Timestamp) -> bool {
         let Over { call, reply, together, has_company } = over;

@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::{InFlight, Totals};
+use super::{Totals, calls::InFlight};
 use crate::{
+    event,
     model::{
+        deletion::RequestId,
         hold::{HoldChange, HoldRow},
-        outcome::Verdict,
+        outcome::{Cause, Scope, Verdict},
     },
     pace::{ConcurrencyChange, RateChange},
-    queue::{
-        Counts, Settlement, Tally,
-        sqlite::{self, Backlog, Foreign, StoreError},
-    },
-    watch::telemetry::{dropped_lines, event},
+    queue::{Counts, Settlement, Tally},
+    watch::telemetry::dropped_lines,
 };
 
 /// One line for the request, one at debug for each row, and a warning if rows are dead or the API listed strangers.
@@ -81,39 +80,6 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
             agent,
             ids = strays,
             "the API listed IDs that were not sent"
-        );
-    }
-}
-
-/// Who keeps the log of commits from being copied.
-pub fn backlog(Backlog { bytes, readers }: &Backlog) {
-    let names: Vec<String> = readers.iter().map(|(pid, name)| format!("{pid} {name}")).collect();
-    warn!(
-        event = event::WAL_GROWING,
-        mib = bytes >> 20,
-        readers = names.join(", "),
-        "the log of commits grows: somebody reads in one transaction for long, and keeps it from being copied into the file"
-    );
-}
-
-/// What about the tables is not as we made it.
-pub fn foreign(foreign: &[Foreign]) {
-    warn!(
-        event = event::SCHEMA_MODIFIED,
-        names = sqlite::list(foreign),
-        "the tables are not as sweeper makes them: what a trigger does runs inside the daemon's transactions, and an \
-         index makes them slower"
-    );
-}
-
-/// Something of somebody else's kept a statement from doing what it does; nothing more is sent.
-pub fn interfered(error: &StoreError) {
-    if let Some(foreign) = error.foreign() {
-        error!(
-            event = event::TRIGGER_INTERFERENCE,
-            names = sqlite::list(foreign),
-            %error,
-            "a statement did not do what it does; nothing more is sent"
         );
     }
 }
@@ -186,6 +152,14 @@ pub fn hold_for(change: &HoldChange, detail: Option<&str>) {
         HoldChange::Lifted { scope, cause, .. } => {
             info!(event = event::HOLD_LIFTED, scope = scope.as_str(), cause = cause.as_str(), "hold lifted");
         }
+    }
+}
+
+/// Holds that are over, which this request probes.
+pub fn probes(request: RequestId, probed: &[(Scope, Cause)]) {
+    for (scope, cause) in probed {
+        let (scope, cause, request) = (scope.as_str(), cause.as_str(), request.0);
+        info!(event = event::HOLD_PROBED, scope, cause, request, "the hold is over; one request probes");
     }
 }
 

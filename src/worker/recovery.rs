@@ -2,30 +2,83 @@
 
 use tracing::warn;
 
-use super::Totals;
+use super::{Settings, Totals, clocks, clocks::Clocks, outage::tell_of_invalid_rows};
 use crate::{
+    event,
     model::{
         clock::{Clock, Timestamp},
         judge::{Heard, Policy, Sent, Standing, judge},
         outcome::Fault,
     },
     pace::Pace,
-    queue::{
-        Orphan, Settlement,
-        sqlite::{Store, StoreError},
-    },
-    watch::telemetry::event,
+    queue::{Orphan, Queue, QueueError as _, Remedy, Settlement, Tx as _},
 };
 
+/// What a start does before its first turn: looks at the clock, at what was sent before, and at what a crash left. If a row
+/// cannot be read, all rows are swept, and it begins again.
+pub(super) async fn begin<Q: Queue>(
+    queue: &mut Q,
+    pace: &mut Pace,
+    settings: &Settings,
+    clock: &Clock,
+    rng: &mut fastrand::Rng,
+) -> Result<(Clocks, Totals), Q::Error> {
+    let mut swept = 0;
+    loop {
+        match try_to_begin(queue, pace, settings, clock, rng).await {
+            Err(error) if error.remedy() == Remedy::Sweep && swept == 0 => {
+                queue.undo().await;
+                swept = sweep(queue, clock).await?;
+                if swept == 0 {
+                    return Err(error);
+                }
+            }
+            begun => {
+                let (clocks, mut totals) = begun?;
+                totals.dead += swept;
+                return Ok((clocks, totals));
+            }
+        }
+    }
+}
+
+async fn sweep<Q: Queue>(queue: &mut Q, clock: &Clock) -> Result<u64, Q::Error> {
+    let mut dead = 0;
+    loop {
+        let step = queue.sweep(clock.now()).await?;
+        dead += step.dead;
+        if !step.more {
+            break;
+        }
+    }
+    if dead > 0 {
+        tell_of_invalid_rows(dead);
+    }
+    Ok(dead)
+}
+
+async fn try_to_begin<Q: Queue>(
+    queue: &mut Q,
+    pace: &mut Pace,
+    settings: &Settings,
+    clock: &Clock,
+    rng: &mut fastrand::Rng,
+) -> Result<(Clocks, Totals), Q::Error> {
+    let clocks = clocks::start(queue, settings, clock).await?;
+    remember_what_was_sent(queue, pace, clock).await?;
+    let totals = recover(queue, &settings.policy, pace.permits.rate(), clock.now(), rng).await?;
+    Ok((clocks, totals))
+}
+
 /// Settles what a daemon before us left unanswered: sent, outcome unknown. And says that we are here, with our `rate`.
-pub(super) async fn recover(
-    store: &mut Store,
+async fn recover<Q: Queue>(
+    queue: &mut Q,
     policy: &Policy,
     rate: f64,
     now: Timestamp,
     rng: &mut fastrand::Rng,
-) -> Result<Totals, StoreError> {
-    let orphans = store.orphans().await?;
+) -> Result<Totals, Q::Error> {
+    let orphans = queue.orphans().await?;
     let mut totals = Totals::default();
     let requests = orphans.len();
     let settlements: Vec<Settlement> = orphans
@@ -48,10 +101,10 @@ pub(super) async fn recover(
             is_whole: false,
         })
         .collect();
-    let mut write = store.write().await?;
+    let mut write = queue.begin().await?;
     write.settle(settlements.iter()).await?;
     write.introduce(rate, now).await?;
-    write.commit().await?;
+    write.commit(&[], None, now).await?;
     if requests == 0 {
         return Ok(totals);
     }
@@ -62,13 +115,9 @@ pub(super) async fn recover(
 }
 
 /// The rate goes on from what was sent before this start: a restart in a loop must not send a burst each time.
-pub(super) async fn remember_what_was_sent(
-    store: &mut Store,
-    pace: &mut Pace,
-    clock: &Clock,
-) -> Result<(), StoreError> {
+async fn remember_what_was_sent<Q: Queue>(queue: &mut Q, pace: &mut Pace, clock: &Clock) -> Result<(), Q::Error> {
     let (now, (back, most)) = (clock.now(), pace.permits.looks_back());
-    let sent = store.sent_since(now.minus(back), most, now).await?;
+    let sent = queue.sent_since(now.minus(back), most, now).await?;
     let ago: Vec<_> = sent.into_iter().map(|at| now.since(at)).collect();
     pace.permits.sent_before(&ago, clock.elapsed());
     Ok(())

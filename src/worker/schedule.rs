@@ -1,46 +1,30 @@
 //! What goes out in a turn: which lanes may send, what is looked at, and what is claimed.
 //!
-//! Whose turn it is, and whether a hold stands against it, is decided in memory and before a transaction is open; inside
-//! one, a bounded number of lanes is looked at, and only lanes that may send.
+//! Whose turn it is, and whether a hold stands against it, is decided here, in memory and before a transaction is open. Inside
+//! one, [`claims`] looks at a bounded number of lanes, and only at lanes that may send.
+
+mod claims;
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
-use uuid::Uuid;
-
-use super::{
-    Settings,
-    in_flight::{self, InFlight, on_their_way},
-    log,
-    plan::{Busy, Next, Rules, batches, probe},
-};
+use super::{Settings, calls::Flights, lanes::Lanes};
 use crate::{
     model::{
         clock::{Clock, Timestamp},
-        deletion::{ALONE, AgentId, Batch, Lane, MAX_BATCH_SIZE},
+        deletion::{ALONE, AgentId, Lane, MAX_BATCH_SIZE},
         evidence::Evidence,
-        outcome::Scope,
     },
     pace::{Admission, Pace, Probe},
-    queue::{
-        Claim, Look,
-        sqlite::{StoreError, Write},
-    },
-    worker::lanes::Lanes,
+    queue::Claim,
 };
 
 /// How many lanes are considered in a row without one that may send: some thousand take a millisecond.
 const MOST_CONSIDERED: usize = 2_000;
 /// How many lanes are looked at in one transaction beyond those that there is room for.
 const MOST_LOOKS: usize = 64;
-/// For a probe that takes the rows that were tried least, this many times the rows of a request are looked at.
-const LEAST_TRIED_OF: usize = 10;
 /// How long until it is looked again whether somebody may probe a hold on everything.
 const PROBE_RECHECK: Duration = Duration::from_millis(20);
 /// How many holds that are over are lifted in one transaction.
@@ -51,8 +35,6 @@ pub(super) const MOST_LIFTED: usize = 500;
 pub(super) struct Plan {
     pub(super) claims: Vec<Claim>,
     pub(super) taken: Vec<Lane>,
-    /// How many rows turned out to be unusable.
-    pub(super) buried: u64,
     /// How many requests may still be claimed.
     room: usize,
     /// How many lanes may still be looked at.
@@ -82,23 +64,8 @@ impl Picked {
 /// What a turn knows while it claims.
 #[derive(Clone, Copy)]
 pub(super) struct Known<'k> {
-    pub(super) calls: &'k Calls,
+    pub(super) calls: &'k Flights,
     pub(super) evidence: &'k Evidence,
-}
-
-/// What a turn shares among its claims.
-struct Claiming<'k> {
-    known: Known<'k>,
-    busy: Busy,
-    rules: Rules,
-    now: Timestamp,
-}
-
-impl Claiming<'_> {
-    fn rules_for(&self, lane: &Lane, elapsed: Duration) -> Rules {
-        let asks_refused = lane.batch_max == ALONE && self.known.evidence.refuses_asks(&lane.agent, elapsed);
-        Rules { asks_refused, ..self.rules }
-    }
 }
 
 impl Plan {
@@ -111,9 +78,6 @@ impl Plan {
         self.claims.iter().any(|claim| claim.batch.lane().agent == *agent)
     }
 }
-
-/// The calls that are on their way, by their tasks.
-pub(super) type Calls = HashMap<tokio::task::Id, InFlight>;
 
 /// Whose turn it is, and what stands against it.
 #[derive(Debug)]
@@ -130,6 +94,10 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    pub(super) fn new(pace: Pace, settings: Settings, clock: Clock, rng: fastrand::Rng, told: Arc<AtomicBool>) -> Self {
+        Self { lanes: Lanes::default(), pace, settings, clock, rng, others_wrote: None, told }
+    }
+
     /// What may go out now, as far as that can be known without the database.
     pub(super) fn plan(&mut self, in_flight: usize, evidence: &Evidence, now: Timestamp) -> Plan {
         let room = self.room(in_flight, now);
@@ -276,201 +244,6 @@ impl Schedule {
         }
     }
 
-    /// Fills `plan` with claims of the lanes whose turn it is. A permit is taken once there is a batch for it, and before
-    /// that batch is claimed.
-    pub(super) async fn claim(
-        &mut self,
-        write: &mut Write<'_>,
-        plan: &mut Plan,
-        known: Known<'_>,
-        is_overtaken: bool,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let mut turn = Claiming { known, busy: in_flight::busy(known.calls.values()), rules: self.rules(), now };
-        while !plan.picked.is_empty() {
-            let mut picked = std::mem::take(&mut plan.picked);
-            if is_overtaken {
-                self.admit_again(write, &mut picked, now).await?;
-            }
-            // We may have waited for the write lock: a hold or the shutdown may have arrived since.
-            if self.told.load(Ordering::Relaxed) {
-                self.lanes.restore(std::mem::take(&mut plan.taken));
-                return Ok(());
-            }
-            if let Some((lane, how)) = picked.probe {
-                self.claim_probe(write, plan, lane, how, &mut turn).await?;
-            }
-            self.claim_free(write, plan, picked.free, &mut turn).await?;
-            if self.pace.permits.most(self.clock.elapsed()) == 0 {
-                break;
-            }
-            self.pick(plan, known.evidence, now);
-        }
-        Ok(())
-    }
-
-    fn rules(&self) -> Rules {
-        Rules {
-            batch_size: self.settings.batch_size,
-            linger: self.settings.linger,
-            retry: self.settings.policy.retry,
-            recheck: self.settings.poll_interval,
-            asks_refused: false,
-        }
-    }
-
-    /// Somebody else wrote before this transaction began, and may have placed or lifted a hold: those that matter to what
-    /// is about to be claimed are read again. All others are read outside of a transaction.
-    async fn admit_again(
-        &mut self,
-        write: &mut Write<'_>,
-        picked: &mut Picked,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let scopes: BTreeSet<Scope> = picked.agents().cloned().map(Scope::Agent).chain([Scope::All]).collect();
-        let rows = write.holds_of(&scopes).await?;
-        self.pace.holds.load_some(scopes, rows).iter().for_each(log::hold);
-        let free = std::mem::take(&mut picked.free);
-        if self.pace.holds.admit_any(now) != Admission::Free {
-            self.lanes.restore(free);
-        } else {
-            picked.free = free.into_iter().filter_map(|lane| self.admitted(lane, now)).collect();
-        }
-        if let Some((lane, how)) = picked.probe.take() {
-            match self.pace.holds.admit(&lane.agent, now) {
-                Admission::Probe | Admission::Free => picked.probe = Some((lane, how)),
-                Admission::Probing | Admission::Held(_) => self.lanes.restore(vec![lane]),
-            }
-        }
-        Ok(())
-    }
-
-    async fn claim_probe(
-        &mut self,
-        write: &mut Write<'_>,
-        plan: &mut Plan,
-        lane: Lane,
-        how: Probe,
-        turn: &mut Claiming<'_>,
-    ) -> Result<(), StoreError> {
-        let (evidence, now) = (turn.known.evidence, turn.now);
-        let rules = turn.rules_for(&lane, self.clock.elapsed());
-        let ids = on_their_way(turn.known.calls.values(), self.others_wrote, &plan.claims, std::slice::from_ref(&lane));
-        // Of more rows than go, those that were tried least.
-        let most = usize::from(rules.batch_size) * if how.asks || how.newest_first { LEAST_TRIED_OF } else { 1 };
-        let looks = write.look(std::slice::from_ref(&lane), most, &ids, how.newest_first, now).await?;
-        plan.looks = plan.looks.saturating_sub(1);
-        let Some(mut look) = looks.into_iter().next() else { return Ok(()) };
-        if how.asks || how.newest_first {
-            look.due.sort_by_key(|row| row.deletion.attempts);
-        }
-        plan.buried += write.bury(&look.unusable, now).await?;
-        let (found, next) = (look.due.len(), look.next_due_at);
-        let largest = evidence.largest(&lane.agent);
-        let Some(batch) = probe(&lane, look, how.halved, largest, &turn.busy, &rules) else {
-            // Its rows wait for those in flight, or for their time; if it has none, the next listing does not have it any more.
-            let recheck = (found > 0).then(|| now.plus(rules.recheck));
-            if let Some(at) = [recheck, next].into_iter().flatten().min() {
-                self.lanes.note(lane, self.at(at, now));
-            }
-            return Ok(());
-        };
-        if !self.pace.permits.take(self.clock.elapsed()) {
-            self.return_to_turn(lane);
-            return Ok(());
-        }
-        self.pace.took(true);
-        // What was rejected can be asked about though no bulk delete was answered: it is a 400 that would tell, and no 404.
-        let may_ask = self.may_ask(&lane.agent, evidence)
-            || (self.settings.policy.ask_singly && how.newest_first && !rules.asks_refused);
-        let asks = may_ask && (how.asks || how.newest_first);
-        let batch = if asks { batch.alone() } else { batch };
-        let has_more = found > batch.len() || found >= most;
-        self.add(write, plan, turn, batch);
-        if has_more {
-            self.return_to_turn(lane);
-        } else if let Some(at) = next {
-            self.lanes.note(lane, self.at(at, now));
-        }
-        Ok(())
-    }
-
-    async fn claim_free(
-        &mut self,
-        write: &mut Write<'_>,
-        plan: &mut Plan,
-        lanes: Vec<Lane>,
-        turn: &mut Claiming<'_>,
-    ) -> Result<(), StoreError> {
-        if lanes.is_empty() {
-            return Ok(());
-        }
-        let share = plan.room.saturating_sub(plan.claims.len()).div_ceil(lanes.len());
-        let most = share * usize::from(turn.rules.batch_size);
-        let ids = on_their_way(turn.known.calls.values(), self.others_wrote, &plan.claims, &lanes);
-        let looks = write.look(&lanes, most, &ids, false, turn.now).await?;
-        plan.looks = plan.looks.saturating_sub(lanes.len());
-        let mut unserved = Vec::new();
-        for (lane, look) in lanes.into_iter().zip(looks) {
-            plan.buried += write.bury(&look.unusable, turn.now).await?;
-            if !self.serve(write, plan, &lane, look, most, turn) {
-                unserved.push(lane);
-            }
-        }
-        // A lane that got nothing, for want of room or of a permit, is the next one's turn.
-        self.lanes.restore(unserved);
-        Ok(())
-    }
-
-    /// Claims what of a lane may go. False if it has something to send, and got nothing.
-    fn serve(
-        &mut self,
-        write: &mut Write<'_>,
-        plan: &mut Plan,
-        lane: &Lane,
-        look: Look,
-        asked: usize,
-        turn: &mut Claiming<'_>,
-    ) -> bool {
-        let now = turn.now;
-        let room = plan.room.saturating_sub(plan.claims.len());
-        let (found, next) =
-            batches(lane, look, asked, room, &turn.busy, &turn.rules_for(lane, self.clock.elapsed()), now);
-        let (wanted, mut served) = (found.len(), 0);
-        for batch in found {
-            if !self.pace.permits.take(self.clock.elapsed()) {
-                break;
-            }
-            self.pace.took(false);
-            let batch = if self.may_ask(&lane.agent, turn.known.evidence) { batch.alone() } else { batch };
-            self.add(write, plan, turn, batch);
-            served += 1;
-        }
-        match next {
-            _ if served < wanted || next == Next::HasMore => {
-                if served == 0 {
-                    return false;
-                }
-                self.lanes.put_back(lane.clone());
-            }
-            Next::LookAt(at) => self.lanes.note(lane.clone(), self.at(at, now)),
-            Next::HasMore | Next::Nothing => {}
-        }
-        true
-    }
-
-    /// Ask singly only after a bulk delete of this agent was answered: before that, a 404 proves nothing.
-    fn may_ask(&self, agent: &AgentId, evidence: &Evidence) -> bool {
-        self.settings.policy.ask_singly
-            && evidence.is_known(agent)
-            && !evidence.refuses_asks(agent, self.clock.elapsed())
-    }
-
-    fn add(&mut self, write: &mut Write<'_>, plan: &mut Plan, turn: &mut Claiming<'_>, batch: Batch) {
-        in_flight::add(&mut turn.busy, &batch);
-        plan.claims.push(Claim { request: write.next_request_id(), correlation_id: new_uuid(&mut self.rng), batch });
-    }
-
     /// How long until something may be claimed, if nothing comes back and nobody writes.
     pub(super) fn wait(&self, in_flight: usize) -> Option<Duration> {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
@@ -497,8 +270,4 @@ impl Schedule {
     pub(super) fn at(&self, at: Timestamp, now: Timestamp) -> Duration {
         self.clock.elapsed() + at.since(now)
     }
-}
-
-fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
-    uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid()
 }

@@ -12,7 +12,7 @@ use audio_cache_sweeper::{
     pace::{Pace, RateLimit},
     queue::sqlite::{self, OpenError, Producer, Store, Synchronous},
     sandbox::{self, Mood, Recorded, Sandbox},
-    worker::{Settings, Turn, Worker},
+    worker::{self, Settings, Turn},
 };
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteRow};
 
@@ -22,6 +22,9 @@ pub const START: Timestamp = Timestamp(4_000_000_000_000);
 /// From here on, this connection may write values that the CHECKs refuse, and no INSERT is checked by the triggers.
 pub const UNCHECKED: &str = "PRAGMA ignore_check_constraints = ON;
     DROP TRIGGER IF EXISTS deletions_checked; DROP TRIGGER IF EXISTS holds_checked;";
+
+/// The daemon on SQLite.
+pub type Worker = worker::Worker<Store>;
 
 pub const KEY: &str = "s3cret-key";
 
@@ -140,10 +143,10 @@ impl Bed {
     /// Turns until nothing is in flight and nothing happens any more at this time.
     pub async fn work(&mut self) {
         loop {
-            let Turn { settled, sent, in_flight, .. } = self.worker.turn().await.unwrap();
+            let Turn { settled, sent, in_flight, wait } = self.worker.turn().await.unwrap();
             if in_flight > 0 {
                 self.worker.wait_for_a_call().await;
-            } else if settled + sent == 0 {
+            } else if settled + sent == 0 && wait != Some(Duration::ZERO) {
                 break;
             }
         }

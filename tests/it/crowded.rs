@@ -1,5 +1,6 @@
 //! APIs that suffer only from many requests at a time, and the real worker against them, in virtual time.
 
+use audio_cache_sweeper::queue::sqlite::Store;
 use std::{
     future::Future,
     sync::{Arc, Mutex},
@@ -96,7 +97,7 @@ impl Crowded {
 
 struct Bench {
     api: Crowded,
-    worker: Worker<Crowded>,
+    worker: Worker<Store, Crowded>,
     clock: Clock,
     _dir: tempfile::TempDir,
 }

@@ -1,5 +1,6 @@
 //! One daemon a file: by whatever name, whatever else has locked it, and whatever lies where the lock file should.
 
+use audio_cache_sweeper::queue::{Counter as _, Queue as _, Tx as _};
 use std::{
     fs,
     io::{BufRead as _, BufReader},
@@ -269,7 +270,7 @@ async fn nothing_that_we_do_with_the_file_takes_sqlite_s_locks_away_and_lets_a_s
     let beside = ["-wal", "-shm"].map(|suffix| dir.path().join(format!("sweeper.db{suffix}")));
     let identities = || beside.clone().map(|path| fs::metadata(path).unwrap().ino());
     let before = identities();
-    let mut write = store.write().await.unwrap();
+    let mut write = store.begin().await.unwrap();
     write.next_request_id();
     let (agent, entry) = (AgentId::parse("a").unwrap(), EntryId::parse("1").unwrap());
     for round in 0..2 {
@@ -301,7 +302,7 @@ async fn nothing_that_we_do_with_the_file_takes_sqlite_s_locks_away_and_lets_a_s
         assert!(code == 3 && said.contains("another process is writing"), "a second writer got in: {said}");
     }
     assert_eq!(identities(), before, "the log and its index are those that they were");
-    write.commit().await.unwrap();
+    write.commit(&[], None, Timestamp(1)).await.unwrap();
     store.close().await.unwrap();
     let mut second = sweeper(dir.path());
     second.args(["enqueue", "--agent", "a", "1"]);

@@ -34,7 +34,7 @@ fn a_slip_in_the_name_of_the_database_ends_with_2_says_what_it_is_and_makes_no_f
         (b"sweeper.db ", r#"database.path = "sweeper.db ": ends with white space"#),
         (b"\"sweeper.db\"", r#"database.path = "\"sweeper.db\"": has a quotation mark"#),
         (b"file:sweeper.db", r#"database.path = "file:sweeper.db": is a URI"#),
-        (b":memory:", r#"database.path = ":memory:": is what SQLite calls a database in memory"#),
+        (b":memory:", r#"database.path = ":memory:": is a database in memory to SQLite"#),
         (b" ", r#"database.path = " ": must name a file"#),
         (b"folder/", r#"database.path = "folder/": names a directory"#),
         (b"sweeper.db-wal", r#"database.path = "sweeper.db-wal": ends with -wal"#),

@@ -1,6 +1,7 @@
 //! Files that are taken away while they are in use: it ends with 3 and names the file, what others wrote by other files stays,
 //! and nothing is lost.
 
+use audio_cache_sweeper::queue::Queue as _;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -196,7 +197,7 @@ async fn a_transaction_that_waited_while_the_index_was_taken_away_writes_nothing
         locked.release().await;
     };
     // It is asked first, and waits.
-    let (written, ()) = tokio::join!(store.write(), taken_away);
+    let (written, ()) = tokio::join!(store.begin(), taken_away);
     let error = written.map(drop).unwrap_err();
     assert!(!error.is_temporary() && error.to_string().contains("sweeper.db-shm"), "{error}");
 }

@@ -20,6 +20,7 @@ mod live;
 mod model;
 mod worlds;
 
+use audio_cache_sweeper::queue::Queue as _;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
@@ -151,7 +152,7 @@ struct Wish {
 
 struct Simulation {
     // Before `dir`, so that it goes first.
-    worker: Option<Worker<Model>>,
+    worker: Option<Worker<Store, Model>>,
     model: Model,
     clock: Clock,
     conn: SqliteConnection,
@@ -258,7 +259,7 @@ impl Simulation {
         self.worker = Some(worker);
     }
 
-    fn worker(&mut self) -> &mut Worker<Model> {
+    fn worker(&mut self) -> &mut Worker<Store, Model> {
         self.worker.as_mut().unwrap()
     }
 

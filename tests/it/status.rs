@@ -1,5 +1,6 @@
 //! `sweeper status` and `sweeper show`, from outside: what they say, and that they only look.
 
+use audio_cache_sweeper::queue::Counter as _;
 use std::{
     io::{BufRead as _, BufReader},
     path::Path,
@@ -299,7 +300,7 @@ async fn what_is_held_and_probed_gets_older_whatever_comes_after_it() {
     {
         bed.execute(&format!("UPDATE deletions SET {change} WHERE entry_id <> 'fresh'")).await;
         let now = bed.clock.now();
-        let tally = Counter::new(bed.options.clone()).tally(now).await.unwrap();
+        let tally = Counter::new(bed.options.clone()).census(now).await.unwrap().tally;
         let standing = Reader::open(&bed.options).await.unwrap().standing(None, now).await.unwrap();
         let ages = [tally.oldest_due, standing.oldest_due, standing.agents[0].oldest_due];
         assert_eq!(ages, [Duration::from_secs(oldest); 3], "{change}");

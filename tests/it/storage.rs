@@ -1,6 +1,7 @@
 //! Faults of the storage: temporary ones are waited for, permanent ones end with 3 and say what to do; and one daemon a
 //! file, whatever lies about.
 
+use audio_cache_sweeper::queue::{Queue as _, Tx as _};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -392,7 +393,7 @@ async fn a_lock_that_is_free_for_moments_only_is_got_in_one_of_the_next() {
     for _ in 0..TIMES {
         seen.changed().await.unwrap();
         let before = *seen.borrow_and_update();
-        store.write().await.unwrap().commit().await.unwrap();
+        store.begin().await.unwrap().commit(&[], None, audio_cache_sweeper::model::clock::Timestamp(1)).await.unwrap();
         waited += *seen.borrow_and_update() - before;
     }
     hog.abort();

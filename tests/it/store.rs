@@ -1,5 +1,6 @@
 //! The store on real files: each transition beside rows that it must not touch.
 
+use audio_cache_sweeper::queue::{Counter as _, Queue as _, Tx as _};
 use std::time::Duration;
 
 use audio_cache_sweeper::{
@@ -74,18 +75,17 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
     let mut producer = Producer::open(&options).await.unwrap();
     producer.insert([("a", "1", 0), ("a", "2", 0), ("a", "3", 0), ("a", "4", 0), ("b", "1", 0)]).await.unwrap();
     assert!(store.changed().await.unwrap() && !store.changed().await.unwrap());
-    let (lanes, unusable) = store.lanes().await.unwrap();
+    let lanes = store.lanes().await.unwrap();
     assert_eq!(lanes.iter().map(|(lane, _)| lane.clone()).collect::<Vec<_>>(), [lane("a"), lane("b")]);
-    assert!(unusable.is_empty());
 
-    let mut write = store.write().await.unwrap();
+    let mut write = store.begin().await.unwrap();
     let request = write.next_request_id();
     let looks = write.look(&[lane("a")], 20, &[DeletionId(4)], false, NOW).await.unwrap();
     let due: Vec<_> = looks[0].due.iter().map(|row| row.deletion.clone()).collect();
     assert_eq!(due.iter().map(|row| row.id.0).collect::<Vec<_>>(), [1, 2, 3], "4 is in flight");
     let batch = Batch::new(lane("a"), due).unwrap();
     let claims = [Claim { request, correlation_id: uuid::Uuid::nil(), batch }];
-    write.claim_and_commit(&claims, NOW).await.unwrap();
+    write.commit(&claims, None, NOW).await.unwrap();
     let orphans = store.orphans().await.unwrap();
     assert_eq!(orphans[0].batch.as_ref().unwrap().deletions(), claims[0].batch.deletions());
 
@@ -114,9 +114,9 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
     }];
     // Twice, as after a commit in doubt: the second time changes nothing.
     for _ in 0..2 {
-        let mut write = store.write().await.unwrap();
+        let mut write = store.begin().await.unwrap();
         write.settle(settlement.iter()).await.unwrap();
-        write.commit().await.unwrap();
+        write.commit(&[], None, NOW).await.unwrap();
     }
     let after = [
         row(1, "a", "1", "deleted", 1, 20, 0),
@@ -130,7 +130,7 @@ async fn a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are(
         [given(1, 1, "deleted", None), given(1, 2, "retry", Some("lost")), given(1, 3, "dead", Some("rejected"))];
     assert_eq!(outcomes(&options).await, given);
     assert!(store.orphans().await.unwrap().is_empty() && !store.is_empty().await.unwrap());
-    let tally = store.counter().tally(NOW).await.unwrap();
+    let tally = store.counter().census(NOW).await.unwrap().tally;
     assert_eq!((tally.pending, tally.due, tally.dead), (3, 2, 1));
 }
 
@@ -168,9 +168,9 @@ async fn the_history_of_a_request_has_the_rows_that_were_judged_and_no_others() 
         settlement(2, &[(7, lost(1)), (9, lost(2))], false),
         settlement(4, &[], false),
     ];
-    let mut write = store.write().await.unwrap();
+    let mut write = store.begin().await.unwrap();
     write.settle(settlements.iter()).await.unwrap();
-    write.commit().await.unwrap();
+    write.commit(&[], None, NOW).await.unwrap();
     let history = [
         given(1, 7, "deleted", None),
         given(1, 8, "deleted", None),
@@ -218,10 +218,10 @@ async fn answers_that_came_at_many_times_are_settled_together() {
             }
         })
         .collect();
-    let mut write = store.write().await.unwrap();
+    let mut write = store.begin().await.unwrap();
     write.settle(settlements.iter()).await.unwrap();
-    assert!(write.is_overtaken().await.unwrap(), "by what was inserted above");
-    write.commit().await.unwrap();
+    assert!(write.news().await.unwrap(), "by what was inserted above");
+    write.commit(&[], None, NOW).await.unwrap();
     let as_they_should = "SELECT count(*) FROM deletions WHERE attempts = 1 AND request_id = id AND CASE id % 3
         WHEN 0 THEN state = 'pending' AND due_at = id AND last_cause = 'lost' AND settled_at IS NULL
         WHEN 1 THEN state = 'deleted' AND settled_at = 4000000000000 + id
@@ -676,7 +676,7 @@ async fn a_step_of_upkeep_with_nothing_to_do_takes_no_lock() {
     let error = store.prune(Timestamp(1_001), 10).await.unwrap_err();
     assert!(error.is_temporary(), "there is something to do, and it waits for its turn: {error}");
     sqlx::raw_sql("COMMIT").execute(&mut conn).await.unwrap();
-    store.abandon().await;
+    store.undo().await;
     assert_eq!(store.prune(Timestamp(1_001), 10).await.unwrap().removed, 2, "where it was to be done");
 }
 
@@ -761,7 +761,7 @@ async fn the_oldest_due_row_is_told_by_when_it_could_have_gone() {
         now = NOW.0
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
-    let tally = store.counter().tally(NOW).await.unwrap();
+    let tally = store.counter().census(NOW).await.unwrap().tally;
     assert_eq!((tally.pending, tally.due, tally.oldest_due), (3, 2, Duration::from_secs(60)));
 }
 
@@ -771,7 +771,7 @@ async fn lanes_come_in_the_order_of_their_first_rows() {
     let mut conn = client(&options).await;
     let rows = "INSERT INTO deletions (agent_id, entry_id) VALUES ('z', 1), ('a', 1), ('m', 1), ('a', 2), ('z', 2)";
     sqlx::raw_sql(rows).execute(&mut conn).await.unwrap();
-    let (lanes, _) = store.lanes().await.unwrap();
+    let lanes = store.lanes().await.unwrap();
     let agents: Vec<&str> = lanes.iter().map(|(lane, _)| lane.agent.as_str()).collect();
     assert_eq!(agents, ["z", "a", "m"]);
 }

@@ -6,8 +6,9 @@ use super::report::{DaemonReport, InFlight, Report, Rows, is_stopped};
 use crate::{
     cli::{
         terminal::{GREEN, RED, YELLOW, styled, table},
-        times::{plural, show_count, show_span, show_text, show_time},
+        times::{plural, show_count, show_text, show_time},
     },
+    durations,
     model::{
         clock::Timestamp,
         hold::HoldRow,
@@ -61,7 +62,10 @@ fn daemon_lines(report: &Report, standing: &Standing, now: Timestamp) -> Vec<Str
     let empty = match report.empty_in_s {
         Some(0) => "nothing is pending".to_owned(),
         Some(seconds) => {
-            format!("in about {}, at the pace of the last minutes", show_span(Duration::from_secs(seconds)))
+            format!(
+                "in about {}, at the pace of the last minutes",
+                durations::show_roughly(Duration::from_secs(seconds))
+            )
         }
         None if report.daemon.running == Some(false) => "not before a daemon runs".to_owned(),
         None if is_stopped(&standing.holds) => "not before the hold on everything is lifted".to_owned(),
@@ -79,7 +83,7 @@ fn daemon(daemon: &DaemonReport, now: Timestamp) -> String {
         (Some(true), Some(started_at)) => {
             let started_at = Timestamp(started_at);
             let running = styled(GREEN, "running");
-            format!("{running} since {} ({})", show_time(started_at), show_span(now.since(started_at)))
+            format!("{running} since {} ({})", show_time(started_at), durations::show_roughly(now.since(started_at)))
         }
         (Some(true), None) => {
             let pid = daemon.pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
@@ -95,7 +99,7 @@ fn row_lines(rows: &Rows, standing: &Standing) -> Vec<String> {
     let Rows { pending, due, deleted, absent, dead } = rows;
     let oldest = match due {
         0 => String::new(),
-        _ => format!(", the oldest for {}", show_span(standing.oldest_due)),
+        _ => format!(", the oldest for {}", durations::show_roughly(standing.oldest_due)),
     };
     let due = format!("{} due{oldest}", show_count(*due));
     let row = |state: &str, rows: &u64, note: &str| [state.to_owned(), show_count(*rows), note.to_owned()];
@@ -111,7 +115,7 @@ fn row_lines(rows: &Rows, standing: &Standing) -> Vec<String> {
 /// The agents with open rows.
 fn agent_lines(standing: &Standing) -> Vec<String> {
     let rows = standing.agents.iter().take(SHOWN_AGENTS).map(|agent| {
-        let oldest = if agent.due > 0 { show_span(agent.oldest_due) } else { String::new() };
+        let oldest = if agent.due > 0 { durations::show_roughly(agent.oldest_due) } else { String::new() };
         [printable::line(&agent.agent).into_owned(), show_count(agent.pending), show_count(agent.due), oldest]
     });
     let mut lines = table(["agent", "pending", "due", "oldest due"], &[1, 2, 3], rows);
@@ -139,9 +143,9 @@ pub(in crate::cli) fn hold_lines<'h>(holds: impl IntoIterator<Item = &'h HoldRow
             None => "somebody lifts it".to_owned(),
             Some(at) if at <= now && hold.cause == Cause::Operator => "it is over".to_owned(),
             Some(at) if at <= now => "the next request probes".to_owned(),
-            Some(at) => format!("in {}", show_span(at.since(now))),
+            Some(at) => format!("in {}", durations::show_roughly(at.since(now))),
         };
-        [scope, hold.cause.as_str().to_owned(), show_span(now.since(hold.since_at)), until]
+        [scope, hold.cause.as_str().to_owned(), durations::show_roughly(now.since(hold.since_at)), until]
     });
     let mut lines = table(["held", "because", "since", "until"], &[2], rows);
     lines.iter_mut().skip(1).for_each(|line| *line = styled(YELLOW, &line));

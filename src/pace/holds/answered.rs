@@ -1,4 +1,4 @@
-//! What answers do to the holds: they place them, make them longer, and lift them.
+//! The effect of answers on the holds: an answer places a hold, renews it, or lifts it.
 
 use std::collections::BTreeSet;
 
@@ -11,29 +11,29 @@ use crate::model::{
     outcome::{Cause, Hold, HoldEnd, Scope},
 };
 
-/// What a request came to, as far as the holds are concerned.
+/// The outcome of a request, as far as the holds depend on it.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The request.
+    /// The request's number.
     pub request: RequestId,
-    /// Whose it was.
+    /// The request's agent.
     pub agent: AgentId,
-    /// The pause that it asks for.
+    /// The hold that follows from the request.
     pub hold: Option<Hold>,
-    /// What the streak of faults has reached that is long enough.
+    /// The scope to hold, if a streak is now long enough.
     pub reached: Option<Scope>,
-    /// It settled something.
+    /// The request settled something.
     pub has_settled: bool,
-    /// Before the hold, one row is asked about alone.
+    /// A single-entry DELETE asks about one row before the hold is placed.
     pub asks_first: bool,
     /// The newest request that was sent.
     pub newest: RequestId,
 }
 
 impl Holds {
-    /// Takes in what a request came to. What changes in the holds is returned, and to be written.
+    /// Takes in the outcome of a request. Returns the changes, which are to be written.
     ///
-    /// `involved` are the agents whose faults a hold on everything is for.
+    /// `involved` returns the agents whose faults are the reason for a hold on everything.
     pub fn answered(
         &mut self,
         outcome: Outcome,
@@ -55,7 +55,7 @@ impl Holds {
             return changes;
         }
         let Some(hold) = outcome.hold.clone() else {
-            return self.nothing_was_said(probed, &outcome, now, rng);
+            return self.without_hold(probed, &outcome, now, rng);
         };
         let by_streak = hold.end == HoldEnd::ByStreak;
         let scope = outcome.reached.clone().unwrap_or_else(|| hold.scope.clone());
@@ -73,8 +73,9 @@ impl Holds {
         changes
     }
 
-    /// Nothing was said about what these holds are for; a rejection of several rows may still be all that comes.
-    fn nothing_was_said(
+    /// The probe settled nothing, and no hold follows from it. Holds that depend on answers about rows stay, because a rejection
+    /// of several rows is such an outcome. Other holds are lifted.
+    fn without_hold(
         &mut self,
         probed: Vec<Held>,
         outcome: &Outcome,
@@ -84,7 +85,7 @@ impl Holds {
         let mut changes = Vec::new();
         for held in probed {
             if held.is_question || held.row.cause == Cause::Rejected || held.row.cause.is_of_an_answer() {
-                // It counts for nothing, so the hold does not grow by it.
+                // The outcome is no evidence, so a hold for rejections does not grow.
                 let mut same = held.clone();
                 same.row.repeats = held.row.repeats.saturating_sub(u32::from(held.row.cause == Cause::Rejected));
                 changes.extend(self.place_again(&same, held.row.cause, None, outcome, now, rng));
@@ -95,8 +96,8 @@ impl Holds {
         changes
     }
 
-    /// A probe met a fault that asks for `hold` on `scope`. Whether what it probed stands for that hold from now on.
-    #[expect(clippy::too_many_arguments, reason = "what one answer is made of, and where its changes go")]
+    /// A probe of `held` met a fault from which `hold` on `scope` follows. Returns whether `held` now stands for that hold.
+    #[expect(clippy::too_many_arguments, reason = "an outcome, the hold that follows, and where its changes go")]
     fn probe_failed(
         &mut self,
         held: Held,
@@ -110,18 +111,18 @@ impl Holds {
         let by_streak = hold.end == HoldEnd::ByStreak;
         let is_all = held.row.scope == Scope::All;
         if !is_all && *scope == Scope::All && hold.scope == Scope::All {
-            // It failed for everybody: that tells nothing about the one agent.
+            // The fault concerns everybody, so it says nothing about the one agent, whose hold stays.
             return false;
         }
-        // Several agents got the same status, and it is the reason of the hold: then another one of them tells nothing new.
+        // If the hold was placed because several agents got this status, one more of them changes nothing.
         let is_same = held.involved.is_some() && held.row.cause == hold.cause;
         if is_all && hold.scope != Scope::All && !by_streak && !is_same {
-            // The API speaks again, if only to say no to this agent.
+            // The API answers again, even though it refuses this agent.
             changes.extend(self.lift(&held.row));
             return false;
         }
         if by_streak && !is_by_streak(held.row.cause) {
-            // An answer, whatever it says of the rows, is none of what this hold is for; no answer tells nothing of it.
+            // Any answer about rows shows that the cause of this hold is over. A fault without such an answer shows nothing.
             if hold.cause.is_of_an_answer() || hold.cause == Cause::Rejected {
                 changes.extend(self.lift(&held.row));
             } else {
@@ -131,12 +132,12 @@ impl Holds {
         }
         let is_placed = held.row.scope == *scope;
         if outcome.asks_first && is_all && held.is_question && held.asked.as_ref() != Some(&outcome.agent) {
-            // Somebody else's bulk delete: a row of theirs is asked about next.
+            // Another agent's bulk delete failed as well. A row of that agent is asked about next.
             let asked = Some(outcome.agent.clone());
             self.put(Held { asked, newest: held.newest.max(outcome.newest), ..held });
         } else if outcome.asks_first && !is_all {
             if !held.row.cause.is_of_an_answer() {
-                // There are answers again; what they are about is another question.
+                // The API answers again. Whether its answers are about the rows is another question.
                 changes.extend(self.lift(&held.row));
             }
             self.ask(held.row.scope, hold.cause, held.row.repeats.saturating_add(1), outcome, now);
@@ -148,7 +149,8 @@ impl Holds {
         is_placed
     }
 
-    /// A probe before its time, by an agent that took no part, failed as well: it takes part now, and the hold stays.
+    /// Whether a probe before the hold's end, by an agent without a part in the faults, has failed as well. That agent now has a
+    /// part in the faults, and the hold stays.
     fn is_early_failure(&mut self, held: &Held, outcome: &Outcome, now: Timestamp) -> bool {
         let known = self.all.get_mut(&held.row.cause).filter(|_| held.row.scope == Scope::All);
         let Some(known) = known else { return false };
@@ -156,7 +158,7 @@ impl Holds {
         is_early && known.involved.as_mut().is_some_and(|involved| involved.insert(outcome.agent.clone()))
     }
 
-    /// Something got through: nothing needs to be asked.
+    /// Something was settled, so the questions about the agent need no answer.
     fn drop_questions(&mut self, agent: &AgentId) {
         let questions = self.concerning(Some(agent)).filter(|held| held.is_question);
         let questions: Vec<_> = questions.map(|held| (held.row.scope.clone(), held.row.cause)).collect();
@@ -164,7 +166,7 @@ impl Holds {
         self.answered |= !questions.is_empty();
     }
 
-    /// Whether a question was answered so that nothing is held since this was asked last: what waited for it need not any more.
+    /// Whether a question was answered without a hold since the last call. Requests that waited for the answer may go.
     pub fn take_answered(&mut self) -> bool {
         std::mem::take(&mut self.answered)
     }
@@ -173,7 +175,7 @@ impl Holds {
         lifted(self.remove(&row.scope, row.cause)?)
     }
 
-    /// A question stands between the agent and a hold: the next request, about one row alone, decides. If the hold is on
+    /// Places a question: the next request, a single-entry DELETE, decides whether the hold is placed. If the hold is there
     /// already, its time is over, and the question is its next probe.
     fn ask(&mut self, scope: Scope, cause: Cause, repeats: u32, outcome: &Outcome, now: Timestamp) {
         if self.of(&scope).is_some_and(|causes| causes.values().any(|held| is_by_streak(held.row.cause))) {
@@ -184,7 +186,7 @@ impl Holds {
         self.put(Held { is_question: true, asked, ..Held::new(row, outcome.newest) });
     }
 
-    /// The end of a hold that was placed again so often.
+    /// The end of a hold that was renewed `repeats` times.
     fn end(
         &self,
         cause: Cause,
@@ -195,19 +197,19 @@ impl Holds {
     ) -> Timestamp {
         let grown = now.plus(self.growth(cause).jittered(repeats.saturating_add(1), Jitter::draw(rng)));
         let until = match hold.map(|hold| hold.end) {
-            // The API said when.
+            // The API asked for this time.
             Some(HoldEnd::At(until)) => until,
             Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => grown,
         };
         hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked))
     }
 
-    /// Whether a hold has become as long as such holds become by growing.
+    /// Whether a hold has grown to its longest length.
     fn is_longest(&self, row: &HoldRow) -> bool {
         row.until_at.is_some_and(|until| until.since(row.given_at()) >= self.growth(row.cause).delay(u32::MAX))
     }
 
-    /// A probe failed: the hold lasts longer, for what the probe failed of.
+    /// Renews a hold after a failed probe, for the cause that the probe met.
     fn place_again(
         &mut self,
         held: &Held,
@@ -217,14 +219,14 @@ impl Holds {
         now: Timestamp,
         rng: &mut fastrand::Rng,
     ) -> Vec<HoldChange> {
-        // A question that took the place of a hold goes on where that hold was.
+        // A question that replaced a hold continues its count.
         let repeats = held.row.repeats.saturating_add(u32::from(!held.is_question));
         let until = self.end(cause, hold, repeats, now, rng);
         let was_longest = !held.is_question && self.is_longest(&held.row);
         let row = HoldRow {
             scope: held.row.scope.clone(),
             cause,
-            // A pause that is renewed has been one all along.
+            // A renewed hold keeps its beginning.
             since_at: if cause == held.row.cause { held.row.since_at } else { now },
             until_at: Some(until),
             repeats,
@@ -235,7 +237,7 @@ impl Holds {
             changes.extend(self.lift(&held.row));
         }
         let newest = held.newest.max(outcome.newest);
-        // What the probe failed of may be everybody's: then there is nobody who took no part in it.
+        // If the probe's fault concerns everybody, no agent is without a part in it.
         let involved = held.involved.clone().filter(|_| hold.is_none_or(|hold| hold.scope != Scope::All));
         let may_be_content = hold.map_or(held.may_be_content, |hold| hold.may_be_content);
         let held = Held { involved, may_be_content, early_from: held.early_from, ..Held::new(row.clone(), newest) };
@@ -245,7 +247,7 @@ impl Holds {
         changes
     }
 
-    /// Places a hold, unless it is old news.
+    /// Places a hold, unless the request was sent before the present one was placed.
     fn place(
         &mut self,
         hold: &Hold,
@@ -264,7 +266,7 @@ impl Holds {
         let known = causes.and_then(|causes| causes.get(&hold.cause)).cloned();
         let row = match &known {
             Some(held) if !held.is_question => {
-                // Sent before the hold was placed: at the most it moves the end that the API asks for.
+                // The request was sent before the hold was placed. It can only move the end, if the API asks for a later one.
                 let asks = matches!(hold.end, HoldEnd::At(_)) || hold.not_before.is_some();
                 if !asks || held.row.until_at.is_none_or(|at| at >= until) {
                     return None;
@@ -292,7 +294,7 @@ impl Holds {
     }
 }
 
-/// Whether such holds come from faults in a row.
+/// Whether holds for this cause come from streaks.
 pub(super) fn is_by_streak(cause: Cause) -> bool {
     cause.is_of_an_answer()
         || matches!(cause, Cause::Rejected | Cause::ServerError | Cause::Garbled | Cause::Lost | Cause::Contract)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::time::sleep;
 
-use super::{Store, StoreError, Write, steps::SOME_ROWS};
+use super::{Store, StoreError, Transaction};
 use crate::model::clock::Clock;
 
 /// SQLite's own waiting for the write lock has pauses of up to 100 ms. Against a program that commits one row after the other,
@@ -16,20 +16,12 @@ const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(1);
 
 impl Store {
-    /// Starts a transaction that writes; one that was left open is undone first.
-    ///
-    /// # Errors
-    /// If SQLite fails, or another process writes for longer than the busy timeout.
-    pub async fn write(&mut self) -> Result<Write<'_>, StoreError> {
-        self.write_within(SOME_ROWS).await
-    }
-
-    /// The same with another bound on the steps of all its statements together.
-    pub(super) async fn write_within(&mut self, steps: u64) -> Result<Write<'_>, StoreError> {
+    /// Starts a transaction whose statements may take `steps` steps together; one that was left open is undone first.
+    pub(super) async fn begin_within(&mut self, steps: u64) -> Result<Transaction<'_>, StoreError> {
         self.abandon().await;
         self.writing = true;
         let allowance = self.steps.allow(steps);
-        if let Err(source) = self.begin().await {
+        if let Err(source) = self.take_lock_and_look().await {
             // Nothing is open if there was no lock to be had, and to undo that does no harm.
             self.abandon().await;
             return Err(self.error("begin to write", source));
@@ -43,10 +35,19 @@ impl Store {
         let (writing, data_version) = (&mut self.writing, self.data_version);
         let foreign = if self.schema.is_interfered_with() { self.schema.foreign.as_slice() } else { &[] };
         let conn = &mut *self.conn;
-        Ok(Write { conn, path, next_request, writing, data_version, version: None, foreign, _allowance: allowance })
+        Ok(Transaction {
+            conn,
+            path,
+            next_request,
+            writing,
+            data_version,
+            version: None,
+            foreign,
+            _allowance: allowance,
+        })
     }
 
-    async fn begin(&mut self) -> Result<(), sqlx::Error> {
+    async fn take_lock_and_look(&mut self) -> Result<(), sqlx::Error> {
         let version = self.take_lock().await?;
         if self.is_migrated {
             self.schema.follow(&mut self.conn, version).await?;

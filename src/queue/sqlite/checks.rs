@@ -4,12 +4,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Write, errors::StoreError, rows::json, trust::not_done};
+use super::{Transaction, errors::StoreError, rows::json, trust::not_done};
 use crate::{
-    model::{
-        deletion::{DeletionId, RequestId},
-        hold::HoldChange,
-    },
+    model::{deletion::RequestId, hold::HoldChange},
     queue::{Claim, Settlement},
 };
 
@@ -61,7 +58,7 @@ pub(super) fn on_record(claims: &[Claim]) -> String {
     text
 }
 
-impl Write<'_> {
+impl Transaction<'_> {
     /// Whether anything of somebody else's may have a say in what is written.
     pub(super) fn is_interfered_with(&self) -> bool {
         !self.foreign.is_empty()
@@ -118,14 +115,13 @@ impl Write<'_> {
     }
 
     /// Fails if one of these rows is still pending.
-    pub(super) async fn assert_buried(&mut self, ids: &[DeletionId]) -> Result<(), StoreError> {
-        let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    pub(super) async fn assert_dead(&mut self, ids: &[i64]) -> Result<(), StoreError> {
         let pending = sqlx::query_scalar(STILL_PENDING).bind(json(&ids)).fetch_one(&mut *self.conn).await;
-        let pending: i64 = pending.map_err(|source| self.error("bury unusable rows", source))?;
+        let pending: i64 = pending.map_err(|source| self.error("make invalid rows dead", source))?;
         if pending == 0 {
             return Ok(());
         }
-        Err(self.not_done("bury unusable rows", format!("{pending} rows that were made dead are still pending")))
+        Err(self.not_done("make invalid rows dead", format!("{pending} rows that were made dead are still pending")))
     }
 
     /// Fails unless this hold is there, or gone.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sqlx::SqliteConnection;
+
 use super::{Store, StoreError, steps::SOME_ROWS};
 use crate::model::{clock::Timestamp, deletion::RequestId};
 
@@ -36,13 +38,8 @@ SELECT max(
     coalesce((SELECT max(CAST(started_at AS INTEGER), CAST(updated_at AS INTEGER)) FROM daemon), 0))";
 
 impl Store {
-    /// Puts the due times right of some rows that a clock gave which was ahead: those of the newest request before `before`
-    /// that was answered in the future, and of some before it. Such a row is due after the delay that it was given, from now
-    /// on. Where to go on, if there may be more; and how many rows were put right.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn put_clock_right(
+    /// See [`crate::queue::Queue::put_clock_right`].
+    pub(super) async fn put_due_times_right(
         &mut self,
         before: RequestId,
         longest: Duration,
@@ -54,21 +51,16 @@ impl Store {
         let Some(last) = ahead else { return Ok((None, 0)) };
         let first = last.saturating_sub(STEP - 1);
         let longest = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX / 2);
-        let mut write = self.write().await?;
+        let mut write = self.begin_within(SOME_ROWS).await?;
         let query = sqlx::query(PUT_RIGHT).bind(now.0).bind(first).bind(last).bind(longest);
         let rows = write.execute("put due times right", query).await?;
-        write.commit().await?;
+        write.finish().await?;
         Ok((Some(RequestId(first)), rows))
     }
+}
 
-    /// The newest time in the file, if there is any: what the clock showed when it was used last.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn newest_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        let _allowance = self.steps.allow(SOME_ROWS);
-        let newest = sqlx::query_scalar(NEWEST).fetch_one(&mut *self.conn).await;
-        let newest: i64 = newest.map_err(|source| self.error("look for the newest time", source))?;
-        Ok((newest > 0).then_some(Timestamp(newest)))
-    }
+/// The newest time in the file, if there is any.
+pub(super) async fn newest_time(conn: &mut SqliteConnection) -> Result<Option<Timestamp>, sqlx::Error> {
+    let newest: i64 = sqlx::query_scalar(NEWEST).fetch_one(conn).await?;
+    Ok((newest > 0).then_some(Timestamp(newest)))
 }

@@ -46,7 +46,7 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) async fn new(mut conn: SqliteConnection, options: &Options) -> Result<Self, StoreError> {
-        let error = |source| StoreError { path: options.path.clone(), doing: "open", source };
+        let error = |source| StoreError::new(&options.path, "open", source);
         let steps = Steps::of(&mut conn).await.map_err(error)?;
         let mut conn = Connection::new(conn, Files::default());
         // SQLite opens the log when it reads something.
@@ -56,7 +56,7 @@ impl Link {
     }
 
     pub(super) fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
-        StoreError { path: self.options.path.clone(), doing, source }
+        StoreError::new(&self.options.path, doing, source)
     }
 
     /// Fails if the files were taken away: what was written since then, others do not see, and may overwrite.

@@ -8,7 +8,8 @@ use std::{
 
 use sqlx::migrate::MigrateError;
 
-use super::place::PlaceError;
+use super::{files::Replaced, place::PlaceError};
+use crate::queue::{QueueError, Remedy};
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -185,6 +186,12 @@ fn pid_text(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }
 
+/// What [`super::Store`] does when it opens its file a second time.
+pub(super) const OPEN_AGAIN: &str = "open again";
+
+/// What SQLite says if a column that a look reads holds a blob.
+const BLOB_IN_JSON: &str = "JSON cannot hold BLOB values";
+
 /// A statement that failed.
 #[derive(Debug)]
 pub struct StoreError {
@@ -194,6 +201,10 @@ pub struct StoreError {
 }
 
 impl StoreError {
+    pub(super) fn new(path: &Path, doing: &'static str, source: sqlx::Error) -> Self {
+        Self { path: path.to_owned(), doing, source }
+    }
+
     /// SQLite's extended result code, if it is SQLite that failed.
     pub(super) fn code(&self) -> Option<i32> {
         extended_code(&self.source)
@@ -296,6 +307,42 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "database {}: {}: {}", self.path.display(), self.doing, self.said())?;
         f.write_str(&self.code().map_or_else(Cow::default, |code| remedy(code, &self.path)))
+    }
+}
+
+impl QueueError for StoreError {
+    fn remedy(&self) -> Remedy {
+        if let Some(doubt) = self.doubt() {
+            return Remedy::Reconnect(doubt);
+        }
+        // A disk that fails a read may fail to open the file as well.
+        if self.doing == OPEN_AGAIN && self.is_access() {
+            return Remedy::Reconnect(self.to_string());
+        }
+        if self.is_temporary() {
+            Remedy::Wait
+        } else if self.is_unreadable_row() {
+            Remedy::Sweep
+        } else if self.is_replaced() {
+            Remedy::Lost
+        } else {
+            Remedy::End
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether a row has a value that the schema does not allow.
+    fn is_unreadable_row(&self) -> bool {
+        let is_blob = |error: &dyn sqlx::error::DatabaseError| error.message() == BLOB_IN_JSON;
+        matches!(self.source, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
+            || self.source.as_database_error().is_some_and(is_blob)
+    }
+
+    /// Whether others use other files by now.
+    fn is_replaced(&self) -> bool {
+        let sqlx::Error::Io(error) = &self.source else { return false };
+        error.get_ref().is_some_and(|said| said.is::<Replaced>())
     }
 }
 

@@ -7,12 +7,12 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, SqliteConnection, migrate::Migrat
 use super::{
     Store,
     connection::Connection,
-    errors::{OpenError, StoreError},
+    errors::{OPEN_AGAIN, OpenError, StoreError},
     files::{Files, beside},
     lock::{Lock, Purpose},
-    place,
+    log, place,
     schema::{APPLICATION_ID, be_ours, identity, is_older, migrator, refuse_older},
-    steps::{Steps, whole_file},
+    steps::{SOME_ROWS, Steps, whole_file},
     trust::{Schema, blame_migration},
     upkeep::{MAX_LOG, allow_giving_back},
 };
@@ -62,7 +62,9 @@ impl Store {
     /// # Errors
     /// If another daemon has it, if it is no database or somebody else's, of another version, or not writable.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
-        Self::open_for(Purpose::Work, options).await
+        let mut store = Self::open_for(Purpose::Work, options).await?;
+        store.schema.news().into_iter().for_each(log::schema_modified);
+        Ok(store)
     }
 
     /// The same, to close it again at once: a daemon that starts meanwhile waits for that, and is not refused.
@@ -80,7 +82,7 @@ impl Store {
         let mut conn = connect(&options, false).await?;
         lock.check_database(&options.path)?;
         let steps = Steps::of(&mut conn).await;
-        let steps = steps.map_err(|source| StoreError { path: options.path.clone(), doing: "open", source })?;
+        let steps = steps.map_err(|source| StoreError::new(&options.path, "open", source))?;
         let mut store = Self {
             conn: Connection::new(conn, Files::default()),
             options,
@@ -89,6 +91,8 @@ impl Store {
             next_request: 0,
             data_version: 0,
             prune_after: 0,
+            giving_back: false,
+            sweep_from: i64::MIN,
             writing: false,
             steps,
             is_migrated: false,
@@ -108,7 +112,7 @@ impl Store {
         store.watch_files()?;
         // A first reading of data_version, so that only later writes of others count as news; and of what others have done to
         // the tables.
-        store.changed().await?;
+        store.look_for_changes().await?;
         Ok(store)
     }
 
@@ -117,18 +121,19 @@ impl Store {
     ///
     /// # Errors
     /// If SQLite fails; then the old one stays.
-    pub async fn reconnect(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn connect_again(&mut self) -> Result<(), StoreError> {
         self.abandon().await;
         self.check_in_place()?;
-        let mut fresh = connect(&self.options, false).await?;
-        let steps = Steps::of(&mut fresh).await.map_err(|source| self.error("open", source))?;
+        let fresh = connect(&self.options, false).await;
+        let mut fresh = fresh.map_err(|error| StoreError { doing: OPEN_AGAIN, ..error })?;
+        let steps = Steps::of(&mut fresh).await.map_err(|source| self.error(OPEN_AGAIN, source))?;
         let fresh = Connection::new(fresh, self.conn.files.clone());
         let old = std::mem::replace(&mut self.conn, fresh);
         let old_steps = std::mem::replace(&mut self.steps, steps);
         let done = async {
             self.set_up().await?;
             self.trust_ourselves().await?;
-            self.changed().await
+            self.look_for_changes().await
         };
         let done = done.await.map(drop);
         // The other one only now: the last to close the file would remove its log, which is taken for a sign of trouble.
@@ -182,10 +187,10 @@ impl Store {
     /// Gives a file that was adopted what it lacks.
     async fn mark(&mut self) -> Result<(), StoreError> {
         if self.opened == Opened::Adopted {
-            let mut write = self.write().await?;
+            let mut write = self.begin_within(SOME_ROWS).await?;
             let pragma = format!("PRAGMA application_id = {APPLICATION_ID}");
             write.execute("mark the file", sqlx::query(AssertSqlSafe(pragma))).await?;
-            write.commit().await?;
+            write.finish().await?;
         }
         Ok(())
     }
@@ -205,7 +210,7 @@ impl Store {
             .await
             .map_err(|source| self.error("set up", source))?;
         // A file that can be read and not written is refused here and not at the first claim.
-        self.write().await?.rollback().await
+        self.begin_within(SOME_ROWS).await?.rollback().await
     }
 
     /// The CHECKs are for what others write. On ours they would be run at each change of a row, which is a fifth of what a
@@ -256,7 +261,7 @@ pub(super) async fn connect_as(
     if options.path.is_dir() {
         let said = "it is a directory; give database.path the file in it";
         let source = sqlx::Error::Io(io::Error::new(io::ErrorKind::IsADirectory, said));
-        return Err(StoreError { path: options.path.clone(), doing: "open", source });
+        return Err(StoreError::new(&options.path, "open", source));
     }
     SqliteConnectOptions::new()
         .filename(&options.path)
@@ -276,5 +281,5 @@ pub(super) async fn connect_as(
         .disable_statement_logging()
         .connect()
         .await
-        .map_err(|source| StoreError { path: options.path.clone(), doing: "open", source })
+        .map_err(|source| StoreError::new(&options.path, "open", source))
 }

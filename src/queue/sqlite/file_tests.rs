@@ -9,7 +9,7 @@ use super::{
     file::{connect, switch_to_wal},
     upkeep::MAX_LOG,
 };
-use crate::model::clock::Timestamp;
+use crate::{model::clock::Timestamp, queue::Counter as _};
 
 async fn settings(conn: &mut SqliteConnection) -> (i64, i64, i64) {
     let settings = "SELECT (SELECT trusted_schema FROM pragma_trusted_schema),
@@ -45,7 +45,7 @@ async fn no_connection_trusts_what_others_put_into_the_tables() {
     let outcomes: Vec<(i64, String)> =
         sqlx::query_as("SELECT deletion_id, verdict FROM outcomes").fetch_all(&mut reader.conn).await.unwrap();
     assert_eq!(outcomes, [(1, "deleted".to_owned())]);
-    let tally = Counter::new(options).tally(Timestamp(4_000_000_000_000)).await.unwrap();
+    let tally = Counter::new(options).census(Timestamp(4_000_000_000_000)).await.unwrap().tally;
     assert_eq!((tally.pending, tally.due), (1, 1));
 }
 

@@ -1,7 +1,7 @@
 //! The files of a database that is open, and whether they are still those that were opened.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -83,8 +83,8 @@ impl Files {
     /// Then.
     pub(super) fn check(&self, doing: &'static str, said: impl Fn(&Path) -> &'static str) -> Result<(), StoreError> {
         let (path, error) = match (self.replaced(), self.linked()) {
-            (Some(path), _) => (path, io::Error::new(io::ErrorKind::NotFound, said(path))),
-            (None, Some(path)) => (path, io::Error::new(io::ErrorKind::InvalidInput, LINKED)),
+            (Some(path), _) => (path, io::Error::new(io::ErrorKind::NotFound, Replaced(said(path)))),
+            (None, Some(path)) => (path, io::Error::new(io::ErrorKind::InvalidInput, Replaced(LINKED))),
             (None, None) => return Ok(()),
         };
         Err(StoreError { path: path.to_owned(), doing, source: sqlx::Error::Io(error) })
@@ -112,6 +112,18 @@ impl Files {
         }
     }
 }
+
+/// What is written from here on, others do not see: they use other files.
+#[derive(Debug)]
+pub(super) struct Replaced(&'static str);
+
+impl fmt::Display for Replaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Replaced {}
 
 fn place((path, identity): &(PathBuf, FileIdentity)) -> Place {
     match identity_of(path) {

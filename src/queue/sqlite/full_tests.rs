@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Options, Store, Synchronous};
+use crate::queue::Queue as _;
 
 #[tokio::test]
 async fn a_transaction_that_the_disk_had_no_room_for_is_undone_and_the_next_one_works() {
@@ -16,17 +17,17 @@ async fn a_transaction_that_the_disk_had_no_room_for_is_undone_and_the_next_one_
     let limit = |pages: u32| sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
     sqlx::raw_sql(limit(1)).execute(&mut *store.conn).await.unwrap(); // SQLite takes as few as there are
     for _ in 0..2 {
-        let mut write = store.write().await.unwrap();
+        let mut write = store.begin().await.unwrap();
         let one = "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '1')";
         write.execute("insert", sqlx::query(one)).await.unwrap();
         let many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
                     INSERT INTO deletions (agent_id, entry_id) SELECT 'b', i FROM n";
         let error = write.execute("insert", sqlx::query(many)).await.unwrap_err();
         assert!(error.is_temporary() && error.to_string().contains("make room"), "{error}");
-        store.abandon().await;
+        store.undo().await;
         assert!(store.is_empty().await.unwrap(), "all of it is undone");
     }
     sqlx::raw_sql(limit(1_000_000)).execute(&mut *store.conn).await.unwrap();
-    let write = store.write().await.unwrap();
-    write.commit().await.unwrap();
+    let write = store.begin().await.unwrap();
+    write.finish().await.unwrap();
 }

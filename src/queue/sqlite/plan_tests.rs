@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use sqlx::{Row, SqliteConnection};
 
-use super::{LANES, ORPHANS, Options, Store, Synchronous, checks, file::connect, producer, reader, revive, write};
+use super::{
+    Options, Store, Synchronous, checks, file::connect, listing, look, producer, reader, revive, settle, sweep,
+};
 
 async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(conn).await.unwrap();
@@ -25,7 +27,7 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
     let cases: [(&str, &str, &[&str]); 19] = [
         (
             "lanes",
-            LANES,
+            listing::LANES,
             &[
                 "SCAN deletions USING COVERING INDEX deletions_due",
                 // All columns: with fewer, each step would go through the whole lane or priority.
@@ -35,41 +37,37 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
         ),
         (
             "look",
-            write::LOOK,
+            look::LOOK,
             &["SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at=?)"],
         ),
         (
             "look for the newest",
-            write::LOOK_NEWEST,
+            look::LOOK_NEWEST,
             &["SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at=?)"],
         ),
         (
             "look for what is due later",
-            write::LOOK_LATER,
+            look::LOOK_LATER,
             &[
                 "SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at>? AND due_at<?)",
             ],
         ),
         (
             "settle rows that have ended",
-            write::SETTLE_ENDED,
+            settle::SETTLE_ENDED,
             &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests EXISTS USING INTEGER PRIMARY KEY"],
         ),
         (
             "settle rows that come back",
-            write::SETTLE_RETURNING,
+            settle::SETTLE_RETURNING,
             &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests EXISTS USING INTEGER PRIMARY KEY"],
         ),
-        ("settle the requests", write::SETTLE_REQUESTS, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
-        ("bury", write::BURY, &["SEARCH deletions USING INTEGER PRIMARY KEY"]),
-        (
-            "bury lanes",
-            write::BURY_LANES,
-            &["SEARCH buried USING COVERING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=?)"],
-        ),
+        ("settle the requests", settle::SETTLE_REQUESTS, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
+        ("a stretch of a sweep", sweep::READ, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
+        ("make invalid rows dead", sweep::MAKE_DEAD, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid=?)"]),
         (
             "orphans",
-            ORPHANS,
+            listing::ORPHANS,
             &["requests USING INDEX requests_unanswered", "SEARCH deletions USING INTEGER PRIMARY KEY"],
         ),
         (

@@ -16,9 +16,12 @@ use super::{
     steps::SOME_ROWS,
     trust::{Schema, not_done},
 };
-use crate::model::{
-    clock::Timestamp,
-    deletion::{AgentId, EntryId},
+use crate::{
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, EntryId},
+    },
+    queue::Queue as _,
 };
 
 /// ?1 rows: [[agent_id, entry_id, priority, due_at], …]. The trigger does what is to be done for those that there are.

@@ -1,5 +1,7 @@
 //! What goes into the statements and comes out of them.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
@@ -13,15 +15,11 @@ use crate::{
     queue::{Counts, DueRow, Look, Orphan, Settlement},
 };
 
-/// The first row's id, the lane, and when that row is due; no lane if a value of it is none that the lane's column has.
-pub(super) fn lane_row(row: &SqliteRow) -> Result<(DeletionId, Option<(Lane, Timestamp)>), sqlx::Error> {
-    let head = DeletionId(row.try_get(5)?);
-    let lane = || {
-        let agent = AgentId::parse(row.try_get(1).ok()?).ok()?;
-        let lane = Lane { priority: row.try_get(0).ok()?, agent, batch_max: row.try_get(2).ok()? };
-        Some((lane, Timestamp(row.try_get(3).ok()?)))
-    };
-    Ok((head, lane()))
+/// The id of a lane's first row, the lane, and when that row is due.
+pub(super) fn lane_row(row: &SqliteRow) -> Result<(DeletionId, Lane, Timestamp), sqlx::Error> {
+    let agent = AgentId::parse(row.try_get(1)?).map_err(undecodable)?;
+    let lane = Lane { priority: row.try_get(0)?, agent, batch_max: row.try_get(2)? };
+    Ok((DeletionId(row.try_get(5)?), lane, time(row, 3)?))
 }
 
 /// The holds, as far as they are on anything.
@@ -54,63 +52,34 @@ fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
     })
 }
 
-/// [id, entry_id or null if it is no text, attempts, asks, maybe_done, due_at, created_at, last_cause, request_id,
-/// first_fault, evidence]
+/// A row in the JSON of a look: [id, entry_id, attempts, asks, maybe_done, due_at, created_at, last_cause, request_id,
+/// first_fault, evidence].
+///
+/// A value that its CHECK refuses is an error here: see [`super::sweep`].
 #[derive(Deserialize)]
-struct RawDeletion(
+struct RawDeletion<'j>(
     i64,
-    Option<RawText>,
+    #[serde(borrow)] Cow<'j, str>,
+    u32,
+    u32,
+    u8,
     i64,
     i64,
-    i64,
-    i64,
-    i64,
-    Option<RawText>,
+    #[serde(borrow)] Option<Cow<'j, str>>,
     Option<i64>,
     Option<i64>,
     Option<i64>,
 );
 
-/// A text of SQLite's, which need not be UTF-8.
-struct RawText(Vec<u8>);
-
-impl RawText {
-    fn as_str(&self) -> Option<&str> {
-        str::from_utf8(&self.0).ok()
-    }
-}
-
-impl<'de> Deserialize<'de> for RawText {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl serde::de::Visitor<'_> for Bytes {
-            type Value = RawText;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<RawText, E> {
-                Ok(RawText(bytes.to_vec()))
-            }
-        }
-        deserializer.deserialize_bytes(Bytes)
-    }
-}
-
-impl RawDeletion {
-    fn parse(self, now: Timestamp) -> Result<DueRow, DeletionId> {
+impl RawDeletion<'_> {
+    fn parse(self, now: Timestamp) -> Result<DueRow, sqlx::Error> {
         let Self(id, entry, attempts, asks, maybe_done, due_at, created_at, last_cause, request, first_fault, evidence) =
             self;
-        let id = DeletionId(id);
-        let entry = entry.ok_or(id)?;
-        let entry = entry.as_str().and_then(|entry| EntryId::parse(entry).ok()).ok_or(id)?;
-        let [attempts, asks] = [attempts, asks].map(|count| u32::try_from(count.max(0)).unwrap_or(u32::MAX));
-        let cause = last_cause.and_then(|cause| Cause::parse(cause.as_str()?));
+        let cause = last_cause.and_then(|cause| Cause::parse(&cause));
         Ok(DueRow {
             deletion: Deletion {
-                id,
-                entry,
+                id: DeletionId(id),
+                entry: EntryId::parse(&entry).map_err(undecodable)?,
                 attempts,
                 asks,
                 maybe_done: maybe_done != 0,
@@ -126,18 +95,23 @@ impl RawDeletion {
     }
 }
 
-fn raw_deletions(row: &SqliteRow, column: usize) -> Result<Vec<RawDeletion>, sqlx::Error> {
-    let text: &[u8] = row.try_get_unchecked(column)?;
-    serde_json::from_slice(text).map_err(|error| sqlx::Error::Decode(error.into()))
+/// A value that the schema does not allow.
+fn undecodable(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}
+
+fn due_rows(row: &SqliteRow, column: usize, now: Timestamp) -> Result<Vec<DueRow>, sqlx::Error> {
+    let text: &str = row.try_get(column)?;
+    let rows: Vec<RawDeletion> = serde_json::from_str(text).map_err(undecodable)?;
+    rows.into_iter().map(|row| row.parse(now)).collect()
 }
 
 pub(super) fn orphan_row(row: &SqliteRow) -> Result<Orphan, sqlx::Error> {
     let request = RequestId(row.try_get(0)?);
     let batch_max = if row.try_get(2)? { ALONE } else { MAX_BATCH_SIZE };
-    let due = raw_deletions(row, 3)?.into_iter().filter_map(|raw| raw.parse(Timestamp::ZERO).ok());
-    let rows: Vec<Deletion> = due.map(|row| row.deletion).collect();
-    // Rows are settled by their ids; of the lane, only whether they were asked about alone still matters. No agent or no
-    // rows: nothing to judge.
+    let rows: Vec<Deletion> = due_rows(row, 3, Timestamp::ZERO)?.into_iter().map(|row| row.deletion).collect();
+    // Rows are settled by their ids. Of their lane, all that still matters is whether the request was a single-entry DELETE.
+    // Without an agent or without rows, there is nothing to judge.
     let batch = row
         .try_get(1)
         .ok()
@@ -149,24 +123,35 @@ pub(super) fn orphan_row(row: &SqliteRow) -> Result<Orphan, sqlx::Error> {
 }
 
 pub(super) fn look_row(row: &SqliteRow, now: Timestamp) -> Result<Look, sqlx::Error> {
-    let (mut due, mut unusable) = (Vec::new(), Vec::new());
-    for raw in raw_deletions(row, 1)? {
-        match raw.parse(now) {
-            Ok(row) => due.push(row),
-            Err(id) => unusable.push(id),
+    let next_due_at: Option<i64> = row.try_get(2)?;
+    Ok(Look { due: due_rows(row, 1, now)?, next_due_at: next_due_at.map(Timestamp) })
+}
+
+/// Whether [`lane_row`], [`look_row`] and [`orphan_row`] can read a pending row. Columns: id, state, priority, agent_id,
+/// batch_max, due_at, created_at, entry_id, attempts, asks, maybe_done, last_cause, request_id, first_fault, evidence.
+pub(super) fn is_readable(row: &SqliteRow) -> bool {
+    let read = || -> Result<(), sqlx::Error> {
+        row.try_get::<i64, _>(2)?;
+        AgentId::parse(row.try_get(3)?).map_err(undecodable)?;
+        row.try_get::<u8, _>(4)?;
+        time(row, 5)?;
+        time(row, 6)?;
+        EntryId::parse(row.try_get(7)?).map_err(undecodable)?;
+        row.try_get::<u32, _>(8)?;
+        row.try_get::<u32, _>(9)?;
+        row.try_get::<u8, _>(10)?;
+        row.try_get::<Option<&str>, _>(11)?;
+        for number in 12..=14 {
+            row.try_get::<Option<i64>, _>(number)?;
         }
-    }
-    // [id, due_at or null if it is no number] of the first row that is not due.
-    let next: Option<&str> = row.try_get(2)?;
-    let next: Option<(i64, Option<i64>)> =
-        next.map(serde_json::from_str).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?;
-    let mut next_due_at = None;
-    match next {
-        Some((_, Some(due_at @ 0..))) => next_due_at = Some(Timestamp(due_at)),
-        Some((id, Some(_) | None)) => unusable.push(DeletionId(id)),
-        None => {}
-    }
-    Ok(Look { due, unusable, next_due_at })
+        Ok(())
+    };
+    read().is_ok()
+}
+
+fn time(row: &SqliteRow, column: usize) -> Result<Timestamp, sqlx::Error> {
+    let at: i64 = row.try_get(column)?;
+    if at < 0 { Err(sqlx::Error::Decode(format!("{at} is before 1970").into())) } else { Ok(Timestamp(at)) }
 }
 
 /// Since when a row could have been sent: `due_at`, but not before it existed. A producer's clock that is ahead of

@@ -130,7 +130,7 @@ pub(super) async fn refuse_older(options: &Options) -> Result<(), OpenError> {
         let found = is_older(&mut conn).await;
         // Dropping it would close it some time later.
         let closed = conn.close().await;
-        let error = |source| StoreError { path: options.path.clone(), doing: "open", source };
+        let error = |source| StoreError::new(&options.path, "open", source);
         closed.map_err(error)?;
         found.map_err(error)
     };
@@ -169,7 +169,7 @@ async fn look_into(
     immutable: bool,
 ) -> Result<(SqliteConnection, (i64, i64)), StoreError> {
     let mut conn = connect_as(options, read_only, immutable).await?;
-    let error = |source| StoreError { path: options.path.clone(), doing: "open", source };
+    let error = |source| StoreError::new(&options.path, "open", source);
     let identity = identity(&mut conn).await.map_err(error)?;
     Ok((conn, identity))
 }

@@ -22,7 +22,7 @@ use crate::{
         deletion::{AgentId, Batch, Deletion, Lane, RequestId},
         outcome::{Cause, Judged, Verdict},
     },
-    queue::{Claim, Settlement},
+    queue::{Claim, Queue as _, Settlement, Tx as _},
 };
 
 const NOW: Timestamp = Timestamp(4_000_000_000_000);
@@ -97,12 +97,12 @@ async fn the_most_that_a_statement_does_is_far_below_what_it_may() {
     producer.insert(ids.iter().map(|id| ("one", id.as_str(), 0))).await.unwrap();
 
     let meter = Meter::of(&mut store.conn).await;
-    let (lanes, _) = store.lanes().await.unwrap();
+    let lanes = store.lanes().await.unwrap();
     assert_eq!(lanes.len(), ids.len().min(20_000) + 1);
     meter.assert_far_below(whole_file(&options.path), "listing the lanes");
 
     let lane = Lane { priority: 0, agent: AgentId::parse("one").unwrap(), batch_max: 20 };
-    let mut write = store.write().await.unwrap();
+    let mut write = store.begin().await.unwrap();
     let look = write.look(std::slice::from_ref(&lane), ids.len(), &[], false, NOW).await.unwrap().remove(0);
     let rows: Vec<Deletion> = look.due.into_iter().map(|row| row.deletion).collect();
     let claim = |rows: &[Deletion]| Claim {
@@ -112,16 +112,16 @@ async fn the_most_that_a_statement_does_is_far_below_what_it_may() {
     };
     let claims: Vec<Claim> = rows.chunks(20).map(claim).collect();
     assert_eq!(claims.len(), REQUESTS);
-    write.claim_and_commit(&claims, NOW).await.unwrap();
+    write.commit(&claims, None, NOW).await.unwrap();
     meter.assert_far_below(SOME_ROWS, "the largest claim");
 
     assert_eq!(store.orphans().await.unwrap().len(), REQUESTS);
     meter.assert_far_below(whole_file(&options.path), "finding what a crash left");
 
     let settlements: Vec<Settlement> = claims.iter().map(settled).collect();
-    let mut write = store.write().await.unwrap();
+    let mut write = store.begin().await.unwrap();
     write.settle(settlements.iter()).await.unwrap();
-    write.commit().await.unwrap();
+    write.commit(&[], None, NOW).await.unwrap();
     meter.assert_far_below(SOME_ROWS, "the largest settlement");
 
     store.put_clock_right(RequestId(i64::MAX), Duration::from_secs(1), Timestamp(1)).await.unwrap();

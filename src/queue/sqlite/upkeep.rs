@@ -8,8 +8,12 @@ use std::fs;
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::{Store, StoreError, files::beside, processes::having_open, steps::STEP_OF_UPKEEP};
-use crate::{model::clock::Timestamp, queue::Pruned};
+use crate::{model::clock::Timestamp, queue::Upkeep};
 
+/// How many rows one step of pruning removes: those of many agents lie far apart, and each is some pages to write.
+pub const PRUNE_ROWS: u32 = 200;
+/// How many free pages one step gives back.
+pub const VACUUM_PAGES: u32 = 100;
 /// One part in this many of the file may stay free: what comes next goes there.
 const SPARE: i64 = 10;
 /// Fewer pages than this are not worth a commit: a file that has just been made has some from the migrations.
@@ -58,19 +62,31 @@ pub(super) async fn allow_giving_back(conn: &mut SqliteConnection) -> Result<(),
 
 /// A log of commits that cannot be copied into the file, because somebody still reads what was there before them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backlog {
+pub(super) struct Backlog {
     /// Bytes of it that are not copied.
-    pub bytes: u64,
+    pub(super) bytes: u64,
     /// Processes that have the file open, as far as we may see them: number and name.
-    pub readers: Vec<(u32, String)>,
+    pub(super) readers: Vec<(u32, String)>,
 }
 
 impl Store {
+    /// See [`crate::queue::Queue::upkeep`].
+    pub(super) async fn upkeep_step(&mut self, cutoff: Option<Timestamp>) -> Result<Upkeep, StoreError> {
+        if self.giving_back {
+            self.giving_back = self.give_back(VACUUM_PAGES).await?;
+            return Ok(Upkeep { removed: 0, more: self.giving_back });
+        }
+        let Some(cutoff) = cutoff else { return Ok(Upkeep { removed: 0, more: false }) };
+        let step = self.prune(cutoff, PRUNE_ROWS).await?;
+        self.giving_back = !step.more;
+        Ok(Upkeep { more: true, ..step })
+    }
+
     /// Copies what can be copied of a long log of commits, and tells if much is left.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn backlog(&mut self) -> Result<Option<Backlog>, StoreError> {
+    pub(super) async fn backlog(&mut self) -> Result<Option<Backlog>, StoreError> {
         if fs::metadata(beside(&self.options.path, "-wal")).is_ok_and(|log| log.len() <= MAX_LOG) {
             return Ok(None);
         }
@@ -93,7 +109,7 @@ impl Store {
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn prune(&mut self, cutoff: Timestamp, most: u32) -> Result<Pruned, StoreError> {
+    pub async fn prune(&mut self, cutoff: Timestamp, most: u32) -> Result<Upkeep, StoreError> {
         let after = self.prune_after;
         // Looked at first: whoever takes the lock to find nothing keeps others from writing for nothing.
         let (last, old, last_old, requests): (Option<i64>, i64, Option<i64>, bool) = sqlx::query_as(LOOK)
@@ -109,7 +125,7 @@ impl Store {
         let last = if old == i64::from(most) { last_old } else { last };
         let mut removed = 0;
         if old > 0 || requests {
-            let mut write = self.write_within(STEP_OF_UPKEEP).await?;
+            let mut write = self.begin_within(STEP_OF_UPKEEP).await?;
             if let Some(last) = last.filter(|_| old > 0) {
                 let delete =
                     "DELETE FROM deletions WHERE id > ?1 AND id <= ?2 AND settled_at < ?3 AND state <> 'pending'";
@@ -119,11 +135,11 @@ impl Store {
                 let query = sqlx::query(DELETE_REQUESTS).bind(most / REQUESTS).bind(cutoff.0);
                 removed += write.execute("prune", query).await?;
             }
-            write.commit().await?;
+            write.finish().await?;
         }
         // At the end of the table: from the start again.
         self.prune_after = last.unwrap_or(0);
-        Ok(Pruned { removed, more: last.is_some() || removed > 0 })
+        Ok(Upkeep { removed, more: last.is_some() || removed > 0 })
     }
 
     /// Gives up to `most` free pages back to the file system, but for a tenth of the file; whether more of them are left.
@@ -142,10 +158,10 @@ impl Store {
             return Ok(false);
         }
         let step = spare.min(i64::from(most));
-        let mut write = self.write_within(STEP_OF_UPKEEP).await?;
+        let mut write = self.begin_within(STEP_OF_UPKEEP).await?;
         let vacuum = format!("PRAGMA incremental_vacuum({step})");
         write.execute("give pages back", sqlx::query(AssertSqlSafe(vacuum))).await?;
-        write.commit().await?;
+        write.finish().await?;
         Ok(spare - step >= FEW_PAGES)
     }
 }

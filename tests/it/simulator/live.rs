@@ -3,6 +3,7 @@
 //! Whatever happens next happens at its own time: an answer, an event, or the time at which the worker wants a turn. So
 //! hours cost nothing, and a worker that forgets to come round is found out.
 
+use audio_cache_sweeper::queue::sqlite::Store;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
@@ -62,7 +63,7 @@ pub struct Row {
 
 pub struct Live {
     // Before `dir`, so that it goes first.
-    worker: Option<Worker<Model>>,
+    worker: Option<Worker<Store, Model>>,
     pub model: Model,
     clock: Clock,
     conn: SqliteConnection,

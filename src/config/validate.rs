@@ -1,0 +1,208 @@
+//! The step from text to values: [`RawConfig::validate`] checks a section at a time.
+
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+
+use reqwest::Url;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Config, ConfigError, paths,
+    problems::{Problems, days, ms},
+    raw::{
+        RawApi, RawConfig, RawDatabase, RawDelivery, RawHold, RawHttp, RawLog, RawQueue, RawRateLimit, RawRetry,
+        RawShutdown, Secret,
+    },
+    urls,
+};
+use crate::{
+    api::key::KeySource,
+    model::{backoff::Backoff, judge::Policy},
+    pace::RateLimit,
+    queue::sqlite,
+    watch::telemetry::Format,
+    worker,
+};
+
+impl RawConfig {
+    /// Checks every value. `shown` goes into the [`Config`] or the error as it is.
+    pub(super) fn validate(self, shown: BTreeMap<String, String>) -> Result<Config, ConfigError> {
+        let Self { database, api, rate_limit, delivery, retry, hold, queue, log, http, shutdown } = self;
+        let mut problems = Problems::default();
+        let p = &mut problems;
+        let store = store(&database, p);
+        let api = Api::check(api, p);
+        let (rate, adaptive) = rate(&rate_limit, p);
+        let worker = worker(&delivery, &retry, &hold, &queue, &shutdown, p);
+        let (log_format, log_filter) = logging(&log, p);
+        let listen = listen(&http, p);
+        let (Some(base_url), Some((worker, hold_growth)), true) = (api.base_url, worker, problems.0.is_empty()) else {
+            return Err(ConfigError::Values { problems: problems.0, shown });
+        };
+        Ok(Config {
+            store,
+            base_url,
+            key: api.key,
+            file_with_key: None,
+            proxy: api.proxy,
+            unused_proxies: Vec::new(),
+            ca_file: api.ca_file,
+            connect_timeout: api.connect_timeout,
+            request_timeout: api.request_timeout,
+            rate,
+            adaptive,
+            hold_growth,
+            worker,
+            log_format,
+            log_filter,
+            listen,
+            shown,
+        })
+    }
+}
+
+fn store(raw: &RawDatabase, p: &mut Problems) -> sqlite::Options {
+    // The path is shown even if it looks like a key: `Config::shown` has it, too.
+    let path = paths::database(&raw.path).unwrap_or_else(|problem| {
+        p.add(format!("database.path = {:?}: {problem}", raw.path));
+        PathBuf::new()
+    });
+    sqlite::Options {
+        path,
+        busy_timeout: p.duration("database.busy_timeout", &raw.busy_timeout, ms(0)..=ms(300_000)),
+        synchronous: p.word(
+            "database.synchronous",
+            &raw.synchronous,
+            &[("full", sqlite::Synchronous::Full), ("normal", sqlite::Synchronous::Normal)],
+            sqlite::Synchronous::Full,
+        ),
+    }
+}
+
+/// The section `api` as checked.
+struct Api {
+    base_url: Option<Url>,
+    key: Option<KeySource>,
+    proxy: Option<Url>,
+    ca_file: Option<PathBuf>,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+}
+
+impl Api {
+    fn check(raw: RawApi, p: &mut Problems) -> Self {
+        let base_url = base_url(&raw.region, raw.base_url.as_deref(), p);
+        let key = match (raw.key, raw.key_file) {
+            (Some(_), Some(_)) => {
+                p.add("api.key and api.key_file: give one of them, not both".to_owned());
+                None
+            }
+            (Some(Secret(key)), None) => Some(KeySource::Given(key)),
+            (None, Some(path)) => Some(KeySource::File(p.file("api.key_file", &path))),
+            (None, None) => None,
+        };
+        // A refused value is not shown: people put passwords into URLs.
+        let proxy = match raw.proxy.trim() {
+            "off" => None,
+            url => urls::parse_proxy(url).map_err(|problem| p.add(format!("api.proxy: {problem}"))).ok(),
+        };
+        let ca_file = raw.ca_file.map(|path| p.file("api.ca_file", &path));
+        let connect_timeout = p.duration("api.connect_timeout", &raw.connect_timeout, ms(1)..=ms(600_000));
+        let request_timeout = p.duration("api.request_timeout", &raw.request_timeout, ms(1)..=ms(600_000));
+        if request_timeout < connect_timeout {
+            let (request, connect) = (&raw.request_timeout, &raw.connect_timeout);
+            p.add(format!(
+                "api.request_timeout = {request:?}: must not be shorter than api.connect_timeout ({connect:?})"
+            ));
+        }
+        Self { base_url, key, proxy, ca_file, connect_timeout, request_timeout }
+    }
+}
+
+fn base_url(region: &str, given: Option<&str>, p: &mut Problems) -> Option<Url> {
+    let of_region = p.word(
+        "api.region",
+        region,
+        &[
+            ("us", "https://api.us.poly.ai"),
+            ("eu", "https://api.eu.poly.ai"),
+            ("uk", "https://api.uk.poly.ai"),
+            ("studio", "https://api.studio.poly.ai"),
+        ],
+        "https://api.us.poly.ai",
+    );
+    let (key, url) = given.map_or(("api.region", of_region), |url| ("api.base_url", url));
+    // A refused value is not shown: people put keys into URLs.
+    urls::parse_base_url(url).map_err(|problem| p.add(format!("{key}: {problem}"))).ok()
+}
+
+fn rate(raw: &RawRateLimit, p: &mut Problems) -> (RateLimit, bool) {
+    let most_burst = NonZeroU32::new(100_000).unwrap_or(NonZeroU32::MAX);
+    let rate = RateLimit {
+        requests_per_second: p.number("rate_limit.requests_per_second", &raw.requests_per_second, 0.001..=100_000.0),
+        burst: p.number("rate_limit.burst", &raw.burst, NonZeroU32::MIN..=most_burst),
+    };
+    (rate, p.flag("rate_limit.adaptive", &raw.adaptive))
+}
+
+/// The worker's settings, and how holds grow.
+fn worker(
+    delivery: &RawDelivery,
+    retry: &RawRetry,
+    hold: &RawHold,
+    queue: &RawQueue,
+    shutdown: &RawShutdown,
+    p: &mut Problems,
+) -> Option<(worker::Settings, Backoff)> {
+    let batch_size = p.number("delivery.batch_size", &delivery.batch_size, 1..=20);
+    let concurrency = p.number("delivery.concurrency", &delivery.concurrency, 1..=1_024);
+    let linger = p.duration("delivery.linger", &delivery.linger, ms(0)..=days(1));
+    let max_attempts = p.number("retry.max_attempts", &retry.max_attempts, 1..=1_000);
+    let ask_singly = p.flag("retry.ask_singly", &retry.ask_singly);
+    let retry = p.backoff("retry", &retry.base_delay, &retry.max_delay);
+    let after_faults = p.number("hold.after_faults", &hold.after_faults, 1..=1_000);
+    let max_retry_after = p.duration("hold.max_retry_after", &hold.max_retry_after, ms(1)..=days(30));
+    let growth = p.backoff("hold", &hold.base_delay, &hold.max_delay);
+    let poll_interval = p.duration("queue.poll_interval", &queue.poll_interval, ms(1)..=ms(600_000));
+    let retention = p.duration("queue.retention", &queue.retention, ms(0)..=days(36_500));
+    let grace = p.duration("shutdown.grace", &shutdown.grace, ms(0)..=days(1));
+    let (retry, growth) = (retry?, growth?);
+    let policy = Policy { max_attempts, ask_singly, retry, min_retry_after: growth.base(), max_retry_after };
+    let longest_hold = growth.delay(u32::MAX);
+    let settings = worker::Settings {
+        batch_size,
+        concurrency,
+        linger,
+        policy,
+        after_faults,
+        longest_hold,
+        poll_interval,
+        retention,
+        grace,
+    };
+    Some((settings, growth))
+}
+
+fn logging(raw: &RawLog, p: &mut Problems) -> (Format, String) {
+    let format = p.word(
+        "log.format",
+        &raw.format,
+        &[("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)],
+        Format::Auto,
+    );
+    // Without the trim, a carriage return at the end would become part of a module's name, and nothing would be logged.
+    let filter = raw.filter.trim().to_owned();
+    if let Err(problem) = EnvFilter::try_new(&filter) {
+        p.add(format!("log.filter = {:?}: {problem}", raw.filter));
+    }
+    (format, filter)
+}
+
+fn listen(raw: &RawHttp, p: &mut Problems) -> Option<SocketAddr> {
+    match raw.listen.trim() {
+        "off" => None,
+        listen => {
+            let problem = |_| "must be an address and a port such as 127.0.0.1:9464 or [::]:9464, or off".to_owned();
+            p.take("http.listen", &raw.listen, listen.parse().map(Some).map_err(problem), None)
+        }
+    }
+}

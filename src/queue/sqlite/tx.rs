@@ -1,0 +1,174 @@
+//! A transaction that writes: everything that one turn of the worker changes.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
+
+use super::{
+    checks::{COUNTED, ON_RECORD, on_record},
+    errors::StoreError,
+    look,
+    rows::{holds_of, json},
+    steps::Allowance,
+    trust::Foreign,
+};
+use crate::{
+    model::{
+        clock::Timestamp,
+        deletion::{DeletionId, Lane, RequestId},
+        hold::{HoldChange, HoldRow},
+        outcome::Scope,
+    },
+    queue::{Claim, Look, Settlement, Tx},
+};
+
+/// Now; claims: [[id, correlation_id, agent_id, [deletion id, …], size, kind], …]. Goes with the commit.
+const CLAIM: &str = "
+INSERT INTO requests (claimed_at, id, correlation_id, agent_id, deletion_ids, size, kind)
+SELECT ?, value->>0, value->>1, value->>2, value->'$[3]', value->>4, value->>5 FROM json_each(?)";
+
+/// ?1 process; ?2 version; ?3 rate; ?4 now
+const WRITE_DAEMON: &str = "
+INSERT OR REPLACE INTO daemon (id, pid, version, started_at, requests_per_second, updated_at)
+VALUES (1, ?1, ?2, ?4, ?3, ?4)";
+
+/// Changes with each commit of somebody else's.
+pub(super) const DATA_VERSION: &str = "PRAGMA data_version";
+const COMMIT: &str = "COMMIT";
+
+pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// A transaction that writes. Without [`Tx::commit`] nothing of it happens, and the [`super::Store`] undoes it.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    pub(super) conn: &'a mut SqliteConnection,
+    pub(super) path: PathBuf,
+    pub(super) next_request: &'a mut i64,
+    pub(super) writing: &'a mut bool,
+    /// The data version that the [`super::Store`] has seen last.
+    pub(super) data_version: i64,
+    /// The data version in this transaction, if it was read.
+    pub(super) version: Option<i64>,
+    /// What is somebody else's in the tables, if that can have a say in what is written.
+    pub(super) foreign: &'a [Foreign],
+    /// For all statements of this transaction together.
+    pub(super) _allowance: Allowance,
+}
+
+impl Transaction<'_> {
+    pub(super) fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
+        StoreError::new(&self.path, doing, source)
+    }
+
+    pub(super) async fn execute(&mut self, doing: &'static str, query: Query<'_>) -> Result<u64, StoreError> {
+        match query.execute(&mut *self.conn).await {
+            Ok(done) => Ok(done.rows_affected()),
+            Err(source) => Err(self.error(doing, source)),
+        }
+    }
+
+    /// Undoes it.
+    pub(super) async fn rollback(mut self) -> Result<(), StoreError> {
+        self.execute("roll back", sqlx::query("ROLLBACK")).await?;
+        *self.writing = false;
+        Ok(())
+    }
+
+    /// Commits without claims.
+    pub(super) async fn finish(mut self) -> Result<(), StoreError> {
+        self.execute("commit", sqlx::query(COMMIT)).await?;
+        *self.writing = false;
+        Ok(())
+    }
+
+    /// Claims, and commits in the same script.
+    async fn claim(mut self, claims: &[Claim], now: Timestamp) -> Result<(), StoreError> {
+        let (Some(first), Some(last)) = (claims.first(), claims.last()) else { return self.finish().await };
+        let rows: Vec<_> = claims.iter().map(row).collect();
+        let is_checked = self.is_interfered_with();
+        let script =
+            if is_checked { [CLAIM, COUNTED, ON_RECORD, COMMIT].join(";") } else { [CLAIM, COUNTED, COMMIT].join(";") };
+        let query = sqlx::query(AssertSqlSafe(script)).bind(now.0).bind(json(&rows)).bind(rows.len() as i64);
+        let query =
+            if is_checked { query.bind(first.request.0).bind(last.request.0).bind(on_record(claims)) } else { query };
+        if let Err(error) = self.execute("claim and commit", query).await {
+            return Err(self.claim_error(claims.len(), error));
+        }
+        *self.writing = false;
+        Ok(())
+    }
+}
+
+/// A claim as [`CLAIM`] reads it.
+fn row(claim: &Claim) -> impl serde::Serialize + use<'_> {
+    let Claim { request, correlation_id, batch } = claim;
+    let ids: Vec<i64> = batch.deletions().iter().map(|row| row.id.0).collect();
+    (request.0, correlation_id.to_string(), batch.lane().agent.as_str(), ids, batch.len(), batch.kind().as_str())
+}
+
+impl Tx for Transaction<'_> {
+    type Error = StoreError;
+
+    async fn settle<'s>(
+        &mut self,
+        settlements: impl Iterator<Item = &'s Settlement> + Clone,
+    ) -> Result<(), StoreError> {
+        self.settle_checked(settlements).await
+    }
+
+    async fn change_holds(&mut self, changes: &[HoldChange]) -> Result<(), StoreError> {
+        self.write_holds(changes).await
+    }
+
+    async fn lift_over(&mut self, scopes: &[Scope], now: Timestamp) -> Result<(), StoreError> {
+        self.lift_those_over(scopes, now).await
+    }
+
+    async fn news(&mut self) -> Result<bool, StoreError> {
+        let version = match self.version {
+            Some(version) => version,
+            None => {
+                let version = sqlx::query_scalar(DATA_VERSION).fetch_one(&mut *self.conn).await;
+                version.map_err(|source| self.error("look for changes", source))?
+            }
+        };
+        Ok(version != self.data_version)
+    }
+
+    async fn holds_of(&mut self, scopes: &BTreeSet<Scope>) -> Result<Vec<HoldRow>, StoreError> {
+        let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
+        holds_of(self.conn, &json(&scopes)).await.map_err(|source| self.error("read the holds", source))
+    }
+
+    async fn look(
+        &mut self,
+        lanes: &[Lane],
+        most: usize,
+        in_flight: &[DeletionId],
+        newest_first: bool,
+        now: Timestamp,
+    ) -> Result<Vec<Look>, StoreError> {
+        let looks = look::look(self.conn, lanes, most, in_flight, newest_first, now).await;
+        looks.map_err(|source| self.error("look for due rows", source))
+    }
+
+    fn next_request_id(&mut self) -> RequestId {
+        let id = *self.next_request;
+        *self.next_request = id.saturating_add(1);
+        RequestId(id)
+    }
+
+    async fn introduce(&mut self, rate: f64, now: Timestamp) -> Result<(), StoreError> {
+        let query = sqlx::query(WRITE_DAEMON).bind(std::process::id()).bind(env!("CARGO_PKG_VERSION"));
+        self.execute("write who works on it", query.bind(rate).bind(now.0)).await?;
+        Ok(())
+    }
+
+    async fn commit(mut self, claims: &[Claim], rate: Option<f64>, now: Timestamp) -> Result<(), StoreError> {
+        if let Some(rate) = rate {
+            let query = sqlx::query("UPDATE daemon SET requests_per_second = ?1, updated_at = ?2");
+            self.execute("write the rate", query.bind(rate).bind(now.0)).await?;
+        }
+        self.claim(claims, now).await
+    }
+}
