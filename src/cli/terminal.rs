@@ -1,4 +1,4 @@
-//! What a command says to whoever runs it, and what it asks.
+//! The output of a command, its questions, and its progress.
 
 use std::{
     fmt::Display,
@@ -29,7 +29,7 @@ pub(super) fn say(text: &str) -> Result<(), Failure> {
     writeln!(io::stdout(), "{}", printable::lines(text)).context("write to standard output").map_err(Failure::from)
 }
 
-/// Prints a result with colours. What other programs wrote must be escaped in it.
+/// Prints a result with colours. Text from other programs must be escaped already.
 ///
 /// # Errors
 /// If standard output cannot be written.
