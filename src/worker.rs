@@ -47,31 +47,31 @@ use schedule::{Known, MOST_LIFTED, Plan, Schedule};
 /// next statement and leave the database idle: a drain then takes a sixth longer.
 pub const EVENT_INTERVAL: u32 = 8;
 
-/// What the worker goes by.
+/// The part of the configuration that the worker obeys.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Most IDs per request, 1 to 20.
     pub batch_size: u8,
-    /// Most requests at a time.
+    /// Most requests in flight.
     pub concurrency: usize,
     /// How long a request that is not full waits for more rows.
     pub linger: Duration,
-    /// How verdicts are reached.
+    /// The limits and delays that the judge applies.
     pub policy: Policy,
     /// How many faults in a row hold an agent, or everything.
     pub after_faults: u32,
-    /// How long the word of the API about one row stands for others of its agent that are answered likewise; and the longest
-    /// hold.
+    /// The longest hold. As long, the API's reply to a single-entry DELETE counts as evidence for other rows of the same agent that
+    /// get the same bulk answer.
     pub longest_hold: Duration,
-    /// How often the database is asked whether anybody wrote.
+    /// The interval at which the worker asks the database whether anybody else wrote.
     pub poll_interval: Duration,
-    /// How long settled rows are kept.
+    /// Settled rows are pruned after this time.
     pub retention: Duration,
-    /// How long calls in flight may take to finish at a shutdown.
+    /// At a shutdown, calls in flight may take this long to finish.
     pub grace: Duration,
 }
 
-/// The daemon.
+/// The daemon: one queue, one API, one loop.
 #[derive(Debug)]
 pub struct Worker<Q, T = Api> {
     queue: Q,
@@ -85,14 +85,14 @@ pub struct Worker<Q, T = Api> {
     chores: Chores,
     outage: Outage,
     supervisor: Supervisor,
-    /// How long the last transaction took.
+    /// Duration of the last transaction.
     wrote_for: Duration,
-    /// Told to end: nothing more is claimed, not even by a turn that has begun.
+    /// The shutdown has begun: nothing more is claimed, not even by a turn that is running.
     told: Arc<AtomicBool>,
 }
 
 impl<Q: Queue, T: Transport> Worker<Q, T> {
-    /// A worker on this queue. What a daemon before it left unanswered is settled as lost first.
+    /// Creates a worker on this queue. Requests that an earlier daemon left unanswered are settled as lost first.
     ///
     /// # Errors
     /// If the database fails.
@@ -134,7 +134,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Ok(worker)
     }
 
-    /// Takes over from the database what the daemon before knew.
+    /// Restores from the database what the earlier daemon had learnt.
     async fn remember(&mut self) -> Result<(), Q::Error> {
         for (agent, row) in self.queue.last_rejected(self.settings.after_faults).await? {
             self.ledger.evidence.remember_rejected(agent, row);
@@ -142,13 +142,13 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         self.read_holds().await
     }
 
-    /// Names who is to be told how the loop is.
+    /// Sets the supervisor that the loop reports to.
     #[must_use]
     pub fn supervised_by(self, supervisor: Supervisor) -> Self {
         Self { supervisor, ..self }
     }
 
-    /// Names where it is counted what is done; what was done so far comes along.
+    /// Sets the metrics that the worker counts in, and adds the totals so far to them.
     #[must_use]
     pub fn measured_by(mut self, metrics: Metrics) -> Self {
         metrics.settled(&self.ledger.totals.counts());
@@ -156,13 +156,13 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         self
     }
 
-    /// What was done so far.
+    /// The totals since this worker was created.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.ledger.totals
     }
 
-    /// Closes the queue in good order.
+    /// Closes the queue cleanly.
     ///
     /// # Errors
     /// If the database fails; nothing is lost by that.
@@ -173,7 +173,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     /// One pass: settle what has come back, claim what may go out, send it.
     ///
     /// # Errors
-    /// If the database fails. Then nothing is forgotten: what has come back is settled by a later turn.
+    /// If the database fails. Nothing is lost then: a later turn settles the calls that have come back.
     pub async fn turn(&mut self) -> Result<Turn, Q::Error> {
         if self.outage.is_sweeping() {
             self.sweep().await?;
@@ -184,7 +184,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
                 self.outage.passed();
                 Ok(self.turned(settled, sent, self.wait()))
             }
-            // What has come back stays unsettled until the rows are mended.
+            // Answers stay unsettled until the sweep is done.
             Err(error) if error.remedy() == Remedy::Sweep && self.outage.may_sweep() => {
                 Ok(self.turned(0, 0, Some(Duration::ZERO)))
             }
@@ -196,7 +196,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Turn { settled, sent, in_flight: self.calls.len(), wait }
     }
 
-    /// How many requests were settled, and how many sent.
+    /// Returns how many requests were settled, and how many were sent.
     async fn pass(&mut self) -> Result<(usize, usize), Q::Error> {
         self.reconnect().await?;
         self.mind_the_clock().await?;
@@ -216,7 +216,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         }
     }
 
-    /// Everything that a turn writes, in one transaction; then what it claimed is sent.
+    /// Writes everything of this turn in one transaction, then sends the claimed requests.
     async fn settle_and_claim(&mut self, may_claim: bool) -> Result<usize, Q::Error> {
         self.reconnect().await?;
         let now = self.clock.now();
@@ -247,7 +247,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Ok(sent)
     }
 
-    /// Writes what is unsettled, removes the holds that are `over`, and fills `plan` with claims.
+    /// Settles the judged answers, removes the holds that are `over`, and fills `plan` with claims.
     async fn write(&mut self, plan: &mut Plan, over: &[Scope], now: Timestamp) -> Result<(), Q::Error> {
         let mut tx = self.queue.begin().await?;
         let begun = self.clock.elapsed();
@@ -255,7 +255,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         if !over.is_empty() {
             tx.lift_over(over, now).await?;
         }
-        // This transaction may have waited for another one, which may have paused us.
+        // We may have waited for another transaction, and it may have placed a hold.
         let is_overtaken = tx.news().await?;
         if is_overtaken {
             self.view.others_have_written();
@@ -274,14 +274,14 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Ok(())
     }
 
-    /// How long until a turn may have something to do, if nothing comes back and nobody writes.
+    /// Time until a turn may have something to do, if no call comes back and nobody writes.
     fn wait(&self) -> Option<Duration> {
         let writing = (!self.ledger.hold_changes.is_empty()).then_some(Duration::ZERO);
         let claim = self.schedule.wait(self.calls.len());
         [self.view.wait(self.clock.elapsed()), writing, claim].into_iter().flatten().min()
     }
 
-    /// Waits until a call has come back; the next turn settles it. Returns at once if none is in flight.
+    /// Waits until a call has come back. The next turn settles it. Returns at once if no call is in flight.
     pub async fn wait_for_a_call(&mut self) {
         self.calls.wait_for_one().await;
     }

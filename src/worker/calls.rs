@@ -1,4 +1,4 @@
-//! The calls: what is in flight, so that it is not sent again, and what has come back.
+//! The calls: requests in flight, so that no ID is sent twice, and calls that have come back.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,34 +28,34 @@ pub(super) struct InFlight {
     pub(super) request: RequestId,
     pub(super) correlation_id: Uuid,
     pub(super) batch: Batch,
-    /// Elapsed time.
+    /// Elapsed time at which it was sent.
     pub(super) sent: Duration,
-    /// How many calls were in flight when it was sent, itself included.
+    /// Number of calls in flight when it was sent, itself included.
     pub(super) together: usize,
 }
 
-/// The requests in flight, by their tasks.
+/// The requests in flight, each under the ID of its task.
 pub(super) type Flights = HashMap<TaskId, InFlight>;
 
-/// A call that is over.
+/// A call that has ended.
 pub(super) struct Over {
     pub(super) call: InFlight,
-    /// `None`: it was cut short on our side, which says nothing about the API, so no hold follows.
+    /// `None` if we cut the call short. That says nothing about the API, so no hold follows.
     pub(super) reply: Option<(Reply, Duration)>,
-    /// How many calls were in flight at its end, itself included.
+    /// Number of calls in flight at its end, itself included.
     pub(super) together: usize,
     /// Another call of the same agent is in flight.
     pub(super) has_company: bool,
 }
 
-/// The calls.
+/// All calls, and the client that makes them.
 #[derive(Debug)]
 pub(super) struct Calls<T> {
     api: Arc<T>,
     clock: Clock,
     tasks: JoinSet<(Reply, Duration)>,
     in_flight: Flights,
-    /// Came back while the loop was waiting; the next turn judges it.
+    /// Calls that came back while the loop was waiting. The next turn judges them.
     returned: Vec<Returned>,
 }
 
@@ -64,7 +64,7 @@ impl<T: Transport> Calls<T> {
         Self { api: Arc::new(api), clock, tasks: JoinSet::new(), in_flight: HashMap::new(), returned: Vec::new() }
     }
 
-    /// How many are in flight, or have come back and are not judged.
+    /// Number of requests that are in flight, or have come back and are not judged.
     pub(super) fn len(&self) -> usize {
         self.in_flight.len()
     }
@@ -82,7 +82,7 @@ impl<T: Transport> Calls<T> {
         self.in_flight.values().map(|call| call.batch.lane().agent.clone()).collect()
     }
 
-    /// Whether something has come back that the loop knows of.
+    /// Whether a call came back while the loop was waiting.
     pub(super) fn has_returned(&self) -> bool {
         !self.returned.is_empty()
     }
@@ -102,14 +102,14 @@ impl<T: Transport> Calls<T> {
         self.in_flight.insert(task.id(), InFlight { request, correlation_id, batch, sent, together });
     }
 
-    /// Waits until one has come back. Returns at once if there is none.
+    /// Waits until a call has come back. Returns at once if there is none in flight.
     pub(super) async fn wait_for_one(&mut self) {
         if let Some(returned) = self.tasks.join_next_with_id().await {
             self.returned.push(returned);
         }
     }
 
-    /// Those that have come back.
+    /// Takes the calls that have come back.
     pub(super) fn take_returned(&mut self) -> Vec<Over> {
         let mut returned = std::mem::take(&mut self.returned);
         returned.extend(std::iter::from_fn(|| self.tasks.try_join_next_with_id()));
@@ -117,7 +117,7 @@ impl<T: Transport> Calls<T> {
         let over = |returned: Returned| {
             let (task, reply) = match returned {
                 Ok((task, reply)) => (task, Some(reply)),
-                // Cut short by us at a shutdown, or by a panic, which must not take its rows with it.
+                // We cut it short at a shutdown, or it panicked. Its rows must be settled all the same.
                 Err(error) => (error.id(), None),
             };
             let call = self.in_flight.remove(&task)?;
@@ -128,7 +128,7 @@ impl<T: Transport> Calls<T> {
         returned.into_iter().filter_map(over).collect()
     }
 
-    /// Ends those that are in flight, and waits until they are over.
+    /// Cuts all calls in flight short, and waits until they have ended.
     pub(super) async fn cut_short(&mut self) {
         self.tasks.abort_all();
         while !self.tasks.is_empty() {
@@ -136,13 +136,13 @@ impl<T: Transport> Calls<T> {
         }
     }
 
-    /// Uses no connection again that there is: one has brought the answer to another request.
+    /// Abandons all open connections, because one of them brought the answer to another request.
     pub(super) fn distrust_connections(&self) {
         self.api.reconnect();
     }
 }
 
-/// The IDs that are in flight, as the API sees them.
+/// The entry IDs in flight, by agent.
 pub(super) fn busy(flights: &Flights) -> Busy {
     let mut busy = Busy::new();
     flights.values().for_each(|call| add(&mut busy, &call.batch));
@@ -154,10 +154,11 @@ pub(super) fn add(busy: &mut Busy, batch: &Batch) {
     busy.entry(batch.lane().agent.clone()).or_default().extend(entries);
 }
 
-/// The rows that are in flight, or about to be with `claims`, and that a look at `lanes` could find: else they would take the
-/// places of others in it. Handing them over costs as much as finding others, so those of other lanes are left out; unless
-/// somebody else wrote since they were claimed, who may have moved them to another lane. `others_wrote` is the elapsed time at
-/// which that was last seen.
+/// The rows that a look at `lanes` must leave out: those in flight and those in `claims`. Without this list they would take the
+/// places of other rows.
+///
+/// Passing a row costs as much as finding another, so rows of other lanes are left out; except if somebody else wrote since
+/// they were sent, and may have moved them to one of these lanes. `others_wrote`: elapsed time at which that was last seen.
 pub(super) fn on_their_way(
     flights: &Flights,
     others_wrote: Option<Duration>,

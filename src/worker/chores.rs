@@ -1,4 +1,4 @@
-//! What is done beside the turns: the summary, and pruning.
+//! Chores between turns: the summary, upkeep, and the inspection of the queue.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::{
     queue::{Counter as _, Queue, QueueError as _, Remedy},
 };
 
-/// Upkeep may use at most 1/10 of wall time,
+/// Upkeep may use at most 1/10 of wall time.
 const UPKEEP_SHARE: u32 = 10;
-/// and pause for this long at least.
+/// Shortest pause between two steps of upkeep.
 const UPKEEP_PAUSE: Duration = Duration::from_millis(20);
-/// How often the table is gone through for rows to prune.
+/// Pause after a complete pass over the table.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(600);
-/// How often the summary is logged.
+/// Interval of the summary.
 pub(super) const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is done beside the turns, and when next; elapsed time.
+/// The chores and their next times, as elapsed time.
 #[derive(Debug)]
 pub(super) struct Chores {
     pub(super) summary_at: Duration,
@@ -29,7 +29,7 @@ pub(super) struct Chores {
     pub(super) deleted_before: u64,
     pub(super) counting: JoinSet<()>,
     pub(super) upkeep_at: Duration,
-    /// The rate that the database tells those who look, in requests per second.
+    /// The rate that was last written to the database, in requests per second.
     pub(super) rate_told: f64,
 }
 
@@ -46,7 +46,7 @@ impl Chores {
 }
 
 impl<Q: Queue, T: Transport> Worker<Q, T> {
-    /// What is due beside the turns: the summary, and a step of upkeep.
+    /// Does the chores that are due: the summary, and a step of upkeep.
     ///
     /// # Errors
     /// If the database fails in a way that waiting does not mend.
@@ -55,7 +55,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         if now >= self.chores.summary_at && self.summarise(now) {
             match self.queue.inspect().await {
                 Ok(()) => {}
-                // Whatever it is, the next turn meets it, too.
+                // The next turn meets the same error, and handles it.
                 Err(error) if error.remedy() == Remedy::Wait => {
                     debug!(event = event::SUMMARY, %error, "the database could not be inspected now");
                 }
@@ -72,17 +72,17 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
                 }
                 Err(error) if error.remedy() == Remedy::Wait => {
                     self.queue.undo().await;
-                    debug!(event = event::PRUNED, %error, "not now");
+                    debug!(event = event::PRUNED, %error, "upkeep is put off");
                     self.chores.upkeep_at = now + UPKEEP_INTERVAL;
                 }
-                // If that goes on, the same is tried again as soon as a turn went well.
+                // Upkeep is tried again after the next successful turn.
                 Err(error) => self.endure(error)?,
             }
         }
         Ok(())
     }
 
-    /// A step of upkeep; whether there is another one.
+    /// Does a step of upkeep. True if there is another one.
     async fn upkeep(&mut self) -> Result<bool, Q::Error> {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
         let cutoff = self.clocks.prune_before(self.settings.retention, now, elapsed);
@@ -93,8 +93,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Ok(step.more)
     }
 
-    /// Counts and logs, beside the loop: with millions of open rows, counting takes longer than a turn may.
-    /// False if the last count has not come to its end.
+    /// Starts to count the rows for the summary, in a task of its own: with millions of open rows, counting takes longer than a
+    /// turn may. False if the last count is still running.
     fn summarise(&mut self, now: Duration) -> bool {
         while self.chores.counting.try_join_next().is_some() {}
         if !self.chores.counting.is_empty() {

@@ -1,7 +1,7 @@
-//! The wall clock, which may be wrong: what it gave is put right, and it must not prune a history.
+//! The wall clock may be wrong. Due times that it gave are corrected, and it must not prune the history.
 //!
-//! Due times, holds and the age of rows are kept in wall-clock time, since they outlive the process. Everything that the
-//! loop waits for is measured in elapsed time. When the two part, the wall clock was set.
+//! Due times, holds and the age of rows are wall-clock times, because they outlive the process. The loop measures its waits in
+//! elapsed time. If the two drift apart, somebody has set the wall clock.
 
 use std::time::Duration;
 
@@ -18,32 +18,32 @@ use crate::{
     queue::Queue,
 };
 
-/// Wall-clock and elapsed time may part by this much between two turns: a clock that is slewed is not set.
+/// Drift between wall-clock and elapsed time from one turn to the next that is still slewing, not setting.
 const SLEWED: Duration = Duration::from_secs(1);
-/// How long a start prunes nothing if its clock may be wrong.
+/// A start with a suspect clock prunes nothing for this long.
 const DOUBTFUL_FOR: Duration = Duration::from_secs(3_600);
-/// Looking for wrong due times may take one part in this many of the time.
+/// The search for wrong due times may use at most 1/10 of wall time.
 const SEARCH_SHARE: u32 = 10;
 
-/// What is known of the wall clock.
+/// What the worker knows of the wall clock.
 #[derive(Debug)]
 pub(super) struct Clocks {
-    /// A reading of both clocks, from which they are compared.
+    /// The last reading of both clocks.
     read_at: (Timestamp, Duration),
-    /// The wall-clock time that rows are pruned by: that of the start, and on with elapsed time, so that a clock that is set
-    /// ahead prunes nothing. Elapsed time at which it was read.
+    /// The wall-clock time for pruning, and the elapsed time at which it was valid. It starts with the wall clock and advances with
+    /// elapsed time, so that setting the clock ahead prunes nothing.
     prune_from: (Timestamp, Duration),
     /// Elapsed time before which nothing is pruned.
     doubtful_until: Duration,
-    /// Due times are put right of requests before this one; `None`: all are in order.
+    /// The search goes on with requests before this one. `None`: no search.
     search: Option<RequestId>,
-    /// Elapsed time of the next step of that.
+    /// Elapsed time of the next step of the search.
     search_at: Duration,
-    /// How many due times the start has put right.
+    /// Number of due times that the start has corrected.
     pub(super) put_right: u64,
 }
 
-/// Looks at the clock before anything is written, and puts right what is easily found.
+/// Checks the clock before anything is written, and corrects the due times that an earlier clock gave.
 pub(super) async fn start<Q: Queue>(queue: &mut Q, settings: &Settings, clock: &Clock) -> Result<Clocks, Q::Error> {
     let (now, elapsed) = (clock.now(), clock.elapsed());
     let newest = queue.newest_time().await?;
@@ -55,7 +55,7 @@ pub(super) async fn start<Q: Queue>(queue: &mut Q, settings: &Settings, clock: &
             event = event::CLOCK_SUSPECT,
             ahead_s,
             "the clock is far ahead of the newest time in the database; nothing is pruned for {hours} h: if the clock is \
-             wrong, put it right"
+             wrong, set it right"
         );
     }
     let doubtful_until = if is_doubtful { elapsed + DOUBTFUL_FOR } else { elapsed };
@@ -74,20 +74,20 @@ pub(super) async fn start<Q: Queue>(queue: &mut Q, settings: &Settings, clock: &
     Ok(clocks)
 }
 
-/// Says what a start has put right, if that is anything: the clock was ahead in the life of a daemon before this one.
+/// Logs the due times and holds that the start has corrected: an earlier daemon had a clock that was ahead.
 pub(super) fn tell(rows: u64, holds: usize) {
     if rows > 0 || holds > 0 {
         warn!(
             event = event::CLOCK_JUMPED,
             rows,
             holds,
-            "the clock was set since these due times and holds were written: they were in the future, and are put right"
+            "due times and holds were in the future, because an earlier clock was ahead; they are corrected"
         );
     }
 }
 
 impl Clocks {
-    /// By how much the wall clock was set since this was asked last; positive: ahead.
+    /// By how many milliseconds the wall clock was set since the last call; positive: ahead.
     fn jumped(&mut self, now: Timestamp, elapsed: Duration) -> Option<i64> {
         let (wall, then) = std::mem::replace(&mut self.read_at, (now, elapsed));
         let expected = wall.plus(elapsed.saturating_sub(then));
@@ -95,16 +95,16 @@ impl Clocks {
         (u128::from(by.unsigned_abs()) > SLEWED.as_millis()).then_some(by)
     }
 
-    /// Rows that were settled before this are old; `None`: nothing is to be pruned for now.
+    /// Rows settled before this time may be pruned. `None`: nothing may be pruned for now.
     pub(super) fn prune_before(&mut self, retention: Duration, now: Timestamp, elapsed: Duration) -> Option<Timestamp> {
         let (from, then) = self.prune_from;
-        // A clock that was ahead at the start and was put right counts from there.
+        // If the clock was ahead at the start and has been set back, the earlier time counts.
         let today = from.plus(elapsed.saturating_sub(then)).min(now);
         self.prune_from = (today, elapsed);
         (elapsed >= self.doubtful_until).then(|| today.minus(retention))
     }
 
-    /// Puts right the due times of some rows that the daemon itself has given while the clock was ahead.
+    /// Does one step of the search: corrects due times that a daemon gave while its clock was ahead.
     async fn search_on<Q: Queue>(
         &mut self,
         queue: &mut Q,
@@ -119,12 +119,12 @@ impl Clocks {
 }
 
 impl<Q: Queue, T: Transport> Worker<Q, T> {
-    /// Notices that the wall clock was set: what waits by it is listed anew, and what a clock gave that was ahead is put
-    /// right, a step at a time.
+    /// If the wall clock was set, reads the holds and the lanes again, and corrects due times and holds from a clock that was
+    /// ahead, one step per call.
     pub(super) async fn mind_the_clock(&mut self) -> Result<(), Q::Error> {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
         if let Some(by_ms) = self.clocks.jumped(now, elapsed) {
-            warn!(event = event::CLOCK_JUMPED, by_ms, "the clock was set; what waits for a time is looked at again");
+            warn!(event = event::CLOCK_JUMPED, by_ms, "the clock was set; holds and lanes are read again");
             self.view.lanes_stale = true;
             (self.view.next_listing, self.view.next_reading) = (elapsed, elapsed);
             self.clocks.search = Some(RequestId(i64::MAX));
@@ -135,11 +135,11 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             let rows = self.clocks.search_on(&mut self.queue, &self.settings, now).await?;
             if rows > 0 {
                 self.view.lanes_stale = true;
-                info!(event = event::CLOCK_JUMPED, rows, "due times that a clock gave which was ahead are put right");
+                info!(event = event::CLOCK_JUMPED, rows, "due times from a clock that was ahead are corrected");
             }
             let ended = self.clock.elapsed();
             if self.clocks.search.is_none() && !self.ledger.unsettled.is_empty() {
-                // What was judged by the wrong clock is not written yet.
+                // Unsettled verdicts still carry due times of the wrong clock: search again once they are written.
                 self.clocks.search = Some(RequestId(i64::MAX));
             }
             self.clocks.search_at = ended + ended.saturating_sub(elapsed) * SEARCH_SHARE;

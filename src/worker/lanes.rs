@@ -1,7 +1,7 @@
-//! Which lane's turn it is: what the worker remembers of the lanes between two listings.
+//! Whose turn it is: the lanes in memory between two listings.
 //!
-//! Memory is in proportion to the lanes that have open rows, never to the rows. Times are elapsed time: a wall clock that
-//! is set must not make a lane wait.
+//! Memory grows with the lanes that have open rows, never with the rows. Times are elapsed time: setting the wall clock must not
+//! make a lane wait.
 
 use std::{
     cmp::Reverse,
@@ -11,39 +11,39 @@ use std::{
 
 use crate::model::deletion::{ALONE, AgentId, Lane};
 
-/// The lanes that have, or soon will have, something to send.
+/// The lanes that have something to send, or will have.
 #[derive(Debug, Default)]
 pub struct Lanes {
-    /// Lanes worth a look now: highest priority first, inside of one taking turns.
+    /// Lanes to look at now: highest priority first, taking turns inside a priority.
     ready: BTreeMap<Reverse<i64>, VecDeque<Lane>>,
-    /// Lanes worth a look later; those that are so at the same time, in the order in which they came.
+    /// Lanes to look at later, by time and then in the order in which they came.
     waiting: BTreeMap<Wait, Lane>,
-    /// Agents whose hold is over and that may probe it, in turns; their lanes are in `places`.
+    /// Agents whose hold is over and may be probed, in turns. Their lanes are in `places`.
     probing: VecDeque<AgentId>,
     /// Where each lane is, by agent.
     places: HashMap<AgentId, BTreeMap<Key, Place>>,
-    /// How many lanes came so far.
+    /// Number of lanes that came so far.
     came: u64,
 }
 
-/// When a lane is worth a look, in elapsed time, and its number among those that came.
+/// The time of the next look at a lane, and its number among those that came.
 type Wait = (Duration, u64);
 
-/// A lane of an agent: priority, most rows together.
+/// A lane of an agent: priority, `batch_max`.
 type Key = (i64, u8);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Ready,
-    /// With whether it has due rows, which a hold keeps.
+    /// True: it has due rows that wait for a hold.
     Waiting(Wait, bool),
     Probing,
 }
 
 impl Lanes {
-    /// Takes in a listing of all lanes that have open rows, each with the time at which it is worth a look.
+    /// Replaces the waiting lanes by a listing of all lanes with open rows, each with the time of its next look.
     ///
-    /// Ready lanes keep their turn, even if the listing does not have them: a look at an empty lane drops it.
+    /// Ready lanes keep their turn, even if the listing does not have them: the look at an empty lane drops it.
     pub fn list(&mut self, listing: Vec<(Lane, Duration)>) {
         for lane in std::mem::take(&mut self.waiting).into_values() {
             self.forget(&lane);
@@ -53,12 +53,12 @@ impl Lanes {
         }
     }
 
-    /// Remembers that `lane` is worth a look at `look_at`, unless an earlier look is due anyway.
+    /// Schedules a look at `lane` at `look_at`, unless an earlier one is scheduled.
     pub fn note(&mut self, lane: Lane, look_at: Duration) {
         self.wait(lane, look_at, false);
     }
 
-    /// Remembers that `lane` has rows that a hold keeps until `until`.
+    /// Schedules a look at `lane` at the end of the hold that its due rows wait for.
     pub fn hold(&mut self, lane: Lane, until: Duration) {
         self.wait(lane, until, true);
     }
@@ -78,7 +78,7 @@ impl Lanes {
         self.waiting.insert(wait, lane);
     }
 
-    /// Takes the next lane out whose time has come: of the highest priority that has any.
+    /// Takes the next lane whose time has come, of the highest priority.
     pub fn next(&mut self, now: Duration) -> Option<Lane> {
         self.wake(now);
         let mut entry = self.ready.first_entry()?;
@@ -98,13 +98,13 @@ impl Lanes {
         }
     }
 
-    /// Puts a lane behind the others of its priority: it had its turn, and has more.
+    /// Puts a lane that had its turn and has more rows behind the others of its priority.
     pub fn put_back(&mut self, lane: Lane) {
         self.leave_waiting(&lane);
         self.push_ready(lane);
     }
 
-    /// Puts lanes that were taken and not served back to where they were.
+    /// Puts lanes that were taken and not served back in front.
     pub fn restore(&mut self, lanes: Vec<Lane>) {
         for lane in lanes.into_iter().rev() {
             self.leave_waiting(&lane);
@@ -115,7 +115,7 @@ impl Lanes {
         }
     }
 
-    /// Puts a lane aside whose agent may probe its hold: probes have a turn of their own.
+    /// Puts a lane aside whose agent may probe its hold: probes take turns of their own.
     pub fn set_aside(&mut self, lane: &Lane) {
         self.leave_waiting(lane);
         let lanes = self.places.get(&lane.agent);
@@ -125,7 +125,7 @@ impl Lanes {
         self.put(lane, Place::Probing);
     }
 
-    /// Takes the next agent out that may probe, with its lanes.
+    /// Takes the next agent that may probe, with its lanes.
     pub fn next_probing(&mut self) -> Option<(AgentId, Vec<Lane>)> {
         let agent = self.probing.pop_front()?;
         let lanes = self.places.get(&agent).into_iter().flatten();
@@ -140,7 +140,7 @@ impl Lanes {
         Some((agent, lanes))
     }
 
-    /// Takes the lanes of an agent out whose rows are asked about alone and whose time has come, wherever they are.
+    /// Takes the lanes of an agent whose rows get single-entry DELETEs and whose time has come.
     pub fn take_alone(&mut self, agent: &AgentId, now: Duration) -> Vec<Lane> {
         let has_come = |place: &Place| match place {
             Place::Ready => true,
@@ -171,7 +171,7 @@ impl Lanes {
         lanes
     }
 
-    /// Whether the agent has rows that are due, beside those in flight.
+    /// Whether the agent has due rows that are not in flight.
     #[must_use]
     pub fn has_due(&self, agent: &AgentId, now: Duration) -> bool {
         let mut places = self.places.get(agent).into_iter().flat_map(BTreeMap::values);
@@ -187,7 +187,7 @@ impl Lanes {
         self.places.contains_key(agent)
     }
 
-    /// When the next lane is worth a look, in elapsed time: at the start if one is now, `None` if there is none.
+    /// The elapsed time of the next look: zero if one is due now, `None` if there is no lane.
     #[must_use]
     pub fn next_look(&self) -> Option<Duration> {
         if self.ready.is_empty() && self.probing.is_empty() {

@@ -1,4 +1,4 @@
-//! What came back: judged, kept until it is written, and counted.
+//! The ledger: judged answers until they are written, evidence, and totals.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::{
     watch::metrics::Metrics,
 };
 
-/// A judged answer that the database does not know of yet.
+/// A judged answer that is not written yet.
 #[derive(Debug)]
 pub(super) struct Unsettled {
     settlement: Settlement,
@@ -37,10 +37,10 @@ pub(super) struct Unsettled {
     holds: Vec<HoldChange>,
 }
 
-/// What came back, and what it has shown.
+/// The judged answers, and what they have shown.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// Judged; kept until a transaction with it has been committed.
+    /// Judged answers. They stay until a transaction with them is committed.
     pub(super) unsettled: Vec<Unsettled>,
     /// Changes of holds that wait for a transaction.
     pub(super) hold_changes: Vec<HoldChange>,
@@ -52,7 +52,7 @@ pub(super) struct Ledger {
     pub(super) newest: RequestId,
     /// Elapsed time at which a row last reached an end.
     pub(super) last_settled: Duration,
-    /// `ask_refused` has been logged (once per process).
+    /// `single_delete_refused` has been logged (once per process).
     pub(super) told_refused: bool,
     pub(super) echoes: Echoes,
 }
@@ -79,19 +79,19 @@ impl Ledger {
         }
     }
 
-    /// Whether the database knows all that is known here.
+    /// Whether everything is written.
     pub(super) fn is_written(&self) -> bool {
         self.unsettled.is_empty() && self.hold_changes.is_empty()
     }
 
-    /// A request is about to be sent.
+    /// Notes a request that is about to be sent.
     pub(super) fn sent(&mut self, claim: &Claim) {
         self.newest = self.newest.max(claim.request);
         self.totals.requests += 1;
         self.echoes.sent(claim.correlation_id);
     }
 
-    /// Writes what is unsettled, and at most so many changes of holds; returns how many of those.
+    /// Writes the unsettled answers and up to `most_changes` changes of holds. Returns the number of those changes.
     pub(super) async fn settle<X: Tx>(&self, tx: &mut X, most_changes: usize) -> Result<usize, X::Error> {
         let changes = self.hold_changes.len().min(most_changes);
         tx.change_holds(&self.hold_changes[..changes]).await?;
@@ -102,7 +102,7 @@ impl Ledger {
         Ok(changes)
     }
 
-    /// Judges what a call came to. True if the answer was that to another request: then no connection is to be trusted.
+    /// Judges a call that has ended. True if its answer belongs to another request: then no open connection can be trusted.
     pub(super) fn judge(&mut self, over: Over, schedule: &mut Schedule, now: Timestamp) -> bool {
         let Over { call, reply, together, has_company } = over;
         let elapsed = schedule.clock.elapsed();
@@ -118,7 +118,7 @@ impl Ledger {
         let policy = &schedule.settings.policy;
         let mut judgement = judge(sent, said, &standing, policy, now, &mut self.rng);
         if reply.key_changed {
-            // With the key that was found, the next request may well succeed.
+            // The next request goes out with the new key, and may succeed.
             judgement.hold = None;
         }
         if heard {
@@ -134,7 +134,7 @@ impl Ledger {
         is_mixed_up
     }
 
-    /// Whether the correlation ID that came back shows that the answer is that to another request. Then it is none.
+    /// Whether the correlation ID shows that the answer belongs to another request. Such an answer is replaced by `garbled`.
     fn is_mixed_up(&mut self, call: &InFlight, reply: &mut Reply) -> bool {
         match self.echoes.judge(call.correlation_id, &reply.remote_ids) {
             Echo::Ours | Echo::None | Echo::Foreign { first: false } => false,
@@ -163,7 +163,7 @@ impl Ledger {
         }
     }
 
-    /// What the answer says of the rate, and of how many requests at a time the API bears.
+    /// Learns from the answer which rate and which concurrency the API bears.
     fn learn(
         &mut self,
         call: &InFlight,
@@ -184,7 +184,7 @@ impl Ledger {
         }
     }
 
-    /// What the answer changes in the holds.
+    /// The changes of holds that follow from the answer.
     fn hold(
         &mut self,
         call: &InFlight,
@@ -236,7 +236,7 @@ impl Ledger {
         if reply.key_changed {
             info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
         }
-        // A 200 that deletes nothing brings no message.
+        // A 200 that deletes nothing has no message of its own for the log.
         let nothing = format!("a 200 in which none of {} IDs is deleted", settlement.rows.len());
         let is_nothing = judgement.hold.is_some() && judgement.is_answer;
         let detail = settlement.detail.as_deref().or(is_nothing.then_some(nothing.as_str()));
@@ -244,8 +244,8 @@ impl Ledger {
         self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, holds });
     }
 
-    /// What is written is forgotten here; rows that come back are noted in their lanes. True if the lanes must be listed
-    /// again.
+    /// After a commit, forgets the settled answers, and notes the lanes of the rows that come back. True if the lanes must be
+    /// listed again.
     pub(super) fn forget_settled(&mut self, schedule: &mut Schedule) -> bool {
         let (mut stale, now) = (false, schedule.clock.now());
         for Unsettled { settlement, lane, sent, holds } in std::mem::take(&mut self.unsettled) {
@@ -255,12 +255,12 @@ impl Ledger {
             if self.totals.ended() > before {
                 self.last_settled = schedule.clock.elapsed();
             }
-            // What waits for a hold that was lifted need not wait any more.
+            // Lanes under a lifted hold may be dropped until the next listing.
             stale |= holds.iter().any(|change| matches!(change, HoldChange::Lifted { .. }));
             stale |= schedule.pace.holds.take_answered();
             for row in &settlement.rows {
                 if let Some(due_at) = row.verdict.due_at() {
-                    // Whoever wrote meanwhile may have moved the row to another lane.
+                    // Somebody who wrote meanwhile may have moved the row to another lane.
                     stale |= schedule.others_wrote.is_some_and(|at| at >= sent);
                     let batch_max = row.batch_max.unwrap_or(lane.batch_max);
                     let at = schedule.at(due_at, now);

@@ -17,7 +17,7 @@ use crate::{
     watch::telemetry::dropped_lines,
 };
 
-/// One line for the request, one at debug for each row, and a warning if rows are dead or the API listed strangers.
+/// Logs a request, each of its rows at debug, and a warning if rows are dead or the API listed IDs that were not sent.
 pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays: usize) {
     let Counts { deleted, absent, retried, dead, .. } = settlement.counts();
     let agent = call.batch.lane().agent.as_str();
@@ -69,7 +69,7 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
             rows = given_up.len(),
             unconfirmed,
             entries = entries.join(","),
-            "rows given up"
+            "rows are dead"
         );
     }
     if strays > 0 {
@@ -84,7 +84,7 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
     }
 }
 
-/// Said once: what a person can do about it is in the configuration.
+/// Logs that a single-entry DELETE was refused. Once per process, because the remedy is a configuration key.
 pub fn ask_refused(settlement: &Settlement, call: &InFlight) {
     let agent = call.batch.lane().agent.as_str();
     let fault = settlement.fault.map(|cause| cause.as_str());
@@ -93,11 +93,11 @@ pub fn ask_refused(settlement: &Settlement, call: &InFlight) {
         agent,
         status = settlement.status,
         fault,
-        "a request about one row was refused; if bulk deletes are not, retry.ask_singly = false saves such requests"
+        "a single-entry DELETE was refused; if bulk deletes are accepted, retry.ask_singly = false saves these requests"
     );
 }
 
-/// A proxy gives answers to the wrong requests: what they say is true of other rows.
+/// Logs that a proxy delivered the answer to another request.
 pub fn mixed_up(call: &InFlight, remote_ids: &[String]) {
     let agent = call.batch.lane().agent.as_str();
     let (request, correlation_id, remote_id) = (call.request.0, call.correlation_id.to_string(), remote_ids.join(", "));
@@ -107,11 +107,11 @@ pub fn mixed_up(call: &InFlight, remote_ids: &[String]) {
         correlation_id,
         remote_id,
         agent,
-        "the answer has the correlation ID of another request: it is not believed, and its connection not used again"
+        "the answer has the correlation ID of another request; it is not believed, and its connection is not used again"
     );
 }
 
-/// Said once: a gateway may put correlation IDs of its own onto answers.
+/// Logs, once, that answers come with correlation IDs that were never sent: some gateways replace ours.
 pub fn foreign_echo(call: &InFlight, remote_ids: &[String]) {
     let (request, correlation_id, remote_id) = (call.request.0, call.correlation_id.to_string(), remote_ids.join(", "));
     warn!(
@@ -119,31 +119,27 @@ pub fn foreign_echo(call: &InFlight, remote_ids: &[String]) {
         request,
         correlation_id,
         remote_id,
-        "answers come with correlation IDs that were never sent: they are accepted, and cannot be told from mixed-up ones"
+        "answers have correlation IDs that were never sent; they are accepted, and answers to other requests cannot be recognised"
     );
 }
 
-/// A hold that was placed or lifted by others, or is over.
+/// Logs a hold that others placed or lifted, or that is over.
 pub fn hold(change: &HoldChange) {
     hold_for(change, None);
 }
 
-/// A hold that was placed or lifted, and what was said with the answer for which it was.
+/// Logs a hold, with the detail of the answer that it was placed or lifted for.
 pub fn hold_for(change: &HoldChange, detail: Option<&str>) {
     match change {
         HoldChange::Placed { row, is_longest } => {
             let HoldRow { scope, cause, until_at, repeats, .. } = row;
             let (scope, until_at) = (scope.as_str(), until_at.map(|at| at.0));
-            // Once is enough to call a person; what follows is the same again.
+            // Repeated holds for the same cause do not call a person again.
             let (is_person_s, cause) = (cause.needs_a_person() && *repeats == 0, cause.as_str());
             if is_person_s {
-                error!(
-                    event = event::HOLD_PLACED,
-                    scope, cause, until_at, repeats, detail, "held; somebody must look at this"
-                );
+                error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "held; a person must act");
             } else if *is_longest {
-                let text =
-                    "held for as long as holds become: it has not got better by itself, and somebody must look at this";
+                let text = "held for the longest time: the fault has not gone away by itself, and a person must act";
                 error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "{text}");
             } else {
                 warn!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "held");
@@ -155,7 +151,7 @@ pub fn hold_for(change: &HoldChange, detail: Option<&str>) {
     }
 }
 
-/// Holds that are over, which this request probes.
+/// Logs the holds that this request probes.
 pub fn probes(request: RequestId, probed: &[(Scope, Cause)]) {
     for (scope, cause) in probed {
         let (scope, cause, request) = (scope.as_str(), cause.as_str(), request.0);
@@ -163,24 +159,24 @@ pub fn probes(request: RequestId, probed: &[(Scope, Cause)]) {
     }
 }
 
-/// The rate has changed.
+/// Logs a change of the rate.
 pub fn rate(change: &RateChange) {
     let RateChange { from, to, why } = change;
     info!(event = event::RATE_CHANGED, from = rounded(*from), to = rounded(*to), why = why.as_str(), "rate changed");
 }
 
-/// Fewer requests at a time, or all of them again.
+/// Logs a change of the concurrency.
 pub fn concurrency(change: &ConcurrencyChange) {
     let ConcurrencyChange { from, to } = change;
     info!(event = event::CONCURRENCY_CHANGED, from, to, "requests at a time changed with what answers take");
 }
 
-/// To three digits behind the point: what is below is of no use to anybody.
+/// Rounds to three decimals for the log.
 pub fn rounded(rate: f64) -> f64 {
     (rate * 1e3).round() / 1e3
 }
 
-/// How the queue stands.
+/// Logs the summary.
 pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: usize, holds: usize, rate: f64) {
     info!(
         event = event::SUMMARY,

@@ -1,4 +1,4 @@
-//! A database that cannot be used: waited for, looked at again, swept, or the end.
+//! Errors of the queue: wait, reconnect, sweep, or end.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use crate::{
     queue::{Counts, Queue, QueueError as _, Remedy, Swept},
 };
 
-/// How often it is looked at again, each time on a fresh connection.
+/// How many times in a row apparent damage is checked on a fresh connection before it is believed.
 const MOST_LOOKS: u32 = 2;
-/// Doubts that are further apart have nothing to do with each other.
+/// Doubts further apart than this are unrelated.
 const WINDOW: Duration = Duration::from_secs(600);
 
-/// How often the file has seemed to be damaged, each time soon after the time before.
+/// Counts how many times in a row the database has seemed to be damaged.
 #[derive(Debug, Default)]
 pub struct Doubts {
     times: u32,
-    /// Elapsed time.
+    /// Elapsed time of the last doubt.
     last: Duration,
 }
 
 impl Doubts {
-    /// Counts one more; whether it is to be looked at again, or to be believed.
+    /// Counts one more doubt. True if the database is to be looked at again, false if the damage is to be believed.
     pub fn may_look_again(&mut self, now: Duration) -> bool {
         if now.saturating_sub(self.last) > WINDOW {
             self.times = 0;
@@ -36,35 +36,35 @@ impl Doubts {
     }
 }
 
-/// Logs it, without what a person would do if it were so.
+/// Logs a doubt, without the remedy: the damage may turn out to be a single failed read.
 pub fn tell_of_a_doubt(doubt: &str) {
     let error = doubt;
     warn!(
         event = event::DATABASE_UNAVAILABLE,
-        error, "the database seems to be damaged, as it does if one read fails; looking again on a fresh connection"
+        error, "the database seems to be damaged, or one read failed; looking again on a fresh connection"
     );
 }
 
-/// What is wrong with the database just now.
+/// What is wrong with the database at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
-    /// It cannot be used, and that was logged.
+    /// The database is unavailable, and that was logged.
     is_down: bool,
-    /// It has seemed to be damaged, and the connection is to be another one.
+    /// The database seems to be damaged: the next turn reconnects first.
     in_doubt: bool,
     doubts: Doubts,
     sweep: Sweep,
 }
 
-/// How far a sweep has come.
+/// The state of the sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Sweep {
-    /// None is going on.
+    /// No sweep is running.
     #[default]
     None,
-    /// It goes on, and has made so many rows dead.
+    /// A sweep is running. It has made this many rows dead.
     Going(u64),
-    /// The last one has found nothing: what could not be read is something else, and another one would not help.
+    /// The last sweep found nothing. The unreadable value is not in a pending row, and another sweep would not help.
     InVain,
 }
 
@@ -77,7 +77,7 @@ impl Outage {
         matches!(self.sweep, Sweep::Going(_))
     }
 
-    /// Begins a sweep; false if the last one was in vain.
+    /// Starts a sweep. False if the last one was in vain.
     pub(super) fn may_sweep(&mut self) -> bool {
         if self.sweep == Sweep::InVain {
             return false;
@@ -86,14 +86,17 @@ impl Outage {
         true
     }
 
-    /// A turn went well.
+    /// Notes that a turn succeeded.
     pub(super) fn passed(&mut self) {
         self.sweep = Sweep::None;
     }
 }
 
 impl<Q: Queue, T: Transport> Worker<Q, T> {
-    /// After an error: whether the loop goes on. Says so once; an error that nothing mends goes on to the caller.
+    /// Applies the remedy of an error, and logs an outage once.
+    ///
+    /// # Errors
+    /// The same error, if the loop must end.
     pub(super) fn endure(&mut self, error: Q::Error) -> Result<(), Q::Error> {
         match error.remedy() {
             Remedy::Reconnect(doubt) if self.outage.doubts.may_look_again(self.clock.elapsed()) => {
@@ -117,21 +120,21 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         }
     }
 
-    /// After a doubt, goes on with a fresh connection: the same work is done again on that.
+    /// After a doubt, replaces the connection. The turn then does the same work again.
     ///
     /// # Errors
-    /// If there is none to be had.
+    /// If there is no new connection to be had.
     pub(super) async fn reconnect(&mut self) -> Result<(), Q::Error> {
         if self.outage.in_doubt {
             self.queue.reconnect().await?;
             self.outage.in_doubt = false;
-            // What others wrote meanwhile, the fresh connection takes for old.
+            // A fresh connection does not report what others wrote before it was opened.
             self.others_have_written();
         }
         Ok(())
     }
 
-    /// After a turn that went well, which need not have written anything: whether the database can be used again.
+    /// After a successful turn, ends an outage if the database can be written. The turn itself may have written nothing.
     pub(super) async fn confirm_recovery(&mut self) -> Result<(), Q::Error> {
         if self.outage.is_down {
             if let Err(error) = self.queue.can_write().await {
@@ -145,7 +148,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Ok(())
     }
 
-    /// One step of a sweep.
+    /// Does one step of the sweep.
     pub(super) async fn sweep(&mut self) -> Result<(), Q::Error> {
         let Sweep::Going(before) = self.outage.sweep else { return Ok(()) };
         let Swept { dead, more } = self.queue.sweep(self.clock.now()).await?;
@@ -165,12 +168,11 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     }
 }
 
-/// Logs that rows were made dead which no request can carry.
+/// Logs that invalid rows were made dead.
 pub(super) fn tell_of_invalid_rows(rows: u64) {
     error!(
         event = event::INVALID_ROWS,
-        rows,
-        "rows with values that the schema does not allow are dead now; whoever wrote them has switched its CHECKs off"
+        rows, "invalid rows are dead now: somebody inserted them with the CHECK constraints switched off"
     );
 }
 

@@ -1,4 +1,4 @@
-//! What of a lane goes out now, and when the lane is worth the next look.
+//! Cutting due rows of a lane into batches, and when to look at the lane next.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -21,45 +21,45 @@ pub struct Rules {
     pub batch_size: u8,
     /// How long a request that is not full waits for more rows.
     pub linger: Duration,
-    /// The delays after which rows come back.
+    /// The retry delays.
     pub retry: Backoff,
-    /// How long a row waits whose ID is in flight as another row.
+    /// Time until the next look at a row whose entry ID is in flight as another row.
     pub recheck: Duration,
-    /// Requests about one row are refused: rows that were to be asked about go with others.
+    /// Single-entry DELETEs are refused: rows that should get one join bulk deletes.
     pub asks_refused: bool,
 }
 
 impl Rules {
-    /// How many rows of `lane` fill a request.
+    /// The number of rows of `lane` that fill a request.
     fn full(&self, lane: &Lane) -> usize {
         let most = if lane.batch_max == ALONE && self.asks_refused { self.batch_size } else { lane.batch_max };
         usize::from(most.min(self.batch_size)).max(1)
     }
 
-    /// Until when `row` may wait for others to fill a request with it. One that failed has waited a good while already
-    /// and waits a share of that more: those that failed with it in other requests come back about then.
+    /// Until when `row` may wait for others to fill a request. A row that failed waits for a share of its retry delay: the rows that
+    /// failed at the same time in other requests come back in that time.
     fn may_wait_until(&self, row: &DueRow) -> Timestamp {
         let wait = if row.is_retry { self.retry.gathering(row.deletion.attempts) } else { Duration::ZERO };
         row.due_since.plus(wait.max(self.linger))
     }
 }
 
-/// What is to be done with a lane after its turn.
+/// What happens with a lane after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It has more that can go out now.
+    /// It has more rows that can go out now.
     HasMore,
-    /// Nothing until then.
+    /// There is nothing to send before this time.
     LookAt(Timestamp),
-    /// Nothing until somebody writes.
+    /// There is nothing to send until somebody writes.
     Nothing,
 }
 
-/// The IDs on their way, as the API sees them.
+/// The entry IDs in flight, by agent.
 pub type Busy = HashMap<AgentId, HashSet<EntryId>>;
 
-/// Of what a look at `lane` found, the request that probes: with as many rows as the halvings of before leave of it, or of
-/// the `largest` request that failed; the other half of that is due a little later. It waits for no others.
+/// The batch that probes a hold: rows that a look at `lane` found, of which `halved` halvings are left. The size that is halved
+/// is that of the rows that could go, or that of the `largest` failed request if that is larger. It does not linger.
 pub fn probe(lane: &Lane, look: Look, halved: u32, largest: usize, busy: &Busy, rules: &Rules) -> Option<Batch> {
     let full = rules.full(lane);
     let busy = busy.get(&lane.agent);
@@ -73,8 +73,8 @@ pub fn probe(lane: &Lane, look: Look, halved: u32, largest: usize, busy: &Busy, 
     Batch::new(lane.clone(), rows).ok()
 }
 
-/// Cuts what a look at `lane` found into at most `room` batches, as full as they can be. `asked` is how many rows the
-/// look was limited to.
+/// Cuts the rows that a look at `lane` found into at most `room` batches, as full as they can be. `asked`: the limit of rows of
+/// that look.
 pub fn batches(
     lane: &Lane,
     look: Look,
@@ -87,13 +87,13 @@ pub fn batches(
     let full = rules.full(lane);
     let there_may_be_more = look.due.len() >= asked;
     let found = look.due.len();
-    // A row that was removed and inserted again has another id; its ID may still be in flight for the first one.
+    // A row that was removed and inserted again has another id, but its entry ID may still be in flight for the first one.
     let busy = busy.get(&lane.agent);
     let is_free = |row: &DueRow| busy.is_none_or(|busy| !busy.contains(&row.deletion.entry));
     let mut seen = HashSet::with_capacity(found);
     let free = look.due.into_iter().filter(|row| is_free(row) && seen.insert(row.deletion.entry.clone()));
     let mut free: VecDeque<DueRow> = free.collect();
-    // Nothing but rows that must wait for others: looking again at once would find the same.
+    // All of them must wait for calls in flight: another look at once would find the same rows.
     let stuck = found > 0 && free.is_empty();
     let mut next =
         if free.len() < found { soonest(look.next_due_at, now.plus(rules.recheck)) } else { look.next_due_at };
@@ -101,7 +101,7 @@ pub fn batches(
     while !free.is_empty() {
         let size = full.min(free.len());
         let partial = size < full && !there_may_be_more;
-        // Rows of a rejected request do not wait: they are being told apart, and are not joined by others.
+        // Parts of a split request do not linger: no other rows may join them.
         if partial && lane.batch_max >= rules.batch_size {
             let until = free.iter().map(|row| rules.may_wait_until(row)).min().unwrap_or(now);
             if until > now {

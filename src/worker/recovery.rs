@@ -1,4 +1,4 @@
-//! The start after a crash.
+//! The start: what an earlier daemon sent, and what it left unanswered.
 
 use tracing::warn;
 
@@ -14,8 +14,8 @@ use crate::{
     queue::{Orphan, Queue, QueueError as _, Remedy, Settlement, Tx as _},
 };
 
-/// What a start does before its first turn: looks at the clock, at what was sent before, and at what a crash left. If a row
-/// cannot be read, all rows are swept, and it begins again.
+/// Prepares the first turn: checks the clock, charges the rate limit for requests that an earlier daemon sent, and settles its
+/// orphans. If a row cannot be read, sweeps all rows and starts over.
 pub(super) async fn begin<Q: Queue>(
     queue: &mut Q,
     pace: &mut Pace,
@@ -70,7 +70,7 @@ async fn try_to_begin<Q: Queue>(
     Ok((clocks, totals))
 }
 
-/// Settles what a daemon before us left unanswered: sent, outcome unknown. And says that we are here, with our `rate`.
+/// Settles the orphans as lost, and introduces this daemon with its `rate`.
 async fn recover<Q: Queue>(
     queue: &mut Q,
     policy: &Policy,
@@ -90,11 +90,11 @@ async fn recover<Q: Queue>(
             fault: Some(Fault::Lost.cause()),
             detail: Some("the daemon ended before the answer".to_owned()),
             remote_id: None,
-            // Whatever was the reason, it says nothing about the API: the hold that this might ask for is left out.
+            // The crash says nothing about the API: a hold that the judgement asks for is ignored.
             rows: batch.map_or_else(Vec::new, |batch| {
                 let sent = Sent { request, batch: &batch, correlation_id: "" };
                 let heard = Heard { result: &Err(Fault::Lost), envelope: None };
-                // It counts whatever others came to: a row whose request ends the daemon every time must end.
+                // The attempt always counts: a row whose request ends the daemon every time must come to an end.
                 let standing = Standing { is_orphan: true, ..Standing::default() };
                 judge(sent, heard, &standing, policy, now, rng).rows
             }),
@@ -114,7 +114,7 @@ async fn recover<Q: Queue>(
     Ok(totals)
 }
 
-/// The rate goes on from what was sent before this start: a restart in a loop must not send a burst each time.
+/// Charges the rate limit for requests that were sent before this start: a restart loop must not send a burst each time.
 async fn remember_what_was_sent<Q: Queue>(queue: &mut Q, pace: &mut Pace, clock: &Clock) -> Result<(), Q::Error> {
     let (now, (back, most)) = (clock.now(), pace.permits.looks_back());
     let sent = queue.sent_since(now.minus(back), most, now).await?;

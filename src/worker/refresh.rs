@@ -1,4 +1,4 @@
-//! What the loop knows of the queue, and when it reads it again: the holds and the lanes.
+//! The loop's view of the queue: the holds and the lanes, and when they are read again.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ const LISTING_SHARE: u32 = 10;
 /// The lanes are listed this often whatever happens: a net under every missed wake-up.
 const MAX_LISTING_AGE: Duration = Duration::from_secs(60);
 
-/// How fresh what was read is. Times are elapsed time.
+/// How fresh the holds and the lanes in memory are. Times are elapsed time.
 #[derive(Debug)]
 pub(super) struct View {
-    /// The lanes must be read again.
+    /// The lanes must be listed again.
     pub(super) lanes_stale: bool,
     /// The holds must be read again, before anything more is claimed.
     pub(super) holds_stale: bool,
-    /// Before these times neither is read, so that reading cannot become the main work.
+    /// Earliest times of the next reading of the holds and of the lanes: reading must not become the main work.
     pub(super) next_reading: Duration,
     pub(super) next_listing: Duration,
-    /// The lanes are listed then in any case.
+    /// Time at which the lanes are listed whether or not they are stale.
     list_by: Duration,
 }
 
@@ -35,13 +35,13 @@ impl Default for View {
 }
 
 impl View {
-    /// Somebody else has written: whatever was read may be another now.
+    /// Somebody else has written: both must be read again.
     pub(super) fn others_have_written(&mut self) {
         self.lanes_stale = true;
         self.holds_stale = true;
     }
 
-    /// How long until something is to be read again.
+    /// Time until the next reading, if something is stale.
     pub(super) fn wait(&self, elapsed: Duration) -> Option<Duration> {
         let listing = self.lanes_stale.then(|| self.next_listing.saturating_sub(elapsed));
         let reading = self.holds_stale.then(|| self.next_reading.saturating_sub(elapsed));
@@ -60,7 +60,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         } else {
             self.queue.check_owner()?;
         }
-        // What is judged and not yet written would be missing in what is read.
+        // Verdicts that are not written yet would be missing in a listing.
         if !self.ledger.is_written() {
             return Ok(());
         }
@@ -85,8 +85,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         let holds = &mut self.schedule.pace.holds;
         let changes = holds.load(rows);
         changes.iter().for_each(log::hold);
-        // A lane under a hold without an end is dropped, and only a listing brings it back. If the lanes were listed before the
-        // holds were read, under the old ones, they are listed again: else a lifted hold would last for MAX_LISTING_AGE.
+        // A lane under a hold without an end is dropped, and only a listing brings it back. After a change of the holds the lanes
+        // are listed again: else a lifted hold would last for MAX_LISTING_AGE.
         self.view.lanes_stale |= !changes.is_empty();
         self.ledger.hold_changes.extend(holds.put_clock_right(self.clock.now()));
         self.view.holds_stale = false;
@@ -108,7 +108,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Ok(())
     }
 
-    /// Of an agent without open rows, neither its holds nor what its answers have shown is needed any more.
+    /// Forgets agents without open rows: their evidence, and the holds that the daemon placed on them.
     fn forget_idle_agents(&mut self) {
         let flying = self.calls.agents();
         let Schedule { lanes, pace, .. } = &mut self.schedule;

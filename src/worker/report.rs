@@ -1,4 +1,4 @@
-//! When a run ends, and what it then tells.
+//! When a run ends, what it reports, and what a turn did.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::queue::{Counts, Settlement};
 pub enum Until {
     /// Never.
     Told,
-    /// When no row is open any more; or when nothing was settled for so long.
+    /// When no row is open any more.
     Empty {
-        /// `None`: wait for ever.
+        /// End also when no row has reached an end for this long. `None`: never.
         give_up_after: Option<Duration>,
     },
 }
@@ -19,16 +19,16 @@ pub enum Until {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It was told to.
+    /// It was told to end.
     Told,
     /// No row is open.
     Empty,
-    /// Nothing was settled for too long.
+    /// No row reached an end for too long.
     GaveUp,
 }
 
 impl Ended {
-    /// The string in the logs.
+    /// The name in the logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -39,22 +39,22 @@ impl Ended {
     }
 }
 
-/// What this worker has done since it was made.
+/// What this worker has done since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Requests sent.
     pub requests: u64,
     /// Rows deleted.
     pub deleted: u64,
-    /// Rows whose entries are not there.
+    /// Rows that are absent: the API knows no such entry.
     pub absent: u64,
-    /// Rows that came back to be sent again, once for each time.
+    /// Retries and releases: each time that a row comes back is counted.
     pub retried: u64,
-    /// Of them, those whose attempt did not count.
+    /// Releases among them: the attempt did not count.
     pub released: u64,
-    /// Rows given up.
+    /// Rows that are dead.
     pub dead: u64,
-    /// The longest that one of our transactions kept others from writing.
+    /// Duration of the longest of our transactions: so long others could not write.
     pub longest_write: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Totals {
         self.deleted + self.absent + self.dead
     }
 
-    /// The verdicts among it.
+    /// The verdicts in these totals.
     pub(super) fn counts(&self) -> Counts {
         let Self { deleted, absent, retried, released, dead, .. } = *self;
         Counts { deleted, absent, retried, released, dead }
@@ -87,8 +87,8 @@ pub struct Turn {
     pub settled: usize,
     /// Requests sent.
     pub sent: usize,
-    /// Requests on their way.
+    /// Requests in flight.
     pub in_flight: usize,
-    /// How long until a turn may have something to do, if nothing comes back and nobody writes; `None`: for ever.
+    /// Time until a turn may have something to do, if no call comes back and nobody writes. `None`: no such time.
     pub wait: Option<Duration>,
 }

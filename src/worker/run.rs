@@ -1,4 +1,4 @@
-//! The run: turn after turn until the end, and what the loop waits for between.
+//! The run: turn after turn until the end, the waits between turns, and the shutdown.
 
 use std::{
     future::Future,
@@ -17,18 +17,18 @@ use crate::{
     queue::{Queue, QueueError as _, Remedy},
 };
 
-/// How long the loop waits before it tries a database again that could not be used.
+/// Pause before the next attempt to use a database that is unavailable.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl<Q: Queue, T: Transport> Worker<Q, T> {
-    /// Works until `shutdown` completes, or until there is nothing more to do.
+    /// Works until `shutdown` completes, or until `until` is reached.
     ///
-    /// At the end no new claim is made, and calls in flight may finish within the grace period; what is left then is
-    /// settled as lost.
+    /// Once the end has begun, nothing more is claimed. Calls in flight may finish within the grace period; after that they are
+    /// cut short and settled as lost.
     ///
     /// # Errors
-    /// If the database fails in a way that waiting does not mend. Requests in flight are then left unanswered in it,
-    /// and the next daemon settles them as lost.
+    /// If the database fails in a way that waiting does not mend. Requests in flight then stay unanswered in the database, and
+    /// the next daemon settles them as lost.
     pub async fn run(&mut self, shutdown: impl Future<Output = ()>, until: Until) -> Result<Ended, Q::Error> {
         match self.work(shutdown, until).await {
             Ok(ended) => Ok(ended),
@@ -48,7 +48,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
                 tokio::select! {
                     biased;
                     () = &mut shutdown => {
-                        // The turn may be waiting for a locked file, and goes on when that is free.
+                        // The turn may be waiting for a write lock. It must end by itself: a commit in doubt would cost attempts.
                         told.store(true, Ordering::Relaxed);
                         turn.await
                     }
@@ -91,7 +91,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Ok(ended)
     }
 
-    /// Tells whoever watches that the loop comes round, and how it stands.
+    /// Feeds the watchdog and updates the gauges, once per turn of the loop.
     fn come_round(&mut self) {
         self.supervisor.feed(self.clock.elapsed());
         self.ledger.metrics.turned(self.schedule.pace.permits.rate(), self.calls.len());
@@ -112,7 +112,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         let poll = self.supervisor.at_most(self.settings.poll_interval).min(upkeep);
         let wait = wait.map_or(poll, |wait| wait.min(poll));
         if !self.calls.is_empty() {
-            // Dropped before a call comes back, this forgets none.
+            // Cancel-safe: a call that comes back later is still in the set.
             let _ = timeout(wait, self.calls.wait_for_one()).await;
         } else {
             sleep(wait).await;
@@ -133,7 +133,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         after.is_some_and(|most| waited >= most)
     }
 
-    /// Ends: no new claims, and what is in flight gets its time.
+    /// Ends the run: claims nothing, and gives calls in flight their grace period.
     async fn finish(&mut self, why: Ended) -> Result<(), Q::Error> {
         info!(event = event::STOPPING, why = why.as_str(), in_flight = self.calls.len(), "stopping");
         self.supervisor.stopping();
@@ -149,7 +149,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
                 continue;
             }
             self.judge_returned();
-            // Kept for the last try below if the database cannot take it now.
+            // If this fails, the answers stay in the ledger for the last attempt below.
             if let Err(error) = self.settle_and_claim(false).await {
                 self.endure(error)?;
             }
@@ -158,7 +158,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         self.judge_returned();
         self.chores.counting.abort_all();
         while let Err(error) = self.settle_and_claim(false).await {
-            // A doubt is no reason to wait for long, and there are few of them in a row.
+            // A second look takes no long wait, and there are at most a few in a row: the deadline does not count for it.
             if self.clock.elapsed() >= deadline && !matches!(error.remedy(), Remedy::Reconnect(_)) {
                 return Err(error);
             }
@@ -167,7 +167,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             sleep(self.supervisor.at_most(self.settings.poll_interval.min(RETRY))).await;
         }
         self.confirm_recovery().await?;
-        // There may have been nothing to write that would have shown it.
+        // With nothing to write, nothing else would have shown that the queue is not ours any more.
         self.queue.check_owner()
     }
 }

@@ -1,7 +1,7 @@
-//! What goes out in a turn: which lanes may send, what is looked at, and what is claimed.
+//! The schedule of a turn: whose turn it is, and whether a hold or the rate stands against it.
 //!
-//! Whose turn it is, and whether a hold stands against it, is decided here, in memory and before a transaction is open. Inside
-//! one, [`claims`] looks at a bounded number of lanes, and only at lanes that may send.
+//! That is decided here, in memory, before a transaction is open. Inside the transaction, [`claims`] looks at a bounded number of
+//! lanes, and only at lanes that may send.
 
 mod claims;
 
@@ -21,23 +21,23 @@ use crate::{
     queue::Claim,
 };
 
-/// How many lanes are considered in a row without one that may send: some thousand take a millisecond.
+/// Most lanes considered in a row without one that may send. Some thousand take a millisecond.
 const MOST_CONSIDERED: usize = 2_000;
-/// How many lanes are looked at in one transaction beyond those that there is room for.
+/// Most lanes looked at in one transaction beyond those that there is room for.
 const MOST_LOOKS: usize = 64;
-/// How long until it is looked again whether somebody may probe a hold on everything.
+/// Time until the next search for a lane that may probe a hold on everything.
 const PROBE_RECHECK: Duration = Duration::from_millis(20);
-/// How many holds that are over are lifted in one transaction.
+/// Most holds written or lifted in one transaction.
 pub(super) const MOST_LIFTED: usize = 500;
 
-/// What a turn is about to send, and which lanes to bring back if it cannot.
+/// What a turn is about to send, and the lanes to restore if it cannot.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) claims: Vec<Claim>,
     pub(super) taken: Vec<Lane>,
-    /// How many requests may still be claimed.
+    /// Number of requests that may be claimed in this turn.
     room: usize,
-    /// How many lanes may still be looked at.
+    /// Number of lanes that may still be looked at.
     looks: usize,
     /// The lanes whose turn it is.
     picked: Picked,
@@ -47,7 +47,7 @@ pub(super) struct Plan {
 #[derive(Debug, Default)]
 struct Picked {
     free: Vec<Lane>,
-    /// An agent whose hold one request probes, and its lanes, the best one first.
+    /// The lane whose request probes a hold.
     probe: Option<(Lane, Probe)>,
 }
 
@@ -87,9 +87,9 @@ pub(super) struct Schedule {
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) rng: fastrand::Rng,
-    /// Elapsed time at which another process was last seen to have written.
+    /// Elapsed time at which somebody else was last seen to have written.
     pub(super) others_wrote: Option<Duration>,
-    /// Told to end: nothing more is claimed, not even by a turn that has begun.
+    /// The shutdown has begun: nothing more is claimed, not even by a turn that is running.
     pub(super) told: Arc<AtomicBool>,
 }
 
@@ -98,7 +98,7 @@ impl Schedule {
         Self { lanes: Lanes::default(), pace, settings, clock, rng, others_wrote: None, told }
     }
 
-    /// What may go out now, as far as that can be known without the database.
+    /// Plans what may go out now, without the database.
     pub(super) fn plan(&mut self, in_flight: usize, evidence: &Evidence, now: Timestamp) -> Plan {
         let room = self.room(in_flight, now);
         let mut plan = Plan { room, looks: room + MOST_LOOKS, ..Plan::default() };
@@ -106,7 +106,7 @@ impl Schedule {
         plan
     }
 
-    /// How many requests could be sent now, as far as that can be known without taking permits.
+    /// The number of requests that could be sent now. Takes no permits.
     fn room(&self, in_flight: usize, now: Timestamp) -> usize {
         let free = self.pace.concurrency(self.settings.concurrency).saturating_sub(in_flight);
         let free = free.min(self.pace.permits.most(self.clock.elapsed()));
@@ -117,7 +117,7 @@ impl Schedule {
         }
     }
 
-    /// Takes the lanes out whose turn it is: as many as there is room for.
+    /// Takes the lanes whose turn it is: as many as there is room for.
     fn pick(&mut self, plan: &mut Plan, evidence: &Evidence, now: Timestamp) {
         plan.picked = Picked::default();
         let room = (plan.room - plan.claims.len()).min(plan.looks);
@@ -149,32 +149,32 @@ impl Schedule {
             }
         }
         if plan.picked.is_empty() {
-            // Nothing else may go.
+            // No free lane may send.
             self.pick_probe(plan, evidence, now);
         }
     }
 
-    /// The lane, if nothing stands against it; else it waits where it belongs.
+    /// Returns the lane if no hold stands against it. Else puts it where it waits for the end of the hold.
     fn admitted(&mut self, lane: Lane, now: Timestamp) -> Option<Lane> {
         match self.pace.holds.admit(&lane.agent, now) {
             Admission::Free => return Some(lane),
             Admission::Probe => self.lanes.set_aside(&lane),
             Admission::Probing => self.lanes.hold(lane, self.clock.elapsed() + self.settings.poll_interval),
-            // Without an end, somebody will write when it is lifted.
+            // A hold without an end: whoever lifts it writes, and the lanes are listed again.
             Admission::Held(None) => {}
             Admission::Held(Some(until)) => self.lanes.hold(lane, self.clock.elapsed() + until.since(now)),
         }
         None
     }
 
-    /// A hold on everything may be probed: by the first agent in turn of which an answer tells about all.
+    /// Picks the lane that probes a hold on everything: that of the first agent in turn whose answer would tell about all.
     fn pick_for_all(&mut self, plan: &mut Plan, evidence: &Evidence, now: Timestamp) {
-        // One request probes; it is not sent yet.
+        // Only one request probes, and this turn has claimed it already.
         if !plan.claims.is_empty() {
             return;
         }
-        // Whoever is ready goes before those that have been set aside for a hold of their own: agents take turns, so that one
-        // that is broken does not keep the others waiting.
+        // Ready lanes go before agents that were set aside for a hold of their own: one broken agent must not keep the others
+        // waiting.
         for _ in 0..MOST_CONSIDERED {
             if !plan.picked.is_empty() {
                 return;
@@ -190,7 +190,7 @@ impl Schedule {
         }
     }
 
-    /// Takes the next agent out whose hold may be probed.
+    /// Picks the next agent whose hold may be probed.
     fn pick_probe(&mut self, plan: &mut Plan, evidence: &Evidence, now: Timestamp) {
         for _ in 0..MOST_CONSIDERED {
             let Some((agent, lanes)) = self.lanes.next_probing() else { return };
@@ -210,16 +210,16 @@ impl Schedule {
         }
     }
 
-    /// Of an agent's lanes, the one whose request tells most; the others are set aside again.
+    /// Chooses the lane of an agent whose answer tells most, and sets the others aside again.
     fn choose(&mut self, plan: &mut Plan, mut lanes: Vec<Lane>, evidence: &Evidence) {
         let Some(first) = lanes.first() else { return };
         let probe = self.pace.holds.probe(&first.agent);
-        // One row alone is asked about if there is any and the API's word about it would tell. Else large requests tell of many
-        // rows; but of those that were rejected together, the small ones do.
+        // A single-entry DELETE tells most where its answer would be evidence. Else a large request tells of many rows; after a
+        // rejection, a small one does.
         let refuses = evidence.refuses_asks(&first.agent, self.clock.elapsed());
         let asks_first = (probe.asks || probe.newest_first) && !refuses;
         if asks_first {
-            // It may have come just now, and not have had its turn.
+            // Such a lane may have come just now and not have had its turn.
             lanes.extend(self.lanes.take_alone(&first.agent.clone(), self.clock.elapsed()));
         }
         lanes.sort_by_key(|lane| {
@@ -234,8 +234,7 @@ impl Schedule {
         plan.picked.probe = Some((chosen, probe));
     }
 
-    /// A lane that may probe waits for the next time that it may: aside, if it is its agent that is held; behind the others, if
-    /// everything is.
+    /// Puts a lane that may probe back: aside if its agent is held, behind the others if everything is.
     fn return_to_turn(&mut self, lane: Lane) {
         if self.pace.holds.is_held_itself(&lane.agent) {
             self.lanes.set_aside(&lane);
@@ -244,7 +243,7 @@ impl Schedule {
         }
     }
 
-    /// How long until something may be claimed, if nothing comes back and nobody writes.
+    /// Time until something may be claimed, if no call comes back and nobody writes.
     pub(super) fn wait(&self, in_flight: usize) -> Option<Duration> {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
         if in_flight >= self.pace.concurrency(self.settings.concurrency) {
@@ -261,12 +260,12 @@ impl Schedule {
                 Some(early.map_or(until, |early| until.min(early)).since(now))
             }
             Admission::Free => look(),
-            // If nobody in turn may probe, a moment later somebody may.
+            // If no lane in turn may probe now, one may in a moment.
             Admission::Probe => look().map(|wait| wait.max(self.settings.poll_interval.min(PROBE_RECHECK))),
         }
     }
 
-    /// When it will be `at` by the wall clock, in elapsed time.
+    /// The elapsed time at which the wall clock will show `at`.
     pub(super) fn at(&self, at: Timestamp, now: Timestamp) -> Duration {
         self.clock.elapsed() + at.since(now)
     }

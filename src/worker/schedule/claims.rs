@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-use uuid::Uuid;
-
 use super::{Known, Picked, Plan, Schedule};
 use crate::{
     model::{
         clock::Timestamp,
         deletion::{ALONE, AgentId, Batch, Lane},
+        echo::new_uuid,
         evidence::Evidence,
         outcome::Scope,
     },
@@ -21,9 +20,9 @@ use crate::{
     },
 };
 
-/// For a probe that takes the rows that were tried least, this many times the rows of a request are looked at.
+/// A probe that prefers rows with few attempts looks at this many times the rows of a request.
 const LEAST_TRIED_OF: usize = 10;
-/// What a turn shares among its claims.
+/// The state that the claims of one turn share.
 struct Claiming<'k> {
     known: Known<'k>,
     busy: Busy,
@@ -39,8 +38,7 @@ impl Claiming<'_> {
 }
 
 impl Schedule {
-    /// Fills `plan` with claims of the lanes whose turn it is. A permit is taken once there is a batch for it, and before
-    /// that batch is claimed.
+    /// Fills `plan` with claims of the lanes whose turn it is. A permit is taken for each batch before it is claimed.
     pub(in crate::worker) async fn claim<X: Tx>(
         &mut self,
         tx: &mut X,
@@ -82,8 +80,8 @@ impl Schedule {
         }
     }
 
-    /// Somebody else wrote before this transaction began, and may have placed or lifted a hold: those that matter to what
-    /// is about to be claimed are read again. All others are read outside of a transaction.
+    /// Checks the picked lanes against the holds in the database: somebody else wrote before this transaction began, and may have
+    /// placed or lifted one. Only the holds of the picked agents are read here; all others are read outside of a transaction.
     async fn admit_again<X: Tx>(&mut self, tx: &mut X, picked: &mut Picked, now: Timestamp) -> Result<(), X::Error> {
         let scopes: BTreeSet<Scope> = picked.agents().cloned().map(Scope::Agent).chain([Scope::All]).collect();
         let rows = tx.holds_of(&scopes).await?;
@@ -114,7 +112,7 @@ impl Schedule {
         let (evidence, now) = (turn.known.evidence, turn.now);
         let rules = turn.rules_for(&lane, self.clock.elapsed());
         let ids = on_their_way(turn.known.calls, self.others_wrote, &plan.claims, std::slice::from_ref(&lane));
-        // Of more rows than go, those that were tried least.
+        // Look at more rows than fit, and take those with the fewest attempts.
         let most = usize::from(rules.batch_size) * if how.asks || how.newest_first { LEAST_TRIED_OF } else { 1 };
         let looks = tx.look(std::slice::from_ref(&lane), most, &ids, how.newest_first, now).await?;
         plan.looks = plan.looks.saturating_sub(1);
@@ -125,7 +123,7 @@ impl Schedule {
         let (found, next) = (look.due.len(), look.next_due_at);
         let largest = evidence.largest(&lane.agent);
         let Some(batch) = probe(&lane, look, how.halved, largest, &turn.busy, &rules) else {
-            // Its rows wait for those in flight, or for their time; if it has none, the next listing does not have it any more.
+            // All its due rows wait for calls in flight, or it has no due rows. If it has none at all, the next listing drops it.
             let recheck = (found > 0).then(|| now.plus(rules.recheck));
             if let Some(at) = [recheck, next].into_iter().flatten().min() {
                 self.lanes.note(lane, self.at(at, now));
@@ -137,7 +135,8 @@ impl Schedule {
             return Ok(());
         }
         self.pace.took(true);
-        // What was rejected can be asked about though no bulk delete was answered: it is a 400 that would tell, and no 404.
+        // After a rejection a single-entry DELETE may go out before any bulk delete has succeeded: a 400 would be evidence, and
+        // only a 404 would not.
         let may_ask = self.may_ask(&lane.agent, evidence)
             || (self.settings.policy.ask_singly && how.newest_first && !rules.asks_refused);
         let asks = may_ask && (how.asks || how.newest_first);
@@ -173,12 +172,12 @@ impl Schedule {
                 unserved.push(lane);
             }
         }
-        // A lane that got nothing, for want of room or of a permit, is the next one's turn.
+        // Lanes that got no room or no permit are first in the next turn.
         self.lanes.restore(unserved);
         Ok(())
     }
 
-    /// Claims what of a lane may go. False if it has something to send, and got nothing.
+    /// Claims the batches of a lane that may go. False if it has rows to send and got no room or permit.
     fn serve<X: Tx>(
         &mut self,
         tx: &mut X,
@@ -215,7 +214,7 @@ impl Schedule {
         true
     }
 
-    /// Ask singly only after a bulk delete of this agent was answered: before that, a 404 proves nothing.
+    /// Whether a single-entry DELETE may go out: only after a bulk delete of this agent succeeded. Before that a 404 proves nothing.
     fn may_ask(&self, agent: &AgentId, evidence: &Evidence) -> bool {
         self.settings.policy.ask_singly
             && evidence.is_known(agent)
@@ -226,8 +225,4 @@ impl Schedule {
         calls::add(&mut turn.busy, &batch);
         plan.claims.push(Claim { request: tx.next_request_id(), correlation_id: new_uuid(&mut self.rng), batch });
     }
-}
-
-fn new_uuid(rng: &mut fastrand::Rng) -> Uuid {
-    uuid::Builder::from_random_bytes(rng.u128(..).to_be_bytes()).into_uuid()
 }
