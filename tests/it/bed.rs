@@ -1,235 +1,28 @@
-//! A test bed: a queue in a file, a sandbox on loopback, and a worker whose clock stands still.
+//! The bed on SQLite, for tests that speak its SQL or look at its file.
 
-use std::{net::SocketAddr, time::Duration};
+use tempfile::TempDir;
 
-use audio_cache_sweeper::{
-    api::{self, Api, key::KeySource},
-    model::{
-        backoff::Backoff,
-        clock::{Clock, Timestamp},
-        judge::Policy,
-    },
-    pace::{Pace, RateLimit},
-    queue::sqlite::{self, OpenError, Producer, Store, Synchronous},
-    sandbox::{self, Mood, Recorded, Sandbox},
-    worker::{self, Settings, Turn},
+use crate::{engines::sqlite::Sqlite, suite::engine::Setup};
+pub use crate::{
+    engines::sqlite::open,
+    suite::bed::{KEY, Plan, START, ids, listing, status_with},
 };
-use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteRow};
-
-/// Long after any `created_at` that SQLite writes: every row has lingered.
-pub const START: Timestamp = Timestamp(4_000_000_000_000);
 
 /// From here on, this connection may write values that the CHECKs refuse, and no INSERT is checked by the triggers.
 pub const UNCHECKED: &str = "PRAGMA ignore_check_constraints = ON;
     DROP TRIGGER IF EXISTS deletions_checked; DROP TRIGGER IF EXISTS holds_checked;";
 
-/// The daemon on SQLite.
-pub type Worker = worker::Worker<Store>;
+pub type Bed = crate::suite::bed::Bed<Sqlite>;
 
-pub const KEY: &str = "s3cret-key";
-
-/// What a test may want otherwise; the rate is far above what any test sends.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    pub sandbox: sandbox::Options,
-    pub settings: Settings,
-    pub rate: RateLimit,
-    pub adaptive: bool,
-    pub growth: Backoff,
-    pub base_url: Option<String>,
-    pub key: KeySource,
-    pub request_timeout: Duration,
-    pub busy_timeout: Duration,
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        let policy = Policy {
-            max_attempts: 3,
-            ask_singly: true,
-            retry: Backoff::new(Duration::from_secs(10), Duration::from_secs(60)).unwrap(),
-            min_retry_after: Duration::from_secs(5),
-            max_retry_after: Duration::from_secs(3_600),
-        };
-        Self {
-            sandbox: sandbox::Options {
-                key: Some(KEY.to_owned()),
-                record: true,
-                seed: 7,
-                ..sandbox::Options::default()
-            },
-            settings: Settings {
-                batch_size: 20,
-                concurrency: 8,
-                linger: Duration::from_secs(1),
-                policy,
-                after_faults: 3,
-                longest_hold: Duration::from_secs(600),
-                poll_interval: Duration::from_millis(100),
-                retention: Duration::from_secs(86_400),
-                grace: Duration::from_secs(5),
-            },
-            rate: RateLimit { requests_per_second: 10_000.0, burst: 10_000.try_into().unwrap() },
-            adaptive: false,
-            growth: Backoff::new(Duration::from_secs(5), Duration::from_secs(600)).unwrap(),
-            base_url: None,
-            key: KeySource::Given(KEY.into()),
-            request_timeout: Duration::from_secs(30),
-            busy_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
-pub struct Bed {
-    pub dir: tempfile::TempDir,
-    pub options: sqlite::Options,
-    pub sandbox: Sandbox,
-    pub clock: Clock,
-    pub worker: Worker,
-    pub plan: Plan,
-    conn: SqliteConnection,
+/// The queue that is in this directory; a new one if there is none.
+pub async fn on(dir: TempDir, plan: Plan) -> Bed {
+    let setup = Setup { busy_timeout: plan.busy_timeout, in_memory: false };
+    Bed::on(Sqlite::on(dir, setup).await, plan).await
 }
 
 impl Bed {
-    pub async fn new(plan: Plan) -> Self {
-        Self::on(tempfile::tempdir().unwrap(), plan).await
-    }
-
-    /// On the queue that is in this directory; a new one if there is none.
-    pub async fn on(dir: tempfile::TempDir, plan: Plan) -> Self {
-        crate::logs::subscribe();
-        let options = sqlite::Options {
-            path: dir.path().join("queue.db"),
-            busy_timeout: plan.busy_timeout,
-            synchronous: Synchronous::Full,
-        };
-        let sandbox = Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), plan.sandbox.clone()).await.unwrap();
-        let clock = Clock::manual(START);
-        let worker = worker(&options, &plan, &sandbox, &clock).await;
-        let conn = SqliteConnection::connect(options.path.to_str().unwrap()).await.unwrap();
-        Self { dir, options, sandbox, clock, worker, plan, conn }
-    }
-
-    /// The daemon is gone without a word, and another one starts.
-    pub async fn restart(self) -> Self {
-        let Self { dir, options, sandbox, clock, worker: old, plan, conn } = self;
-        drop(old);
-        let worker = worker(&options, &plan, &sandbox, &clock).await;
-        Self { dir, options, sandbox, clock, worker, plan, conn }
-    }
-
-    /// The daemon is gone, another one dies after so many polls of its start, and a third one starts. True if the second
-    /// one had started by then.
-    pub async fn restart_cut_short(self, polls: usize) -> (Self, bool) {
-        let Self { dir, options, sandbox, clock, worker: old, plan, conn } = self;
-        drop(old);
-        let whole = crate::crash::cut_short(worker(&options, &plan, &sandbox, &clock), polls).await.is_some();
-        let worker = worker(&options, &plan, &sandbox, &clock).await;
-        (Self { dir, options, sandbox, clock, worker, plan, conn }, whole)
-    }
-
-    pub async fn insert(&mut self, rows: &[(&str, &str)]) {
-        let mut producer = Producer::open(&self.options).await.unwrap();
-        producer.insert(rows.iter().map(|(agent, entry)| (*agent, *entry, 0))).await.unwrap();
-    }
-
-    /// `count` entries of `agent`, numbered from 1.
-    pub async fn insert_many(&mut self, agent: &str, count: usize) {
-        let ids: Vec<String> = (1..=count).map(|id| id.to_string()).collect();
-        let rows: Vec<(&str, &str)> = ids.iter().map(|id| (agent, id.as_str())).collect();
-        self.insert(&rows).await;
-    }
-
-    /// Turns until nothing is in flight and nothing happens any more at this time.
-    pub async fn work(&mut self) {
-        loop {
-            let Turn { settled, sent, in_flight, wait } = self.worker.turn().await.unwrap();
-            if in_flight > 0 {
-                self.worker.wait_for_a_call().await;
-            } else if settled + sent == 0 && wait != Some(Duration::ZERO) {
-                break;
-            }
-        }
-    }
-
-    /// How many requests were sent by each tenth of a second of these.
-    pub async fn sent_by_tenths(&mut self, tenths: usize) -> Vec<usize> {
-        let mut sent = Vec::new();
-        for _ in 0..tenths {
-            self.work().await;
-            sent.push(self.sizes().len());
-            self.clock.advance(Duration::from_millis(100));
-        }
-        sent
-    }
-
-    pub async fn execute(&mut self, sql: &str) {
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.conn).await.unwrap();
-    }
-
-    pub async fn query<T: for<'r> sqlx::FromRow<'r, SqliteRow> + Send + Unpin>(&mut self, sql: &str) -> Vec<T> {
-        sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut self.conn).await.unwrap()
-    }
-
+    /// How many rows are so.
     pub async fn count(&mut self, condition: &str) -> i64 {
         self.query::<(i64,)>(&format!("SELECT count(*) FROM deletions WHERE {condition}")).await[0].0
     }
-
-    /// The IDs of each request so far.
-    pub fn sent(&self) -> Vec<Vec<String>> {
-        self.sandbox.requests().iter().map(ids).collect()
-    }
-
-    /// How many IDs each request so far had.
-    pub fn sizes(&self) -> Vec<usize> {
-        self.sent().iter().map(Vec::len).collect()
-    }
-}
-
-async fn worker(options: &sqlite::Options, plan: &Plan, sandbox: &Sandbox, clock: &Clock) -> Worker {
-    let base_url = plan.base_url.clone().unwrap_or_else(|| sandbox.url());
-    let api = Api::new(api::Options {
-        base_url: base_url.parse().unwrap(),
-        key: plan.key.clone(),
-        proxy: None,
-        ca_file: None,
-        connect_timeout: Duration::from_secs(5),
-        request_timeout: plan.request_timeout,
-    })
-    .unwrap();
-    let pace = Pace::new(plan.rate, plan.growth);
-    let pace = if plan.adaptive { pace.adaptive(plan.settings.concurrency, clock.elapsed()) } else { pace };
-    let store = open(options).await;
-    Worker::new(store, api, pace, plan.settings, clock.clone(), fastrand::Rng::with_seed(7)).await.unwrap()
-}
-
-/// Opens the queue, whose lock this process may just have let go of: a child that another test has started keeps it until it
-/// has become another program.
-pub async fn open(options: &sqlite::Options) -> Store {
-    loop {
-        match Store::open(options.clone()).await {
-            Err(OpenError::Taken { pid, .. }) if pid == Some(std::process::id()) => tokio::task::yield_now().await,
-            opened => return opened.unwrap(),
-        }
-    }
-}
-
-/// The IDs that a request has: in its body, or at the end of its path.
-pub fn ids(request: &Recorded) -> Vec<String> {
-    if request.method == "DELETE" {
-        return request.uri.rsplit('/').take(1).map(str::to_owned).collect();
-    }
-    let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
-    body["ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
-}
-
-/// A [`Mood`] that answers 200 with these lists.
-pub fn listing(deleted: &[&str], failed: &[&str]) -> Mood {
-    let body = serde_json::json!({ "deleted": deleted, "failed": failed }).to_string();
-    Mood::Say { status: 200, headers: Vec::new(), body }
-}
-
-/// A [`Mood`] that answers with a status and one header.
-pub fn status_with(status: u16, name: &'static str, value: &str) -> Mood {
-    Mood::Say { status, headers: vec![(name, value.to_owned())], body: String::new() }
 }

@@ -1,143 +1,28 @@
-//! The daemon dies: inside of a turn at every step of it, and as a process at any moment.
+//! The daemon dies as a process at any moment, and between any two pages that SQLite writes. (`suite::crash` has what every
+//! engine must bear.)
 
 use std::{
-    future::{Future, poll_fn},
-    pin::pin,
     process::{Child, Command},
-    task::Poll,
     time::Duration,
 };
 
-use audio_cache_sweeper::{
-    pace::RateLimit,
-    sandbox::{Mood, Options},
-};
+use audio_cache_sweeper::sandbox::Options;
 
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::{
-    bed::{Bed, Plan, listing},
+    bed::Plan,
     daemon::{configured, finish, sandbox, sweeper},
+    engines::sqlite::Sqlite,
+    suite::crash::in_the_middle,
 };
-
-/// Polls a future so many times at the most, and drops it then; `None` if that was too few.
-pub async fn cut_short<F: Future>(future: F, mut polls: usize) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        let Some(left) = polls.checked_sub(1) else { return Poll::Ready(None) };
-        polls = left;
-        match future.as_mut().poll(context) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if polls == 0 => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
-
-/// A queue in the middle of its work: rows answered and not settled, rows in flight, rows due, a hold that is over.
-async fn in_the_middle() -> Bed {
-    let mut plan = Plan { request_timeout: Duration::from_millis(500), ..Plan::default() };
-    plan.settings.concurrency = 3;
-    plan.settings.policy.max_attempts = 2;
-    let mut bed = Bed::new(plan).await;
-    bed.sandbox.script([Mood::status(401)]);
-    bed.insert(&[("held", "1")]).await;
-    bed.work().await;
-    bed.clock.advance(Duration::from_secs(76));
-    bed.sandbox.script([
-        listing(&["1"], &[]),
-        listing(&["1", "2", "3"], &["4", "5"]),
-        Mood::Hang,
-        Mood::Reset { done: true },
-    ]);
-    bed.worker.turn().await.unwrap();
-    bed.worker.wait_for_a_call().await;
-    bed.insert_many("a", 20).await;
-    bed.insert_many("b", 70).await;
-    // The first one settles, and learns of the new rows in doing so.
-    bed.worker.turn().await.unwrap();
-    assert_eq!(bed.worker.turn().await.unwrap().sent, 3);
-    bed.worker.wait_for_a_call().await;
-    bed
-}
-
-/// How many rows that is.
-const ROWS: i64 = 91;
-
-/// What must hold after a crash, and in the end.
-async fn run_to_the_end(mut bed: Bed, what: &str) {
-    let sent: Vec<String> =
-        bed.sandbox.requests().iter().map(|request| header(request, "x-polyai-correlation-id")).collect();
-    let known: Vec<(String,)> = bed.query("SELECT correlation_id FROM requests").await;
-    for id in sent {
-        assert!(known.contains(&(id.clone(),)), "{what}: {id} was sent, and the queue does not know it");
-    }
-    assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM requests WHERE answered_at IS NULL").await, [(0,)], "{what}");
-    let lost = "id IN (SELECT deletion_id FROM outcomes WHERE cause = 'lost') AND state <> 'deleted'";
-    assert_eq!(bed.count(&format!("{lost} AND maybe_done = 0")).await, 0, "{what}: an orphan's row may have been done");
-    for _ in 0..10 {
-        bed.work().await;
-        bed.clock.advance(Duration::from_secs(100));
-    }
-    assert_eq!(bed.count("state IN ('deleted', 'absent', 'dead')").await, ROWS, "{what}");
-    assert_eq!(bed.count("attempts > 2 OR (state = 'pending') <> (settled_at IS NULL)").await, 0, "{what}");
-    let deleted: Vec<(String, String)> =
-        bed.query("SELECT agent_id, entry_id FROM deletions WHERE state = 'deleted'").await;
-    // The answers of the script delete nothing by themselves, and say so of these.
-    let said = |agent: &str, entry: &str| agent != "b" && ["1", "2", "3"].contains(&entry);
-    for (agent, entry) in deleted {
-        assert!(bed.sandbox.is_gone(&agent, &entry) || said(&agent, &entry), "{what}: {agent} {entry} was not deleted");
-    }
-    assert_eq!(bed.query::<(String,)>("PRAGMA integrity_check").await, [("ok".to_owned(),)], "{what}");
-}
-
-fn header(request: &audio_cache_sweeper::sandbox::Recorded, name: &str) -> String {
-    request.headers[name].to_str().unwrap().to_owned()
-}
-
-#[tokio::test]
-async fn a_turn_that_is_cut_short_at_any_poll_loses_nothing() {
-    let mut polls = 1;
-    loop {
-        let mut bed = in_the_middle().await;
-        let whole = cut_short(bed.worker.turn(), polls).await;
-        run_to_the_end(bed.restart().await, &format!("cut short after {polls} polls")).await;
-        if let Some(turn) = whole {
-            let turn = turn.unwrap();
-            assert!(turn.settled > 0 && turn.sent > 0, "there was something to lose: {turn:?}");
-            // The store's thread may be so quick that the first poll finds everything done, which cuts nothing short.
-            if polls == 1 {
-                continue;
-            }
-            break;
-        }
-        polls += 1;
-    }
-}
-
-#[tokio::test]
-async fn a_start_that_is_cut_short_at_any_poll_loses_nothing() {
-    let mut polls = 1;
-    loop {
-        let mut bed = in_the_middle().await;
-        bed.worker.turn().await.unwrap();
-        let (bed, whole) = bed.restart_cut_short(polls).await;
-        run_to_the_end(bed, &format!("cut short after {polls} polls")).await;
-        if whole {
-            break;
-        }
-        polls += 1;
-    }
-    assert!(polls > 1);
-}
 
 /// How many polls a turn takes is up to the machine; where its commits end is not. So this goes through all of them: the
 /// log of commits is cut off behind each, from the file's first migration to its last outcome, and a daemon starts on it.
 #[tokio::test]
 #[expect(clippy::print_stdout, reason = "figures, for whoever asks with --nocapture")]
 async fn every_commit_and_every_torn_one_is_a_place_to_start_again_from() {
-    let mut bed = in_the_middle().await;
+    let mut bed = in_the_middle::<Sqlite>().await;
     for _ in 0..4 {
         bed.clock.advance(Duration::from_secs(20));
         bed.worker.turn().await.unwrap();
@@ -164,7 +49,7 @@ async fn every_commit_and_every_torn_one_is_a_place_to_start_again_from() {
         std::fs::copy(&file, dir.path().join("queue.db")).unwrap();
         std::fs::write(dir.path().join("queue.db-wal"), &log[..cut]).unwrap();
         let plan = Plan { sandbox: Options { record: false, ..bed.plan.sandbox.clone() }, ..bed.plan.clone() };
-        let mut after = Bed::on(dir, plan).await;
+        let mut after = crate::bed::on(dir, plan).await;
         let rows =
             "SELECT agent_id, entry_id, CASE state WHEN 'pending' THEN '' ELSE state END FROM deletions ORDER BY id";
         let before: Vec<(String, String, String)> = after.query(rows).await;
@@ -191,21 +76,6 @@ async fn every_commit_and_every_torn_one_is_a_place_to_start_again_from() {
     }
     println!("{} commits in {frames} frames, {tried} cuts", commits.len());
     assert!(commits.len() > 15, "{} commits", commits.len());
-}
-
-#[tokio::test]
-async fn a_row_whose_request_ends_the_daemon_every_time_is_given_up() {
-    let mut bed = Bed::new(Plan::default()).await;
-    bed.sandbox.script(vec![Mood::Hang; 10]);
-    bed.insert(&[("a", "1")]).await;
-    for life in 1..=3 {
-        assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "life {life}");
-        bed = bed.restart().await;
-        bed.clock.advance(Duration::from_secs(100));
-    }
-    assert_eq!(bed.count("state = 'dead' AND attempts = 3 AND last_cause = 'lost' AND maybe_done = 1").await, 1);
-    bed.work().await;
-    assert_eq!(bed.query::<(i64,)>("SELECT count(*) FROM requests").await, [(3,)]);
 }
 
 async fn insert(conn: &mut SqliteConnection, rows: &[(String, String)]) {
@@ -303,31 +173,4 @@ async fn a_daemon_that_is_killed_at_random_moments_accounts_for_every_row() {
     assert_eq!(texts(&mut conn, "SELECT integrity_check FROM pragma_integrity_check").await, ["ok"]);
     let counts = texts(&mut conn, "SELECT state || ' ' || count(*) FROM deletions GROUP BY state").await;
     println!("{LIVES} lives, {} rows in, {counts:?}, {orphaned:?} orphans", rows.len());
-}
-
-#[tokio::test]
-async fn a_restart_goes_on_from_what_was_sent_before_it() {
-    let rate = RateLimit { requests_per_second: 1.0, burst: 2.try_into().unwrap() };
-    let mut bed = Bed::new(Plan { rate, ..Plan::default() }).await;
-    bed.insert_many("a", 400).await;
-    bed.work().await;
-    let mut bed = bed.restart().await;
-    bed.work().await;
-    assert_eq!(bed.sizes().len(), 2, "the burst is spent, whoever spent it");
-    bed.clock.advance(Duration::from_secs(1));
-    bed.work().await;
-    assert_eq!(bed.sizes().len(), 3);
-    // A crash loop: each life sends what has been refilled, and no more.
-    for life in 4..10 {
-        bed = bed.restart().await;
-        bed.work().await;
-        bed.clock.advance(Duration::from_secs(1));
-        bed.work().await;
-        assert_eq!(bed.sizes().len(), life);
-    }
-    // In a restart after a while, there is a burst again.
-    bed.clock.advance(Duration::from_secs(60));
-    let mut bed = bed.restart().await;
-    bed.work().await;
-    assert_eq!(bed.sizes().len(), 11);
 }

@@ -1,8 +1,10 @@
 //! Producers that mean no harm and do it anyway: rows that the CHECKs refuse, and rows for which they were switched off.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::bed::{Bed, Plan, UNCHECKED};
+use crate::bed::{Bed, Plan, START, UNCHECKED};
 
 /// One of each type, and the odd ones among them, as SQL literals.
 fn values() -> Vec<String> {
@@ -247,4 +249,40 @@ async fn odd_values_in_holds_and_requests_end_nothing() {
     bed.insert_many("good", 50).await;
     bed.work().await;
     assert_eq!(bed.count("agent_id = 'good' AND state = 'deleted'").await, 50);
+}
+
+#[tokio::test]
+async fn holds_with_odd_values_hold_what_they_say_at_the_most_and_can_be_lifted() {
+    let past = format!("{}", START.minus(Duration::from_secs(1)));
+    // since_at, until_at, whether it holds; the last of them only past the CHECKs.
+    let cases = [
+        (START.to_string(), past.clone(), false),
+        (past.clone(), "0".to_owned(), false),
+        ("253402300799999".to_owned(), past.clone(), false),
+        ("0".to_owned(), "253402300799999".to_owned(), true),
+        ("253402300799999".to_owned(), format!("{START} + 1"), true),
+        ("0".to_owned(), "9223372036854775807".to_owned(), true),
+        ("-9223372036854775807".to_owned(), "-9223372036854775807".to_owned(), false),
+        ("'now'".to_owned(), "'tomorrow'".to_owned(), true),
+        ("x'00'".to_owned(), "1.5".to_owned(), true),
+    ];
+    for cause in ["'operator'", "'nonsense'", "x'ff'"] {
+        for (since, until, holds) in &cases {
+            let mut bed = Bed::new(Plan::default()).await;
+            bed.insert_many("a", 40).await;
+            bed.execute(UNCHECKED).await;
+            bed.execute(&format!(
+                "INSERT INTO holds (scope, cause, since_at, until_at) VALUES ('a', {cause}, {since}, {until}),
+                     ('no agent', {cause}, {since}, {until}), (x'61ff', {cause}, {since}, {until})"
+            ))
+            .await;
+            bed.insert_many("b", 20).await;
+            bed.work().await;
+            let what = format!("{cause} since {since} until {until}");
+            assert_eq!(bed.sizes().len(), if *holds { 1 } else { 3 }, "{what}");
+            bed.execute("DELETE FROM holds WHERE scope = 'a'").await;
+            bed.work().await;
+            assert_eq!(bed.count("state = 'deleted'").await, 60, "{what}");
+        }
+    }
 }

@@ -38,18 +38,20 @@ const ENGINES: [&str; 1] = ["queue/sqlite"];
 /// Rooms that know which engines there are. All others know the seam alone.
 const KNOW_ENGINES: [&str; 3] = ["cli", "config", "queue"];
 
-/// Every source file: its room, its path below `src`, and its text without comments.
-fn sources() -> Vec<(String, String, String)> {
-    fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                files.push(path);
-            }
+/// The Rust files in a folder and below.
+fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            walk(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
         }
     }
+}
+
+/// Every source file: its room, its path below `src`, and its text without comments.
+fn sources() -> Vec<(String, String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     walk(&root, &mut files);
@@ -145,6 +147,20 @@ fn only_an_engine_knows_sql() {
 }
 
 #[test]
+fn the_suite_that_every_engine_must_pass_names_no_database_and_no_sql() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/suite");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    assert!(files.len() > 10);
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for name in ["sqlx", "SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", "PRAGMA ", "BEGIN IMMEDIATE"] {
+            assert!(!text.contains(name), "{} has {name}", file.display());
+        }
+    }
+}
+
+#[test]
 fn the_worker_and_whoever_watches_know_no_engine() {
     for (room, path, code) in sources() {
         let names = ["sqlite::", "sqlite,", "Sqlite"].iter().any(|name| code.contains(name));
@@ -227,15 +243,16 @@ fn the_tests_that_the_readme_names_are_there() {
     let mut seen = 0;
     for name in guarantees.split('`').filter(|name| name.len() > 30 && !name.contains(' ')) {
         seen += 1;
-        let (file, text, name) = match name.split_once("::") {
+        let (module, text, name) = match name.split_once("::") {
             Some((module, name)) => {
-                let file = format!("tests/it/{module}.rs");
-                let text = fs::read_to_string(root.join(&file)).unwrap();
-                (file, text, name)
+                // The suite's are run for each engine, as `suite::ENGINE::MODULE::NAME`.
+                let files = ["suite/", ""].map(|folder| root.join(format!("tests/it/{folder}{module}.rs")));
+                (module, files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect(), name)
             }
-            None => ("src".to_owned(), unit_tests.clone(), name),
+            None => ("src", unit_tests.clone(), name),
         };
-        assert!(text.contains(&format!("fn {name}(")), "{file} has no test {name}");
+        let is_there = ["(", "<E: Engine>("].iter().any(|then| text.contains(&format!("fn {name}{then}")));
+        assert!(is_there, "{module} has no test {name}");
     }
     assert!(seen >= 18, "only {seen} tests are named");
 }

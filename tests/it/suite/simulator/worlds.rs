@@ -9,8 +9,8 @@ use audio_cache_sweeper::{
 };
 
 use super::{
+    api::{Mood, NOT_A_NUMBER},
     laws::{Class, Entry, Laws, Outage, Singles, retry_after, status},
-    model::{Mood, NOT_A_NUMBER},
 };
 
 /// Something that happens at a time.

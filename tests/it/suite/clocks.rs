@@ -3,27 +3,29 @@
 use std::time::Duration;
 
 use audio_cache_sweeper::{
-    model::clock::Timestamp,
+    model::{clock::Timestamp, deletion::State, outcome::Cause},
     pace::RateLimit,
     sandbox::{Mood, Options, Outage},
 };
 
-use crate::{
+use super::{
     bed::{Bed, Plan, START, listing, status_with},
-    logs::Log,
+    engine::{Engine, Hold, Request, Row, Wish},
+    tests,
 };
+use crate::logs::Log;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// Turns for so long, ten seconds apart at the most, until no row is open; how long that took.
-async fn run_for(bed: &mut Bed, most: Duration) -> Duration {
+async fn run_for<E: Engine>(bed: &mut Bed<E>, most: Duration) -> Duration {
     let start = bed.clock.elapsed();
     loop {
         bed.work().await;
         let passed = bed.clock.elapsed() - start;
-        if passed >= most || bed.count("state = 'pending'").await == 0 {
+        if passed >= most || bed.pending().await == 0 {
             return passed;
         }
         let wait = bed.worker.turn().await.unwrap().wait.unwrap_or(most);
@@ -46,11 +48,11 @@ fn assert_said(log: &Log, restart: bool, what: &str) {
     assert!(!restart || put_right == 1, "{what}: {put_right}");
 }
 
-fn jump(bed: &Bed, ahead: Duration) {
+fn jump<E: Engine>(bed: &Bed<E>, ahead: Duration) {
     bed.clock.jump_to(bed.clock.now().plus(ahead));
 }
 
-fn jump_back(bed: &Bed, by: Duration) {
+fn jump_back<E: Engine>(bed: &Bed<E>, by: Duration) {
     bed.clock.jump_to(bed.clock.now().minus(by));
 }
 
@@ -76,9 +78,9 @@ fn faults() -> Vec<(Outage, &'static str)> {
 }
 
 /// A queue on which a hold stands that a clock placed, or placed again, which was ahead.
-async fn held(outage: Outage, ahead: Duration, was_held: bool) -> Bed {
+async fn held<E: Engine>(outage: Outage, ahead: Duration, was_held: bool) -> Bed<E> {
     let mut bed =
-        Bed::new(Plan { sandbox: Options { outage: Some(outage), ..Plan::default().sandbox }, ..Plan::default() })
+        Bed::<E>::new(Plan { sandbox: Options { outage: Some(outage), ..Plan::default().sandbox }, ..Plan::default() })
             .await;
     bed.insert_many("a", 45).await;
     if was_held {
@@ -89,8 +91,7 @@ async fn held(outage: Outage, ahead: Duration, was_held: bool) -> Bed {
     bed
 }
 
-#[tokio::test]
-async fn a_hold_that_a_clock_placed_which_was_ahead_lasts_no_longer_than_such_holds_do() {
+pub async fn a_hold_that_a_clock_placed_which_was_ahead_lasts_no_longer_than_such_holds_do<E: Engine>() {
     let cases = [(HOUR, false, false), (3 * YEAR, true, false), (3 * YEAR, false, true), (HOUR, true, true)];
     for (n, (outage, scope)) in faults().into_iter().enumerate() {
         // Two of the four with each.
@@ -98,53 +99,48 @@ async fn a_hold_that_a_clock_placed_which_was_ahead_lasts_no_longer_than_such_ho
             let what = format!("{outage:?}, {ahead:?} ahead, held before: {was_held}, restart: {restart}");
             let log = Log::default();
             let _guard = log.capture();
-            let mut bed = held(outage, ahead, was_held).await;
-            let holds: Vec<(String, i64)> = bed.query("SELECT scope, until_at FROM holds").await;
-            assert!(holds.iter().any(|(on, _)| on == scope), "{what}: {holds:?}");
+            let mut bed = held::<E>(outage, ahead, was_held).await;
+            let holds = bed.holds().await;
+            assert!(holds.iter().any(|hold| hold.scope.as_str() == scope), "{what}: {holds:?}");
             bed.sandbox.set_outage(None);
             assert_eq!(said(&log), (1, 0), "{what}: the jump ahead");
             jump_back(&bed, ahead);
             let mut bed = if restart { bed.restart().await } else { bed };
-            let before = bed.count("state = 'dead'").await;
+            let before = bed.count_in(State::Dead).await;
             // The longest hold with its jitter, and then the longest delay of a row with its.
             let took = run_for(&mut bed, Duration::from_secs(750 + 75 + 60)).await;
-            assert_eq!(bed.count("state = 'deleted'").await, 45 - before, "{what}: {took:?}");
+            assert_eq!(bed.count_in(State::Deleted).await, 45 - before, "{what}: {took:?}");
             assert_said(&log, restart, &what);
         }
     }
 }
 
-#[tokio::test]
-async fn with_a_clock_that_begins_in_1970_the_daemon_works_as_with_any_other() {
+pub async fn with_a_clock_that_begins_in_1970_the_daemon_works_as_with_any_other<E: Engine>() {
     // A minute, and twenty days: those milliseconds look like seconds of 2024.
     for begins in [60_000, 1_728_000_000] {
         for (outage, scope) in faults() {
             let sandbox = Options { outage: Some(outage), ..Plan::default().sandbox };
-            let mut bed = Bed::new(Plan { sandbox, ..Plan::default() }).await;
+            let mut bed = Bed::<E>::new(Plan { sandbox, ..Plan::default() }).await;
             bed.clock.jump_to(Timestamp(begins));
             let what = format!("{outage:?} at {begins}");
-            bed.execute(
-                "DELETE FROM requests; DELETE FROM deletions; UPDATE daemon SET started_at = 0, updated_at = 0",
-            )
-            .await;
+            bed.forget().await;
             bed.insert_many("a", 45).await;
             run_for(&mut bed, Duration::from_secs(200)).await;
-            let holds: Vec<(String,)> = bed.query("SELECT scope FROM holds").await;
-            assert!(holds.iter().any(|(on,)| on == scope), "{what}: {holds:?}");
+            let holds = bed.holds().await;
+            assert!(holds.iter().any(|hold| hold.scope.as_str() == scope), "{what}: {holds:?}");
             bed.sandbox.set_outage(None);
-            let before = bed.count("state = 'dead'").await;
+            let before = bed.count_in(State::Dead).await;
             run_for(&mut bed, Duration::from_secs(750 + 75 + 60)).await;
-            assert_eq!(bed.count("state = 'deleted'").await, 45 - before, "{what}");
+            assert_eq!(bed.count_in(State::Deleted).await, 45 - before, "{what}");
         }
     }
 }
 
-#[tokio::test]
-async fn a_question_that_a_clock_put_off_which_was_ahead_is_asked_with_the_next_permit() {
+pub async fn a_question_that_a_clock_put_off_which_was_ahead_is_asked_with_the_next_permit<E: Engine>() {
     // Nothing is there: after three answers that delete nothing, one row is asked about before the agent is held.
     let sandbox = Options { agents: vec![("a".to_owned(), 0)], ..Plan::default().sandbox };
     let rate = RateLimit { requests_per_second: 1.0, burst: 1.try_into().unwrap() };
-    let mut bed = Bed::new(Plan { sandbox, rate, ..Plan::default() }).await;
+    let mut bed = Bed::<E>::new(Plan { sandbox, rate, ..Plan::default() }).await;
     jump(&bed, HOUR);
     bed.insert_many("a", 100).await;
     for sent in 1..=3 {
@@ -162,8 +158,7 @@ async fn a_question_that_a_clock_put_off_which_was_ahead_is_asked_with_the_next_
     assert_eq!(asked, ["POST", "POST", "POST", "DELETE"]);
 }
 
-#[tokio::test]
-async fn a_retry_that_a_clock_scheduled_which_was_ahead_waits_no_longer_than_its_delay() {
+pub async fn a_retry_that_a_clock_scheduled_which_was_ahead_waits_no_longer_than_its_delay<E: Engine>() {
     let moods =
         [listing(&["2"], &["1"]), listing(&["2"], &[]), status_with(500, "Retry-After", "40"), Mood::status(500)];
     for mood in moods {
@@ -171,42 +166,39 @@ async fn a_retry_that_a_clock_scheduled_which_was_ahead_waits_no_longer_than_its
             let what = format!("{mood:?}, {ahead:?} ahead, restart: {restart}");
             let log = Log::default();
             let _guard = log.capture();
-            let mut bed = Bed::new(Plan::default()).await;
+            let mut bed = Bed::<E>::new(Plan::default()).await;
             bed.insert_many("a", 2).await;
             jump(&bed, ahead);
             bed.sandbox.script([mood.clone()]);
             bed.work().await;
             assert_eq!(bed.sizes(), [2], "{what}");
-            let due: Vec<(i64,)> = bed.query("SELECT due_at FROM deletions WHERE state = 'pending'").await;
-            assert!(due.iter().all(|(due,)| *due > bed.clock.now().0), "{what}");
+            let pending = bed.rows_where(|row| row.is(State::Pending)).await;
+            assert!(pending.iter().all(|row| row.due_at > bed.clock.now()), "{what}");
             bed.clock.advance(Duration::from_secs(3));
             jump_back(&bed, ahead);
             let mut bed = if restart { bed.restart().await } else { bed };
             bed.work().await;
             assert_eq!(bed.sizes(), [2], "{what}: not before its delay");
             run_for(&mut bed, Duration::from_secs(75)).await;
-            assert_eq!(bed.count("state = 'deleted'").await, 2, "{what}");
+            assert_eq!(bed.count_in(State::Deleted).await, 2, "{what}");
             assert_said(&log, restart, &what);
         }
     }
 }
 
-#[tokio::test]
-async fn with_a_clock_that_is_set_back_a_linger_lasts_no_longer() {
-    let fresh = |entry: u32, at: Timestamp| {
-        format!("INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', '{entry}', {at})")
-    };
+pub async fn with_a_clock_that_is_set_back_a_linger_lasts_no_longer<E: Engine>() {
+    let fresh = |entry: &str, at: Timestamp| [Wish { created_at: Some(at), ..Wish::of("a", entry) }];
     let mut plan = Plan::default();
     plan.settings.linger = Duration::from_secs(2);
-    let mut bed = Bed::new(plan).await;
-    bed.execute(&fresh(1, START)).await;
+    let mut bed = Bed::<E>::new(plan).await;
+    bed.enqueue(&fresh("1", START)).await;
     bed.work().await;
     jump_back(&bed, HOUR);
     bed.clock.advance(Duration::from_secs(2));
     bed.work().await;
     assert_eq!(bed.sizes(), [1], "it was inserted by the clock of before");
     let now = bed.clock.now();
-    bed.execute(&fresh(2, now)).await;
+    bed.enqueue(&fresh("2", now)).await;
     bed.work().await;
     bed.clock.advance(Duration::from_millis(1_999));
     bed.work().await;
@@ -216,50 +208,44 @@ async fn with_a_clock_that_is_set_back_a_linger_lasts_no_longer() {
     assert_eq!(bed.sizes(), [1, 1]);
 }
 
-#[tokio::test]
-async fn what_people_said_stays_as_it_is_whatever_the_clock_does() {
-    let mut bed = Bed::new(Plan::default()).await;
+pub async fn what_people_said_stays_as_it_is_whatever_the_clock_does<E: Engine>() {
+    let mut bed = Bed::<E>::new(Plan::default()).await;
     jump(&bed, HOUR);
     bed.sandbox.script([listing(&[], &["1", "2"])]);
     bed.insert(&[("tried", "1"), ("tried", "2")]).await;
     bed.work().await;
     let (now, week) = (bed.clock.now(), bed.clock.now().plus(7 * DAY));
-    let answered: i64 = bed.query::<(i64,)>("SELECT max(answered_at) FROM requests").await[0].0;
+    let answered = bed.requests().await.iter().filter_map(|request| request.answered_at).max().unwrap();
     // No delay is as long as this: 60 s and a quarter of it.
-    let later = answered + 75_001;
-    bed.execute(&format!(
-        "UPDATE deletions SET due_at = {week} WHERE entry_id = '1';
-         UPDATE deletions SET due_at = {later} WHERE entry_id = '2';
-         INSERT INTO deletions (agent_id, entry_id, due_at) VALUES ('untried', '3', {now} + 30000);
-         INSERT INTO holds (scope, since_at, until_at) VALUES ('b', {now}, {week}), ('c', {now}, NULL);"
-    ))
-    .await;
-    let due = "SELECT entry_id, due_at FROM deletions ORDER BY 1";
-    let holds = "SELECT scope, since_at, coalesce(until_at, 0) FROM holds ORDER BY 1";
-    let due_before: Vec<(String, i64)> = bed.query(due).await;
-    let holds_before: Vec<(String, i64, i64)> = bed.query(holds).await;
+    let later = |ms: u64| answered.plus(Duration::from_millis(75_000 + ms));
+    bed.edit_where(|row| row.entry == "1", |row| row.due_at = week).await;
+    bed.edit_where(|row| row.entry == "2", |row| row.due_at = later(1)).await;
+    bed.enqueue(&[Wish { due_at: now.plus(Duration::from_secs(30)), ..Wish::of("untried", "3") }]).await;
+    let [b, c] = ["b", "c"].map(|agent| Hold { since_at: now, ..Hold::on(agent) });
+    bed.place(&[b.until(week), c]).await;
+    bed.worker.turn().await.unwrap();
+    let (rows_before, holds_before) = (bed.rows().await, bed.holds().await);
     jump_back(&bed, HOUR);
     bed.work().await;
     let mut bed = bed.restart().await;
     bed.work().await;
-    assert_eq!(bed.query::<(String, i64)>(due).await, due_before);
-    assert_eq!(bed.query::<(String, i64, i64)>(holds).await, holds_before);
+    assert_eq!(bed.rows().await, rows_before);
+    assert_eq!(bed.holds().await, holds_before);
     // The one whose due time is a delay of the daemon's own is not a person's.
-    bed.execute(&format!("UPDATE deletions SET due_at = {later} - 1 WHERE entry_id = '2'")).await;
+    bed.edit_where(|row| row.entry == "2", |row| row.due_at = later(0)).await;
     let mut bed = bed.restart().await;
     run_for(&mut bed, Duration::from_secs(80)).await;
-    assert_eq!(bed.count("entry_id = '2' AND state = 'deleted'").await, 1);
-    assert_eq!(bed.count("state = 'pending'").await, 2);
+    assert_eq!(bed.count_where(|row| row.entry == "2" && row.is(State::Deleted)).await, 1);
+    assert_eq!(bed.count_in(State::Pending).await, 2);
 }
 
-#[tokio::test]
-async fn a_clock_that_is_slewed_is_not_set_and_a_due_time_that_it_reaches_is_seen_within_a_minute() {
+pub async fn a_clock_that_is_slewed_is_not_set_and_a_due_time_that_it_reaches_is_seen_within_a_minute<E: Engine>() {
     let log = Log::default();
     let _guard = log.capture();
-    let mut bed = Bed::new(Plan::default()).await;
-    let due = START.plus(HOUR);
-    bed.execute(&format!("INSERT INTO deletions (agent_id, entry_id, due_at) VALUES ('a', '1', {due})")).await;
-    while bed.clock.now() < due.plus(Duration::from_secs(114)) && bed.sizes().is_empty() {
+    let mut bed = Bed::<E>::new(Plan::default()).await;
+    let due_at = START.plus(HOUR);
+    bed.enqueue(&[Wish { due_at, ..Wish::of("a", "1") }]).await;
+    while bed.clock.now() < due_at.plus(Duration::from_secs(114)) && bed.sizes().is_empty() {
         bed.worker.turn().await.unwrap();
         bed.work().await;
         // 1.9 s of the wall clock in each second: the time that the worker waits for comes sooner than it knows.
@@ -272,7 +258,7 @@ async fn a_clock_that_is_slewed_is_not_set_and_a_due_time_that_it_reaches_is_see
 }
 
 /// Turns and chores for so long, a quarter of a day apart at the most, with as many steps of pruning as there are.
-async fn tidy_for(bed: &mut Bed, time: Duration) {
+async fn tidy_for<E: Engine>(bed: &mut Bed<E>, time: Duration) {
     let end = bed.clock.elapsed() + time;
     loop {
         bed.work().await;
@@ -288,8 +274,9 @@ async fn tidy_for(bed: &mut Bed, time: Duration) {
     }
 }
 
-async fn kept(bed: &mut Bed) -> (i64, i64) {
-    (bed.count("true").await, bed.query::<(i64,)>("SELECT count(*) FROM requests").await[0].0)
+/// How many rows and requests there are.
+async fn kept<E: Engine>(bed: &mut Bed<E>) -> (usize, usize) {
+    (bed.rows().await.len(), bed.requests().await.len())
 }
 
 fn keeping(days: u32) -> Plan {
@@ -298,9 +285,8 @@ fn keeping(days: u32) -> Plan {
     plan
 }
 
-#[tokio::test]
-async fn a_clock_that_is_ahead_for_a_while_prunes_nothing_and_put_right_it_prunes_as_before() {
-    let mut bed = Bed::new(keeping(30)).await;
+pub async fn a_clock_that_is_ahead_for_a_while_prunes_nothing_and_put_right_it_prunes_as_before<E: Engine>() {
+    let mut bed = Bed::<E>::new(keeping(30)).await;
     bed.insert_many("a", 40).await;
     bed.work().await;
     tidy_for(&mut bed, DAY).await;
@@ -314,21 +300,18 @@ async fn a_clock_that_is_ahead_for_a_while_prunes_nothing_and_put_right_it_prune
     assert_eq!(kept(&mut bed).await, (0, 0), "old");
 }
 
-#[tokio::test]
-async fn a_start_by_a_clock_far_ahead_of_the_file_prunes_nothing_for_an_hour_and_says_so() {
+pub async fn a_start_by_a_clock_far_ahead_of_the_file_prunes_nothing_for_an_hour_and_says_so<E: Engine>() {
     let log = Log::default();
     let _guard = log.capture();
-    let mut bed = Bed::new(keeping(30)).await;
+    let mut bed = Bed::<E>::new(keeping(30)).await;
     assert_eq!(log.events("clock_suspect").len(), 0, "a new file has no time to compare with");
-    // By the clock of the test, where that of SQLite would be.
-    bed.execute(&format!(
-        "INSERT INTO deletions (agent_id, entry_id, created_at, due_at) VALUES ('a', '1', {START}, 0), ('a', '2', {START}, {START} + 9000000000000)"
-    ))
-    .await;
+    // By the clock of the test, where the database's would be.
+    let fresh = |entry| Wish { created_at: Some(START), ..Wish::of("a", entry) };
+    bed.enqueue(&[fresh("1"), Wish { due_at: START.plus(285 * YEAR), ..fresh("2") }]).await;
     bed.work().await;
     bed.clock.advance(Duration::from_secs(2));
     bed.work().await;
-    assert_eq!(bed.count("state = 'deleted'").await, 1);
+    assert_eq!(bed.count_in(State::Deleted).await, 1);
     jump(&bed, 60 * DAY);
     let mut bed = bed.restart().await;
     assert_eq!(log.events("clock_suspect").len(), 1);
@@ -338,11 +321,10 @@ async fn a_start_by_a_clock_far_ahead_of_the_file_prunes_nothing_for_an_hour_and
     assert_eq!(kept(&mut bed).await, (1, 0), "after an hour it is believed");
 }
 
-#[tokio::test]
-async fn a_start_after_less_than_half_of_the_retention_prunes_at_once() {
+pub async fn a_start_after_less_than_half_of_the_retention_prunes_at_once<E: Engine>() {
     let log = Log::default();
     let _guard = log.capture();
-    let mut bed = Bed::new(keeping(30)).await;
+    let mut bed = Bed::<E>::new(keeping(30)).await;
     bed.insert_many("a", 1).await;
     bed.work().await;
     tidy_for(&mut bed, 20 * DAY).await;
@@ -355,38 +337,59 @@ async fn a_start_after_less_than_half_of_the_retention_prunes_at_once() {
     assert_eq!(log.events("clock_suspect").len(), 0);
 }
 
-#[tokio::test]
-async fn many_due_times_that_are_wrong_are_put_right_in_steps() {
+/// 250 requests with 20 rows each whose attempts failed at a wrong time, and as many whose did at the right one.
+fn failed_requests(wrong: Timestamp, right: Timestamp) -> (Vec<Row>, Vec<Request>) {
+    let (mut rows, mut requests) = (Vec::new(), Vec::new());
+    for request in 1..=500 {
+        let at = if request % 2 == 0 { wrong } else { right };
+        let ids: Vec<i64> = ((request - 1) * 20 + 1..=request * 20).collect();
+        let (due_at, last_cause) = (at.plus(Duration::from_secs(10)), Some(Cause::ApiFailed));
+        rows.extend(ids.iter().map(|id| {
+            let row = Row::new(*id, &format!("agent-{}", id % 7), &id.to_string());
+            Row { request: Some(request), attempts: 1, last_cause, due_at, ..row }
+        }));
+        requests.push(Request { answered_at: Some(at), status: Some(200), ..Request::new(request, "a", &ids) });
+    }
+    (rows, requests)
+}
+
+pub async fn many_due_times_that_are_wrong_are_put_right_in_steps<E: Engine>() {
     for restart in [false, true] {
-        let mut bed = Bed::new(Plan::default()).await;
+        let mut bed = Bed::<E>::new(Plan::default()).await;
         jump(&bed, YEAR);
         bed.work().await;
         let (now, right) = (bed.clock.now(), bed.clock.now().minus(YEAR));
-        // 250 requests with 20 rows each, among as many that a right clock saw; and rows of other requests.
-        bed.execute(&format!(
-            "INSERT INTO holds (scope) VALUES ('*');
-             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
-             INSERT INTO deletions (agent_id, entry_id, request_id, attempts, last_cause, due_at)
-                SELECT 'agent-' || (i % 7), i, (i + 19) / 20, 1, 'api_failed',
-                    CASE ((i + 19) / 20) % 2 WHEN 0 THEN {now} ELSE {right} END + 10000 FROM n;
-             INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at, status)
-                SELECT request_id, 'x', 'a', json_group_array(id), count(*), 1, max(due_at) - 10000, 200
-                FROM deletions GROUP BY request_id;"
-        ))
-        .await;
-        let wrong = format!("due_at > {right} + 3600000");
-        assert_eq!(bed.count(&wrong).await, 5_000);
+        bed.pause("*").await;
+        let (rows, requests) = failed_requests(now, right);
+        bed.put(&rows, &requests).await;
+        let wrong = |row: &Row| row.due_at > right.plus(HOUR);
+        assert_eq!(bed.count_where(wrong).await, 5_000);
         jump_back(&bed, YEAR);
         let mut left = 5_000;
         let mut bed = if restart { bed.restart().await } else { bed };
         let mut turns = 0;
         while left > 0 && turns < 100 {
             bed.worker.turn().await.unwrap();
-            let now_left = bed.count(&wrong).await;
+            let now_left = bed.count_where(wrong).await;
             assert!(restart || left - now_left <= 2_000, "{} in one step", left - now_left);
             (left, turns) = (now_left, turns + 1);
         }
         assert!(left == 0 && (restart || turns >= 3), "{left} are left after {turns} turns");
-        assert_eq!(bed.count(&format!("due_at BETWEEN {right} AND {right} + 11000")).await, 10_000);
+        let soon = right..=right.plus(Duration::from_secs(11));
+        assert_eq!(bed.count_where(|row| soon.contains(&row.due_at)).await, 10_000);
     }
 }
+
+tests!($ clocks:
+    a_hold_that_a_clock_placed_which_was_ahead_lasts_no_longer_than_such_holds_do,
+    with_a_clock_that_begins_in_1970_the_daemon_works_as_with_any_other,
+    a_question_that_a_clock_put_off_which_was_ahead_is_asked_with_the_next_permit,
+    a_retry_that_a_clock_scheduled_which_was_ahead_waits_no_longer_than_its_delay,
+    with_a_clock_that_is_set_back_a_linger_lasts_no_longer,
+    what_people_said_stays_as_it_is_whatever_the_clock_does,
+    a_clock_that_is_slewed_is_not_set_and_a_due_time_that_it_reaches_is_seen_within_a_minute,
+    a_clock_that_is_ahead_for_a_while_prunes_nothing_and_put_right_it_prunes_as_before,
+    a_start_by_a_clock_far_ahead_of_the_file_prunes_nothing_for_an_hour_and_says_so,
+    a_start_after_less_than_half_of_the_retention_prunes_at_once,
+    many_due_times_that_are_wrong_are_put_right_in_steps,
+);

@@ -2,17 +2,25 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use audio_cache_sweeper::{model::backoff::Backoff, pace::RateLimit, sandbox::Options};
+use audio_cache_sweeper::{
+    model::{backoff::Backoff, deletion::State, outcome::Cause},
+    pace::RateLimit,
+    sandbox::Options,
+};
 
-use crate::bed::{Bed, Plan};
+use super::{
+    bed::{Bed, Plan},
+    engine::{Engine, Outcome, Request, Row},
+    tests,
+};
 
 /// Has each agent delete so many entries, those at the given positions of which the API rejects; returns how many
 /// requests it took each.
-async fn halved(concurrency: usize, entries: usize, agents: &[Vec<usize>]) -> Vec<usize> {
+async fn halved<E: Engine>(concurrency: usize, entries: usize, agents: &[Vec<usize>]) -> Vec<usize> {
     let sandbox = Options { numeric_ids: true, ..Plan::default().sandbox };
     let mut plan = Plan { sandbox, ..Plan::default() };
     plan.settings.concurrency = concurrency;
-    let mut bed = Bed::new(plan).await;
+    let mut bed = Bed::<E>::new(plan).await;
     let rows: Vec<(String, String)> = agents
         .iter()
         .enumerate()
@@ -27,32 +35,31 @@ async fn halved(concurrency: usize, entries: usize, agents: &[Vec<usize>]) -> Ve
     bed.insert(&rows).await;
     bed.work().await;
     let bad: usize = agents.iter().map(Vec::len).sum();
-    let dead = bed.count("state = 'dead' AND last_cause = 'rejected' AND entry_id LIKE 'bad-%'").await;
-    assert_eq!(dead, i64::try_from(bad).unwrap());
-    let saved = bed.count("state = 'deleted' AND attempts = 1").await;
-    assert_eq!(saved, i64::try_from(rows.len() - bad).unwrap(), "all others are saved");
+    let rejected =
+        |row: &Row| row.is(State::Dead) && row.last_cause == Some(Cause::Rejected) && row.entry.starts_with("bad-");
+    assert_eq!(bed.count_where(rejected).await, bad);
+    let saved = bed.count_where(|row| row.is(State::Deleted) && row.attempts == 1).await;
+    assert_eq!(saved, rows.len() - bad, "all others are saved");
     let mut requests = vec![0; agents.len()];
-    for request in bed.sandbox.requests() {
-        requests[request.uri.split('/').nth(3).unwrap().parse::<usize>().unwrap()] += 1;
+    for agent in bed.agents() {
+        requests[agent.parse::<usize>().unwrap()] += 1;
     }
     requests
 }
 
-#[tokio::test]
-async fn one_bad_id_among_twenty_costs_eleven_requests_at_the_most_wherever_it_is() {
+pub async fn one_bad_id_among_twenty_costs_eleven_requests_at_the_most_wherever_it_is<E: Engine>() {
     let positions: Vec<Vec<usize>> = (0..20).map(|bad| vec![bad]).collect();
     for concurrency in [1, 8] {
-        let requests = halved(concurrency, 20, &positions).await;
+        let requests = halved::<E>(concurrency, 20, &positions).await;
         assert!(requests.iter().all(|requests| *requests <= 11), "{requests:?}");
     }
 }
 
-#[tokio::test]
-async fn two_bad_ids_among_twenty_cost_eighteen_requests_at_the_most_wherever_they_are() {
+pub async fn two_bad_ids_among_twenty_cost_eighteen_requests_at_the_most_wherever_they_are<E: Engine>() {
     let pairs: Vec<Vec<usize>> = (0..20).flat_map(|one| (one + 1..20).map(move |other| vec![one, other])).collect();
     assert_eq!(pairs.len(), 190);
     for concurrency in [1, 8] {
-        let requests = halved(concurrency, 20, &pairs).await;
+        let requests = halved::<E>(concurrency, 20, &pairs).await;
         let (worst, pair) = requests.iter().zip(&pairs).max().unwrap();
         assert!(*worst <= 18, "{worst} requests for {pair:?} at concurrency {concurrency}");
     }
@@ -60,14 +67,13 @@ async fn two_bad_ids_among_twenty_cost_eighteen_requests_at_the_most_wherever_th
 
 /// The parts of several rejected requests share a lane, and may be mixed where one's rows end and the next one's begin:
 /// that saves a request here and costs one there.
-#[tokio::test]
-async fn one_bad_id_in_each_of_several_requests_costs_eleven_more_requests_each_at_the_most() {
+pub async fn one_bad_id_in_each_of_several_requests_costs_eleven_more_requests_each_at_the_most<E: Engine>() {
     let mut rng = fastrand::Rng::with_seed(7);
     for concurrency in [1, 8] {
         let agents: Vec<Vec<usize>> = (0..60)
             .map(|agent| (0..3).take(1 + agent % 3).map(|request| request * 20 + rng.usize(..20)).collect())
             .collect();
-        let requests = halved(concurrency, 60, &agents).await;
+        let requests = halved::<E>(concurrency, 60, &agents).await;
         for (requests, bad) in requests.iter().zip(&agents) {
             assert!(*requests <= 3 + 11 * bad.len(), "{requests} requests for {bad:?} at concurrency {concurrency}");
         }
@@ -112,7 +118,7 @@ fn fewest(mut windows: Vec<Window>) -> usize {
 
 /// Deletes `rows` entries, spread over `agents`, a fifth of which fails each time, drawn anew; the clock goes on when
 /// there is nothing to do. What the fewest requests are is told by what happened.
-async fn retried(agents: usize, rows: usize, concurrency: usize, rate: RateLimit, seed: u64) -> Cost {
+async fn retried<E: Engine>(agents: usize, rows: usize, concurrency: usize, rate: RateLimit, seed: u64) -> Cost {
     let sandbox = Options { fail_ratio: 0.2, seed, ..Plan::default().sandbox };
     let mut plan = Plan { sandbox, rate, ..Plan::default() };
     let (linger, backoff) =
@@ -121,7 +127,7 @@ async fn retried(agents: usize, rows: usize, concurrency: usize, rate: RateLimit
     plan.settings.linger = linger;
     plan.settings.policy.max_attempts = 20;
     plan.settings.policy.retry = backoff;
-    let mut bed = Bed::new(plan).await;
+    let mut bed = Bed::<E>::new(plan).await;
     let rows: Vec<(String, String)> =
         (0..rows).map(|row| (format!("agent-{}", row % agents), row.to_string())).collect();
     let rows: Vec<(&str, &str)> = rows.iter().map(|(agent, entry)| (agent.as_str(), entry.as_str())).collect();
@@ -131,17 +137,16 @@ async fn retried(agents: usize, rows: usize, concurrency: usize, rate: RateLimit
         let Some(wait) = bed.worker.turn().await.unwrap().wait else { break };
         bed.clock.advance(wait.max(Duration::from_millis(1)));
     }
-    assert_eq!(bed.count("state = 'deleted'").await, i64::try_from(rows.len()).unwrap());
-    let attempts: Vec<(String, i64, i64, i64)> = bed
-        .query(
-            "SELECT agent_id, deletion_id, claimed_at, answered_at FROM outcomes JOIN requests ON requests.id = request_id
-             ORDER BY request_id",
-        )
-        .await;
+    assert_eq!(bed.count_in(State::Deleted).await, rows.len());
+    let requests: HashMap<i64, Request> =
+        bed.requests().await.into_iter().map(|request| (request.id, request)).collect();
     let mut before: HashMap<i64, (u32, i64)> = HashMap::new();
     let mut rounds: HashMap<(String, u32), usize> = HashMap::new();
     let mut windows: HashMap<String, Vec<Window>> = HashMap::new();
-    for (agent, row, claimed_at, answered_at) in attempts {
+    for Outcome { request, row, .. } in bed.outcomes().await {
+        let request = &requests[&request];
+        let (agent, claimed_at, answered_at) =
+            (request.agent.clone(), request.claimed_at.0, request.answered_at.unwrap().0);
         let (attempt, failed_at) = before.get(&row).copied().unwrap_or_default();
         let window = if attempt == 0 {
             Window { from: 0, to: claimed_at }
@@ -174,11 +179,10 @@ fn the_fewest_requests_are_counted_as_one_would_by_hand() {
     assert_eq!(fewest(windows(&[(0, 5, 21), (0, 9, 19)])), 2);
 }
 
-#[tokio::test]
-async fn rows_that_failed_here_and_there_come_back_in_requests_that_are_full() {
+pub async fn rows_that_failed_here_and_there_come_back_in_requests_that_are_full<E: Engine>() {
     for agents in [1, 7] {
         for concurrency in [1, 8] {
-            let cost = retried(agents, 2_000, concurrency, Plan::default().rate, 7).await;
+            let cost = retried::<E>(agents, 2_000, concurrency, Plan::default().rate, 7).await;
             assert!(cost.sent * 10 <= cost.by_rounds * 11, "{agents} agents, concurrency {concurrency}: {cost:?}");
         }
     }
@@ -186,13 +190,20 @@ async fn rows_that_failed_here_and_there_come_back_in_requests_that_are_full() {
 
 /// With a rate that spreads the first attempts over half a minute, rows of one round are due too far apart to go together:
 /// what the schedule allows at the best is the measure then.
-#[tokio::test]
-async fn rows_that_failed_over_a_while_come_back_in_as_few_requests_as_the_schedule_allows() {
+pub async fn rows_that_failed_over_a_while_come_back_in_as_few_requests_as_the_schedule_allows<E: Engine>() {
     let rate = RateLimit { requests_per_second: 5.0, burst: 5.try_into().unwrap() };
     for agents in [1, 7] {
         for concurrency in [1, 8] {
-            let cost = retried(agents, 2_000, concurrency, rate, 7).await;
+            let cost = retried::<E>(agents, 2_000, concurrency, rate, 7).await;
             assert!(cost.sent * 10 <= cost.by_windows * 11, "{agents} agents, concurrency {concurrency}: {cost:?}");
         }
     }
 }
+
+tests!($ waste:
+    one_bad_id_among_twenty_costs_eleven_requests_at_the_most_wherever_it_is,
+    two_bad_ids_among_twenty_cost_eighteen_requests_at_the_most_wherever_they_are,
+    one_bad_id_in_each_of_several_requests_costs_eleven_more_requests_each_at_the_most,
+    rows_that_failed_here_and_there_come_back_in_requests_that_are_full,
+    rows_that_failed_over_a_while_come_back_in_as_few_requests_as_the_schedule_allows,
+);

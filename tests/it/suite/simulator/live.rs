@@ -3,32 +3,33 @@
 //! Whatever happens next happens at its own time: an answer, an event, or the time at which the worker wants a turn. So
 //! hours cost nothing, and a worker that forgets to come round is found out.
 
-use audio_cache_sweeper::queue::sqlite::Store;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fmt::Write as _,
     time::Duration,
 };
 
 use audio_cache_sweeper::{
     model::{
         clock::{Clock, Timestamp},
+        deletion::State,
         outcome::Fault,
     },
     pace::Pace,
-    queue::sqlite,
     worker::Worker,
 };
-use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
+    SETUP,
+    api::Mood,
     bounds::Bounds,
     laws::Class,
-    model::{Model, Mood},
-    new_queue,
+    model::Model,
     worlds::{Event, Kind, World},
 };
-use crate::bed::{START, open};
+use crate::suite::{
+    bed::START,
+    engine::{Engine, Row, Wish},
+};
 
 /// The longest that a call waits for an answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,27 +48,16 @@ pub struct Figures {
     pub good: f64,
     pub all: f64,
     /// How many rows ended in each state.
-    pub states: BTreeMap<String, usize>,
+    pub states: BTreeMap<&'static str, usize>,
     pub elapsed: Duration,
 }
 
-/// A row, as the end of a run finds it.
-#[derive(Clone, Debug)]
-pub struct Row {
-    pub agent_id: String,
-    pub entry_id: String,
-    pub state: String,
-    pub attempts: i64,
-    pub last_cause: Option<String>,
-}
-
-pub struct Live {
-    // Before `dir`, so that it goes first.
-    worker: Option<Worker<Store, Model>>,
-    pub model: Model,
+pub struct Live<E: Engine> {
+    // Before the engine, so that it goes first.
+    worker: Option<Worker<E::Queue, Model<E::Witness>>>,
+    pub model: Model<E::Witness>,
     clock: Clock,
-    conn: SqliteConnection,
-    options: sqlite::Options,
+    engine: E,
     pub world: World,
     events: VecDeque<(Duration, Event)>,
     rng: fastrand::Rng,
@@ -81,14 +71,13 @@ pub struct Live {
     /// When it was last looked whether all is over.
     looked: Duration,
     figures: Figures,
-    _dir: tempfile::TempDir,
 }
 
-impl Live {
+impl<E: Engine> Live<E> {
     pub async fn new(mut world: World, mut rng: fastrand::Rng) -> Self {
-        let (dir, options, [conn, models]) = new_queue().await;
+        let engine = E::create(SETUP).await;
         let clock = Clock::manual(START);
-        let model = Model::new(models, clock.clone(), world.rate, world.growth.base());
+        let model = Model::new(engine.witness().await, clock.clone(), world.rate, world.growth.base());
         for ((agent, entry), class) in &world.laws.classes {
             if *class == Class::Gone {
                 model.lose(agent, entry);
@@ -104,8 +93,7 @@ impl Live {
             worker: None,
             model,
             clock,
-            conn,
-            options,
+            engine,
             world,
             events,
             rng,
@@ -116,7 +104,6 @@ impl Live {
             open: BTreeSet::new(),
             looked: Duration::ZERO,
             figures,
-            _dir: dir,
         };
         live.start().await;
         live
@@ -128,34 +115,18 @@ impl Live {
             true => pace.adaptive(self.world.settings.concurrency, self.clock.elapsed()),
             false => pace,
         };
-        let store = open(&self.options).await;
+        let queue = self.engine.open().await;
         let (settings, rng) = (self.world.settings, self.rng.fork());
         self.worker =
-            Some(Worker::new(store, self.model.clone(), pace, settings, self.clock.clone(), rng).await.unwrap());
-    }
-
-    pub async fn query<T: for<'r> sqlx::FromRow<'r, SqliteRow> + Send + Unpin>(&mut self, sql: &str) -> Vec<T> {
-        sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut self.conn).await.unwrap()
-    }
-
-    pub async fn rows(&mut self) -> Vec<Row> {
-        let sql = "SELECT agent_id, entry_id, state, attempts, last_cause FROM deletions ORDER BY id";
-        let rows: Vec<(String, String, String, i64, Option<String>)> = self.query(sql).await;
-        let row =
-            |(agent_id, entry_id, state, attempts, last_cause)| Row { agent_id, entry_id, state, attempts, last_cause };
-        rows.into_iter().map(row).collect()
+            Some(Worker::new(queue, self.model.clone(), pace, settings, self.clock.clone(), rng).await.unwrap());
     }
 
     async fn happen(&mut self, event: Event) {
         match event {
             Event::Insert(rows) => {
-                let mut sql = "BEGIN IMMEDIATE;".to_owned();
-                let now = self.clock.now().0;
-                for (agent, entry) in &rows {
-                    let values = format!("('{agent}', '{entry}', {now})");
-                    write!(sql, "INSERT INTO deletions (agent_id, entry_id, created_at) VALUES {values};").unwrap();
-                }
-                sqlx::raw_sql(AssertSqlSafe(sql + "COMMIT;")).execute(&mut self.conn).await.unwrap();
+                let created_at = Some(self.clock.now());
+                let wishes = rows.iter().map(|(agent, entry)| Wish { created_at, ..Wish::of(agent, entry) });
+                self.engine.enqueue(&wishes.collect::<Vec<_>>()).await;
                 let elapsed = self.clock.elapsed();
                 self.open.extend(rows.iter().cloned());
                 self.came.extend(rows.into_iter().map(|row| (row, elapsed)));
@@ -211,8 +182,8 @@ impl Live {
         }
         self.figures.requests = self.model.world().calls;
         self.figures.elapsed = self.clock.elapsed();
-        for row in self.rows().await {
-            *self.figures.states.entry(row.state).or_default() += 1;
+        for row in self.engine.rows().await {
+            *self.figures.states.entry(row.state.as_str()).or_default() += 1;
         }
         (self.figures.clone(), self)
     }
@@ -268,42 +239,33 @@ impl Live {
     /// Notes what has ended, and what must not have happened.
     async fn look(&mut self) {
         let now = self.clock.elapsed();
-        let ended = self
-            .query::<(String, String, String, Option<String>)>(
-                // Of the requests that can have been answered since it was last looked.
-                "SELECT agent_id, entry_id, state, last_cause FROM deletions
-                 WHERE settled_at IS NOT NULL AND request_id > (SELECT max(id) FROM requests) - 64",
-            )
-            .await;
-        for (agent, entry, state, cause) in ended {
-            let key = (agent, entry);
+        // Of the requests that can have been answered since it was last looked.
+        let ended = self.engine.settled_by_the_newest(64).await;
+        for row in ended {
+            let key = (row.agent.clone(), row.entry.clone());
             if self.ended.contains_key(&key) {
                 continue;
             }
             self.ended.insert(key.clone(), now);
             self.open.remove(&key);
             let class = self.world.laws.class(&key.0, &key.1);
-            if state == "deleted" {
-                assert!(self.model.is_gone(&key.0, &key.1), "2: {key:?} is said to be deleted, and is there");
-            }
-            if state == "absent" {
-                assert!(self.model.is_gone(&key.0, &key.1), "2: {key:?} is said to be absent, and is there");
-            }
-            if class == Class::Good && state == "dead" {
-                let cause = cause.unwrap_or_default();
-                self.bounds.condemned(&self.world, &key.0, &cause, now);
+            let is_gone = self.model.is_gone(&row.agent, &row.entry);
+            let is_said_to_be = row.is(State::Deleted) || row.is(State::Absent);
+            assert!(is_gone || !is_said_to_be, "2: {row:?} is there");
+            if class == Class::Good && row.is(State::Dead) {
+                self.bounds.condemned(&self.world, &row.agent, row.last_cause.unwrap(), now);
             }
             let waited = now.saturating_sub(self.came[&key]);
             self.bounds.waited(&self.world, &key, waited);
         }
         if matches!(self.world.kind, Kind::BadAgent | Kind::Crowd) {
-            let holds: Vec<(String, String)> = self.query("SELECT scope, cause FROM holds WHERE scope = '*'").await;
+            let holds = self.engine.holds_over("*").await;
             assert!(holds.is_empty(), "11: one agent's faults, or what is forbidden, hold everything: {holds:?}");
         }
     }
 
     async fn pending(&mut self) -> Vec<Row> {
-        self.rows().await.into_iter().filter(|row| row.state == "pending").take(3).collect()
+        self.engine.rows_where(|row| row.is(State::Pending)).await.into_iter().take(3).collect()
     }
 
     /// Whether all has ended that can, or must have.
@@ -337,8 +299,8 @@ impl Live {
     /// What must hold when a run is over.
     pub async fn check(&mut self, figures: &mut Figures) {
         let well = self.bounds.well;
-        for row in self.rows().await {
-            let key = (row.agent_id.clone(), row.entry_id.clone());
+        for row in self.engine.rows().await {
+            let key = (row.agent.clone(), row.entry.clone());
             self.bounds.check(&self.world, &row);
             let Some(ended) = self.ended.get(&key) else { continue };
             let share = |bound: Duration| ended.saturating_sub(well).as_secs_f64() / bound.as_secs_f64().max(1e-9);

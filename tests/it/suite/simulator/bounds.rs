@@ -3,16 +3,18 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use audio_cache_sweeper::model::{
+    deletion::State,
     judge::MAX_ASKS,
     outcome::{Cause, Fault, RetryAfter},
 };
 
 use super::{
+    api::Mood,
     laws::{Class, Singles},
-    live::{LATE, Row},
-    model::Mood,
+    live::LATE,
     worlds::{Event, Kind, World},
 };
+use crate::suite::engine::Row;
 
 /// A request of twenty is split at most this often until each row is alone: 16, 8, 4, 2, 1. Two failures come before.
 const ROUNDS: u32 = 7;
@@ -113,9 +115,8 @@ impl Bounds {
     }
 
     /// A good row is dead, which must be for a reason that cannot be told from its own.
-    pub fn condemned(&mut self, world: &World, agent: &str, cause: &str, at: Duration) {
+    pub fn condemned(&mut self, world: &World, agent: &str, cause: Cause, at: Duration) {
         let cannot_ask = !world.settings.policy.ask_singly || world.laws.singles != Singles::Served;
-        let cause = Cause::parse(cause).unwrap();
         // Of an agent that fails while others get through, each row is tried alone in the end.
         let whole_agent = world.laws.agents.get(agent).map(|(fault, _)| fault.cause());
         if whole_agent == Some(cause) && !matches!(cause, Cause::Forbidden | Cause::UnknownAgent | Cause::Rejected) {
@@ -155,21 +156,21 @@ impl Bounds {
 
     /// What a row ended as, at the end of a run.
     pub fn check(&self, world: &World, row: &Row) {
-        let most = i64::from(world.settings.policy.max_attempts);
+        let most = world.settings.policy.max_attempts;
         assert!(row.attempts <= most, "7: {row:?}");
-        let is_dead_of = |cause: Cause| row.state == "dead" && row.last_cause.as_deref() == Some(cause.as_str());
+        let is_dead_of = |cause: Cause| row.is(State::Dead) && row.last_cause == Some(cause);
         let can_ask = world.settings.policy.ask_singly && world.laws.singles == Singles::Served;
-        let key = (row.agent_id.clone(), row.entry_id.clone());
-        let may_stay = row.state == "pending" && self.may_stay(world, &key);
-        let is_right = match world.laws.class(&row.agent_id, &row.entry_id) {
+        let key = (row.agent.clone(), row.entry.clone());
+        let may_stay = row.is(State::Pending) && self.may_stay(world, &key);
+        let is_right = match world.laws.class(&row.agent, &row.entry) {
             // The others are looked at when they are condemned.
-            Class::Good => row.state != "pending" || may_stay,
-            Class::Gone if can_ask => row.state == "absent",
+            Class::Good => !row.is(State::Pending) || may_stay,
+            Class::Gone if can_ask => row.is(State::Absent),
             Class::Gone => is_dead_of(Cause::ApiFailed),
             Class::Malformed => is_dead_of(Cause::Rejected) || may_stay,
             Class::Poison(fault) => is_dead_of(fault.cause()),
         };
-        assert!(is_right, "{:?}: {row:?}", world.laws.class(&row.agent_id, &row.entry_id));
+        assert!(is_right, "{:?}: {row:?}", world.laws.class(&row.agent, &row.entry));
     }
 
     /// An outage costs no more requests than its holds have probes.

@@ -7,67 +7,65 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    model::{backoff::Backoff, clock::Clock},
+    model::{
+        backoff::Backoff,
+        clock::Clock,
+        deletion::State,
+        outcome::{Cause, Scope},
+    },
     pace::RateLimit,
     sandbox::{Mood, Options, Outage},
 };
-use sqlx::{Connection, SqliteConnection};
 
-use crate::{
+use super::{
     bed::{Bed, Plan, START, listing},
-    daemon::{configured, finish, sandbox, sql, sweeper},
+    engine::{Engine, Row, Wish},
     evidence::{defaults, run_for},
+    tests,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Whose requests were sent so far, in their order.
-fn agents(bed: &Bed) -> Vec<String> {
-    bed.sandbox.requests().iter().map(|request| request.uri.split('/').nth(3).unwrap().to_owned()).collect()
-}
-
-async fn holds(bed: &mut Bed) -> Vec<(String, String)> {
-    bed.query("SELECT scope, cause FROM holds ORDER BY 1, 2").await
-}
-
 /// Works; the first turn of a daemon may only write what it changes in the holds.
-async fn work(bed: &mut Bed) {
+async fn work<E: Engine>(bed: &mut Bed<E>) {
     bed.worker.turn().await.unwrap();
     bed.work().await;
 }
 
 /// Two agents get nothing but 500s, and everything is held because of them.
-async fn held_by_two() -> Bed {
+async fn held_by_two<E: Engine>() -> Bed<E> {
     let mut plan = Plan::default();
     plan.settings.concurrency = 1;
-    let mut bed = Bed::new(plan).await;
+    let mut bed = Bed::<E>::new(plan).await;
     for agent in ["bad-1", "bad-2"] {
         bed.sandbox.set_agent_outage(agent, Some(Outage::Status(500)));
         bed.insert_many(agent, 60).await;
     }
     bed.work().await;
-    let held = holds(&mut bed).await;
-    assert!(held.contains(&("*".to_owned(), "server_error".to_owned())), "{held:?}");
+    let held = bed.held().await;
+    assert!(held.contains(&("*".to_owned(), Cause::ServerError)), "{held:?}");
     bed
 }
 
-#[tokio::test]
-async fn an_agent_that_took_no_part_in_a_streak_probes_at_once_and_its_success_lifts_the_hold_on_everything() {
-    let mut bed = held_by_two().await;
+pub async fn an_agent_that_took_no_part_in_a_streak_probes_at_once_and_its_success_lifts_the_hold_on_everything<
+    E: Engine,
+>() {
+    let mut bed = held_by_two::<E>().await;
     let before = bed.sizes().len();
     bed.insert_many("good", 60).await;
     bed.work().await;
-    assert_eq!(bed.count("agent_id = 'good' AND state = 'deleted'").await, 60, "{:?}", agents(&bed));
-    assert_eq!(agents(&bed)[before], "good");
-    assert!(holds(&mut bed).await.iter().all(|(scope, _)| scope != "*"), "{:?}", holds(&mut bed).await);
+    let deleted = bed.count_where(|row| row.agent == "good" && row.is(State::Deleted)).await;
+    assert_eq!(deleted, 60, "{:?}", bed.agents());
+    assert_eq!(bed.agents()[before], "good");
+    assert!(bed.held().await.iter().all(|(scope, _)| scope != "*"), "{:?}", bed.held().await);
 }
 
-#[tokio::test]
-async fn agents_that_took_no_part_probe_once_in_each_base_delay() {
-    let mut bed = held_by_two().await;
+pub async fn agents_that_took_no_part_probe_once_in_each_base_delay<E: Engine>() {
+    let mut bed = held_by_two::<E>().await;
     let before = bed.sizes().len();
     // The hold's base delay is 5 s: so long it lasts at the least, and one probe comes before that.
-    bed.execute(&format!("UPDATE holds SET until_at = {START} + 3600000 WHERE scope <> '*'")).await;
+    let until = START.plus(60 * MINUTE);
+    bed.change_holds_where(|hold| hold.scope != Scope::All, |hold| hold.until_at = Some(until)).await;
     for n in 0..20 {
         let agent = format!("other-{n}");
         bed.sandbox.set_agent_outage(&agent, Some(Outage::Status(500)));
@@ -77,46 +75,43 @@ async fn agents_that_took_no_part_probe_once_in_each_base_delay() {
         bed.work().await;
         bed.clock.advance(Duration::from_millis(100));
     }
-    assert_eq!(bed.sizes().len() - before, 1, "{:?}", agents(&bed));
+    assert_eq!(bed.sizes().len() - before, 1, "{:?}", bed.agents());
     // One in each base delay of the minute that follows, and those of its own: after some 5, 15 and 35 s.
     for _ in 0..600 {
         bed.work().await;
         bed.clock.advance(Duration::from_millis(100));
     }
     let probes = bed.sizes().len() - before - 1;
-    assert!(probes <= 60 / 5 + 1 + 3, "{probes} in a minute: {:?}", agents(&bed));
-    assert_eq!(bed.count("state = 'dead'").await, 0);
+    assert!(probes <= 60 / 5 + 1 + 3, "{probes} in a minute: {:?}", bed.agents());
+    assert_eq!(bed.count_in(State::Dead).await, 0);
 }
 
-#[tokio::test]
-async fn a_hold_that_needs_a_person_begins_at_a_minute_or_at_the_longest_hold_if_that_is_shorter() {
-    for (longest, least) in [(600, 60_000), (60, 60_000), (20, 20_000)] {
+pub async fn a_hold_that_needs_a_person_begins_at_a_minute_or_at_the_longest_hold_if_that_is_shorter<E: Engine>() {
+    for (longest, least) in [(600, 60), (60, 60), (20, 20)] {
+        let least = Duration::from_secs(least);
         for status in [401, 403, 404, 405] {
             let mut plan = defaults(Options { outage: Some(Outage::Status(status)), ..Options::default() });
             plan.growth = Backoff::new(Duration::from_secs(1), Duration::from_secs(longest)).unwrap();
-            let mut bed = Bed::new(plan).await;
+            let mut bed = Bed::<E>::new(plan).await;
             bed.insert_many("a", 1).await;
             bed.work().await;
-            let lasts = bed.query::<(i64,)>("SELECT until_at - since_at FROM holds").await;
-            assert!(
-                matches!(lasts[..], [(ms,)] if (least..=least + least / 4).contains(&ms)),
-                "{status}, longest {longest} s: {lasts:?}"
-            );
+            let [hold] = &bed.holds().await[..] else { panic!("one hold: {status}") };
+            let lasts = hold.until_at.unwrap().since(hold.since_at);
+            assert!((least..=least + least / 4).contains(&lasts), "{status}, longest {longest} s: {lasts:?}");
         }
     }
 }
 
-#[tokio::test]
-async fn a_start_probes_what_needs_a_person_at_once_and_not_within_a_minute_of_the_last_probe() {
+pub async fn a_start_probes_what_needs_a_person_at_once_and_not_within_a_minute_of_the_last_probe<E: Engine>() {
     for status in [401, 403, 405] {
-        let mut bed = Bed::new(defaults(Options { outage: Some(Outage::Status(status)), ..Options::default() })).await;
+        let mut bed =
+            Bed::<E>::new(defaults(Options { outage: Some(Outage::Status(status)), ..Options::default() })).await;
         bed.insert_many("a", 100).await;
         run_for(&mut bed, 2_000).await;
-        let until = bed.query::<(i64,)>("SELECT until_at FROM holds").await[0].0;
-        assert!(until > bed.clock.now().plus(2 * MINUTE).0, "{status}: a long one");
-        let last: i64 = bed.query::<(i64,)>("SELECT probed_at FROM holds").await[0].0;
-        let since = Duration::from_millis(u64::try_from(bed.clock.now().0 - last).unwrap());
-        bed.clock.advance(MINUTE.saturating_sub(since));
+        let now = bed.clock.now();
+        let hold = bed.holds().await.remove(0);
+        assert!(hold.until_at.unwrap() > now.plus(2 * MINUTE), "{status}: a long one");
+        bed.clock.advance(MINUTE.saturating_sub(now.since(hold.probed_at.unwrap())));
         let sent = bed.sizes().len();
         let mut bed = bed.restart().await;
         work(&mut bed).await;
@@ -133,8 +128,13 @@ async fn a_start_probes_what_needs_a_person_at_once_and_not_within_a_minute_of_t
         bed.clock.advance(MINUTE);
         let mut bed = bed.restart().await;
         work(&mut bed).await;
-        assert_eq!(bed.count("state = 'deleted'").await, 100, "{status}");
+        assert_eq!(bed.count_in(State::Deleted).await, 100, "{status}");
     }
+}
+
+/// A wish for an entry of one agent, this many seconds after the start.
+fn wish(entry: &str, seconds: u64) -> Wish {
+    Wish { created_at: Some(START.plus(Duration::from_secs(seconds))), ..Wish::of("a", entry) }
 }
 
 /// One row a request, one request a second.
@@ -146,63 +146,46 @@ fn one_by_one() -> Plan {
     plan
 }
 
-#[tokio::test]
-async fn inside_an_agent_the_row_goes_first_that_has_been_due_for_longest_whether_tried_or_not() {
-    let mut bed = Bed::new(one_by_one()).await;
+pub async fn inside_an_agent_the_row_goes_first_that_has_been_due_for_longest_whether_tried_or_not<E: Engine>() {
+    let mut bed = Bed::<E>::new(one_by_one()).await;
     bed.sandbox.script([listing(&[], &["tried"]), Mood::Plain]);
-    let insert = |entry: &str, seconds: u64| {
-        let at = START.plus(Duration::from_secs(seconds));
-        format!("INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', '{entry}', {at});")
-    };
-    bed.execute(&(insert("tried", 0) + &insert("other", 0))).await;
+    bed.enqueue(&[wish("tried", 0), wish("other", 0)]).await;
     bed.work().await;
-    let due =
-        bed.query::<(i64,)>(&format!("SELECT due_at - {START} FROM deletions WHERE state = 'pending'")).await[0].0;
+    let due = bed.rows_where(|row| row.is(State::Pending)).await[0].due_at.0 - START.0;
     assert!((10_000..=12_500).contains(&due), "{due}");
-    bed.execute("INSERT INTO holds (scope) VALUES ('*')").await;
+    bed.pause("*").await;
     // Inserted before and after that; one with a time of its own.
-    let later = START.plus(Duration::from_secs(20));
-    bed.execute(&(insert("before", 5) + &insert("after", 15))).await;
-    bed.execute(&format!(
-        "INSERT INTO deletions (agent_id, entry_id, created_at, due_at) VALUES ('a', 'planned', {START}, {later})"
-    ))
-    .await;
-    bed.execute(&insert("last", 25)).await;
+    let planned = Wish { due_at: START.plus(Duration::from_secs(20)), ..wish("planned", 0) };
+    bed.enqueue(&[wish("before", 5), wish("after", 15), planned, wish("last", 25)]).await;
     bed.clock.advance(Duration::from_secs(40));
     bed.work().await;
-    bed.execute("DELETE FROM holds").await;
+    bed.lift_all().await;
     bed.work().await;
     let sent: Vec<String> = bed.sent().concat();
     assert_eq!(sent[..2], ["tried", "other"]);
     assert_eq!(sent[2..], ["before", "tried", "after", "planned", "last"]);
 }
 
-#[tokio::test]
-async fn rows_that_are_due_at_once_go_in_the_order_in_which_they_were_enqueued_reopened_ones_too() {
-    let mut bed = Bed::new(one_by_one()).await;
+pub async fn rows_that_are_due_at_once_go_in_the_order_in_which_they_were_enqueued_reopened_ones_too<E: Engine>() {
+    let mut bed = Bed::<E>::new(one_by_one()).await;
     bed.insert_many("a", 1).await;
     bed.work().await;
-    bed.execute("INSERT INTO holds (scope) VALUES ('*')").await;
-    let insert = |entry: u32, seconds: u64| {
-        let at = START.plus(Duration::from_secs(seconds));
-        format!("INSERT INTO deletions (agent_id, entry_id, created_at) VALUES ('a', '{entry}', {at});")
-    };
+    bed.pause("*").await;
     // The first is the one that was deleted before, with the lowest id.
-    bed.execute(&(insert(2, 1) + &insert(3, 2) + &insert(1, 3) + &insert(4, 4))).await;
+    bed.enqueue(&[wish("2", 1), wish("3", 2), wish("1", 3), wish("4", 4)]).await;
     bed.clock.advance(MINUTE);
-    bed.execute("DELETE FROM holds").await;
+    bed.lift_all().await;
     bed.work().await;
     assert_eq!(bed.sent().concat(), ["1", "2", "3", "1", "4"]);
 }
 
-#[tokio::test]
-async fn delete_it_now_after_delete_it_in_a_week_goes_now_and_cancels_no_delay_of_a_row_that_failed() {
-    let mut bed = Bed::new(Plan::default()).await;
+pub async fn delete_it_now_after_delete_it_in_a_week_goes_now_and_cancels_no_delay_of_a_row_that_failed<E: Engine>() {
+    let mut bed = Bed::<E>::new(Plan::default()).await;
     bed.sandbox.script([listing(&["2"], &["1"])]);
     bed.insert_many("a", 2).await;
     bed.work().await;
-    let week = START.plus(7 * 24 * 60 * MINUTE);
-    bed.execute(&format!("INSERT INTO deletions (agent_id, entry_id, due_at) VALUES ('a', '3', {week})")).await;
+    let due_at = START.plus(7 * 24 * 60 * MINUTE);
+    bed.enqueue(&[Wish { due_at, ..Wish::of("a", "3") }]).await;
     bed.work().await;
     assert_eq!(bed.sizes(), [2]);
     bed.insert(&[("a", "3"), ("a", "1")]).await;
@@ -242,12 +225,12 @@ async fn pausing_after<F: Future>(turn: F, polls: usize, clock: &Clock, pause: D
 }
 
 /// Requests that each carry a row, against a clock that stands still but for what the test lets pass.
-struct Paced {
-    bed: Bed,
+struct Paced<E: Engine> {
+    bed: Bed<E>,
     arrived: Vec<Duration>,
 }
 
-impl Paced {
+impl<E: Engine> Paced<E> {
     async fn new(rate: RateLimit) -> Self {
         let mut plan = one_by_one();
         plan.settings.concurrency = 64;
@@ -258,7 +241,7 @@ impl Paced {
 
     /// Notes the arrival of all that was sent: the clock stands still meanwhile.
     async fn arrive(&mut self) {
-        let sent = usize::try_from(self.bed.query::<(i64,)>("SELECT count(*) FROM requests").await[0].0).unwrap();
+        let sent = self.bed.requests().await.len();
         self.bed.sandbox.arrived(sent).await;
         self.arrived.resize(sent, self.bed.clock.elapsed());
     }
@@ -277,12 +260,11 @@ impl Paced {
     }
 }
 
-#[tokio::test]
-async fn wherever_a_turn_takes_its_time_no_window_has_more_requests_than_the_rate_allows() {
+pub async fn wherever_a_turn_takes_its_time_no_window_has_more_requests_than_the_rate_allows<E: Engine>() {
     let rate = RateLimit { requests_per_second: 5.0, burst: 5.try_into().unwrap() };
     let mut polls = 1;
     loop {
-        let mut paced = Paced::new(rate).await;
+        let mut paced = Paced::<E>::new(rate).await;
         paced.bed.insert_many("a", 60).await;
         let pause = Duration::from_millis(1_500);
         let clock = paced.bed.clock.clone();
@@ -302,13 +284,12 @@ async fn wherever_a_turn_takes_its_time_no_window_has_more_requests_than_the_rat
     assert!(polls > 3, "{polls}");
 }
 
-#[tokio::test]
-async fn wherever_a_turn_takes_its_time_a_daemon_that_starts_after_it_keeps_the_rate_of_both() {
+pub async fn wherever_a_turn_takes_its_time_a_daemon_that_starts_after_it_keeps_the_rate_of_both<E: Engine>() {
     let rate = RateLimit { requests_per_second: 1.0, burst: 5.try_into().unwrap() };
     for answered in [true, false] {
         let mut polls = 1;
         loop {
-            let mut paced = Paced::new(rate).await;
+            let mut paced = Paced::<E>::new(rate).await;
             paced.bed.insert_many("a", 30).await;
             let (pause, clock) = (Duration::from_millis(4_500), paced.bed.clock.clone());
             let (turn, was_paused) = pausing_after(paced.bed.worker.turn(), polls, &clock, pause).await;
@@ -330,16 +311,16 @@ async fn wherever_a_turn_takes_its_time_a_daemon_that_starts_after_it_keeps_the_
     }
 }
 
-#[tokio::test]
-async fn however_often_the_daemon_starts_no_window_has_more_requests_than_the_rate_allows() {
+pub async fn however_often_the_daemon_starts_no_window_has_more_requests_than_the_rate_allows<E: Engine>() {
     let rate = RateLimit { requests_per_second: 1.0, burst: 5.try_into().unwrap() };
     for between in [0, 100, 900, 2_500, 7_000] {
-        let mut paced = Paced::new(rate).await;
+        let mut paced = Paced::<E>::new(rate).await;
         for life in 0..6 {
             let rows: Vec<String> = (0..5).map(|row| format!("{life}-{row}")).collect();
             paced.bed.insert(&rows.iter().map(|row| ("a", row.as_str())).collect::<Vec<_>>()).await;
             // As `run --until-empty`, from cron or after a crash: what is in flight at the end was not waited for.
-            while paced.bed.count("state = 'pending' AND request_id IS NULL").await > 0 && life % 2 == 0 {
+            let untried = |row: &Row| row.is(State::Pending) && row.request.is_none();
+            while paced.bed.count_where(untried).await > 0 && life % 2 == 0 {
                 paced.turn().await;
                 if paced.bed.worker.turn().await.unwrap().in_flight > 0 {
                     paced.bed.worker.wait_for_a_call().await;
@@ -357,51 +338,37 @@ async fn however_often_the_daemon_starts_no_window_has_more_requests_than_the_ra
     }
 }
 
-#[tokio::test]
-async fn six_runs_until_empty_together_take_the_time_that_the_rate_demands() {
-    let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(Options::default()).await;
-    let mut init = sweeper(dir.path());
-    init.arg("init");
-    assert_eq!(finish(init).await.0, 0);
-    let clock = Clock::system();
-    for run in 0..6 {
-        let values: Vec<String> = (0..5).map(|row| format!("('a', '{run}{row}')")).collect();
-        sql(dir.path(), &format!("INSERT INTO deletions (agent_id, entry_id) VALUES {}", values.join(","))).await;
-        let mut command = configured(dir.path(), &sandbox);
-        command
-            .args(["run", "--until-empty"])
-            .env("SWEEPER__RATE_LIMIT__REQUESTS_PER_SECOND", "10")
-            .env("SWEEPER__RATE_LIMIT__BURST", "5")
-            .env("SWEEPER__DELIVERY__BATCH_SIZE", "1");
-        let (code, said, complained) = finish(command).await;
-        assert_eq!(code, 0, "{said}{complained}");
-    }
-    // The first left after the clock was started, and the last before now.
-    let (took, requests) = (clock.elapsed(), sandbox.requests().len());
-    assert_eq!(requests, 30);
-    assert!(took >= Duration::from_millis(2_500), "{took:?}");
-}
-
-#[tokio::test]
-async fn a_write_lock_that_another_process_holds_gives_no_burst_when_it_is_free() {
-    // In real time: a turn waits for the lock, and its requests leave after that.
+pub async fn a_queue_that_others_kept_to_themselves_gives_no_burst_when_it_is_free<E: Engine>() {
+    // In real time: a turn waits for its write, and its requests leave after that.
     let rate = RateLimit { requests_per_second: 5.0, burst: 5.try_into().unwrap() };
-    let mut paced = Paced::new(rate).await;
+    let mut paced = Paced::<E>::new(rate).await;
     paced.bed.insert_many("a", 60).await;
-    let mut other = SqliteConnection::connect(paced.bed.options.path.to_str().unwrap()).await.unwrap();
     for _ in 0..3 {
-        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+        paced.bed.shut_out().await;
         let clock = paced.bed.clock.clone();
-        let free = async {
+        let let_in = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             clock.advance(Duration::from_millis(1_500));
-            sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+            paced.bed.engine.let_in().await;
         };
-        let (turn, ()) = tokio::join!(paced.bed.worker.turn(), free);
+        let (turn, ()) = tokio::join!(paced.bed.worker.turn(), let_in);
         turn.unwrap();
         paced.arrive().await;
         paced.go_on_for(Duration::from_millis(200)).await;
     }
-    assert_within(rate, &paced.arrived, "a lock that was waited for");
+    assert_within(rate, &paced.arrived, "writes that were waited for");
 }
+
+tests!($ crowds:
+    an_agent_that_took_no_part_in_a_streak_probes_at_once_and_its_success_lifts_the_hold_on_everything,
+    agents_that_took_no_part_probe_once_in_each_base_delay,
+    a_hold_that_needs_a_person_begins_at_a_minute_or_at_the_longest_hold_if_that_is_shorter,
+    a_start_probes_what_needs_a_person_at_once_and_not_within_a_minute_of_the_last_probe,
+    inside_an_agent_the_row_goes_first_that_has_been_due_for_longest_whether_tried_or_not,
+    rows_that_are_due_at_once_go_in_the_order_in_which_they_were_enqueued_reopened_ones_too,
+    delete_it_now_after_delete_it_in_a_week_goes_now_and_cancels_no_delay_of_a_row_that_failed,
+    wherever_a_turn_takes_its_time_no_window_has_more_requests_than_the_rate_allows,
+    wherever_a_turn_takes_its_time_a_daemon_that_starts_after_it_keeps_the_rate_of_both,
+    however_often_the_daemon_starts_no_window_has_more_requests_than_the_rate_allows,
+    a_queue_that_others_kept_to_themselves_gives_no_burst_when_it_is_free,
+);

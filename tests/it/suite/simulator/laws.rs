@@ -10,7 +10,7 @@ use audio_cache_sweeper::model::{
     outcome::{Fault, RetryAfter},
 };
 
-use super::model::{Call, Mood, NOT_A_NUMBER};
+use super::api::{Call, Mood, NOT_A_NUMBER};
 
 /// An agent's entry.
 pub type Entry = (String, String);

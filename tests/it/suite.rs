@@ -1,0 +1,77 @@
+//! The suite that every storage engine must pass: each test is written once, and runs once for each engine.
+//!
+//! No file below `suite/` names a database or its SQL (`tidy` holds that): what a test does to the tables, and sees of them,
+//! goes through [`engine::Engine`]. A second engine implements that, and is one line at the end of this file.
+
+mod alone;
+pub mod bed;
+mod clocks;
+mod contract;
+pub mod crash;
+mod crowds;
+mod delivery;
+pub mod engine;
+mod evidence;
+mod holds;
+mod queue;
+mod records;
+mod retry;
+pub mod seam;
+mod simulator;
+mod transitions;
+mod verdicts;
+mod waste;
+mod wishes;
+
+/// Names the tests of a module, which are functions generic over the engine. A function that is forgotten here is dead code,
+/// and the compiler says so.
+macro_rules! tests {
+    (blocking $d:tt $module:ident: $($test:ident),* $(,)?) => {
+        macro_rules! of_engine {
+            ($d engine:ty) => {
+                $(
+                    #[test]
+                    fn $test() {
+                        crate::suite::$module::$test::<$d engine>();
+                    }
+                )*
+            };
+        }
+        pub(super) use of_engine;
+    };
+    ($d:tt $module:ident: $($test:ident),* $(,)?) => {
+        macro_rules! of_engine {
+            ($d engine:ty) => {
+                $(
+                    #[tokio::test]
+                    async fn $test() {
+                        crate::suite::$module::$test::<$d engine>().await;
+                    }
+                )*
+            };
+        }
+        pub(super) use of_engine;
+    };
+}
+use tests;
+
+/// Makes the tests of one engine: `suite::ENGINE::MODULE::TEST`.
+macro_rules! conformance {
+    ($name:ident: $engine:ty) => {
+        mod $name {
+            conformance!(@ $engine:
+                alone, clocks, contract, crash, crowds, delivery, evidence, holds, queue, records, retry, simulator,
+                transitions, verdicts, waste, wishes
+            );
+        }
+    };
+    (@ $engine:ty: $($module:ident),*) => {
+        $(
+            mod $module {
+                crate::suite::$module::of_engine!($engine);
+            }
+        )*
+    };
+}
+
+conformance!(sqlite: crate::engines::sqlite::Sqlite);
