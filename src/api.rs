@@ -260,7 +260,7 @@ impl Api {
         if let Some(error) = problem.as_ref().filter(|problem| told.as_ref() != Some(problem)) {
             warn!(
                 event = event::KEY_UNUSABLE,
-                error, "the key file was read again and cannot be used; the old key stays in use"
+                error, "the key file was read again and cannot be used; mend it: until then, the old key stays in use"
             );
         }
         *told = problem;

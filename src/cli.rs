@@ -62,9 +62,9 @@ Examples:
   sweeper run --config /etc/sweeper.toml
   sweeper status
 
-Exit codes: 0 clean, 1 runtime failure, or not all of it could be done, 2 usage or configuration, \
-3 database unusable, 4 --until-empty left dead rows, 5 --give-up-after gave up, \
-129, 130 and 143 enqueue was stopped by SIGHUP, SIGINT or SIGTERM.";
+Exit codes: 0 clean; 1 runtime failure, or only a part was done; 2 usage or configuration; 3 database unusable; \
+4 --until-empty left dead rows; 5 --give-up-after gave up; 129, 130 and 143 enqueue was stopped by SIGHUP, SIGINT or \
+SIGTERM.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -62,7 +62,7 @@ pub enum ConfigError {
     NoKey,
     /// The daemon offers no health endpoint that could be asked.
     #[error(
-        "configuration: http.listen is {0}, so there is nobody to ask; give it an address and a port, such as \
+        "configuration: http.listen is {0}, so there is no endpoint to ask; set it to an address and a port, such as \
          127.0.0.1:9464, for the daemon and for this command (SWEEPER__HTTP__LISTEN)"
     )]
     NoListener(&'static str),

@@ -2,100 +2,118 @@
 //!
 //! # The map, from the core outwards
 //!
-//! | room | what it is | |
+//! | room | content | |
 //! | --- | --- | --- |
 //! | [`event`] | the names of the log events | pure |
-//! | [`printable`] | text from outside, made fit for a terminal and a log | pure |
-//! | [`small_file`] | reading a file that the configuration names, and that may be anything | |
-//! | [`durations`] | durations as people write and read them | pure |
-//! | [`model`] | the nouns, time, backoff, holds as they are kept, what a call came to, and what follows from it: the decision table [`model::judge`] | pure |
-//! | [`pace`] | may a request go out: permits, the rate found out, the holds, how many at a time | no I/O |
-//! | [`queue`] | the seam: what the engine that keeps the queue must do for the worker, and the values that cross | pure |
-//! | [`queue::sqlite`] | the engine, and all the SQL there is | |
-//! | [`api`] | one request and its reply; the list of a remote cache; the key | |
+//! | [`printable`] | escapes text from outside for terminals and logs | pure |
+//! | [`small_file`] | reads a small file that the configuration names | |
+//! | [`durations`] | parses and prints durations | pure |
+//! | [`model`] | deletions, time, backoff, holds, outcomes, and the decision table [`model::judge`] | pure |
+//! | [`pace`] | whether a request may go out: permits, the adaptive rate, holds, requests in flight | no I/O |
+//! | [`queue`] | the seam between the worker and the engine that stores the queue | pure |
+//! | [`queue::sqlite`] | the engine, with all of the SQL | |
+//! | [`api`] | one request and its reply, the list of an agent's cache, the API key | |
 //! | [`watch`] | logs, metrics, health, HTTP, the service manager | |
 //! | [`worker`] | the loop: settle, refresh, schedule, commit, send | |
-//! | [`config`] | configuration, as written and as meant | |
+//! | [`config`] | the configuration: as written, as checked, as shown | |
 //! | [`sandbox`] | a stand-in for the API | |
-//! | [`cli`] | arguments, exit codes, signals; what an operator does: a file a command | |
+//! | [`cli`] | arguments, exit codes, signals, and a file for each command | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → worker → watch → {queue, api, pace} → model → {event, printable,
-//! small_file, durations}`. A test holds that, and that only an engine knows SQL.
+//! small_file, durations}`. A pure room neither waits nor reads nor writes. `tests/it/tidy.rs` holds the rooms to this, and
+//! checks that only an engine has SQL.
 //!
 //! # The words
 //!
+//! Each word has one meaning, in the code, in the logs and in the documentation.
+//!
 //! | word | meaning |
 //! | --- | --- |
-//! | deletion | one row: one cached entry of one agent that somebody wants gone |
-//! | lane | the rows that may share a request: same priority, agent and `batch_max` (0: each gets a single-entry DELETE) |
-//! | batch | 1 to 20 rows of a lane, with distinct IDs, claimed together |
-//! | claim | a row in `requests` with the batch's manifest, committed before the call |
-//! | in flight | named by the manifest of a request that has no answer yet |
-//! | answer, fault | what a call came to: the two lists of a 200, unjudged; or anything else |
-//! | verdict | deleted, absent, dead; *retry*: comes back, attempt counted; *release*: comes back, attempt not counted |
-//! | settled | of an answer: a row was deleted, or the API itself spoke of one row |
-//! | got through | something was settled for the agent since a row's last request; for anybody, if the agent has no other work |
-//! | evidence | what a verdict against a row rests on: see the rule below |
-//! | streak | faults in a row about different rows, with nothing settled in between |
+//! | deletion | a row of the queue: one cached entry of one agent that somebody wants to be deleted |
+//! | backlog | the pending rows |
+//! | lane | the rows that may share a request: the same priority, agent and `batch_max` |
+//! | batch | 1 to 20 rows of a lane with distinct IDs, claimed together |
+//! | single-entry DELETE | the request about one entry, in contrast to the bulk delete; the only request of a lane whose `batch_max` is 0 |
+//! | claim | a row in `requests` that is committed before the call; its manifest names the rows of the batch |
+//! | in flight | named by the manifest of a request without an answer |
+//! | answer | the two lists of a 200, before they are judged |
+//! | fault | every other outcome of a call |
+//! | cause | the reason for a verdict or a hold: a fixed set of words |
+//! | verdict | the outcome for one row: deleted, absent, dead, retry or release |
+//! | absent | the API knows no such entry |
+//! | dead | given up; *unconfirmed* if nobody can tell whether the entry is gone (`maybe_done`) |
+//! | retry | the row comes back, and the attempt counts |
+//! | release | the row comes back, and the attempt does not count |
+//! | settle | to write verdicts; an answer *settles something* if a row was deleted, or if the API itself spoke of one row |
+//! | get through | a row's agent, or another agent if the row's agent has no other work, had something settled since the row's last request |
+//! | evidence | the facts that a verdict on a row rests on: see the rule below |
+//! | split | to send the rows of a failed batch again in smaller batches, because one ID may be the reason |
+//! | reopened | a settled row that somebody enqueues again |
+//! | throttled | answered with 429, or with 503 and `Retry-After` |
+//! | streak | faults in a row, about different rows, with nothing settled in between |
 //! | hold | a pause of one agent or of everything, until a time, for a cause |
-//! | probe | the one request that goes out when a hold's time is over, to see whether its cause is |
-//! | turn | one pass of the loop: settle what has come back, claim what may go out, send it |
+//! | probe | the one request that goes out when a hold has ended, to see whether its cause is over |
+//! | question | a hold that waits for one single-entry DELETE, which decides whether the hold is placed |
+//! | turn | one pass of the loop |
 //!
 //! # The life of a row
 //!
-//! A producer inserts it: *pending*, due at once. The worker sees by `PRAGMA data_version` that somebody wrote, and
-//! lists the lanes. When there is room, the lane whose turn it is is looked at. Its due rows, the oldest first, become
-//! batches. A batch takes a permit, is claimed, and is sent after the claim is committed; the permit counts from then.
-//! What comes back is *judged*: each row gets one verdict. The next transaction *settles* it, together with the next
-//! claims. A row that comes back keeps its turn among the others of its agent. A row that is deleted, absent or dead is
-//! pruned when it is old.
+//! A producer inserts the row. It is *pending* and due at once. `PRAGMA data_version` tells the worker that another program has
+//! written, and the worker lists the lanes. Lanes take turns. The due rows of a lane become batches, the oldest rows first. A
+//! batch takes a permit, is claimed, and is sent after the claim is committed. The permit counts from the moment of sending.
 //!
-//! A request that fails as a whole may fail because of one ID in it, or because nothing gets through. If others get
-//! through, it counts as an attempt, and is *split* when it fails again, until each row has failed by itself or got
-//! through. If nothing gets through, it is a release, and a streak of them becomes a hold. The probes of that hold carry
-//! halves, so that a batch that is the only work is told apart as well.
+//! The outcome is *judged*: each row gets one verdict. The next transaction settles the verdicts, together with the next claims.
+//! A row that comes back keeps its place among the rows of its agent. A row that is deleted, absent or dead is pruned after
+//! `queue.retention`.
 //!
-//! The bulk delete gives no reason for a row that it fails. Before such a row is dead, it is moved to a lane of rows that
-//! get a *single-entry DELETE*, which tells whether there is such an entry. The same request decides, before an agent is
-//! held for answers that delete nothing, whether those answers were about the rows.
+//! A request may fail as a whole because of one ID in it, or because nothing gets through. If others get through, the failure
+//! counts as an attempt. If the batch fails again, it is split, until each row has failed alone or got through. If nothing gets
+//! through, the rows are released, and a streak of such failures becomes a hold. The probes of that hold carry parts of the
+//! batch, so that one bad ID is found even if its batch is the only work.
 //!
-//! There is no claimed state: one daemon owns the file, so memory knows what is in flight, and the manifest is the
-//! evidence if memory is lost. A request without an answer at the start is a crash's orphan, and settled as lost. What
-//! the answers have shown of each agent ([`model::evidence`]) is lost with the process, but for what its rows say (`first_fault`,
-//! `evidence`).
+//! A bulk delete gives no reason for an ID that it fails. Before such a row is made dead, it moves to a lane for single-entry
+//! DELETEs, which tell whether there is such an entry. Before an agent is held for answers that delete nothing, a single-entry
+//! DELETE decides whether those answers are about the rows.
+//!
+//! There is no state for claimed rows. One daemon owns the file, so its memory knows the rows in flight, and the manifest is the
+//! record if the memory is lost. At a start, every request without an answer was left by a crash, and is settled as lost. The
+//! evidence about agents ([`model::evidence`]) ends with the process. The evidence about rows is in their columns `first_fault`
+//! and `evidence`.
 //!
 //! # The rule
 //!
-//! **What a request as a whole came to is evidence about the request. A row is condemned (*dead*), and an entry believed
-//! gone (*deleted*, *absent*), only on evidence about that row.** Evidence about a row is:
+//! **The outcome of a whole request is evidence about the request. A row is made *dead*, and an entry is believed to be gone
+//! (*deleted*, *absent*), only on evidence about that row.** Evidence about a row is:
 //!
 //! * its ID in `deleted`, and not in `failed`, of a 200 to our own request;
-//! * its ID not deleted by a 200 that deleted others;
-//! * the API's own word on a single-entry DELETE of it ([`model::envelope`] says whose word an error is);
-//! * for *dead* only: `max_attempts` failures, the last of them of a request about the row alone, while others got through;
-//!   or a rejection of it alone, while not everything is rejected.
+//! * a 200 that deleted other rows of the request, and not this one;
+//! * the API's own word on a single-entry DELETE of the row ([`model::envelope`] tells the API's word from a gateway's);
+//! * for *dead* only: `max_attempts` failures, of which the last was of a request about this row alone, while others got
+//!   through; or a rejection of this row alone, while not everything is rejected.
 //!
-//! Where no single-entry DELETE can ask, a row that 200s keep failing ends *dead* and unconfirmed (`maybe_done`). A
-//! request that was open when the daemon died counts whatever others came to: a row that ends the daemon must end.
+//! There are two exceptions. Where no single-entry DELETE can ask, a row that 200s keep failing ends *dead* and unconfirmed. And
+//! a request that was in flight when the daemon died counts as an attempt whatever other requests came to: a row that ends the
+//! daemon must itself end.
 //!
 //! # The invariants
 //!
-//! 1. No row is lost: an enqueued row is pending, deleted, absent or dead, always.
-//! 2. `deleted` only if the API, answering our own request, listed that ID as deleted and not as failed, or said so of it
-//!    alone; `absent` only if the API itself said of it alone that there is none; `dead` only on evidence about that row.
+//! 1. No row is lost: an enqueued row is always pending, deleted, absent or dead.
+//! 2. A row is `deleted` only if the API, answering our own request, listed its ID as deleted and not as failed, or confirmed a
+//!    single-entry DELETE of it. A row is `absent` only if the API itself answered a single-entry DELETE that there is no such
+//!    entry. A row is `dead` only on evidence about that row.
 //! 3. A request carries 1 to 20 distinct IDs of one agent.
-//! 4. Before an ID is sent, the database says so.
+//! 4. An ID is sent only after the database says so.
 //! 5. No ID is in two requests at the same time.
-//! 6. Never more requests in any window than the quota allows, across restarts; none during a hold but its probe.
-//! 7. `attempts` never exceeds `max_attempts`; every row reaches an end if the API settles anything for its agent, or for
-//!    anybody, for long enough.
+//! 6. In any window, never more requests leave than the rate limit allows, across restarts. During a hold, only its probe leaves.
+//! 7. `attempts` never exceeds `max_attempts`. Every row reaches an end if, for long enough, the API settles something for its
+//!    agent or for any agent.
 //! 8. No transaction is open during a call, and no claim is held while waiting for a permit.
 //! 9. The API key leaves the process only in the header of a request to the configured origin.
-//! 10. Memory does not grow with the queue; no transaction grows with the agents, the holds or the rows.
-//! 11. No agent waits for another's faults.
-//! 12. When the API is well and nothing is held by a person, every due row ends within a bound.
+//! 10. Memory does not grow with the rows. No transaction grows with the agents, the holds or the rows.
+//! 11. No agent waits for the faults of another agent.
+//! 12. When the API is well and no person holds anything, every due row ends within a bound.
 //!
-//! The README names the tests of each.
+//! The README names the tests of each invariant.
 
 pub mod event;
 

@@ -95,7 +95,7 @@ mod tests {
             .collect();
         assert!(took[0], "the first need not wait");
         assert!(took.chunks(10).all(|ten| ten.iter().filter(|is_probe| **is_probe).count() == 1));
-        // Probes that go because nothing else may use up their turn as well.
+        // A probe that goes because no other request may uses up its turn as well.
         pace.took(true);
         assert!(!pace.is_probe_s_turn());
     }

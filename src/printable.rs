@@ -1,23 +1,22 @@
-//! Text from outside, made fit for a terminal and for a log of lines: what can move the cursor, reorder a line or break it
-//! in two is escaped.
+//! Escapes text from outside for terminals and logs: characters that move the cursor, reorder a line or break it in two.
 
 use std::borrow::Cow;
 
-/// Whether this character does something to a terminal or a line instead of standing in it: control characters, what
-/// switches the direction of writing, and the separators of lines and paragraphs.
+/// Whether the character acts on a terminal or a line: a control character, one that changes the direction of writing, or a
+/// separator of lines or paragraphs.
 #[must_use]
 pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// `text` on one line: each harmful character as Rust writes it in a string (`\n`, `\u{1b}`).
+/// `text` on one line, with each harmful character as Rust writes it in a string (`\n`, `\u{1b}`).
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
     escape(text, is_harmful)
 }
 
-/// The same for text of several lines, which stay.
+/// The same for text of several lines. Line breaks and tabs stay.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| is_harmful(c) && c != '\n' && c != '\t')
@@ -34,7 +33,7 @@ fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     clean.into()
 }
 
-/// As Rust writes it in a string. `char::escape_debug` leaves some of ours as they are.
+/// The character as Rust writes it in a string. `char::escape_debug` would leave some harmful characters as they are.
 fn escaped(c: char) -> String {
     match c {
         '\n' | '\r' | '\t' => c.escape_default().to_string(),
@@ -42,7 +41,7 @@ fn escaped(c: char) -> String {
     }
 }
 
-/// A line of a text log, with what our own formatter writes for colours (`ESC [ … m`) left as it is if `is_coloured`.
+/// A line of a text log. If `is_coloured`, the formatter's own colours (`ESC [ … m`) stay.
 #[must_use]
 pub fn log_line(line: &str, is_coloured: bool) -> Cow<'_, str> {
     if !line.chars().any(is_harmful) {
@@ -70,15 +69,14 @@ pub fn log_line(line: &str, is_coloured: bool) -> Cow<'_, str> {
     clean.into()
 }
 
-/// How long the escape sequence of a colour at the start of `text` is.
+/// The length of the escape sequence of a colour at the start of `text`.
 fn colour(text: &str) -> Option<usize> {
     let inside = text.strip_prefix("\u{1b}[")?;
     let end = inside.find(|c: char| !c.is_ascii_digit() && c != ';')?;
     inside[end..].starts_with('m').then_some(2 + end + 1)
 }
 
-/// A line of a log in JSON, in which harmful characters can only be inside of strings. JSON's own escapes leave most of them
-/// as they are.
+/// A line of a JSON log. Harmful characters can only be in its strings, and JSON itself would not escape most of them.
 #[must_use]
 pub fn json_line(line: &str) -> Cow<'_, str> {
     if !line.chars().any(is_harmful) {
@@ -86,7 +84,7 @@ pub fn json_line(line: &str) -> Cow<'_, str> {
     }
     let mut clean = String::with_capacity(line.len() + 16);
     for c in line.chars() {
-        // All of them are below 2^16: one unit of UTF-16.
+        // Every harmful character is below 2^16, so it is one unit of UTF-16.
         if is_harmful(c) { clean.push_str(&format!("\\u{:04x}", u32::from(c))) } else { clean.push(c) }
     }
     clean.into()

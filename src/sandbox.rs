@@ -1,7 +1,8 @@
-//! A stand-in for the API on loopback, with faults to order: the demo's, the tests' and the benchmarks'.
+//! The sandbox: a stand-in for the API with faults to order, for the demo, the tests and the benchmarks.
 //!
-//! It keeps a set of entries per agent and really deletes from it, so that what the daemon believes can be compared
-//! with what is gone. What the bulk delete does with an ID that does not exist is not documented; here it is `failed`.
+//! The sandbox really deletes from a set of entries for each agent, so that a test can compare the daemon's verdicts with the
+//! entries that are gone. The API's documentation does not say what a bulk delete does with an unknown ID; here the ID is in
+//! `failed`.
 
 mod faults;
 mod listing;
@@ -47,66 +48,66 @@ use swap::Swap;
 /// How the sandbox behaves.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The key that is right; `None`: any.
+    /// The valid key; with `None`, any key is valid.
     pub key: Option<String>,
-    /// How long each answer takes.
+    /// The time before each answer.
     pub latency: Duration,
-    /// The agents there are, each with its entries `1` to so many. None at all: every agent has every entry.
+    /// The agents, each with its number of entries, whose IDs count from `1`. If empty, every agent has every entry.
     pub agents: Vec<(String, u64)>,
-    /// Agents that the key may not touch: 403.
+    /// The agents that the key has no permission for: they answer 403.
     pub forbidden: Vec<String>,
-    /// Which share of IDs is answered as `failed`, or with `"success": false`, drawn anew each time.
+    /// The share of IDs that fail, drawn for each request: they are in `failed`, or get `"success": false`.
     pub fail_ratio: f64,
-    /// IDs that are always answered so.
+    /// The IDs that always fail in this way.
     pub failing: Vec<String>,
-    /// Whether an ID that is not a number makes the request a 400.
+    /// Whether a request with an ID that is not a number is answered with 400.
     pub numeric_ids: bool,
-    /// IDs that spoil their requests, and how such requests are answered.
+    /// The IDs that spoil every request with them, and the answers to such requests.
     pub poison: Vec<(String, Poison)>,
-    /// What everything is answered with, until [`Sandbox::set_outage`] says otherwise.
+    /// The outage at the start, until [`Sandbox::set_outage`] changes it.
     pub outage: Option<Outage>,
-    /// How a single DELETE of an entry is answered that is not there.
+    /// The answer to a single-entry DELETE of an entry that does not exist.
     pub single_404: Missing,
-    /// Whether every single DELETE is answered with 405.
+    /// Whether every single-entry DELETE is answered with 405.
     pub refuse_singles: bool,
-    /// Which share of answers waits a moment for the next answer, and is exchanged with it: status, headers and body.
+    /// The share of answers that wait for the next answer and are exchanged with it: status, headers and body.
     pub swap_ratio: f64,
-    /// Which share of requests is answered with 500.
+    /// The share of requests that are answered with 500.
     pub error_ratio: f64,
-    /// Which share of connections is cut; in half of the cases after the deletion was done.
+    /// The share of requests whose connection is cut, half of them after the deletion.
     pub reset_ratio: f64,
-    /// Which share of requests is done and then answered with something that is not JSON.
+    /// The share of requests that delete and are then answered with something other than JSON.
     pub garbage_ratio: f64,
-    /// Requests per second above which it answers 429; a second's worth may come at once.
+    /// The rate limit in requests per second, above which requests are answered with 429. One second's worth may come at once.
     pub rate_limit: Option<NonZeroU32>,
-    /// What a 429 says in `Retry-After`.
+    /// The `Retry-After` of a 429.
     pub retry_after: Option<String>,
-    /// Where its chances come from.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// Whether requests are kept for [`Sandbox::requests`].
+    /// Whether requests are recorded for [`Sandbox::requests`].
     pub record: bool,
 }
 
-/// A request as it came in.
+/// A request as the sandbox received it.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// `POST`, say.
+    /// The method, such as `POST`.
     pub method: String,
-    /// Path and query, not decoded.
+    /// The path and the query, not decoded.
     pub uri: String,
-    /// All headers.
+    /// The headers.
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-    /// What was answered; 0 if nothing was.
+    /// The status of the answer; 0 if there was none.
     pub status: u16,
 }
 
 #[derive(Debug)]
 enum Entries {
-    /// These.
+    /// These entries exist.
     Listed(HashSet<String>),
-    /// All but these.
+    /// All entries but these exist.
     AllBut(HashSet<String>),
 }
 
@@ -133,7 +134,7 @@ struct World {
     requests: Vec<Recorded>,
     rng: fastrand::Rng,
     outage: Option<Outage>,
-    /// By agent.
+    /// The outages of single agents.
     outages: HashMap<String, Outage>,
 }
 
@@ -154,7 +155,7 @@ impl Shared {
     }
 }
 
-/// A running sandbox; it ends when it is dropped.
+/// A running sandbox. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Sandbox {
     address: SocketAddr,
@@ -163,10 +164,10 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Starts to answer on `address`; port 0 takes a free one.
+    /// Starts a sandbox on `address`. Port 0 takes a free port.
     ///
     /// # Errors
-    /// If the address cannot be had.
+    /// If the address cannot be bound.
     pub async fn start(address: SocketAddr, options: Options) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -198,23 +199,23 @@ impl Sandbox {
         Ok(Self { address, shared, _serving: serving })
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// The base URL, such as `http://127.0.0.1:8080`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Treats the next requests so, one mood each; after that, as the options say.
+    /// Sets the moods of the next requests, one for each. After that, the options decide again.
     pub fn script(&self, moods: impl IntoIterator<Item = Mood>) {
         self.shared.world().script.extend(moods);
     }
 
-    /// Answers everything so from now on, to whatever agent; `None`: as the options say otherwise.
+    /// Starts an outage of all agents; `None` ends it.
     pub fn set_outage(&self, outage: Option<Outage>) {
         self.shared.world().outage = outage;
     }
 
-    /// Answers everything about one agent so from now on, unless there is an outage of everything.
+    /// Starts an outage of one agent; `None` ends it. An outage of all agents takes precedence.
     pub fn set_agent_outage(&self, agent: &str, outage: Option<Outage>) {
         let mut world = self.shared.world();
         match outage {
@@ -223,30 +224,30 @@ impl Sandbox {
         };
     }
 
-    /// How many connections have been made so far.
+    /// The number of connections so far.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// Lets everything go on that waits in [`Mood::Gate`], now and from now on.
+    /// Opens the gate for every request with [`Mood::Gate`], now and later.
     pub fn open_gate(&self) {
         self.shared.gate.add_permits(1);
     }
 
-    /// Waits until so many requests have come in since the start.
+    /// Waits until `count` requests have arrived since the start.
     pub async fn arrived(&self, count: usize) {
-        // The sender is here, so the channel is open.
+        // The channel is open, because `self` has the sender.
         let _ = self.shared.arrived.subscribe().wait_for(|arrived| *arrived >= count).await;
     }
 
-    /// The requests so far, if they are recorded.
+    /// The recorded requests so far.
     #[must_use]
     pub fn requests(&self) -> Vec<Recorded> {
         self.shared.world().requests.clone()
     }
 
-    /// Whether this entry is gone.
+    /// Whether this entry does not exist, or no longer does. False for an agent that the sandbox has not seen yet.
     #[must_use]
     pub fn is_gone(&self, agent: &str, entry: &str) -> bool {
         self.shared.world().entries.get(agent).is_some_and(|entries| !entries.has(entry))
@@ -259,7 +260,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         while connections.try_join_next().is_some() {}
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file handles, most likely: those of others come free.
+            // The process is probably out of file handles. Some will be free soon.
             sleep(Duration::from_millis(10)).await;
             continue;
         };
@@ -277,7 +278,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     }
                 }
             });
-            // A connection that ends early is the client's business, or was ordered.
+            // A connection that ends early was ended by the client, or was cut as ordered.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }

@@ -1,7 +1,7 @@
-//! Reading a file that somebody named in the configuration, and that may be anything.
+//! Reads a small file that somebody named in the configuration, and that may turn out to be anything.
 
 use std::{
-    fs::{self, File, Metadata, OpenOptions},
+    fs::{self, Metadata, OpenOptions},
     io::{self, Read as _},
     mem,
     os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
@@ -10,48 +10,38 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// What a SQLite database begins with.
+/// The first bytes of a SQLite database.
 const DATABASE: &[u8] = b"SQLite format 3\0";
 
-/// What is in a regular file of at most so many bytes, and the file itself. Never waits: opening a named pipe would, for
-/// somebody to write to it.
+/// Reads a regular file of at most `most` bytes. Never waits, as opening a named pipe would do.
 ///
 /// # Errors
-/// If it cannot be read, is no regular file, or is longer.
-pub fn read(path: &Path, most: u64) -> io::Result<(Vec<u8>, File)> {
-    // Looked at before it is opened, because opening a device may do something; and after, because it may be another then.
-    let found = fs::metadata(path)?;
-    be_regular(&found)?;
-    be_short(found.len(), most)?;
+/// If the file cannot be read, is no regular file, is longer, or is a SQLite database.
+pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    // Checked before the open, because opening a device may have an effect, and after it, because the file may have changed.
+    be_regular(&fs::metadata(path)?)?;
     let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or(0);
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     be_regular(&file.metadata()?)?;
     let mut bytes = Vec::new();
     (&file).take(most + 1).read_to_end(&mut bytes)?;
+    let wrong = |said: String| Err(io::Error::new(io::ErrorKind::InvalidData, said));
     if bytes.starts_with(DATABASE) {
-        // It may be the queue. Closed by us, all of SQLite's locks on it would go, and others would write beside us.
+        // This may be the queue. Closing the file would release all of SQLite's locks on it in this process, and other
+        // processes would write at the same time as we do.
         mem::forget(file);
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "is a SQLite database, and cannot be what is wanted here",
-        ));
+        return wrong("is a SQLite database; name another file".to_owned());
     }
-    be_short(bytes.len() as u64, most)?;
-    Ok((bytes, file))
+    if bytes.len() as u64 > most {
+        return wrong(format!("is longer than {most} bytes; name another file"));
+    }
+    Ok(bytes)
 }
 
-fn be_short(length: u64, most: u64) -> io::Result<()> {
-    if length <= most {
-        return Ok(());
-    }
-    let said = format!("is longer than {most} bytes, and cannot be what is wanted here");
-    Err(io::Error::new(io::ErrorKind::InvalidData, said))
-}
-
-/// Fails if it is anything but a regular file, and says what.
+/// Checks that a file is a regular one.
 ///
 /// # Errors
-/// Then.
+/// A message that names the kind of the file, if it is another one.
 pub fn be_regular(metadata: &Metadata) -> io::Result<()> {
     let kind = metadata.file_type();
     if kind.is_file() {

@@ -1,4 +1,4 @@
-//! What those hear who watch the daemon: logs, metrics, health, the service manager.
+//! Everything for those who watch the daemon: logs, metrics, health, and the service manager.
 
 pub mod telemetry;
 

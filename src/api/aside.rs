@@ -53,7 +53,7 @@ mod tests {
         assert_eq!(aside.run(LONG, || 2).await, None, "the thread is still there");
         go.send(()).unwrap();
         told.recv().unwrap();
-        // It has told before it is over.
+        // The thread has sent its message, but may not have ended.
         while aside.run(LONG, || 3).await.is_none() {
             tokio::task::yield_now().await;
         }

@@ -175,7 +175,7 @@ fn client(settings: &Settings) -> Result<Client, SetupError> {
     }
     if let Some(path) = ca_file {
         let problem = |source| SetupError::CaFile { path: path.clone(), source };
-        let (pem, _) = small_file::read(path, MAX_CA_BYTES).map_err(problem)?;
+        let pem = small_file::read(path, MAX_CA_BYTES).map_err(problem)?;
         let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
         if certificates.is_empty() {
             return Err(problem(io::Error::new(io::ErrorKind::InvalidData, "has no certificate in PEM format in it")));

@@ -145,7 +145,7 @@ impl KeySource {
         let (text, origin): (SecretString, _) = match self {
             Self::Given(key) => (key.clone(), Origin(None)),
             Self::File(path) => {
-                let (bytes, _) = small_file::read(path, MAX_FILE_BYTES)
+                let bytes = small_file::read(path, MAX_FILE_BYTES)
                     .map_err(|source| KeyError::File { path: path.clone(), source })?;
                 let origin = Origin(Some(path.clone()));
                 match String::from_utf8(bytes) {

@@ -61,7 +61,7 @@ fn consequences(config: &Config) -> String {
     )
 }
 
-/// What can be used, but is probably not meant.
+/// Messages about settings that work but are probably mistakes.
 fn warnings(config: &Config, key_is_short: bool) -> Vec<String> {
     let mut warnings = Vec::new();
     for exposure in config.exposures() {

@@ -14,7 +14,11 @@ use std::{
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, rng, run::work, terminal::say};
+use super::{
+    Failure, rng,
+    run::work,
+    terminal::{say, say_in_colour, table},
+};
 use crate::{
     config::{Config, ConfigError},
     queue::{
@@ -94,25 +98,22 @@ pub(super) async fn demo(shutdown: impl Future<Output = ()>) -> Result<ExitCode,
 
     let (ended, done) = work(&config, Until::Empty { give_up_after: None }, shutdown, Supervisor::default()).await?;
     log.flush();
-    let mut report = String::new();
-    for (agent, state, cause, rows) in producer.totals().await? {
-        let cause = cause.map_or_else(String::new, |cause| format!(" ({cause})"));
-        report.push_str(&format!("{agent:>8}  {rows:>4} {state}{cause}\n"));
-    }
+    let totals = producer.totals().await?.into_iter();
+    let totals = totals.map(|(agent, state, cause, rows)| [agent, rows.to_string(), state, cause.unwrap_or_default()]);
+    let table = table(["agent", "rows", "state", "cause"], &[1], totals);
     producer.close().await?;
     let gone = ids.iter().filter(|(agent, id)| sandbox.is_gone(agent, id)).count() as u64 - MISSING;
     let ended = if ended == Ended::Told { "interrupted" } else { "done" };
+    say(&format!("\n{ended}: {total} deletions took {} requests; {} retries.\n", done.requests, done.retried))?;
+    say_in_colour(&table.join("\n"))?;
     say(&format!(
-        "\n{ended}: {total} deletions took {} requests; {} retries.\n\n{report}\n\
-         The API has {gone} entries less. The {MISSING} absent rows ask for entries that do not exist. A bulk delete\n\
-         lists such an ID as failed each time, without a reason. So the last of {} attempts was a single-entry DELETE,\n\
-         and the API answered that there is no such entry.\n\n\
+        "\nThe API has {gone} entries less. The {MISSING} absent rows ask for entries that do not exist. A bulk delete lists\n\
+         such an ID as failed each time, without a reason. So the last of {} attempts was a single-entry DELETE, and\n\
+         the API answered that there is no such entry.\n\n\
          Look for yourself:\n\
          \x20 sqlite3 {db} \"SELECT state, last_cause, attempts, count(*) FROM deletions GROUP BY 1, 2, 3\"\n\
          \x20 sqlite3 {db} \"SELECT id, agent_id, kind, size, status, deleted, absent, retried, dead, fault FROM requests\"\n\
          \x20 sqlite3 {db} \"SELECT * FROM outcomes WHERE deletion_id = 1\"",
-        done.requests,
-        done.retried,
         config.worker.policy.max_attempts,
         db = database.display(),
     ))?;

@@ -60,7 +60,7 @@ pub(super) struct Found {
     pub(super) cut_short: Option<anyhow::Error>,
 }
 
-/// What the pages say about the whole cache.
+/// What the pages of one listing add up to.
 struct Totals {
     /// The lowest and highest total that a page named. It changes while entries come and go.
     lowest: u64,

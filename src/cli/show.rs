@@ -7,8 +7,8 @@ use clap::Args;
 use super::{
     Failure,
     arguments::{agent_id, entry_id},
-    status::hold_line,
-    terminal::{say, warn_person},
+    status::hold_lines,
+    terminal::{GREEN, RED, YELLOW, say_in_colour, styled, warn_person},
     times::{plural, show_text, show_time},
 };
 use crate::{
@@ -59,34 +59,37 @@ pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Resul
         ));
         return Ok(ExitCode::from(1));
     };
-    let now = clock.now();
-    let mut lines = vec![format!("{agent} {entry}: {}", state(&story))];
+    say_in_colour(&history(&agent, entry, &story, clock.now()).join("\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The lines of the history. Any program may have written to the tables, so each line is escaped.
+fn history(agent: &AgentId, entry: &str, story: &Story, now: Timestamp) -> Vec<String> {
+    let colour = match story.state.as_str() {
+        "deleted" | "absent" => GREEN,
+        "dead" => RED,
+        _ => YELLOW,
+    };
+    let state = styled(colour, printable::line(&state(story)));
+    let mut lines = vec![format!("{agent} {entry}: {state}")];
     lines.push(format!("  enqueued {}, priority {}", show_time(story.created_at), story.priority));
     if let Some(at) = story.settled_at {
         lines.push(format!("  settled {}", show_time(at)));
     } else {
-        lines.push(format!("  {}", due(&story, now)));
+        lines.push(format!("  {}", due(story, now)));
     }
     lines.push(format!("  {}", plural(story.attempts.unsigned_abs(), "counted attempt", "counted attempts")));
     if story.state == "pending" && !story.holds.is_empty() {
         lines.push("waiting for these holds:".to_owned());
-        lines.extend(story.holds.iter().map(|hold| format!("  {}", plain(&hold_line(hold, now)))));
+        lines.extend(hold_lines(&story.holds, now).iter().map(|line| format!("  {line}")));
     }
     if story.requests.is_empty() {
         lines.push("no request with this ID is on record".to_owned());
     } else {
         lines.push("requests with this ID, oldest first; support asks for the correlation IDs:".to_owned());
-        lines.extend(story.requests.iter().flat_map(request));
+        lines.extend(story.requests.iter().flat_map(request).map(|line| printable::line(&line).into_owned()));
     }
-    // Other programs write to the tables: no text of theirs may start a line of its own.
-    let lines: Vec<_> = lines.iter().map(|line| printable::line(line)).collect();
-    say(&lines.join("\n"))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `text` without colours.
-fn plain(text: &str) -> String {
-    anstream::adapter::strip_str(text).to_string()
+    lines
 }
 
 fn state(story: &Story) -> String {

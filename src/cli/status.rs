@@ -5,7 +5,7 @@ mod report;
 
 use std::{
     future::Future,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     pin::pin,
     process::ExitCode,
     time::Duration,
@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use super::{
     Failure,
     arguments::{agent_id, duration},
+    terminal::say_in_colour,
 };
 use crate::{
     config::Config,
@@ -25,7 +26,7 @@ use crate::{
     printable,
     queue::sqlite::{Reader, sure},
 };
-pub(super) use page::hold_line;
+pub(super) use page::hold_lines;
 use report::Report;
 
 const EXAMPLES: &str = "\
@@ -82,9 +83,7 @@ pub(super) async fn status(
             format!("{clear}{gap}{}", page::show(&report, &standing, args.agent.is_some()))
         };
         first = false;
-        // Removes the colours if standard output is no terminal, or NO_COLOR is set.
-        let mut out = anstream::stdout();
-        writeln!(out, "{text}").and_then(|()| out.flush()).context("write to standard output")?;
+        say_in_colour(&text)?;
         let Some(pause) = args.watch else { return Ok(ExitCode::SUCCESS) };
         tokio::select! {
             () = &mut shutdown => return Ok(ExitCode::SUCCESS),

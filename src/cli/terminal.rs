@@ -1,12 +1,25 @@
-//! What a command says to whoever runs it, and what it asks.
+//! The output of a command, its questions, and its progress.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal as _, Write as _},
+};
 
+use anstyle::{AnsiColor, Style};
 use anyhow::Context as _;
+use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets::NOTHING};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
 use crate::printable;
+
+const BOLD: Style = Style::new().bold();
+pub(super) const GREEN: Style = AnsiColor::Green.on_default();
+pub(super) const YELLOW: Style = AnsiColor::Yellow.on_default();
+pub(super) const RED: Style = AnsiColor::Red.on_default();
+
+/// Columns of a table: a terminal's 80, less an indent of two.
+const TABLE_WIDTH: u16 = 78;
 
 /// Prints the result of a command.
 ///
@@ -14,6 +27,16 @@ use crate::printable;
 /// If standard output cannot be written.
 pub(super) fn say(text: &str) -> Result<(), Failure> {
     writeln!(io::stdout(), "{}", printable::lines(text)).context("write to standard output").map_err(Failure::from)
+}
+
+/// Prints a result with colours. Text from other programs must be escaped already.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub(super) fn say_in_colour(text: &str) -> Result<(), Failure> {
+    // Removes the colours if standard output is no terminal, or NO_COLOR is set.
+    let mut out = anstream::stdout();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("write to standard output").map_err(Failure::from)
 }
 
 /// Prints what has been done. It cannot be undone, so the command succeeds even if standard output cannot be written.
@@ -52,6 +75,39 @@ pub(super) fn ask(question: &str) -> Result<bool, Failure> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).context("read the answer")?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// `text` in a colour.
+pub(super) fn styled(style: Style, text: impl Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// The lines of a table, its header first and in bold. `right`: the columns that are aligned to the right. Text that does not fit into
+/// the table ends with `…`. The cells must be escaped.
+pub(super) fn table<const N: usize>(
+    header: [&str; N],
+    right: &[usize],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Vec<String> {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(TABLE_WIDTH);
+    table.set_truncation_indicator("…").set_header(header);
+    for cells in rows {
+        let mut row = Row::from(cells);
+        row.max_height(1);
+        table.add_row(row);
+    }
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right.contains(&at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    if let Some(header) = lines.first_mut() {
+        *header = styled(BOLD, &header);
+    }
+    lines
 }
 
 /// A progress bar for `total` units of work, or a spinner if the total is not known. Its message says what is done so far.

@@ -1,13 +1,13 @@
-//! Times, spans and numbers, as people write and read them.
+//! Times and numbers as people write and read them.
 
 use std::time::Duration;
 
 use crate::{durations, model::clock::Timestamp, printable};
 
-/// The longest span that can be given: a hundred years.
+/// The longest duration that can be given: a hundred years.
 const MAX_SPAN: Duration = Duration::from_secs(36_500 * 86_400);
 
-/// A point in time, as given: itself, or so far from now.
+/// A point in time as it was given: a time, or a duration from now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
     At(Timestamp),
@@ -15,10 +15,10 @@ pub(super) enum Moment {
 }
 
 impl Moment {
-    /// Takes a text for one.
+    /// Parses a time, a duration or Unix milliseconds.
     ///
     /// # Errors
-    /// If it is none; the message says what is one.
+    /// A message with examples.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let bad = || {
@@ -29,9 +29,7 @@ impl Moment {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             let ms = text.parse().ok().filter(|ms| *ms <= Timestamp::MAX.0).ok_or_else(bad)?;
             if ms != 0 && ms < Timestamp::LEAST_DUE.0 {
-                return Err(
-                    "must be Unix milliseconds; this looks like seconds, which are to be multiplied by 1000".to_owned()
-                );
+                return Err("must be Unix milliseconds; this looks like seconds: multiply it by 1000".to_owned());
             }
             return Ok(Self::At(Timestamp(ms)));
         }
@@ -41,7 +39,7 @@ impl Moment {
         Timestamp::parse(text).map(Self::At).ok_or_else(bad)
     }
 
-    /// Itself, or so far after `now`.
+    /// The time, or `now` plus the duration.
     pub(super) fn after(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
@@ -49,8 +47,8 @@ impl Moment {
         }
     }
 
-    /// From when on a row is due that waits for it. The table takes no time before 1973 for one, as that looks like seconds: a
-    /// date of then means at once.
+    /// The due time of a row. A date before 1973 means at once, because the table refuses such due times: they look like
+    /// seconds.
     pub(super) fn due(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(at) if at < Timestamp::LEAST_DUE => Timestamp::ZERO,
@@ -58,7 +56,7 @@ impl Moment {
         }
     }
 
-    /// Itself, or so far before `now`.
+    /// The time, or `now` minus the duration.
     pub(super) fn before(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
@@ -67,12 +65,12 @@ impl Moment {
     }
 }
 
-/// `2026-11-24 10:00:00 UTC`.
+/// The time as `2026-11-24 10:00:00 UTC`.
 pub(super) fn show_time(at: Timestamp) -> String {
     at.civil().map_or_else(|| format!("{at} ms"), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
-/// `12,345`.
+/// The number as `12,345`.
 pub(super) fn show_count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
@@ -85,12 +83,12 @@ pub(super) fn show_count(n: u64) -> String {
     text
 }
 
-/// `1 row`, `12,345 rows`.
+/// The number with its noun: `1 row`, `12,345 rows`.
 pub(super) fn plural(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", show_count(n), if n == 1 { one } else { many })
 }
 
-/// What others wrote, fit for a terminal: on one line, harmful characters escaped, and not longer than so many characters.
+/// Text from outside for a terminal: on one line, with harmful characters escaped, and cut to `most` characters.
 pub(super) fn show_text(text: &str, most: usize) -> String {
     let mut clean: String = printable::line(text).chars().take(most + 1).collect();
     if clean.chars().count() > most {

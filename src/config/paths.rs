@@ -14,7 +14,7 @@ const URI_PARAMETERS: [&str; 6] = ["mode", "cache", "immutable", "vfs", "nolock"
 /// work on an empty queue while producers fill another one.
 ///
 /// # Errors
-/// What is wrong with it, and what to do.
+/// A message that says what is wrong with the name, and what to do.
 pub(super) fn database(name: &str) -> Result<PathBuf, String> {
     if name.to_ascii_lowercase().starts_with(":memory:") {
         return Err("is a database in memory to SQLite, which no other program can open; name a file".to_owned());
@@ -36,7 +36,7 @@ pub(super) fn database(name: &str) -> Result<PathBuf, String> {
 /// Checks the name of any file.
 ///
 /// # Errors
-/// What is wrong with it, and what to do.
+/// A message that says what is wrong with the name, and what to do.
 pub(super) fn file(name: &str) -> Result<PathBuf, String> {
     if name.trim_matches(is_blank).is_empty() {
         return Err("must name a file".to_owned());

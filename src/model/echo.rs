@@ -84,7 +84,7 @@ mod tests {
         Uuid::from_u128(number)
     }
 
-    /// 1 to 3 were sent.
+    /// The IDs 1 to 3 were sent.
     fn echoes() -> Echoes {
         let mut echoes = Echoes::default();
         (1..=3).for_each(|number| echoes.sent(id(number)));

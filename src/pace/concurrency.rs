@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Sends rounds to an API that answers up to `bears` requests at a time in 100 ms, and is slower in proportion with more.
+    /// Sends rounds to an API that answers up to `bears` requests in flight in 100 ms. With more, its latency grows in proportion.
     fn rounds(limit: &mut AdaptiveConcurrency, bears: usize, rounds: usize) {
         for _ in 0..rounds {
             let sent = limit.limit();
@@ -109,7 +109,7 @@ mod tests {
         rounds(&mut limit, 64, 50);
         assert_eq!(limit.limit(), 64);
         rounds(&mut limit, 4, 100);
-        // 4 at a time take 100 ms; slow is more than 450 ms, which is 18 at a time.
+        // Four in flight take 100 ms. Answers are slow above 450 ms, which is 18 in flight.
         assert!((10..=20).contains(&limit.limit()), "{}", limit.limit());
         rounds(&mut limit, 4, 10_000);
         assert!((10..=20).contains(&limit.limit()), "however long it goes on: {}", limit.limit());

@@ -7,6 +7,8 @@ mod clocks;
 mod crowds;
 #[path = "holds_tests/people.rs"]
 mod people;
+#[path = "holds_tests/probes.rs"]
+mod probes;
 #[path = "holds_tests/questions.rs"]
 mod questions;
 
@@ -20,7 +22,7 @@ fn at(seconds: u64) -> Timestamp {
     NOW.plus(secs(seconds))
 }
 
-/// Holds of 4 s that grow to 60.
+/// Holds that start at 4 s and grow to 60 s.
 fn holds() -> Holds {
     Holds::new(Backoff::new(secs(4), secs(60)).unwrap())
 }
@@ -46,7 +48,7 @@ fn by_streak(name: &str, cause: Cause) -> Option<Hold> {
     Some(hold(on(name), cause, HoldEnd::ByStreak))
 }
 
-/// A request that asks for this pause, and has reached nothing by streak.
+/// A request from which this hold follows. No streak is long enough.
 fn outcome(request: i64, name: &str, hold: Option<Hold>) -> Outcome {
     let request = RequestId(request);
     Outcome { request, agent: agent(name), hold, reached: None, has_settled: false, asks_first: false, newest: request }
@@ -69,7 +71,7 @@ fn row(scope: Scope, cause: Cause, until_at: Option<Timestamp>) -> HoldRow {
     HoldRow { scope, cause, since_at: NOW, until_at, repeats: 0, probed_at: None }
 }
 
-/// The one row that was placed, and whether it is said to be the longest.
+/// The only placed row, and whether it is reported as the longest.
 fn placed(changes: &[HoldChange]) -> (&HoldRow, bool) {
     match changes {
         [HoldChange::Placed { row, is_longest }] => (row, *is_longest),
@@ -85,7 +87,7 @@ fn end_of(row: &HoldRow) -> Timestamp {
     row.until_at.unwrap()
 }
 
-/// Holds with one that has been placed at [`NOW`] and is over at its end; and a probe on its way.
+/// Holds with one that was placed at [`NOW`] and has ended, and its probe in flight.
 fn probing(scope: Scope, cause: Cause, repeats: u32) -> Holds {
     let mut holds = holds();
     holds.load(vec![HoldRow { repeats, ..row(scope.clone(), cause, Some(at(4))) }]);
@@ -215,7 +217,7 @@ fn a_retry_after_moves_the_end_and_only_ever_later() {
     let mut other = super::tests::holds();
     let changes = take(&mut other, asked(1, Cause::Forbidden, 2), NOW);
     assert!(is_jittered(end_of(placed(&changes).0).since(NOW), 60), "the hold's own time is longer");
-    // One that was in flight moves the end, too; and changes nothing else.
+    // A request that was in flight moves the end, too, and changes nothing else.
     let changes = take(&mut holds, asked(2, Cause::Forbidden, 300), at(1));
     let (row, is_longest) = placed(&changes);
     assert_eq!((end_of(row), row.since_at, row.repeats, is_longest), (at(300), NOW, 0, true));
@@ -329,114 +331,4 @@ fn a_probe_that_asks_for_no_pause_renews_only_what_it_could_not_end() {
         let mut holds = probing(on("a"), cause, 0);
         assert_eq!(take(&mut holds, outcome(9, "a", None), at(4)), [lifted(on("a"), cause, Some(at(4)))], "{cause:?}");
     }
-}
-
-#[test]
-fn a_probe_carries_one_half_then_the_other_then_quarters() {
-    let halved = |cause, repeats| {
-        let mut holds = holds();
-        holds.load(vec![HoldRow { repeats, ..row(on("a"), cause, Some(NOW)) }]);
-        holds.probe(&agent("a")).halved
-    };
-    for cause in [Cause::ServerError, Cause::Garbled, Cause::Lost, Cause::Contract] {
-        let found: Vec<_> = (0..7).map(|repeats| halved(cause, repeats)).collect();
-        assert_eq!(found, [1, 1, 2, 2, 2, 2, 3], "{cause:?}");
-    }
-    for cause in [
-        Cause::Unauthorized,
-        Cause::Forbidden,
-        Cause::UnknownAgent,
-        Cause::Rejected,
-        Cause::ApiFailed,
-        Cause::Unreachable,
-        // Read from the database, it may be a 429's.
-        Cause::Throttled,
-    ] {
-        assert_eq!(halved(cause, 5), 0, "{cause:?}");
-    }
-    // A 503 may be the doing of one ID, a 429 is not.
-    for may_be_content in [true, false] {
-        let mut holds = holds();
-        let hold = Hold { may_be_content, ..hold(Scope::All, Cause::Throttled, HoldEnd::At(at(2))) };
-        take(&mut holds, outcome(1, "a", Some(hold)), NOW);
-        assert_eq!(holds.probe(&agent("a")).halved, u32::from(may_be_content));
-    }
-    assert_eq!(halved(Cause::Lost, u32::MAX), 31);
-}
-
-#[test]
-fn a_probe_asks_about_one_row_after_answers_and_takes_the_newest_after_rejections() {
-    let mut holds = holds();
-    assert_eq!(holds.probe(&agent("a")), Probe::default());
-    holds.load(vec![
-        row(on("a"), Cause::ApiSilent, Some(NOW)),
-        row(on("b"), Cause::Rejected, Some(NOW)),
-        row(Scope::All, Cause::Lost, Some(NOW)),
-    ]);
-    assert_eq!(holds.probe(&agent("a")), Probe { halved: 1, asks: true, newest_first: false });
-    assert_eq!(holds.probe(&agent("b")), Probe { halved: 1, asks: false, newest_first: true });
-    assert_eq!(holds.probe(&agent("c")), Probe { halved: 1, asks: false, newest_first: false });
-}
-
-#[test]
-fn a_request_is_old_news_if_it_was_sent_before_a_hold_by_streak() {
-    let mut holds = holds();
-    assert_eq!(holds.by_streak(&agent("a"), RequestId(1)), None);
-    take(&mut holds, outcome(1, "a", growing(on("a"), Cause::Forbidden)), NOW);
-    assert_eq!(holds.by_streak(&agent("a"), RequestId(1)), None, "no such hold");
-    take(&mut holds, Outcome { newest: RequestId(8), ..reached(2, "a", Cause::Rejected, on("a")) }, NOW);
-    assert_eq!(holds.by_streak(&agent("a"), RequestId(8)), Some(true));
-    assert_eq!(holds.by_streak(&agent("a"), RequestId(9)), Some(false));
-    assert_eq!(holds.by_streak(&agent("b"), RequestId(8)), None);
-    take(&mut holds, Outcome { newest: RequestId(12), ..reached(10, "b", Cause::Lost, Scope::All) }, NOW);
-    assert_eq!(holds.by_streak(&agent("a"), RequestId(9)), Some(true), "the one on everything is newer");
-    assert_eq!(holds.by_streak(&agent("c"), RequestId(13)), Some(false));
-    for cause in Cause::ALL {
-        let mut holds = super::tests::holds();
-        holds.load(vec![row(on("a"), cause, None)]);
-        let is_of_faults =
-            matches!(cause, Cause::Rejected | Cause::ServerError | Cause::Garbled | Cause::Lost | Cause::Contract);
-        let expected = (is_of_faults || cause.is_of_an_answer()).then_some(false);
-        assert_eq!(holds.by_streak(&agent("a"), RequestId(1)), expected, "{cause:?}");
-    }
-}
-
-#[test]
-fn a_renewed_hold_makes_old_news_of_what_was_sent_until_then() {
-    let mut holds = probing(on("a"), Cause::Lost, 0);
-    take(&mut holds, Outcome { newest: RequestId(20), ..outcome(9, "a", by_streak("a", Cause::Lost)) }, at(4));
-    assert_eq!(holds.by_streak(&agent("a"), RequestId(20)), Some(true));
-    assert_eq!(holds.by_streak(&agent("a"), RequestId(21)), Some(false));
-}
-
-#[test]
-fn a_probe_that_nothing_will_be_heard_of_makes_room_for_another() {
-    let mut holds = probing(Scope::All, Cause::Lost, 0);
-    holds.forget(RequestId(8), &agent("a"));
-    assert_eq!(holds.admit_any(at(4)), Admission::Probing, "another request is not the probe");
-    holds.forget(RequestId(9), &agent("a"));
-    assert_eq!(holds.admit_any(at(4)), Admission::Probe);
-}
-
-#[test]
-fn of_several_holds_the_longest_decides_and_an_endless_one_most() {
-    let mut holds = holds();
-    let both = [row(Scope::All, Cause::Lost, Some(at(10))), row(on("a"), Cause::Forbidden, Some(at(20)))];
-    holds.load(both.to_vec());
-    assert_eq!(holds.admit(&agent("a"), NOW), Admission::Held(Some(at(20))));
-    assert_eq!(holds.admit(&agent("a"), at(15)), Admission::Held(Some(at(20))));
-    assert_eq!(holds.admit(&agent("b"), NOW), Admission::Held(Some(at(10))));
-    assert_eq!(
-        (holds.admit(&agent("b"), at(10)), holds.admit(&agent("a"), at(20))),
-        (Admission::Probe, Admission::Probe)
-    );
-    // b probes the one on everything; a's own is not what it tells of.
-    assert_eq!(holds.sent(RequestId(1), &agent("b"), at(20)), [(Scope::All, Cause::Lost)]);
-    assert_eq!(
-        (holds.admit(&agent("a"), at(20)), holds.admit(&agent("c"), at(20))),
-        (Admission::Probing, Admission::Probing)
-    );
-    holds.load_some(BTreeSet::new(), vec![row(on("a"), Cause::Operator, None)]);
-    assert_eq!(holds.admit(&agent("a"), at(20)), Admission::Held(None));
-    assert_eq!(holds.count(), 3);
 }

@@ -10,7 +10,7 @@ fn limit(requests_per_second: f64, burst: u32) -> RateLimit {
     RateLimit { requests_per_second, burst: NonZeroU32::new(burst).unwrap() }
 }
 
-/// Takes and sends what can be had at `elapsed`.
+/// Takes all permits that are available at `elapsed`, and lets their requests leave.
 fn send_all(permits: &mut Permits, elapsed: Duration) -> u32 {
     let taken = (0..1_000).take_while(|_| permits.take(elapsed)).count();
     permits.leave(elapsed);
@@ -39,14 +39,14 @@ fn no_window_has_more_permits_than_rate_times_its_length_plus_burst() {
     let mut permits = Permits::new(limit(2.0, 3));
     let times = (0..10_000).step_by(10);
     let sent: Vec<u64> = times.flat_map(|ms| vec![ms; send_all(&mut permits, millis(ms)) as usize]).collect();
-    // Tried every 10 ms: three at once, and then one each half second.
+    // Tried every 10 ms, there are three at once, and then one every half second.
     assert_eq!(sent[..6], [0, 0, 0, 500, 1_000, 1_500]);
     assert_eq!(sent.len(), 3 + 19);
 }
 
 #[test]
 fn permits_count_from_when_their_requests_leave() {
-    // Five a second, burst five, and a commit of 1.5 s.
+    // The rate is 5/s with a burst of 5, and a commit takes 1.5 s.
     let mut permits = Permits::new(limit(5.0, 5));
     assert!((0..5).all(|_| permits.take(Duration::ZERO)) && !permits.take(Duration::ZERO));
     permits.leave(millis(1_500));
@@ -61,7 +61,7 @@ fn permits_that_are_taken_in_several_turns_leave_together() {
     assert!(permits.take(Duration::ZERO) && permits.take(millis(500)) && !permits.take(millis(900)));
     assert!(permits.take(millis(1_000)), "one was refilled");
     permits.leave(millis(1_000));
-    // Three left where two may: the next waits for what is owed.
+    // Three requests left where two were allowed, so the next one waits longer.
     assert_eq!(send_all(&mut permits, millis(2_999)), 0);
     assert_eq!(send_all(&mut permits, millis(3_000)), 1);
 }
@@ -100,7 +100,7 @@ fn a_clock_that_is_read_late_gives_no_permit_twice() {
 
 #[test]
 fn a_restart_goes_on_from_what_was_sent_last() {
-    // Six times five at a rate of one a second, burst five: the first has the burst, the others what was refilled.
+    // Six times 5 s at 1/s with a burst of 5: the first time uses the burst, and the others the refilled permits.
     let mut sent: Vec<Duration> = Vec::new();
     for start in (0..6).map(|n| millis(n * 30)) {
         let mut permits = Permits::new(limit(1.0, 5));
@@ -198,7 +198,7 @@ fn a_lowered_rate_counts_from_when_requests_leave_and_not_at_all_if_none_does() 
     assert_eq!(permits.next(), millis(3_000) - MAX_CATCH_UP + gap);
 }
 
-/// A step of a life: wait so long, take so many permits, and let the requests leave so much later; or fail to claim them.
+/// A step of a process: wait, take permits, and let the requests leave some time later, or fail to claim them.
 type Step = (u64, u32, u64, bool);
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -234,7 +234,7 @@ proptest! {
         for (pause, steps) in lives {
             start += millis(pause);
             let mut permits = Permits::new(limit);
-            // All that matter, and some of those that do not.
+            // All requests that matter, and some that do not.
             let recent = sent.iter().filter(|at| start - **at <= limit.memory() * 2);
             let ago: Vec<_> = recent.map(|at| start - *at).collect();
             permits.sent_before(&ago, Duration::ZERO);
@@ -259,7 +259,7 @@ proptest! {
     fn what_may_leave_does_at_the_time_that_was_said(
         steps in prop::collection::vec(any_step(), 1..40), per_second in prop::sample::select(vec![0.5, 3.0, 20.0]), burst in 1_u32..7,
     ) {
-        // The reference: a bucket that is as full as what left says, in nanoseconds of refilling.
+        // The reference is a bucket that is emptied when requests leave. Its level is in nanoseconds of refilling.
         let limit = limit(per_second, burst);
         let (period, most) = (limit.period(), limit.memory());
         let (mut owed, mut seen, mut elapsed) = (Duration::ZERO, Duration::ZERO, millis(1));

@@ -6,7 +6,7 @@ const fn seconds(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
-/// A rate of 10 whose API has answered `answers` requests in `time`, throttled four, and answers again at the end of it.
+/// A rate of 10 whose API has answered `answers` requests, has throttled four, and answers again at the end of `time`.
 fn after_an_excess(answers: i64, time: Duration) -> AdaptiveRate {
     let mut rate = AdaptiveRate::new(10.0, Duration::ZERO);
     for request in 1..answers {
@@ -22,7 +22,7 @@ fn after_an_excess(answers: i64, time: Duration) -> AdaptiveRate {
     rate
 }
 
-/// Sends in virtual time, as fast as the rate allows, and holds as long as a throttled answer asks for.
+/// Sends in virtual time as fast as the rate allows, and pauses as long as a throttled answer asks for.
 struct Sender {
     rate: AdaptiveRate,
     now: Duration,
@@ -39,7 +39,7 @@ impl Sender {
         Self { rate, now: Duration::ZERO, newest: 0, answered: 0, throttled: 0 }
     }
 
-    /// Has something to send `every` so often, at the most. `refuses` is asked when a request arrives, and for how long.
+    /// Sends at most one request in the time `every`. `refuses` returns for how long a request is refused when it arrives.
     fn run(&mut self, length: Duration, every: Duration, mut refuses: impl FnMut(Duration) -> Option<Duration>) {
         let end = self.now + length;
         while self.now < end {
@@ -67,7 +67,7 @@ impl Sender {
 
 const ALWAYS: Duration = Duration::ZERO;
 
-/// A token bucket of a second's worth, or so many in each so many seconds.
+/// A limit: a token bucket with one second's worth, or a number of requests in each window.
 struct Limit {
     rate: f64,
     length: Option<f64>,
@@ -78,7 +78,7 @@ struct Limit {
 }
 
 impl Limit {
-    /// `told`: what a throttled answer says, if that is not what is right.
+    /// `told`: the `Retry-After` of a throttled answer, if it is not the right one.
     fn new(rate: f64, length: Option<f64>, told: Option<Duration>) -> Self {
         Self { rate, length, begins: 0.0, told, left: rate, before: f64::NEG_INFINITY }
     }
@@ -101,7 +101,7 @@ impl Limit {
         Some(self.told.unwrap_or(Duration::from_secs_f64(right)))
     }
 
-    /// The shares of what it allows, and of throttled answers, after so long.
+    /// The share of the allowed requests that were sent, and the share of throttled answers.
     fn settled(&mut self, ceiling: f64, after: Duration) -> (f64, f64) {
         let mut sender = Sender::new(ceiling);
         sender.run(after, ALWAYS, |now| self.refuses(now));
@@ -134,7 +134,7 @@ fn the_rate_never_stays_where_it_was_too_high() {
     assert!((rate.current() - 9.5).abs() < 1e-9, "{}", rate.current());
 }
 
-/// How a rate of 10 comes out that sent 100 requests in 10 s, was refused, and asked until `probed` in vain.
+/// The rate after an excess. A rate of 10 sent 100 requests in 10 s, was refused, and probed in vain until `probed`.
 fn after_a_refusal(probed: Option<Duration>, length: Duration) -> f64 {
     let mut rate = AdaptiveRate::new(10.0, Duration::ZERO);
     (0..100).for_each(|request| rate.sent(Duration::from_millis(100 * request)));
@@ -163,7 +163,7 @@ fn a_refusal_is_counted_in_up_to_when_it_was_over_for_all_that_is_known() {
     assert!((after_a_refusal(None, seconds(91)) - 9.5).abs() < 1e-9, "no limit per minute takes so long");
 }
 
-/// How long the rate stays after so many throttled answers to something of a thousand, and so long a refusal.
+/// The length of the plateau after this number of throttled answers and this refusal.
 fn plateau(throttled: i64, refusal: Duration) -> Duration {
     let mut rate = AdaptiveRate::new(10.0, Duration::ZERO);
     for request in 1..1_000 {
@@ -200,14 +200,14 @@ fn the_rate_does_not_rise_while_it_is_not_used() {
     let lowered = sender.rate.current();
     sender.run(seconds(3_600), seconds(10), |_| None);
     assert!(lowered < 10.0 && sender.rate.current() == lowered, "{lowered} {}", sender.rate.current());
-    // The hour's 360 requests have used 36 s.
+    // The 360 requests of the hour took 36 s.
     sender.run(seconds(40), ALWAYS, |_| None);
     assert!(sender.rate.current() > lowered);
 }
 
 #[test]
 fn a_trickle_is_not_taken_for_what_the_api_bears() {
-    // The rate, and how often there is something to send.
+    // Each case is a rate, and the time between requests.
     for (ceiling, every) in [(5.0, 2_000), (5.0, 900), (100.0, 900), (100.0, 30), (5.0, 50_000)] {
         let every = Duration::from_millis(every);
         let mut sender = Sender::new(ceiling);
@@ -220,7 +220,7 @@ fn a_trickle_is_not_taken_for_what_the_api_bears() {
 
 #[test]
 fn after_an_outage_the_rate_is_soon_what_it_was() {
-    // However much was sent before: the outage may have begun soon after the start.
+    // The number of requests before does not matter: the outage may have begun soon after the start.
     for before in [2, 10, 600] {
         let mut sender = Sender::new(5.0);
         sender.run(seconds(before), ALWAYS, |_| None);
@@ -228,7 +228,7 @@ fn after_an_outage_the_rate_is_soon_what_it_was() {
         sender.run(seconds(10), ALWAYS, |_| outage.take());
         sender.run(seconds(180), ALWAYS, |_| None);
         assert!(sender.rate.current() >= 4.5, "{before} s: {}", sender.rate.current());
-        // The same in pieces of a minute.
+        // The same time in pieces of a minute.
         let over = sender.now + seconds(1_800);
         sender.run(seconds(1_810), ALWAYS, |now| (now < over).then_some(seconds(60)));
         sender.run(seconds(300), ALWAYS, |_| None);
@@ -266,7 +266,7 @@ fn throttling_that_starts_with_the_fifth_request_at_a_time_is_met_with_a_lower_r
     sender.run(seconds(120), ALWAYS, &mut refuses);
     (sender.answered, sender.throttled) = (0, 0);
     sender.run(seconds(1_200), ALWAYS, &mut refuses);
-    // 4 at a time that take 200 ms are 20/s. Evenly spaced and each as long as chance has it, not all of that can be had.
+    // Four requests in flight that take 200 ms each are 20/s. With even spacing and random latencies, less is possible.
     assert!(f64::from(sender.answered) > 0.4 * 20.0 * 1_200.0, "{}", sender.answered);
     assert!(f64::from(sender.throttled) < 0.01 * f64::from(sender.answered), "{}", sender.throttled);
 }
@@ -291,12 +291,12 @@ fn the_way_up_begins_slowly_grows_and_ends_at_the_ceiling() {
 fn a_pause_for_want_of_work_is_not_held_against_the_api() {
     let mut sender = Sender::new(10.0);
     sender.run(seconds(10), ALWAYS, |_| None);
-    // An hour later, there is something to do again; 5 s later it is too much, and the next minute begins after 55 s more.
+    // An hour later, there is work again. After 5 s the limit is reached, and the next minute begins 55 s later.
     sender.now += seconds(3_600);
     sender.run(seconds(5), ALWAYS, |_| None);
     let mut refused = Some(seconds(55));
     sender.run(seconds(60), ALWAYS, |_| refused.take());
-    // Fifty in a minute.
+    // That is fifty requests in a minute.
     assert!((sender.rate.current() / (50.0 / 60.0 * GAIN) - 1.0).abs() < 0.05, "{}", sender.rate.current());
 }
 
@@ -333,9 +333,9 @@ proptest! {
             };
             prop_assert!(rate.current().is_finite() && rate.current() > 0.0 && rate.current() <= ceiling);
             prop_assert!(rate.current() >= FLOOR.min(ceiling));
-            // Every change is told, with what it was before and what it is now.
+            // Every change is reported with the rates before and after it.
             prop_assert_eq!(change.map_or((before, before), |change| (change.from, change.to)), (before, rate.current()));
-            // Only an answer that was not throttled raises it; only one that was, or the end of an excess, lowers it.
+            // Only an answer that was not throttled raises the rate. Only a throttled one, or the end of an excess, lowers it.
             prop_assert!(what != 1 || rate.current() <= before);
             prop_assert!(what != 0 || rate.current() == before);
         }
@@ -348,7 +348,7 @@ proptest! {
         before in 0_u32..500,
     ) {
         let every = Duration::from_secs_f64(times_slower / ceiling);
-        // What is late by less than a turn may be, is taken for late.
+        // A delay shorter than a late turn is not idle time.
         prop_assume!(every > 3 * LATE);
         let mut sender = Sender::new(ceiling);
         sender.run(every * before, every, |_| None);

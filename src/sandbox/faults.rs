@@ -1,4 +1,4 @@
-//! Faults that last: IDs that spoil their requests, outages, and how a missing entry is answered.
+//! Lasting faults: IDs that spoil their requests, outages, and answers about missing entries.
 
 use std::str::FromStr;
 
@@ -8,60 +8,60 @@ use serde_json::json;
 use super::replies::{cut, empty, error, html, json_response, throttle};
 use crate::api::MAX_ANSWER_BYTES;
 
-/// How every request is answered that contains a certain ID. Nothing in such a request is deleted.
+/// The answer to every request with a certain ID. Such a request deletes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poison {
-    /// With this status, in the API's envelope.
+    /// This status, in the API's envelope.
     Status(u16),
-    /// With this status, and `Retry-After` with so many seconds.
+    /// This status, and `Retry-After` with this many seconds.
     RetryAfter(u16, u64),
-    /// With a 200 that is HTML.
+    /// A 200 with HTML.
     Html,
-    /// With a 200 that is longer than any answer.
+    /// A 200 that is longer than any answer.
     Long,
-    /// Never.
+    /// No answer, and the connection stays open.
     Hang,
     /// The connection is cut.
     Reset,
 }
 
-/// How everything is answered while nothing works. Nothing is deleted.
+/// The answer to everything during an outage. Nothing is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outage {
-    /// With this status, in the API's envelope.
+    /// This status, in the API's envelope.
     Status(u16),
-    /// With this status, and `Retry-After` with so many seconds.
+    /// This status, and `Retry-After` with this many seconds.
     RetryAfter(u16, u64),
-    /// With a 200 that lists every ID as failed, or says `"success": false`.
+    /// A 200 that lists every ID as failed, or says `"success": false`.
     PoliteFailed,
-    /// With a 200 whose two lists are empty, or that says `"success": false`.
+    /// A 200 whose two lists are empty, or that says `"success": false`.
     PoliteSilent,
-    /// With a 200 that lists as deleted only IDs that were not sent, or that says `"success": false`.
+    /// A 200 that lists as deleted only IDs that were not sent, or says `"success": false`.
     Strangers,
-    /// With a 200 that is HTML.
+    /// A 200 with HTML.
     Html,
     /// The connection is cut.
     Reset,
 }
 
-/// How a single DELETE of an entry is answered that is not there: always with 404.
+/// The body of the 404 for a single-entry DELETE of an entry that does not exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Missing {
-    /// In the API's envelope, about the entry.
+    /// The API's envelope, about the entry.
     #[default]
     Envelope,
-    /// As a gateway answers that knows no such route.
+    /// A gateway's message that there is no such route.
     Gateway,
-    /// With HTML.
+    /// HTML.
     Html,
-    /// With no body.
+    /// No body.
     Empty,
-    /// In the API's envelope, about the agent.
+    /// The API's envelope, about the agent.
     Agent,
 }
 
 impl Poison {
-    /// The answer; `None` if there is never to be one.
+    /// The answer; `None` if there is none and the connection stays open.
     pub(super) fn answer(self, correlation_id: &str) -> Option<Response> {
         match self {
             Self::Status(status) => Some(error(status, correlation_id, "ORDERED", "as ordered")),
@@ -79,8 +79,8 @@ impl Poison {
 }
 
 impl Outage {
-    /// The answer to a request about these IDs: in a bulk delete, or about a single entry. `None` if the request deletes
-    /// nothing, and an outage that is spoken politely leaves it alone.
+    /// The answer to a request that deletes these IDs. `ids` is `None` for a request that deletes nothing; an outage of answers with
+    /// 200 does not concern such a request, and returns `None`.
     pub(super) fn answer(self, ids: Option<&[String]>, is_single: bool, correlation_id: &str) -> Option<Response> {
         let told = |deleted: &[String], failed: &[String]| {
             let lists = json!({ "deleted": deleted, "failed": failed });
@@ -118,7 +118,7 @@ impl Missing {
     }
 }
 
-/// `500`, or `503+2` with the seconds of a `Retry-After`.
+/// Parses `500`, or `503+2` with the seconds of a `Retry-After`.
 fn status(text: &str) -> Option<(u16, Option<u64>)> {
     let (status, seconds) = match text.split_once('+') {
         Some((status, seconds)) => (status, Some(seconds.parse().ok()?)),

@@ -1,10 +1,10 @@
-//! What the sandbox's caches hold, as the API lists it.
+//! The list of an agent's cache in the sandbox.
 
 use serde_json::{Value, json};
 
 use super::Entries;
 
-/// How many entries an agent lists that has every entry.
+/// The number of entries in the list of an agent that has every entry.
 const ENDLESS: u64 = 1_000;
 
 const TRANSCRIPTS: [&str; 6] = [
@@ -15,17 +15,17 @@ const TRANSCRIPTS: [&str; 6] = [
     "Möchten Sie einen Tisch für zwei Personen reservieren?",
     "Is there anything else I can do for you?",
 ];
-/// Provider, voice, language.
+/// Each a provider, a voice and a language.
 const VOICES: [(&str, &str, &str); 3] = [
     ("elevenlabs", "EXAVITQu4vr4xnSDxMaL", "en-GB"),
     ("cartesia", "a0e99841-438c", "en-US"),
     ("google", "de-DE-Wavenet-B", "de-DE"),
 ];
 
-/// 2025-01-01T00:00:00Z.
+/// 2025-01-01T00:00:00Z in Unix seconds.
 const FIRST_CACHED_AT: i64 = 1_735_689_600;
 
-/// The IDs of what is there, in the order of a number's value.
+/// The IDs of the existing entries, in numerical order.
 fn ids(entries: &Entries) -> Vec<String> {
     let mut ids: Vec<String> = match entries {
         Entries::Listed(ids) => ids.iter().cloned().collect(),
@@ -35,7 +35,7 @@ fn ids(entries: &Entries) -> Vec<String> {
     ids
 }
 
-/// An entry, all of it made of its ID: the same each time.
+/// An entry whose values depend only on its ID.
 fn entry(id: &str) -> Value {
     let draw = id.bytes().fold(7_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
     let of = |n: usize, salt: u64| (draw / salt) as usize % n;
@@ -57,10 +57,10 @@ fn entry(id: &str) -> Value {
     })
 }
 
-/// A page, as a query such as `limit=50&offset=0` asks for it.
+/// The page for a query such as `limit=50&offset=0`.
 ///
 /// # Errors
-/// If the query is none that the API takes.
+/// If the API would refuse the query.
 pub(super) fn page(entries: &Entries, query: &str) -> Result<Value, &'static str> {
     let (mut limit, mut offset) = (50, 0);
     for (name, value) in query.split('&').filter_map(|part| part.split_once('=')) {

@@ -1,20 +1,20 @@
-//! How single requests are treated, in the order in which they come in.
+//! Orders for single requests, in the order in which they arrive.
 
-/// How one request is treated, ordered in advance by [`Sandbox::script`](super::Sandbox::script).
+/// How one request is answered. [`Sandbox::script`](super::Sandbox::script) sets it in advance.
 #[derive(Clone, Debug)]
 pub enum Mood {
-    /// As the options say.
+    /// The options decide.
     Plain,
-    /// Nothing is done, and this is the answer.
+    /// Nothing is deleted, and this is the answer.
     Say {
         /// The status.
         status: u16,
-        /// Headers beside the usual ones. A correlation ID among them takes the place of the request's own.
+        /// Headers beside the usual ones. A correlation ID among them replaces the request's own.
         headers: Vec<(&'static str, String)>,
         /// The body.
         body: String,
     },
-    /// Nothing is done, and the answer is the API's envelope, with the request's own correlation ID.
+    /// Nothing is deleted, and the answer is the API's envelope with the request's own correlation ID.
     Refuse {
         /// The status.
         status: u16,
@@ -23,27 +23,27 @@ pub enum Mood {
         /// The `error_message`.
         message: &'static str,
     },
-    /// Done, and then a 200 with this body.
+    /// The IDs are deleted, and the answer is a 200 with this body.
     Garble(String),
-    /// Done, and then a 200 with two empty lists, or with an empty object.
+    /// The IDs are deleted, and the answer is a 200 with two empty lists, or with an empty object.
     Silent,
-    /// Done, and then all of it listed as deleted and as failed; a single entry is told of truly.
+    /// The IDs are deleted, and the answer lists all of them as deleted and as failed. A single-entry DELETE is answered truly.
     Contradict,
-    /// Done, and told truly, with IDs that nobody sent if there are lists.
+    /// The IDs are deleted, and the answer is true, but its lists have further IDs that were not sent.
     Strangers,
     /// The connection is cut.
     Reset {
-        /// After the deletion was done.
+        /// The connection is cut after the deletion, and not before it.
         done: bool,
     },
-    /// Never answered.
+    /// There is no answer, and the connection stays open.
     Hang,
-    /// As the options say, but not before [`Sandbox::open_gate`](super::Sandbox::open_gate).
+    /// The options decide, but not before [`Sandbox::open_gate`](super::Sandbox::open_gate).
     Gate,
 }
 
 impl Mood {
-    /// An answer of this status in the API's envelope, whose code and message say nothing about what it is about.
+    /// An answer with this status in the API's envelope. Its code and message do not say what it is about.
     #[must_use]
     pub const fn status(status: u16) -> Self {
         Self::Refuse { status, code: "ORDERED", message: "as ordered" }

@@ -1,4 +1,4 @@
-//! What the sandbox's answers are made of.
+//! The parts of the sandbox's answers.
 
 use axum::{
     body::Body,
@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::json;
 
-/// The mark of a response that is not to be sent: the connection is cut instead.
+/// Marks a response in place of which the connection is cut.
 #[derive(Clone, Copy)]
 pub(super) struct Cut;
 
@@ -45,7 +45,7 @@ pub(super) fn html(status: u16) -> Response {
     response(status, "text/html", "<html><body>as ordered</body></html>".to_owned())
 }
 
-/// A body with headers, each of which may be there several times.
+/// A response with this body and these headers. A header may be there several times.
 pub(super) fn say(status: u16, headers: &[(&'static str, String)], body: &str) -> Response {
     let mut response = json_response(status, body.to_owned());
     for (name, value) in headers {
@@ -60,7 +60,7 @@ pub(super) fn say(status: u16, headers: &[(&'static str, String)], body: &str) -
     response
 }
 
-/// The API's envelope around an error.
+/// An error in the API's envelope.
 pub(super) fn error(status: u16, correlation_id: &str, code: &str, message: &str) -> Response {
     let body = json!({
         "success": false, "error": message, "error_id": correlation_id, "error_code": code, "error_message": message,
@@ -69,7 +69,7 @@ pub(super) fn error(status: u16, correlation_id: &str, code: &str, message: &str
     json_response(status, body.to_string())
 }
 
-/// The same with `Retry-After`.
+/// An error in the API's envelope with `Retry-After`.
 pub(super) fn throttle(status: u16, correlation_id: &str, seconds: u64) -> Response {
     let mut response = error(status, correlation_id, "ORDERED", "as ordered");
     response.headers_mut().insert(RETRY_AFTER, seconds.into());

@@ -1,4 +1,4 @@
-//! A confused proxy: two answers that are ready at the same time are exchanged.
+//! A confused proxy: exchanges two answers that are ready at the same time.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -8,10 +8,10 @@ use std::{
 use axum::response::Response;
 use tokio::{sync::oneshot, time::timeout};
 
-/// How long an answer waits for another one.
+/// How long an answer waits for another answer.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// Where an answer waits for the one that it is exchanged with.
+/// The place where an answer waits for another answer.
 #[derive(Debug, Default)]
 pub(super) struct Swap {
     state: Mutex<State>,
@@ -20,7 +20,7 @@ pub(super) struct Swap {
 #[derive(Debug, Default)]
 struct State {
     waiting: Option<Waiting>,
-    /// How many have waited.
+    /// The number of answers that have waited so far.
     number: u64,
 }
 
@@ -28,7 +28,7 @@ struct State {
 struct Waiting {
     number: u64,
     answer: Response,
-    /// Takes the other answer.
+    /// Receives the other answer.
     other: oneshot::Sender<Response>,
 }
 
@@ -42,7 +42,7 @@ impl Swap {
         self.state().waiting.as_ref().is_some_and(|waiting| !waiting.other.is_closed())
     }
 
-    /// Exchanges `answer` with the one that waits. Waits if there is none, and gives it back if none comes soon.
+    /// Exchanges `answer` with the waiting one. If none waits, waits for one, and returns `answer` itself if none comes soon.
     pub(super) async fn exchange(&self, answer: Response) -> Response {
         let (number, receiver) = {
             let mut state = self.state();
@@ -50,7 +50,7 @@ impl Swap {
             if let Some(waiting) = state.waiting.take() {
                 match waiting.other.send(answer) {
                     Ok(()) => return waiting.answer,
-                    // Whose client has hung up.
+                    // The client of the waiting answer has closed its connection.
                     Err(own) => answer = own,
                 }
             }
@@ -65,7 +65,7 @@ impl Swap {
             return other;
         }
         let own = self.state().waiting.take_if(|waiting| waiting.number == number);
-        // Without our own answer, somebody has taken it, and left theirs before they did.
+        // If our own answer is gone, another request has taken it, and has sent its own answer before.
         own.map_or_else(|| receiver.try_recv().unwrap_or_default(), |waiting| waiting.answer)
     }
 }

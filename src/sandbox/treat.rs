@@ -1,4 +1,4 @@
-//! What becomes of a request, from its first byte to its answer.
+//! The way of a request from its arrival to its answer.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{api::CORRELATION_ID, model::deletion::MAX_BATCH_SIZE};
 
-/// More than any well-formed request has.
+/// The longest body that is read, in bytes. No well-formed request is that long.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// The endpoints that there are; for all others, the gateway answers.
+/// The endpoints of the API. For any other path, the gateway answers.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     let no_route =
         || async { json_response(404, json!({ "message": "no Route matched with those values" }).to_string()) };
@@ -40,13 +40,13 @@ struct Ids {
     ids: Vec<String>,
 }
 
-/// What a request asks for.
+/// The kind of a request.
 enum Asked {
-    /// The deletion of those that are listed in the body.
+    /// A bulk delete of the IDs in the body.
     Bulk,
-    /// The deletion of this one.
+    /// A single-entry DELETE of this ID.
     One(String),
-    /// What there is; with the query.
+    /// A list of the cache, with its query.
     List(String),
 }
 
@@ -103,7 +103,7 @@ async fn serve_one(shared: &Shared, agent: &str, asked: Asked, request: Request)
     response
 }
 
-/// A request on its way to its answer.
+/// A request that is being answered.
 struct Call<'a> {
     shared: &'a Shared,
     agent: &'a str,
@@ -160,7 +160,7 @@ impl Call<'_> {
         }
     }
 
-    /// The answer that the mood has before anything is looked at.
+    /// The answer of a mood that does not depend on the request.
     async fn before(&self) -> Option<Response> {
         match &self.mood {
             Mood::Say { status, headers, body } => Some(say(*status, headers, body)),
@@ -168,7 +168,7 @@ impl Call<'_> {
             Mood::Reset { done: false } => Some(cut()),
             Mood::Hang => std::future::pending().await,
             Mood::Gate => {
-                // Never closed; if it were, the gate would be open.
+                // The semaphore is never closed, so this cannot fail.
                 let _ = self.shared.gate.acquire().await;
                 None
             }
@@ -181,7 +181,7 @@ impl Call<'_> {
         }
     }
 
-    /// Whether the options decide, and not what was ordered for this one request.
+    /// Whether the options decide, and not an order for this one request.
     fn is_plain(&self) -> bool {
         matches!(self.mood, Mood::Plain | Mood::Gate)
     }
@@ -213,7 +213,7 @@ impl Call<'_> {
         self.perform(ids, is_single)
     }
 
-    /// Lists. Of the moods for after a deletion, only those matter that say what comes back.
+    /// Lists the cache. Of the moods that delete first, only those matter that decide the answer.
     fn show(&self, query: &str) -> Result<Response, &'static str> {
         let mut world = self.shared.world();
         let World { entries, rng, .. } = &mut *world;
@@ -236,7 +236,7 @@ impl Call<'_> {
         Ok(json_response(200, listing::page(entries, query)?.to_string()))
     }
 
-    /// Deletes, and tells of it as the mood has it.
+    /// Deletes, and answers as the mood says.
     fn perform(&self, ids: Vec<String>, is_single: bool) -> Response {
         let options = &self.shared.options;
         let mut world = self.shared.world();

@@ -1,4 +1,4 @@
-//! How the daemon is, for whoever asks: said by the loop, read by another thread.
+//! The daemon's health. The loop sets it, and another thread reads it.
 
 use std::{
     sync::{
@@ -8,41 +8,41 @@ use std::{
     time::Duration,
 };
 
-/// How long the loop may be silent beside what it waits for the database: a full disk's errors and a slow one's commits.
+/// How long the loop may be silent beside its waits for the database, because a full or slow disk delays its commits.
 const MAX_SILENCE: Duration = Duration::from_secs(30);
-/// A round of the loop may wait for a locked file twice; twice that, as for the service manager's watchdog.
+/// A round of the loop may wait twice for a locked database. This is twice that, as for the service manager's watchdog.
 const BUSY_TIMEOUTS: u32 = 4;
-/// What `beat_ms` is before the first beat.
+/// The value of `beat_ms` before the first beat.
 const NEVER: u64 = u64::MAX;
 
-/// What the daemon is about.
+/// The state of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
-    /// The database is being opened, and what a crash left is being settled.
+    /// The daemon opens the database, and settles the requests that a crash left unanswered.
     Starting,
-    /// The loop turns.
+    /// The loop runs.
     Working,
-    /// The database cannot be used just now.
+    /// The database cannot be used at present.
     DatabaseDown,
-    /// The end has begun; nothing else comes after it.
+    /// The daemon shuts down. No other state follows.
     Stopping,
 }
 
-/// How the daemon is; clones share it.
+/// The daemon's health. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Health(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     state: AtomicU8,
-    /// Elapsed time of the last beat.
+    /// The elapsed time of the last beat, in milliseconds.
     beat_ms: AtomicU64,
     patience: Duration,
 }
 
 impl Health {
-    /// Of a daemon that waits for so long when the database is locked.
+    /// The health of a daemon that waits for `busy_timeout` when the database is locked.
     #[must_use]
     pub fn new(busy_timeout: Duration) -> Self {
         let patience = busy_timeout * BUSY_TIMEOUTS + MAX_SILENCE;
@@ -50,29 +50,29 @@ impl Health {
         Self(Arc::new(Inner { state, beat_ms, patience }))
     }
 
-    /// What it is about from now on.
+    /// Sets the state.
     pub fn set(&self, state: State) {
         if self.state() != State::Stopping {
             self.0.state.store(state as u8, Ordering::Relaxed);
         }
     }
 
-    /// The loop has come round; `now` is elapsed time.
+    /// Takes in that the loop has come round. `now` is elapsed time.
     pub fn beat(&self, now: Duration) {
         self.0.beat_ms.store(u64::try_from(now.as_millis()).unwrap_or(NEVER - 1), Ordering::Relaxed);
     }
 
-    /// Whether the loop turns, or has not begun to: a migration of a large database takes its time.
+    /// Checks that the loop runs, or has not begun: the migration of a large database may take long.
     ///
     /// # Errors
-    /// For how long it has not, if that is too long.
+    /// The time since the last beat, if that is too long.
     pub fn alive(&self, now: Duration) -> Result<(), Duration> {
         let beat_ms = self.0.beat_ms.load(Ordering::Relaxed);
         let silent = now.saturating_sub(Duration::from_millis(beat_ms));
         if beat_ms == NEVER || silent <= self.0.patience { Ok(()) } else { Err(silent) }
     }
 
-    /// What it is about.
+    /// The present state.
     #[must_use]
     pub fn state(&self) -> State {
         let state = self.0.state.load(Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! What whoever watches the daemon can ask over HTTP: `/metrics`, `/livez` and `/readyz`.
+//! Metrics and health over HTTP: `/metrics`, `/livez` and `/readyz`.
 //!
-//! A thread of its own answers, so that a loop that is stuck is told of, and a scrape takes no time from the loop.
+//! The endpoint has a thread of its own, so it can report a loop that hangs, and a scrape takes no time from the loop.
 
 use std::{
     collections::VecDeque,
@@ -45,49 +45,50 @@ use crate::{
     },
 };
 
-/// Most connections at a time; for another one, the oldest that waits for its client gives way.
+/// The most open connections. For one more, the oldest one that waits for its client is closed.
 const MAX_CONNECTIONS: usize = 128;
-/// It does so only after this time, in which its client can ask: else a flood of connections would end all of them at once.
+/// The time before a connection may be closed for another one. Without it, a flood of connections would close each one before
+/// its client can send the request.
 const MIN_STAY: Duration = Duration::from_millis(100);
-/// How often it is looked whether one has stayed that long.
+/// How often to check for a connection that may be closed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// The longest that one may take, from its first byte to its last.
+/// The longest time from the first byte of a connection to its last.
 const MAX_CONNECTION_TIME: Duration = Duration::from_secs(10);
-/// The longest that one may take to say what it wants: shorter than what `sweeper healthcheck` waits.
+/// The longest time that a client may take to send its request; shorter than what `sweeper healthcheck` waits.
 const MAX_HEADER_TIME: Duration = Duration::from_secs(1);
-/// The rows are counted no more often than this, however often somebody asks.
+/// The shortest time between two counts of the rows, however often somebody scrapes.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
-/// Counting them may take one part in this many of the time.
+/// Counting the rows may use at most one part in this many of wall time.
 const COUNT_SHARE: u32 = 10;
-/// How long a scrape waits for the count; after that, it tells the one before. Prometheus waits for ten seconds.
+/// How long a scrape waits for the count. After that, it returns the previous count. Prometheus waits for ten seconds.
 const COUNT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is answered with.
+/// The sources of the answers.
 #[derive(Clone, Debug)]
 pub struct Sources<C> {
-    /// What the worker counts.
+    /// The worker's counters.
     pub metrics: Metrics,
-    /// What the loop says of itself.
+    /// The loop's health.
     pub health: Health,
-    /// What counts the rows.
+    /// Counts the rows in the database.
     pub counter: C,
-    /// The clock that the loop goes by.
+    /// The loop's clock.
     pub clock: Clock,
 }
 
-/// Answers until it is dropped. Nobody waits for its end: a client that hangs holds nothing up.
+/// The endpoint. It answers until it is dropped. Dropping does not wait, so a client that hangs delays nothing.
 #[derive(Debug)]
 pub struct Endpoint {
     address: SocketAddr,
-    /// Dropping it is the signal.
+    /// Dropping the sender stops the thread.
     _stop: oneshot::Sender<()>,
 }
 
 impl Endpoint {
-    /// Listens on `listen` (port 0: on any), and answers from there on.
+    /// Listens on `listen`, and starts the thread that answers. Port 0 takes a free port.
     ///
     /// # Errors
-    /// If that address cannot be had.
+    /// If the address cannot be bound, or the thread cannot be started.
     pub fn start<C: Counter>(listen: SocketAddr, sources: Sources<C>) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
@@ -99,7 +100,7 @@ impl Endpoint {
                 tokio::select! {
                     _ = stopped => {}
                     error = serve(listener, Shared { sources, counting: Mutex::default() }) => {
-                        warn!(event = event::HTTP_FAILED, %address, %error, "nobody answers on http.listen any more");
+                        warn!(event = event::HTTP_FAILED, %address, %error, "the HTTP endpoint has ended; metrics and health are not served until the daemon is restarted");
                     }
                 }
             });
@@ -109,7 +110,7 @@ impl Endpoint {
         Ok(Self { address, _stop: stop })
     }
 
-    /// Where it listens.
+    /// The address of the endpoint.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -121,7 +122,7 @@ struct Shared<C> {
     counting: Mutex<Counting>,
 }
 
-/// When the rows are counted next, and whether they could be the last time.
+/// The earliest time of the next count, and whether the last count failed.
 #[derive(Default)]
 struct Counting {
     next: Duration,
@@ -134,22 +135,22 @@ async fn serve<C: Counter>(listener: std::net::TcpListener, shared: Shared<C>) -
         Err(error) => return error,
     };
     let router = Router::new()
-        .route("/metrics", get(metrics::<C>))
-        .route("/livez", get(livez::<C>))
-        .route("/readyz", get(readyz::<C>))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /livez and /readyz\n") })
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n") })
         .with_state(Arc::new(shared));
     let (mut tasks, mut guests, clock) = (JoinSet::new(), Guests::default(), Clock::system());
     loop {
         while tasks.try_join_next().is_some() {}
         guests.0.retain(|guest| !guest.task.is_finished());
         if guests.0.len() >= MAX_CONNECTIONS && !guests.make_room(clock.elapsed()) {
-            // All of them are new, or being answered, which ends.
+            // Every connection is new or being answered, and will end soon.
             let _ = timeout(LOOK_INTERVAL, tasks.join_next()).await;
             continue;
         }
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file handles, most likely. Ours come free by and by, and those of others.
+            // The process is probably out of file handles. Some will be free soon.
             guests.make_room(clock.elapsed());
             sleep(LOOK_INTERVAL).await;
             continue;
@@ -160,21 +161,21 @@ async fn serve<C: Counter>(listener: std::net::TcpListener, shared: Shared<C>) -
     }
 }
 
-/// A connection.
+/// An open connection.
 struct Guest {
     task: AbortHandle,
-    /// It has asked, and is being answered by us. Else it waits for its client, to ask or to take its answer.
+    /// The request is being answered. Otherwise the connection waits for its client to send the request or to read the answer.
     is_busy: Arc<AtomicBool>,
-    /// Elapsed time.
+    /// When the connection was accepted, in elapsed time.
     since: Duration,
 }
 
-/// The connections, oldest first.
+/// The open connections, oldest first.
 #[derive(Default)]
 struct Guests(VecDeque<Guest>);
 
 impl Guests {
-    /// Ends the oldest one that waits for its client, and has done so for a while; false if there is none.
+    /// Closes the oldest connection that waits for its client and may be closed. Returns false if there is none.
     fn make_room(&mut self, now: Duration) -> bool {
         let has_stayed = |guest: &Guest| now.saturating_sub(guest.since) >= MIN_STAY;
         let oldest = self.0.iter().position(|guest| has_stayed(guest) && !guest.is_busy.load(Ordering::Relaxed));
@@ -184,7 +185,7 @@ impl Guests {
     }
 }
 
-/// Answers one request: an idle connection would keep others out.
+/// Answers one request. There is no keep-alive, because an idle connection would keep others out.
 async fn answer(stream: TcpStream, router: Router, is_busy: Arc<AtomicBool>) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (router, is_busy) = (router.clone(), Arc::clone(&is_busy));
@@ -197,13 +198,13 @@ async fn answer(stream: TcpStream, router: Router, is_busy: Arc<AtomicBool>) {
     });
     let mut http = http1::Builder::new();
     http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(MAX_HEADER_TIME);
-    // One that ends early is the client's business.
+    // A connection that the client ends early needs no handling.
     let _ = timeout(MAX_CONNECTION_TIME, http.serve_connection(TokioIo::new(stream), service)).await;
 }
 
 async fn metrics<C: Counter>(State(shared): State<Arc<Shared<C>>>, headers: HeaderMap) -> Response {
     let counting = Arc::clone(&shared);
-    // A task of its own, so that a count that takes longer than a scraper waits comes to its end.
+    // The count is a task of its own, so that it continues when the scrape stops waiting.
     let _ = timeout(COUNT_PATIENCE, tokio::spawn(async move { counting.count().await })).await;
     let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let form = Exposition::wanted(&accept.join(","));
@@ -214,7 +215,7 @@ async fn metrics<C: Counter>(State(shared): State<Arc<Shared<C>>>, headers: Head
 }
 
 impl<C: Counter> Shared<C> {
-    /// Counts the rows, unless that was done a moment ago.
+    /// Counts the rows, unless the last count is recent.
     async fn count(&self) {
         let Sources { metrics, counter, clock, .. } = &self.sources;
         let mut counting = self.counting.lock().await;
@@ -230,7 +231,7 @@ impl<C: Counter> Shared<C> {
             Err(error) => {
                 metrics.counted(None);
                 if !std::mem::replace(&mut counting.failing, true) {
-                    warn!(event = event::COUNT_FAILED, %error, "the queue cannot be counted; /metrics goes without it");
+                    warn!(event = event::COUNT_FAILED, %error, "the rows cannot be counted; /metrics leaves out their numbers until they can");
                 }
             }
         }
@@ -247,7 +248,7 @@ async fn readyz<C: Counter>(State(shared): State<Arc<Shared<C>>>) -> Response {
     let ready = shared.sources.alive().and_then(|()| match shared.sources.health.state() {
         Life::Starting => Err("starting: the database is being opened".to_owned()),
         Life::Working => Ok(()),
-        Life::DatabaseDown => Err("the database cannot be used just now; the log says why".to_owned()),
+        Life::DatabaseDown => Err("the database cannot be used; the log says why".to_owned()),
         Life::Stopping => Err("stopping".to_owned()),
     });
     told(ready)
@@ -256,7 +257,7 @@ async fn readyz<C: Counter>(State(shared): State<Arc<Shared<C>>>) -> Response {
 impl<C: Counter> Sources<C> {
     fn alive(&self) -> Result<(), String> {
         let silent = self.health.alive(self.clock.elapsed());
-        silent.map_err(|silent| format!("the loop has not come round for {} s", silent.as_secs()))
+        silent.map_err(|silent| format!("the daemon's loop has hung for {} s", silent.as_secs()))
     }
 }
 

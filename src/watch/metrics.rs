@@ -1,7 +1,7 @@
-//! What is counted and measured, for Prometheus and its like.
+//! Metrics for Prometheus and compatible systems.
 //!
-//! The worker counts where it judges and settles; what only the database knows is counted when somebody asks. No label
-//! names an agent: there may be thousands of them, and for one of them the database, the logs and the holds tell more.
+//! The worker counts where it judges and settles. Numbers from the database are counted when somebody scrapes. No label names an
+//! agent, because there may be thousands; the database, the logs and the holds tell about one.
 
 mod exposition;
 
@@ -19,20 +19,20 @@ use crate::{
 };
 pub use exposition::Exposition;
 
-/// Seconds; the API answers in some tens of milliseconds, and `api.request_timeout` is 30 s if not set.
+/// Buckets in seconds. The API answers in tens of milliseconds, and `api.request_timeout` is 30 s by default.
 const DURATIONS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-/// IDs; the last two tell full requests from others.
+/// Buckets in IDs. The last two tell full requests from others.
 const SIZES: [f64; 7] = [1.0, 2.0, 5.0, 10.0, 15.0, 19.0, 20.0];
 
-/// The verdicts, as `outcomes` names them.
+/// The verdicts as the view `outcomes` names them.
 const VERDICTS: [&str; 5] = ["deleted", "absent", "retry", "release", "dead"];
-/// The statuses that the decision table names, and what stands for all others.
+/// The statuses that the decision table names, and the labels for all others.
 const STATUSES: [&str; 20] = [
     "200", "400", "401", "403", "404", "405", "408", "410", "413", "415", "422", "429", "500", "501", "502", "503",
     "504", "2xx", "3xx", "4xx",
 ];
 const OTHER_5XX: &str = "5xx";
-/// Sent or not, and no answer.
+/// The label of a request without an answer.
 const NO_ANSWER: &str = "none";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -62,7 +62,7 @@ struct BuildLabels {
 
 type Decimal = Gauge<f64, std::sync::atomic::AtomicU64>;
 
-/// Everything that is counted and measured; clones share it.
+/// The metrics. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Inner>);
 
@@ -75,14 +75,14 @@ struct Inner {
     sizes: Histogram,
     rate: Decimal,
     in_flight: Gauge,
-    /// Without a number while the database cannot be asked: one from before would pass for one of now.
+    /// Empty while the database cannot be read, because an old number would look current.
     depth: Family<StateLabel, Gauge>,
     oldest: Decimal,
     holds: Family<CauseLabel, Gauge>,
 }
 
 impl Metrics {
-    /// Of a process that began at this time; all counters are zero.
+    /// The metrics of a process that began at `started`. All counters are zero.
     #[must_use]
     pub fn new(started: Timestamp) -> Self {
         let inner = Inner {
@@ -97,7 +97,7 @@ impl Metrics {
             oldest: Decimal::default(),
             holds: Family::default(),
         };
-        // A counter that comes into being with its first increment hides that one from rate().
+        // A counter that appears with its first increment would hide that increment from rate().
         for verdict in VERDICTS {
             drop(inner.deletions.get_or_create(&VerdictLabel { verdict }));
         }
@@ -109,17 +109,17 @@ impl Metrics {
         metrics
     }
 
-    /// A request was answered, or was not.
+    /// Counts a request and its answer. `status` is `None` without an answer.
     pub fn request(&self, status: Option<u16>, kind: Kind, size: usize, took: Duration) {
         self.0.requests.get_or_create(&StatusLabel { status: status_label(status) }).inc();
         self.0.durations.observe(took.as_secs_f64());
-        // A request about one row has no other size to have.
+        // A single-entry DELETE always has size 1.
         if kind == Kind::Bulk {
             self.0.sizes.observe(size as f64);
         }
     }
 
-    /// Verdicts were written.
+    /// Counts verdicts that were written.
     pub fn settled(&self, counts: &Counts) {
         let Counts { deleted, absent, retried, released, dead } = *counts;
         let counts = [deleted, absent, retried - released, released, dead];
@@ -128,13 +128,13 @@ impl Metrics {
         }
     }
 
-    /// A turn is over; that is how the loop stands.
+    /// Takes in the rate and the requests in flight after a turn.
     pub fn turned(&self, requests_per_second: f64, in_flight: usize) {
         self.0.rate.set(requests_per_second);
         self.0.in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
     }
 
-    /// What the database says; `None` if it cannot be asked: then what it would say is left out.
+    /// Takes in the numbers from the database. With `None`, because it cannot be read, they are left out.
     pub fn counted(&self, census: Option<&Census>) {
         let Some(Census { tally, holds }) = census else {
             self.0.depth.clear();
@@ -154,10 +154,10 @@ impl Metrics {
         }
     }
 
-    /// All of it.
+    /// All metrics as text.
     ///
     /// # Errors
-    /// None that writing to a string could have.
+    /// Never in practice: writing to a string does not fail.
     pub fn encode(&self, form: Exposition) -> Result<String, fmt::Error> {
         let mut text = String::new();
         text::encode(&mut text, &self.0.registry)?;
@@ -173,24 +173,28 @@ impl Inner {
         let r = &mut self.registry;
         r.register("sweeper_build", "The program", build);
         r.register_with_unit("process_start_time", "When the process began, in Unix time", Unit::Seconds, began);
-        r.register("sweeper_deletions", "Verdicts on rows, one for each time a row was judged", self.deletions.clone());
-        r.register("sweeper_requests", "Requests by the HTTP status of their answer", self.requests.clone());
-        let help = "From sending a request to the end of its answer, or to giving it up";
+        r.register(
+            "sweeper_deletions",
+            "Verdicts on rows; a row counts each time it is judged",
+            self.deletions.clone(),
+        );
+        r.register("sweeper_requests", "Requests by the HTTP status of the answer", self.requests.clone());
+        let help = "Time from sending a request to the end of its answer, or to its failure";
         r.register_with_unit("sweeper_request_duration", help, Unit::Seconds, self.durations.clone());
         r.register("sweeper_batch_size", "IDs in each bulk request", self.sizes.clone());
-        r.register("sweeper_in_flight", "Requests on their way", self.in_flight.clone());
-        let help = "The rate in effect: the configured one, or what the API was found to bear";
+        r.register("sweeper_in_flight", "Requests in flight", self.in_flight.clone());
+        let help = "The current rate limit: the configured rate, or the adaptive rate below it";
         r.register("sweeper_rate_requests_per_second", help, self.rate.clone());
-        let help = "Rows in the database; those that are due are pending, too";
+        let help = "Rows in the database; due rows count as pending, too";
         r.register("sweeper_queue_depth", help, self.depth.clone());
-        let help = "How long the longest waiting row has been due, of those that are next in their lanes";
+        let help = "Time since the oldest due row was due, among the rows that are next in their lanes";
         r.register_with_unit("sweeper_oldest_due_age", help, Unit::Seconds, self.oldest.clone());
-        r.register("sweeper_holds", "Pauses, of everything or of an agent", self.holds.clone());
+        r.register("sweeper_holds", "Holds on everything or on an agent", self.holds.clone());
         self
     }
 }
 
-/// One of few: what an API can think of for a status must not become a time series each.
+/// The label of a status. There are few labels, so that unusual statuses do not become time series.
 fn status_label(status: Option<u16>) -> &'static str {
     let Some(status) = status else { return NO_ANSWER };
     STATUSES.into_iter().find(|known| known.parse() == Ok(status)).unwrap_or(match status {

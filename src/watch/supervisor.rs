@@ -1,7 +1,7 @@
-//! The service manager (systemd), told how we are: ready, alive, stopping; and [`Health`], for everybody else.
+//! Messages to the service manager (systemd): ready, alive, stopping. They go to [`Health`] as well.
 //!
-//! The words are sd-notify's; the sending is ours, because sd-notify's waits for ever on a socket that nobody reads,
-//! and the loop must not.
+//! sd-notify formats the messages. They are sent here, because sd-notify blocks for ever on a socket that nobody reads, and the
+//! loop must not.
 
 #[cfg(target_os = "linux")]
 use std::os::{linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _, unix::net::SocketAddr};
@@ -15,59 +15,59 @@ use crate::{
     watch::health::{Health, State},
 };
 
-/// The longest that the loop waits for the service manager to take a message.
+/// The longest time that the loop waits for the service manager to take a message.
 const SEND_TIMEOUT: Duration = Duration::from_millis(100);
-/// How often a watchdog is fed in its time, at the most. Twice would do if a turn took no time.
+/// How often the watchdog is notified in its interval. Twice would be enough if a turn took no time.
 const FEEDS: u32 = 4;
-/// The longest that the loop waits if its health is watched.
+/// The longest time between two beats for [`Health`].
 const BEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The service manager, if there is one.
+/// The service manager, if there is one, and the health.
 #[derive(Debug, Default)]
 pub struct Supervisor {
     socket: Option<PathBuf>,
     health: Option<Health>,
     feed_every: Option<Duration>,
-    /// Elapsed time.
+    /// When the watchdog was last notified, in elapsed time.
     fed_at: Option<Duration>,
-    /// The socket could not be written, and that was logged.
+    /// The last message could not be sent, which was logged.
     unreachable: bool,
 }
 
 impl Supervisor {
-    /// Whoever listens on `socket`, and kills us when it has heard nothing for the time of its `watchdog`.
+    /// The service manager that listens on `socket`, and kills the process when it hears nothing for `watchdog`.
     #[must_use]
     pub fn new(socket: Option<PathBuf>, watchdog: Option<Duration>) -> Self {
         let feed_every = watchdog.filter(|time| socket.is_some() && !time.is_zero()).map(|time| time / FEEDS);
         Self { socket, feed_every, ..Self::default() }
     }
 
-    /// Tells it to `health`, too.
+    /// Sends the state to `health`, too.
     #[must_use]
     pub fn telling(self, health: Health) -> Self {
         Self { health: Some(health), ..self }
     }
 
-    /// The loop begins.
+    /// Tells that the loop begins.
     pub fn ready(&mut self) {
         self.is(State::Working);
         self.tell(&[NotifyState::Ready, NotifyState::Status("working")]);
     }
 
-    /// Not ready yet, for want of the database: asks for so much more time.
+    /// Tells that the start waits for the database, and asks for `more` time.
     pub fn waiting(&mut self, more: Duration) {
         self.is(State::DatabaseDown);
         let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
         self.tell(&[NotifyState::ExtendTimeoutUsec(more), NotifyState::Status("waiting for the database")]);
     }
 
-    /// Not ready yet, because a migration or what a crash left takes its time: asks for so much more.
+    /// Tells that a migration, or settling the requests that a crash left, takes time. Asks for `more` time.
     pub fn starting(&mut self, more: Duration) {
         let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
         self.tell(&[NotifyState::ExtendTimeoutUsec(more), NotifyState::Status("starting")]);
     }
 
-    /// The loop is alive; nothing is sent if that was said a moment ago.
+    /// Tells that the loop is alive. The watchdog is notified only if the last time is long enough ago.
     pub fn feed(&mut self, now: Duration) {
         self.health.iter().for_each(|health| health.beat(now));
         let Some(every) = self.feed_every else { return };
@@ -77,20 +77,20 @@ impl Supervisor {
         }
     }
 
-    /// `wait`, cut to what leaves time to feed the watchdog.
+    /// Shortens `wait` so that the watchdog is notified in time.
     #[must_use]
     pub fn at_most(&self, wait: Duration) -> Duration {
         let beat = self.health.as_ref().map(|_| BEAT_INTERVAL);
         self.feed_every.into_iter().chain(beat).fold(wait, Duration::min)
     }
 
-    /// The end has begun.
+    /// Tells that the daemon shuts down.
     pub fn stopping(&mut self) {
         self.is(State::Stopping);
         self.tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
-    /// Whether the database can be used, from a loop that has begun.
+    /// Tells whether the database can be used. Only for a loop that has begun.
     pub fn database(&mut self, can_be_used: bool) {
         self.is(if can_be_used { State::Working } else { State::DatabaseDown });
     }
@@ -105,7 +105,7 @@ impl Supervisor {
         let send = || -> io::Result<()> {
             let socket = UnixDatagram::unbound()?;
             socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-            // A leading @: a name in a space of its own, without a file.
+            // A leading @ means an abstract socket, which has no file.
             #[cfg(target_os = "linux")]
             if let Some(name) = path.as_os_str().as_bytes().strip_prefix(b"@") {
                 let address = SocketAddr::from_abstract_name(name)?;
@@ -115,11 +115,11 @@ impl Supervisor {
         };
         match send() {
             Ok(()) => self.unreachable = false,
-            // The work goes on: whether somebody watches is not what it depends on.
+            // The daemon works on without a service manager.
             Err(error) if !self.unreachable => {
                 self.unreachable = true;
                 let socket = path.display();
-                warn!(event = event::SD_NOTIFY_FAILED, %socket, %error, "the service manager cannot be told how we are");
+                warn!(event = event::SD_NOTIFY_FAILED, %socket, %error, "a message to the service manager cannot be sent; the daemon works on without it");
             }
             Err(_) => {}
         }
@@ -158,7 +158,7 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         let fed = |watchdog| {
             let mut supervisor = Supervisor::new(Some(path.clone()), watchdog);
-            // What comes is read at once: the socket holds few.
+            // Each message is read at once, because the socket holds few.
             (0..=100)
                 .filter(|ms| {
                     supervisor.feed(Duration::from_millis(*ms));

@@ -1,4 +1,4 @@
-//! The logs: who writes them where, and the names in them. Logs are the interface: the README has the table.
+//! The log: its events, its formats and its output. The events are an interface; the README documents them.
 
 mod writer;
 
@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberI
 use writer::Lines;
 pub use writer::dropped_lines;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Text for a person on a terminal, JSON for everything else.
@@ -25,7 +25,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// What `Auto` means on this standard output.
+    /// Replaces `Auto` by the format for this standard output.
     #[must_use]
     pub fn resolve(self) -> Self {
         match self {
@@ -36,12 +36,12 @@ impl Format {
     }
 }
 
-/// The log of this process. Dropping it waits a moment until its last lines are written.
+/// The log of this process. Dropping it waits briefly for its last lines to be written.
 #[derive(Debug)]
 pub struct Log(Lines);
 
 impl Log {
-    /// Waits until all is written, but not for long if nobody reads: for those who print something else next.
+    /// Waits until all lines are written, but not long if nobody reads. Call this before printing to standard output.
     pub fn flush(&self) {
         self.0.flush();
     }
@@ -53,13 +53,13 @@ impl Drop for Log {
     }
 }
 
-/// Logs to standard output from here on. The first call decides; later ones change nothing.
+/// Starts logging to standard output. Only the first call in a process has an effect.
 ///
 /// # Errors
-/// If there can be no thread that writes the log.
+/// If the thread that writes the log cannot be started.
 pub fn init(format: Format, filter: EnvFilter) -> io::Result<Log> {
     let (format, is_coloured) = (format.resolve(), io::stdout().is_terminal());
-    // Not through the standard library's lock and buffer: a process that ends must not wait for either.
+    // The standard library's lock and buffer are avoided, because a process that ends must wait for neither.
     let output: Box<dyn Write + Send> = match io::stdout().as_fd().try_clone_to_owned() {
         Ok(output) => Box::new(File::from(output)),
         Err(_) => Box::new(io::stdout()),
@@ -76,7 +76,7 @@ pub fn init(format: Format, filter: EnvFilter) -> io::Result<Log> {
             registry.with(layer.with_writer(lines.clone())).try_init()
         }
     };
-    // There is one already: tests in one process share it.
+    // This fails if a subscriber is set already: tests in one process share it.
     drop(set);
     Ok(Log(lines))
 }

@@ -211,7 +211,7 @@ fn the_demo_ends_well_and_tells_what_became_of_every_deletion() {
     let dir = tempfile::tempdir().unwrap();
     let demo = sweeper(dir.path()).arg("demo").env("TMPDIR", dir.path()).assert().code(0);
     let stdout = String::from_utf8_lossy(&demo.get_output().stdout).into_owned();
-    for line in ["600 deleted", "205 deleted", "18 deleted", "2 absent", "823 entries less"] {
+    for line in ["600  deleted\n", "205  deleted\n", "18  deleted\n", "2  absent\n", "823 entries less"] {
         assert!(stdout.contains(line), "{line:?} is missing in\n{stdout}");
     }
 }

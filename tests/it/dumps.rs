@@ -115,7 +115,7 @@ async fn whoever_only_looks_or_takes_rows_out_needs_no_mark() {
         return;
     }
     for (arguments, said) in [
-        (&["status"][..], "pending                1 "),
+        (&["status"][..], "pending     1 "),
         (&["show", "a", "1"], "a 1: deleted"),
         (&["retry", "--all", "--yes"], "no dead row matches"),
         (&["cancel", "--agent", "a", "3", "--yes"], "cancelled 1"),

@@ -344,7 +344,7 @@ async fn a_loop_that_is_stuck_is_told_of_by_another_thread() {
     health.set(State::Working);
     clock.advance(Duration::from_secs(35));
     for path in ["/livez", "/readyz"] {
-        assert_eq!(ask(address, path).await, (503, "the loop has not come round for 35 s\n".to_owned()));
+        assert_eq!(ask(address, path).await, (503, "the daemon's loop has hung for 35 s\n".to_owned()));
     }
     health.beat(clock.elapsed());
     assert_eq!((ask(address, "/livez").await.0, ask(address, "/readyz").await.0), (200, 200));

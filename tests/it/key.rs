@@ -446,7 +446,7 @@ async fn check_names_what_is_wrong_with_a_key_and_shows_none_that_is_in_the_wron
         let said = (stdout + &stderr).to_lowercase();
         assert!(!said.contains("head7f3q"), "{variables:?}: {said}");
     }
-    let short = "the API key is short";
+    let short = "the API key is too short to be told";
     let (_, stdout, _) = check(&[("SWEEPER__API__KEY", "s3cret")]).await;
     assert!(stdout.contains(short), "{stdout}");
     let (_, stdout, _) =

@@ -70,7 +70,7 @@ async fn one_read_that_fails_keeps_no_command_from_its_work() {
         let id = format!("row-{number}");
         for (arguments, said) in [
             (&["init"][..], "sweeper.db: up to date\n"),
-            (&["status"], "deleted            3,000"),
+            (&["status"], "deleted  3,000"),
             (&["show", "a", "first"], "a first: pending"),
             (&["enqueue", "--agent", "a", &id], "inserted 1, "),
             (&["retry", "--all", "--dry-run"], "dry run: 0 dead rows"),

@@ -311,7 +311,7 @@ async fn what_is_held_and_probed_gets_older_whatever_comes_after_it() {
 async fn status_goes_on_until_it_is_interrupted() {
     let dir = tempfile::tempdir().unwrap();
     queue(dir.path(), 3).await;
-    let text = "pending                3";
+    let text = "pending     3";
     let ways: [(&[&str], &str); 4] = [
         (&["--watch=10ms", "--json"], "{\"database\""),
         (&["--watch=10ms"], text),
@@ -336,17 +336,23 @@ async fn status_goes_on_until_it_is_interrupted() {
 async fn colours_are_for_terminals_and_for_those_who_want_them() {
     let dir = tempfile::tempdir().unwrap();
     queue(dir.path(), 3).await;
-    let status = || {
+    let coloured = |arguments: &[&str]| {
         let mut command = sweeper(dir.path());
-        command.arg("status").env("TERM", "xterm").env_remove("NO_COLOR");
+        command.args(arguments).env("TERM", "xterm").env_remove("NO_COLOR");
         command
     };
+    let status = || coloured(&["status"]);
     let Some((code, shown)) = on_a_terminal(status(), "").await else { return };
     assert_eq!((code, shown.contains("\u{1b}[33mnot running\u{1b}[0m")), (0, true), "{shown:?}");
-    let mut plain = status();
-    plain.env("NO_COLOR", "1");
-    let (code, shown) = on_a_terminal(plain, "").await.unwrap();
-    assert_eq!((code, shown.contains('\u{1b}')), (0, false), "{shown:?}");
+    let story = ["show", "a", "1"];
+    let (_, shown) = on_a_terminal(coloured(&story), "").await.unwrap();
+    assert!(shown.starts_with("a 1: \u{1b}[33mpending\u{1b}[0m\r\n"), "{shown:?}");
+    for arguments in [&["status"][..], &story] {
+        let mut plain = coloured(arguments);
+        plain.env("NO_COLOR", "1");
+        let (code, shown) = on_a_terminal(plain, "").await.unwrap();
+        assert_eq!((code, shown.contains('\u{1b}')), (0, false), "{shown:?}");
+    }
     let mut watched = status();
     watched.args(["--json"]);
     assert!(!on_a_terminal(watched, "").await.unwrap().1.contains('\u{1b}'));
@@ -424,7 +430,7 @@ fn times_before_the_epoch_and_odd_rows_are_shown_as_well() {
         VALUES ('a', '1', 'soon', -5, 'x', 'y', 'z'), (x'ff', '2', 1e300, 'x', 0, 0, 0), (CAST(x'fe' AS TEXT), '3', 0, 0, 0, 0, 0);
         INSERT INTO holds (scope, cause, since_at, until_at) VALUES ('a', 'odd', 'x', 'y')";
     runtime.block_on(sql(dir.path(), &format!("{UNCHECKED} {odd}")));
-    assert!(run(dir.path(), &["status"]).contains("pending                3"));
+    assert!(run(dir.path(), &["status"]).contains("pending     3"));
     assert!(run(dir.path(), &["show", "a", "1"]).starts_with("a 1: pending\n"));
     assert_eq!(Timestamp::parse("1969-12-31"), None);
 }

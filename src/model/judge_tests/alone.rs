@@ -1,4 +1,4 @@
-//! Requests about one row alone.
+//! Single-entry DELETEs, and bulk deletes of one row.
 
 use super::*;
 

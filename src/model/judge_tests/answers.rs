@@ -176,7 +176,7 @@ fn what_was_in_flight_when_the_hold_was_placed_condemns_nobody() {
 #[test]
 fn under_suspicion_an_attempt_counts_only_if_others_got_through_or_the_row_is_known_to_fail() {
     let verdict = |row: Deletion, standing: &Standing| {
-        // The row that is asked about is another one.
+        // The single-entry DELETE asks about another row.
         let batch = bulk(20, vec![Deletion { asks: 1, ..row }, super::row(1)]);
         judged(&batch, &lists(&[], &["0", "1"]), standing).rows[0].verdict.as_str()
     };

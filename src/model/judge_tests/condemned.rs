@@ -1,8 +1,11 @@
-//! When a row may be dead: the rule in other words than the code's, held against every combination of what can matter.
+//! When a row may be dead: the rule in other words than the code's, compared with the code for every combination of inputs.
 
-use super::*;
+use super::{
+    properties::{any_batch, any_envelope, any_result, any_standing},
+    *,
+};
 
-/// Everything that was told of the request before it was judged.
+/// All inputs of a judgement.
 struct Case<'a> {
     batch: &'a Batch,
     result: &'a Result<Answer, Fault>,
@@ -20,13 +23,13 @@ impl Case<'_> {
         row.attempts + 1 == self.policy.max_attempts
     }
 
-    /// Nobody can, or need, ask about the row alone any more.
+    /// No single-entry DELETE about the row is possible, or necessary, any more.
     fn is_asked_enough(&self, row: &Deletion) -> bool {
         let can_ask = self.policy.ask_singly && !self.standing.asks_refused && row.entry.can_be_in_a_path();
         self.is_single() || !can_ask || row.asks >= MAX_ASKS
     }
 
-    /// Something got through after the request in which the row failed before this one.
+    /// Something got through after the row's last failure before this one.
     fn failed_while_others_got_through(&self, row: &Deletion) -> bool {
         let since = |settled: Option<RequestId>| settled.is_some() && settled > row.last_request;
         let is_next_round =
@@ -59,7 +62,7 @@ impl Case<'_> {
         let news = !self.standing.is_old_news;
         let is_about_rows = self.standing.is_vouched || (news && self.failed_while_others_got_through(row));
         let is_known = news && row.evidence.is_some() && (self.is_single() || self.standing.is_only_work);
-        // Where a bulk delete is all there is, the attempts count.
+        // If only bulk deletes are possible, the attempts count.
         let is_all_there_is = news && !self.is_single();
         deletes_others || is_about_rows || is_known || is_all_there_is
     }
@@ -103,7 +106,7 @@ impl Case<'_> {
         let judgement = judge_all(self.batch, self.result, self.envelope, &self.standing, &self.policy, 1);
         let row = &self.batch.deletions()[0];
         let is_dead = matches!(judgement.rows[0].verdict, Verdict::Dead { .. });
-        // Of an answer that may be asked about, one row is, instead of ending.
+        // A single-entry DELETE asks about one row of such an answer, so that row does not end.
         let may_die = self.may_die(row, deletes_others);
         assert_eq!(
             is_dead,
@@ -132,7 +135,7 @@ fn policies() -> [Policy; 2] {
     NO_YES.map(|ask_singly| Policy { ask_singly, ..policy() })
 }
 
-/// A row in each shape that a request with it can have; in the last ones a bystander is with it.
+/// A row in requests of each shape. In the last ones, another row is with it.
 fn shapes(row: &Deletion) -> Vec<Batch> {
     let alone = |lane| bulk(lane, vec![row.clone()]);
     let with_another = |lane| bulk(lane, vec![row.clone(), super::row(7)]);
@@ -185,7 +188,7 @@ fn a_fault_of_a_whole_request_condemns_a_row_only_alone_and_while_others_get_thr
 
 #[test]
 fn an_answer_condemns_a_row_only_at_the_limit_after_it_was_asked_about_and_with_evidence() {
-    // The row is failed, contradicted, or silent; and the bystander is deleted by the last of them.
+    // The answer fails, contradicts or leaves out the row. The last answer deletes the other row.
     let results = [lists(&[], &["0", "7"]), lists(&["0"], &["0"]), lists(&[], &[]), lists(&["7"], &["0"])];
     let (mut dead, mut all) = (0, 0);
     for [at_limit, was_sent, in_path, has_evidence, maybe_done] in flags() {

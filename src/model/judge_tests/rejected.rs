@@ -6,7 +6,7 @@ fn suspect() -> Standing {
     Standing { is_suspect: true, ..Standing::default() }
 }
 
-/// Was rejected together with others, and travels alone since.
+/// A row that was rejected together with others, and has been sent alone since.
 fn told_apart(at: i64) -> Deletion {
     Deletion { was_rejected: true, last_request: Some(LAST), first_fault: Some(LAST), ..row(at) }
 }
@@ -63,14 +63,14 @@ fn a_200_since_the_first_rejection_shows_that_not_everything_is_rejected() {
 
 #[test]
 fn a_200_before_the_first_rejection_shows_nothing_even_if_another_fault_came_before_it() {
-    // An outage that begins with 500s, lets something through, and goes on with 400s.
+    // An outage begins with 500s, lets something through, and continues with 400s.
     let failed = |at| Deletion { first_fault: Some(BEFORE), last_request: Some(BEFORE), ..row(at) };
     let standing = Standing { answered: Some(LAST), ..suspect() };
     let together = judged(&bulk(20, vec![failed(0), failed(1)]), &status(400), &standing);
     assert!(together.rows.iter().all(|row| row.first_fault == Some(REQUEST)));
     let alone = one(&bulk(20, vec![failed(0)]), &status(400), &standing);
     assert_eq!((alone.verdict, alone.first_fault, alone.batch_max), (RELEASED, Some(REQUEST), Some(1)));
-    // Nor if that fault had split them.
+    // The same holds if that fault had split them.
     let split = judged(&bulk(8, vec![failed(0), failed(1)]), &status(400), &standing);
     assert!(split.rows.iter().all(|row| row.first_fault == Some(REQUEST)));
     let again = |at| Deletion { was_rejected: true, ..failed(at) };

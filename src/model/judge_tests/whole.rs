@@ -1,8 +1,8 @@
-//! Faults of a request as a whole, for which an outage or something in the content may be the reason.
+//! Faults of a whole request, whose reason may be an outage or one ID in the request.
 
 use super::*;
 
-/// Every kind of them.
+/// Every kind of such a fault.
 fn faults() -> Vec<Result<Answer, Fault>> {
     let codes = [408, 409, 410, 412, 415, 500, 502, 503, 504, 520, 530].map(status);
     codes.into_iter().chain([Err(Fault::Garbled), Err(Fault::Lost), status_with(503, RetryAfter::Seconds(5))]).collect()
@@ -16,7 +16,7 @@ fn is_counted_together(result: &Result<Answer, Fault>) -> bool {
     matches!(cause_of(result), Cause::ServerError | Cause::Garbled | Cause::Lost)
 }
 
-/// Sent before, and failed with a whole request then.
+/// A row that has been sent before, in a request that failed as a whole.
 fn failed_before(at: i64) -> Deletion {
     Deletion { last_request: Some(LAST), first_fault: Some(LAST), ..row(at) }
 }
@@ -96,7 +96,7 @@ fn that_a_row_failed_alone_while_others_got_through_is_remembered_as_evidence() 
         assert_eq!(failed.evidence, Some(REQUEST), "{result:?}");
         let known = Deletion { evidence: Some(BEFORE), ..failed_before(0) };
         assert_eq!(one(&bulk(1, vec![known.clone()]), &result, &witnessed()).evidence, Some(BEFORE), "{result:?}");
-        // A restart has forgotten what was settled.
+        // A restart has lost the record of what was settled.
         let again = one(&bulk(1, vec![known.clone()]), &result, &only);
         assert_eq!((again.verdict.as_str(), again.evidence), ("retry", Some(BEFORE)), "{result:?}");
         let left_over = Standing { settled: Some(LAST), ..only };
@@ -172,7 +172,7 @@ fn a_row_that_fails_alone_while_others_get_through_is_asked_about_before_it_is_d
 
 #[test]
 fn once_told_apart_from_others_that_got_through_the_only_row_left_ends_by_itself() {
-    // It failed alone while others got through.
+    // The row failed alone while others got through.
     let told = Deletion { evidence: Some(LAST), ..row(0) };
     let row =
         || Deletion { attempts: 2, asks: 1, first_fault: Some(BEFORE), last_request: Some(SINCE), ..told.clone() };
@@ -193,7 +193,7 @@ fn once_told_apart_from_others_that_got_through_the_only_row_left_ends_by_itself
 
 #[test]
 fn a_row_that_was_told_apart_by_rejections_only_is_not_spent_in_an_outage() {
-    // Nothing got through since: that it travels alone says nothing about it.
+    // Nothing got through since the fault, so that the row is sent alone says nothing about it.
     let row = || Deletion { attempts: 2, asks: 1, first_fault: Some(BEFORE), last_request: Some(LAST), ..row(0) };
     for settled in [None, Some(RequestId(20)), Some(BEFORE)] {
         let only = Standing { settled, is_only_work: true, ..Standing::default() };

@@ -1,4 +1,4 @@
-//! Clocks that were wrong, and starts.
+//! Wrong clocks, and starts.
 
 use super::*;
 
@@ -55,7 +55,7 @@ fn those_who_may_probe_early_do_not_wait_for_the_clock_that_was_ahead() {
     assert_eq!((holds.admit(&agent("c"), NOW), holds.early_probe_at()), (Admission::Probe, Some(NOW)));
 }
 
-/// When the hold is over after a start at [`NOW`].
+/// The end of the hold after a start at [`NOW`].
 fn after_a_start(cause: Cause, since: u64, until: Option<u64>, probed: Option<u64>) -> (Option<Timestamp>, usize) {
     let mut holds = Holds::new(Backoff::new(secs(1), secs(3_600)).unwrap());
     let ago = |seconds| NOW.minus(secs(seconds));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Everything is held for the faults of `a` and `b`; with the end of that.
+/// Holds with one on everything for the faults of `a` and `b`; and its end.
 fn all_held() -> (Holds, Timestamp) {
     let mut holds = holds();
     let changes = take(&mut holds, reached(3, "a", Cause::ServerError, Scope::All), NOW);
@@ -100,7 +100,7 @@ fn agents_that_are_held_themselves_let_the_others_probe_first_for_a_while() {
     assert_eq!(holds.admit(&agent("a"), end), Admission::Probe);
     assert_eq!(holds.admit(&agent("c"), end), Admission::Held(Some(end.plus(secs(8)))), "twice the base delay");
     assert_eq!(holds.admit(&agent("c"), end.plus(secs(8))), Admission::Probe);
-    // A hold that everybody has met alike is probed by anybody.
+    // Any agent may probe a hold whose cause concerns everybody.
     let mut holds = super::holds();
     take(&mut holds, reached(1, "c", Cause::ServerError, on("c")), NOW);
     let changes = take(&mut holds, outcome(2, "c", growing(Scope::All, Cause::Unauthorized)), NOW);

@@ -52,7 +52,7 @@ fn an_end_that_was_changed_or_a_hold_that_is_gone_is_no_end_any_more() {
     holds.load(vec![operator(on("a"), Some(at(1))), operator(on("b"), Some(at(1)))]);
     holds.load(vec![operator(on("a"), Some(at(7)))]);
     assert_eq!((holds.any_over(at(6)), holds.over(at(7), 9)), (false, vec![on("a")]));
-    // Of the daemon's own, none is over by time alone.
+    // A hold of the daemon's is never over by time alone.
     holds.load(vec![row(on("a"), Cause::Lost, Some(at(1)))]);
     assert!(!holds.any_over(at(9)));
 }
@@ -76,7 +76,7 @@ fn what_others_changed_is_told_once() {
     assert_eq!(holds.load(vec![one.clone()]), [lifted(Scope::All, Cause::Operator, None)]);
     let longer = operator(on("a"), None);
     assert_eq!(holds.load(vec![longer.clone()]), [news(&longer)]);
-    // Two rows that are taken for the same hold: one of them has a cause that is none.
+    // Two rows are the same hold if one of them has an unknown cause.
     for rows in [vec![one.clone(), longer.clone()], vec![longer, one]] {
         assert_eq!(holds.load(rows), []);
     }

@@ -1,4 +1,4 @@
-//! Before a hold for answers that delete nothing, one row is asked about alone.
+//! Questions: a single-entry DELETE before a hold for answers that delete nothing.
 
 use super::*;
 

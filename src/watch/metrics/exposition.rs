@@ -1,16 +1,16 @@
-//! The two text formats in which metrics are told, and which one a client wants.
+//! The two text formats of metrics, and the choice between them by a client's `Accept` header.
 
 /// A text format for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposition {
-    /// OpenMetrics 1.0: what is told to whoever does not say.
+    /// OpenMetrics 1.0, the default.
     OpenMetrics,
-    /// Prometheus's own format, 0.0.4, for what is older.
+    /// Prometheus's own format, 0.0.4, for older clients.
     Prometheus,
 }
 
 impl Exposition {
-    /// The one that an `Accept` header prefers (RFC 9110, section 12.5.1); empty if there is none.
+    /// The format that an `Accept` header prefers (RFC 9110, section 12.5.1). `accept` is empty without a header.
     #[must_use]
     pub fn wanted(accept: &str) -> Self {
         let quality = |kind: &str, subtype: &str| {
@@ -18,13 +18,13 @@ impl Exposition {
                 let mut parts = range.split(';').map(str::trim);
                 let (wanted_kind, wanted_subtype) = parts.next()?.split_once('/')?;
                 let is = |wanted: &str, is: &str| wanted == "*" || wanted.eq_ignore_ascii_case(is);
-                // The most specific range counts, not the best one.
+                // The most specific range decides, and not the one with the highest quality.
                 let specific = u8::from(wanted_kind != "*") + u8::from(wanted_subtype != "*");
                 let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
                 let quality = quality.map_or(Some(1.0), |text| text.trim().parse::<f64>().ok()).unwrap_or(0.0);
                 (is(wanted_kind, kind) && is(wanted_subtype, subtype)).then_some((specific, quality))
             });
-            // Of versions of the same type, the best one.
+            // Among versions of the same type, the highest quality counts.
             ranges.fold((0, 0.0), |best: (u8, f64), (specific, quality)| match specific.cmp(&best.0) {
                 std::cmp::Ordering::Greater => (specific, quality),
                 std::cmp::Ordering::Equal => (specific, best.1.max(quality)),
@@ -38,7 +38,7 @@ impl Exposition {
         }
     }
 
-    /// Its name in HTTP.
+    /// The value of the `Content-Type` header.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ impl Exposition {
         }
     }
 
-    /// What was written as OpenMetrics, in this format.
+    /// Converts text in OpenMetrics to this format.
     #[must_use]
     pub fn of(self, open_metrics: String) -> String {
         match self {
@@ -57,13 +57,13 @@ impl Exposition {
     }
 }
 
-/// The older format names a counter, and an info, with what their samples end in; it has no units and no end.
+/// In the older format, the name of a counter or an info includes the suffix of its samples. There is no unit and no end mark.
 fn prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;
     for line in open_metrics.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
-            // Comes before the type, which decides on the name.
+            // The help comes before the type, which decides the name.
             help = rest.split_once(' ');
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
             let (suffix, kind) = match kind {

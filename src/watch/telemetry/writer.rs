@@ -1,7 +1,6 @@
-//! The way of the log lines to standard output: through a buffer and a thread of its own, so that whoever logs never waits
-//! for whoever reads.
+//! The output of log lines. They go through a buffer to a thread that writes them, so logging never waits for the reader.
 //!
-//! The buffer is bounded. A line that has no room in it is dropped and counted, because the work goes on while nobody reads.
+//! The buffer is bounded. A line without room in the buffer is dropped and counted, and the daemon works on.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -18,18 +17,18 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::Format;
 use crate::printable;
 
-/// How many bytes wait to be written, at the most. A drain at full speed logs 6 MB/s: a reader may stand still for most of a
-/// second before a line is dropped.
+/// The most bytes in the buffer. A drain at full speed logs 6 MB/s, so a reader may stop for most of a second before a line is
+/// dropped.
 const MAX_WAITING: usize = 4 << 20;
-/// How many bytes are written at a time.
+/// The most bytes in one write.
 const CHUNK: usize = 64 << 10;
-/// How long it waits for a non-blocking output to take more.
+/// The wait before a non-blocking output is tried again.
 const RETRY: Duration = Duration::from_millis(10);
-/// How long [`Lines::flush`] waits while nothing is read, and how long in all.
+/// How long [`Lines::flush`] waits for one chunk, and the most chunks that it waits for.
 const PATIENCE: Duration = Duration::from_millis(500);
 const MAX_FLUSHES: u32 = 10;
 
-/// Lines that were dropped since the process began: one log is all that it has.
+/// Lines dropped since the process began. A process has one log.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// How many log lines were dropped since the process began.
@@ -38,7 +37,7 @@ pub fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Where log lines go. Clones go to the same place.
+/// The output of log lines. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Lines {
     shared: Arc<Shared>,
@@ -49,9 +48,9 @@ pub struct Lines {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// There is something to write.
+    /// Notified when there is something to write.
     given: Condvar,
-    /// Something was written.
+    /// Notified when something was written.
     written: Condvar,
 }
 
@@ -59,7 +58,7 @@ struct Shared {
 struct State {
     waiting: Vec<u8>,
     is_writing: bool,
-    /// How many chunks were written.
+    /// The number of chunks written so far.
     chunks: u64,
 }
 
@@ -70,10 +69,10 @@ impl Shared {
 }
 
 impl Lines {
-    /// Lines to `output`, made fit for their format.
+    /// Starts the thread that writes lines to `output`. Harmful characters are escaped as `format` needs it.
     ///
     /// # Errors
-    /// If there can be no thread.
+    /// If the thread cannot be started.
     pub fn to(output: impl Write + Send + 'static, format: Format, is_coloured: bool) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let writing = Arc::clone(&shared);
@@ -81,7 +80,7 @@ impl Lines {
         Ok(Self { shared, format, is_coloured })
     }
 
-    /// Waits until all is written, but not for long if nobody reads.
+    /// Waits until all lines are written, but not long if nobody reads.
     pub fn flush(&self) {
         let mut state = self.shared.state();
         for _ in 0..MAX_FLUSHES {
@@ -99,7 +98,7 @@ impl Lines {
         }
     }
 
-    /// Takes one line, with its end.
+    /// Adds a line, with its line break, to the buffer.
     fn take(&self, line: &[u8]) {
         let mut state = self.shared.state();
         if state.waiting.len() + line.len() > MAX_WAITING {
@@ -113,7 +112,7 @@ impl Lines {
 }
 
 impl Write for Lines {
-    /// The formatter hands over a whole line at a time.
+    /// Takes a whole line: the formatter writes one at a time.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         if body.iter().all(|byte| (b' '..=b'~').contains(byte)) {
@@ -161,12 +160,12 @@ fn write_for_ever(shared: &Shared, mut output: impl Write) {
             shared.written.notify_all();
         }
         lines.clear();
-        // What one standstill took is not kept for ever.
+        // The memory of a long wait is freed.
         lines.shrink_to(CHUNK);
     }
 }
 
-/// Writes it, or tells how many ends of lines were not written: the reader is gone, or the disk full.
+/// Writes `rest`. If the reader is gone or the disk is full, returns the number of lines that were lost.
 fn write_all(output: &mut impl Write, mut rest: &[u8]) -> Result<(), u64> {
     while !rest.is_empty() {
         match output.write(rest) {
@@ -203,7 +202,7 @@ mod tests {
         }
         let dropped = dropped_lines();
         assert!(dropped > 0 && (dropped as usize) <= all * 2 / 3, "{dropped} of {all}");
-        // Comes back although nobody reads.
+        // The flush returns although nobody reads.
         Lines::flush(&lines);
         let reading = thread::spawn(move || BufReader::new(reader).lines().take(all - dropped as usize).count());
         assert_eq!(reading.join().unwrap(), all - dropped as usize, "all others arrive");
