@@ -1,3 +1,3 @@
-//! The engines that the suite is run for: each does in its own SQL what the suite asks for.
+//! The engines that the suite is run for. Each implements the trait of the suite in its own SQL.
 
 pub mod sqlite;

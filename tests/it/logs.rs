@@ -1,4 +1,4 @@
-//! The log of a test, captured; and who is named in it if the log of commits cannot be copied. (`suite::lines` has the rest.)
+//! Captures the log of a test. Its lines are tested in `suite::lines`; here is the one about the write-ahead log.
 
 use std::{
     cell::RefCell,
@@ -17,7 +17,7 @@ use crate::{
     daemon::skipped,
 };
 
-/// Where the log goes in a test; tells when a line with the `awaited` event has come.
+/// The captured log of a test. It notifies when a line with the `awaited` event has come.
 #[derive(Clone, Default)]
 pub struct Log {
     text: Arc<Mutex<Vec<u8>>>,
@@ -40,12 +40,12 @@ impl Write for Log {
 }
 
 thread_local! {
-    /// Where the log of this thread goes, and with it that of the test that it runs.
+    /// The capture of this thread, which runs one test.
     static CAPTURE: RefCell<Option<Log>> = const { RefCell::new(None) };
 }
 
-/// Lets [`Log::capture`] work in this process. One subscriber for all tests, there before anything is logged: with one for
-/// each, what is logged elsewhere at the moment that another is set decides, for all, that nobody wants to hear of it.
+/// Lets [`Log::capture`] work in this process. There is one subscriber for all tests, set before anything is logged. With one for
+/// each test, a line that is logged elsewhere while another one is being set makes tracing cache, for all, that nobody listens.
 pub fn subscribe() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -66,12 +66,12 @@ impl Drop for Captured {
 }
 
 impl Log {
-    /// Tells of lines with this event.
+    /// A log that notifies of lines with this event.
     pub fn awaiting(event: &'static str) -> Self {
         Self { awaited: event, ..Self::default() }
     }
 
-    /// What tells.
+    /// The notification.
     pub fn came(&self) -> Arc<Notify> {
         Arc::clone(&self.came)
     }
@@ -106,7 +106,7 @@ async fn whoever_keeps_the_log_of_commits_from_being_copied_is_named() {
     bed.clock.advance(Duration::from_secs(60));
     bed.worker.do_chores().await.unwrap();
     assert_eq!(log.events("wal_growing").len(), 0, "a large log that can be copied is none that grows");
-    // Another process, in the middle of reading.
+    // Another process is in the middle of a read.
     let python = "import sqlite3, sys
 reader = sqlite3.connect(sys.argv[1], isolation_level=None)
 reader.execute('BEGIN')

@@ -1,4 +1,4 @@
-//! Runs of the binary, one after another, keep to the rate of one.
+//! Runs of the binary one after another keep the rate together.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn six_runs_until_empty_together_take_the_time_that_the_rate_demands() {
         let (code, said, complained) = finish(command).await;
         assert_eq!(code, 0, "{said}{complained}");
     }
-    // The first left after the clock was started, and the last before now.
+    // All requests left between the start of the clock and now.
     let (took, requests) = (clock.elapsed(), sandbox.requests().len());
     assert_eq!(requests, 30);
     assert!(took >= Duration::from_millis(2_500), "{took:?}");

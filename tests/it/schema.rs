@@ -1,4 +1,4 @@
-//! The tables: what an INSERT may write, what is said if it may not, and which SQLite can run it.
+//! The tables: which values an INSERT may write, what a refused one is told, and which SQLite versions can write.
 
 use audio_cache_sweeper::{model::outcome::Cause, queue::sqlite::Store};
 use sqlx::AssertSqlSafe;
@@ -167,12 +167,12 @@ async fn the_readme_s_sql_runs() {
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
     assert_eq!(blocks.len(), 5);
-    // As the shell would make it; and another queue, whose rows are taken over.
+    // An empty file, as the sqlite3 shell would make it; and another queue, whose rows are taken over.
     std::fs::File::create(dir.path().join("archive.db")).unwrap();
     let copy = format!("VACUUM INTO '{}'", dir.path().join("old.db").display());
     sqlx::raw_sql(AssertSqlSafe(copy)).execute(&mut conn).await.unwrap();
     for block in blocks {
-        // Not beside the tests.
+        // In this test's directory.
         let files = [("archive.db", "archive.db"), ("old.db", "old.db"), ("sweeper.db", "old.db")];
         let block = files.iter().fold(block.to_owned(), |block, (name, file)| {
             block.replace(&format!("'{name}'"), &format!("'{}'", dir.path().join(file).display()))

@@ -1,4 +1,5 @@
-//! The store on real files, beside what `suite` asks of every engine: values that nothing but SQL can make, and its file.
+//! The SQLite store, apart from what `suite` asks of every engine: values that only SQL can write, what enqueueing counts, and who
+//! may open the file.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::suite::seam::{judged, retry, settlement};
 
 const NOW: Timestamp = Timestamp(4_000_000_000_000);
 
-/// Times from here on are milliseconds for certain.
+/// A time in 2023: no number of seconds.
 const FAR: i64 = 1_700_000_000_000;
 
 pub fn options(dir: &tempfile::TempDir) -> Options {
@@ -120,7 +121,7 @@ async fn whole_table(options: &Options) -> Vec<String> {
     sqlx::query_scalar(all).fetch_all(&mut client(options).await).await.unwrap()
 }
 
-/// Rows of every kind, all of them of an entry that another agent has, too.
+/// One row of each kind, and the same entries of another agent as bystanders.
 const ALL_KINDS: &str = "
     INSERT INTO deletions (agent_id, entry_id, priority, state, attempts, due_at, batch_max, asks, maybe_done, request_id,
         first_fault, last_cause, created_at, settled_at) VALUES
@@ -170,7 +171,7 @@ async fn enqueueing_counts_each_wish_once_as_what_became_of_it() {
     let expected = Enqueued { inserted: 1, waiting: 1 + 2 + 2 + 1, earlier: 2 + 2 + 1, reopened: 1 };
     assert_eq!(producer.enqueue(&wishes).await.unwrap(), expected);
     let after = whole_table(&options).await;
-    // In other pieces, the same.
+    // One wish at a time, the counts are the same.
     let (_dir, options, _store, _conn) = with_all_kinds().await;
     let mut producer = Producer::join(&options).await.unwrap();
     let mut sum = Enqueued::default();
@@ -202,7 +203,7 @@ async fn a_second_daemon_is_refused_and_so_is_a_database_of_somebody_else() {
     assert!(matches!(Store::open(foreign).await.unwrap_err(), OpenError::NotOurs(_)));
 }
 
-/// One connection as a producer's, with nothing set.
+/// A producer's connection, with default settings.
 pub async fn client(options: &Options) -> SqliteConnection {
     SqliteConnection::connect(options.path.to_str().unwrap()).await.unwrap()
 }

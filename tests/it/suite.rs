@@ -1,7 +1,7 @@
 //! The suite that every storage engine must pass: each test is written once, and runs once for each engine.
 //!
-//! No file below `suite/` names a database or its SQL (`tidy` holds that): what a test does to the tables, and sees of them,
-//! goes through [`engine::Engine`]. A second engine implements that, and is one line at the end of this file.
+//! No file below `suite/` names a database or its SQL, which `tidy` checks. A test writes and reads the tables through
+//! [`engine::Engine`]. A second engine implements that trait, and is one more line at the end of this file.
 
 mod alone;
 pub mod bed;
@@ -25,8 +25,8 @@ mod verdicts;
 mod waste;
 mod wishes;
 
-/// Names the tests of a module, which are functions generic over the engine. A function that is forgotten here is dead code,
-/// and the compiler says so.
+/// Lists the tests of a module, which are functions generic over the engine. The compiler warns of one that is not listed: it is
+/// never used.
 macro_rules! tests {
     (blocking $d:tt $module:ident: $($test:ident),* $(,)?) => {
         macro_rules! of_engine {

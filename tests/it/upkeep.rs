@@ -1,4 +1,4 @@
-//! The file does not grow for ever: steps of pruning, and pages that are given back.
+//! The file does not grow for ever: pruning goes in steps, and free pages are given back.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ async fn a_step_of_upkeep_with_nothing_to_do_takes_no_lock() {
     assert_eq!(store.prune(Timestamp(1_001), 10).await.unwrap().removed, 2, "where it was to be done");
 }
 
-/// A file with so much history that there is something to give back.
+/// Writes enough history that pruning it frees pages.
 async fn with_history(options: &Options) {
     let history = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
          INSERT INTO deletions (agent_id, entry_id, state, settled_at) SELECT 'a', i, 'deleted', 5 FROM n;
@@ -104,7 +104,7 @@ async fn what_pruning_makes_free_is_given_back_in_steps_but_for_a_tenth() {
     assert!(last.0 == before && last.1 > before / 2, "free, and not given back: {last:?} of {before}");
     while store.give_back(100).await.unwrap() {
         let now = pages(&options).await;
-        // A page that says what is where may go with them.
+        // A pointer-map page may go with them.
         assert!((100..=101).contains(&(last.0 - now.0)), "{last:?} {now:?}");
         last = now;
     }
@@ -133,7 +133,7 @@ async fn a_file_without_auto_vacuum_gives_nothing_back_until_it_was_vacuumed_onc
     assert!(!store.give_back(100).await.unwrap());
     assert_eq!(pages(&options).await, before);
     store.close().await.unwrap();
-    // What the README says.
+    // The remedy in the README.
     let once = "PRAGMA auto_vacuum = INCREMENTAL; VACUUM";
     sqlx::raw_sql(once).execute(&mut client(&options).await).await.unwrap();
     let mut store = Store::open(options.clone()).await.unwrap();

@@ -1,6 +1,6 @@
-//! SQLite as the suite sees it: a file, a connection of producers and operators, and the worker's store.
+//! SQLite for the suite: a file, a connection for producers and operators, and the worker's store.
 
-use std::{cell::RefCell, future::Future, path::Path, time::Duration};
+use std::{cell::RefCell, future::Future, path::Path, process::Command, time::Duration};
 
 use audio_cache_sweeper::{
     model::{
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::suite::engine::{Counts, Daemon, Engine, Hold, Outcome, Request, Row, Setup, Wish, Witness};
 
-/// How many rows a statement inserts: SQLite takes no statement of more than a million bytes.
+/// Rows in one INSERT statement. SQLite refuses statements of more than a million bytes.
 const CHUNK: usize = 2_000;
 
 /// A queue in a file in a directory of its own.
@@ -28,12 +28,12 @@ pub struct Sqlite {
     pub dir: TempDir,
     pub options: Options,
     conn: SqliteConnection,
-    /// What made the file, until the first worker takes it: closed and opened again, the file would have another past.
+    /// The store that made the file, for the first worker. Closing it would empty the write-ahead log, which tests look at.
     made: RefCell<Option<Store>>,
 }
 
 impl Sqlite {
-    /// The queue that is in this directory, or will be.
+    /// The queue in this directory. It is made if there is none.
     pub async fn on(dir: TempDir, setup: Setup) -> Self {
         let options = Options {
             path: dir.path().join("queue.db"),
@@ -53,14 +53,14 @@ impl Sqlite {
         sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut self.conn).await.unwrap()
     }
 
-    /// In one transaction, or as part of the one that is open.
+    /// Executes statements in one transaction, or as part of the open one.
     async fn execute_all(&mut self, sql: &str) {
         self.execute(&format!("SAVEPOINT all_of_it; {sql} RELEASE all_of_it")).await;
     }
 }
 
-/// Opens the queue, whose lock this process may just have let go of: a child that another test has started keeps it until it
-/// has become another program.
+/// Opens the queue. This process may have released the lock a moment ago, and a child process that another test has just forked
+/// keeps it until its exec: then it is tried again.
 pub async fn open(options: &Options) -> Store {
     loop {
         match Store::open(options.clone()).await {
@@ -80,7 +80,7 @@ impl Engine for Sqlite {
     type Witness = Onlooker;
 
     async fn create(setup: Setup) -> Self {
-        // Where there is a file system in memory, nothing waits for a disk.
+        // A file system in memory, if there is one: then nothing waits for a disk.
         let in_memory = setup.in_memory.then(|| tempfile::tempdir_in("/dev/shm").ok()).flatten();
         Self::on(in_memory.unwrap_or_else(|| tempfile::tempdir().unwrap()), setup).await
     }
@@ -88,6 +88,10 @@ impl Engine for Sqlite {
     async fn open(&self) -> Store {
         let made = self.made.take();
         if let Some(made) = made { made } else { open(&self.options).await }
+    }
+
+    fn configure(&self, command: &mut Command) {
+        command.env("SWEEPER__DATABASE__PATH", &self.options.path);
     }
 
     fn address(&self) -> String {
@@ -236,7 +240,7 @@ impl Engine for Sqlite {
     }
 }
 
-/// A connection that never waits for anybody.
+/// A connection that waits for no lock.
 #[derive(Debug)]
 pub struct Onlooker(SqliteConnection);
 
@@ -274,13 +278,13 @@ fn number<N: ToString>(value: Option<N>) -> String {
     value.map_or_else(|| "NULL".to_owned(), |value| value.to_string())
 }
 
-/// Inserts these values, in as few statements as may be.
+/// INSERT statements for these values.
 fn inserts(into: &str, values: impl Iterator<Item = String>) -> String {
     let values: Vec<String> = values.collect();
     values.chunks(CHUNK).map(|values| format!("INSERT INTO {into} VALUES {};", values.join(", "))).collect()
 }
 
-/// What is written into each column of a row, but for those that never change.
+/// The columns of a row that may change, each with its value.
 fn values(row: &Row) -> [(&'static str, String); 13] {
     [
         ("priority", row.priority.to_string()),

@@ -1,4 +1,4 @@
-//! Rows that no bulk delete settles, asked about alone, over real HTTP.
+//! Rows that no bulk delete settles get a single-entry DELETE, over real HTTP.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use super::{
     tests,
 };
 
-/// What is written onto a row: state, attempts, last cause, asks, whether it may be done, and the most rows it may go with.
+/// The columns of a row that these tests compare: state, attempts, last_cause, asks, maybe_done, batch_max.
 type Written = (&'static str, u32, &'static str, u32, u8, u8);
 
 fn row(state: &'static str, attempts: u32, cause: &'static str, asks: u32, maybe_done: u8, batch_max: u8) -> Written {
     (state, attempts, cause, asks, maybe_done, batch_max)
 }
 
-/// `max_attempts` is 1, so that a row that is answered as failed is asked about at once.
+/// `max_attempts` is 1: a row that a bulk delete lists as failed gets its single-entry DELETE at once.
 fn strict() -> Plan {
     let mut plan = Plan::default();
     plan.settings.policy.max_attempts = 1;
@@ -36,7 +36,7 @@ async fn rows<E: Engine>(bed: &mut Bed<E>) -> Vec<Written> {
     bed.rows().await.into_iter().map(written).collect()
 }
 
-/// Kind, status, fault, and how many rows were found absent, and made dead.
+/// The columns of a request that these tests compare: kind, status, fault, absent, dead.
 type Asked = (&'static str, Option<u16>, Option<Cause>, u32, u32);
 
 async fn requests<E: Engine>(bed: &mut Bed<E>) -> Vec<Asked> {
@@ -51,7 +51,7 @@ async fn kinds<E: Engine>(bed: &mut Bed<E>) -> Vec<&'static str> {
     bed.requests().await.iter().map(|request| request.kind.as_str()).collect()
 }
 
-/// It has failed for good, and is dead of that.
+/// Whether the row is dead because the API kept listing it as failed.
 fn is_dead(row: &Row, attempts: u32) -> bool {
     row.is(State::Dead) && row.attempts == attempts && row.last_cause == Some(Cause::ApiFailed)
 }
@@ -86,7 +86,7 @@ pub async fn a_row_that_keeps_failing_is_asked_about_alone_instead_of_its_last_a
 
 pub async fn what_is_said_about_one_row_decides_on_it<E: Engine>() {
     let said = |status, body: &str| Mood::Say { status, headers: Vec::new(), body: body.to_owned() };
-    // Another row was deleted by the bulk delete that failed this one: it is about this row.
+    // The bulk delete failed this row and deleted another one: that is evidence about this row.
     let cases = [
         (said(200, r#"{"success":true}"#), row("deleted", 1, "", 0, 0, 20)),
         (said(200, r#"{"success":false}"#), row("dead", 1, "api_failed", 0, 0, 20)),
@@ -95,7 +95,7 @@ pub async fn what_is_said_about_one_row_decides_on_it<E: Engine>() {
         (Mood::status(422), row("dead", 1, "rejected", 0, 0, 20)),
         (said(400, "<html>"), row("pending", 0, "rejected", 1, 0, 20)),
         (status_with(429, "retry-after", "9"), row("pending", 0, "throttled", 0, 0, 0)),
-        // Nothing has got through since: it may be an outage, and no question was asked.
+        // Nothing has got through since. It may be an outage, so this single-entry DELETE does not count.
         (Mood::status(500), row("pending", 0, "server_error", 0, 0, 0)),
         (Mood::Reset { done: true }, row("pending", 0, "lost", 0, 1, 0)),
         (said(204, ""), row("pending", 0, "garbled", 0, 1, 0)),
@@ -124,7 +124,7 @@ pub async fn a_row_that_may_be_gone_is_asked_about_as_soon_as_it_fails<E: Engine
     pass(&mut bed, 14).await;
     assert_eq!(rows(&mut bed).await, [row("absent", 1, "", 0, 1, 20)], "gone, and never said to be deleted");
 
-    // It is there after all, and others get through: it is tried again.
+    // The entry is still there, and others get through: the row is retried.
     let mut bed = Bed::<E>::new(Plan::default()).await;
     let still_there = Mood::Say { status: 200, headers: Vec::new(), body: r#"{"success":false}"#.to_owned() };
     bed.sandbox.script([Mood::Reset { done: false }, listing(&["2"], &["1"]), still_there]);
@@ -136,7 +136,7 @@ pub async fn a_row_that_may_be_gone_is_asked_about_as_soon_as_it_fails<E: Engine
     assert_eq!(rows(&mut bed).await[0], row("deleted", 2, "", 0, 1, 20));
 }
 
-/// Another agent's row is deleted: something gets through.
+/// Deletes a row of another agent: something gets through.
 async fn others_get_through<E: Engine>(bed: &mut Bed<E>) {
     let entry = bed.sizes().len().to_string();
     bed.insert(&[("other", entry.as_str())]).await;
@@ -185,12 +185,12 @@ pub async fn an_api_that_refuses_requests_about_one_row_is_held_up_by_none_of_th
         bed.sandbox.script((0..3).flat_map(|_| round()).chain([listing(&[], &["1"])]));
         bed.insert_many("a", 1).await;
         bed.work().await;
-        // It lingers for company each time.
+        // The row lingers each time, because its request is not full.
         for _ in 0..3 {
             assert_eq!(rows(&mut bed).await[0].0, "pending");
             pass(&mut bed, 1).await;
         }
-        // The third answer that deletes nothing would hold the agent, and the question before that was refused.
+        // The third answer that deletes nothing holds the agent. The refused single-entry DELETE before it does not.
         assert_eq!(bed.held().await, [("a".to_owned(), Cause::ApiFailed)], "{status}");
         pass(&mut bed, 7).await;
         assert_eq!(rows(&mut bed).await, [row("dead", 1, "api_failed", 0, 1, 20)], "{status}: unconfirmed");
@@ -208,7 +208,7 @@ pub async fn when_everything_is_refused_the_bulk_delete_places_the_hold_and_prob
     bed.work().await;
     pass(&mut bed, 1).await;
     assert_eq!(rows(&mut bed).await, [row("pending", 0, "forbidden", 1, 0, 20)]);
-    // Held by the bulk delete that followed; each probe is one, too, and the hold grows.
+    // The bulk delete that followed placed the hold. Each probe is a bulk delete, too, and doubles it.
     for repeats in 0..4 {
         let holds = bed.holds().await;
         assert!(matches!(&holds[..], [hold] if hold.scope.as_str() == "a" && hold.repeats == repeats), "{holds:?}");
@@ -219,7 +219,7 @@ pub async fn when_everything_is_refused_the_bulk_delete_places_the_hold_and_prob
     assert_eq!(kinds, ["bulk", "single", "bulk", "bulk", "bulk", "bulk", "bulk"]);
 }
 
-/// Two rows are to be asked about alone, and the request about the first, which probed nothing, came to this.
+/// Two rows are due for a single-entry DELETE; that of the first one is answered with `mood`.
 async fn two_to_be_asked_about<E: Engine>(mood: Mood) -> Bed<E> {
     let mut plan = strict();
     plan.settings.concurrency = 1;
@@ -235,7 +235,7 @@ pub async fn a_row_to_be_asked_about_alone_probes_with_a_bulk_delete_and_does_no
     let mut bed = two_to_be_asked_about::<E>(Mood::status(500)).await;
     let [first, second] = [row("pending", 0, "server_error", 0, 0, 0), row("pending", 0, "api_failed", 0, 0, 0)];
     assert_eq!(rows(&mut bed).await, [first, second]);
-    // The hold is over before the first one is due again.
+    // The hold ends before the first row is due again.
     bed.sandbox.script([Mood::status(500)]);
     pass(&mut bed, 7).await;
     assert_eq!(rows(&mut bed).await[1], row("pending", 0, "server_error", 0, 0, 0), "no answer, and no attempt");
@@ -251,7 +251,7 @@ pub async fn a_throttled_request_about_one_row_has_asked_nothing<E: Engine>() {
     let mut bed = Bed::<E>::new(strict()).await;
     bed.insert_many("a", 1).await;
     for _ in 0..2 {
-        // The probe of the hold is a bulk delete, which leaves the row where it was.
+        // The hold's probe is a bulk delete. It leaves the row in its lane.
         bed.sandbox.script([listing(&[], &["1"]), status_with(429, "retry-after", "9")]);
         bed.work().await;
         assert_eq!(rows(&mut bed).await, [row("pending", 0, "throttled", 0, 0, 0)]);
@@ -312,7 +312,7 @@ pub async fn a_row_whose_request_alone_ends_the_daemon_is_given_up_after_the_thi
         let before = bed.sandbox.requests().len();
         bed.worker.turn().await.unwrap();
         bed.worker.wait_for_a_call().await;
-        // One to settle, and one to ask.
+        // The first turn settles, and the second one sends the single-entry DELETE.
         bed.worker.turn().await.unwrap();
         bed.worker.turn().await.unwrap();
         bed.sandbox.arrived(before + 2).await;
@@ -339,7 +339,7 @@ pub async fn an_id_that_is_no_plain_segment_and_whatever_is_not_to_be_asked_abou
     let mut bed = Bed::<E>::new(plan).await;
     bed.sandbox.script([listing(&[], &["1"])]);
     bed.insert_many("a", 1).await;
-    // Left over from a time when it was to be asked about.
+    // From an earlier configuration, with `ask_singly`.
     bed.put(&[Row { batch_max: 0, ..Row::new(100, "b", "gone") }], &[]).await;
     bed.sandbox.script([listing(&[], &["gone"])]);
     bed.work().await;

@@ -25,7 +25,7 @@ pub const START: Timestamp = Timestamp(4_000_000_000_000);
 
 pub const KEY: &str = "s3cret-key";
 
-/// What a test may want otherwise; the rate is far above what any test sends.
+/// What a test may change. The default rate is far above what any test sends.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub sandbox: sandbox::Options,
@@ -80,7 +80,7 @@ impl Default for Plan {
 /// A test acts on the queue, and looks at it, through its bed: `bed.place(…)`, `bed.rows()`.
 #[derive(Debug)]
 pub struct Bed<E: Engine> {
-    // Before the engine, so that it goes first.
+    // Above the engine, because fields are dropped in order: the worker must let go of the queue first.
     pub worker: Worker<E::Queue>,
     pub engine: E,
     pub sandbox: Sandbox,
@@ -103,12 +103,13 @@ impl<E: Engine> DerefMut for Bed<E> {
 }
 
 impl<E: Engine> Bed<E> {
-    /// On a new queue.
+    /// A bed on a new queue.
     pub async fn new(plan: Plan) -> Self {
         let setup = Setup { busy_timeout: plan.busy_timeout, in_memory: false };
         Self::on(E::create(setup).await, plan).await
     }
 
+    /// A bed on this queue.
     pub async fn on(engine: E, plan: Plan) -> Self {
         crate::logs::subscribe();
         let sandbox = Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), plan.sandbox.clone()).await.unwrap();
@@ -117,7 +118,7 @@ impl<E: Engine> Bed<E> {
         Self { worker, engine, sandbox, clock, plan }
     }
 
-    /// The daemon is gone without a word, and another one starts.
+    /// The daemon dies, and another one starts on the same queue.
     pub async fn restart(self) -> Self {
         let Self { worker: old, engine, sandbox, clock, plan } = self;
         drop(old);
@@ -125,8 +126,8 @@ impl<E: Engine> Bed<E> {
         Self { worker, engine, sandbox, clock, plan }
     }
 
-    /// The daemon is gone, another one dies after so many polls of its start, and a third one starts. True if the second
-    /// one had started by then.
+    /// The daemon dies, the next one dies after `polls` polls of its start, and a third one starts. True if the second one had
+    /// finished its start.
     pub async fn restart_cut_short(self, polls: usize) -> (Self, bool) {
         let Self { worker: old, engine, sandbox, clock, plan } = self;
         drop(old);
@@ -147,7 +148,7 @@ impl<E: Engine> Bed<E> {
         self.engine.enqueue(&wishes).await;
     }
 
-    /// Turns until nothing is in flight and nothing happens any more at this time.
+    /// Takes turns until nothing is in flight and a turn does nothing. The clock stands still.
     pub async fn work(&mut self) {
         loop {
             let Turn { settled, sent, in_flight, wait } = self.worker.turn().await.unwrap();
@@ -159,7 +160,7 @@ impl<E: Engine> Bed<E> {
         }
     }
 
-    /// How many requests were sent by each tenth of a second of these.
+    /// Lets this many tenths of a second pass: how many requests had been sent by each of them.
     pub async fn sent_by_tenths(&mut self, tenths: usize) -> Vec<usize> {
         let mut sent = Vec::new();
         for _ in 0..tenths {
@@ -203,7 +204,7 @@ async fn worker<E: Engine>(engine: &E, plan: &Plan, sandbox: &Sandbox, clock: &C
     Worker::new(queue, api, pace, plan.settings, clock.clone(), fastrand::Rng::with_seed(7)).await.unwrap()
 }
 
-/// The IDs that a request has: in its body, or at the end of its path.
+/// The IDs in a request: in its body, or at the end of its path.
 pub fn ids(request: &Recorded) -> Vec<String> {
     if request.method == "DELETE" {
         return request.uri.rsplit('/').take(1).map(str::to_owned).collect();

@@ -1,4 +1,5 @@
-//! A wall clock that is wrong for a while, and is put right: what it gave must keep nothing waiting, and prune nothing.
+//! A wall clock that is wrong for a while and is then set right. The times that it gave must keep no row waiting, and must not
+//! make pruning remove anything early.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// Turns for so long, ten seconds apart at the most, until no row is open; how long that took.
+/// Takes turns, ten seconds apart at most, until no row is open or `most` has passed. Returns how long that took.
 async fn run_for<E: Engine>(bed: &mut Bed<E>, most: Duration) -> Duration {
     let start = bed.clock.elapsed();
     loop {
@@ -34,14 +35,14 @@ async fn run_for<E: Engine>(bed: &mut Bed<E>, most: Duration) -> Duration {
     }
 }
 
-/// How often the log says that the clock was set, and how often that something was put right because of that.
+/// How many log lines say that the clock was set, and how many that times were put right.
 fn said(log: &Log) -> (usize, usize) {
     let all = log.events("clock_jumped");
     let jumps = all.iter().filter(|entry| entry.get("by_ms").is_some()).count();
     (jumps, all.len() - jumps)
 }
 
-/// After a jump ahead and back: in the life that saw both, or after a restart that saw only what was left.
+/// The log after a jump ahead and back. The daemon saw both; with `restart`, the second daemon saw only the wrong times.
 fn assert_said(log: &Log, restart: bool, what: &str) {
     let (jumps, put_right) = said(log);
     assert_eq!(jumps, if restart { 1 } else { 2 }, "{what}");
@@ -56,7 +57,7 @@ fn jump_back<E: Engine>(bed: &Bed<E>, by: Duration) {
     bed.clock.jump_to(bed.clock.now().minus(by));
 }
 
-/// Everything that makes the daemon place a hold, and the hold's scope.
+/// Every outage that makes the daemon place a hold, with the hold's scope.
 fn faults() -> Vec<(Outage, &'static str)> {
     vec![
         (Outage::Status(401), "*"),
@@ -77,7 +78,7 @@ fn faults() -> Vec<(Outage, &'static str)> {
     ]
 }
 
-/// A queue on which a hold stands that a clock placed, or placed again, which was ahead.
+/// A queue with a hold that was placed, or placed again, while the clock was ahead.
 async fn held<E: Engine>(outage: Outage, ahead: Duration, was_held: bool) -> Bed<E> {
     let mut bed =
         Bed::<E>::new(Plan { sandbox: Options { outage: Some(outage), ..Plan::default().sandbox }, ..Plan::default() })
@@ -94,7 +95,7 @@ async fn held<E: Engine>(outage: Outage, ahead: Duration, was_held: bool) -> Bed
 pub async fn a_hold_that_a_clock_placed_which_was_ahead_lasts_no_longer_than_such_holds_do<E: Engine>() {
     let cases = [(HOUR, false, false), (3 * YEAR, true, false), (3 * YEAR, false, true), (HOUR, true, true)];
     for (n, (outage, scope)) in faults().into_iter().enumerate() {
-        // Two of the four with each.
+        // Each outage is tried with two of the four cases.
         for (ahead, was_held, restart) in [cases[n % 2], cases[2 + n / 2 % 2]] {
             let what = format!("{outage:?}, {ahead:?} ahead, held before: {was_held}, restart: {restart}");
             let log = Log::default();
@@ -107,7 +108,7 @@ pub async fn a_hold_that_a_clock_placed_which_was_ahead_lasts_no_longer_than_suc
             jump_back(&bed, ahead);
             let mut bed = if restart { bed.restart().await } else { bed };
             let before = bed.count_in(State::Dead).await;
-            // The longest hold with its jitter, and then the longest delay of a row with its.
+            // The longest hold and the longest delay of a row, each with its jitter.
             let took = run_for(&mut bed, Duration::from_secs(750 + 75 + 60)).await;
             assert_eq!(bed.count_in(State::Deleted).await, 45 - before, "{what}: {took:?}");
             assert_said(&log, restart, &what);
@@ -116,7 +117,7 @@ pub async fn a_hold_that_a_clock_placed_which_was_ahead_lasts_no_longer_than_suc
 }
 
 pub async fn with_a_clock_that_begins_in_1970_the_daemon_works_as_with_any_other<E: Engine>() {
-    // A minute, and twenty days: those milliseconds look like seconds of 2024.
+    // One minute, and twenty days: as seconds, the latter would be in 2024.
     for begins in [60_000, 1_728_000_000] {
         for (outage, scope) in faults() {
             let sandbox = Options { outage: Some(outage), ..Plan::default().sandbox };
@@ -137,7 +138,8 @@ pub async fn with_a_clock_that_begins_in_1970_the_daemon_works_as_with_any_other
 }
 
 pub async fn a_question_that_a_clock_put_off_which_was_ahead_is_asked_with_the_next_permit<E: Engine>() {
-    // Nothing is there: after three answers that delete nothing, one row is asked about before the agent is held.
+    // The API has no entries. After three answers that delete nothing, one row gets its single-entry DELETE before the agent is
+    // held.
     let sandbox = Options { agents: vec![("a".to_owned(), 0)], ..Plan::default().sandbox };
     let rate = RateLimit { requests_per_second: 1.0, burst: 1.try_into().unwrap() };
     let mut bed = Bed::<E>::new(Plan { sandbox, rate, ..Plan::default() }).await;
@@ -216,7 +218,7 @@ pub async fn what_people_said_stays_as_it_is_whatever_the_clock_does<E: Engine>(
     bed.work().await;
     let (now, week) = (bed.clock.now(), bed.clock.now().plus(7 * DAY));
     let answered = bed.requests().await.iter().filter_map(|request| request.answered_at).max().unwrap();
-    // No delay is as long as this: 60 s and a quarter of it.
+    // The longest delay is 60 s and a quarter of it. A longer one is a person's.
     let later = |ms: u64| answered.plus(Duration::from_millis(75_000 + ms));
     bed.edit_where(|row| row.entry == "1", |row| row.due_at = week).await;
     bed.edit_where(|row| row.entry == "2", |row| row.due_at = later(1)).await;
@@ -231,7 +233,7 @@ pub async fn what_people_said_stays_as_it_is_whatever_the_clock_does<E: Engine>(
     bed.work().await;
     assert_eq!(bed.rows().await, rows_before);
     assert_eq!(bed.holds().await, holds_before);
-    // The one whose due time is a delay of the daemon's own is not a person's.
+    // A due time within the daemon's own longest delay is put right.
     bed.edit_where(|row| row.entry == "2", |row| row.due_at = later(0)).await;
     let mut bed = bed.restart().await;
     run_for(&mut bed, Duration::from_secs(80)).await;
@@ -248,7 +250,7 @@ pub async fn a_clock_that_is_slewed_is_not_set_and_a_due_time_that_it_reaches_is
     while bed.clock.now() < due_at.plus(Duration::from_secs(114)) && bed.sizes().is_empty() {
         bed.worker.turn().await.unwrap();
         bed.work().await;
-        // 1.9 s of the wall clock in each second: the time that the worker waits for comes sooner than it knows.
+        // The wall clock gains 0.9 s in each second, so the due time comes sooner than the worker expects.
         bed.clock.advance(Duration::from_secs(1));
         jump(&bed, Duration::from_millis(900));
     }
@@ -257,7 +259,7 @@ pub async fn a_clock_that_is_slewed_is_not_set_and_a_due_time_that_it_reaches_is
     assert_eq!(log.events("clock_jumped").len(), 0);
 }
 
-/// Turns and chores for so long, a quarter of a day apart at the most, with as many steps of pruning as there are.
+/// Takes turns and does chores, a quarter of a day apart at most, each time with enough steps to prune everything.
 async fn tidy_for<E: Engine>(bed: &mut Bed<E>, time: Duration) {
     let end = bed.clock.elapsed() + time;
     loop {
@@ -305,7 +307,7 @@ pub async fn a_start_by_a_clock_far_ahead_of_the_file_prunes_nothing_for_an_hour
     let _guard = log.capture();
     let mut bed = Bed::<E>::new(keeping(30)).await;
     assert_eq!(log.events("clock_suspect").len(), 0, "a new file has no time to compare with");
-    // By the clock of the test, where the database's would be.
+    // Dated by the test's clock: the database's own is a hundred years behind.
     let fresh = |entry| Wish { created_at: Some(START), ..Wish::of("a", entry) };
     bed.enqueue(&[fresh("1"), Wish { due_at: START.plus(285 * YEAR), ..fresh("2") }]).await;
     bed.work().await;
@@ -337,7 +339,7 @@ pub async fn a_start_after_less_than_half_of_the_retention_prunes_at_once<E: Eng
     assert_eq!(log.events("clock_suspect").len(), 0);
 }
 
-/// 250 requests with 20 rows each whose attempts failed at a wrong time, and as many whose did at the right one.
+/// 250 requests with 20 rows each that failed while the clock was wrong, and 250 that failed while it was right.
 fn failed_requests(wrong: Timestamp, right: Timestamp) -> (Vec<Row>, Vec<Request>) {
     let (mut rows, mut requests) = (Vec::new(), Vec::new());
     for request in 1..=500 {

@@ -1,4 +1,5 @@
-//! Nobody pays for somebody else, and the rate is kept exactly, whatever takes its time and however often the daemon starts.
+//! No agent pays for another agent's faults. The rate is kept exactly, however slow a turn is and however often the daemon
+//! starts.
 
 use std::{
     future::{Future, poll_fn},
@@ -26,13 +27,13 @@ use super::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Works; the first turn of a daemon may only write what it changes in the holds.
+/// Works. One turn more than [`Bed::work`], because a daemon's first turn may do nothing but write its changes of the holds.
 async fn work<E: Engine>(bed: &mut Bed<E>) {
     bed.worker.turn().await.unwrap();
     bed.work().await;
 }
 
-/// Two agents get nothing but 500s, and everything is held because of them.
+/// Two agents get nothing but 500s. Because of them, everything is held.
 async fn held_by_two<E: Engine>() -> Bed<E> {
     let mut plan = Plan::default();
     plan.settings.concurrency = 1;
@@ -63,7 +64,7 @@ pub async fn an_agent_that_took_no_part_in_a_streak_probes_at_once_and_its_succe
 pub async fn agents_that_took_no_part_probe_once_in_each_base_delay<E: Engine>() {
     let mut bed = held_by_two::<E>().await;
     let before = bed.sizes().len();
-    // The hold's base delay is 5 s: so long it lasts at the least, and one probe comes before that.
+    // The hold's base delay is 5 s. It lasts at least that long, and is probed once before its end.
     let until = START.plus(60 * MINUTE);
     bed.change_holds_where(|hold| hold.scope != Scope::All, |hold| hold.until_at = Some(until)).await;
     for n in 0..20 {
@@ -76,7 +77,7 @@ pub async fn agents_that_took_no_part_probe_once_in_each_base_delay<E: Engine>()
         bed.clock.advance(Duration::from_millis(100));
     }
     assert_eq!(bed.sizes().len() - before, 1, "{:?}", bed.agents());
-    // One in each base delay of the minute that follows, and those of its own: after some 5, 15 and 35 s.
+    // One probe in each base delay of the next minute, and the hold's own probes after some 5, 15 and 35 s.
     for _ in 0..600 {
         bed.work().await;
         bed.clock.advance(Duration::from_millis(100));
@@ -116,14 +117,14 @@ pub async fn a_start_probes_what_needs_a_person_at_once_and_not_within_a_minute_
         let mut bed = bed.restart().await;
         work(&mut bed).await;
         assert_eq!(bed.sizes().len(), sent + 1, "{status}: at once");
-        // A loop of crashes: once a minute, however often it starts.
+        // A crash loop: one probe a minute, however often the daemon starts.
         for restart in 1..=30 {
             bed.clock.advance(Duration::from_secs(10));
             bed = bed.restart().await;
             work(&mut bed).await;
             assert_eq!(bed.sizes().len(), sent + 1 + restart / 6, "{status}, restart {restart}");
         }
-        // Mended: the next start finds out.
+        // The outage is over, and the next start finds that out.
         bed.sandbox.set_outage(None);
         bed.clock.advance(MINUTE);
         let mut bed = bed.restart().await;
@@ -137,7 +138,7 @@ fn wish(entry: &str, seconds: u64) -> Wish {
     Wish { created_at: Some(START.plus(Duration::from_secs(seconds))), ..Wish::of("a", entry) }
 }
 
-/// One row a request, one request a second.
+/// One row in each request, and one request at a time.
 fn one_by_one() -> Plan {
     let mut plan = Plan::default();
     plan.settings.batch_size = 1;
@@ -154,7 +155,7 @@ pub async fn inside_an_agent_the_row_goes_first_that_has_been_due_for_longest_wh
     let due = bed.rows_where(|row| row.is(State::Pending)).await[0].due_at.0 - START.0;
     assert!((10_000..=12_500).contains(&due), "{due}");
     bed.pause("*").await;
-    // Inserted before and after that; one with a time of its own.
+    // Created before and after the retry is due; one has a due time of its own.
     let planned = Wish { due_at: START.plus(Duration::from_secs(20)), ..wish("planned", 0) };
     bed.enqueue(&[wish("before", 5), wish("after", 15), planned, wish("last", 25)]).await;
     bed.clock.advance(Duration::from_secs(40));
@@ -171,7 +172,7 @@ pub async fn rows_that_are_due_at_once_go_in_the_order_in_which_they_were_enqueu
     bed.insert_many("a", 1).await;
     bed.work().await;
     bed.pause("*").await;
-    // The first is the one that was deleted before, with the lowest id.
+    // Entry 1 was deleted before, so its row is reopened, and has the lowest id.
     bed.enqueue(&[wish("2", 1), wish("3", 2), wish("1", 3), wish("4", 4)]).await;
     bed.clock.advance(MINUTE);
     bed.lift_all().await;
@@ -196,19 +197,19 @@ pub async fn delete_it_now_after_delete_it_in_a_week_goes_now_and_cancels_no_del
     assert_eq!(bed.sent()[2..], [["1"]]);
 }
 
-/// Of these times, in order: no window has more than the rate times its length and a burst.
+/// Asserts that no window of these times, which are in order, has more requests than its length times the rate, and a burst.
 fn assert_within(rate: RateLimit, sent: &[Duration], what: &str) {
     let burst = f64::from(rate.burst.get());
     for (first, from) in sent.iter().enumerate() {
         for (count, until) in sent[first..].iter().enumerate().map(|(n, until)| (n + 1, until)) {
             let allowed = rate.requests_per_second * (*until - *from).as_secs_f64() + burst;
-            // The clock counts microseconds.
+            // The clock has a resolution of a microsecond.
             assert!(count as f64 <= allowed + 1e-4, "{what}: {count} from {from:?} to {until:?}: {sent:?}");
         }
     }
 }
 
-/// A turn in which so long passes after it was polled so often. Whether it took that long.
+/// Takes a turn in which `pause` passes after `polls` polls. False if the turn was done before that.
 async fn pausing_after<F: Future>(turn: F, polls: usize, clock: &Clock, pause: Duration) -> (F::Output, bool) {
     let mut turn = pin!(turn);
     let mut polled = 0;
@@ -224,7 +225,7 @@ async fn pausing_after<F: Future>(turn: F, polls: usize, clock: &Clock, pause: D
     (output, polled > polls)
 }
 
-/// Requests that each carry a row, against a clock that stands still but for what the test lets pass.
+/// Requests with one row each, and when each of them arrived. The clock stands still unless the test moves it.
 struct Paced<E: Engine> {
     bed: Bed<E>,
     arrived: Vec<Duration>,
@@ -239,7 +240,7 @@ impl<E: Engine> Paced<E> {
         Self { bed: Bed::new(plan).await, arrived: Vec::new() }
     }
 
-    /// Notes the arrival of all that was sent: the clock stands still meanwhile.
+    /// Waits until all requests that were sent have arrived, and notes the time.
     async fn arrive(&mut self) {
         let sent = self.bed.requests().await.len();
         self.bed.sandbox.arrived(sent).await;
@@ -274,7 +275,7 @@ pub async fn wherever_a_turn_takes_its_time_no_window_has_more_requests_than_the
         paced.go_on_for(Duration::from_secs(3)).await;
         let what = format!("a pause after {polls} polls");
         assert_within(rate, &paced.arrived, &what);
-        // And no fewer: 3 s at 5/s, and a burst that nothing was sent before.
+        // Nor are there fewer than the rate allows: a burst, and 3 s at 5/s.
         assert!(paced.arrived.len() >= 5 + 13, "{what}: {:?}", paced.arrived);
         if !was_paused {
             break;
@@ -318,7 +319,7 @@ pub async fn however_often_the_daemon_starts_no_window_has_more_requests_than_th
         for life in 0..6 {
             let rows: Vec<String> = (0..5).map(|row| format!("{life}-{row}")).collect();
             paced.bed.insert(&rows.iter().map(|row| ("a", row.as_str())).collect::<Vec<_>>()).await;
-            // As `run --until-empty`, from cron or after a crash: what is in flight at the end was not waited for.
+            // As `run --until-empty` from cron, or as after a crash, which does not wait for requests in flight.
             let untried = |row: &Row| row.is(State::Pending) && row.request.is_none();
             while paced.bed.count_where(untried).await > 0 && life % 2 == 0 {
                 paced.turn().await;

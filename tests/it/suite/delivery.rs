@@ -15,7 +15,7 @@ use super::{
     tests,
 };
 
-/// A wish of the test's own time: its row lingers.
+/// A wish that is created at [`START`]: its row lingers.
 fn fresh(agent: &str, entry: u32) -> Wish {
     Wish { created_at: Some(START), ..Wish::of(agent, &entry.to_string()) }
 }
@@ -134,7 +134,7 @@ pub async fn no_id_is_in_two_requests_at_the_same_time<E: Engine>() {
     bed.sandbox.script([Mood::Gate]);
     bed.insert(&[("a", "1")]).await;
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
-    // Again, in every way that there is, while it is on its way.
+    // While it is in flight, it is enqueued again in every way that there is.
     bed.insert(&[("a", "1")]).await;
     assert_eq!(bed.worker.turn().await.unwrap().sent, 0);
     bed.edit_where(|_| true, |row| row.give_up(Timestamp(1))).await;
@@ -235,7 +235,7 @@ pub async fn rows_that_change_their_lane_in_flight_take_no_places_in_it<E: Engin
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
     bed.worker.wait_for_a_call().await;
     bed.clock.advance(Duration::from_secs(61));
-    // That somebody wrote shows only in the transaction of b's answer, which looks at that lane, too: for twenty rows.
+    // The worker notices this write only in the transaction that settles b's answer. That one looks at the changed lane, too.
     bed.edit_where(|row| row.agent == "a", |row| row.priority = 5).await;
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "the row behind those in flight");
     bed.sandbox.open_gate();
@@ -264,7 +264,7 @@ pub async fn lanes_whose_turn_could_not_be_written_keep_it<E: Engine>() {
     bed.insert_many("a", 20).await;
     bed.shut_out().await;
     assert_eq!(bed.worker.turn().await.unwrap_err().remedy(), Remedy::Wait);
-    bed.let_in().await; // which is no news: nobody wrote
+    bed.let_in().await; // Nobody wrote, so the queue reports no change.
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
 }
 
@@ -294,14 +294,14 @@ pub async fn the_configured_rate_is_used_while_there_is_work<E: Engine>() {
         let rate = RateLimit { requests_per_second, burst: 1.try_into().unwrap() };
         let mut bed = Bed::<E>::new(Plan { rate, adaptive, ..Plan::default() }).await;
         bed.insert_many("a", 450 * 20).await;
-        // Only at the times that the worker asks for.
+        // The clock moves only to the times that the worker asks for.
         let until = bed.clock.elapsed() + Duration::from_secs(10);
         while bed.clock.elapsed() < until {
             let turn = bed.worker.turn().await.unwrap();
             if turn.in_flight > 0 {
                 bed.worker.wait_for_a_call().await;
             } else {
-                // The clock counts microseconds, the limiter nanoseconds.
+                // The clock has a resolution of a microsecond, and the limiter of a nanosecond.
                 bed.clock.advance(turn.wait.unwrap() + Duration::from_micros(1));
             }
         }

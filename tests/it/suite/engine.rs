@@ -1,8 +1,9 @@
-//! What a test does to an engine's queue, and sees of it, beside the worker.
+//! An engine as the tests see it: what producers and operators do to a queue, and what its tables hold.
 //!
-//! Each engine implements this for itself, in its own SQL. Ids grow in the order of the wishes, and may have gaps.
+//! Each engine implements [`Engine`] in its own SQL. The ids of rows grow in the order in which wishes are enqueued, and may have
+//! gaps.
 
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{fmt::Debug, future::Future, process::Command, time::Duration};
 
 use audio_cache_sweeper::{
     model::{
@@ -19,24 +20,24 @@ use uuid::Uuid;
 pub struct Setup {
     /// How long a write waits for other writers.
     pub busy_timeout: Duration,
-    /// Commits need not reach the disk: for beds that take thousands of turns.
+    /// Commits need not reach the disk. Tests that take thousands of turns are faster so.
     pub in_memory: bool,
 }
 
-/// What a producer asks for.
+/// What a producer inserts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     pub agent: String,
     pub entry: String,
     pub priority: i64,
-    /// Zero: at once.
+    /// [`Timestamp::ZERO`]: at once.
     pub due_at: Timestamp,
-    /// `None`: now, by the database's own clock, which is long before [`START`](super::bed::START).
+    /// `None`: the time of the database's own clock, which is long before [`START`](super::bed::START).
     pub created_at: Option<Timestamp>,
 }
 
 impl Wish {
-    /// As an `INSERT` of an agent and an entry alone makes it.
+    /// An `INSERT` that names an agent and an entry, and nothing else.
     pub fn of(agent: &str, entry: &str) -> Self {
         Self {
             agent: agent.to_owned(),
@@ -61,7 +62,7 @@ pub struct Row {
     pub batch_max: u8,
     pub asks: u32,
     pub maybe_done: bool,
-    /// The last request that has settled it since it was opened.
+    /// The last request that has settled the row since it was opened.
     pub request: Option<i64>,
     pub first_fault: Option<i64>,
     pub evidence: Option<i64>,
@@ -97,20 +98,20 @@ impl Row {
         self.state == state
     }
 
-    /// Makes it dead, as an operator does.
+    /// Makes the row dead, as an operator does.
     pub fn give_up(&mut self, at: Timestamp) {
         (self.state, self.settled_at) = (State::Dead, Some(at));
     }
 }
 
-/// A request, with all of its columns but for its verdicts, which are [`Outcome`]s.
+/// A request, with all of its columns except the verdicts. Those are [`Outcome`]s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub id: i64,
     pub correlation_id: String,
     pub agent: String,
     pub kind: Kind,
-    /// The manifest: the ids of the rows that it was claimed with.
+    /// The manifest: the ids of the rows in the request.
     pub rows: Vec<i64>,
     pub claimed_at: Timestamp,
     pub answered_at: Option<Timestamp>,
@@ -122,7 +123,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A bulk delete that was claimed with these rows, and not answered.
+    /// An unanswered bulk delete with these rows.
     pub fn new(id: i64, agent: &str, rows: &[i64]) -> Self {
         Self {
             id,
@@ -141,7 +142,7 @@ impl Request {
     }
 }
 
-/// How many rows got which verdict, as a request keeps it; those that were released count as retried.
+/// The counts of verdicts that a request keeps. Released rows count as retried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub deleted: u32,
@@ -166,14 +167,14 @@ pub struct Hold {
     pub scope: Scope,
     pub cause: Cause,
     pub since_at: Timestamp,
-    /// `None`: until it is lifted.
+    /// `None`: until the hold is lifted.
     pub until_at: Option<Timestamp>,
     pub probed_at: Option<Timestamp>,
     pub repeats: u32,
 }
 
 impl Hold {
-    /// A person's, until it is lifted; on everything, if the scope is `*`.
+    /// An operator's hold on an agent, or on everything (`*`), until it is lifted.
     pub fn on(scope: &str) -> Self {
         use audio_cache_sweeper::model::deletion::AgentId;
         let scope = if scope == "*" { Scope::All } else { Scope::Agent(AgentId::parse(scope).unwrap()) };
@@ -201,88 +202,92 @@ pub struct Daemon {
     pub updated_at: Timestamp,
 }
 
-/// An engine's queue in a test: who inserts, who operates, and who reads the tables.
+/// A queue in a test, with the producers and operators who write to it.
 pub trait Engine: Debug + Sized + 'static {
     type Queue: Queue + Debug + 'static;
     type Witness: Witness;
 
-    /// An empty queue.
+    /// Makes an empty queue.
     async fn create(setup: Setup) -> Self;
 
-    /// What the worker works on. Whoever had it open before is gone.
+    /// Opens the queue for a worker. The worker that had it open before is gone.
     async fn open(&self) -> Self::Queue;
 
-    /// What errors call this queue: a file, or a host and a database.
+    /// Configures the binary for this queue.
+    fn configure(&self, command: &mut Command);
+
+    /// The name of the queue in error messages: a file, or a host and a database.
     fn address(&self) -> String;
 
-    /// Somebody who looks while the worker is at work.
+    /// A witness, who can look while the worker is in the middle of a turn.
     async fn witness(&self) -> Self::Witness;
 
-    /// A producer's plain `INSERT`s, in one transaction.
+    /// A producer's plain `INSERT`s, in this order and in one transaction.
     async fn enqueue(&mut self, wishes: &[Wish]);
 
-    /// All deletions, by id. If the worker has yet to take a wish in, the row is told as it will be then, and whoever edits or
-    /// removes it does so with the wish.
+    /// All deletions, ordered by id. An engine whose worker takes wishes in later shows them here as the rows that they will be,
+    /// and [`Self::edit`] and [`Self::remove`] apply to them, too.
     async fn rows(&mut self) -> Vec<Row>;
 
-    /// Those of these rows that are settled, and by one of the newest requests: so many are looked at.
+    /// The settled rows whose last request is among the newest `requests` ones, ordered by id.
     async fn settled_by_the_newest(&mut self, requests: i64) -> Vec<Row>;
 
-    /// All requests, by id.
+    /// All requests, ordered by id.
     async fn requests(&mut self) -> Vec<Request>;
 
-    /// Requests that are not answered, by id.
+    /// The unanswered requests, ordered by id.
     async fn unanswered(&mut self) -> Vec<Request>;
 
-    /// What each of the kept requests did to each of its rows, by request and row.
+    /// What each request did to each of its rows, ordered by request and row.
     async fn outcomes(&mut self) -> Vec<Outcome>;
 
-    /// All holds, by scope and cause.
+    /// All holds, ordered by scope and cause.
     async fn holds(&mut self) -> Vec<Hold>;
 
-    /// Those on everything, and those on this agent.
+    /// The holds on everything and those on this agent, ordered by scope and cause.
     async fn holds_over(&mut self, agent: &str) -> Vec<Hold>;
 
     /// What the daemon says of itself.
     async fn daemon(&mut self) -> Option<Daemon>;
 
-    /// How many rows are pending; cheaper than [`Self::rows`].
+    /// How many rows are pending. Cheaper than [`Self::rows`].
     async fn pending(&mut self) -> usize;
 
-    /// An operator places holds, each in the place of the one with its scope and cause.
+    /// An operator places holds. Each replaces the one with its scope and cause.
     async fn place(&mut self, holds: &[Hold]);
 
     /// An operator lifts holds, by scope and cause.
     async fn lift(&mut self, holds: &[Hold]);
 
-    /// An operator writes all columns of these rows anew but for id, agent and entry.
+    /// An operator writes all columns of these rows, except id, agent and entry.
     async fn edit(&mut self, rows: &[Row]);
 
-    /// An operator takes rows out, by id.
+    /// An operator removes these rows, by id.
     async fn remove(&mut self, rows: &[Row]);
 
-    /// A history: rows and requests as an earlier daemon left them. Ids that they have are not given to others later.
+    /// Writes rows and requests as an earlier daemon left them, with their ids. Later rows and requests get other ids.
     async fn put(&mut self, rows: &[Row], requests: &[Request]);
 
-    /// The queue has never been worked on: no request, no row, and no time that a daemon has seen.
+    /// Removes all rows and requests, and every time that a daemon has written.
     async fn forget(&mut self);
 
-    /// Until [`Self::let_in`], the worker's writes fail as busy. What this engine is told meanwhile is seen by nobody before
-    /// that.
+    /// Another process begins to write: until [`Self::let_in`], the worker's writes fail with
+    /// [`Remedy::Wait`](audio_cache_sweeper::queue::Remedy::Wait). What this engine is told to write meanwhile belongs to that
+    /// transaction.
     async fn shut_out(&mut self);
 
-    /// Commits what came since [`Self::shut_out`]; nothing, if nothing was done.
+    /// The other process commits. If it has written nothing, the queue has not changed.
     async fn let_in(&mut self);
 
     /// Panics if the engine finds its own storage damaged.
     async fn assert_sound(&mut self);
 
-    /// The rows that are so.
+    /// The rows for which `is` holds.
     async fn rows_where(&mut self, is: impl Fn(&Row) -> bool) -> Vec<Row> {
         self.rows().await.into_iter().filter(is).collect()
     }
 
-    /// How many rows are so.
+    /// How many rows there are for which `is` holds.
     async fn count_where(&mut self, is: impl Fn(&Row) -> bool) -> usize {
         self.rows_where(is).await.len()
     }
@@ -298,32 +303,32 @@ pub trait Engine: Debug + Sized + 'static {
         holds.into_iter().map(|hold| (hold.scope.as_str().to_owned(), hold.cause)).collect()
     }
 
-    /// An operator changes the rows that are so.
+    /// An operator changes the rows for which `is` holds.
     async fn edit_where(&mut self, is: impl Fn(&Row) -> bool, change: impl Fn(&mut Row)) {
         let mut rows = self.rows_where(is).await;
         rows.iter_mut().for_each(change);
         self.edit(&rows).await;
     }
 
-    /// An operator takes out the rows that are so.
+    /// An operator removes the rows for which `is` holds.
     async fn remove_where(&mut self, is: impl Fn(&Row) -> bool) {
         let rows = self.rows_where(is).await;
         self.remove(&rows).await;
     }
 
-    /// An operator pauses everything, or an agent, until the hold is lifted.
+    /// An operator pauses an agent, or everything (`*`), until the hold is lifted.
     async fn pause(&mut self, scope: &str) {
         self.place(&[Hold::on(scope)]).await;
     }
 
-    /// An operator changes all holds that are so.
+    /// An operator changes the holds for which `is` holds.
     async fn change_holds_where(&mut self, is: impl Fn(&Hold) -> bool, change: impl Fn(&mut Hold)) {
         let mut holds: Vec<Hold> = self.holds().await.into_iter().filter(is).collect();
         holds.iter_mut().for_each(change);
         self.place(&holds).await;
     }
 
-    /// An operator lifts the holds that are so.
+    /// An operator lifts the holds for which `is` holds.
     async fn lift_where(&mut self, is: impl Fn(&Hold) -> bool) {
         let holds: Vec<Hold> = self.holds().await.into_iter().filter(is).collect();
         self.lift(&holds).await;
@@ -335,7 +340,7 @@ pub trait Engine: Debug + Sized + 'static {
     }
 }
 
-/// Looks into the queue at any moment, over a connection of its own.
+/// Looks into the queue at any moment, on a connection of its own.
 pub trait Witness: Debug + Send + 'static {
     /// The unanswered request with this correlation ID.
     fn in_flight(&mut self, id: Uuid) -> impl Future<Output = Option<Request>> + Send;
@@ -343,6 +348,6 @@ pub trait Witness: Debug + Send + 'static {
     /// The holds on everything, and those on this agent.
     fn holds_over(&mut self, agent: &str) -> impl Future<Output = Vec<Hold>> + Send;
 
-    /// Why nobody else could write at this moment; `None` if anybody could.
+    /// The error that a writer gets at this moment; `None` if it could write.
     fn kept_out_by(&mut self) -> impl Future<Output = Option<String>> + Send;
 }

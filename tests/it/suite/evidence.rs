@@ -1,5 +1,5 @@
-//! No verdict without evidence: the smallest inputs on which a verdict could be reached that the answers do not support,
-//! over real HTTP, in virtual time.
+//! No verdict without evidence: the smallest inputs that could lead to a verdict that the answers do not support. Over real
+//! HTTP, in virtual time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
     tests,
 };
 
-/// The defaults of the configuration, as far as they matter here.
+/// The defaults of the configuration that matter here.
 pub fn defaults(sandbox: Options) -> Plan {
     let mut plan = Plan { sandbox: Options { ..sandbox }, ..Plan::default() };
     plan.sandbox.key = Plan::default().sandbox.key;
@@ -27,7 +27,8 @@ pub fn defaults(sandbox: Options) -> Plan {
     plan
 }
 
-/// Turns, and lets the time pass that the worker waits for, until it waits for nothing or the time is over; in seconds.
+/// Takes turns, each at the time that the worker asks for, until it waits for nothing or `seconds` have passed. Returns how many
+/// seconds passed.
 pub async fn run_for<E: Engine>(bed: &mut Bed<E>, seconds: u64) -> u64 {
     let start = bed.clock.elapsed();
     let end = start + Duration::from_secs(seconds);
@@ -42,7 +43,7 @@ pub async fn run_for<E: Engine>(bed: &mut Bed<E>, seconds: u64) -> u64 {
 
 const DAY: u64 = 86_400;
 
-/// How many rows are in each state; of dead ones, with the cause.
+/// How many rows are in each state. A dead row's cause is part of its state here.
 async fn states<E: Engine>(bed: &mut Bed<E>) -> BTreeMap<String, usize> {
     let mut states = BTreeMap::new();
     for row in bed.rows().await {
@@ -109,8 +110,8 @@ pub async fn in_an_outage_no_row_is_spent_however_few_there_are<E: Engine>() {
             let says_when = matches!(outage, Outage::RetryAfter(..));
             run_for(&mut bed, if says_when { 1_800 } else { DAY / 2 }).await;
             assert_eq!(states(&mut bed).await, counts(&[("pending", rows)]), "{what}");
-            // Each hour has some six probes of ten minutes, and each may ask a question.
-            // Whoever says when to come again is taken at that word.
+            // Holds of ten minutes make some six probes an hour, each with a single-entry DELETE at most.
+            // A `Retry-After` is obeyed, so such an outage is probed more often.
             assert!(says_when || bed.sizes().len() < 40 + 12 * 14, "{what}: {}", bed.sizes().len());
             bed.sandbox.set_outage(None);
             let took = run_for(&mut bed, DAY).await;
@@ -122,7 +123,7 @@ pub async fn in_an_outage_no_row_is_spent_however_few_there_are<E: Engine>() {
 
 pub async fn rejections_of_everything_condemn_as_many_rows_as_make_a_streak<E: Engine>() {
     for status in [400, 413, 422] {
-        // One agent with many rows, and many agents with one.
+        // One agent with many rows, and many agents with one row each.
         for (agents, rows) in [(1, 200), (200, 1)] {
             let outage = Some(Outage::Status(status));
             let mut bed = Bed::<E>::new(defaults(Options { outage, ..Options::default() })).await;
@@ -147,7 +148,7 @@ pub async fn a_restored_backup_ends_absent_and_nothing_is_held<E: Engine>() {
     let took = run_for(&mut bed, DAY).await;
     assert_eq!(states(&mut bed).await, counts(&[("absent", 2_000)]));
     assert_eq!(bed.holds().await, []);
-    // Eight attempts with their delays, as without any question.
+    // Eight attempts with their delays: the single-entry DELETE takes the place of the last one.
     let schedule: u64 = [10, 20, 40, 80, 160, 320, 640].iter().sum();
     assert!(took < schedule + schedule / 4 + 120, "{took} s");
     assert!(bed.sizes().len() < 2_000 + 8 * 100 + 40, "{}", bed.sizes().len());
@@ -206,7 +207,7 @@ pub async fn swapped_answers_delete_nothing_that_is_there<E: Engine>() {
     for agent in ["a", "b"] {
         bed.insert_many(agent, 30).await;
     }
-    // With something that each request does not delete, so that a swapped answer would be a lie.
+    // Both agents have the same IDs, so a swapped answer may list an ID that was not deleted.
     run_for(&mut bed, DAY).await;
     let deleted = bed.rows_where(|row| row.is(State::Deleted)).await;
     assert!(!deleted.is_empty());
@@ -278,7 +279,7 @@ pub async fn a_steady_inflow_of_new_rows_does_not_starve_one_that_failed<E: Engi
     run_for(&mut bed, 1).await;
     let mut next = 100;
     for second in 0..60 {
-        // More than the rate lets out.
+        // More rows than the rate can send.
         let created_at = Some(bed.clock.now());
         let wishes = (next..next + 30).map(|id| Wish { created_at, ..Wish::of("a", &id.to_string()) });
         bed.enqueue(&wishes.collect::<Vec<_>>()).await;
@@ -296,7 +297,7 @@ pub async fn a_restart_begins_no_streak_of_rejections_anew<E: Engine>() {
     let outage = Some(Outage::Status(400));
     let mut bed = Bed::<E>::new(defaults(Options { outage, ..Options::default() })).await;
     for life in 0..6 {
-        // As cron would have it: some rows, and a daemon that ends soon.
+        // As under cron: some rows, and a daemon that soon ends.
         let rows = [(life * 2).to_string(), (life * 2 + 1).to_string()];
         bed.insert(&[("a", rows[0].as_str()), ("a", rows[1].as_str())]).await;
         run_for(&mut bed, 5).await;

@@ -1,4 +1,4 @@
-//! Holds are data: placed and lifted by the daemon and by operators, and said in the log.
+//! Holds are rows: the daemon and operators place and lift them, and the log says so.
 
 use std::{
     future::{Future, poll_fn},
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::logs::Log;
 
-/// What the log says of holds: event, scope and cause.
+/// Event, scope and cause of each log line about a hold.
 fn said(log: &Log) -> Vec<(String, String, String)> {
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     log.entries()
@@ -56,7 +56,7 @@ pub async fn an_insert_pauses_with_the_next_turn_and_a_delete_resumes_with_the_n
 }
 
 pub async fn the_loop_looks_for_holds_once_in_a_poll_interval_at_the_least<E: Engine>() {
-    // Nothing else wakes it: it must notice by itself that the hold is lifted.
+    // Nothing wakes the worker: its poll must notice that the hold is lifted.
     let log = Log::awaiting("hold_placed");
     let _guard = log.capture();
     let mut bed = Bed::<E>::new(Plan::default()).await;
@@ -73,7 +73,7 @@ pub async fn the_loop_looks_for_holds_once_in_a_poll_interval_at_the_least<E: En
     assert_eq!(said(&log), [line("hold_placed", "a", "operator"), line("hold_lifted", "a", "operator")]);
 }
 
-/// Polls a future to its end; each poll takes a millisecond.
+/// Polls a future to its end. Each poll takes a millisecond of the test's clock.
 async fn slowly<F: Future>(future: F, clock: &Clock) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {
@@ -90,7 +90,7 @@ pub async fn a_lifted_hold_is_noticed_also_if_the_lanes_are_listed_before_the_ho
     let others: Vec<Hold> = (1..=3_000).map(|n| Hold::on(&format!("b{n}"))).collect();
     bed.place(&others).await;
     let clock = bed.clock.clone();
-    // To read so many holds takes long, and is not done again soon. The one lane is listed at once.
+    // Reading 3,000 holds takes long, so they are not read again soon. The one lane is listed at once.
     assert_eq!(slowly(bed.worker.turn(), &clock).await.unwrap().sent, 0);
     bed.lift_all().await;
     bed.clock.advance(Duration::from_millis(100));
@@ -171,7 +171,7 @@ pub async fn while_one_agent_is_held_another_gets_every_permit<E: Engine>() {
             bed.pause("locked").await;
         } else {
             bed.work().await;
-            // Long enough for what follows.
+            // Longer than this test.
             let until = START.plus(Duration::from_secs(3_600));
             bed.change_holds_where(|_| true, |hold| hold.until_at = Some(until)).await;
             bed.clock.advance(Duration::from_secs(2));
@@ -179,7 +179,7 @@ pub async fn while_one_agent_is_held_another_gets_every_permit<E: Engine>() {
         bed.insert_many("open", 400).await;
         let before = bed.sizes().len();
         for served in 1..=20 {
-            // Rows that come in make the lanes be listed again: the held one's too.
+            // A new row makes the worker list the lanes again, the held one included.
             bed.insert(&[("locked", &format!("more-{served}"))]).await;
             bed.work().await;
             assert_eq!(bed.sizes().len(), before + served);
@@ -197,7 +197,7 @@ pub async fn a_hold_that_is_over_as_it_is_placed_is_probed_once_by_the_turn_that
     bed.worker.turn().await.unwrap();
     bed.worker.wait_for_a_call().await;
     bed.clock.advance(Duration::from_secs(20));
-    // Its transaction settles the first answer, and would claim for three agents.
+    // The next transaction settles the first answer, and could claim for three agents.
     let over = Hold { cause: Cause::Throttled, ..Hold::on("*") }.until(Timestamp::ZERO);
     bed.place(&[over]).await;
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1);

@@ -95,7 +95,7 @@ pub async fn a_throttled_answer_lowers_the_rate_what_gets_through_sets_it_and_ea
         (number("from"), number("to"), changes[at]["why"].as_str().unwrap())
     };
     assert_eq!((told(0), changes.len()), ((40.0, 38.0, "throttled"), 2), "{changes:#?}");
-    // 40 answers and the probe, in a second and the hold.
+    // 41 answers within the first second and the hold.
     let (from, to, why) = told(1);
     assert!(from == 38.0 && (41.0 * 1.03 / 7.25 - to).abs() < 0.01 && why == "delivered", "{from} {to}");
     let sent = bed.sizes().len();
@@ -103,7 +103,7 @@ pub async fn a_throttled_answer_lowers_the_rate_what_gets_through_sets_it_and_ea
         bed.work().await;
         bed.clock.advance(Duration::from_millis(100));
     }
-    // In turns of a tenth of a second; with a few small steps up, because more than that may be borne.
+    // The rate makes a few small steps up meanwhile, because the API may accept more.
     let sent = (bed.sizes().len() - sent) as f64 / 10.0;
     assert!((0.8 * to..1.1 * to).contains(&sent), "{sent}/s at {to}/s");
 }

@@ -27,7 +27,7 @@ fn agent(id: &str) -> AgentId {
     AgentId::parse(id).unwrap()
 }
 
-/// A claim of the rows of a lane that are due, but for those in flight.
+/// Claims the due rows of a lane, except those in flight.
 async fn claim<Q: Queue>(tx: &mut Q::Tx<'_>, lane: Lane, in_flight: &[DeletionId]) -> Claim {
     let request = tx.next_request_id();
     let look = tx.look(std::slice::from_ref(&lane), 20, in_flight, false, NOW).await.unwrap().remove(0);
@@ -93,7 +93,7 @@ pub async fn the_id_of_a_request_is_given_out_once_also_if_nothing_came_of_it<E:
     assert_eq!(requests, [41, claims[0].request.0]);
 }
 
-/// Answers a request, places a hold, lifts one, and claims, all in one transaction.
+/// Settles a request, places a hold and lifts one, in a transaction that is still open.
 async fn change_everything<Q: Queue>(queue: &mut Q) -> Q::Tx<'_> {
     let mut tx = queue.begin().await.unwrap();
     tx.settle([settlement(8, vec![judged(4, Verdict::Deleted), judged(5, retry(9))])].iter()).await.unwrap();
@@ -124,14 +124,14 @@ pub async fn of_a_transaction_that_is_dropped_nothing_happens<E: Engine>() {
     assert_eq!(seam.tables().await, before);
     seam.engine.pause("c").await;
     seam.engine.lift_where(|hold| hold.scope.as_str() == "c").await;
-    // Begun anew without that.
+    // [`Queue::begin`] undoes a dropped transaction, too.
     drop(change_everything(&mut seam.queue).await);
     change_everything(&mut seam.queue).await.commit(&[], None, NOW).await.unwrap();
     assert_eq!(seam.engine.held().await, [("*".to_owned(), Cause::Unauthorized), ("b".to_owned(), Cause::Operator)]);
 }
 
-/// A commit whose outcome nobody has heard of is a commit in doubt: all of it has happened or none, and to settle the same
-/// once more completes it.
+/// A commit in doubt: its future is dropped, and nobody knows whether it happened. All of it happened or nothing, and settling
+/// the same again completes it.
 pub async fn a_commit_that_is_cut_short_at_any_poll_happens_whole_or_not_at_all<E: Engine>() {
     let (mut polls, mut happened) = (1, 0);
     loop {
@@ -226,7 +226,7 @@ fn to_hold(row: HoldRow) -> Hold {
     Hold { scope, cause, since_at, until_at, probed_at, repeats }
 }
 
-/// By scope and cause.
+/// Ordered by scope and cause.
 fn to_holds(rows: Vec<HoldRow>) -> Vec<Hold> {
     let mut holds: Vec<Hold> = rows.into_iter().map(to_hold).collect();
     holds.sort_by_key(|hold| (hold.scope.as_str().to_owned(), hold.cause.as_str()));
@@ -319,7 +319,7 @@ pub async fn only_what_is_settled_and_old_is_pruned<E: Engine>() {
     expected.requests.retain(|request| request.id != 1);
     expected.outcomes.retain(|outcome| outcome.request != 1);
     assert_eq!(seam.tables().await, expected);
-    // Nothing is left to do, and a row that was removed may come back as a new one.
+    // Nothing is left to prune. A pruned entry that is wished again gets a new row.
     assert_eq!(seam.queue.upkeep(Some(cutoff)).await.unwrap().removed, 0);
     seam.enqueue(&[Wish::of("a", "1")]).await;
     assert!(seam.engine.rows_where(|row| row.entry == "1").await[0].id > 6, "with an id of its own");

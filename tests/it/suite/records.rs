@@ -106,7 +106,7 @@ pub async fn the_queue_says_who_works_on_it_and_how_fast<E: Engine>() {
     seam.queue.begin().await.unwrap().commit(&[], Some(2.5), later).await.unwrap();
     let slower = Daemon { requests_per_second: 2.5, updated_at: later, ..daemon.clone() };
     assert_eq!(seam.engine.daemon().await, Some(slower));
-    // Another one.
+    // Another daemon starts.
     let mut tx = seam.queue.begin().await.unwrap();
     tx.introduce(9.0, later).await.unwrap();
     tx.commit(&[], None, later).await.unwrap();

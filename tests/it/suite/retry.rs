@@ -1,4 +1,4 @@
-//! How what failed comes back: on its schedule, in halves, after a hold, after a restart.
+//! How failed rows come back: on their schedule, in halves, after a hold, after a restart.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub async fn rows_that_failed_together_come_back_together_on_the_schedule_and_di
         bed.clock.advance(Duration::from_secs(delay) - Duration::from_millis(1));
         bed.work().await;
         assert_eq!(bed.sizes().len(), sizes.len() - 1, "not before {delay} s");
-        // Jitter, and then linger: five are not a full request.
+        // The jitter, and then linger, because five rows are not a full request.
         bed.clock.advance(Duration::from_millis(1 + delay * 250 + 1_000));
         bed.work().await;
         assert_eq!(bed.sizes(), sizes);
@@ -163,7 +163,7 @@ pub async fn a_pause_that_a_turn_had_to_wait_for_is_kept_by_that_turn<E: Engine>
     bed.shut_out().await;
     bed.pause("*").await;
     let let_in = async {
-        // Not to wait for something: the turn is to meet a lock that lasts.
+        // This sleep waits for nothing: the turn must meet a lock that lasts.
         tokio::time::sleep(Duration::from_millis(50)).await;
         bed.engine.let_in().await;
     };
@@ -182,7 +182,7 @@ pub async fn a_pause_in_the_place_of_one_that_is_over_is_not_lifted_with_it<E: E
     bed.clock.advance(Duration::from_secs(76));
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "the probe");
     bed.worker.wait_for_a_call().await;
-    // Judged, and not written; meanwhile somebody pauses for that very cause, for good.
+    // The probe is judged but not written. Meanwhile an operator places a hold with the same scope and cause.
     bed.shut_out().await;
     assert_eq!(bed.worker.turn().await.unwrap_err().remedy(), Remedy::Wait);
     bed.place(&[Hold { cause: Cause::Unauthorized, ..Hold::on("*") }]).await;

@@ -18,7 +18,7 @@ use super::{
 
 pub const NOW: Timestamp = START;
 
-/// Everything that is in the tables.
+/// All rows of all tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
     pub rows: Vec<Row>,
@@ -33,22 +33,22 @@ impl Tables {
     }
 }
 
-/// A queue that is open for a worker, and whoever stands beside it.
+/// An open queue, with its producers and operators.
 #[derive(Debug)]
 pub struct Seam<E: Engine> {
-    // Before the engine, so that it goes first.
+    // Above the engine, because fields are dropped in order: the queue must be let go of first.
     pub queue: E::Queue,
     pub engine: E,
 }
 
 impl<E: Engine> Seam<E> {
-    /// An empty queue; writes wait for nobody.
+    /// An empty queue. No write waits for another.
     pub async fn new() -> Self {
         let engine = E::create(Setup { busy_timeout: Duration::ZERO, in_memory: true }).await;
         Self { queue: engine.open().await, engine }
     }
 
-    /// With what an earlier daemon left, which was there before this one.
+    /// A queue with rows and requests that were there before it was opened.
     pub async fn with(rows: &[Row], requests: &[Request]) -> Self {
         let Self { queue, mut engine } = Self::new().await;
         queue.close().await.unwrap();
@@ -56,7 +56,7 @@ impl<E: Engine> Seam<E> {
         Self { queue: engine.open().await, engine }
     }
 
-    /// A producer inserts, and the queue takes that in.
+    /// A producer inserts, and the queue is told to look.
     pub async fn enqueue(&mut self, wishes: &[Wish]) {
         self.engine.enqueue(wishes).await;
         assert!(self.queue.changed().await.unwrap());
@@ -84,7 +84,7 @@ pub fn lane(agent: &str) -> Lane {
     Lane { priority: 0, agent: AgentId::parse(agent).unwrap(), batch_max: 20 }
 }
 
-/// A verdict that changes nothing else about its row, if that is as a new one is.
+/// A verdict that leaves the other columns of a new row as they are.
 pub fn judged(id: i64, verdict: Verdict) -> Judged {
     let (id, batch_max, asks, maybe_done, first_fault, evidence) = (DeletionId(id), None, 0, false, None, None);
     Judged { id, verdict, batch_max, asks, maybe_done, first_fault, evidence }
@@ -94,7 +94,7 @@ pub fn retry(seconds: u64) -> Verdict {
     Verdict::Retry { due_at: NOW.plus(Duration::from_secs(seconds)), cause: Cause::Lost }
 }
 
-/// The answer to a request with these rows, and no others.
+/// A 200 to a request with exactly these rows.
 pub fn settlement(request: i64, rows: Vec<Judged>) -> Settlement {
     Settlement {
         request: RequestId(request),
@@ -112,12 +112,12 @@ pub fn given(request: i64, row: i64, verdict: &str, cause: Option<Cause>) -> Out
     Outcome { request, row, verdict: verdict.to_owned(), cause }
 }
 
-/// Milliseconds, far from everything that the tests call now.
+/// A time in 2023: long before [`NOW`], and no number of seconds.
 pub fn far(ms: i64) -> Timestamp {
     Timestamp(1_700_000_000_000 + ms)
 }
 
-/// Rows of every kind, and the same entries of another agent: those are bystanders.
+/// One row of each kind, and the same entries of another agent as bystanders.
 pub fn rows_of_every_kind() -> Vec<Row> {
     let row = |id, entry| Row { priority: 1, due_at: far(9_000), ..Row::new(id, "a", entry) };
     let settled = |id, entry, state| Row { state, settled_at: Some(far(200)), request: Some(7), ..row(id, entry) };

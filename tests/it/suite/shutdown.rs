@@ -1,5 +1,5 @@
-//! Told to end, or to end when the queue is empty: no new claim, and what came back is written. (`crate::shutdown` has signals
-//! and exit codes.)
+//! The worker ends when it is told to, or when the queue is empty: it claims nothing more, and writes the answers that it has.
+//! (`crate::shutdown` has signals and exit codes.)
 
 use std::{future::pending, time::Duration};
 
@@ -88,7 +88,7 @@ pub async fn a_queue_that_others_keep_to_themselves_gets_what_came_back_once_it_
     bed.worker.turn().await.unwrap();
     bed.shut_out().await;
     bed.sandbox.open_gate();
-    // Released only after the second try has failed, too.
+    // Let in only after the second try has failed, too.
     let came = log.came();
     let let_in = async {
         came.notified().await;

@@ -1,18 +1,17 @@
-//! A seeded simulator: the real worker, judge and pace on an engine's real queue, between producers, operators, an API and a
-//! clock that all do what a seed draws. After every turn everything that must hold is checked.
+//! A seeded simulator: the real worker on an engine's real queue. Producers, operators, the API and the clock do what the seed
+//! draws. After every turn, everything that must hold is checked.
 //!
-//! `cargo test simulator` runs a couple of hundred seeds; `SIMULATOR_SEEDS=10000` more of them, `SIMULATOR_SEED=17` that
+//! `cargo test simulator` runs some hundreds of seeds. `SIMULATOR_SEEDS=10000` runs more of them, `SIMULATOR_SEED=17` runs that
 //! one, and `-- --nocapture` shows the figures.
 //!
-//! What it cannot show, and what shows it instead:
-//! * HTTP: the API client is replaced by a model (`contract`, `retry` and `hostile` go over the wire);
-//! * a process that dies inside a turn: here it dies between turns, which with what the engine commits or does not is the
-//!   same, but for the engine itself (`crash` cuts turns short at every step, and kills real processes);
-//! * a power cut, and a disk that lies: nothing here does;
-//! * a full or failing disk (`storage`); here others only keep the queue to themselves;
-//! * what only shows in real time: poll intervals, the gaps left for others, timeouts, signals (`binary`, `shutdown`);
-//! * large queues: a few hundred rows a seed;
-//! * two processes that write at the very same moment: others write between turns, or hold the lock through one.
+//! The simulator does not cover these, and other tests do:
+//! * HTTP: a model takes the place of the API client (`contract`, `verdicts` and `hostile` use HTTP);
+//! * a death inside a turn: here the daemon dies between turns (`crash` cuts turns short at every poll, and kills processes);
+//! * a full or failing disk (`storage`): here other processes only keep the worker from writing;
+//! * real time: poll intervals, gaps between transactions, timeouts, signals (`binary`, `shutdown`).
+//!
+//! No test covers these: a power cut or a disk that lies, and two processes that write at the very same moment. Large queues are
+//! in the benchmarks: a seed has a few hundred rows.
 
 mod api;
 mod bounds;
@@ -39,14 +38,14 @@ use live::Live;
 use simulation::Simulation;
 use worlds::{KINDS, Kind, World};
 
-/// How many seeds `cargo test` tries.
+/// Seeds that `cargo test` tries.
 const SEEDS: u64 = 200;
 const STEPS: usize = 100;
 
-/// No write waits for another, and nothing here cuts the power.
+/// No write waits for another. Commits need not reach the disk, because nothing here cuts the power.
 const SETUP: Setup = Setup { busy_timeout: Duration::ZERO, in_memory: true };
 
-/// What was done in a run, or in all.
+/// What happened in one run, or in all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Figures {
     seeds: u64,
@@ -97,7 +96,7 @@ impl Figures {
     }
 }
 
-/// Runs a seed to its end; returns what was done, and all that the queue says after it.
+/// Runs a seed to its end. Returns what happened, and all tables.
 fn simulate<E: Engine>(seed: u64) -> (Figures, impl PartialEq) {
     let _reproduce = Reproduce(seed, "simulator::whatever");
     on_a_runtime(async {
@@ -116,20 +115,20 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-/// Says how to come to a failure again.
+/// Prints how to reproduce a failure.
 struct Reproduce(u64, &'static str);
 
 impl Drop for Reproduce {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Self(seed, test) = self;
-            // Not by a macro: a thread's output is not captured, and this is wanted in any case.
+            // Not with `eprintln!`, which the test harness would capture.
             let _ = writeln!(std::io::stderr(), "to reproduce: SIMULATOR_SEED={seed} cargo test {test}");
         }
     }
 }
 
-/// Runs `one` for the seed that is asked for, or for as many as are asked for, or for `seeds`.
+/// Runs `one` for each seed: the one in SIMULATOR_SEED, or as many as SIMULATOR_SEEDS says, or `seeds`.
 fn for_seeds<T: Send>(seeds: u64, one: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let only = number("SIMULATOR_SEED");
     let first = only.or_else(|| number("SIMULATOR_FIRST")).unwrap_or(0);
@@ -171,7 +170,7 @@ pub fn a_seed_is_enough_to_reproduce_a_run<E: Engine>() {
     }
 }
 
-/// How many worlds of laws `cargo test` tries.
+/// Worlds of laws that `cargo test` tries.
 const WORLDS: u64 = 88;
 
 /// Draws a world of laws and runs it to its end.

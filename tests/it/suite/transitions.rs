@@ -1,4 +1,4 @@
-//! What settling writes: onto the rows that were judged and onto their request, and onto nothing else.
+//! Settling writes onto the judged rows and their request, and onto nothing else.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use super::{
     tests,
 };
 
-/// Rows of every kind; of the pending ones, two of each agent are on their way.
+/// Rows of every kind. Two pending rows of each agent are in flight.
 async fn on_their_way<E: Engine>() -> Seam<E> {
     Seam::with(&rows_of_every_kind(), &[Request::new(8, "a", &[4, 5]), Request::new(9, "b", &[10, 12])]).await
 }
 
-/// Settles the first request with these verdicts on its rows, and compares all tables: nothing else has changed.
+/// Settles the request of agent a with these verdicts, and asserts that all tables are as before but for `change`.
 async fn assert_written<E: Engine>(verdicts: [Judged; 2], counts: Counts, change: impl Fn(&mut [&mut Row; 2])) {
     let mut seam = on_their_way::<E>().await;
     let mut expected = seam.tables().await;
@@ -113,7 +113,7 @@ pub async fn what_was_perhaps_done_stays_so_and_so_does_the_lane_that_is_not_men
     }
 }
 
-/// As after a commit of which it is not known whether it happened.
+/// The worker does that after a commit in doubt.
 pub async fn settling_twice_changes_nothing<E: Engine>() {
     let mut seam = on_their_way::<E>().await;
     let first = [settlement(8, vec![judged(4, Verdict::Deleted), judged(5, retry(9))])];
@@ -121,7 +121,7 @@ pub async fn settling_twice_changes_nothing<E: Engine>() {
     let settled = seam.tables().await;
     seam.settle(&first).await;
     assert_eq!(seam.tables().await, settled);
-    // Nor does an answer that comes to something else.
+    // Neither does another answer to the same request.
     let dead = Verdict::Dead { cause: Cause::ApiFailed };
     let later = Settlement { answered_at: NOW.plus(Duration::from_secs(1)), ..settlement(8, vec![judged(5, dead)]) };
     seam.settle(&[later]).await;
@@ -145,7 +145,7 @@ pub async fn the_history_of_a_request_has_the_rows_that_were_judged_and_no_other
     let requests = [1, 2, 3].map(|id| Request::new(id, "a", &[7, 8, 9]));
     let mut seam = Seam::<E>::with(&[], &requests).await;
     let deleted = [7, 8, 9].map(|id| judged(id, Verdict::Deleted));
-    // Of one that a crash left unanswered, a row was taken out since.
+    // An orphan, one of whose rows an operator has removed.
     let orphan =
         Settlement { is_whole: false, ..settlement(2, vec![judged(7, Verdict::Deleted), judged(9, Verdict::Deleted)]) };
     seam.settle(&[settlement(1, deleted.to_vec()), orphan]).await;

@@ -13,8 +13,8 @@ use super::{
     tests,
 };
 
-/// What is written onto a row: state, attempts, last cause, whether it may be done, the most rows it may go with, and, if it
-/// is pending, when it is due.
+/// The columns of a row that are compared: state, attempts, last_cause, maybe_done, batch_max, and, of a pending row, when it is
+/// due.
 fn row(
     state: &'static str,
     attempts: u32,
@@ -35,15 +35,15 @@ struct Expected {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Due {
     AtOnce,
-    /// After the first delay of the schedule, and up to a quarter later.
+    /// After the first delay of the schedule, or up to a quarter of it later.
     Backoff,
-    /// So many milliseconds later.
+    /// After this many milliseconds.
     After(i64),
 }
 
 const NO_HOLD: Option<(&str, &str)> = None;
 
-/// Sends `count` rows once, in one request treated as `mood`, and compares what is then written.
+/// Sends `count` rows in one request that the API treats as `mood`, and compares what is written.
 async fn judged<E: Engine>(plan: Plan, mood: Mood, count: usize, expected: &[Expected], hold: Option<(&str, &str)>) {
     let what = format!("{mood:?}");
     let mut bed = Bed::<E>::new(plan).await;
@@ -51,7 +51,7 @@ async fn judged<E: Engine>(plan: Plan, mood: Mood, count: usize, expected: &[Exp
     bed.insert_many("a", count).await;
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "{what}");
     bed.worker.wait_for_a_call().await;
-    bed.pause("*").await; // so that the next turn settles, and sends nothing
+    bed.pause("*").await; // The next turn settles, and sends nothing.
     bed.worker.turn().await.unwrap();
     let rows = bed.rows().await;
     assert_eq!(rows.len(), expected.len(), "{what}");
@@ -72,7 +72,7 @@ async fn judged<E: Engine>(plan: Plan, mood: Mood, count: usize, expected: &[Exp
     assert_eq!(holds.map(|(scope, cause)| (scope, cause.as_str())).collect::<Vec<_>>(), Vec::from_iter(hold), "{what}");
 }
 
-/// A plan whose first fault of those that go by streak holds already.
+/// A plan with `after_faults` = 1: the first fault places a hold.
 fn at_once() -> Plan {
     let mut plan = Plan::default();
     plan.settings.after_faults = 1;
@@ -94,7 +94,7 @@ pub async fn a_200_is_believed_id_by_id<E: Engine>() {
 }
 
 pub async fn a_2xx_that_is_not_the_promised_json_leaves_the_outcome_open<E: Engine>() {
-    // The first fault says nothing about the row: nobody has got through.
+    // The first fault is no evidence about the row: nothing has got through yet.
     let garbled = row("pending", 0, "garbled", 1, 20, Some(Due::Backoff));
     let bodies = [
         "",
@@ -160,7 +160,7 @@ pub async fn what_says_nothing_about_the_rows_does_not_count_and_holds<E: Engine
     for (status, scope, cause) in cases {
         judged::<E>(Plan::default(), Mood::status(status), 1, &[at_once(cause)], Some((scope, cause))).await;
     }
-    // Something in the request may be the reason: it goes again a little later.
+    // The content of the request may be the reason, so its rows come back a little later.
     for status in [402, 409, 410, 412, 415, 418, 451, 505, 520, 530, 599] {
         let later = row("pending", 0, "contract", 0, 20, Some(Due::Backoff));
         judged::<E>(Plan::default(), Mood::status(status), 1, &[later], Some(("a", "contract"))).await;
@@ -191,12 +191,12 @@ pub async fn a_request_without_an_answer_may_have_been_done<E: Engine>() {
 }
 
 pub async fn a_request_that_was_never_sent_does_not_count<E: Engine>() {
-    // Bound and not listened to by anybody any more.
+    // A port that nobody listens on any more.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let plan = Plan { base_url: Some(format!("http://{closed}")), ..at_once() };
     let released = row("pending", 0, "unreachable", 0, 20, Some(Due::AtOnce));
     judged::<E>(plan, Mood::Plain, 1, std::slice::from_ref(&released), Some(("*", "unreachable"))).await;
-    // A server that speaks no TLS: time does not mend that.
+    // A server without TLS. Waiting does not help.
     let bed = Bed::<E>::new(Plan::default()).await;
     let plan = Plan { base_url: Some(bed.sandbox.url().replace("http:", "https:")), ..at_once() };
     let released = row("pending", 0, "untrusted", 0, 20, Some(Due::AtOnce));
@@ -204,7 +204,7 @@ pub async fn a_request_that_was_never_sent_does_not_count<E: Engine>() {
 }
 
 pub async fn a_throttled_answer_holds_for_as_long_as_it_asks_within_limits<E: Engine>() {
-    // A date counts from the answer's own, whatever our clock says: this one is a day behind.
+    // A date counts from the answer's own `Date`, whatever our clock says. This one is a day behind.
     let sent_at = START.0 - 86_400_000;
     let date = httpdate_of(sent_at + 100_000);
     let past = httpdate_of(sent_at - 100_000);

@@ -1,4 +1,4 @@
-//! Not one wasted request: what it costs to tell a bad ID from the good ones, and to bring back what failed.
+//! No request is wasted: how many it takes to tell a bad ID from good ones, and to retry failed rows.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,8 +14,8 @@ use super::{
     tests,
 };
 
-/// Has each agent delete so many entries, those at the given positions of which the API rejects; returns how many
-/// requests it took each.
+/// Each agent deletes this many entries. The API rejects those at the given positions. Returns how many requests each agent
+/// took.
 async fn halved<E: Engine>(concurrency: usize, entries: usize, agents: &[Vec<usize>]) -> Vec<usize> {
     let sandbox = Options { numeric_ids: true, ..Plan::default().sandbox };
     let mut plan = Plan { sandbox, ..Plan::default() };
@@ -65,8 +65,8 @@ pub async fn two_bad_ids_among_twenty_cost_eighteen_requests_at_the_most_whereve
     }
 }
 
-/// The parts of several rejected requests share a lane, and may be mixed where one's rows end and the next one's begin:
-/// that saves a request here and costs one there.
+/// The halves of several rejected requests share a lane, so a request may have rows of two of them. That saves a request in one
+/// place and costs one in another.
 pub async fn one_bad_id_in_each_of_several_requests_costs_eleven_more_requests_each_at_the_most<E: Engine>() {
     let mut rng = fastrand::Rng::with_seed(7);
     for concurrency in [1, 8] {
@@ -80,27 +80,26 @@ pub async fn one_bad_id_in_each_of_several_requests_costs_eleven_more_requests_e
     }
 }
 
-/// How many requests a run took, and how few it could have.
+/// How many requests a run took, and how many it needed at least.
 #[derive(Debug)]
 struct Cost {
     sent: usize,
-    /// If of each agent all rows that are to be tried for the first time went together, twenty at a time, and then all that
-    /// are to be tried for the second time, and so on.
+    /// The least, if each agent sent all its first attempts twenty at a time, then all its second attempts, and so on.
     by_rounds: usize,
-    /// If whoever sends knew in advance which rows will fail, and when; see [`fewest`].
+    /// The least, if it were known in advance which attempts fail: see [`fewest`].
     by_windows: usize,
 }
 
-/// When an attempt at a row could have been made: from the time at which the schedule lets it (in milliseconds), to the
-/// latest at which it must be made.
+/// When an attempt could have been made, in milliseconds: from the time that the schedule gives, to the latest time that it
+/// allows.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     from: i64,
     to: i64,
 }
 
-/// The fewest requests of twenty that reach into each of these windows: whenever one can wait no longer, a request goes
-/// out with those that can wait the least of all that may go.
+/// The fewest requests of twenty rows that meet all these windows: whenever a window is about to end, a request leaves with the
+/// open windows that end first.
 fn fewest(mut windows: Vec<Window>) -> usize {
     let mut requests = 0;
     windows.sort_by_key(|window| window.to);
@@ -116,8 +115,8 @@ fn fewest(mut windows: Vec<Window>) -> usize {
     requests
 }
 
-/// Deletes `rows` entries, spread over `agents`, a fifth of which fails each time, drawn anew; the clock goes on when
-/// there is nothing to do. What the fewest requests are is told by what happened.
+/// Deletes `rows` entries of several agents. Each attempt fails with a probability of a fifth. The clock advances whenever the
+/// worker waits. The least numbers of requests are computed from the attempts that were made.
 async fn retried<E: Engine>(agents: usize, rows: usize, concurrency: usize, rate: RateLimit, seed: u64) -> Cost {
     let sandbox = Options { fail_ratio: 0.2, seed, ..Plan::default().sandbox };
     let mut plan = Plan { sandbox, rate, ..Plan::default() };
@@ -154,7 +153,7 @@ async fn retried<E: Engine>(agents: usize, rows: usize, concurrency: usize, rate
             let delay = backoff.delay(attempt);
             let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap();
             let from = failed_at + millis(delay);
-            // Later only if the rate or other rows kept it waiting.
+            // The attempt is later than its jitter only if the rate or other rows delayed it.
             let to = claimed_at.max(from + millis(delay / 4));
             assert!(claimed_at >= from, "never earlier than the schedule");
             Window { from, to }
@@ -188,8 +187,8 @@ pub async fn rows_that_failed_here_and_there_come_back_in_requests_that_are_full
     }
 }
 
-/// With a rate that spreads the first attempts over half a minute, rows of one round are due too far apart to go together:
-/// what the schedule allows at the best is the measure then.
+/// This rate spreads the first attempts over half a minute, so the retries of one round are due too far apart to share requests.
+/// The measure is what the schedule allows at best.
 pub async fn rows_that_failed_over_a_while_come_back_in_as_few_requests_as_the_schedule_allows<E: Engine>() {
     let rate = RateLimit { requests_per_second: 5.0, burst: 5.try_into().unwrap() };
     for agents in [1, 7] {

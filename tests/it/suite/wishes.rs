@@ -1,4 +1,4 @@
-//! What a wish does that repeats another: there is one row per agent and entry, ever.
+//! Repeated wishes: there is one row per agent and entry, ever.
 
 use audio_cache_sweeper::model::{clock::Timestamp, deletion::State};
 
@@ -32,14 +32,14 @@ pub async fn an_open_row_that_is_wished_again_takes_over_a_higher_priority_and_u
     let mut seam = Seam::<E>::with(&rows_of_every_kind(), &[]).await;
     let mut expected = seam.engine.rows().await;
     let again = |priority, due_at| ["4", "5", "6"].map(|entry| wish(entry, priority, due_at));
-    // Later, and with a lower priority: nothing.
+    // A later due time and a lower priority change nothing.
     seam.enqueue(&again(0, far(9_001))).await;
     assert_eq!(seam.engine.rows().await, expected);
-    // Earlier: only the one that was never tried.
+    // Only the untried row takes over an earlier due time.
     seam.enqueue(&again(1, far(8_999))).await;
     expected[3].due_at = far(8_999);
     assert_eq!(seam.engine.rows().await, expected);
-    // Due at once, and more important.
+    // All three take over a higher priority.
     seam.enqueue(&again(2, Timestamp::ZERO)).await;
     expected[3].due_at = Timestamp::ZERO;
     expected[3..6].iter_mut().for_each(|row| row.priority = 2);

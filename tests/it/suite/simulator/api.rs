@@ -1,4 +1,4 @@
-//! How the API of the simulator answers, and what it remembers.
+//! The simulator's API: how it answers a call, and what it remembers.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -17,41 +17,41 @@ use audio_cache_sweeper::{
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-/// Entries that make a request a 400 are called so.
+/// A request with an entry whose ID begins so is answered with a 400.
 pub const NOT_A_NUMBER: &str = "not-a-number-";
 
-/// What becomes of one call.
+/// How one call is answered, and whether its entries are deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
-    /// Done, and told truly.
+    /// Deleted, and reported correctly.
     Ok,
-    /// Some of it done, and told truly.
+    /// Some entries are deleted, and that is reported correctly.
     Partial,
-    /// Done, and some of it not mentioned.
+    /// Deleted, and some of the IDs are in neither list.
     Silent,
-    /// Done, and some of it listed twice over.
+    /// Deleted, and some of the IDs are in both lists.
     Contradictory,
-    /// Done, and told truly, with IDs that nobody sent.
+    /// Deleted, and reported correctly, with IDs that were not in the request.
     Strangers,
-    /// Not done, and this status.
+    /// Not deleted; this status.
     Status(u16),
-    /// Not done; 429, or 503, with a `Retry-After` of so many seconds.
+    /// Not deleted; this status (429 or 503), with a `Retry-After` of this many seconds.
     Throttled(u16, u64),
-    /// Nothing is heard of it until the time is up; done or not.
+    /// No answer until the request times out; deleted if true.
     Hang(bool),
-    /// The connection is cut; before it was done, or after.
+    /// The connection is reset; deleted if true.
     Reset(bool),
-    /// Done, and then no JSON.
+    /// Deleted; the answer is no JSON.
     Garbage,
-    /// Not sent at all.
+    /// The request could not be sent.
     Unreachable,
-    /// Not done, and this.
+    /// Not deleted; this fault.
     Fault(Fault),
-    /// Not done, and a 200: all of it has failed.
+    /// Not deleted; a 200 that lists all IDs as failed.
     AllFailed,
-    /// Not done, and a 200 with two empty lists.
+    /// Not deleted; a 200 with two empty lists.
     Neither,
-    /// Not done, and a 200 with an ID that nobody sent.
+    /// Not deleted; a 200 with an ID that was not in the request.
     OnlyStrangers,
 }
 
@@ -77,34 +77,35 @@ pub struct Call {
 pub struct World {
     /// Entries that are gone.
     pub gone: BTreeSet<(String, String)>,
-    /// Calls that came in and are not answered.
+    /// Unanswered calls.
     pub open: Vec<Call>,
-    /// What was told in 200s.
+    /// The lists of all 200s.
     pub told: HashMap<Uuid, Told>,
-    /// Calls about one entry that were answered with a 404 that proves something: in this life of the daemon's the agent had
-    /// been answered a bulk delete before, and the API speaks itself, or has answered such a call with a 200 before.
+    /// Single-entry DELETEs whose 404 proves that the entry is absent: the agent was answered a bulk delete before, and the 404 is
+    /// the API's own, or the API has answered a single-entry DELETE of this agent with a 200. Both since the daemon started.
     pub absent: BTreeSet<Uuid>,
-    /// Agents that this life of the daemon's was answered a bulk delete of.
+    /// Agents with a bulk delete that was answered since the daemon started.
     pub known: BTreeSet<String>,
-    /// The same, of a single-entry DELETE.
+    /// Agents with a single-entry DELETE that was answered since then.
     pub known_singly: BTreeSet<String>,
-    /// When a hold on everything was last probed before its end, by its cause and its beginning.
+    /// When a hold on everything was last probed before its end. The key is its cause and its beginning.
     pub early: HashMap<(Cause, Timestamp), Timestamp>,
-    /// What must not have happened.
+    /// Violations that were found.
     pub wrong: Vec<String>,
     pub calls: usize,
-    /// All calls: when they came in, and what they carried.
+    /// All calls: time, agent and IDs.
     pub log: Vec<(Duration, String, Vec<String>)>,
-    /// IDs in all of them.
+    /// How many IDs all calls had.
     pub ids: usize,
-    /// An independent count of the permits that are left, and when it was made.
+    /// Permits left by an independent token bucket, and when they were counted.
     pub tokens: f64,
     pub counted: Duration,
-    /// Of the last calls and answers, by how much the wall clock was ahead of elapsed time.
+    /// By how many milliseconds the wall clock was ahead of elapsed time, at each of the last calls and answers.
     pub ahead: VecDeque<i64>,
 }
 
-/// An error of the API's own about the one entry of a call; what it says of several is not known, and so a plain status.
+/// The API's own error about a single-entry DELETE. The API's errors about bulk deletes are not known, so those get a bare
+/// status.
 fn said(call: &Call, status: u16, code: &str) -> Reply {
     let envelope = (call.kind == Kind::Single).then(|| Envelope {
         is_current: true,
@@ -150,7 +151,7 @@ impl World {
         }
     }
 
-    /// What a call comes to. `now` is the time of whoever says when to come again.
+    /// The reply to a call. A `Retry-After` date counts from `now`.
     pub fn reply(&mut self, call: &Call, mood: Mood, now: Timestamp, rng: &mut fastrand::Rng) -> Reply {
         let rejected = call.entries.iter().any(|entry| entry.starts_with(NOT_A_NUMBER));
         let reply = match mood {
@@ -171,7 +172,7 @@ impl World {
             Mood::Unreachable => fault(Fault::Unreachable),
             Mood::Reset(false) | Mood::Hang(false) => fault(Fault::Lost),
             _ if rejected => said(call, 400, "INVALID_ID"),
-            // An entry that is not there is told of by the status.
+            // A single-entry DELETE of a missing entry is answered with a 404.
             Mood::Ok | Mood::Strangers if call.kind == Kind::Single && self.has_lost(call) => {
                 said(call, 404, "ENTRY_NOT_FOUND")
             }
@@ -190,7 +191,7 @@ impl World {
         Reply { remote_ids: reply.status.iter().map(|_| call.id.to_string()).collect(), ..reply }
     }
 
-    /// What the daemon may conclude from this answer, or from a later one.
+    /// Remembers what this reply, or a later one, proves.
     pub fn remember(&mut self, call: &Call, reply: &Reply) {
         let known = if call.kind == Kind::Single { &mut self.known_singly } else { &mut self.known };
         if reply.result.is_ok() {
@@ -202,7 +203,7 @@ impl World {
         }
     }
 
-    /// Deletes; true for those entries that were there.
+    /// Deletes entries. For each: whether it was there.
     pub fn perform(&mut self, agent: &str, entries: &[String]) -> Vec<bool> {
         entries.iter().map(|entry| self.gone.insert((agent.to_owned(), entry.clone()))).collect()
     }
@@ -235,7 +236,7 @@ impl World {
         }
         told.failed.extend(spared);
         if mood == Mood::Strangers && call.kind == Kind::Bulk {
-            // Among them entries that are in the queue, and were not in this call.
+            // They may be in the queue, but they are not in this call.
             told.deleted.extend((0..5).map(|_| rng.u32(1..40).to_string()).filter(|id| !call.entries.contains(id)));
         }
         let answer =

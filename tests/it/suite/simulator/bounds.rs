@@ -1,4 +1,4 @@
-//! How long what may take, and what may become of what: computed from the settings and the laws alone.
+//! How long a row may take, and how it may end: computed from the settings and the laws alone.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,20 +16,21 @@ use super::{
 };
 use crate::suite::engine::Row;
 
-/// A request of twenty is split at most this often until each row is alone: 16, 8, 4, 2, 1. Two failures come before.
+/// A request of twenty rows fails at most this often until each row is alone: twice before it is split, and then with 16, 8, 4, 2
+/// and 1 rows.
 const ROUNDS: u32 = 7;
 
-/// Bounds, all in elapsed time, and the good rows that an outage has cost.
+/// Bounds in elapsed time, and how many good rows each outage has condemned.
 #[derive(Debug)]
 pub struct Bounds {
-    /// From then on, all is well.
+    /// When the last fault ends.
     pub well: Duration,
-    /// How long after that a good row may be open, and any row.
+    /// How long after that a good row may be open, and how long any row.
     pub good: Duration,
     pub all: Duration,
-    /// How long a row of a healthy agent may be open, whatever happens to others.
+    /// How long a row of a healthy agent may be open, whatever happens to other agents.
     healthy: Duration,
-    /// How many rows each outage has condemned.
+    /// How many good rows each outage has condemned, by its beginning.
     condemned: BTreeMap<Duration, u32>,
 }
 
@@ -50,19 +51,19 @@ impl Bounds {
                 rows.iter().for_each(|(agent, _)| *agents.entry(agent).or_default() += 1);
             }
         }
-        // One request after the other at the worst: the limit of requests at a time may have been found to be 1.
+        // At worst one request at a time: adaptive concurrency may have gone down to 1.
         let spacing = Duration::from_secs_f64(1.0 / world.rate.requests_per_second).max(world.latency);
         let full = usize::from(world.settings.batch_size);
         let requests: usize = agents.values().map(|rows| rows.div_ceil(full)).sum();
         // Probes take a tenth of the permits.
         let work = times(spacing, requests * 10 / 9 + agents.len() * 10 + 10);
-        // The hold on everything, whose probe settles something and lifts it; the agent's own, which had to wait for that;
-        // the row's own time, with what it waits for others; and the work.
+        // The hold on everything, until its probe lifts it; then the agent's own hold; then the row's delay and linger; and the
+        // work.
         let whole = hold + world.growth.base() * 3 + LATE * 3 + retry + world.settings.linger + work;
         let good = if agents.len() > 1 { whole + hold + LATE } else { whole };
         let mut bounds = Self { well, good, all: good, healthy: Duration::MAX, condemned: BTreeMap::new() };
         bounds.allow_for_bad_rows(world, spacing);
-        // Each agent has had its turn once, and from then on probes take a tenth; and a call that is lost blocks its place.
+        // Each agent has its turn once. From then on, probes take a tenth of the permits. A lost call blocks its place.
         let turns = times(spacing, (requests + agents.len()) * 10 / 9);
         let lost = world.laws.agents.values().any(|(fault, _)| *fault == Fault::Lost);
         let blocked = if lost { Duration::from_secs(30) * (1 + world.settings.after_faults) } else { Duration::ZERO };
@@ -70,7 +71,7 @@ impl Bounds {
         bounds
     }
 
-    /// Rows that fail by their own doing take those with them until they are told apart.
+    /// A bad row makes the rows in its request fail until they are split.
     fn allow_for_bad_rows(&mut self, world: &World, spacing: Duration) {
         let (policy, classes) = (world.settings.policy, &world.laws.classes);
         let (hold, retry) = (world.growth.max(), policy.retry.max());
@@ -79,7 +80,7 @@ impl Bounds {
         let (gone, malformed) = (count(|class| *class == Class::Gone), count(|class| *class == Class::Malformed));
         let round = retry + hold;
         let attempts = policy.max_attempts + MAX_ASKS;
-        // Each costs its part of a request at each split, and its own attempts.
+        // Each bad row costs two requests at each split, and its own attempts.
         let own = times(spacing, (poison + gone + malformed) * (2 * ROUNDS as usize + attempts as usize));
         self.good += own;
         self.all += own;
@@ -99,13 +100,13 @@ impl Bounds {
         }
     }
 
-    /// Whether the row is to be deleted in time.
+    /// Whether the row must be deleted in time.
     pub fn is_good(&self, world: &World, (agent, entry): &(String, String)) -> bool {
         let is_bad_for_ever = world.laws.agents.get(agent).is_some_and(|(_, to)| *to == Duration::MAX);
         !is_bad_for_ever && world.laws.class(agent, entry) == Class::Good
     }
 
-    /// Whether nothing can tell the row from an outage, so that it stays pending.
+    /// Whether the row may stay pending, because no answer tells its fault from an outage.
     pub fn may_stay(&self, world: &World, (agent, entry): &(String, String)) -> bool {
         if world.laws.agents.get(agent).is_some_and(|(_, to)| *to == Duration::MAX) {
             return true;
@@ -114,10 +115,10 @@ impl Bounds {
         world.laws.class(agent, entry) == Class::Malformed && !can_ask
     }
 
-    /// A good row is dead, which must be for a reason that cannot be told from its own.
+    /// A good row is dead: panics unless no answer could tell the cause from a fault of the row itself.
     pub fn condemned(&mut self, world: &World, agent: &str, cause: Cause, at: Duration) {
         let cannot_ask = !world.settings.policy.ask_singly || world.laws.singles != Singles::Served;
-        // Of an agent that fails while others get through, each row is tried alone in the end.
+        // If an agent fails while others get through, each of its rows is tried alone in the end.
         let whole_agent = world.laws.agents.get(agent).map(|(fault, _)| fault.cause());
         if whole_agent == Some(cause) && !matches!(cause, Cause::Forbidden | Cause::UnknownAgent | Cause::Rejected) {
             return;
@@ -133,18 +134,18 @@ impl Bounds {
         };
         let count = self.condemned.entry(outage.from).or_default();
         *count += 1;
-        // Rows that an earlier spell rejected are believed to be bad, since something was accepted meanwhile: a request's at
-        // the most.
+        // Rows that an earlier spell rejected are believed to be bad, because something was accepted since: at most those of one
+        // request.
         let most = world.settings.after_faults + 20;
         assert!(*count <= most, "2: an outage of rejections from {:?} on has cost {count} good rows", outage.from);
     }
 
-    /// A row has ended after so long.
+    /// A row has ended: panics if it took too long.
     pub fn waited(&self, world: &World, key: &(String, String), waited: Duration) {
         let is_healthy = matches!(world.kind, Kind::BadAgent | Kind::Crowd) && !world.laws.agents.contains_key(&key.0);
         let most = if world.kind == Kind::Inflow && key.1 == "1" {
-            // It is due again a first delay after its first request; the rows that came before that time go first, and of
-            // these some three in two could be served, each second's worth in half a second more.
+            // The retry is due a first delay after the first request. The rows that came before that go first, and they come in
+            // faster than the rate: sending a second's worth takes up to 1.75 s.
             Duration::from_secs(2) + world.settings.policy.retry.delay(1) * 5 / 4 * 7 / 4 + LATE * 4
         } else if is_healthy {
             self.healthy
@@ -154,7 +155,7 @@ impl Bounds {
         assert!(waited <= most, "11: {key:?} of a healthy agent waited {waited:?}, {most:?} allowed");
     }
 
-    /// What a row ended as, at the end of a run.
+    /// Checks the state of a row at the end of a run.
     pub fn check(&self, world: &World, row: &Row) {
         let most = world.settings.policy.max_attempts;
         assert!(row.attempts <= most, "7: {row:?}");
@@ -163,7 +164,7 @@ impl Bounds {
         let key = (row.agent.clone(), row.entry.clone());
         let may_stay = row.is(State::Pending) && self.may_stay(world, &key);
         let is_right = match world.laws.class(&row.agent, &row.entry) {
-            // The others are looked at when they are condemned.
+            // A dead one was checked when it was condemned.
             Class::Good => !row.is(State::Pending) || may_stay,
             Class::Gone if can_ask => row.is(State::Absent),
             Class::Gone => is_dead_of(Cause::ApiFailed),
@@ -173,7 +174,7 @@ impl Bounds {
         assert!(is_right, "{:?}: {row:?}", world.laws.class(&row.agent, &row.entry));
     }
 
-    /// An outage costs no more requests than its holds have probes.
+    /// Checks that an outage cost no more requests than its holds have probes.
     pub fn check_requests(&self, world: &World, log: &[(Duration, String, Vec<String>)]) {
         let restarts = world.events.iter().filter(|(_, event)| matches!(event, Event::Restart)).count();
         let jumps = world.events.iter().filter(|(_, event)| matches!(event, Event::SetClock(_))).count();
@@ -184,7 +185,7 @@ impl Bounds {
             agents.dedup();
             let (base, max) = (world.growth.base(), world.growth.delay(u32::MAX));
             let doublings = (max.as_secs_f64() / base.as_secs_f64()).log2().ceil() as usize + 2;
-            // Whoever says when to come again is taken at that word.
+            // A `Retry-After` is obeyed.
             let asked = match outage.mood {
                 Mood::Fault(fault) => fault.retry_after(),
                 Mood::Ok
@@ -207,11 +208,11 @@ impl Bounds {
                 Some(RetryAfter::At(_)) | None => max.as_secs_f64(),
             };
             let probes = doublings + ((outage.to - outage.from).as_secs_f64() / longest).ceil() as usize;
-            // Where each agent has a hold of its own, each probes.
+            // If each agent has a hold of its own, each is probed.
             let of_agents = matches!(outage.mood, Mood::Fault(Fault::Status { status: 403 | 404 | 409, .. }));
             let holds = if of_agents { agents.len() + 1 } else { 2 };
             let at_first = world.settings.concurrency + 2 * world.settings.after_faults as usize + 2 * agents.len();
-            // A rejected request is split to its end before it counts.
+            // A rejected request is split to single rows before it counts as a fault.
             let is_rejection = matches!(outage.mood, Mood::Fault(fault) if fault.cause() == Cause::Rejected);
             let split =
                 if is_rejection { 2 * world.events.iter().map(|(_, event)| event.rows()).sum::<usize>() } else { 0 };

@@ -1,4 +1,4 @@
-//! What must hold after every turn of a simulation, and at its end.
+//! Checks after every turn of a simulation, and at its end.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,11 +17,11 @@ use super::{
 };
 use crate::suite::engine::{Engine, Request, Row};
 
-/// What each request did to each row.
+/// The verdict of each request on each row, by their ids.
 type Verdicts = HashMap<(i64, i64), String>;
 
 impl<E: Engine> Simulation<E> {
-    /// Everything that holds whenever no turn is under way.
+    /// Checks everything that must hold between turns.
     pub async fn check(&mut self) {
         self.check_calls().await;
         let (rows, requests) = (self.engine.rows().await, self.engine.requests().await);
@@ -40,19 +40,19 @@ impl<E: Engine> Simulation<E> {
         };
         assert!(wrong.is_empty(), "{wrong:#?}");
 
-        // What is unanswered in the queue is what is unanswered in the world.
+        // The same requests are unanswered in the queue and at the API.
         let unanswered = self.engine.unanswered().await.into_iter().map(|request| request.correlation_id);
         let unanswered: BTreeSet<String> = unanswered.collect();
         assert_eq!(unanswered, open.keys().cloned().collect(), "unanswered in the queue, and in the world");
 
-        // Of a hold that has ended, one call may tell.
+        // A hold that has ended has one probe at most.
         let now = self.clock.now();
         let holds = self.engine.holds().await.into_iter();
         let holds: Vec<HoldKey> = holds.map(|hold| (hold.scope, hold.cause, hold.until_at, hold.repeats)).collect();
         let calls = self.model.world().calls;
         self.holds.retain(|hold, _| holds.contains(hold));
         for hold in holds {
-            // First seen now: of the calls so far, those of this turn may be its probe and none else.
+            // Calls from before the hold was first seen are no probes of it.
             let since = *self.holds.entry(hold.clone()).or_insert(calls);
             let (scope, _, until, _) = &hold;
             if until.is_some_and(|until| until <= now) {
@@ -80,7 +80,7 @@ impl<E: Engine> Simulation<E> {
             assert!(row.attempts <= outcomes, "counted {outcomes} times: {row:?}");
             assert!(!known.closed || row.is(State::Dead), "an operator closed it: {row:?}");
             assert!(row.asks <= MAX_ASKS, "7: {row:?}");
-            // Of its last request; one that was pruned tells nothing.
+            // By the row's last request, unless that was pruned.
             let is_told = row.request.is_some_and(|request| {
                 let verdict = verdicts.get(&(request, row.id)).map(String::as_str);
                 verdict == Some(row.state.as_str()) || (verdict.is_none() && !requests.contains_key(&request))
@@ -91,7 +91,7 @@ impl<E: Engine> Simulation<E> {
                 assert!(is_told, "2: {row:?}");
             }
         }
-        // Whatever is not there was pruned: it had been settled, and long ago.
+        // A missing row was pruned: it was settled, long ago.
         for key in missing {
             let old = self.settled_before.get(&key).is_some_and(|at| *at < self.pruned_at.minus(RETENTION));
             assert!(old, "1: {key:?} is lost");
@@ -102,13 +102,13 @@ impl<E: Engine> Simulation<E> {
         (self.open_before, self.settled_before) = (open, settled);
     }
 
-    /// What the queue says of each answered request is what it was answered.
+    /// Checks that each answered request's verdicts follow from its answer.
     fn check_answers(&mut self, rows: &[Row], requests: &BTreeMap<i64, Request>, verdicts: &Verdicts) {
         let entries: HashMap<i64, &str> = rows.iter().map(|row| (row.id, row.entry.as_str())).collect();
         let mut seen = BTreeSet::new();
         for ((id, row), verdict) in verdicts {
             let (request, entry) = (&requests[id], entries.get(row));
-            // Of a row that was taken out, nothing is known any more.
+            // Of a row that an operator removed, the entry is not known any more.
             let Some(entry) = entry.filter(|_| request.answered_at.is_some() && !self.checked.contains(id)) else {
                 continue;
             };
@@ -124,8 +124,8 @@ impl<E: Engine> Simulation<E> {
         self.checked.extend(seen);
     }
 
-    /// A malformed ID about which nobody can be asked alone: if it is all that is left, no answer tells it from an API that
-    /// rejects everything.
+    /// Whether the row has a malformed ID and can get no single-entry DELETE. If only such rows are left, no answer tells them from
+    /// an API that rejects everything.
     fn is_malformed_for_ever(&self, row: &Row) -> bool {
         let cannot_ask = !self.settings.policy.ask_singly || row.asks >= MAX_ASKS;
         cannot_ask && row.entry.starts_with(NOT_A_NUMBER) && row.last_cause == Some(Cause::Rejected)
@@ -136,7 +136,7 @@ impl<E: Engine> Simulation<E> {
         rows.iter().all(|row| self.is_malformed_for_ever(row))
     }
 
-    /// From here on all goes well: every row must reach its end.
+    /// From here on the API is well, and nothing is held by an operator: every row must end.
     pub async fn end(&mut self) {
         self.engine.lift_where(|hold| hold.cause == Cause::Operator).await;
         let mut idle = 0;
@@ -150,9 +150,9 @@ impl<E: Engine> Simulation<E> {
                 if self.engine.pending().await == 0 || (round % 64 == 0 && self.nothing_can_tell().await) {
                     break;
                 }
-                // A worker that waits for nothing comes round all the same, to see whether anybody wrote.
+                // A worker that waits for nothing still polls.
                 let wait = turn.wait.unwrap_or(self.settings.poll_interval);
-                // A daemon that asks for a turn earlier gets it; a late one must do as well, and saves turns here.
+                // After some idle turns, the next ones come later than the worker asks for. That must do as well, and is faster.
                 idle += 1;
                 let least = if idle > 10 { Duration::from_secs(5) } else { self.settings.poll_interval };
                 self.clock.advance(wait.max(least));

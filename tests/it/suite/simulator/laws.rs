@@ -1,4 +1,4 @@
-//! Faults that are laws, not draws: they belong to an ID, to an agent, or to a time.
+//! Faults by law: each belongs to an ID, to an agent, or to a time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,19 +15,19 @@ use super::api::{Call, Mood, NOT_A_NUMBER};
 /// An agent's entry.
 pub type Entry = (String, String);
 
-/// What is to become of a row, if all goes well in the end.
+/// What an entry is like, which decides how its row must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     Good,
-    /// It is not there any more.
+    /// The entry is gone.
     Gone,
-    /// No ID at all.
+    /// The ID is malformed.
     Malformed,
-    /// Whatever request contains it comes to this.
+    /// Each request with this entry gets this fault.
     Poison(Fault),
 }
 
-/// A time in which nothing gets through, for anybody.
+/// A time in which every request is answered with `mood`.
 #[derive(Clone, Copy, Debug)]
 pub struct Outage {
     pub from: Duration,
@@ -35,27 +35,27 @@ pub struct Outage {
     pub mood: Mood,
 }
 
-/// What becomes of requests about one row.
+/// How single-entry DELETEs are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Singles {
     Served,
-    /// There is no such method.
+    /// With a 405.
     Refused,
-    /// A gateway knows no such route.
+    /// With a gateway's 404.
     Unrouted,
 }
 
-/// Everything that an answer depends on.
+/// All laws of a world: an answer depends on nothing else.
 #[derive(Debug)]
 pub struct Laws {
     pub classes: BTreeMap<Entry, Class>,
     pub outages: Vec<Outage>,
-    /// Agents that get this until then.
+    /// Agents whose requests get this fault, until this time.
     pub agents: BTreeMap<String, (Fault, Duration)>,
     pub singles: Singles,
-    /// The first request with one of these lists it as failed.
+    /// The first request with one of these entries lists it as failed.
     pub flaky: BTreeSet<Entry>,
-    /// Until then, of a hundred answers so many are exchanged with another one.
+    /// Until this time, this percentage of answers is swapped with another one.
     pub swaps: (Duration, u8),
 }
 
@@ -79,7 +79,7 @@ impl Laws {
         }
     }
 
-    /// When the last of the laws ends that end; from then on the API is well.
+    /// When the last fault ends, apart from those that never end.
     pub fn end(&self) -> Duration {
         let agents = self.agents.values().map(|(_, to)| *to).filter(|to| *to < Duration::MAX);
         self.outages.iter().map(|outage| outage.to).chain(agents).chain([self.swaps.0]).max().unwrap_or_default()
@@ -93,7 +93,7 @@ impl Laws {
         self.outages.iter().find(|outage| outage.from <= at && at < outage.to)
     }
 
-    /// What becomes of a call that comes in at this time.
+    /// How a call that arrives at this time is answered.
     pub fn mood(&mut self, call: &Call, at: Duration) -> Mood {
         if let Some(outage) = self.outage(at) {
             return outage.mood;
@@ -108,7 +108,7 @@ impl Laws {
             (Kind::Single, Singles::Unrouted) => return Mood::Fault(status(404)),
             (Kind::Single, Singles::Served) | (Kind::Bulk, _) => {}
         }
-        // What is no ID is found before anything is looked for.
+        // A malformed ID is rejected before any entry is looked up.
         if call.entries.iter().any(|entry| entry.starts_with(NOT_A_NUMBER)) {
             return Mood::Ok;
         }

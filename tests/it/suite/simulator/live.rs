@@ -1,7 +1,7 @@
-//! Runs a world of laws in virtual time, and asserts when things must be over.
+//! Runs a world of laws in virtual time, and asserts that its rows end in time.
 //!
-//! Whatever happens next happens at its own time: an answer, an event, or the time at which the worker wants a turn. So
-//! hours cost nothing, and a worker that forgets to come round is found out.
+//! The clock jumps to whatever comes next: an answer, an event, or the turn that the worker asks for. So hours cost nothing, and a
+//! worker that does not ask for a turn in time is found out.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -31,20 +31,20 @@ use crate::suite::{
     engine::{Engine, Row, Wish},
 };
 
-/// The longest that a call waits for an answer.
+/// After this time, a call is lost.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// A worker that asks for a turn earlier gets it this late, if nothing came of the ones before it.
+/// After some idle turns, the worker gets its next turn this late, even if it asks for an earlier one.
 pub const LATE: Duration = Duration::from_secs(1);
 
-/// No world needs more turns.
+/// More turns than any world needs.
 const MOST_TURNS: u64 = 100_000;
 
-/// What a run came to.
+/// The figures of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
     pub requests: usize,
     pub turns: u64,
-    /// The last end of a good row, and of any, as shares of what the model allows.
+    /// When the last good row ended, and the last row of all, as shares of the bounds.
     pub good: f64,
     pub all: f64,
     /// How many rows ended in each state.
@@ -53,7 +53,7 @@ pub struct Figures {
 }
 
 pub struct Live<E: Engine> {
-    // Before the engine, so that it goes first.
+    // Above the engine, because fields are dropped in order: the worker must let go of the queue first.
     worker: Option<Worker<E::Queue, Model<E::Witness>>>,
     pub model: Model<E::Witness>,
     clock: Clock,
@@ -61,14 +61,14 @@ pub struct Live<E: Engine> {
     pub world: World,
     events: VecDeque<(Duration, Event)>,
     rng: fastrand::Rng,
-    /// When each open call is answered, by its number, and how.
+    /// When and how each open call is answered, by its number.
     answers: BTreeMap<usize, (Duration, Mood)>,
     pub bounds: Bounds,
-    /// When each row came, and when it was first seen to have ended.
+    /// When each row was inserted, and when it was first seen to have ended.
     came: BTreeMap<(String, String), Duration>,
     ended: BTreeMap<(String, String), Duration>,
     open: BTreeSet<(String, String)>,
-    /// When it was last looked whether all is over.
+    /// When [`Self::is_over`] was last asked.
     looked: Duration,
     figures: Figures,
 }
@@ -142,7 +142,7 @@ impl<E: Engine> Live<E> {
         }
     }
 
-    /// Runs until all rows have ended, or until nothing more can be expected.
+    /// Runs until all rows have ended that can.
     pub async fn run(mut self) -> (Figures, Self) {
         let (mut idle, mut settled) = (0_u32, true);
         loop {
@@ -171,7 +171,7 @@ impl<E: Engine> Live<E> {
             idle = if turn.sent + turn.settled > 0 { 0 } else { idle + 1 };
             let now = self.clock.elapsed();
             let least = Duration::from_millis(1_u64 << idle.min(10)).min(LATE);
-            // A worker that waits for nothing comes round all the same, to see whether anybody wrote.
+            // A worker that waits for nothing still polls.
             let wanted = now + turn.wait.unwrap_or(LATE).max(least);
             let answer = self.answers.values().map(|(at, _)| *at).min();
             let event = self.events.front().map(|(at, _)| *at);
@@ -188,7 +188,7 @@ impl<E: Engine> Live<E> {
         (self.figures.clone(), self)
     }
 
-    /// Decides what becomes of the calls that have come in.
+    /// Decides when and how the new calls are answered.
     fn take_in_calls(&mut self) {
         let now = self.clock.elapsed();
         let model = self.model.clone();
@@ -199,7 +199,7 @@ impl<E: Engine> Live<E> {
                 continue;
             }
             let mood = self.world.laws.mood(call, now);
-            // The clock counts in microseconds.
+            // The clock has a resolution of a microsecond.
             let most = self.world.latency.as_millis() as u64;
             let latency = Duration::from_millis(self.rng.u64(most / 2..=most));
             let latency = if mood == Mood::Fault(Fault::Lost) { REQUEST_TIMEOUT } else { latency };
@@ -207,7 +207,7 @@ impl<E: Engine> Live<E> {
         }
     }
 
-    /// Answers what is to be answered by now, some of it crosswise.
+    /// Answers the calls whose time has come, some of them swapped.
     async fn answer(&mut self) {
         let now = self.clock.elapsed();
         let (until, share) = self.world.laws.swaps;
@@ -220,7 +220,7 @@ impl<E: Engine> Live<E> {
                 self.model.world().open.iter().enumerate().map(|(at, call)| (call.number, at)).collect();
             let other = self.answers.keys().copied().next().filter(|_| now < until && self.rng.u8(..100) < share);
             if let Some(other) = other {
-                // The one that is older was not done: believing what is told the other would be a lie.
+                // The older call's entries are not deleted, so believing the swapped answer would be wrong.
                 self.answers.remove(&other);
                 let mut moods = [mood, Mood::Fault(Fault::Status { status: 500, retry_after: None })];
                 let (a, b) = (places[&number], places[&other]);
@@ -236,10 +236,10 @@ impl<E: Engine> Live<E> {
         }
     }
 
-    /// Notes what has ended, and what must not have happened.
+    /// Notes which rows have ended, and checks how.
     async fn look(&mut self) {
         let now = self.clock.elapsed();
-        // Of the requests that can have been answered since it was last looked.
+        // Fewer requests than this are answered between two looks.
         let ended = self.engine.settled_by_the_newest(64).await;
         for row in ended {
             let key = (row.agent.clone(), row.entry.clone());
@@ -268,7 +268,7 @@ impl<E: Engine> Live<E> {
         self.engine.rows_where(|row| row.is(State::Pending)).await.into_iter().take(3).collect()
     }
 
-    /// Whether all has ended that can, or must have.
+    /// Whether all rows have ended that must. Panics if one takes too long.
     fn is_over(&self) -> bool {
         let now = self.clock.elapsed();
         if !self.events.is_empty() || now < self.bounds.well {
@@ -296,7 +296,7 @@ impl<E: Engine> Live<E> {
         false
     }
 
-    /// What must hold when a run is over.
+    /// Checks all rows and requests at the end of a run.
     pub async fn check(&mut self, figures: &mut Figures) {
         let well = self.bounds.well;
         for row in self.engine.rows().await {

@@ -1,4 +1,4 @@
-//! The API as the simulator has it: it decides nothing by itself, and remembers everything.
+//! The simulator's API as the worker calls it. The simulator decides how each call is answered; here each call is checked.
 
 use std::{
     collections::BTreeSet,
@@ -22,10 +22,10 @@ use uuid::Uuid;
 use super::api::{Call, Mood, World};
 use crate::suite::engine::{Hold, Request, Witness};
 
-/// Of how many calls and answers it is known what the wall clock said.
+/// For this many calls and answers, the reading of the wall clock is kept.
 const LAST_CLOCKS: usize = 64;
 
-/// Cheap to clone: all clones are one API.
+/// All clones are the same API.
 #[derive(Debug)]
 pub struct Model<W> {
     world: Arc<Mutex<World>>,
@@ -62,12 +62,12 @@ impl<W: Witness> Model<W> {
         self.world.lock().unwrap()
     }
 
-    /// Waits until so many calls have come in.
+    /// Waits until this many calls have arrived.
     pub async fn arrived(&self, calls: u64) {
         self.arrived.subscribe().wait_for(|arrived| *arrived as u64 >= calls).await.unwrap();
     }
 
-    /// The entry is gone without a call.
+    /// Removes an entry without a call.
     pub fn lose(&self, agent: &str, entry: &str) {
         self.world().gone.insert((agent.to_owned(), entry.to_owned()));
     }
@@ -76,7 +76,7 @@ impl<W: Witness> Model<W> {
         self.world().gone.contains(&(agent.to_owned(), entry.to_owned()))
     }
 
-    /// The daemon that made the calls is gone; of each call it is asked whether it was done. The rate limit goes on.
+    /// The daemon dies. For each open call, `was_done` says whether its entries were deleted. The rate limit goes on.
     pub fn crash(&self, mut was_done: impl FnMut() -> bool) {
         let mut world = self.world();
         for call in std::mem::take(&mut world.open) {
@@ -84,8 +84,8 @@ impl<W: Witness> Model<W> {
                 world.perform(&call.agent, &call.entries);
             }
         }
-        // Between two lives only the wall clock is known: by how much it was set ahead since the last calls or answers,
-        // so much longer they seem to be ago.
+        // The next daemon knows only the wall clock. If that was set ahead since the last calls or answers, they seem to be that
+        // much longer ago.
         let ahead = self.clock.now().0 - i64::try_from(self.clock.elapsed().as_millis()).unwrap();
         let by = world.ahead.iter().map(|then| ahead - then).max().unwrap_or(0).max(0);
         world.tokens += by as f64 / 1_000.0 * self.rate.requests_per_second;
@@ -93,17 +93,17 @@ impl<W: Witness> Model<W> {
         world.known_singly.clear();
     }
 
-    /// Answers the open call at `at`.
+    /// Answers the open call at this place.
     pub fn answer(&self, at: usize, mood: Mood, rng: &mut fastrand::Rng) {
         let mut world = self.world();
         let call = world.open.remove(at);
         let reply = self.reply(&mut world, &call, mood, rng);
         world.remember(&call, &reply);
-        // Nobody listens if the daemon has cut the call short.
+        // Nobody listens if the daemon has aborted the call.
         let _ = call.answer.send(reply);
     }
 
-    /// Answers two open calls, each with what the other one came to.
+    /// Answers two open calls, each with the answer to the other one.
     pub fn answer_crosswise(&self, at: [usize; 2], moods: [Mood; 2], rng: &mut fastrand::Rng) {
         let mut world = self.world();
         let second = world.open.remove(at[0].max(at[1]));
@@ -167,7 +167,7 @@ impl<W: Witness> Model<W> {
         }
     }
 
-    /// What the queue must say at the moment that a call comes in.
+    /// Checks what the queue must say when a call arrives.
     async fn look_into_the_queue(&self, batch: &Batch, kind: Kind, id: Uuid) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut witness = self.witness.lock().await;
@@ -189,19 +189,18 @@ impl<W: Witness> Model<W> {
         wrong
     }
 
-    /// Whether a call may be a probe of a hold on everything before its end: one for each shortest hold may.
+    /// Whether a call may probe a hold on everything before its end: one call in each shortest hold may.
     fn is_early(&self, hold: &Hold) -> bool {
         let now = self.clock.now();
         let is_by_streak =
             ![Cause::Operator, Cause::Unauthorized, Cause::Throttled, Cause::Unreachable].contains(&hold.cause);
         let before = self.world().early.insert((hold.cause, hold.since_at), now);
-        // A clock that was set back tells nothing of how long ago that was.
+        // If the clock was set back, the time since then is not known.
         is_by_streak && before.is_none_or(|before| before > now || before.plus(self.hold_base) <= now)
     }
 
-    /// A token bucket beside the one that is tested.
-    /// A restart counts a request from when it left or from when it was answered: both may have stood at a clock that was
-    /// set back.
+    /// Keeps the reading of the wall clock. A restart counts requests by the times at which they were sent or answered, which a
+    /// clock that was set back falsifies.
     fn note_the_clock(&self, world: &mut World) {
         let ahead = self.clock.now().0 - i64::try_from(self.clock.elapsed().as_millis()).unwrap();
         world.ahead.push_back(ahead);
@@ -210,6 +209,7 @@ impl<W: Witness> Model<W> {
         }
     }
 
+    /// Counts the permits beside the limiter that is tested.
     fn check_rate(&self, world: &mut World) {
         let now = self.clock.elapsed();
         let earned = now.saturating_sub(world.counted).as_secs_f64() * self.rate.requests_per_second;

@@ -1,4 +1,4 @@
-//! Producers, operators, an API, a clock and crashes, which do whatever a seed draws, around the real worker.
+//! The real worker, and around it what a seed draws: producers, operators, answers, the clock, crashes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -39,25 +39,25 @@ pub fn key(row: &Row) -> Key {
     (row.agent.clone(), row.entry.clone())
 }
 
-/// What tells a hold from the one before it: its scope and cause, until when it lasts, and how often it was placed.
+/// A hold's scope, cause, end and repeats. A hold that was placed again has another key.
 pub type HoldKey = (Scope, Cause, Option<Timestamp>, u32);
 
-/// Of the pending rows of an agent, one in so many.
+/// One in `one_in` pending rows of an agent.
 fn is_pending_of(agent: &str, one_in: i64) -> impl Fn(&Row) -> bool {
     move |row| row.agent == agent && row.id % one_in == 0 && row.is(State::Pending)
 }
 
-/// What is known of a row beside the database.
+/// What the simulation knows of a row.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known {
-    /// Counted outcomes at the time its attempts were set to 0.
+    /// How many counted outcomes it had when its attempts were set to 0.
     pub counted_before: u32,
-    /// An operator has made it dead: it must stay so.
+    /// An operator has made it dead, and it must stay dead.
     pub closed: bool,
 }
 
 pub struct Simulation<E: Engine> {
-    // Before the engine, so that it goes first.
+    // Above the engine, because fields are dropped in order: the worker must let go of the queue first.
     worker: Option<Worker<E::Queue, Model<E::Witness>>>,
     pub model: Model<E::Witness>,
     pub clock: Clock,
@@ -66,18 +66,18 @@ pub struct Simulation<E: Engine> {
     rate: RateLimit,
     pub rng: fastrand::Rng,
     pub known: BTreeMap<Key, Known>,
-    /// The rows that were open when it was looked last, and since when the others were settled.
+    /// The rows that were open at the last check, and when the others were settled.
     pub open_before: BTreeSet<Key>,
     pub settled_before: HashMap<Key, Timestamp>,
-    /// The latest time at which rows were pruned.
+    /// The latest time at which rows may have been pruned.
     pub pruned_at: Timestamp,
-    /// Requests whose outcomes have been compared with what was told.
+    /// Requests whose outcomes have been checked.
     pub checked: BTreeSet<i64>,
-    /// How many outcomes that count each row has had.
+    /// How many counted outcomes each row has had.
     pub counted: HashMap<i64, u32>,
-    /// Each hold that has been seen, and the number of the last call before it.
+    /// The holds that there are, each with the number of the last call before it was first seen.
     pub holds: HashMap<HoldKey, usize>,
-    /// The drawn mood of the API at this time: how many of a hundred calls go well.
+    /// The percentage of calls that go well.
     health: u8,
     pub figures: Figures,
 }
@@ -166,7 +166,7 @@ impl<E: Engine> Simulation<E> {
             92..=95 => self.crash().await,
             96..=97 => self.health = [0, 30, 60, 95][self.rng.usize(..4)],
             _ => {
-                // With a jump of a day, there are rows to prune.
+                // After a jump of a day, there are rows to prune.
                 self.pruned_at = self.pruned_at.max(self.clock.now());
                 self.worker().do_chores().await.unwrap();
             }
@@ -193,7 +193,7 @@ impl<E: Engine> Simulation<E> {
                 None => Known::default(),
             };
             self.figures.rows_in += 1;
-            // Once in this transaction is enough; the second wish finds the row open.
+            // A second wish for the same entry in this transaction finds the row open.
             self.known.insert(key, known);
         }
         self.engine.enqueue(&wishes).await;
@@ -207,7 +207,7 @@ impl<E: Engine> Simulation<E> {
         turn.wait
     }
 
-    /// Turn after turn, with as much time between as the worker asks for.
+    /// Takes turns, each at the time that the worker asks for.
     async fn work_for_a_while(&mut self) {
         for _ in 0..10 {
             let wait = self.turn().await;
@@ -216,7 +216,7 @@ impl<E: Engine> Simulation<E> {
         }
     }
 
-    /// All calls that were sent have come in.
+    /// Waits until all calls that were sent have arrived.
     pub async fn arrived(&mut self, turn: Turn) {
         assert!(turn.sent <= turn.in_flight, "{turn:?}");
         let calls = {
@@ -226,7 +226,7 @@ impl<E: Engine> Simulation<E> {
         self.model.arrived(calls as u64).await;
     }
 
-    /// Others keep the queue to themselves through a whole turn, which must come to nothing and lose nothing.
+    /// Another process writes during a whole turn. That turn must do nothing, and lose nothing.
     async fn turn_while_shut_out(&mut self) {
         let before = self.model.world().calls;
         self.engine.shut_out().await;
@@ -277,7 +277,7 @@ impl<E: Engine> Simulation<E> {
             self.clock.advance(Duration::from_secs(30));
         }
         self.model.answer(at, mood, &mut self.rng);
-        // It has come back when this is over; two that came back at once would do so in either order.
+        // Two answers at once would come back in either order.
         self.worker().wait_for_a_call().await;
     }
 
@@ -317,7 +317,7 @@ impl<E: Engine> Simulation<E> {
             3 => self.engine.lift_where(|hold| hold.scope.as_str() == scope).await,
             4 => self.revive().await,
             5 => {
-                // Taken out, whether in flight or not.
+                // Removed, in flight or not.
                 let gone = self.engine.rows_where(is_pending_of(agent, 3)).await;
                 self.engine.remove(&gone).await;
                 self.figures.taken_out += gone.len() as u64;
@@ -335,7 +335,7 @@ impl<E: Engine> Simulation<E> {
         }
     }
 
-    /// What is dead is to be tried once more.
+    /// An operator reopens the dead rows.
     async fn revive(&mut self) {
         let mut dead = self.engine.rows_where(|row| row.is(State::Dead)).await;
         for row in &mut dead {

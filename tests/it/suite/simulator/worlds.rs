@@ -1,4 +1,4 @@
-//! The worlds that a seed draws: which rows there are, and which laws hold.
+//! The worlds that a seed draws: their rows, events, laws and settings.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use super::{
 #[derive(Clone, Debug)]
 pub enum Event {
     Insert(Vec<Entry>),
-    /// Somebody sets the clock, by so many milliseconds.
+    /// The clock is set by this many milliseconds.
     SetClock(i64),
     /// The daemon dies, and another one starts.
     Restart,
 }
 
-/// What kind of world it is.
+/// The kind of a world, after the fault that it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Poison,
@@ -63,7 +63,7 @@ pub struct World {
     pub growth: Backoff,
     pub rate: RateLimit,
     pub adaptive: bool,
-    /// Among the answers, some come as late as this.
+    /// The longest time to an answer.
     pub latency: Duration,
 }
 
@@ -133,7 +133,7 @@ impl World {
         self.events.push((at, event));
     }
 
-    /// `count` entries of `agent`, at the beginning.
+    /// Inserts entries of `agent` with these IDs at the beginning.
     fn rows(&mut self, agent: &str, ids: std::ops::Range<usize>) -> Vec<Entry> {
         let rows: Vec<Entry> = ids.map(|id| (agent.to_owned(), id.to_string())).collect();
         self.at(Duration::ZERO, Event::Insert(rows.clone()));
@@ -178,7 +178,7 @@ impl World {
         let fault = pick(&[status(500), status(502), status(409), status(403), status(404), Fault::Lost], rng);
         let to = if rng.bool() { seconds(60..7_200, rng) } else { Duration::MAX };
         self.laws.agents.insert("agent-0".to_owned(), (fault, to));
-        // Healthy agents have something to send all the time.
+        // Healthy agents always have rows to send.
         for n in 1..rng.u64(5..30) {
             let agent = format!("agent-{}", rng.usize(1..5));
             let rows = (1_000 * n..1_000 * n + rng.u64(1..30)).map(|id| (agent.clone(), id.to_string())).collect();
@@ -212,7 +212,7 @@ impl World {
 
     fn restarts(&mut self, rng: &mut fastrand::Rng) {
         for _ in 0..pick(&[0, 0, 1, 3], rng) {
-            // An orphan of a crash counts, whatever the reason: so many attempts there must be at least.
+            // Orphans count their attempt, whatever the API did. So a row must have some attempts to spare.
             self.settings.policy.max_attempts = 8;
             let at = seconds(0..7_200, rng);
             self.at(at, Event::Restart);
@@ -273,7 +273,7 @@ impl World {
     }
 
     fn swaps(&mut self, rng: &mut fastrand::Rng) {
-        // They share their IDs.
+        // All agents have the same IDs, so a swapped answer may list them.
         for agent in 0..rng.usize(2..5) {
             self.rows(&format!("agent-{agent}"), 1..200);
         }
