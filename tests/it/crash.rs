@@ -93,6 +93,7 @@ async fn texts(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
 
 #[tokio::test]
 #[expect(clippy::print_stdout, reason = "figures, for whoever asks with --nocapture")]
+#[expect(clippy::too_many_lines, reason = "forty lives of one queue, from beginning to end")]
 async fn a_daemon_that_is_killed_at_random_moments_accounts_for_every_row() {
     const LIVES: u64 = 40;
     const ROWS: u64 = 1_200;
