@@ -167,6 +167,7 @@ struct Outcome {
 type Flight = Reverse<(Duration, i64, bool)>;
 
 /// `changes`: by which factor the limit changes at [`LENGTH`], and it goes on as long again.
+#[expect(clippy::too_many_lines, reason = "the state of one simulation, whose parts all change each other")]
 fn simulate(kind: Kind, rate: f64, told: Told, changes: Option<f64>, seed: u64) -> Outcome {
     let mut rng = fastrand::Rng::with_seed(seed);
     let growth = Backoff::new(Duration::from_secs(1), Duration::from_secs(600)).unwrap();

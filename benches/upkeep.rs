@@ -55,6 +55,7 @@ WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ROWS)
 INSERT INTO deletions (agent_id, entry_id) SELECT 'queue-' || (i % 1000), i FROM n";
 
 #[tokio::main(flavor = "current_thread")]
+#[expect(clippy::too_many_lines, reason = "the steps of the benchmark, one after the other")]
 async fn main() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::system();

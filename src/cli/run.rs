@@ -147,7 +147,7 @@ fn listen(
     metrics: &Metrics,
     clock: &Clock,
 ) -> Result<(Endpoint, Health), Failure> {
-    let health = Health::new(config.store.busy_timeout);
+    let health = Health::new(config.store.longest_wait());
     let sources = Sources {
         metrics: metrics.clone(),
         health: health.clone(),
@@ -202,8 +202,8 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
                     let next = "trying again until it can";
                     warn!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database cannot be used; {next}");
                 }
-                // One try can take two busy timeouts: one to open the file, and one to recover.
-                supervisor.waiting((config.store.busy_timeout + START_RETRY) * 4);
+                // One try can take two such waits: one to open the file, and one to recover.
+                supervisor.waiting((config.store.longest_wait() + START_RETRY) * 4);
                 sleep(START_RETRY).await;
             }
             done => {

@@ -11,7 +11,7 @@ use std::{
 /// How long the loop may be silent beside its waits for the database, because a full or slow disk delays its commits.
 const MAX_SILENCE: Duration = Duration::from_secs(30);
 /// A round of the loop may wait twice for a locked database. This is twice that, as for the service manager's watchdog.
-const BUSY_TIMEOUTS: u32 = 4;
+const WAITS: u32 = 4;
 /// The value of `beat_ms` before the first beat.
 const NEVER: u64 = u64::MAX;
 
@@ -42,10 +42,10 @@ struct Inner {
 }
 
 impl Health {
-    /// The health of a daemon that waits for `busy_timeout` when the database is locked.
+    /// The health of a daemon whose queue waits for others for `longest_wait` at most.
     #[must_use]
-    pub fn new(busy_timeout: Duration) -> Self {
-        let patience = busy_timeout * BUSY_TIMEOUTS + MAX_SILENCE;
+    pub fn new(longest_wait: Duration) -> Self {
+        let patience = longest_wait * WAITS + MAX_SILENCE;
         let (state, beat_ms) = (AtomicU8::new(State::Starting as u8), AtomicU64::new(NEVER));
         Self(Arc::new(Inner { state, beat_ms, patience }))
     }

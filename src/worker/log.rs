@@ -41,10 +41,27 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
         detail = settlement.detail,
         "request answered"
     );
-    let mut given_up = Vec::new();
+    rows(settlement, call);
+    if strays > 0 {
+        warn!(
+            event = event::UNEXPECTED_IDS,
+            request,
+            correlation_id,
+            agent,
+            ids = strays,
+            "the API listed IDs that were not sent"
+        );
+    }
+}
+
+/// Logs each row of a request at debug, and those that are dead in one warning.
+fn rows(settlement: &Settlement, call: &InFlight) {
+    let agent = call.batch.lane().agent.as_str();
+    let request = settlement.request.0;
+    let mut dead = Vec::new();
     for (row, judged) in call.batch.deletions().iter().zip(&settlement.rows) {
         if let Verdict::Dead { cause } = judged.verdict {
-            given_up.push((row.entry.as_str(), cause.as_str(), judged.maybe_done));
+            dead.push((row.entry.as_str(), cause.as_str(), judged.maybe_done));
         }
         debug!(
             event = event::DELETION,
@@ -58,30 +75,19 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
             "row judged"
         );
     }
-    if let Some((_, cause, _)) = given_up.first() {
-        let entries: Vec<&str> = given_up.iter().map(|(entry, _, _)| *entry).collect();
-        let unconfirmed = given_up.iter().filter(|(_, _, maybe_done)| *maybe_done).count();
-        warn!(
-            event = event::DEAD,
-            request,
-            agent,
-            cause,
-            rows = given_up.len(),
-            unconfirmed,
-            entries = entries.join(","),
-            "rows are dead"
-        );
-    }
-    if strays > 0 {
-        warn!(
-            event = event::UNEXPECTED_IDS,
-            request,
-            correlation_id,
-            agent,
-            ids = strays,
-            "the API listed IDs that were not sent"
-        );
-    }
+    let Some((_, cause, _)) = dead.first() else { return };
+    let entries: Vec<&str> = dead.iter().map(|(entry, _, _)| *entry).collect();
+    let unconfirmed = dead.iter().filter(|(_, _, maybe_done)| *maybe_done).count();
+    warn!(
+        event = event::DEAD,
+        request,
+        agent,
+        cause,
+        rows = dead.len(),
+        unconfirmed,
+        entries = entries.join(","),
+        "rows are dead"
+    );
 }
 
 /// Logs that a single-entry DELETE was refused. Once per process, because the remedy is a configuration key.

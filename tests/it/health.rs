@@ -78,6 +78,7 @@ async fn count(dir: &Path, statement: &str) -> f64 {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "the metrics are one table, checked line by line")]
 async fn the_metrics_are_openmetrics_and_say_what_the_database_says() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {

@@ -186,6 +186,7 @@ fn repeated(first: &str, again: &str, times: usize, last: &str) -> Vec<u8> {
 }
 
 /// Answers whose framing is wrong, slow or without end.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn framing(elsewhere: &str) -> Vec<(String, Say, Row)> {
     let head = |headers: &str| format!("HTTP/1.1 200 OK\r\n{headers}\r\n").into_bytes();
     let with = |headers: &str| Say::Bytes(answer("200 OK", headers, TRUE.as_bytes()));
@@ -315,6 +316,7 @@ fn framing(elsewhere: &str) -> Vec<(String, Say, Row)> {
 }
 
 /// Well-framed 200s whose body is not what was promised, or nearly.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn bodies() -> Vec<(String, Say, Row)> {
     let nested = |open: &str, times| open.repeat(times);
     let (opened, closed) = (nested("[", 100_000), nested("]", 100_000));
@@ -472,6 +474,7 @@ fn peak(pid: u32) -> Option<u64> {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one life of a daemon, from beginning to end")]
 async fn the_memory_of_the_daemon_stays_flat_whatever_it_is_told() {
     const ROWS: usize = 32;
     /// Twice the 38 MiB that were measured, in a debug build, with eight requests at a time; 13 MiB without the harm.

@@ -36,6 +36,14 @@ pub struct Options {
     pub synchronous: Synchronous,
 }
 
+impl Options {
+    /// The longest that a healthy engine waits for others, within one statement.
+    #[must_use]
+    pub fn longest_wait(&self) -> Duration {
+        self.busy_timeout
+    }
+}
+
 /// `PRAGMA synchronous`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Synchronous {

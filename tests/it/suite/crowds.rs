@@ -262,9 +262,21 @@ impl<E: Engine> Paced<E> {
 }
 
 pub async fn wherever_a_turn_takes_its_time_no_window_has_more_requests_than_the_rate_allows<E: Engine>() {
+    // How many polls a turn takes depends on how soon the database answers: on a busy machine it may be one or two.
+    let mut most = 0;
+    for _ in 0..20 {
+        most = most.max(pause_after_each_poll_of_a_turn::<E>().await);
+        if most > 3 {
+            return;
+        }
+    }
+    panic!("a turn never took more than {most} polls");
+}
+
+/// Returns the number of polls that the longest turn took.
+async fn pause_after_each_poll_of_a_turn<E: Engine>() -> usize {
     let rate = RateLimit { requests_per_second: 5.0, burst: 5.try_into().unwrap() };
-    let mut polls = 1;
-    loop {
+    for polls in 1.. {
         let mut paced = Paced::<E>::new(rate).await;
         paced.bed.insert_many("a", 60).await;
         let pause = Duration::from_millis(1_500);
@@ -278,11 +290,10 @@ pub async fn wherever_a_turn_takes_its_time_no_window_has_more_requests_than_the
         // Nor are there fewer than the rate allows: a burst, and 3 s at 5/s.
         assert!(paced.arrived.len() >= 5 + 13, "{what}: {:?}", paced.arrived);
         if !was_paused {
-            break;
+            return polls;
         }
-        polls += 1;
     }
-    assert!(polls > 3, "{polls}");
+    unreachable!("a turn ends")
 }
 
 pub async fn wherever_a_turn_takes_its_time_a_daemon_that_starts_after_it_keeps_the_rate_of_both<E: Engine>() {
