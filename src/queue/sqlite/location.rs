@@ -1,141 +1,135 @@
-//! Where a database may not lie, whatever is in it: where others do not see its log, or its locks.
+//! Where a database must not lie, whatever is in it: where other processes would see another WAL, or other locks.
 
 use std::{
-    ffi::OsStr,
     fs, io,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tokio::time::sleep;
 
-use super::{descriptor::Descriptor, files::beside, processes::strangers};
+use super::{database_file::DatabaseFile, processes::with_another_wal, remedies::absolute, watched_files::beside};
 use crate::small_file::be_regular;
 
-/// How often it is looked again for processes that use other files than we do, and for how long: one that is just opening or
-/// closing the database looks like one, and a daemon whose files were taken away ends soon.
-const STRANGERS_PAUSE: Duration = Duration::from_millis(20);
-const STRANGERS_PATIENCE: Duration = Duration::from_secs(1);
+/// How often processes with another WAL are looked for, and for how long. A process that is just opening or closing the database
+/// looks like one, and a daemon whose files were removed ends soon.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Why a database is not opened that could be.
+/// Why a database is refused that SQLite could open.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
-    /// It is no file that could be one.
-    #[error("database {path}: {source}; give database.path another file")]
+pub enum LocationError {
+    /// It is not a regular file.
+    #[error("database {}: {source}; give database.path another file", absolute(.path).display())]
     Special {
-        /// What is there.
+        /// Its path.
         path: PathBuf,
-        /// What it is.
+        /// The kind of thing that it is.
         source: io::Error,
     },
     /// It has several names.
     #[error(
-        "database {path}: the file has {names} names (hard links); the log of commits belongs to a name, so what is written by \
-         one name is lost by another: keep one (`find DIRECTORY -samefile {path}` lists them), or make the others symbolic links"
+        "database {0}: the file has {names} names (hard links). The write-ahead log belongs to a name, so rows that are written \
+         by one name are lost by another: keep one name (`find DIRECTORY -samefile {0}` lists them), or make the others symbolic \
+         links",
+        absolute(.path).display()
     )]
     Linked {
         /// The name by which it was to be opened.
         path: PathBuf,
-        /// How many there are.
+        /// The number of names.
         names: u64,
     },
     /// It is mounted without its directory.
     #[error(
-        "database {0}: the file itself is a mount point, so those outside see another log of commits and another lock than what \
-         is beside it here; mount its directory instead"
+        "database {}: the file itself is a mount point, so processes outside see another write-ahead log and another lock file \
+         beside it; mount its directory instead",
+        absolute(.0).display()
     )]
     Mounted(PathBuf),
     /// It is on another machine.
     #[error(
-        "database {path}: it is on a network file system ({kind}), where neither SQLite's locks nor ours are certain; put it on \
-         a local disk"
+        "database {}: it is on a network file system ({kind}), where SQLite's locks and ours are not reliable; put it on a local \
+         disk",
+        absolute(.path).display()
     )]
     Remote {
-        /// The file.
+        /// Its path.
         path: PathBuf,
-        /// What the file system is called.
+        /// The name of the file system.
         kind: &'static str,
     },
-    /// Others write another log.
+    /// Another process writes another WAL.
     #[error(
-        "database {path}: {processes} uses the file by another name, or with a -wal or -shm file that was taken away since, and \
-         would overwrite what is written now; end that process, then try again"
+        "database {}: {processes} has the file open with another write-ahead log (by another name of the file, or because a -wal \
+         or -shm file was removed), and would overwrite new rows; end that process, then try again",
+        absolute(.path).display()
     )]
-    Strangers {
-        /// The file.
+    AnotherWal {
+        /// Its path.
         path: PathBuf,
-        /// Who does.
+        /// The processes that do.
         processes: String,
     },
-    /// Somebody else has locked it, or the lock file.
-    #[error("database {path}: {file} is locked by {by}; end that process, or let it lock a file that is not sweeper's")]
+    /// Another program has locked it, or the lock file.
+    #[error(
+        "database {}: {} is locked by {by}; end that process, or let it lock another file",
+        absolute(.path).display(),
+        absolute(.file).display()
+    )]
     Locked {
         /// The database.
         path: PathBuf,
-        /// What is locked.
+        /// The locked file.
         file: PathBuf,
-        /// Who has locked it, as far as that can be seen.
+        /// The program that has locked it, as far as we can see.
         by: String,
     },
 }
 
-/// Refuses a database that others can have open with another log than the one beside `path`, or that is on another machine.
+/// Refuses a database that other processes can have open with another WAL than the one beside `path`, or that is on another
+/// machine. A database that does not exist yet is refused only for its directory.
 ///
 /// # Errors
-/// Then. Nothing is said of one that is not there yet, but for its directory.
-pub(super) fn refuse(path: &Path) -> Result<(), PlaceError> {
+/// If it lies in such a place.
+pub(super) fn refuse(path: &Path) -> Result<(), LocationError> {
     if let Some(found) = fs::metadata(path).ok().filter(|found| !found.is_dir()) {
         // SQLite would wait for the other end of a pipe.
-        be_regular(&found).map_err(|source| PlaceError::Special { path: path.to_owned(), source })?;
+        be_regular(&found).map_err(|source| LocationError::Special { path: path.to_owned(), source })?;
         if found.nlink() > 1 {
-            return Err(PlaceError::Linked { path: path.to_owned(), names: found.nlink() });
+            return Err(LocationError::Linked { path: path.to_owned(), names: found.nlink() });
         }
     }
-    let real = fs::canonicalize(path);
-    if real.is_ok_and(|real| fs::read("/proc/self/mountinfo").is_ok_and(|mounts| is_mount_point(&mounts, &real))) {
-        return Err(PlaceError::Mounted(path.to_owned()));
+    if is_mount_point(path) {
+        return Err(LocationError::Mounted(path.to_owned()));
     }
     match remote(path) {
-        Some(kind) => Err(PlaceError::Remote { path: path.to_owned(), kind }),
+        Some(kind) => Err(LocationError::Remote { path: path.to_owned(), kind }),
         None => Ok(()),
     }
 }
 
-/// Of lines like `36 35 98:0 /root /mount\040point rw shared:1 - ext4 …`, whether one is mounted there.
-fn is_mount_point(mounts: &[u8], path: &Path) -> bool {
-    let points = mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    points.into_iter().any(|point| OsStr::from_bytes(&unescape(point)) == path.as_os_str())
+/// Whether something is mounted on the file itself, as far as the kernel says so (Linux 5.8 and later).
+#[cfg(target_os = "linux")]
+fn is_mount_point(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty());
+    found.is_ok_and(|found| (found.stx_attributes & found.stx_attributes_mask).contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Spaces and the like are written `\040`.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, others)) = rest.split_first() {
-        let octal = others.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                rest = &others[3..];
-            }
-            None => {
-                plain.push(*first);
-                rest = others;
-            }
-        }
-    }
-    plain
+#[cfg(not(target_os = "linux"))]
+fn is_mount_point(_: &Path) -> bool {
+    false
 }
 
-/// The network file system that a database is on, or will be. There the system makes of our lock one that keeps SQLite itself
-/// out, or keeps nobody out.
+/// The network file system that a database is on, or will be on. There our `flock` either keeps SQLite itself out, or keeps nobody
+/// out.
 #[cfg(target_os = "linux")]
 fn remote(path: &Path) -> Option<&'static str> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let found = rustix::fs::statfs(path).or_else(|_| rustix::fs::statfs(directory)).ok()?;
-    // On some machines the field is signed, and the number has 32 bits.
-    #[expect(clippy::cast_sign_loss, reason = "that is what is meant")]
+    #[expect(clippy::cast_sign_loss, reason = "the field is a number of 32 bits, signed on some machines")]
     name_of_remote(found.f_type as u64 & 0xffff_ffff)
 }
 
@@ -156,46 +150,37 @@ fn name_of_remote(number: u64) -> Option<&'static str> {
     }
 }
 
-/// Refuses to write beside processes that use another log, after a moment in which they may end.
+/// Refuses to write beside a process that uses another WAL, if it does not end within a second.
 ///
 /// # Errors
-/// If they do not.
-pub(super) async fn refuse_strangers(path: &Path, database: &Descriptor) -> Result<(), PlaceError> {
+/// If such a process stays.
+pub(super) async fn refuse_another_wal(path: &Path, database: &DatabaseFile) -> Result<(), LocationError> {
     let mut waited = Duration::ZERO;
     loop {
         let index = fs::metadata(beside(path, "-shm")).ok().map(|found| found.ino());
-        let found = if database.has_log() { strangers(database.file(), index) } else { Vec::new() };
+        let found = if database.has_wal() { with_another_wal(database.file(), index) } else { Vec::new() };
         let Some(first) = found.first() else { return Ok(()) };
-        if waited >= STRANGERS_PATIENCE {
-            let others = found.len() - 1;
-            let others = if others > 0 { format!(" (one of {})", others + 1) } else { String::new() };
-            return Err(PlaceError::Strangers { path: path.to_owned(), processes: format!("{first}{others}") });
+        if waited >= LOOK_PATIENCE {
+            let count = found.len();
+            let of = if count > 1 { format!(" (one of {count})") } else { String::new() };
+            return Err(LocationError::AnotherWal { path: path.to_owned(), processes: format!("{first}{of}") });
         }
-        sleep(STRANGERS_PAUSE).await;
-        waited += STRANGERS_PAUSE;
+        sleep(LOOK_PAUSE).await;
+        waited += LOOK_PAUSE;
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
     #[test]
-    fn mount_points_are_found_whatever_their_names_are() {
-        let mounts = b"36 35 98:0 /mnt1 /srv/a rw,noatime master:1 - ext3 /dev/root rw\n\
-            37 35 98:0 /x /srv/a\\040b\\134c\\012d rw - ext3 /dev/root rw\n\
-            38 35 98:0 /x /srv/\xff rw - ext3 /dev/root rw\n\
-            39 35 98:0 /x /srv/\\9z\\04 rw - ext3 /dev/root rw\n\n";
-        for path in [b"/srv/a".as_slice(), b"/srv/a b\\c\nd", b"/srv/\xff", b"/srv/\\9z\\04"] {
-            assert!(is_mount_point(mounts, Path::new(OsStr::from_bytes(path))), "{path:?}");
-        }
-        for path in ["/srv", "/srv/a ", "/srv/a/queue.db", "/mnt1", "/x"] {
-            assert!(!is_mount_point(mounts, Path::new(path)), "{path}");
-        }
+    fn mount_points_are_known_and_what_is_below_them_is_none() {
+        assert!(is_mount_point(Path::new("/proc")));
+        assert!(!is_mount_point(Path::new("/proc/self/stat")) && !is_mount_point(Path::new("/nowhere")));
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn network_file_systems_are_known_and_local_ones_are_none() {
         let known: Vec<_> = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400].map(name_of_remote).into();
         assert_eq!(known, [Some("NFS"), Some("SMB"), Some("SMB"), Some("SMB"), Some("Ceph")]);

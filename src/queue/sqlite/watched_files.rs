@@ -1,4 +1,4 @@
-//! The files of a database that is open, and whether they are still those that were opened.
+//! The files of an open database, and whether they are still the files that were opened.
 
 use std::{
     fmt, fs, io,
@@ -8,112 +8,111 @@ use std::{
 
 use super::errors::StoreError;
 
-/// What tells a file from another one in its place: device and inode.
+/// Device and inode: they tell a file from another one that took its place.
 pub(super) type FileIdentity = (u64, u64);
 
-/// The file at `path`, wherever that leads.
+/// The identity of the file at `path`, after links were followed.
 pub(super) fn identity_of(path: &Path) -> io::Result<FileIdentity> {
     fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
-/// A file of SQLite's own beside the database: beside the file itself, not beside a link to it.
+/// The path of SQLite's own file with this suffix. It lies beside the database itself, not beside a link to it.
 pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned()).into_os_string();
     path.push(suffix);
     PathBuf::from(path)
 }
 
-/// What is said of a file that has got a second name while it was open.
-const LINKED: &str = "it has got another name (a hard link) while in use, and what is written by that name is lost; remove that \
-                      name (`find DIRECTORY -samefile FILE` lists them), and start again";
+/// The message about a file that got a second name while it was open.
+const LINKED: &str = "it has got another name (a hard link) while in use, and rows that are written by that name are lost; remove \
+                      that name (`find DIRECTORY -samefile FILE` lists them), and start again";
 
-/// What has become of a file.
+/// Whether a path still leads to the file that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// It is where it was.
-    Same,
-    /// There is none any more.
+enum State {
+    /// To the same file.
+    InPlace,
+    /// To no file.
     Gone,
-    /// There is another one.
-    Other,
+    /// To another file.
+    Replaced,
 }
 
-/// Files as they were opened: the database, its log, and the log's index, through which everybody sees what is in the log.
+/// Files as they were opened: the database, its WAL, and the WAL's index (`-shm`), through which every process sees the WAL.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Files {
-    log: Option<(PathBuf, FileIdentity)>,
+pub(super) struct WatchedFiles {
+    wal: Option<(PathBuf, FileIdentity)>,
     index: Option<(PathBuf, FileIdentity)>,
     others: Vec<(PathBuf, FileIdentity)>,
 }
 
-impl Files {
-    /// Those of a database that SQLite has open, as far as they are there.
+impl WatchedFiles {
+    /// The files of a database that SQLite has open, as far as they exist.
     pub(super) fn of(database: &Path) -> Self {
         let named = |path: PathBuf| {
             let identity = identity_of(&path).ok()?;
             Some((path, identity))
         };
         Self {
-            log: named(beside(database, "-wal")),
+            wal: named(beside(database, "-wal")),
             index: named(beside(database, "-shm")),
             others: named(database.to_owned()).into_iter().collect(),
         }
     }
 
-    /// Adds one.
-    pub(super) fn watch(&mut self, path: PathBuf, identity: FileIdentity) {
+    /// Watches one more file.
+    pub(super) fn add(&mut self, path: PathBuf, identity: FileIdentity) {
         self.others.push((path, identity));
     }
 
-    /// Whether the database has a log that others can see: one that was opened, and taken away before we looked, is not there.
-    pub(super) fn has_log(&self) -> bool {
-        self.log.is_some() && self.index.is_some()
+    /// Whether the WAL and its index were there. If not, they were removed between SQLite's opening them and our look.
+    pub(super) fn has_wal(&self) -> bool {
+        self.wal.is_some() && self.index.is_some()
     }
 
-    /// The first that is not there any more, or is another one. SQLite goes on with the old one and never notices, while
-    /// everybody else uses what is there now, or nothing.
+    /// The first file that is gone or was replaced. SQLite never notices, and goes on with the old file, while other processes use
+    /// the new one.
     pub(super) fn replaced(&self) -> Option<&Path> {
-        let mut all = self.others.iter().chain(&self.log).chain(&self.index);
-        all.find(|file| place(file) != Place::Same).map(|(path, _)| path.as_path())
+        let mut all = self.others.iter().chain(&self.wal).chain(&self.index);
+        all.find(|file| state(file) != State::InPlace).map(|(path, _)| path.as_path())
     }
 
-    /// Fails if one of them was replaced, for which `said` has the words, or has got another name.
+    /// Fails with `message` if a file is gone or was replaced, and with another message if a file has got another name.
     ///
     /// # Errors
-    /// Then.
-    pub(super) fn check(&self, doing: &'static str, said: impl Fn(&Path) -> &'static str) -> Result<(), StoreError> {
+    /// In these cases; the worker then ends ([`crate::queue::Remedy::Lost`]).
+    pub(super) fn check(&self, doing: &'static str, message: impl Fn(&Path) -> &'static str) -> Result<(), StoreError> {
         let (path, error) = match (self.replaced(), self.linked()) {
-            (Some(path), _) => (path, io::Error::new(io::ErrorKind::NotFound, Replaced(said(path)))),
+            (Some(path), _) => (path, io::Error::new(io::ErrorKind::NotFound, Replaced(message(path)))),
             (None, Some(path)) => (path, io::Error::new(io::ErrorKind::InvalidInput, Replaced(LINKED))),
             (None, None) => return Ok(()),
         };
         Err(StoreError { path: path.to_owned(), doing, source: sqlx::Error::Io(error) })
     }
 
-    /// The database or the lock file, if it has a second name: by that name, others write another log.
+    /// The database or the lock file, if it has a second name. A process that uses that name writes another WAL.
     fn linked(&self) -> Option<&Path> {
         let is_linked = |path: &Path| fs::metadata(path).is_ok_and(|found| found.nlink() > 1);
         self.others.iter().map(|(path, _)| path.as_path()).find(|path| is_linked(path))
     }
 
-    /// Whether SQLite may close the database in good order, if it has it open last: copy what it knows of the log into the
-    /// database, and remove the log. Whoever opens the database while we have it open makes new files in the place of those that
-    /// are missing, which stay until we close it.
+    /// Whether SQLite may close the database. The last connection copies its WAL into the database, and removes the WAL. A
+    /// process that opens the database while we have it open makes new files in the place of missing ones.
     pub(super) fn may_be_closed(&self) -> bool {
-        let place = |file: &Option<_>| file.as_ref().map_or(Place::Same, place);
-        match (place(&self.log), place(&self.index)) {
-            // Others write there, and we would copy over that, and remove it unread.
-            (Place::Other, _) | (_, Place::Other) => false,
-            // What is in the log that was taken away is nowhere else; and nobody has opened the database since.
-            (Place::Gone, _) => true,
-            // The log has it all, and whoever opens it next finds all of it.
-            (Place::Same, Place::Gone) => false,
-            (Place::Same, Place::Same) => true,
+        let state = |file: &Option<_>| file.as_ref().map_or(State::InPlace, state);
+        match (state(&self.wal), state(&self.index)) {
+            // Other processes write to the new file. Closing would overwrite their commits, and remove the file unread.
+            (State::Replaced, _) | (_, State::Replaced) => false,
+            // Only our connection still has the WAL's content, and nobody has opened the database since.
+            (State::Gone, _) => true,
+            // The WAL has every commit, and the next process to open the database finds them there.
+            (State::InPlace, State::Gone) => false,
+            (State::InPlace, State::InPlace) => true,
         }
     }
 }
 
-/// What is written from here on, others do not see: they use other files.
+/// A file was replaced: other processes would not see what we write from here on.
 #[derive(Debug)]
 pub(super) struct Replaced(&'static str);
 
@@ -125,13 +124,13 @@ impl fmt::Display for Replaced {
 
 impl std::error::Error for Replaced {}
 
-fn place((path, identity): &(PathBuf, FileIdentity)) -> Place {
+fn state((path, identity): &(PathBuf, FileIdentity)) -> State {
     match identity_of(path) {
-        Ok(found) if found == *identity => Place::Same,
-        Ok(_) => Place::Other,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Place::Gone,
-        // That says nothing about the file.
-        Err(_) => Place::Same,
+        Ok(found) if found == *identity => State::InPlace,
+        Ok(_) => State::Replaced,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => State::Gone,
+        // The path cannot be read. That says nothing about the file.
+        Err(_) => State::InPlace,
     }
 }
 
@@ -144,7 +143,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let database = dir.path().join("queue.db");
         let path = |suffix: &str| beside(&database, suffix);
-        // What is done to the log and its index, and whether SQLite may close the database then.
+        // What happens to the WAL and to its index, and whether SQLite may close the database then.
         let cases = [
             (["stays", "stays"], true),
             (["stays", "gone"], false),
@@ -160,8 +159,8 @@ mod tests {
             for suffix in ["", "-wal", "-shm", "-new"] {
                 fs::write(path(suffix), suffix).unwrap();
             }
-            let files = Files::of(&database);
-            assert!(files.has_log() && files.replaced().is_none() && files.may_be_closed());
+            let files = WatchedFiles::of(&database);
+            assert!(files.has_wal() && files.replaced().is_none() && files.may_be_closed());
             for (suffix, done) in ["-wal", "-shm"].into_iter().zip(done) {
                 match done {
                     "gone" => fs::remove_file(path(suffix)).unwrap(),
