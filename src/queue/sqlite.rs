@@ -61,8 +61,8 @@ pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
-    AgentStanding, Daemon, DeadRows, Introduction, Lately, Reader, SentRequest, SharedLimits, Standing, Story,
-    introduction_of, lifting,
+    AgentStanding, Daemon, DeadRows, Introduction, Reader, RecentPace, SentRequest, SharedLimits, Standing, Story,
+    introduction_of, sql_to_lift,
 };
 pub use schema_watch::{Change, SchemaChange, names_of};
 pub use second_look::twice_if_damaged;
@@ -85,7 +85,7 @@ use step_limit::{SOME_ROWS, StepLimit, whole_file};
 use tx::DATA_VERSION;
 
 /// After another process's write, we leave gaps between our own transactions for this long.
-const POLITE_FOR: Duration = Duration::from_secs(2);
+const GAPS_FOR: Duration = Duration::from_secs(2);
 /// The longest gap.
 const MAX_GAP: Duration = Duration::from_millis(50);
 
@@ -267,7 +267,7 @@ impl Queue for Store {
 
     /// SQLite's busy handler sleeps up to 100 ms between two tries: without a gap after our commit, a waiting producer starves.
     fn gap(&self, wrote_for: Duration, others_wrote: Option<Duration>) -> Duration {
-        if others_wrote.is_some_and(|ago| ago < POLITE_FOR) { wrote_for.min(MAX_GAP) } else { Duration::ZERO }
+        if others_wrote.is_some_and(|ago| ago < GAPS_FOR) { wrote_for.min(MAX_GAP) } else { Duration::ZERO }
     }
 
     fn counter(&self) -> Counter {

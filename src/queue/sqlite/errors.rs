@@ -10,6 +10,7 @@ use sqlx::migrate::MigrateError;
 
 use super::{
     location::LocationError,
+    lock::LOCK_SUFFIX,
     remedies::{absolute, is_full, is_temporary_code, lock_remedy, may_be_damaged, remedy, take_over},
     watched_files::Replaced,
 };
@@ -247,7 +248,11 @@ pub(super) fn extended_code(error: &sqlx::Error) -> Option<i32> {
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "database {}: {}: {}", absolute(&self.path).display(), self.doing, self.cause())?;
+        // The path may be that of a file beside the database.
+        let is_beside =
+            ["-wal", "-shm", LOCK_SUFFIX].iter().any(|suffix| self.path.to_string_lossy().ends_with(suffix));
+        let noun = if is_beside { "file" } else { "database" };
+        write!(f, "{noun} {}: {}: {}", absolute(&self.path).display(), self.doing, self.cause())?;
         f.write_str(&self.code().map_or_else(Cow::default, |code| remedy(code, &self.path)))
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use sqlx::{ColumnIndex, Row as _, Sqlite, SqliteConnection, Type, decode::Decode, sqlite::SqliteRow};
 
 pub(super) use standing::waiting;
-pub use standing::{AgentStanding, Daemon, DeadRows, Introduction, Lately, Standing};
+pub use standing::{AgentStanding, Daemon, DeadRows, Introduction, RecentPace, Standing};
 #[cfg(test)]
 pub(super) use standing::{DEAD, PENDING, first_rows};
 pub use story::{SentRequest, Story};
@@ -32,7 +32,7 @@ use crate::model::{
 
 /// The SQL with which a person lifts a hold.
 #[must_use]
-pub fn lifting(hold: &HoldRow) -> String {
+pub fn sql_to_lift(hold: &HoldRow) -> String {
     let (scope, cause) = (hold.scope.as_str().replace('\'', "''"), hold.cause.as_str());
     format!("DELETE FROM holds WHERE scope = '{scope}' AND cause = '{cause}'")
 }
@@ -108,8 +108,11 @@ impl Reader {
         let pid = holder(&self.path).ok().flatten().flatten();
         let read = async {
             let holds = concerning(holds(&mut self.conn).await?, Some(agent));
-            let said = introduction(&mut self.conn, pid).await?;
-            Ok(SharedLimits { holds, requests_per_second: said.map(|said| said.requests_per_second) })
+            let introduction = introduction(&mut self.conn, pid).await?;
+            Ok(SharedLimits {
+                holds,
+                requests_per_second: introduction.map(|introduction| introduction.requests_per_second),
+            })
         };
         read.await.map_err(|source| StoreError { path: self.path.clone(), doing: "read the holds", source })
     }
@@ -138,8 +141,8 @@ impl Reader {
 
 /// The introduction that the daemon with this process number wrote.
 async fn introduction(conn: &mut SqliteConnection, pid: Option<u32>) -> Result<Option<Introduction>, sqlx::Error> {
-    let said = sqlx::query("SELECT version, started_at, requests_per_second FROM daemon WHERE pid = ?1").bind(pid);
-    Ok(said.fetch_optional(conn).await?.and_then(|row| {
+    let found = sqlx::query("SELECT version, started_at, requests_per_second FROM daemon WHERE pid = ?1").bind(pid);
+    Ok(found.fetch_optional(conn).await?.and_then(|row| {
         Some(Introduction {
             version: text(&row, 0)?,
             started_at: Timestamp(value(&row, 1)?),

@@ -18,7 +18,7 @@ use crate::model::{
     outcome::{Cause, Scope},
 };
 
-/// The time that [`Lately`] covers.
+/// The time that [`RecentPace`] covers.
 const LATELY: Duration = Duration::from_secs(300);
 
 /// ?1 now; ?2 agent or NULL. Grouped in the order of the index, so that nothing is sorted.
@@ -57,7 +57,7 @@ const IN_FLIGHT: &str = "
 SELECT count(*), sum(size) FROM requests INDEXED BY requests_unanswered
 WHERE answered_at IS NULL AND (?1 IS NULL OR agent_id = ?1)";
 
-/// The number of requests that are read for [`Lately`].
+/// The number of requests that are read for [`RecentPace`].
 const NEWEST_REQUESTS: u64 = 20_000;
 
 /// ?1 agent or NULL; ?2 since when; ?3 the number of requests. They are claimed in the order of their ids, so the newest are enough.
@@ -98,7 +98,7 @@ pub struct Standing {
     /// The holds.
     pub holds: Vec<HoldRow>,
     /// The pace of the last minutes.
-    pub lately: Lately,
+    pub recent: RecentPace,
 }
 
 /// The daemon that works on a queue, as far as it can be seen.
@@ -109,7 +109,7 @@ pub struct Daemon {
     /// Its process number.
     pub pid: Option<u32>,
     /// What it wrote about itself at its start; `None` if it has not written that yet.
-    pub said: Option<Introduction>,
+    pub introduction: Option<Introduction>,
 }
 
 /// What a daemon writes about itself.
@@ -149,7 +149,7 @@ pub struct DeadRows {
 
 /// The pace of the last minutes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lately {
+pub struct RecentPace {
     /// The time covered: five minutes, or the time since the daemon started, or as far back as the newest requests reach.
     pub span: Duration,
     /// Rows deleted.
@@ -231,15 +231,15 @@ pub(super) async fn standing(
     (standing.requests_in_flight, standing.rows_in_flight) = (count(&in_flight, 0), count(&in_flight, 1));
     standing.holds = concerning(holds, agent);
 
-    standing.daemon.said = introduction(conn, pid).await?;
-    let started_at = standing.daemon.said.as_ref().map(|said| said.started_at);
+    standing.daemon.introduction = introduction(conn, pid).await?;
+    let started_at = standing.daemon.introduction.as_ref().map(|introduction| introduction.started_at);
     let since = started_at.map_or(now.minus(LATELY), |at| at.max(now.minus(LATELY)));
     let newest = sqlx::query(NEWEST).bind(name).bind(since.0).bind(NEWEST_REQUESTS.cast_signed());
     let newest = newest.fetch_one(conn).await?;
-    standing.lately = Lately { span: now.since(since), deleted: count(&newest, 0), ended: count(&newest, 1) };
+    standing.recent = RecentPace { span: now.since(since), deleted: count(&newest, 0), ended: count(&newest, 1) };
     // If the newest requests do not reach back that far, the time shrinks to what they cover.
     if let (NEWEST_REQUESTS.., Some(reach)) = (count(&newest, 2), value::<i64, _>(&newest, 3)) {
-        standing.lately.span = standing.lately.span.min(now.since(Timestamp(reach)));
+        standing.recent.span = standing.recent.span.min(now.since(Timestamp(reach)));
     }
     Ok(standing)
 }
