@@ -5,10 +5,10 @@
 
 PRAGMA application_id = 1396922192; -- 0x53435750, "SCWP": tells our file from any other SQLite database
 
--- There is one row per (agent, entry), ever. ON CONFLICT IGNORE, because a repeated INSERT is harmless: the trigger
--- deletions_repeat has done what it asks for. An upsert goes on to its DO UPDATE, so its RETURNING has the row that there is;
--- after RAISE(IGNORE) in the trigger, it would have none. AUTOINCREMENT never gives out an id twice, so a verdict can never
--- reach a row that was inserted in the place of a removed one.
+-- There is one row per (agent, entry), ever. ON CONFLICT IGNORE makes a repeated INSERT harmless: the trigger deletions_repeat has
+-- already updated the row. It also lets an upsert go on to its DO UPDATE, so that its RETURNING has the existing row;
+-- RAISE(IGNORE) in the trigger would end the upsert without a row. AUTOINCREMENT never gives out an id twice, so a verdict can
+-- never reach a row that was inserted in the place of a removed one.
 CREATE TABLE deletions (
     id          INTEGER PRIMARY KEY ON CONFLICT IGNORE AUTOINCREMENT,
     agent_id    TEXT    NOT NULL,
@@ -21,9 +21,9 @@ CREATE TABLE deletions (
     asks        INTEGER NOT NULL DEFAULT 0,  -- single-entry DELETEs in a row that told nothing about the entry
     maybe_done  INTEGER NOT NULL DEFAULT 0,  -- 1: an attempt may have deleted the entry unseen
     request_id  INTEGER,                     -- the last request that has settled this row since it was opened
-    -- The first of the requests that failed as a whole with this row since an answer was about this row by itself.
+    -- The first request that failed as a whole with this row in it, since the last answer about the row itself.
     first_fault INTEGER,
-    -- The request that has shown that the row fails by its own doing: others got through.
+    -- The request that showed that the row itself is at fault, because others got through.
     evidence    INTEGER,
     last_cause  TEXT,
     created_at  INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
@@ -61,7 +61,7 @@ CREATE TABLE deletions (
         'untrusted')),
     CONSTRAINT "created_at must be Unix milliseconds, up to the year 9999" CHECK (
         typeof(created_at) = 'integer' AND created_at BETWEEN 0 AND 253402300799999),
-    -- A clock gives this time, and a machine whose clock begins in 1970 can enqueue all the same.
+    -- This time comes from a clock. A machine whose clock begins in 1970 must be able to enqueue, so times in 1970 are allowed.
     CONSTRAINT "created_at must be Unix milliseconds; this looks like seconds" CHECK (
         created_at NOT BETWEEN 1000000000 AND 99999999999),
     CONSTRAINT "settled_at must be Unix milliseconds" CHECK (
@@ -82,7 +82,7 @@ CREATE INDEX deletions_due ON deletions (priority, agent_id, batch_max, due_at) 
 -- the table.
 CREATE INDEX deletions_dead ON deletions (last_cause) WHERE state = 'dead';
 
--- The entry of the last INSERT that repeated one: the mark by which an INSERT OR REPLACE is recognised. One row at the most.
+-- The mark by which the triggers recognise an INSERT OR REPLACE: the entry of the last INSERT that repeated one. At most one row.
 CREATE TABLE repeated (
     agent_id TEXT,
     entry_id TEXT
@@ -100,8 +100,8 @@ BEGIN
     UPDATE deletions SET due_at = NEW.due_at
     WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state = 'pending' AND NEW.due_at < due_at
         AND due_at <> created_at AND request_id IS NULL AND attempts = 0;
-    -- A settled row is reopened, because somebody wants the entry gone again. Its history stays in `requests`. Its id is an
-    -- old one: what is due at once has its turn by the time of this INSERT.
+    -- A settled row is reopened, because somebody wants the entry gone again. Its history stays in `requests`. Rows with due_at 0
+    -- go out in the order of their ids, and this id is an old one. So the time of this INSERT becomes the due time.
     UPDATE deletions SET state = 'pending', settled_at = NULL, attempts = 0, batch_max = 20,
         due_at = CASE WHEN NEW.due_at <> 0 OR NEW.created_at < 100000000000 THEN NEW.due_at ELSE NEW.created_at END,
         asks = 0, maybe_done = 0, request_id = NULL, first_fault = NULL, evidence = NULL, last_cause = NULL,
@@ -111,16 +111,16 @@ BEGIN
     INSERT INTO repeated (agent_id, entry_id) VALUES (NEW.agent_id, NEW.entry_id);
 END;
 
--- INSERT OR REPLACE would put a new row, with another id, in the place of one that may be in flight, and its request's answer
--- would reach neither. A trigger cannot see that an INSERT is such a one. But of the INSERTs that repeat an entry, no other
--- gets as far as AFTER INSERT.
+-- INSERT OR REPLACE would put a new row, with another id, in the place of one that may be in flight, and the request's answer
+-- would reach neither. A trigger cannot see the conflict clause of an INSERT. But no other INSERT that repeats an entry gets as
+-- far as AFTER INSERT.
 CREATE TRIGGER deletions_replaced AFTER INSERT ON deletions
 WHEN EXISTS (SELECT 1 FROM repeated WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
 BEGIN
     SELECT RAISE(ABORT, 'INSERT OR REPLACE would replace a row that is there: use a plain INSERT, which may be repeated');
 END;
 
--- The row that was repeated has been removed since, and this INSERT repeats nothing.
+-- Clears the mark if the repeated row has been removed since: this INSERT repeats nothing.
 CREATE TRIGGER deletions_repeat_over BEFORE INSERT ON deletions
 WHEN EXISTS (SELECT 1 FROM repeated WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
     AND NOT EXISTS (SELECT 1 FROM deletions WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
@@ -144,9 +144,9 @@ BEGIN
     END;
 END;
 
--- INSERT OR IGNORE drops a row that a CHECK refuses, and says nothing. So an INSERT is checked here as well, and these
--- conditions are those of the CHECKs. A test holds that. For IN, SQLite builds a table each time that a trigger gets there: the
--- usual row gets to none.
+-- INSERT OR IGNORE silently drops a row that a CHECK refuses. So this trigger checks each INSERT as well, with the conditions of
+-- the CHECKs. A test holds that. SQLite builds a table for each IN that it evaluates, so the conditions are in a form in which a
+-- usual row evaluates none.
 CREATE TRIGGER deletions_checked BEFORE INSERT ON deletions
 BEGIN
     SELECT CASE
@@ -198,8 +198,9 @@ BEGIN
 END;
 
 -- Node, pandas, Excel and others keep numbers as doubles. 4711 becomes the text 4711.0, and 9007199254740993 becomes
--- 9.00719925474099e+15: IDs that nobody meant. Refused are digits with a point and nothing but zeros behind it, and digits
--- with an exponent that has a plus sign or a point before it (1e5 may be a hexadecimal ID). Some write the point as a comma.
+-- 9.00719925474099e+15: IDs that nobody meant. The trigger refuses digits that are followed by a point and only zeros, and digits
+-- with an exponent that has a plus sign or follows a point (1e5 may be a hexadecimal ID). Some programs write a comma for the
+-- point.
 CREATE TRIGGER deletions_floating BEFORE INSERT ON deletions
 WHEN NEW.agent_id GLOB '[-+0-9]*[.,eE]*' OR NEW.entry_id GLOB '[-+0-9]*[.,eE]*'
 BEGIN
@@ -213,7 +214,7 @@ BEGIN
         AND (rtrim(number, '0') GLOB '[0-9]*.' OR number GLOB '[0-9]*E+[0-9]*' OR number GLOB '[0-9]*.*E[0-9]*');
 END;
 
--- The answer to a request is written by id: with another entry in the row, it would be about an entry that was never sent.
+-- The verdict on a row is written by its id. With another entry in the row, the verdict would be about an entry that was not sent.
 CREATE TRIGGER deletions_renamed BEFORE UPDATE OF id, agent_id, entry_id ON deletions
 WHEN NEW.id IS NOT OLD.id OR NEW.agent_id IS NOT OLD.agent_id OR NEW.entry_id IS NOT OLD.entry_id
 BEGIN
@@ -234,13 +235,13 @@ CREATE TABLE requests (
     status         INTEGER,          -- HTTP status; NULL if there was none
     deleted        INTEGER,          -- deleted, absent, retried, dead: how many rows got that verdict
     absent         INTEGER,
-    retried        INTEGER,          -- with those that were released
+    retried        INTEGER,          -- includes released rows
     dead           INTEGER,
     fault          TEXT,             -- the cause, if the request failed as a whole or deleted nothing
-    detail         TEXT,             -- what was said with it: the API's message or the network's error
+    detail         TEXT,             -- the API's message or the network's error
     remote_id      TEXT,             -- the correlation ID that came back
-    -- What the request did to its rows: [{"verdict": …, "cause": …, "deletion_ids": […]}, …]; no deletion_ids: all of them.
-    -- It is here, and not in a row per deletion, because such rows made a deletion a sixth more expensive.
+    -- The verdicts on its rows: [{"verdict": …, "cause": …, "deletion_ids": […]}, …]. Without deletion_ids, a verdict is about all
+    -- rows. They are here because a history row for each deletion made a deletion a sixth more expensive.
     verdicts       TEXT,
     CONSTRAINT "kind must be bulk or single" CHECK (kind IN ('bulk', 'single')),
     CONSTRAINT "size must be from 1 to 20" CHECK (size BETWEEN 1 AND 20),
@@ -250,11 +251,11 @@ CREATE TABLE requests (
         'untrusted'))
 );
 
--- It has as many entries as there are calls in flight.
+-- This index has one entry per call in flight.
 CREATE INDEX requests_unanswered ON requests (id) WHERE answered_at IS NULL;
 
--- What each request did to each of its rows. Verdicts or a manifest that somebody damaged are left out, and do not keep
--- anybody from reading the others.
+-- The verdict of each request on each of its rows. The view leaves out verdicts and manifests that are no valid JSON, so that they
+-- do not keep anybody from reading the others.
 CREATE VIEW outcomes (request_id, deletion_id, verdict, cause) AS
 SELECT requests.id, deletion.value, json_extract(given.value, '$.verdict'), json_extract(given.value, '$.cause')
 FROM requests
@@ -269,8 +270,8 @@ CREATE TABLE holds (
     cause     TEXT    NOT NULL DEFAULT 'operator',
     since_at  INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
     until_at  INTEGER,
-    probed_at INTEGER,                    -- when a request last met what the hold is for
-    repeats   INTEGER NOT NULL DEFAULT 0, -- how often in a row the daemon has placed the hold: what makes it grow
+    probed_at INTEGER,                    -- when a request last met the hold's cause
+    repeats   INTEGER NOT NULL DEFAULT 0, -- how often in a row the daemon has placed the hold, which doubles each time
     PRIMARY KEY (scope, cause),
     CONSTRAINT "scope must be * or an agent_id" CHECK (
         typeof(scope) = 'text' AND length(scope) BETWEEN 1 AND 255
@@ -281,7 +282,7 @@ CREATE TABLE holds (
         'untrusted')),
     CONSTRAINT "since_at must be Unix milliseconds" CHECK (
         typeof(since_at) = 'integer' AND since_at BETWEEN 0 AND 253402300799999),
-    -- Only of a person's: the daemon's clock may begin in 1970, and it must be able to place a hold all the same.
+    -- Only for a person's hold: the daemon must be able to place a hold even if its clock begins in 1970.
     CONSTRAINT "since_at must be Unix milliseconds; this looks like seconds" CHECK (
         cause <> 'operator' OR since_at NOT BETWEEN 1000000000 AND 99999999999),
     CONSTRAINT "until_at must be Unix milliseconds, or NULL for until the row is deleted" CHECK (
@@ -330,8 +331,8 @@ BEGIN
     END;
 END;
 
--- Who works on the queue, for those who look. The daemon writes this one row at its start, and again with its next write when
--- its rate has changed. The row outlives its writer: only the lock beside the file tells whether the daemon still runs.
+-- The daemon that works on the queue, for `sweeper status`. It writes this one row at its start, and again with its next write
+-- after its rate has changed. The row outlives its writer: only the lock beside the file tells whether the daemon still runs.
 CREATE TABLE daemon (
     id                  INTEGER PRIMARY KEY,
     pid                 INTEGER NOT NULL,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::queue::{
     Queue as _,
-    sqlite::{self, Introduction, OpenError, Opened, Options, Reader, Store, sure},
+    sqlite::{self, Introduction, OpenError, Opened, Options, Reader, Store, twice_if_damaged},
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -26,10 +26,10 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// If the database cannot be used, or standard output cannot be written.
 pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
     let path = options.path.display();
-    let done = match sure(async || Store::make(options.clone()).await).await {
+    let done = match twice_if_damaged(async || Store::make(options.clone()).await).await {
         Ok(mut store) => {
-            if let Some(foreign) = store.news_of_the_tables() {
-                let names = sqlite::list(foreign);
+            if let Some(foreign) = store.schema_news() {
+                let names = sqlite::names_of(foreign);
                 warn_person(&format!("{path}: the tables are not as sweeper makes them: {names}"));
             }
             let opened = store.opened();

@@ -26,7 +26,7 @@ use crate::{
         outcome::{Cause, Fault, RetryAfter, Scope},
     },
     pace::Permits,
-    queue::sqlite::{self, Neighbour, OpenError, Reader, sure},
+    queue::sqlite::{self, OpenError, Reader, SharedLimits, twice_if_damaged},
 };
 pub(super) use filter::Filter;
 
@@ -239,8 +239,8 @@ impl Lister {
     /// Waits for holds that end soon, and sets the gap that a running daemon needs.
     async fn make_way(&mut self, progress: &ProgressBar) -> Result<(), Halt> {
         loop {
-            let found = sure(async || self.neighbour().await).await?;
-            let Some(Neighbour { holds, requests_per_second }) = found else { return Ok(()) };
+            let found = twice_if_damaged(async || self.shared_limits().await).await?;
+            let Some(SharedLimits { holds, requests_per_second }) = found else { return Ok(()) };
             let gap = requests_per_second.and_then(|rate| Duration::try_from_secs_f64(SHARE / rate).ok());
             self.gap = gap.unwrap_or_default();
             let now = self.clock.now();
@@ -268,7 +268,7 @@ impl Lister {
                     return Err(Halt::Later(anyhow!(
                         "list the audio cache of {}: {on} is held ({cause}) {end} with `{}`",
                         self.agent,
-                        sqlite::lifting(&hold)
+                        sqlite::sql_to_lift(&hold)
                     )));
                 }
             }
@@ -276,9 +276,9 @@ impl Lister {
     }
 
     /// The holds and the daemon's rate, if there is a queue.
-    async fn neighbour(&self) -> Result<Option<Neighbour>, OpenError> {
+    async fn shared_limits(&self) -> Result<Option<SharedLimits>, OpenError> {
         match Reader::open(&self.queue).await {
-            Ok(mut reader) => Ok(Some(reader.neighbour(&self.agent).await?)),
+            Ok(mut reader) => Ok(Some(reader.shared_limits(&self.agent).await?)),
             // Enqueueing creates it, or another process is just creating it.
             Err(OpenError::Missing(_) | OpenError::Empty(_)) => Ok(None),
             Err(error) => Err(error),

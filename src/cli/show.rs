@@ -19,7 +19,7 @@ use crate::{
         deletion::{AgentId, EntryId},
     },
     printable,
-    queue::sqlite::{Reader, Story, Told, sure},
+    queue::sqlite::{Reader, SentRequest, Story, twice_if_damaged},
 };
 
 const EXAMPLES: &str = "\
@@ -49,7 +49,7 @@ pub(super) struct ShowArgs {
 pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
     let ShowArgs { agent, entry } = args;
     let look = async || Ok::<_, Failure>(Reader::open(&config.store).await?.story(&agent, &entry).await?);
-    let found = sure(look).await?;
+    let found = twice_if_damaged(look).await?;
     let entry = entry.as_str();
     let Some(story) = found else {
         warn_person(&format!(
@@ -113,7 +113,7 @@ fn due(story: &Story, now: Timestamp) -> String {
     }
 }
 
-fn request(told: &Told) -> Vec<String> {
+fn request(told: &SentRequest) -> Vec<String> {
     let what = match told.kind.as_str() {
         "single" => "single-entry DELETE".to_owned(),
         _ => format!("bulk delete of {}", told.size),

@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     model::{clock::Clock, deletion::AgentId},
     printable,
-    queue::sqlite::{Reader, sure},
+    queue::sqlite::{Reader, twice_if_damaged},
 };
 pub(super) use page::hold_lines;
 use report::Report;
@@ -73,7 +73,7 @@ pub(super) async fn status(
             let mut reader = Reader::open(&config.store).await?;
             Ok::<_, Failure>(reader.standing(args.agent.as_ref(), now).await?)
         };
-        let standing = sure(look).await?;
+        let standing = twice_if_damaged(look).await?;
         let report = Report::new(config, args.agent.as_ref(), &standing, now);
         let text = if args.json {
             printable::json_line(&serde_json::to_string(&report).context("write JSON")?).into_owned()

@@ -1,56 +1,71 @@
-//! All the SQL there is: the queue's file, opened, read and written.
+//! The SQLite engine: all SQL of this program, and the queue's file.
 //!
-//! One [`Store`] owns the file: the OS locks on it and beside it say so, and the one connection that writes is in it. What is
-//! written in one turn of the worker is one [`Transaction`]. Statements work on sets, handed over as JSON: a
-//! statement per row would cost more than everything else together.
+//! One [`Store`] owns the file: it holds the locks on the file and beside it, and the one connection of the daemon that writes. All
+//! that a turn of the worker writes is one [`Transaction`]. Statements work on sets, which are passed as JSON: a statement per
+//! row would cost more than everything else together.
+//!
+//! | files | concern |
+//! | --- | --- |
+//! | `open`, `close`, `connection`, `session`, `second_look` | connections: opening, settings, closing, a second look at a damaged file |
+//! | `schema`, `dump`, `schema_watch`, `interference` | whether the tables are ours, and who changed them |
+//! | `location`, `lock`, `lock_holder`, `database_file`, `watched_files`, `processes` | one daemon per file, and nobody with another write-ahead log (WAL) |
+//! | `tx`, `write_lock`, `settle`, `due_rows`, `holds`, `verify` | a transaction of the worker |
+//! | `listing`, `rows`, `counter`, `reader` | reading |
+//! | `clocks`, `invalid_rows`, `upkeep` | repair and upkeep |
+//! | `producer`, `revive` | what commands write |
+//! | `errors`, `remedies`, `log`, `step_limit` | errors, log events, and the limit of a statement's work |
 
-mod begin;
-mod checks;
 mod clocks;
+mod close;
 mod connection;
 mod counter;
-mod descriptor;
-mod doubt;
-mod end;
+mod database_file;
+mod due_rows;
+mod dump;
 mod errors;
-mod file;
-mod files;
 mod holds;
+mod interference;
+mod invalid_rows;
 mod listing;
+mod location;
 mod lock;
+mod lock_holder;
 mod log;
-mod look;
-mod place;
+mod open;
 mod processes;
 mod producer;
 mod reader;
-mod restored;
+mod remedies;
 mod revive;
 mod rows;
 mod schema;
+mod schema_watch;
+mod second_look;
+mod session;
 mod settle;
-mod steps;
-mod sweep;
-mod trust;
+mod step_limit;
 mod tx;
 mod upkeep;
+mod verify;
+mod watched_files;
+mod write_lock;
 
 use std::time::Duration;
 
 use sqlx::SqliteConnection;
 
 pub use counter::Counter;
-pub use doubt::sure;
 pub use errors::{Doubtful, OpenError, StoreError};
-pub use file::{Opened, Options, Synchronous};
-pub use lock::holder;
-pub use place::PlaceError;
+pub use location::LocationError;
+pub use lock_holder::holder;
+pub use open::{Opened, Options, Synchronous};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
-    AgentStanding, Daemon, DeadRows, Introduction, Lately, Neighbour, Reader, Standing, Story, Told, introduction_of,
-    lifting,
+    AgentStanding, Daemon, DeadRows, Introduction, Reader, RecentPace, SentRequest, SharedLimits, Standing, Story,
+    introduction_of, sql_to_lift,
 };
-pub use trust::{Foreign, How, list};
+pub use schema_watch::{Change, SchemaChange, names_of};
+pub use second_look::twice_if_damaged;
 pub use tx::Transaction;
 pub use upkeep::{PRUNE_ROWS, VACUUM_PAGES};
 
@@ -63,14 +78,15 @@ use crate::{
     queue::{Orphan, Queue, Swept, Upkeep},
 };
 use connection::Connection;
+use interference::blame;
 use lock::{LOCK_SUFFIX, Lock};
-use steps::{SOME_ROWS, Steps, whole_file};
-use trust::{Schema, blame};
+use schema_watch::SchemaWatch;
+use step_limit::{SOME_ROWS, StepLimit, whole_file};
 use tx::DATA_VERSION;
 
-/// How long after another process's last write we leave gaps between our own.
-const POLITE_FOR: Duration = Duration::from_secs(2);
-/// The longest such gap.
+/// After another process's write, we leave gaps between our own transactions for this long.
+const GAPS_FOR: Duration = Duration::from_secs(2);
+/// The longest gap.
 const MAX_GAP: Duration = Duration::from_millis(50);
 
 /// The queue, open for the one daemon that works on it.
@@ -84,36 +100,36 @@ pub struct Store {
     data_version: i64,
     /// The id after which pruning goes on.
     prune_after: i64,
-    /// All was gone through for old rows, and free pages are given back.
-    giving_back: bool,
-    /// The id from which the sweep goes on.
+    /// Pruning has reached the end of the table, and free pages are being given back.
+    is_vacuuming: bool,
+    /// The id from which the sweep for invalid rows goes on.
     sweep_from: i64,
     /// A transaction may be open.
     writing: bool,
-    steps: Steps,
-    /// The tables are there, and are watched.
+    steps: StepLimit,
+    /// The tables exist, and are watched.
     is_migrated: bool,
-    schema: Schema,
+    schema: SchemaWatch,
 }
 
 impl Store {
-    /// Fails if the file was deleted or replaced, and what is written would go nowhere.
+    /// Fails if a file was deleted or replaced: other processes would not see what we write.
     ///
     /// # Errors
-    /// Then.
+    /// In that case, with [`crate::queue::Remedy::Lost`].
     fn check_in_place(&self) -> Result<(), StoreError> {
         self.conn.files.check("look for changes", |path| {
             if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
-                "the lock file was deleted or replaced while in use, and others cannot tell any more who works on the \
-                 database; leave that file alone, and start the daemon again"
+                "the lock file was deleted or replaced while in use, so others cannot see any more who works on the database; \
+                 leave that file alone, and start the daemon again"
             } else {
-                "it was deleted or replaced while in use; stop the daemon before touching its files, and start it again \
-                 to use what is there now"
+                "it was deleted or replaced while in use; stop the daemon before touching its files, and start it again to use \
+                 the file that is there now"
             }
         })
     }
 
-    /// Whether another connection has committed anything since this was asked the last time, and to the tables what.
+    /// Whether another connection has committed since the last call. If so, looks at the schema, too.
     async fn look_for_changes(&mut self) -> Result<bool, StoreError> {
         self.check_in_place()?;
         let version = sqlx::query_scalar(DATA_VERSION).fetch_one(&mut *self.conn).await;
@@ -121,38 +137,32 @@ impl Store {
         let changed = version != self.data_version;
         self.data_version = version;
         if changed {
-            let followed = self.follow_the_schema().await;
-            followed.map_err(|source| self.error("look at the tables", source))?;
+            let updated = self.schema.update(&mut self.conn).await;
+            updated.map_err(|source| self.error("look at the schema", source))?;
         }
         Ok(changed)
     }
 
-    /// Looks whether the tables were changed.
-    async fn follow_the_schema(&mut self) -> Result<(), sqlx::Error> {
-        let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *self.conn).await?;
-        self.schema.follow(&mut self.conn, version).await
-    }
-
-    /// What about the tables is not as our migrations make it, if that was not asked since it was seen.
-    pub fn news_of_the_tables(&mut self) -> Option<&[Foreign]> {
+    /// The differences between the tables and what our migrations make, if they have not been reported yet.
+    pub fn schema_news(&mut self) -> Option<&[SchemaChange]> {
         self.schema.news()
     }
 
-    /// Reads something in at most `steps` steps.
+    /// Reads within a budget of `steps` steps.
     async fn read<T>(
         &mut self,
         doing: &'static str,
         steps: u64,
         read: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
-        let _allowance = self.steps.allow(steps);
+        let _budget = self.steps.allow(steps);
         read(&mut self.conn).await.map_err(|source| self.error(doing, source))
     }
 
-    /// Undoes a transaction that was neither committed nor rolled back, if there is one.
+    /// Rolls back a transaction that was neither committed nor rolled back, if there is one.
     async fn abandon(&mut self) {
         if std::mem::take(&mut self.writing) {
-            // Fails if SQLite has undone it already, which is as well.
+            // This fails if SQLite has already rolled it back.
             let _ = sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn).await;
         }
     }
@@ -191,16 +201,16 @@ impl Queue for Store {
 
     async fn sent_since(&mut self, since: Timestamp, most: u32, now: Timestamp) -> Result<Vec<Timestamp>, StoreError> {
         let sent = async |conn: &mut SqliteConnection| listing::sent_since(conn, since, most, now).await;
-        self.read("look at the last requests", SOME_ROWS, sent).await
+        self.read("read the last requests", SOME_ROWS, sent).await
     }
 
     async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, StoreError> {
         let rejected = async |conn: &mut SqliteConnection| listing::last_rejected(conn, most).await;
-        self.read("look at the last requests", SOME_ROWS, rejected).await
+        self.read("read the last rejections", SOME_ROWS, rejected).await
     }
 
     async fn newest_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        self.read("look for the newest time", SOME_ROWS, clocks::newest_time).await
+        self.read("read the newest time", SOME_ROWS, clocks::newest_time).await
     }
 
     async fn put_clock_right(
@@ -226,7 +236,7 @@ impl Queue for Store {
 
     async fn can_write(&mut self) -> Result<(), StoreError> {
         let mut tx = self.begin_within(SOME_ROWS).await?;
-        // A number in the file's head that nobody uses.
+        // A number in the file's header that nobody uses.
         tx.execute("write", sqlx::query("PRAGMA user_version = 0")).await?;
         tx.finish().await
     }
@@ -236,16 +246,16 @@ impl Queue for Store {
     }
 
     async fn sweep(&mut self, now: Timestamp) -> Result<Swept, StoreError> {
-        self.sweep_on(now).await
+        self.sweep_step(now).await
     }
 
     async fn inspect(&mut self) -> Result<(), StoreError> {
-        self.backlog().await?.iter().for_each(log::wal_growing);
+        self.wal_backlog().await?.iter().for_each(log::wal_growing);
         Ok(())
     }
 
     async fn reconnect(&mut self) -> Result<(), StoreError> {
-        self.connect_again().await
+        self.replace_connection().await
     }
 
     async fn explain(&mut self, error: StoreError) -> StoreError {
@@ -255,20 +265,19 @@ impl Queue for Store {
         error
     }
 
-    /// SQLite's busy handler retries only every 100 ms or less: without a gap after our commit, a waiting producer starves.
+    /// SQLite's busy handler sleeps up to 100 ms between two tries: without a gap after our commit, a waiting producer starves.
     fn gap(&self, wrote_for: Duration, others_wrote: Option<Duration>) -> Duration {
-        if others_wrote.is_some_and(|ago| ago < POLITE_FOR) { wrote_for.min(MAX_GAP) } else { Duration::ZERO }
+        if others_wrote.is_some_and(|ago| ago < GAPS_FOR) { wrote_for.min(MAX_GAP) } else { Duration::ZERO }
     }
 
     fn counter(&self) -> Counter {
         Counter::new(self.options.clone())
     }
 
-    /// What is in the write-ahead log goes into the database, and the log is removed. If others use another log by now, nothing is
-    /// touched.
+    /// Copies the WAL into the database, and removes the WAL. If other processes use another WAL by now, touches nothing.
     async fn close(self) -> Result<(), StoreError> {
         let Self { conn, options, lock, .. } = self;
-        let closed = end::put_away(conn).await;
+        let closed = close::checkpoint_and_close(conn).await;
         drop(lock);
         closed.map_err(|source| StoreError::new(&options.path, "close", source))
     }
@@ -279,13 +288,13 @@ impl Queue for Store {
 mod plan_tests;
 
 #[cfg(test)]
-#[path = "sqlite/steps_tests.rs"]
-mod steps_tests;
+#[path = "sqlite/step_limit_tests.rs"]
+mod step_limit_tests;
 
 #[cfg(test)]
-#[path = "sqlite/file_tests.rs"]
-mod file_tests;
+#[path = "sqlite/connection_tests.rs"]
+mod connection_tests;
 
 #[cfg(test)]
-#[path = "sqlite/full_tests.rs"]
-mod full_tests;
+#[path = "sqlite/disk_full_tests.rs"]
+mod disk_full_tests;

@@ -1,6 +1,11 @@
 //! A `.dump` that was loaded into a new file: it has no application ID, and is a queue all the same.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::Stdio,
+};
 
 use audio_cache_sweeper::sandbox::Options;
 
@@ -223,4 +228,27 @@ async fn a_dump_of_an_older_development_version_is_refused_as_its_file_is() {
     sqlx::Connection::close(conn).await.unwrap();
     refusals(dir.path(), &["made by an older development version", "execute on the new file: ATTACH"]);
     assert!(!dir.path().join("sweeper.db.lock").exists());
+}
+
+#[tokio::test]
+async fn a_file_that_a_program_is_still_loading_is_busy_and_nothing_worse() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "import sqlite3, sys\nc = sqlite3.connect('sweeper.db', isolation_level=None)\nc.execute('BEGIN IMMEDIATE')\n\
+                  c.execute('CREATE TABLE half (loaded)')\nprint('loading', flush=True)\nsys.stdin.read()\nc.rollback()";
+    let mut command = clean("python3", dir.path());
+    command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut loading) = command.spawn() else { return skipped("python3 cannot be started") };
+    let mut line = String::new();
+    BufReader::new(loading.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "loading\n");
+    // Until the file has a write-ahead log, a reader without an index of one is no reason to refuse it.
+    let mut init = sweeper(dir.path());
+    init.arg("init").env("SWEEPER__DATABASE__BUSY_TIMEOUT", "10ms");
+    let (code, _, err) = finish(init).await;
+    assert!(code == 3 && err.contains("another process is writing"), "{err}");
+    drop(loading.stdin.take());
+    loading.wait().unwrap();
+    let mut init = sweeper(dir.path());
+    init.arg("init");
+    assert_eq!(finish(init).await.0, 0);
 }

@@ -88,7 +88,7 @@ async fn a_program_that_is_no_sweeper_and_has_locked_a_file_is_named() {
         ] {
             let Some(outsider) = Outsider::start(dir.path(), &script) else { return };
             let which = format!("{file} is locked by process ");
-            refused(dir.path(), &[RUN, INIT], &["database sweeper.db: ", &which, name, "end that process"]).await;
+            refused(dir.path(), &[RUN, INIT], &["/sweeper.db: ", &which, name, "end that process"]).await;
             let status = sweeper(dir.path()).args(["status", "--json"]).assert().code(0);
             let status: Value = serde_json::from_slice(&status.get_output().stdout).unwrap();
             assert_eq!(status["daemon"]["running"], false, "{script}");
@@ -136,12 +136,12 @@ async fn a_database_with_a_second_name_is_refused_by_either_and_a_symbolic_link_
     let dir = tempfile::tempdir().unwrap();
     queue(dir.path(), 1).await;
     fs::hard_link(dir.path().join("sweeper.db"), dir.path().join("second.db")).unwrap();
-    refused(dir.path(), &ALL, &["database sweeper.db: ", "has 2 names (hard links)", "-samefile sweeper.db"]).await;
+    refused(dir.path(), &ALL, &["/sweeper.db: ", "has 2 names (hard links)", "-samefile /"]).await;
     for arguments in ALL {
         let mut command = sweeper(dir.path());
         command.args(arguments).env("SWEEPER__API__KEY", KEY).env("SWEEPER__DATABASE__PATH", "second.db");
         let (code, _, said) = finish(command).await;
-        assert!(code == 3 && said.contains("database second.db: ") && said.contains("has 2 names"), "{said}");
+        assert!(code == 3 && said.contains("/second.db: ") && said.contains("has 2 names"), "{said}");
     }
     let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(names.iter().all(|name| !name.to_string_lossy().starts_with("second.db-")), "{names:?}");
@@ -357,7 +357,7 @@ async fn nothing_but_a_file_is_a_lock_file_or_a_database_and_nothing_is_written_
     let database = dir.path().join("sweeper.db");
     fs::remove_file(&database).unwrap();
     pipe(&database);
-    refused(dir.path(), &ALL, &["database sweeper.db: is a named pipe", "give database.path another file"]).await;
+    refused(dir.path(), &ALL, &["/sweeper.db: is a named pipe", "give database.path another file"]).await;
 }
 
 fn mode(path: PathBuf) -> u32 {

@@ -282,8 +282,8 @@ async fn files_that_are_deleted_or_replaced_underneath_end_it_with_3_and_it_says
         ("sweeper.db-wal", None, "start it again"),
         ("sweeper.db-shm", None, "start it again"),
         ("sweeper.db-shm", Some("sweeper.db.lock"), "start it again"),
-        ("sweeper.db.lock", None, "others cannot tell any more who works on"),
-        ("sweeper.db.lock", Some("sweeper.db.lock"), "others cannot tell any more who works on"),
+        ("sweeper.db.lock", None, "others cannot see any more who works on"),
+        ("sweeper.db.lock", Some("sweeper.db.lock"), "others cannot see any more who works on"),
     ];
     for (name, replaced_by, said) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -336,7 +336,7 @@ async fn one_daemon_a_file_and_init_beside_it_is_content() {
         let mut second = configured(dir.path(), &sandbox);
         second.env("SWEEPER__DATABASE__PATH", path);
         let (code, log) = Daemon::start(second).ended().await;
-        let first = format!("another sweeper (process {}) is working on it; one daemon per file", daemon.pid());
+        let first = format!("another sweeper (process {}) is working on it, and only one may", daemon.pid());
         assert_unusable(code, &log.last("stopped", "error"), &[path, &first]);
         assert_eq!(log.count("database_unavailable", "WARN"), 0, "at once");
     }

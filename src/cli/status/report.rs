@@ -87,9 +87,9 @@ fn per_minute(rows: u64, span: Duration) -> f64 {
 
 impl Report {
     pub(super) fn new(config: &Config, agent: Option<&AgentId>, standing: &Standing, now: Timestamp) -> Self {
-        let Standing { daemon, pending, due, deleted, absent, dead, lately, .. } = standing;
-        let ended_per_minute = per_minute(lately.ended, lately.span);
-        let said = daemon.said.as_ref();
+        let Standing { daemon, pending, due, deleted, absent, dead, recent, .. } = standing;
+        let ended_per_minute = per_minute(recent.ended, recent.span);
+        let said = daemon.introduction.as_ref();
         Self {
             database: config.store.path.display().to_string(),
             at: now.0,
@@ -104,7 +104,7 @@ impl Report {
             rows: Rows { pending: *pending, due: *due, deleted: *deleted, absent: *absent, dead: *dead },
             in_flight: InFlight { requests: standing.requests_in_flight, rows: standing.rows_in_flight },
             oldest_due_s: seconds(standing.oldest_due),
-            deleted_per_minute: per_minute(lately.deleted, lately.span),
+            deleted_per_minute: per_minute(recent.deleted, recent.span),
             ended_per_minute,
             empty_in_s: empty_in_s(standing, ended_per_minute, now),
             agents: standing

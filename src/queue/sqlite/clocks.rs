@@ -1,24 +1,24 @@
-//! What a wall clock that was wrong has left in the file.
+//! Repairs the times that a wall clock wrote while it was ahead.
 
 use std::time::Duration;
 
 use sqlx::SqliteConnection;
 
-use super::{Store, StoreError, steps::SOME_ROWS};
+use super::{Store, StoreError, step_limit::SOME_ROWS};
 use crate::model::{clock::Timestamp, deletion::RequestId};
 
-/// How many requests are gone through at a time for one that was answered in the future.
+/// One step reads this number of requests, to find one that was answered in the future.
 const STRETCH: u32 = 20_000;
-/// How many requests' rows are put right at a time: at the most 2,000 rows, which takes some milliseconds.
+/// One step repairs the rows of this number of requests: at most 2,000 rows, which takes some milliseconds.
 const STEP: i64 = 100;
 
-/// ?1 now; ?2 the request before which a stretch ends; ?3 how many. The newest that was answered in the future.
+/// ?1 now; ?2 the request before which to look; ?3 how many requests to read. Returns the newest that was answered in the future.
 const AHEAD: &str = "
 SELECT max(id) FROM (SELECT id, answered_at FROM requests WHERE id < ?2 ORDER BY id DESC LIMIT ?3)
 WHERE answered_at > ?1 AND typeof(answered_at) = 'integer'";
 
-/// ?1 now; ?2, ?3 the first and the last request; ?4 the longest delay. A row that is due later than its request can have
-/// said is due when a person wanted it.
+/// ?1 now; ?2, ?3 the first and the last request; ?4 the longest delay of a retry. A row that is due later than its request can
+/// have made it has its due time from a person, and keeps it.
 const PUT_RIGHT: &str = "
 UPDATE deletions SET due_at = ?1 + due_at - ahead.answered_at
 FROM (
@@ -29,7 +29,7 @@ FROM (
 WHERE deletions.id = ahead.deletion_id AND deletions.state = 'pending' AND deletions.request_id = ahead.request_id
     AND deletions.due_at > ?1 AND deletions.due_at BETWEEN ahead.answered_at AND ahead.answered_at + ?4";
 
-/// What the daemon and its producers wrote last.
+/// The newest time that the daemon or a producer wrote, or 0.
 const NEWEST: &str = "
 SELECT max(
     coalesce((SELECT max(max(CAST(claimed_at AS INTEGER), coalesce(CAST(answered_at AS INTEGER), 0)))
@@ -47,13 +47,13 @@ impl Store {
     ) -> Result<(Option<RequestId>, u64), StoreError> {
         let ahead = sqlx::query_scalar(AHEAD).bind(now.0).bind(before.0).bind(STRETCH);
         let ahead: Option<i64> =
-            ahead.fetch_one(&mut *self.conn).await.map_err(|source| self.error("look for wrong times", source))?;
+            ahead.fetch_one(&mut *self.conn).await.map_err(|source| self.error("look for wrong due times", source))?;
         let Some(last) = ahead else { return Ok((None, 0)) };
         let first = last.saturating_sub(STEP - 1);
         let longest = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX / 2);
         let mut write = self.begin_within(SOME_ROWS).await?;
         let query = sqlx::query(PUT_RIGHT).bind(now.0).bind(first).bind(last).bind(longest);
-        let rows = write.execute("put due times right", query).await?;
+        let rows = write.execute("repair due times", query).await?;
         write.finish().await?;
         Ok((Some(RequestId(first)), rows))
     }

@@ -1,13 +1,13 @@
-//! Counting, beside whoever works on the queue.
+//! Counts rows on a connection of its own, because that takes longer than a turn of the worker may.
 
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     Options, StoreError,
-    doubt::is_in_doubt,
-    file::connect,
+    connection::connect,
     reader, rows,
-    steps::{Steps, whole_file},
+    second_look::seems_damaged,
+    step_limit::{StepLimit, whole_file},
 };
 use crate::{
     model::clock::Timestamp,
@@ -21,7 +21,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Of the file that these options name, also if nobody works on it.
+    /// Counts in the file of these options. No daemon need work on it.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self { options }
@@ -30,12 +30,12 @@ impl Counter {
     async fn try_census(&self, now: Timestamp) -> Result<Census, StoreError> {
         let mut conn = connect(&self.options, true).await?;
         let counted = async {
-            let steps = Steps::of(&mut conn).await?;
-            let _allowance = steps.allow(whole_file(&self.options.path));
+            let steps = StepLimit::of(&mut conn).await?;
+            let _budget = steps.allow(whole_file(&self.options.path));
             census(&mut conn, now).await
         };
         let counted = counted.await;
-        // Left to a thread of sqlx's, this could be the last connection that has the file open.
+        // A dropped connection would close on sqlx's thread, perhaps as the last one that has the file open.
         let _ = conn.close().await;
         counted.map_err(|source| StoreError::new(&self.options.path, "count", source))
     }
@@ -47,7 +47,7 @@ impl queue::Counter for Counter {
     /// Counts along the indexes.
     async fn census(&self, now: Timestamp) -> Result<Census, StoreError> {
         let first = self.try_census(now).await;
-        if is_in_doubt(&first).await { self.try_census(now).await } else { first }
+        if seems_damaged(&first).await { self.try_census(now).await } else { first }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Writing holds.
+//! Writes the changes of holds.
 
 use super::{StoreError, rows::json, tx::Transaction};
 use crate::model::{
@@ -9,11 +9,10 @@ use crate::model::{
 
 const PLACE_HOLD: &str = "
 INSERT OR REPLACE INTO holds (scope, cause, since_at, until_at, repeats, probed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-/// Only the one that was known: an operator may have put another in its place meanwhile.
+/// Lifts only the hold that the daemon knows: an operator may have replaced it since.
 const LIFT_HOLD: &str = "DELETE FROM holds WHERE scope = ?1 AND cause = ?2 AND until_at IS ?3";
 
-/// ?1 now; ?2 the causes that are not a person's: [cause, …]; ?3 scopes: [scope, …]. What of another cause got past the
-/// CHECKs is taken for a person's, too.
+/// ?1 now; ?2 the daemon's own causes: [cause, …]; ?3 scopes: [scope, …]. An invalid cause counts as a person's.
 macro_rules! over {
     ($before:literal) => {
         concat!(
@@ -30,7 +29,7 @@ const COUNT_OVER: &str = over!("SELECT count(*)");
 const LIFTING: &str = "lift holds that are over";
 
 impl Transaction<'_> {
-    /// Writes what changed in the holds.
+    /// Writes changes of holds.
     pub(super) async fn write_holds(&mut self, changes: &[HoldChange]) -> Result<(), StoreError> {
         for change in changes {
             let query = match change {
@@ -53,8 +52,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Removes the holds on `scopes` that people placed until a time that has come; what was given more time meanwhile
-    /// stays.
+    /// Removes the holds on `scopes` that people placed and that are over. A hold that a person has since prolonged stays.
     pub(super) async fn lift_those_over(&mut self, scopes: &[Scope], now: Timestamp) -> Result<(), StoreError> {
         let ours: Vec<&str> =
             Cause::ALL.into_iter().filter(|cause| *cause != Cause::Operator).map(Cause::as_str).collect();

@@ -1,9 +1,9 @@
-//! What is in the queue: read before the first claim, and whenever somebody else wrote.
+//! What the worker reads about the whole queue: at the start, and whenever another process has written.
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
-    look::row_json,
+    due_rows::row_json,
     rows::{lane_row, orphan_row},
 };
 use crate::{
@@ -14,10 +14,12 @@ use crate::{
     queue::Orphan,
 };
 
-/// A skip-scan: from the head of each lane, one step of the index to the head of the next. The plus signs take the
-/// columns' affinity away, without which SQLite would use only the first of them for the step; and since it takes the
-/// `>` of a row value for a `>=` when it looks for the start, only a value after all others skips the lane's own rows: a
-/// blob, because CHECKs can be switched off; and UNION, because a step that finds its own row again must be the last.
+/// A skip-scan: from the first row of each lane, one step of the index to the first row of the next lane.
+///
+/// The plus signs take the columns' affinity away; with it, SQLite would use only the first column for the step. The last value of
+/// the comparison must be greater than every `due_at`, because SQLite starts at `>=` and would otherwise return the lane's own
+/// rows. It is a blob, which is greater than any text that an invalid row may have there. UNION ends the recursion if a step
+/// finds its own row again.
 pub(super) const LANES: &str = "
 WITH RECURSIVE lane (id) AS (
     SELECT (SELECT id FROM deletions INDEXED BY deletions_due WHERE state = 'pending'
@@ -34,7 +36,8 @@ WITH RECURSIVE lane (id) AS (
 SELECT head.priority, head.agent_id, head.batch_max, head.due_at, head.created_at, head.id
 FROM lane CROSS JOIN deletions AS head ON head.id = lane.id";
 
-/// A manifest of a row that is asked about alone has no other; only of such a one does it matter which lane it was in.
+/// The third column: whether the request was a single-entry DELETE, or its only row is to have one. Nothing else of the lane matters
+/// for settling it.
 pub(super) const ORPHANS: &str = concat!(
     "
 SELECT requests.id, requests.agent_id,
@@ -48,13 +51,13 @@ FROM requests INDEXED BY requests_unanswered
 WHERE answered_at IS NULL ORDER BY requests.id"
 );
 
-/// ?1 since when; ?2 how many; ?3 now. A request leaves once its claim is committed, which may take a while, and before its
-/// answer; one without an answer may have left a moment ago.
+/// ?1 since when; ?2 how many; ?3 now. A request leaves after its claim is committed and before its answer, so the answer's time is
+/// the latest possible. A request without an answer may have left just now.
 pub(super) const SENT_LATELY: &str = "
 SELECT left_by FROM (SELECT coalesce(answered_at, ?3) AS left_by FROM requests ORDER BY id DESC LIMIT ?2)
 WHERE left_by > ?1 AND typeof(left_by) = 'integer' ORDER BY left_by";
 
-/// ?1 how many. Only the newest requests are looked at: an outage of rejections has few others.
+/// ?1 how many. The newest 1,000 requests are enough: during an outage of rejections there are few others.
 pub(super) const LAST_REJECTED: &str = "
 WITH newest AS MATERIALIZED (SELECT * FROM requests ORDER BY id DESC LIMIT 1000)
 SELECT agent_id, CASE WHEN json_valid(deletion_ids) THEN deletion_ids->>0 END FROM newest
@@ -62,8 +65,8 @@ WHERE fault = 'rejected' AND size = 1 AND dead = 1
     AND id > coalesce((SELECT max(id) FROM newest WHERE deleted > 0 OR absent > 0), 0)
 ORDER BY id DESC LIMIT ?1";
 
-/// Every lane with open rows, and when its first row is due. In the order of their first rows in the table: rows of many agents
-/// that were inserted one after another share pages, and what is claimed together touches fewer of them.
+/// Every lane with open rows, and when its first row is due. Lanes come in the order of their first rows in the table: rows that
+/// were inserted one after another share pages, so lanes that are claimed together then touch fewer pages.
 pub(super) async fn lanes(conn: &mut SqliteConnection) -> Result<Vec<(Lane, Timestamp)>, sqlx::Error> {
     let rows = sqlx::query(LANES).fetch_all(conn).await?;
     let mut lanes = rows.iter().map(lane_row).collect::<Result<Vec<_>, _>>()?;
@@ -76,7 +79,7 @@ pub(super) async fn orphans(conn: &mut SqliteConnection) -> Result<Vec<Orphan>, 
     sqlx::query(ORPHANS).fetch_all(conn).await?.iter().map(orphan_row).collect()
 }
 
-/// When the last requests had left at the latest, oldest first.
+/// The latest possible time at which each of the last requests left, oldest first.
 pub(super) async fn sent_since(
     conn: &mut SqliteConnection,
     since: Timestamp,
@@ -88,7 +91,8 @@ pub(super) async fn sent_since(
     Ok(sent.into_iter().map(Timestamp).collect())
 }
 
-/// Of the newest requests, those whose only row was rejected and made dead, with nothing settled since; oldest first.
+/// The requests since the last one that settled a row, as far as their only row was rejected and made dead: agent and row, oldest
+/// first.
 pub(super) async fn last_rejected(
     conn: &mut SqliteConnection,
     most: u32,

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::*;
-use crate::queue::sqlite::Synchronous;
+use crate::queue::sqlite::{
+    Synchronous,
+    lock_holder::{holder, is_held},
+};
 
 fn options(dir: &tempfile::TempDir) -> Options {
     let path = dir.path().join("queue.db");
@@ -32,7 +35,7 @@ async fn whoever_looks_at_the_lock_sees_its_holder_and_keeps_nobody_from_taking_
     assert!(is_taken(&options, process::id()).await);
     drop(held);
     assert_eq!(holder(&database).unwrap(), None);
-    // A look that takes its time: until it is over, the lock is waited for.
+    // A daemon waits for a look that takes its time.
     let look = File::open(lock_path(&database)).unwrap();
     look.try_lock_shared().unwrap();
     let mut tries = 0;
@@ -47,7 +50,7 @@ async fn whoever_looks_at_the_lock_sees_its_holder_and_keeps_nobody_from_taking_
     wait_for(&file, &lock_path(&database), count, &options).await.unwrap();
     assert_eq!(tries, 6);
     drop(file);
-    // And many of them, all the time, in the way of many starts.
+    // Many looks, all the time, in the way of many starts.
     let stop = Arc::<AtomicBool>::default();
     let lookers = [(); 2].map(|()| {
         let (stop, database) = (Arc::clone(&stop), database.clone());
@@ -84,17 +87,17 @@ async fn whoever_makes_the_file_is_waited_for_and_a_daemon_is_not() {
     assert!(is_held(&options.path) && holder(&options.path).unwrap().is_none(), "it is no daemon");
     let hasty = Options { busy_timeout: Duration::from_millis(40), ..options.clone() };
     assert!(is_taken(&hasty, process::id()).await, "not for ever");
-    // For longer than it takes to be sure of a daemon.
+    // It makes the tables for longer than it takes to confirm a daemon.
     let (mut tries, mut maker) = (0, Some(maker));
     let file = File::open(lock_path(&options.path)).unwrap();
-    let words = || {
+    let text = || {
         tries += 1;
         if tries == 50 {
             maker = None;
         }
-        Words::read(&file)
+        LockText::read(&file)
     };
-    wait_for(&file, &lock_path(&options.path), words, &options).await.unwrap();
+    wait_for(&file, &lock_path(&options.path), text, &options).await.unwrap();
     assert_eq!(tries, 50);
     file.unlock().unwrap();
     let daemon = Lock::take(&options, Purpose::Work).await.unwrap();
@@ -109,7 +112,7 @@ fn what_a_lock_file_says_is_understood_or_not_believed() {
     let path = dir.path().join("queue.db.lock");
     let said = |text: &[u8]| {
         fs::write(&path, text).unwrap();
-        Words::read(&File::open(&path).unwrap()).map(|words| (words.pid, words.purpose))
+        LockText::read(&File::open(&path).unwrap()).map(|text| (text.pid, text.purpose))
     };
     assert_eq!(said(b"12\n"), Some((12, Purpose::Work)));
     assert_eq!(said(b"12 makes it\n"), Some((12, Purpose::Make)));
@@ -118,10 +121,10 @@ fn what_a_lock_file_says_is_understood_or_not_believed() {
     {
         assert_eq!(said(odd), None, "{odd:?}");
     }
-    // Shorter words than those before.
+    // A shorter text than the one before.
     let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    for words in [Words { pid: 4_000_000, purpose: Purpose::Make }, Words { pid: 1, purpose: Purpose::Work }] {
-        words.write(&file).unwrap();
-        assert_eq!(Words::read(&file), Some(words));
+    for text in [LockText { pid: 4_000_000, purpose: Purpose::Make }, LockText { pid: 1, purpose: Purpose::Work }] {
+        text.write(&file).unwrap();
+        assert_eq!(LockText::read(&file), Some(text));
     }
 }

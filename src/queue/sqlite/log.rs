@@ -1,42 +1,43 @@
-//! What a person should know that is SQLite's own.
+//! Log events about SQLite's own matters.
 
 use tracing::{error, warn};
 
 use super::{
     StoreError,
-    trust::{Foreign, list},
-    upkeep::Backlog,
+    schema_watch::{SchemaChange, names_of},
+    upkeep::WalBacklog,
 };
 use crate::event;
 
-/// A reader keeps the write-ahead log from being copied into the file.
-pub(super) fn wal_growing(Backlog { bytes, readers }: &Backlog) {
+/// A reader keeps SQLite from copying the WAL into the file.
+pub(super) fn wal_growing(WalBacklog { bytes, readers }: &WalBacklog) {
     let names: Vec<String> = readers.iter().map(|(pid, name)| format!("{pid} {name}")).collect();
     warn!(
         event = event::WAL_GROWING,
         mib = bytes >> 20,
         readers = names.join(", "),
-        "the write-ahead log grows: a reader has kept one transaction open for long, so the log cannot be copied into the file"
+        "the write-ahead log grows, because a reader keeps a transaction open: end that process"
     );
 }
 
-/// Something about the tables is not as our migrations make it.
-pub(super) fn schema_modified(foreign: &[Foreign]) {
+/// The tables are not as our migrations make them.
+pub(super) fn schema_modified(foreign: &[SchemaChange]) {
     warn!(
         event = event::SCHEMA_MODIFIED,
-        names = list(foreign),
-        "the tables are not as sweeper makes them: a trigger runs inside the daemon's transactions, and an index slows them down"
+        names = names_of(foreign),
+        "the tables are not as sweeper makes them: foreign triggers run inside the daemon's transactions, and foreign indexes slow them \
+         down"
     );
 }
 
-/// A trigger of somebody else's kept a statement from doing what it does, if that is what the error says.
+/// A foreign trigger may have kept a statement from its effect, if that is what the error says.
 pub(super) fn trigger_interference(error: &StoreError) {
-    if let Some(foreign) = error.foreign() {
+    if let Some(foreign) = error.interference() {
         error!(
             event = event::TRIGGER_INTERFERENCE,
-            names = list(foreign),
+            names = names_of(foreign),
             %error,
-            "a statement did not do what it does; nothing more is sent"
+            "a statement did not have its effect; nothing more is sent"
         );
     }
 }

@@ -1,17 +1,97 @@
-//! What SQLite does for each statement of a turn: the index it must use, and the tables it must not read through.
+//! SQLite's plan of each statement of a turn: the index that it must use, and the tables that it must not read through.
 
 use std::time::Duration;
 
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    Options, Store, Synchronous, checks, file::connect, listing, look, producer, reader, revive, settle, sweep,
+    Options, Store, Synchronous, connection::connect, due_rows, invalid_rows, listing, producer, reader, revive,
+    settle, verify,
 };
 
 async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(conn).await.unwrap();
     rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("\n")
 }
+
+/// Name, statement, and lines that its plan must have.
+const PLANS: [(&str, &str, &[&str]); 18] = [
+    (
+        "lanes",
+        listing::LANES,
+        &[
+            "SCAN deletions USING COVERING INDEX deletions_due",
+            // All columns: with fewer, each step would go through the whole lane or priority.
+            "SEARCH next USING COVERING INDEX deletions_due ((priority,agent_id,batch_max,due_at)>(?,?,?,?))",
+            "SEARCH head USING INTEGER PRIMARY KEY",
+        ],
+    ),
+    (
+        "look",
+        due_rows::LOOK,
+        &["SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at=?)"],
+    ),
+    (
+        "look for the newest",
+        due_rows::LOOK_NEWEST,
+        &["SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at=?)"],
+    ),
+    (
+        "look for what is due later",
+        due_rows::LOOK_LATER,
+        &[
+            "SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at>? AND due_at<?)",
+        ],
+    ),
+    (
+        "settle rows that have ended",
+        settle::SETTLE_ENDED,
+        &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests EXISTS USING INTEGER PRIMARY KEY"],
+    ),
+    (
+        "settle rows that come back",
+        settle::SETTLE_RETURNING,
+        &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests EXISTS USING INTEGER PRIMARY KEY"],
+    ),
+    ("settle the requests", settle::SETTLE_REQUESTS, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
+    ("a stretch of a sweep", invalid_rows::READ, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
+    ("make invalid rows dead", invalid_rows::MAKE_DEAD, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid=?)"]),
+    (
+        "orphans",
+        listing::ORPHANS,
+        &["requests USING INDEX requests_unanswered", "SEARCH deletions USING INTEGER PRIMARY KEY"],
+    ),
+    (
+        "emptiness",
+        "SELECT EXISTS (SELECT 1 FROM deletions WHERE state = 'pending')",
+        &["deletions USING COVERING INDEX deletions_due"],
+    ),
+    ("standing of the open rows", reader::PENDING, &["SCAN deletions USING COVERING INDEX deletions_due"]),
+    ("standing of the dead rows", reader::DEAD, &["SCAN deletions USING INDEX deletions_dead"]),
+    (
+        "enqueue",
+        producer::REPEATS,
+        &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)"],
+    ),
+    ("revive", revive::REVIVE, &["SEARCH deletions USING INTEGER PRIMARY KEY"]),
+    (
+        "reading back what was settled",
+        verify::UNSETTLED,
+        &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests USING INTEGER PRIMARY KEY"],
+    ),
+    ("reading back what was claimed", verify::ON_RECORD, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
+    (
+        "reading back what was enqueued",
+        producer::MISSING,
+        &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)"],
+    ),
+];
+
+/// The lines that the plan of [`reader::first_rows`] must have. That statement is put together at run time.
+const PLAN_OF_FIRST_ROWS: [&str; 2] = [
+    "SEARCH first USING INTEGER PRIMARY KEY",
+    "SEARCH next USING COVERING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at>?)",
+];
 
 #[tokio::test]
 async fn no_statement_of_a_turn_reads_a_table_through() {
@@ -24,86 +104,8 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
     drop(Store::open(options.clone()).await.unwrap());
     let mut conn = connect(&options, true).await.unwrap();
     let first_rows = reader::first_rows();
-    let cases: [(&str, &str, &[&str]); 19] = [
-        (
-            "lanes",
-            listing::LANES,
-            &[
-                "SCAN deletions USING COVERING INDEX deletions_due",
-                // All columns: with fewer, each step would go through the whole lane or priority.
-                "SEARCH next USING COVERING INDEX deletions_due ((priority,agent_id,batch_max,due_at)>(?,?,?,?))",
-                "SEARCH head USING INTEGER PRIMARY KEY",
-            ],
-        ),
-        (
-            "look",
-            look::LOOK,
-            &["SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at=?)"],
-        ),
-        (
-            "look for the newest",
-            look::LOOK_NEWEST,
-            &["SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at=?)"],
-        ),
-        (
-            "look for what is due later",
-            look::LOOK_LATER,
-            &[
-                "SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at>? AND due_at<?)",
-            ],
-        ),
-        (
-            "settle rows that have ended",
-            settle::SETTLE_ENDED,
-            &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests EXISTS USING INTEGER PRIMARY KEY"],
-        ),
-        (
-            "settle rows that come back",
-            settle::SETTLE_RETURNING,
-            &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests EXISTS USING INTEGER PRIMARY KEY"],
-        ),
-        ("settle the requests", settle::SETTLE_REQUESTS, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
-        ("a stretch of a sweep", sweep::READ, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
-        ("make invalid rows dead", sweep::MAKE_DEAD, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid=?)"]),
-        (
-            "orphans",
-            listing::ORPHANS,
-            &["requests USING INDEX requests_unanswered", "SEARCH deletions USING INTEGER PRIMARY KEY"],
-        ),
-        (
-            "emptiness",
-            "SELECT EXISTS (SELECT 1 FROM deletions WHERE state = 'pending')",
-            &["deletions USING COVERING INDEX deletions_due"],
-        ),
-        ("standing of the open rows", reader::PENDING, &["SCAN deletions USING COVERING INDEX deletions_due"]),
-        (
-            "age of the open rows",
-            &first_rows,
-            &[
-                "SEARCH first USING INTEGER PRIMARY KEY",
-                "SEARCH next USING COVERING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at>?)",
-            ],
-        ),
-        ("standing of the dead rows", reader::DEAD, &["SCAN deletions USING INDEX deletions_dead"]),
-        (
-            "enqueue",
-            producer::REPEATS,
-            &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)"],
-        ),
-        ("revive", revive::REVIVE, &["SEARCH deletions USING INTEGER PRIMARY KEY"]),
-        (
-            "what is looked for after settling",
-            checks::UNSETTLED,
-            &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests USING INTEGER PRIMARY KEY"],
-        ),
-        ("what is looked for after claiming", checks::ON_RECORD, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
-        (
-            "what is looked for after enqueueing",
-            producer::MISSING,
-            &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)"],
-        ),
-    ];
-    for (name, sql, expected) in cases {
+    let first_rows: (&str, &str, &[&str]) = ("age of the open rows", &first_rows, &PLAN_OF_FIRST_ROWS);
+    for (name, sql, expected) in PLANS.into_iter().chain([first_rows]) {
         let plan = plan(&mut conn, sql).await;
         for line in expected {
             assert!(plan.contains(line), "{name}: {line:?} is missing in\n{plan}");
@@ -116,8 +118,8 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
             })
             .collect();
         assert!(through.is_empty(), "{name}: {through:?} in\n{plan}");
-        // Rows come in the order of the index: to sort them, a look would read the whole lane.
-        // What is sorted are the lanes.
+        // Rows must come in the order of the index: to sort them, a look would read the whole lane. The one sort is that of the
+        // lanes.
         let sorts = name.starts_with("look") && plan.matches("TEMP B-TREE FOR ORDER BY").count() > 1;
         assert!(!sorts, "{name} sorts in\n{plan}");
     }

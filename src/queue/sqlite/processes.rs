@@ -1,11 +1,11 @@
-//! Which processes have a file locked or open, as far as the system tells: only Linux does, and only of those that can be seen
-//! from here, which those of another container cannot.
+//! Other processes that have a file locked or open, from `/proc`. Only Linux has it, and it shows only the processes of this
+//! container.
 
 use std::{
     collections::BTreeSet,
     fmt,
     fs::{self, File},
-    io::{self, Read as _},
+    io,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::Path,
     process,
@@ -13,20 +13,21 @@ use std::{
 
 use rustix::fs::{major, minor};
 
-/// Most processes that are named.
+/// The most processes that are named.
 const MOST_NAMED: usize = 10;
 
-/// How often a long list of locks is read: with 300 that come and go, one in a hundred times leaves a lock out.
-const LOOKS: u32 = 5;
+/// How often `/proc/locks` is read. The kernel hands a long list out page by page. If a lock is released between two pages,
+/// another one slips through: with 300 locks that come and go, about one list in a hundred lacks a lock.
+const LOOKS: u32 = 3;
 
-/// Where SQLite locks a database for reading: `SHARED_FIRST` of so many bytes (sqlite's os.h).
+/// The bytes of a database that SQLite locks for reading: `SHARED_FIRST` and `SHARED_SIZE` in its os.h.
 const READ_LOCKS: std::ops::Range<u64> = 0x4000_0002..0x4000_0002 + 510;
 
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) pid: u32,
-    /// The name of its program; `None` if it has ended, and has left what it had to another one.
+    /// The name of its program; `None` if it has ended. Its lock may live on in a child.
     pub(super) name: Option<String>,
 }
 
@@ -36,7 +37,7 @@ impl Process {
         Self { pid, name }
     }
 
-    /// Whether this program runs there, under the name that it has here or the one that it is built with.
+    /// Whether it runs this program, by the name that this process has or by the name that it is built with.
     pub(super) fn is_sweeper(&self) -> bool {
         let ours = Self::of(process::id()).name;
         self.name.as_ref().is_some_and(|name| name.starts_with("sweeper") || Some(name) == ours.as_ref())
@@ -52,31 +53,25 @@ impl fmt::Display for Process {
 
 /// One line of `/proc/locks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
+struct HeldLock {
     pid: u32,
-    /// By `flock`; else by POSIX's `fcntl`.
+    /// Taken by `flock`; else by POSIX's `fcntl`.
     is_flock: bool,
     is_exclusive: bool,
-    /// The first byte.
+    /// The first locked byte.
     start: u64,
 }
 
-/// The locks that are held on the files with these inodes on the file system of `file`, each of them at least once; `None` if the
-/// system does not tell.
-fn held_on(file: &File, inodes: &[u64]) -> Option<Vec<(u64, Held)>> {
+/// The locks on the files with these inodes on the file system of `file`, each at least once; `None` if `/proc` does not tell.
+fn locks_on(file: &File, inodes: &[u64]) -> Option<Vec<(u64, HeldLock)>> {
     let (device, mut held) = (device(file)?, Vec::new());
     for _ in 0..LOOKS {
-        let (locks, is_whole) = read_locks().ok()?;
-        held.extend(parse(&locks, &device, inodes));
-        if is_whole {
-            break;
-        }
+        held.extend(parse(&fs::read_to_string("/proc/locks").ok()?, &device, inodes));
     }
     Some(held)
 }
 
-/// The device that a file is on, as `/proc/locks` has it: that of the mount. On btrfs, `stat` tells another one, which each
-/// subvolume has for itself.
+/// The device of a file as `/proc/locks` writes it: that of the mount. On btrfs, `stat` has a device for each subvolume instead.
 fn device(file: &File) -> Option<String> {
     let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     let mount = about.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
@@ -85,29 +80,16 @@ fn device(file: &File) -> Option<String> {
     let line = mounts.lines().find(|line| line.split(' ').next() == Some(mount));
     let (major, minor) = match line.and_then(|line| line.split(' ').nth(2)?.split_once(':')) {
         Some((major, minor)) => (major.parse().ok()?, minor.parse().ok()?),
-        // It is mounted where we do not see it.
+        // Its mount is not visible here.
         None => file.metadata().map(|found| (major(found.dev()), minor(found.dev()))).ok()?,
     };
     let (major, minor): (u32, u32) = (major, minor);
     Some(format!("{major:02x}:{minor:02x}"))
 }
 
-/// What `/proc/locks` says, and whether it was said in one go. Longer than a page, it comes in parts; of a lock that is given up
-/// between two of them, the place is taken by the next, which is then left out.
-fn read_locks() -> io::Result<(String, bool)> {
-    let mut file = File::open("/proc/locks")?;
-    let (mut text, mut part, mut parts) = (Vec::new(), vec![0; 64 << 10], 0);
-    loop {
-        match file.read(&mut part)? {
-            0 => return Ok((String::from_utf8_lossy(&text).into_owned(), parts <= 1)),
-            length => text.extend_from_slice(&part[..length]),
-        }
-        parts += 1;
-    }
-}
-
-/// Of lines like `1: POSIX  ADVISORY  READ 3652 08:01:1234567 128 128`, those of these files. `->` stands for one that waits.
-fn parse(locks: &str, device: &str, inodes: &[u64]) -> Vec<(u64, Held)> {
+/// The locks on these files, from lines like `1: POSIX  ADVISORY  READ 3652 08:01:1234567 128 128`. A line with `->` is a process
+/// that waits for a lock.
+fn parse(locks: &str, device: &str, inodes: &[u64]) -> Vec<(u64, HeldLock)> {
     let held = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
         let (kind, _, mode, pid) = (words.next()?, words.next()?, words.next()?, words.next()?);
@@ -119,34 +101,35 @@ fn parse(locks: &str, device: &str, inodes: &[u64]) -> Vec<(u64, Held)> {
         let (file, start) = (words.next()?, words.next()?.parse().ok()?);
         let (on, inode) = file.rsplit_once(':')?;
         let inode = inode.parse().ok().filter(|inode| on == device && inodes.contains(inode))?;
-        Some((inode, Held { pid: pid.parse().ok()?, is_flock, is_exclusive: mode == "WRITE", start }))
+        Some((inode, HeldLock { pid: pid.parse().ok()?, is_flock, is_exclusive: mode == "WRITE", start }))
     };
     locks.lines().filter_map(held).collect()
 }
 
-/// The processes that have locked a file by `flock`, and whether each shares it with nobody; `None` if the system does not tell.
+/// The processes that have locked a file by `flock`, and whether each lock is exclusive; `None` if `/proc` does not tell.
 pub(super) fn locking(file: &File) -> Option<Vec<(Process, bool)>> {
     let inode = file.metadata().ok()?.ino();
-    let flocks = held_on(file, &[inode])?.into_iter().filter(|(_, held)| held.is_flock);
+    let flocks = locks_on(file, &[inode])?.into_iter().filter(|(_, held)| held.is_flock);
     Some(flocks.map(|(_, held)| (Process::of(held.pid), held.is_exclusive)).collect())
 }
 
-/// Other processes that read and write a database by another index of its log than the one with this inode: a removed one, or
-/// that of another name of the database. Everybody who has the database open has a lock on it and one on the index.
-pub(super) fn strangers(database: &File, index: Option<u64>) -> Vec<Process> {
+/// Other processes that have a database open with another WAL index than the one with this inode: a removed one, or the one of
+/// another name of the database. SQLite has a lock on the database and one on the index for each process that has the database
+/// open.
+pub(super) fn with_another_wal(database: &File, index: Option<u64>) -> Vec<Process> {
     let Ok(inode) = database.metadata().map(|found| found.ino()) else { return Vec::new() };
     let inodes: Vec<u64> = index.into_iter().chain([inode]).collect();
-    let held: Vec<_> = held_on(database, &inodes).unwrap_or_default();
+    let held: Vec<_> = locks_on(database, &inodes).unwrap_or_default();
     let held: Vec<_> = held.iter().filter(|(_, held)| !held.is_flock && held.pid != process::id()).collect();
-    // Who closes the database last has it for itself, and no index any more.
-    let reads = |held: &Held| !held.is_exclusive && READ_LOCKS.contains(&held.start);
-    let is_insider = |pid| held.iter().any(|(of, held)| Some(*of) == index && held.pid == pid);
-    let strangers = held.iter().filter(|(of, held)| *of == inode && reads(held) && !is_insider(held.pid));
-    let pids: BTreeSet<u32> = strangers.map(|(_, held)| held.pid).collect();
+    // An exclusive lock is that of the last process while it closes the database: it has released the index already.
+    let reads = |held: &HeldLock| !held.is_exclusive && READ_LOCKS.contains(&held.start);
+    let uses_index = |pid| held.iter().any(|(of, held)| Some(*of) == index && held.pid == pid);
+    let others = held.iter().filter(|(of, held)| *of == inode && reads(held) && !uses_index(held.pid));
+    let pids: BTreeSet<u32> = others.map(|(_, held)| held.pid).collect();
     pids.into_iter().take(MOST_NAMED).map(Process::of).collect()
 }
 
-/// Other processes that have this file open: those of the same user, or, to root, all.
+/// Other processes that have this file open: those of the same user, or all, if we run as root.
 pub(super) fn having_open(path: &Path) -> io::Result<Vec<Process>> {
     let path = fs::canonicalize(path)?;
     let having = |process: fs::DirEntry| {
@@ -163,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_of_locks_that_comes_in_parts_is_read_to_its_end() {
+    fn a_lock_is_found_at_both_ends_of_a_long_list() {
         let dir = tempfile::tempdir().unwrap();
         let locked = |name: &str| {
             let file = File::create(dir.path().join(name)).unwrap();
@@ -176,12 +159,11 @@ mod tests {
         }
         let _others: Vec<File> = (0..300).map(|n| locked(&n.to_string())).collect();
         let last = locked("last");
-        let ours = [(Process::of(process::id()), true)];
-        // More than once, if locks of others came and went meanwhile; never not at all, for a list that stays as it is.
+        let ours = (Process::of(process::id()), true);
         for file in [&first, &last] {
-            assert!(locking(file).unwrap().iter().all(|found| *found == ours[0]));
+            let found = locking(file).unwrap();
+            assert!(!found.is_empty() && found.iter().all(|found| *found == ours), "{found:?}");
         }
-        assert!(locking(&first).is_some_and(|found| !found.is_empty()) || !read_locks().unwrap().1);
     }
 
     #[test]
@@ -197,8 +179,8 @@ mod tests {
 7: nonsense
 ";
         let held = [
-            (263, Held { pid: 12, is_flock: false, is_exclusive: false, start: 128 }),
-            (263, Held { pid: 13, is_flock: true, is_exclusive: true, start: 0 }),
+            (263, HeldLock { pid: 12, is_flock: false, is_exclusive: false, start: 128 }),
+            (263, HeldLock { pid: 13, is_flock: true, is_exclusive: true, start: 0 }),
         ];
         assert_eq!(parse(locks, "fe:00", &[7, 263]), held);
         assert_eq!(parse(locks, "fe:00", &[7]), []);

@@ -1,4 +1,4 @@
-//! The other side of the queue, for those parts of this program that enqueue.
+//! Enqueues rows, for commands, the demo and tests.
 
 use std::io;
 
@@ -6,15 +6,18 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     Store,
-    doubt::{Link, sure},
-    end::leave,
+    close::close_beside_daemon,
+    connection::connect,
     errors::{OpenError, StoreError},
-    file::{Opened, Options, connect},
-    files::Files,
+    interference::not_done,
+    open::{Opened, Options},
     rows::json,
     schema::connect_known,
-    steps::SOME_ROWS,
-    trust::{Schema, not_done},
+    schema_watch::SchemaWatch,
+    second_look::twice_if_damaged,
+    session::Session,
+    step_limit::SOME_ROWS,
+    watched_files::WatchedFiles,
 };
 use crate::{
     model::{
@@ -24,20 +27,20 @@ use crate::{
     queue::Queue as _,
 };
 
-/// ?1 rows: [[agent_id, entry_id, priority, due_at], …]. The trigger does what is to be done for those that there are.
+/// ?1 rows: [[agent_id, entry_id, priority, due_at], …]. A trigger updates rows that exist already.
 const ENQUEUE: &str = "
 INSERT INTO deletions (agent_id, entry_id, priority, due_at)
 SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1)";
 
-/// ?1 the same rows, after they were inserted: how many of them are not there, or not open.
+/// ?1 the same rows, after they were inserted. Counts those that are not in the table, or not open.
 pub(super) const MISSING: &str = "
 SELECT count(*) FROM json_each(?1)
 WHERE NOT EXISTS (
     SELECT 1 FROM deletions WHERE agent_id = value->>0 AND entry_id = value->>1 AND state = 'pending')";
 
-/// ?1 the same rows, before they are inserted: how many of them will reopen a settled row, and how many will make an open row
-/// due earlier. As the trigger does it, one after the other: the first of several with the same entry reopens the row, and
-/// each one meets the earliest time of those before it.
+/// ?1 the same rows, before they are inserted. Counts those that will reopen a settled row, and those that will make an open row due
+/// earlier. The trigger takes the rows one after the other: the first of several with the same entry reopens the row, and each
+/// meets the earliest time of those before it.
 pub(super) const REPEATS: &str = "
 WITH wish AS (
     SELECT value->>0 AS agent, value->>1 AS entry, value->>3 AS due,
@@ -53,86 +56,79 @@ SELECT
             THEN wish.due < min(deletions.due_at, coalesce(wish.before, deletions.due_at)) END), 0)
 FROM wish LEFT JOIN deletions ON deletions.agent_id = wish.agent AND deletions.entry_id = wish.entry";
 
-/// A producer's connection, for those parts of this program that enqueue.
+/// A connection that enqueues.
 #[derive(Debug)]
 pub struct Producer {
-    pub(super) link: Link,
-    /// The file is marked as ours.
+    pub(super) session: Session,
+    /// The file has our application ID.
     is_marked: bool,
-    schema: Schema,
+    schema: SchemaWatch,
 }
 
-/// A row to be.
+/// A deletion to be enqueued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
-    /// Whose cache it is in.
+    /// The agent whose cache has the entry.
     pub agent: AgentId,
-    /// What is to go.
+    /// The entry to delete.
     pub entry: EntryId,
     /// Higher goes first.
     pub priority: i64,
-    /// Not before.
+    /// The deletion must not be sent before this time.
     pub due_at: Timestamp,
 }
 
-/// What became of wishes.
+/// How many deletions of one call had which effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Enqueued {
     /// New rows.
     pub inserted: u64,
-    /// Open rows already, whose time stays; a higher priority was taken over.
+    /// Rows that were open, and keep their due time. They took over a higher priority.
     pub waiting: u64,
-    /// Open rows that had not been tried yet, and are due earlier now.
+    /// Rows that were open and untried, and are due earlier now.
     pub earlier: u64,
-    /// Settled before, and open again now.
+    /// Settled rows that were reopened.
     pub reopened: u64,
 }
 
 impl Producer {
-    /// The statement that it inserts with; anybody can.
+    /// The statement of [`Producer::insert`]. Any SQLite client can use it.
     pub const INSERT: &str = "INSERT INTO deletions (agent_id, entry_id, priority) VALUES (?, ?, ?)";
 
-    /// Opens the file as any client would.
+    /// Opens the file as any client would, without a check of its schema.
     ///
     /// # Errors
     /// If SQLite fails.
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
         let conn = connect(options, false).await?;
-        let link = Link::new(conn, options).await?;
-        Ok(Self { link, is_marked: true, schema: Schema::default() })
+        let session = Session::new(conn, options).await?;
+        Ok(Self { session, is_marked: true, schema: SchemaWatch::default() })
     }
 
-    /// Opens a queue that is there and up to date, whoever works on it.
+    /// Opens an up-to-date queue, beside a daemon or without one.
     ///
     /// # Errors
-    /// If it is not, or SQLite fails.
+    /// If the file does not exist, is not ours or not up to date, or SQLite fails.
     pub async fn join(options: &Options) -> Result<Self, OpenError> {
-        sure(async || {
+        twice_if_damaged(async || {
             let (conn, is_marked) = connect_known(options, false).await?;
-            let link = Link::new(conn, options).await?;
-            let mut producer = Self { link, is_marked, schema: Schema::default() };
-            // Entry IDs are random to the index: with little memory, each row would read and write a page of it.
-            let set_up = sqlx::raw_sql("PRAGMA cache_size = -16384").execute(&mut *producer.link.conn).await;
-            set_up.map_err(|source| producer.link.error("set up", source))?;
-            // Here, because it takes some milliseconds, for which nobody needs to be kept from writing.
-            let followed = producer.follow_the_schema().await;
-            followed.map_err(|source| producer.link.error("look at the tables", source))?;
+            let session = Session::new(conn, options).await?;
+            let mut producer = Self { session, is_marked, schema: SchemaWatch::default() };
+            // Entry IDs are random to the index: with a small cache, each row would read and write a page of it.
+            let set_up = sqlx::raw_sql("PRAGMA cache_size = -16384").execute(&mut *producer.session.conn).await;
+            set_up.map_err(|source| producer.session.error("set up", source))?;
+            // Now, and not under the write lock, because it takes some milliseconds.
+            let updated = producer.schema.update(&mut producer.session.conn).await;
+            updated.map_err(|source| producer.session.error("look at the schema", source))?;
             Ok(producer)
         })
         .await
     }
 
-    async fn follow_the_schema(&mut self) -> Result<(), sqlx::Error> {
-        let conn = &mut *self.link.conn;
-        let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *conn).await?;
-        self.schema.follow(conn, version).await
-    }
-
-    /// The same, of a queue that is made first if it is not there, and marked as ours if it is a dump that was loaded. It tells
-    /// which it was.
+    /// The same. Makes the queue if it does not exist, and adopts a dump that was loaded. Returns what the file was before.
     ///
     /// # Errors
-    /// If it is there and not up to date, or SQLite fails.
+    /// If the file exists and is not ours or not up to date, or SQLite fails.
     pub async fn join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
         let is_there = std::fs::metadata(&options.path).is_ok_and(|found| found.len() > 0);
         if is_there {
@@ -146,17 +142,17 @@ impl Producer {
         Ok((Self::join(options).await?, opened))
     }
 
-    /// Closes the file in good order: what is in the log of commits goes into the database, unless a daemon sees to that.
+    /// Closes the file. Copies the WAL into the database, unless a daemon runs, which does that itself.
     ///
     /// # Errors
     /// If SQLite fails; nothing is lost by that.
     pub async fn close(self) -> Result<(), StoreError> {
-        let Link { conn, options, .. } = self.link;
-        let left = leave(conn, &options.path).await;
+        let Session { conn, options, .. } = self.session;
+        let left = close_beside_daemon(conn, &options.path).await;
         left.map_err(|source| StoreError { path: options.path, doing: "close", source })
     }
 
-    /// Enqueues all of them in one transaction.
+    /// Enqueues all deletions in one transaction.
     ///
     /// # Errors
     /// If SQLite fails; then none is enqueued.
@@ -166,17 +162,17 @@ impl Producer {
             .map(|wish| (wish.agent.as_str(), wish.entry.as_str(), wish.priority, wish.due_at.0))
             .collect();
         let (rows, count) = (json(&rows), wishes.len());
-        let (schema, files) = (&mut self.schema, self.link.conn.files.clone());
+        let (schema, files) = (&mut self.schema, self.session.conn.files.clone());
         let enqueue = async |conn: &mut SqliteConnection| enqueue_rows(conn, schema, &rows, count, &files).await;
-        let done = self.link.surely("enqueue", SOME_ROWS, enqueue).await;
+        let done = self.session.twice_if_damaged("enqueue", SOME_ROWS, enqueue).await;
         match done {
             Ok(enqueued) => {
-                self.link.check_in_place("enqueue")?;
+                self.session.check_in_place("enqueue")?;
                 Ok(enqueued)
             }
             Err(error) => {
-                self.link.check_in_place("enqueue")?;
-                Err(self.link.blame(error).await)
+                self.session.check_in_place("enqueue")?;
+                Err(self.session.blame(error).await)
             }
         }
     }
@@ -189,14 +185,14 @@ impl Producer {
         &mut self,
         rows: impl IntoIterator<Item = (&'r str, &'r str, i64)>,
     ) -> Result<(), StoreError> {
-        let path = self.link.options.path.clone();
+        let path = self.session.options.path.clone();
         let error = |source| StoreError { path: path.clone(), doing: "insert", source };
-        let mut tx = self.link.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
+        let mut tx = self.session.conn.begin_with("BEGIN IMMEDIATE").await.map_err(error)?;
         for (agent, entry, priority) in rows {
             sqlx::query(Self::INSERT).bind(agent).bind(entry).bind(priority).execute(&mut *tx).await.map_err(error)?;
         }
         tx.commit().await.map_err(error)?;
-        self.link.check_in_place("insert")
+        self.session.check_in_place("insert")
     }
 
     /// How many rows of each agent are in each state, and why the dead ones are dead. Reads the whole table.
@@ -208,33 +204,32 @@ impl Producer {
             "SELECT agent_id, state, CASE state WHEN 'dead' THEN last_cause END AS cause, count(*) FROM deletions
              GROUP BY 1, 2, 3 ORDER BY 1, 2 DESC, 3",
         )
-        .fetch_all(&mut *self.link.conn)
+        .fetch_all(&mut *self.session.conn)
         .await
-        .map_err(|source| self.link.error("count", source))
+        .map_err(|source| self.session.error("count", source))
     }
 }
 
-/// Enqueues rows in one transaction, and looks whether they are there if something of somebody else's is in the tables.
+/// Enqueues rows in one transaction. While foreign triggers can interfere, reads the rows back.
 async fn enqueue_rows(
     conn: &mut SqliteConnection,
-    schema: &mut Schema,
+    schema: &mut SchemaWatch,
     rows: &str,
     count: usize,
-    files: &Files,
+    files: &WatchedFiles,
 ) -> Result<Enqueued, sqlx::Error> {
     let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
-    let version = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *tx).await?;
-    schema.follow(&mut tx, version).await?;
+    schema.update(&mut tx).await?;
     let (reopened, earlier): (i64, i64) = sqlx::query_as(REPEATS).bind(rows).fetch_one(&mut *tx).await?;
     let inserted = sqlx::query(ENQUEUE).bind(rows).execute(&mut *tx).await?.rows_affected();
-    if schema.is_interfered_with() {
+    if schema.can_interfere() {
         let missing: i64 = sqlx::query_scalar(MISSING).bind(rows).fetch_one(&mut *tx).await?;
         if missing > 0 {
-            let said = format!("{missing} of {count} rows are not pending after they were enqueued");
-            return Err(not_done(said, &schema.foreign));
+            let message = format!("{missing} of {count} rows are not pending after they were enqueued");
+            return Err(not_done(message, &schema.changes));
         }
     }
-    // What is committed to a log that others do not see is lost, and the caller says which file it was.
+    // A commit to a WAL that others do not see is lost. The caller's own check names the file.
     if files.replaced().is_some() {
         return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, "a file was replaced")));
     }
@@ -244,16 +239,16 @@ async fn enqueue_rows(
     Ok(Enqueued { inserted, waiting, earlier, reopened })
 }
 
-/// Makes a queue, or brings its tables up to date, and leaves it.
+/// Makes a queue, or brings its tables up to date, and closes it.
 async fn make(options: &Options) -> Result<Opened, OpenError> {
-    match sure(async || Store::make(options.clone()).await).await {
+    match twice_if_damaged(async || Store::make(options.clone()).await).await {
         Ok(store) => {
             let opened = store.opened();
-            // All is committed; a log that could not be copied stays beside the file.
+            // Everything is committed. A WAL that could not be copied stays beside the file.
             let _ = store.close().await;
             Ok(opened)
         }
-        // A daemon makes it, and works on it.
+        // A daemon has just made it, and works on it.
         Err(OpenError::Taken { .. }) => Ok(Opened::Existing),
         Err(error) => Err(error),
     }

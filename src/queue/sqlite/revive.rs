@@ -1,13 +1,14 @@
-//! Bringing dead rows back, and taking pending ones out: for those parts of this program that do so for a person.
+//! Revives dead rows and cancels pending ones, for `sweeper retry` and `sweeper cancel`.
 
 use sqlx::{SqliteConnection, sqlite::SqliteQueryResult};
 
 use super::{
     errors::StoreError,
+    interference::not_done,
     producer::Producer,
     rows::json,
-    steps::{SOME_ROWS, whole_file},
-    trust::{self, Foreign, How, not_done},
+    schema_watch::{Change, SchemaChange, schema_changes},
+    step_limit::{SOME_ROWS, whole_file},
 };
 use crate::model::{
     clock::Timestamp,
@@ -30,8 +31,8 @@ SELECT json_group_array(id) FROM (
 /// ?1 agent; ?2 entry
 const PENDING_ROW: &str = "SELECT id FROM deletions WHERE agent_id = ?1 AND entry_id = ?2 AND state = 'pending'";
 
-/// ?1 ids: [id, …]; ?2 now. Of a rejected row it is known that it had better not go with others: its `batch_max` stays.
-/// So does `maybe_done`, which is still so. OR IGNORE: a row that got past its CHECKs stays dead, and keeps no other.
+/// ?1 ids: [id, …]; ?2 now. A rejected row had better not go with others, so its `batch_max` stays. `maybe_done` stays because it is
+/// still true. OR IGNORE: an invalid row stays dead, and keeps no other from being revived.
 pub(super) const REVIVE: &str = "
 UPDATE OR IGNORE deletions SET state = 'pending', settled_at = NULL, attempts = 0, asks = 0, due_at = ?2,
     request_id = NULL, first_fault = NULL, evidence = NULL, batch_max = CASE last_cause WHEN 'rejected' THEN batch_max ELSE 20 END
@@ -60,7 +61,7 @@ impl Producer {
             let query = sqlx::query_scalar(DEAD).bind(agent.map(AgentId::as_str)).bind(cause.map(Cause::as_str));
             query.fetch_one(conn).await.and_then(parse_ids)
         };
-        self.link.surely("look for dead rows", whole_file(&self.link.options.path), look).await
+        self.session.twice_if_damaged("look for dead rows", whole_file(&self.session.options.path), look).await
     }
 
     /// The pending rows of an agent, or all of them, in the order of their ids.
@@ -72,10 +73,10 @@ impl Producer {
             let query = sqlx::query_scalar(PENDING).bind(agent.map(AgentId::as_str));
             query.fetch_one(conn).await.and_then(parse_ids)
         };
-        self.link.surely("look for pending rows", whole_file(&self.link.options.path), look).await
+        self.session.twice_if_damaged("look for pending rows", whole_file(&self.session.options.path), look).await
     }
 
-    /// This row, if it is pending.
+    /// The ID of this row, if it is pending.
     ///
     /// # Errors
     /// If SQLite fails.
@@ -84,49 +85,50 @@ impl Producer {
             let query = sqlx::query_scalar(PENDING_ROW).bind(agent.as_str()).bind(entry.as_str());
             query.fetch_optional(conn).await
         };
-        let id: Option<i64> =
-            self.link.surely("look for pending rows", whole_file(&self.link.options.path), look).await?;
+        let id: Option<i64> = self
+            .session
+            .twice_if_damaged("look for pending rows", whole_file(&self.session.options.path), look)
+            .await?;
         Ok(id.map(DeletionId))
     }
 
-    /// The rows that requests without an answer have.
+    /// The rows of requests without an answer.
     ///
     /// # Errors
     /// If SQLite fails.
     pub async fn in_flight(&mut self) -> Result<Vec<DeletionId>, StoreError> {
         let look =
             async |conn: &mut SqliteConnection| sqlx::query_scalar(IN_FLIGHT).fetch_one(conn).await.and_then(parse_ids);
-        self.link.surely("look for rows on their way", whole_file(&self.link.options.path), look).await
+        self.session.twice_if_damaged("look for rows in flight", whole_file(&self.session.options.path), look).await
     }
 
-    /// Makes those of these rows that are dead pending again, due now and with all their attempts before them; tells how
-    /// many. One transaction.
+    /// Makes the dead ones of these rows pending again, due now and with all their attempts, in one transaction. Returns how many
+    /// that were.
     ///
     /// # Errors
-    /// If SQLite fails; then none is.
+    /// If SQLite fails; then no row is changed.
     pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
-        // The table takes no time before 1973 for one: with a clock that begins in 1970, the rows are due at once.
+        // The table refuses due times before 1973. With a clock that begins in 1970, the rows are due at once.
         let due_at = if now < Timestamp::LEAST_DUE { Timestamp::ZERO } else { now };
         let revive =
             async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(due_at.0).execute(conn).await;
-        self.link.check_in_place("revive")?;
-        let done = self.link.surely("revive", SOME_ROWS, revive).await;
+        self.session.check_in_place("revive")?;
+        let done = self.session.twice_if_damaged("revive", SOME_ROWS, revive).await;
         self.changed("revive", ids, "dead", done).await
     }
 
-    /// Takes those of these rows out that are pending; tells how many. One transaction.
+    /// Removes the pending ones of these rows, in one transaction. Returns how many that were.
     ///
     /// # Errors
-    /// If SQLite fails; then none is.
+    /// If SQLite fails; then no row is removed.
     pub async fn cancel(&mut self, ids: &[DeletionId]) -> Result<u64, StoreError> {
         let cancel = async |conn: &mut SqliteConnection| sqlx::query(CANCEL).bind(list(ids)).execute(conn).await;
-        self.link.check_in_place("cancel")?;
-        let done = self.link.surely("cancel", SOME_ROWS, cancel).await;
+        self.session.check_in_place("cancel")?;
+        let done = self.session.twice_if_damaged("cancel", SOME_ROWS, cancel).await;
         self.changed("cancel", ids, "pending", done).await
     }
 
-    /// How many rows were changed. Fails if some still have their `state` while something of somebody else's is in the tables,
-    /// which may have left them out.
+    /// The number of changed rows. Fails if some rows still have their old `state`, and a foreign trigger may be the cause.
     async fn changed(
         &mut self,
         doing: &'static str,
@@ -136,21 +138,21 @@ impl Producer {
     ) -> Result<u64, StoreError> {
         let done = match done {
             Ok(done) => done.rows_affected(),
-            Err(error) => return Err(self.link.blame(error).await),
+            Err(error) => return Err(self.session.blame(error).await),
         };
-        self.link.check_in_place(doing)?;
+        self.session.check_in_place(doing)?;
         let left = async |conn: &mut SqliteConnection| {
             sqlx::query_scalar::<_, i64>(LEFT).bind(list(ids)).bind(state).fetch_one(conn).await
         };
         if done < ids.len() as u64 {
-            let left = self.link.surely(doing, SOME_ROWS, left).await?;
-            let foreign = trust::foreign(&mut self.link.conn).await;
-            let foreign = foreign.map_err(|source| self.link.error(doing, source))?;
-            // What is missing leaves nothing out.
-            let is_at_work = |object: &Foreign| object.can_interfere() && object.how != How::Missing;
+            let left = self.session.twice_if_damaged(doing, SOME_ROWS, left).await?;
+            let foreign = schema_changes(&mut self.session.conn).await;
+            let foreign = foreign.map_err(|source| self.session.error(doing, source))?;
+            // A missing trigger of ours does not keep a row from being changed.
+            let is_at_work = |object: &SchemaChange| object.can_interfere() && object.change != Change::Missing;
             if left > 0 && foreign.iter().any(is_at_work) {
-                let said = format!("{left} of {} rows are still {state}", ids.len());
-                return Err(self.link.error(doing, not_done(said, &foreign)));
+                let message = format!("{left} of {} rows are still {state}", ids.len());
+                return Err(self.session.error(doing, not_done(message, &foreign)));
             }
         }
         Ok(done)
@@ -161,7 +163,7 @@ fn list(ids: &[DeletionId]) -> String {
     json(&ids.iter().map(|id| id.0).collect::<Vec<_>>())
 }
 
-/// One text instead of a row for each: those cost a hundred times as much.
+/// The queries return one JSON text: a row for each ID would cost a hundred times as much.
 fn parse_ids(text: String) -> Result<Vec<DeletionId>, sqlx::Error> {
     let ids: Vec<i64> = serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;
     Ok(ids.into_iter().map(DeletionId).collect())

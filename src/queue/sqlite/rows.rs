@@ -1,4 +1,4 @@
-//! What goes into the statements and comes out of them.
+//! Converts between the values of statements and the types of the model.
 
 use std::borrow::Cow;
 
@@ -15,28 +15,28 @@ use crate::{
     queue::{Counts, DueRow, Look, Orphan, Settlement},
 };
 
-/// The id of a lane's first row, the lane, and when that row is due.
+/// The id of a lane's first row, the lane, and the due time of that row.
 pub(super) fn lane_row(row: &SqliteRow) -> Result<(DeletionId, Lane, Timestamp), sqlx::Error> {
     let agent = AgentId::parse(row.try_get(1)?).map_err(undecodable)?;
     let lane = Lane { priority: row.try_get(0)?, agent, batch_max: row.try_get(2)? };
     Ok((DeletionId(row.try_get(5)?), lane, time(row, 3)?))
 }
 
-/// The holds, as far as they are on anything.
+/// All holds whose scope is valid.
 pub(super) async fn holds(conn: &mut SqliteConnection) -> Result<Vec<HoldRow>, sqlx::Error> {
     let rows = sqlx::query("SELECT scope, cause, since_at, until_at, repeats, probed_at FROM holds").fetch_all(conn);
     Ok(rows.await?.iter().filter_map(hold_row).collect())
 }
 
-/// The same of these scopes: [scope, …].
+/// The holds on these scopes: [scope, …].
 pub(super) async fn holds_of(conn: &mut SqliteConnection, scopes: &str) -> Result<Vec<HoldRow>, sqlx::Error> {
     let query = "SELECT scope, cause, since_at, until_at, repeats, probed_at FROM holds
         WHERE scope IN (SELECT value FROM json_each(?1))";
     Ok(sqlx::query(query).bind(scopes).fetch_all(conn).await?.iter().filter_map(hold_row).collect())
 }
 
-/// `None` if it is on nothing that is or could be an agent. What else of it makes no sense is taken for what holds
-/// longer: a deletion cannot be undone.
+/// `None` if the scope cannot be an agent. Any other invalid value is read as the one that holds longer, because a deletion cannot be
+/// undone.
 fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
     let scope = match row.try_get(0).ok()? {
         "*" => Scope::All,
@@ -52,10 +52,10 @@ fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
     })
 }
 
-/// A row in the JSON of a look: [id, entry_id, attempts, asks, maybe_done, due_at, created_at, last_cause, request_id,
+/// A row in the JSON of [`super::due_rows`]: [id, entry_id, attempts, asks, maybe_done, due_at, created_at, last_cause, request_id,
 /// first_fault, evidence].
 ///
-/// A value that its CHECK refuses is an error here: see [`super::sweep`].
+/// An invalid value is an error, which starts the sweep in [`super::invalid_rows`].
 #[derive(Deserialize)]
 struct RawDeletion<'j>(
     i64,
@@ -110,8 +110,8 @@ pub(super) fn orphan_row(row: &SqliteRow) -> Result<Orphan, sqlx::Error> {
     let request = RequestId(row.try_get(0)?);
     let batch_max = if row.try_get(2)? { ALONE } else { MAX_BATCH_SIZE };
     let rows: Vec<Deletion> = due_rows(row, 3, Timestamp::ZERO)?.into_iter().map(|row| row.deletion).collect();
-    // Rows are settled by their ids. Of their lane, all that still matters is whether the request was a single-entry DELETE.
-    // Without an agent or without rows, there is nothing to judge.
+    // Rows are settled by their ids. Of their lane, it only matters whether the request was a single-entry DELETE. Without an agent
+    // or rows, there is nothing to judge.
     let batch = row
         .try_get(1)
         .ok()
@@ -154,13 +154,13 @@ fn time(row: &SqliteRow, column: usize) -> Result<Timestamp, sqlx::Error> {
     if at < 0 { Err(sqlx::Error::Decode(format!("{at} is before 1970").into())) } else { Ok(Timestamp(at)) }
 }
 
-/// Since when a row could have been sent: `due_at`, but not before it existed. A producer's clock that is ahead of
-/// ours does not count.
+/// Since when a row could have been sent: `due_at`, but not before it was enqueued. A `created_at` in the future, from a producer's
+/// clock that is ahead of ours, does not count.
 pub(super) fn due_since(due_at: i64, created_at: i64, now: Timestamp) -> Timestamp {
     Timestamp(if created_at <= now.0 { due_at.max(created_at) } else { due_at })
 }
 
-/// What is written onto rows that have reached their end, the same for all of them but for the request.
+/// The values that are written onto rows that have reached their end, the same for many rows.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Ending {
     pub state: State,
@@ -181,7 +181,7 @@ impl Serialize for RowsOfRequests {
     }
 }
 
-/// What has the same key together, in the order in which the keys come: they are few.
+/// Groups values by key, in the order in which the keys first come. Looks through all groups each time, because keys are few.
 fn grouped<K: PartialEq, V>(pairs: impl Iterator<Item = (K, V)>) -> Vec<(K, Vec<V>)> {
     let mut groups: Vec<(K, Vec<V>)> = Vec::new();
     for (key, value) in pairs {
@@ -193,7 +193,7 @@ fn grouped<K: PartialEq, V>(pairs: impl Iterator<Item = (K, V)>) -> Vec<(K, Vec<
     groups
 }
 
-/// The rows that have reached their end, by what is written onto them: few kinds, and most often one.
+/// The rows that have reached their end, grouped by the values that are written onto them.
 pub(super) fn endings<'s>(settlements: impl Iterator<Item = &'s Settlement>) -> Vec<(Ending, RowsOfRequests)> {
     let ended = settlements.flat_map(|settlement| {
         settlement.rows.iter().filter_map(move |row| {
@@ -212,10 +212,10 @@ pub(super) fn endings<'s>(settlements: impl Iterator<Item = &'s Settlement>) -> 
     grouped(ended).into_iter().map(|(ending, rows)| (ending, RowsOfRequests(rows))).collect()
 }
 
-/// A group as [`super::write::SETTLE_RETURNING`] reads it.
+/// A group of rows in the form that [`super::settle::SETTLE_RETURNING`] reads.
 pub(super) type Group = (i64, Option<&'static str>, u8, i64, Option<u8>, u32, u8, Vec<i64>, Option<i64>, Option<i64>);
 
-/// The rows of a request that come back, together with those that share everything that is written onto them.
+/// The rows of a request that come back, grouped by the values that are written onto them.
 pub(super) fn returning(settlement: &Settlement) -> Vec<Group> {
     let rows = settlement.rows.iter().filter_map(|row| {
         let due_at = row.verdict.due_at()?;
@@ -231,13 +231,13 @@ pub(super) fn returning(settlement: &Settlement) -> Vec<Group> {
     grouped(rows).into_iter().map(group).collect()
 }
 
-/// What a request did to some of its rows, as the view `outcomes` reads it in `requests.verdicts`.
+/// A request's verdict on some of its rows, as the view `outcomes` reads it in `requests.verdicts`.
 #[derive(Serialize)]
 struct Given {
     verdict: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
-    /// Left out if it is all of the manifest.
+    /// Left out if these are all rows of the manifest.
     #[serde(skip_serializing_if = "Option::is_none")]
     deletion_ids: Option<Vec<i64>>,
 }
@@ -250,7 +250,7 @@ fn given(settlement: &Settlement) -> Vec<Given> {
     groups.into_iter().map(given).collect()
 }
 
-/// An answer as [`super::write::SETTLE_REQUESTS`] reads it.
+/// An answer in the form that [`super::settle::SETTLE_REQUESTS`] reads.
 pub(super) fn answer(settlement: &Settlement) -> impl Serialize + use<'_> {
     let Counts { deleted, absent, retried, dead, .. } = settlement.counts();
     (
@@ -269,6 +269,6 @@ pub(super) fn answer(settlement: &Settlement) -> impl Serialize + use<'_> {
 }
 
 pub(super) fn json(value: &impl Serialize) -> String {
-    // Numbers, strings, and lists and maps of them: there is nothing in them that JSON cannot write.
+    // Numbers and strings, in lists and maps, always have a JSON form.
     serde_json::to_string(value).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Writing verdicts onto rows and answers onto requests.
+//! Writes verdicts onto rows and answers onto requests.
 
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{model::outcome::Cause, queue::Settlement};
 
-/// What is written onto rows that have reached their end (state, cause, counted, batch_max, asks, maybe_done, settled_at), and
-/// the rows: {id: request_id, …}. Those of a request that has its answer already were settled before.
+/// The values for rows that have reached their end (state, cause, counted, batch_max, asks, maybe_done, settled_at), and the rows:
+/// {id: request_id, …}. Rows of a request that already has an answer were settled before, and stay as they are.
 ///
-/// Nearly all rows of a queue come through here, and nothing else of a turn costs as much: what is the same for all is a
-/// parameter, so that SQLite takes it out of no JSON.
+/// Nearly all rows of a queue pass through this statement, and it costs more than anything else of a turn. So the values that all
+/// rows share are parameters, which SQLite need not take out of JSON.
 pub(super) const SETTLE_ENDED: &str = "
 UPDATE deletions NOT INDEXED SET
     state = ?,
@@ -30,9 +30,9 @@ WHERE deletions.id = CAST(ended.key AS INTEGER) AND deletions.state = 'pending'
   AND EXISTS (SELECT 1 FROM requests WHERE requests.id = ended.value AND answered_at IS NULL)";
 
 /// Groups of rows that come back: [[request_id, cause, counted, due_at, batch_max, asks, maybe_done,
-/// [deletion id, …], first_fault, evidence], …]. A group whose request has its answer already was settled before.
+/// [deletion id, …], first_fault, evidence], …]. A group whose request already has an answer was settled before.
 ///
-/// MATERIALIZED, so that the rows are looked up by what is judged and not the other way round.
+/// MATERIALIZED, so that SQLite looks up each judged row by its id, and does not search the judgements for each row.
 pub(super) const SETTLE_RETURNING: &str = "
 WITH groups AS MATERIALIZED (
     SELECT value->>0 AS request_id, value->>1 AS cause, value->>2 AS counted, value->>3 AS due_at,
@@ -68,10 +68,10 @@ UPDATE requests SET
 FROM json_each(?) AS answer
 WHERE requests.id = answer.value->>0 AND requests.answered_at IS NULL";
 
-/// Most endings in one script: a prepared one takes 16 KiB, and scripts of each length are kept prepared.
+/// The most endings in one script. sqlx keeps a prepared script of each length, and each ending takes 16 KiB of it.
 const ENDINGS_AT_ONCE: usize = 4;
 
-/// The parameters of as many [`SETTLE_ENDED`].
+/// Binds the parameters of one [`SETTLE_ENDED`] for each ending.
 fn bind_endings<'q>(query: Query<'q>, endings: &[(Ending, RowsOfRequests)]) -> Query<'q> {
     endings.iter().fold(query, |query, (ending, rows)| {
         query
@@ -87,7 +87,7 @@ fn bind_endings<'q>(query: Query<'q>, endings: &[(Ending, RowsOfRequests)]) -> Q
 }
 
 impl Transaction<'_> {
-    /// See [`crate::queue::Tx::settle`]; with a look at whether it is there if a trigger of others may have had a say.
+    /// See [`crate::queue::Tx::settle`]. Reads the outcome back if foreign triggers may have changed it.
     pub(super) async fn settle_checked<'s>(
         &mut self,
         settlements: impl Iterator<Item = &'s Settlement> + Clone,
@@ -116,10 +116,10 @@ impl Transaction<'_> {
             let script = AssertSqlSafe(vec![SETTLE_ENDED; some.len()].join(";"));
             self.execute("settle", bind_endings(sqlx::query(script), some)).await?;
         }
-        // In one go: SQLite has a thread of its own, and each time that we wait for it costs as much as eighty rows.
+        // One script: SQLite runs on sqlx's thread, and each round trip to it costs as much as eighty rows.
         let mut statements = vec![SETTLE_ENDED; last.len()];
         statements.extend((!returning.is_empty()).then_some(SETTLE_RETURNING));
-        // Behind the rows: what is settled is told by it.
+        // The requests must come after the rows: the statements above skip the rows of answered requests.
         statements.extend([SETTLE_REQUESTS, DATA_VERSION]);
         let mut query = bind_endings(sqlx::query(AssertSqlSafe(statements.join(";"))), last);
         if !returning.is_empty() {

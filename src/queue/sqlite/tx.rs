@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, path::PathBuf};
 use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
 
 use super::{
-    checks::{COUNTED, ON_RECORD, on_record},
+    due_rows,
     errors::StoreError,
-    look,
     rows::{holds_of, json},
-    steps::Allowance,
-    trust::Foreign,
+    schema_watch::SchemaChange,
+    step_limit::StepBudget,
+    verify::{COUNTED, ON_RECORD, on_record},
 };
 use crate::{
     model::{
@@ -22,7 +22,7 @@ use crate::{
     queue::{Claim, Look, Settlement, Tx},
 };
 
-/// Now; claims: [[id, correlation_id, agent_id, [deletion id, …], size, kind], …]. Goes with the commit.
+/// Now; claims: [[id, correlation_id, agent_id, [deletion id, …], size, kind], …]. Runs in the same script as the COMMIT.
 const CLAIM: &str = "
 INSERT INTO requests (claimed_at, id, correlation_id, agent_id, deletion_ids, size, kind)
 SELECT ?, value->>0, value->>1, value->>2, value->'$[3]', value->>4, value->>5 FROM json_each(?)";
@@ -32,27 +32,27 @@ const WRITE_DAEMON: &str = "
 INSERT OR REPLACE INTO daemon (id, pid, version, started_at, requests_per_second, updated_at)
 VALUES (1, ?1, ?2, ?4, ?3, ?4)";
 
-/// Changes with each commit of somebody else's.
+/// Changes with each commit of another connection.
 pub(super) const DATA_VERSION: &str = "PRAGMA data_version";
 const COMMIT: &str = "COMMIT";
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
 
-/// A transaction that writes. Without [`Tx::commit`] nothing of it happens, and the [`super::Store`] undoes it.
+/// A transaction that writes. Without [`Tx::commit`] it has no effect: the [`super::Store`] rolls it back.
 #[derive(Debug)]
 pub struct Transaction<'a> {
     pub(super) conn: &'a mut SqliteConnection,
     pub(super) path: PathBuf,
     pub(super) next_request: &'a mut i64,
     pub(super) writing: &'a mut bool,
-    /// The data version that the [`super::Store`] has seen last.
+    /// The last data version that the [`super::Store`] has read.
     pub(super) data_version: i64,
-    /// The data version in this transaction, if it was read.
+    /// The data version in this transaction, if it has been read.
     pub(super) version: Option<i64>,
-    /// What is somebody else's in the tables, if that can have a say in what is written.
-    pub(super) foreign: &'a [Foreign],
-    /// For all statements of this transaction together.
-    pub(super) _allowance: Allowance,
+    /// Changes of the schema, if one of them can change what this transaction writes; else empty.
+    pub(super) foreign: &'a [SchemaChange],
+    /// The budget of all statements of this transaction together.
+    pub(super) _budget: StepBudget,
 }
 
 impl Transaction<'_> {
@@ -67,7 +67,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// Undoes it.
+    /// Rolls back.
     pub(super) async fn rollback(mut self) -> Result<(), StoreError> {
         self.execute("roll back", sqlx::query("ROLLBACK")).await?;
         *self.writing = false;
@@ -81,7 +81,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Claims, and commits in the same script.
+    /// Writes the claims and commits, in one script.
     async fn claim(mut self, claims: &[Claim], now: Timestamp) -> Result<(), StoreError> {
         let (Some(first), Some(last)) = (claims.first(), claims.last()) else { return self.finish().await };
         let rows: Vec<_> = claims.iter().map(row).collect();
@@ -99,7 +99,7 @@ impl Transaction<'_> {
     }
 }
 
-/// A claim as [`CLAIM`] reads it.
+/// A claim in the form that [`CLAIM`] reads.
 fn row(claim: &Claim) -> impl serde::Serialize + use<'_> {
     let Claim { request, correlation_id, batch } = claim;
     let ids: Vec<i64> = batch.deletions().iter().map(|row| row.id.0).collect();
@@ -148,7 +148,7 @@ impl Tx for Transaction<'_> {
         newest_first: bool,
         now: Timestamp,
     ) -> Result<Vec<Look>, StoreError> {
-        let looks = look::look(self.conn, lanes, most, in_flight, newest_first, now).await;
+        let looks = due_rows::look(self.conn, lanes, most, in_flight, newest_first, now).await;
         looks.map_err(|source| self.error("look for due rows", source))
     }
 
@@ -160,7 +160,7 @@ impl Tx for Transaction<'_> {
 
     async fn introduce(&mut self, rate: f64, now: Timestamp) -> Result<(), StoreError> {
         let query = sqlx::query(WRITE_DAEMON).bind(std::process::id()).bind(env!("CARGO_PKG_VERSION"));
-        self.execute("write who works on it", query.bind(rate).bind(now.0)).await?;
+        self.execute("write the daemon's row", query.bind(rate).bind(now.0)).await?;
         Ok(())
     }
 

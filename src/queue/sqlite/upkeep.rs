@@ -1,30 +1,30 @@
-//! What keeps the file from growing for ever: old rows are removed, and pages that became free are given back.
+//! Keeps the file from growing for ever: removes old rows, and gives free pages back to the file system. Each step holds the write
+//! lock for some milliseconds, and takes no lock if there is nothing to do.
 //!
-//! Both in steps that take the write lock for some milliseconds, and not at all when there is nothing to do. And who keeps
-//! the log of commits from being copied into the file, and so lets it grow, is found out.
+//! Also finds out who keeps SQLite from copying the WAL into the file, so that the WAL grows.
 
 use std::fs;
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use super::{Store, StoreError, files::beside, processes::having_open, steps::STEP_OF_UPKEEP};
+use super::{Store, StoreError, processes::having_open, step_limit::STEP_OF_UPKEEP, watched_files::beside};
 use crate::{model::clock::Timestamp, queue::Upkeep};
 
-/// How many rows one step of pruning removes: those of many agents lie far apart, and each is some pages to write.
+/// One step of pruning removes up to this number of rows. Rows of many agents lie far apart, so each is some pages to write.
 pub const PRUNE_ROWS: u32 = 200;
-/// How many free pages one step gives back.
+/// One step gives back up to this number of free pages.
 pub const VACUUM_PAGES: u32 = 100;
-/// One part in this many of the file may stay free: what comes next goes there.
+/// One tenth of the file may stay free, for the rows to come.
 const SPARE: i64 = 10;
-/// Fewer pages than this are not worth a commit: a file that has just been made has some from the migrations.
+/// Fewer free pages than this are not worth a commit. A new file has some from the migrations.
 const FEW_PAGES: i64 = 16;
 
-/// Of so many rows that may be removed at a time, so many are looked at: those that are not old cost little.
+/// A step reads this many times the rows that it may remove. Rows that stay cost little.
 const STRETCH: u32 = 10;
-/// For so many rows, one request.
-const REQUESTS: u32 = 10;
+/// A step removes one request for this number of rows.
+const ROWS_PER_REQUEST: u32 = 10;
 
-/// ?1 most; ?2 cutoff. Requests are answered about in the order of their ids: looking at the first ones is enough.
+/// ?1 the most requests; ?2 cutoff. Requests are answered roughly in the order of their ids, so the first ones are enough.
 macro_rules! old_requests {
     ($before:literal) => {
         concat!(
@@ -34,8 +34,8 @@ macro_rules! old_requests {
     };
 }
 
-/// ?3 the id after which a stretch begins; ?4 how many rows it has; ?5 most old rows in it. The id of its last row; how
-/// many of the rows are old, the last of them; and whether there are old requests.
+/// ?3 the id after which to read; ?4 the number of rows; ?5 the most old rows. Returns the id of the last row read; the number of
+/// old rows, and the id of the last of them; and whether there are old requests.
 const LOOK: &str = old_requests!(
     "WITH stretch AS MATERIALIZED (SELECT id, state, settled_at FROM deletions WHERE id > ?3 ORDER BY id LIMIT ?4),
     old AS MATERIALIZED (
@@ -48,51 +48,50 @@ const SPACE: &str = "
 SELECT (SELECT auto_vacuum FROM pragma_auto_vacuum), (SELECT freelist_count FROM pragma_freelist_count),
        (SELECT page_count FROM pragma_page_count)";
 
-/// Bytes that the log of commits may hold beside the file: SQLite copies it at 4 MiB, and somebody who reads just then puts
-/// that off for a moment.
-pub(super) const MAX_LOG: u64 = 16 << 20;
+/// The normal limit of the WAL, in bytes. SQLite copies it into the file at 4 MiB; a reader may put that off for a moment.
+pub(super) const MAX_WAL: u64 = 16 << 20;
 
-/// What `PRAGMA auto_vacuum` answers for INCREMENTAL.
+/// The value of `PRAGMA auto_vacuum` for INCREMENTAL.
 const INCREMENTAL: i64 = 2;
 
-/// Makes a file that has no tables yet one that can give pages back; SQLite does nothing with any other.
-pub(super) async fn allow_giving_back(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+/// Lets a file give pages back. SQLite does so only with a file that has no tables yet.
+pub(super) async fn enable_incremental_vacuum(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("PRAGMA auto_vacuum = INCREMENTAL").execute(conn).await.map(drop)
 }
 
-/// A log of commits that cannot be copied into the file, because somebody still reads what was there before them.
+/// A WAL that SQLite cannot copy into the file, because a reader still needs the file's old state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Backlog {
-    /// Bytes of it that are not copied.
+pub(super) struct WalBacklog {
+    /// The bytes that are not copied.
     pub(super) bytes: u64,
-    /// Processes that have the file open, as far as we may see them: number and name.
+    /// Processes that have the file open, as far as we may see them: number and name. One of them is the reader.
     pub(super) readers: Vec<(u32, String)>,
 }
 
 impl Store {
     /// See [`crate::queue::Queue::upkeep`].
     pub(super) async fn upkeep_step(&mut self, cutoff: Option<Timestamp>) -> Result<Upkeep, StoreError> {
-        if self.giving_back {
-            self.giving_back = self.give_back(VACUUM_PAGES).await?;
-            return Ok(Upkeep { removed: 0, more: self.giving_back });
+        if self.is_vacuuming {
+            self.is_vacuuming = self.give_back(VACUUM_PAGES).await?;
+            return Ok(Upkeep { removed: 0, more: self.is_vacuuming });
         }
         let Some(cutoff) = cutoff else { return Ok(Upkeep { removed: 0, more: false }) };
         let step = self.prune(cutoff, PRUNE_ROWS).await?;
-        self.giving_back = !step.more;
+        self.is_vacuuming = !step.more;
         Ok(Upkeep { more: true, ..step })
     }
 
-    /// Copies what can be copied of a long log of commits, and tells if much is left.
+    /// Copies a long WAL into the file as far as possible. Returns what is left, if that is still above the limit.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub(super) async fn backlog(&mut self) -> Result<Option<Backlog>, StoreError> {
-        if fs::metadata(beside(&self.options.path, "-wal")).is_ok_and(|log| log.len() <= MAX_LOG) {
+    pub(super) async fn wal_backlog(&mut self) -> Result<Option<WalBacklog>, StoreError> {
+        if fs::metadata(beside(&self.options.path, "-wal")).is_ok_and(|wal| wal.len() <= MAX_WAL) {
             return Ok(None);
         }
-        // Without having seen what is in it, nothing of it may be copied.
+        // If the WAL was replaced, copying ours would overwrite commits that we have not seen.
         self.check_in_place()?;
-        let doing = "copy the log of commits";
+        let doing = "checkpoint the write-ahead log";
         let copied = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut *self.conn).await;
         let (_, pages, copied): (i64, i64, i64) = copied.map_err(|source| self.error(doing, source))?;
         let size = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut *self.conn).await;
@@ -102,18 +101,19 @@ impl Store {
             let others = having_open(&self.options.path).unwrap_or_default();
             others.into_iter().map(|process| (process.pid, process.name.unwrap_or_default())).collect()
         };
-        Ok((bytes > MAX_LOG).then(|| Backlog { bytes, readers: readers() }))
+        Ok((bytes > MAX_WAL).then(|| WalBacklog { bytes, readers: readers() }))
     }
 
-    /// Removes up to `most` settled rows, and up to a tenth as many answered requests, that are older than `cutoff`. Goes through the table a stretch at a time, so a call costs the same however long the table is.
+    /// Removes up to `most` settled rows, and up to a tenth of that number of answered requests, that are older than `cutoff`. Each
+    /// call goes on where the last one ended, and costs the same however long the table is.
     ///
     /// # Errors
     /// If SQLite fails.
     pub async fn prune(&mut self, cutoff: Timestamp, most: u32) -> Result<Upkeep, StoreError> {
         let after = self.prune_after;
-        // Looked at first: whoever takes the lock to find nothing keeps others from writing for nothing.
+        // Look before taking the lock, so that a step that finds nothing keeps nobody from writing.
         let (last, old, last_old, requests): (Option<i64>, i64, Option<i64>, bool) = sqlx::query_as(LOOK)
-            .bind(most / REQUESTS)
+            .bind(most / ROWS_PER_REQUEST)
             .bind(cutoff.0)
             .bind(after)
             .bind(most.saturating_mul(STRETCH))
@@ -121,7 +121,7 @@ impl Store {
             .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("prune", source))?;
-        // Of a stretch with more of them, the rest is the next call's.
+        // If this call finds `most` old rows, the next one goes on behind the last of them.
         let last = if old == i64::from(most) { last_old } else { last };
         let mut removed = 0;
         if old > 0 || requests {
@@ -132,18 +132,18 @@ impl Store {
                 removed += write.execute("prune", sqlx::query(delete).bind(after).bind(last).bind(cutoff.0)).await?;
             }
             if requests {
-                let query = sqlx::query(DELETE_REQUESTS).bind(most / REQUESTS).bind(cutoff.0);
+                let query = sqlx::query(DELETE_REQUESTS).bind(most / ROWS_PER_REQUEST).bind(cutoff.0);
                 removed += write.execute("prune", query).await?;
             }
             write.finish().await?;
         }
-        // At the end of the table: from the start again.
+        // At the end of the table, start again.
         self.prune_after = last.unwrap_or(0);
         Ok(Upkeep { removed, more: last.is_some() || removed > 0 })
     }
 
-    /// Gives up to `most` free pages back to the file system, but for a tenth of the file; whether more of them are left.
-    /// A file that was made before that could be done has none to give.
+    /// Gives up to `most` free pages back to the file system, and keeps a tenth of the file free. Returns whether more are left. A
+    /// file without incremental vacuum, as one that was made from a dump, has none to give.
     ///
     /// # Errors
     /// If SQLite fails.
@@ -151,8 +151,8 @@ impl Store {
         let (mode, free, pages): (i64, i64, i64) = sqlx::query_as(SPACE)
             .fetch_one(&mut *self.conn)
             .await
-            .map_err(|source| self.error("look for room", source))?;
-        // So many that of what is left then, a tenth is free.
+            .map_err(|source| self.error("look for free pages", source))?;
+        // After this number of pages is gone, a tenth of the rest is free.
         let spare = (free * SPARE - pages) / (SPARE - 1);
         if mode != INCREMENTAL || spare < FEW_PAGES {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! How the queue stands: counts, ages, and what was done lately.
+//! The state of the queue: counts, ages, and the pace of the last minutes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,23 +18,23 @@ use crate::model::{
     outcome::{Cause, Scope},
 };
 
-/// How far back [`Lately`] looks.
+/// The time that [`RecentPace`] covers.
 const LATELY: Duration = Duration::from_secs(300);
 
-/// ?1 now; ?2 agent or NULL. In the index's own order, so that nothing is sorted.
+/// ?1 now; ?2 agent or NULL. Grouped in the order of the index, so that nothing is sorted.
 pub(in crate::queue::sqlite) const PENDING: &str = "
 SELECT agent_id, count(*), sum(due_at <= ?1) FROM deletions INDEXED BY deletions_due
 WHERE state = 'pending' AND (?2 IS NULL OR agent_id = ?2)
 GROUP BY priority, agent_id";
 
-/// Goes through the whole table: no index follows the states of rows that have reached an end.
+/// Reads the whole table: no index follows the states of settled rows.
 const SETTLED: &str = "SELECT sum(state = 'deleted'), sum(state = 'absent') FROM deletions";
 /// ?1 agent
 const SETTLED_OF_AGENT: &str = "
 SELECT sum(state = 'deleted'), sum(state = 'absent') FROM deletions WHERE agent_id = ?1";
 
-/// Of each lane, the row that is next and the first of those that came back or were to wait: a release gives a row a new
-/// due time, and lets what has just been enqueued, which is due since 0, go before it. O(lanes).
+/// Two rows of each lane: the one that goes next, and the first with a due time. A release gives a row a new due time, and rows that
+/// were enqueued since, which are due since 0, go before it. O(lanes).
 pub(in crate::queue::sqlite) fn first_rows() -> String {
     format!(
         "SELECT first.agent_id, first.due_at, first.created_at, first.last_cause
@@ -57,10 +57,10 @@ const IN_FLIGHT: &str = "
 SELECT count(*), sum(size) FROM requests INDEXED BY requests_unanswered
 WHERE answered_at IS NULL AND (?1 IS NULL OR agent_id = ?1)";
 
-/// How many of the newest requests are looked at for [`Lately`].
+/// The number of requests that are read for [`RecentPace`].
 const NEWEST_REQUESTS: u64 = 20_000;
 
-/// ?1 agent or NULL; ?2 since when; ?3 how many. Requests are claimed in the order of their ids, so the newest are enough.
+/// ?1 agent or NULL; ?2 since when; ?3 the number of requests. They are claimed in the order of their ids, so the newest are enough.
 const NEWEST: &str = "
 SELECT sum(deleted), sum(coalesce(deleted, 0) + coalesce(absent, 0) + coalesce(dead, 0)), max(looked_at), min(reach)
 FROM (
@@ -70,49 +70,49 @@ FROM (
 )
 WHERE answered_at > ?2 AND (?1 IS NULL OR agent_id = ?1)";
 
-/// How the queue stands.
+/// The state of the queue.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
-    /// Who works on it.
+    /// The daemon that works on it.
     pub daemon: Daemon,
     /// Open rows.
     pub pending: u64,
-    /// Of them, those whose time has come, sent or not.
+    /// Open rows whose due time has come, sent or not.
     pub due: u64,
-    /// Rows that were deleted and are still kept.
+    /// Deleted rows that are still kept.
     pub deleted: u64,
-    /// Rows whose entries were not there.
+    /// Rows whose entries did not exist.
     pub absent: u64,
-    /// Rows that were given up.
+    /// Dead rows.
     pub dead: u64,
-    /// How long the oldest due row of those that are next has been due.
+    /// For how long the oldest due row has been due, of the two rows of each lane that are read.
     pub oldest_due: Duration,
     /// Requests without an answer.
     pub requests_in_flight: u64,
-    /// How many rows are in those.
+    /// The rows of those requests.
     pub rows_in_flight: u64,
-    /// Agents with open rows, those with most of them first.
+    /// Agents with open rows, those with the most first.
     pub agents: Vec<AgentStanding>,
-    /// Why the dead ones are, the commonest cause first.
+    /// Dead rows by cause, the commonest cause first.
     pub causes: Vec<DeadRows>,
-    /// The pauses.
+    /// The holds.
     pub holds: Vec<HoldRow>,
-    /// What was done lately.
-    pub lately: Lately,
+    /// The pace of the last minutes.
+    pub recent: RecentPace,
 }
 
-/// Who works on a queue, as far as that can be seen.
+/// The daemon that works on a queue, as far as it can be seen.
 #[derive(Clone, Debug, Default)]
 pub struct Daemon {
     /// Whether a daemon has the lock; `None` if the lock file cannot be read.
     pub running: Option<bool>,
-    /// That process.
+    /// Its process number.
     pub pid: Option<u32>,
-    /// What it wrote of itself at its start; `None` also if it has not come so far yet.
-    pub said: Option<Introduction>,
+    /// What it wrote about itself at its start; `None` if it has not written that yet.
+    pub introduction: Option<Introduction>,
 }
 
-/// What a daemon writes of itself.
+/// What a daemon writes about itself.
 #[derive(Clone, Debug)]
 pub struct Introduction {
     /// Its version.
@@ -123,34 +123,34 @@ pub struct Introduction {
     pub requests_per_second: f64,
 }
 
-/// How one agent's rows stand.
+/// The state of one agent's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentStanding {
     /// The agent.
     pub agent: String,
     /// Its open rows.
     pub pending: u64,
-    /// Those of them whose time has come.
+    /// Open rows whose due time has come.
     pub due: u64,
-    /// How long the oldest due row of those that are next has been due.
+    /// For how long the oldest due row has been due, of the two rows of each lane that are read.
     pub oldest_due: Duration,
 }
 
 /// Dead rows with one cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadRows {
-    /// The cause; `None` if somebody removed it.
+    /// The cause; `None` if a person removed it.
     pub cause: Option<String>,
-    /// How many.
+    /// The number of rows.
     pub rows: u64,
-    /// Of them, those that may have been deleted unseen.
+    /// Rows that an attempt may have deleted unseen.
     pub unconfirmed: u64,
 }
 
-/// What was done in the last minutes.
+/// The pace of the last minutes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lately {
-    /// In how long: five minutes, or since the daemon started, or as far as the newest requests reach back.
+pub struct RecentPace {
+    /// The time covered: five minutes, or the time since the daemon started, or as far back as the newest requests reach.
     pub span: Duration,
     /// Rows deleted.
     pub deleted: u64,
@@ -158,9 +158,9 @@ pub struct Lately {
     pub ended: u64,
 }
 
-/// How long the oldest rows have been due, as far as a row tells: each with its agent, some for each lane.
+/// For how long the oldest rows have been due, with their agents: up to two rows for each lane.
 ///
-/// A release overwrites the due time: what was released has waited at least since there is the hold for which it was.
+/// A release overwrites a row's due time. A released row counts as waiting since its hold began.
 pub(in crate::queue::sqlite) async fn waiting(
     conn: &mut SqliteConnection,
     holds: &[HoldRow],
@@ -169,7 +169,7 @@ pub(in crate::queue::sqlite) async fn waiting(
     let rows = sqlx::query(AssertSqlSafe(first_rows())).fetch_all(conn).await?;
     let age = |row: &SqliteRow| {
         let agent = text(row, 0)?;
-        // A row with a time that is none is not what one waits for.
+        // An invalid row with a time that is no number does not count.
         let (due_at, created_at): (i64, i64) = (value(row, 1)?, value(row, 2)?);
         let due_since = due_since(due_at, created_at, now);
         let cause = text(row, 3).and_then(|cause| Cause::parse(&cause));
@@ -188,7 +188,7 @@ pub(in crate::queue::sqlite) async fn waiting(
     Ok(rows.iter().filter_map(age).collect())
 }
 
-/// `pid` is the process that has the lock: another process's words are those of a daemon before.
+/// The state of the queue. `pid` has the lock: the introduction of another process is a former daemon's.
 pub(super) async fn standing(
     conn: &mut SqliteConnection,
     agent: Option<&AgentId>,
@@ -231,15 +231,15 @@ pub(super) async fn standing(
     (standing.requests_in_flight, standing.rows_in_flight) = (count(&in_flight, 0), count(&in_flight, 1));
     standing.holds = concerning(holds, agent);
 
-    standing.daemon.said = introduction(conn, pid).await?;
-    let started_at = standing.daemon.said.as_ref().map(|said| said.started_at);
+    standing.daemon.introduction = introduction(conn, pid).await?;
+    let started_at = standing.daemon.introduction.as_ref().map(|introduction| introduction.started_at);
     let since = started_at.map_or(now.minus(LATELY), |at| at.max(now.minus(LATELY)));
     let newest = sqlx::query(NEWEST).bind(name).bind(since.0).bind(NEWEST_REQUESTS.cast_signed());
     let newest = newest.fetch_one(conn).await?;
-    standing.lately = Lately { span: now.since(since), deleted: count(&newest, 0), ended: count(&newest, 1) };
-    // If those do not reach back so far, what they do reach counts.
+    standing.recent = RecentPace { span: now.since(since), deleted: count(&newest, 0), ended: count(&newest, 1) };
+    // If the newest requests do not reach back that far, the time shrinks to what they cover.
     if let (NEWEST_REQUESTS.., Some(reach)) = (count(&newest, 2), value::<i64, _>(&newest, 3)) {
-        standing.lately.span = standing.lately.span.min(now.since(Timestamp(reach)));
+        standing.recent.span = standing.recent.span.min(now.since(Timestamp(reach)));
     }
     Ok(standing)
 }

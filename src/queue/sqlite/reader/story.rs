@@ -14,8 +14,8 @@ const ROW: &str = "
 SELECT id, state, priority, attempts, maybe_done, last_cause, due_at, created_at, settled_at FROM deletions
 WHERE agent_id = ?1 AND entry_id = ?2";
 
-/// ?1 the row's id. Requests have no index by row, which every claim would pay for: they are read through. Only what has
-/// the id's digits anywhere is looked at as JSON.
+/// ?1 the row's id. Requests have no index by row, because every claim would pay for that, so the whole table is read. Only a request
+/// with the id's digits in it is parsed as JSON.
 const HISTORY: &str = "
 SELECT requests.id, kind, size, claimed_at, answered_at, status, detail, correlation_id, remote_id, verdict, cause
 FROM requests CROSS JOIN outcomes ON outcomes.request_id = requests.id
@@ -27,55 +27,55 @@ WHERE answered_at IS NULL AND ?1 IN (
     SELECT value FROM json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]')))
 ORDER BY 1";
 
-/// All that is known of one ID.
+/// Everything about one ID.
 #[derive(Clone, Debug)]
 pub struct Story {
     /// `pending`, `deleted`, `absent` or `dead`.
     pub state: String,
     /// Higher goes first.
     pub priority: i64,
-    /// Counted attempts.
+    /// The counted attempts.
     pub attempts: i64,
     /// An attempt may have succeeded unseen.
     pub maybe_done: bool,
-    /// What the last request that did not settle it came to.
+    /// The cause of the last request that did not end it.
     pub last_cause: Option<String>,
-    /// Not before.
+    /// It must not be sent before this time.
     pub due_at: Timestamp,
-    /// When it was enqueued, the last time if it was settled before.
+    /// When it was enqueued. If it was reopened, the last time.
     pub created_at: Timestamp,
     /// When it reached its end.
     pub settled_at: Option<Timestamp>,
-    /// The requests that it was in, as long as they are kept, oldest first.
-    pub requests: Vec<Told>,
-    /// The pauses that keep it.
+    /// The requests that had it, as far as they are kept, oldest first.
+    pub requests: Vec<SentRequest>,
+    /// The holds that it waits for.
     pub holds: Vec<HoldRow>,
 }
 
-/// A request, as far as it concerns one of its rows.
+/// A request, with its verdict on one row.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct SentRequest {
     /// `requests.id`.
     pub request: i64,
     /// `bulk` or `single`.
     pub kind: String,
-    /// How many IDs it had.
+    /// The number of its IDs.
     pub size: i64,
     /// When it was about to be sent.
     pub claimed_at: Timestamp,
-    /// When its answer was judged; `None`: it is on its way, or its daemon died.
+    /// When its answer was judged; `None`: it is in flight, or its daemon died.
     pub answered_at: Option<Timestamp>,
     /// The HTTP status, if there was one.
     pub status: Option<i64>,
-    /// What was said with it.
+    /// The API's message or the network's error.
     pub detail: Option<String>,
     /// The correlation ID that we sent.
     pub correlation_id: String,
     /// The one that came back.
     pub remote_id: Option<String>,
-    /// What it made of the row.
+    /// Its verdict on the row.
     pub verdict: Option<String>,
-    /// Why.
+    /// The cause of the verdict.
     pub cause: Option<String>,
 }
 
@@ -89,7 +89,7 @@ pub(super) async fn story(
     let id: i64 = row.try_get(0)?;
     let history = sqlx::query(HISTORY).bind(id).fetch_all(&mut *conn).await?;
     let time = |row: &SqliteRow, column| Timestamp(value(row, column).unwrap_or(0));
-    let requests = history.iter().map(|row| Told {
+    let requests = history.iter().map(|row| SentRequest {
         request: value(row, 0).unwrap_or(0),
         kind: text(row, 1).unwrap_or_default(),
         size: value(row, 2).unwrap_or(0),

@@ -1,4 +1,4 @@
-//! A disk without room: SQLite ends such a transaction by itself.
+//! A full disk: SQLite rolls such a transaction back by itself.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn a_transaction_that_the_disk_had_no_room_for_is_undone_and_the_next_one_
     };
     let mut store = Store::open(options).await.unwrap();
     let limit = |pages: u32| sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
-    sqlx::raw_sql(limit(1)).execute(&mut *store.conn).await.unwrap(); // SQLite takes as few as there are
+    sqlx::raw_sql(limit(1)).execute(&mut *store.conn).await.unwrap(); // SQLite takes the present number of pages instead
     for _ in 0..2 {
         let mut write = store.begin().await.unwrap();
         let one = "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '1')";

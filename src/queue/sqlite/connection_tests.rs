@@ -1,4 +1,4 @@
-//! How each connection is set up.
+//! The settings of each connection.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
     Counter, Options, Producer, Reader, Store, StoreError, Synchronous,
-    file::{connect, switch_to_wal},
-    upkeep::MAX_LOG,
+    connection::{connect, switch_to_wal},
+    upkeep::MAX_WAL,
 };
 use crate::{model::clock::Timestamp, queue::Counter as _};
 
@@ -30,18 +30,18 @@ async fn no_connection_trusts_what_others_put_into_the_tables() {
     let mut producer = Producer::join(&options).await.unwrap();
     let mut reader = Reader::open(&options).await.unwrap();
     let mut counting = connect(&options, true).await.unwrap();
-    let safe = (0, 1, i64::try_from(MAX_LOG).unwrap());
-    for conn in [&mut *store.conn, &mut *producer.link.conn, &mut reader.conn, &mut counting] {
+    let safe = (0, 1, i64::try_from(MAX_WAL).unwrap());
+    for conn in [&mut *store.conn, &mut *producer.session.conn, &mut reader.conn, &mut counting] {
         assert_eq!(settings(conn).await, safe);
     }
-    // And our own tables work so: their defaults, CHECKs, triggers and the view.
+    // Our own defaults, CHECKs, triggers and the view work with these settings.
     producer.insert([("a", "1", 0), ("a", "1", 5)]).await.unwrap();
     let refused = producer.insert([("a", "no spaces", 0)]).await.unwrap_err();
     assert!(refused.to_string().contains("printable"), "{refused}");
     let answered =
         "INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at, verdicts)
                     VALUES ('x', 'a', '[1]', 1, 1, 2, '[{\"verdict\":\"deleted\"}]')";
-    sqlx::query(answered).execute(&mut *producer.link.conn).await.unwrap();
+    sqlx::query(answered).execute(&mut *producer.session.conn).await.unwrap();
     let outcomes: Vec<(i64, String)> =
         sqlx::query_as("SELECT deletion_id, verdict FROM outcomes").fetch_all(&mut reader.conn).await.unwrap();
     assert_eq!(outcomes, [(1, "deleted".to_owned())]);
@@ -50,11 +50,11 @@ async fn no_connection_trusts_what_others_put_into_the_tables() {
 }
 
 #[tokio::test]
-async fn what_cannot_have_a_log_of_commits_is_refused_and_the_message_says_why() {
+async fn what_cannot_have_a_wal_is_refused_and_the_message_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("queue.db");
     let file = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
-    // Without locks, there is no shared memory either: as on some file systems.
+    // Without locks there is no shared memory, as on some file systems.
     for (options, mode) in [(file.vfs("unix-none"), "delete"), (SqliteConnectOptions::new().in_memory(true), "memory")]
     {
         let mut conn = options.connect().await.unwrap();

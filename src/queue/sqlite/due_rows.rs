@@ -1,4 +1,4 @@
-//! Looking for due rows of lanes.
+//! Looks for due rows of lanes.
 
 use sqlx::SqliteConnection;
 
@@ -11,7 +11,7 @@ use crate::{
     queue::Look,
 };
 
-/// A row as [`super::rows::RawDeletion`] reads it.
+/// Rows in the form that [`super::rows::RawDeletion`] reads.
 macro_rules! row_json {
     () => {
         "json_group_array(json_array(
@@ -20,7 +20,7 @@ macro_rules! row_json {
 }
 pub(super) use row_json;
 
-/// The rows of a lane, out of the one index that has them in the order in which they go.
+/// The rows of a lane. The index must be `deletions_due`: it has them in the order in which they go out.
 macro_rules! rows_of_lane {
     ($columns:literal, $condition:literal) => {
         concat!(
@@ -34,8 +34,8 @@ macro_rules! rows_of_lane {
     };
 }
 
-/// ?1 lanes: [[priority, agent_id, batch_max], …]; ?2 now; ?3 rows per lane; ?4 ids in flight: [id, …]. `+?3`, because
-/// SQLite looks into a plain limit when it plans, and would plan anew for each value.
+/// ?1 lanes: [[priority, agent_id, batch_max], …]; ?2 now; ?3 rows per lane; ?4 ids in flight: [id, …]. `+?3`, because SQLite
+/// uses the value of a plain `?3` in its plan, and would plan again for each value.
 macro_rules! look {
     ($condition:literal, $next:expr) => {
         concat!(
@@ -53,33 +53,33 @@ macro_rules! look {
     };
 }
 
-/// When the first row that is not due at once will be.
+/// When the lane's next row will be due.
 macro_rules! next {
     ($condition:literal) => {
         concat!("(", rows_of_lane!("due_at", $condition), " LIMIT 1)")
     };
 }
 
-/// Rows that are due at once, in the order in which they were enqueued, whatever the clock says now. Behind them the time of
-/// the first row that has one; only if that has come, [`LOOK_LATER`] is asked as well.
+/// Rows with `due_at` 0, which are due whatever the clock says, in the order in which they were enqueued. The last column is the
+/// first due time of the other rows. Only if that time has come, [`LOOK_LATER`] is needed as well.
 pub(super) const LOOK: &str = look!(
     "due_at = 0 AND id NOT IN (SELECT value FROM json_each(?4)) AND ?2 IS NOT NULL ORDER BY id",
     next!("due_at > 0 ORDER BY due_at")
 );
 
-/// Rows whose time has come, in the order of those times.
+/// Rows whose due time has come, in the order of those times.
 pub(super) const LOOK_LATER: &str = look!(
     "due_at > 0 AND due_at <= ?2 AND id NOT IN (SELECT value FROM json_each(?4)) ORDER BY due_at, id",
     next!("due_at > ?2 ORDER BY due_at")
 );
 
-/// The same as [`LOOK`] with the newest first.
+/// The same as [`LOOK`], the newest rows first.
 pub(super) const LOOK_NEWEST: &str = look!(
     "due_at = 0 AND id NOT IN (SELECT value FROM json_each(?4)) AND ?2 IS NOT NULL ORDER BY id DESC",
     next!("due_at > 0 ORDER BY due_at")
 );
 
-/// Up to `most` due rows of each lane, without those `in_flight`: see [`crate::queue::Tx::look`].
+/// Up to `most` due rows of each lane, without those in flight: see [`crate::queue::Tx::look`].
 pub(super) async fn look(
     conn: &mut SqliteConnection,
     lanes: &[Lane],

@@ -1,34 +1,36 @@
-//! Whether what was written is there. SQLite calls a statement done of which a trigger of somebody else's has left out or
-//! undone a part. Claims are counted each time, because nothing may be sent that is not on record. All else is looked for only
-//! while there is something of somebody else's in the tables, which each transaction knows of.
+//! Reads back what a transaction has written, before its commit. A trigger that another program adds can leave out or undo a part
+//! of a statement, and SQLite calls the statement done.
+//!
+//! Claims are counted each time, because an ID must not be sent before its claim is on record. Everything else is read back only
+//! while there are foreign triggers or the like, which each transaction knows.
 
 use std::fmt::Write as _;
 
-use super::{Transaction, errors::StoreError, rows::json, trust::not_done};
+use super::{Transaction, errors::StoreError, interference::not_done, rows::json};
 use crate::{
     model::{deletion::RequestId, hold::HoldChange},
     queue::{Claim, Settlement},
 };
 
-/// How many claims there are. Fails, and so ends its script before the COMMIT, unless the statement before has inserted as many:
-/// outside of a trigger, SQL has no other way to fail on purpose.
+/// ?1 the number of claims. Overflows, and so ends its script before the COMMIT, unless the statement before inserted that many
+/// rows. Outside of a trigger, SQL has no other way to fail on purpose.
 pub(super) const COUNTED: &str = "SELECT 1 WHERE abs(CASE changes() WHEN ? THEN 0 ELSE -9223372036854775808 END) > 0";
-/// First and last id; what [`on_record`] says of the claims. Fails unless the table says the same.
+/// The first and the last request id; the text of [`on_record`]. Overflows unless the table has the same claims.
 pub(super) const ON_RECORD: &str = "
 SELECT 1 WHERE abs(CASE WHEN (
     SELECT group_concat(claim, '') FROM (
         SELECT concat_ws(' ', id, correlation_id, agent_id, kind, size, deletion_ids) || x'0a' AS claim FROM requests NOT INDEXED
         WHERE id BETWEEN ? AND ? AND answered_at IS NULL ORDER BY id)
 ) IS ? THEN 0 ELSE -9223372036854775808 END) > 0";
-/// What SQLite says then.
+/// SQLite's message about the overflow.
 const NOT_CLAIMED: &str = "integer overflow";
 
-/// ?1 requests: [id, …]. Those that have no answer.
+/// ?1 requests: [id, …]. Returns those without an answer.
 const UNANSWERED: &str = "
 SELECT id FROM requests WHERE id IN (SELECT value FROM json_each(?1)) AND answered_at IS NULL";
 
-/// ?1 rows: [[id, whether it has reached its end, request], …]; ?2 requests: [id, …]. How many of them are as they were before
-/// they were settled. A row that somebody took out, or that has another state, is not meant.
+/// ?1 rows: [[id, whether it has reached its end, request], …]; ?2 requests: [id, …]. Counts the rows and the requests that are as
+/// they were before they were settled. A row that was removed, or that has another state, does not count.
 pub(super) const UNSETTLED: &str = "
 SELECT
     (SELECT count(*) FROM json_each(?1) AS judged CROSS JOIN deletions ON deletions.id = judged.value->>0
@@ -43,12 +45,12 @@ SELECT count(*) FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND
 /// ?1 scope; ?2 cause; ?3 whether its end does not matter; ?4 its end
 const IS_HELD: &str = "SELECT EXISTS (SELECT 1 FROM holds WHERE scope = ?1 AND cause = ?2 AND (?3 OR until_at IS ?4))";
 
-/// Claims as [`ON_RECORD`] reads them.
+/// The claims in the form that [`ON_RECORD`] compares with.
 pub(super) fn on_record(claims: &[Claim]) -> String {
     let mut text = String::new();
     for Claim { request, correlation_id, batch } in claims {
         let (agent, kind, size) = (batch.lane().agent.as_str(), batch.kind().as_str(), batch.len());
-        // A String takes whatever is written.
+        // Writing to a String cannot fail.
         let _ = write!(text, "{} {correlation_id} {agent} {kind} {size} ", request.0);
         for (n, row) in batch.deletions().iter().enumerate() {
             let _ = write!(text, "{}{}", if n == 0 { '[' } else { ',' }, row.id.0);
@@ -59,26 +61,26 @@ pub(super) fn on_record(claims: &[Claim]) -> String {
 }
 
 impl Transaction<'_> {
-    /// Whether anything of somebody else's may have a say in what is written.
+    /// Whether a foreign trigger or the like can change what this transaction writes.
     pub(super) fn is_interfered_with(&self) -> bool {
         !self.foreign.is_empty()
     }
 
-    /// Says that something was left out or undone, and by what that may have been.
-    pub(super) fn not_done(&self, doing: &'static str, said: String) -> StoreError {
-        self.error(doing, not_done(said, self.foreign))
+    /// The error of a change that is not there after it was written, with the names of what may be the cause.
+    pub(super) fn not_done(&self, doing: &'static str, message: String) -> StoreError {
+        self.error(doing, not_done(message, self.foreign))
     }
 
-    /// That claims are not on record, if that is what ended their script.
+    /// Turns the overflow of [`COUNTED`] or [`ON_RECORD`] into an error that says what is missing. Returns any other error as it is.
     pub(super) fn claim_error(&self, claims: usize, error: StoreError) -> StoreError {
-        let said = error.source.as_database_error().is_some_and(|said| said.message() == NOT_CLAIMED);
-        if !said {
+        let is_missing = error.source.as_database_error().is_some_and(|cause| cause.message() == NOT_CLAIMED);
+        if !is_missing {
             return error;
         }
-        self.not_done("claim", format!("of {claims} requests that were about to be sent, some are not on record"))
+        self.not_done("claim", format!("not all of {claims} requests that were about to be sent are on record"))
     }
 
-    /// Those of these requests that wait for their answer.
+    /// Those of these requests that have no answer yet.
     pub(super) async fn unanswered(
         &mut self,
         requests: impl Iterator<Item = RequestId>,
@@ -89,7 +91,8 @@ impl Transaction<'_> {
         Ok(found.into_iter().map(RequestId).collect())
     }
 
-    /// Fails unless what became of these requests and of their rows is written, as far as they were `open`.
+    /// Fails unless the verdicts on the rows of these requests, and their answers, are in the tables. Checks only requests that were
+    /// `open` before.
     pub(super) async fn assert_settled<'s>(
         &mut self,
         settlements: impl Iterator<Item = &'s Settlement>,
@@ -107,9 +110,9 @@ impl Transaction<'_> {
         match wrong {
             (0, 0) => Ok(()),
             (rows, requests) => {
-                let said =
-                    format!("what became of {rows} rows and {requests} requests is not there after it was written");
-                Err(self.not_done("settle", said))
+                let message =
+                    format!("the outcome of {rows} rows and {requests} requests is not there after it was written");
+                Err(self.not_done("settle", message))
             }
         }
     }

@@ -1,9 +1,9 @@
-//! Descriptors of databases, which are never closed while there is such a file.
+//! Our own file descriptors of databases, which stay open as long as the database exists.
 //!
-//! When a process closes any descriptor of a file, POSIX takes away all locks that this process has on it. SQLite minds that
-//! among its own descriptors, and does not know ours: closing one takes SQLite's locks away, and the next process to close the
-//! database then believes to be the last one, and removes the log under us. So a descriptor that is not needed any more is
-//! kept for the next one who asks.
+//! When a process closes any descriptor of a file, POSIX releases all locks that the process holds on the file. SQLite takes care
+//! of this among its own descriptors, and does not know ours. Closing one of ours would release SQLite's locks. The next process
+//! to close the database would then take itself for the last one, and remove the WAL that we write to. So a descriptor that is
+//! no longer needed is kept, and handed to the next caller that asks for one.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,32 +15,32 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::files::FileIdentity;
+use super::watched_files::FileIdentity;
 use crate::small_file::be_regular;
 
-/// The mode of a file that we make, of which the umask takes away more: for its owner and the group. Whoever may open a
-/// file can keep us out with a lock on it, or make its log grow by a transaction that reads for ever.
+/// The mode of a file that we make, before the umask: for its owner and the group. Nobody else may open it, because a lock on
+/// the file would keep us out, and a transaction that reads for ever would make the WAL grow.
 pub(super) const MODE: u32 = 0o660;
 
-/// At this place of its head, a database says how it is written; 2 stands for a log (WAL).
+/// The offset of the write version in a database's header. The value 2 means that the database uses a WAL.
 const WRITE_VERSION_AT: u64 = 18;
 const WAL: u8 = 2;
 
-/// Those in use, and those that wait for the next user.
+/// All descriptors: those in use, and those that wait for the next caller.
 static KEPT: Mutex<Vec<Arc<File>>> = Mutex::new(Vec::new());
 
-/// A descriptor of a database, with the lock that was taken by it. Dropped, it gives up the lock and stays open.
+/// A descriptor of a database, with the lock that was taken by it. Dropping it releases the lock, and keeps the descriptor open.
 #[derive(Debug)]
-pub(super) struct Descriptor(Arc<File>);
+pub(super) struct DatabaseFile(Arc<File>);
 
-impl Descriptor {
-    /// One of the database at `path`, which is made if it is not there: through a link, too, because the lock file is beside
-    /// what the link leads to. An empty file is a new database.
+impl DatabaseFile {
+    /// Opens the database at `path`, or makes it. An empty file is a new database. A link is followed, because the lock file lies
+    /// beside the link's target.
     ///
     /// # Errors
     /// If it cannot be opened or made, or is no regular file.
-    pub(super) fn of_new(path: &Path) -> io::Result<Self> {
-        match Self::of(path) {
+    pub(super) fn open_or_create(path: &Path) -> io::Result<Self> {
+        match Self::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(MODE).open(path);
                 Ok(Self::keep(made?))
@@ -49,23 +49,23 @@ impl Descriptor {
         }
     }
 
-    /// One of the database at `path`.
+    /// Opens the database at `path`.
     ///
     /// # Errors
     /// If it cannot be opened, or is no regular file.
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
-        // Before it is opened: opening a device may do something.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // Check before opening: opening a device may do something.
         let found = fs::metadata(path)?;
         be_regular(&found)?;
         if let Some(kept) = Self::kept((found.dev(), found.ino())) {
             return Ok(kept);
         }
-        // A named pipe that came meanwhile would be waited for.
+        // NONBLOCK: if a named pipe took the file's place meanwhile, opening it would wait for a writer.
         let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or(0);
         Ok(Self::keep(OpenOptions::new().read(true).custom_flags(flags).open(path)?))
     }
 
-    /// One that nobody uses. Those of files that are gone are closed: no lock on such a file matters to anybody.
+    /// A descriptor of this file that is not in use. Closes those of files that were deleted: no lock on such a file matters.
     fn kept(identity: FileIdentity) -> Option<Self> {
         let mut all = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         let is_free = |file: &Arc<File>| Arc::strong_count(file) == 1;
@@ -80,21 +80,21 @@ impl Descriptor {
         Self(file)
     }
 
-    /// What it is open for; also the only way to lock it.
+    /// The descriptor, to be locked and asked. It must not be cloned, because closing the clone releases SQLite's locks.
     pub(super) fn file(&self) -> &File {
         &self.0
     }
 
-    /// Whether the database is written through a log. Those who have such a one open have the log's index open, too.
-    pub(super) fn has_log(&self) -> bool {
+    /// Whether the database uses a WAL.
+    pub(super) fn has_wal(&self) -> bool {
         let mut version = [0];
         self.0.read_exact_at(&mut version, WRITE_VERSION_AT).is_ok() && version == [WAL]
     }
 }
 
-impl Drop for Descriptor {
+impl Drop for DatabaseFile {
     fn drop(&mut self) {
-        // It has none, or the system takes it back when the process ends.
+        // An error means that there was no lock, or that the system releases it when the process ends.
         let _ = self.0.unlock();
     }
 }
@@ -114,9 +114,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("queue.db");
         for _ in 0..3 {
-            let first = Descriptor::of_new(&path).unwrap();
+            let first = DatabaseFile::open_or_create(&path).unwrap();
             first.file().try_lock().unwrap();
-            let second = Descriptor::of(&path).unwrap();
+            let second = DatabaseFile::open(&path).unwrap();
             assert!(second.file().try_lock().is_err(), "another one, which does not share the lock");
             drop(first);
             second.file().try_lock().unwrap();
@@ -131,8 +131,8 @@ mod tests {
         };
         assert_eq!(of_it(), 2);
         fs::remove_file(&path).unwrap();
-        drop(Descriptor::of_new(&path).unwrap());
-        drop(Descriptor::of(&path).unwrap());
-        assert!(of_it() <= 1, "the new file may have the old one's number");
+        drop(DatabaseFile::open_or_create(&path).unwrap());
+        drop(DatabaseFile::open(&path).unwrap());
+        assert!(of_it() <= 1, "the new file may have the old one's inode");
     }
 }

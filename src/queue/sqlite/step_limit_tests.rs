@@ -1,4 +1,4 @@
-//! How much statements do, and what becomes of those that do too much.
+//! How many steps statements take, and that endless ones are interrupted.
 
 use std::{
     sync::{
@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use super::{
     Options, Producer, Store, Synchronous,
-    file::connect,
-    steps::{SOME_ROWS, STEP_OF_UPKEEP, Steps, whole_file},
+    connection::connect,
+    step_limit::{SOME_ROWS, STEP_OF_UPKEEP, StepLimit, whole_file},
 };
 use crate::{
     model::{
@@ -26,7 +26,7 @@ use crate::{
 };
 
 const NOW: Timestamp = Timestamp(4_000_000_000_000);
-/// What there is no end of.
+/// A query that never ends.
 const ENDLESS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
 
 fn options(dir: &tempfile::TempDir) -> Options {
@@ -37,7 +37,7 @@ fn options(dir: &tempfile::TempDir) -> Options {
     }
 }
 
-/// Counts the steps of a connection, to a hundred; bounds are off.
+/// Counts the steps of a connection, in hundreds. It takes the place of the limit.
 struct Meter(Arc<AtomicU64>);
 
 impl Meter {
@@ -52,7 +52,7 @@ impl Meter {
         Self(steps)
     }
 
-    /// What was done since this was asked last is far below `most`, and was counted.
+    /// Asserts that the steps since the last call were counted, and are far below `most`.
     fn assert_far_below(&self, most: u64, what: &str) {
         let steps = self.0.swap(0, Ordering::Relaxed);
         assert!((1..=most / 90).contains(&steps), "{what}: {steps} of {most}");
@@ -128,7 +128,7 @@ async fn the_most_that_a_statement_does_is_far_below_what_it_may() {
     meter.assert_far_below(SOME_ROWS, "putting due times right");
 
     assert_eq!(store.prune(NOW.plus(Duration::from_secs(1)), 200).await.unwrap().removed, 20, "requests");
-    sqlx::raw_sql("DELETE FROM deletions WHERE agent_id = 'one'").execute(&mut *producer.link.conn).await.unwrap();
+    sqlx::raw_sql("DELETE FROM deletions WHERE agent_id = 'one'").execute(&mut *producer.session.conn).await.unwrap();
     assert!(store.give_back(100).await.unwrap());
     meter.assert_far_below(STEP_OF_UPKEEP, "a step of upkeep");
 }
@@ -138,16 +138,16 @@ async fn a_statement_that_has_no_end_is_interrupted_and_what_is_not_bounded_neve
     let dir = tempfile::tempdir().unwrap();
     drop(Store::open(options(&dir)).await.unwrap());
     let mut conn = connect(&options(&dir), false).await.unwrap();
-    let steps = Steps::of(&mut conn).await.unwrap();
+    let steps = StepLimit::of(&mut conn).await.unwrap();
     let some = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100000) SELECT count(*) FROM n";
     for _ in 0..2 {
-        let allowance = steps.allow(1_000_000);
+        let budget = steps.allow(1_000_000);
         let error = sqlx::query(ENDLESS).execute(&mut conn).await.unwrap_err();
         assert_eq!(error.as_database_error().unwrap().code().unwrap(), "9", "{error}");
         let error = sqlx::query(some).execute(&mut conn).await.unwrap_err();
         assert_eq!(error.as_database_error().unwrap().code().unwrap(), "9", "for all of them together: {error}");
-        drop(allowance);
-        // Some million steps.
+        drop(budget);
+        // It takes some million steps.
         sqlx::query(some).execute(&mut conn).await.unwrap();
     }
 }
