@@ -14,6 +14,7 @@ pub mod engine;
 mod evidence;
 mod holds;
 mod lines;
+mod looks;
 mod queue;
 mod records;
 mod retry;
@@ -62,8 +63,8 @@ macro_rules! conformance {
     ($name:ident: $engine:ty) => {
         mod $name {
             conformance!(@ $engine:
-                alone, clocks, contract, crash, crowds, delivery, evidence, holds, lines, queue, records, retry, shutdown,
-                simulator, transitions, verdicts, waste, wishes
+                alone, clocks, contract, crash, crowds, delivery, evidence, holds, lines, looks, queue, records, retry,
+                shutdown, simulator, transitions, verdicts, waste, wishes
             );
         }
     };
