@@ -9,7 +9,7 @@ mod healthcheck;
 mod init;
 mod input;
 mod listing;
-mod pages;
+mod man;
 mod retry;
 mod run;
 mod sandbox;
@@ -36,7 +36,7 @@ use crate::{
 };
 use cancel::CancelArgs;
 use enqueue::EnqueueArgs;
-use pages::{CompletionsArgs, ManArgs};
+use man::{CompletionsArgs, ManArgs};
 use retry::RetryArgs;
 use run::RunArgs;
 use sandbox::SandboxArgs;
@@ -209,8 +209,8 @@ impl Cli {
             Command::Demo => demo::demo(shutdown()?).await,
             Command::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,
             Command::Healthcheck => healthcheck::healthcheck(config()?.listen).await,
-            Command::Completions(args) => pages::completions(args),
-            Command::Man(args) => pages::man(&args),
+            Command::Completions(args) => man::completions(args),
+            Command::Man(args) => man::man(&args),
         }
     }
 }

@@ -4,11 +4,11 @@
 //! environment.
 
 mod paths;
-mod problems;
 mod raw;
 mod shown;
 mod urls;
 mod validate;
+mod values;
 
 use std::{
     collections::{BTreeMap, HashMap},

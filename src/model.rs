@@ -8,7 +8,7 @@ pub mod backoff;
 
 pub mod envelope;
 
-pub mod echo;
+pub mod correlation;
 
 pub mod outcome;
 

@@ -13,9 +13,9 @@ mod outage;
 mod plan;
 mod recovery;
 mod refresh;
-mod report;
 mod run;
 mod schedule;
+mod totals;
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -40,8 +40,8 @@ use ledger::Ledger;
 use outage::Outage;
 pub use outage::{Doubts, tell_of_a_doubt};
 use refresh::View;
-pub use report::{Ended, Totals, Turn, Until};
 use schedule::{Known, MOST_LIFTED, Plan, Schedule};
+pub use totals::{Ended, Totals, Turn, Until};
 
 /// Task polls between two checks for I/O and for the database's reply. tokio's own 61 would send every call of a turn before its
 /// next statement and leave the database idle: a drain then takes a sixth longer.

@@ -20,8 +20,8 @@ use crate::{
     model::{
         backoff::{Backoff, Jitter},
         clock::{Clock, Timestamp},
+        correlation::new_uuid,
         deletion::{AgentId, EntryId},
-        echo::new_uuid,
         hold::HoldRow,
         outcome::{Cause, Fault, RetryAfter, Scope},
     },
@@ -114,7 +114,7 @@ impl<E: Into<Failure>> From<E> for Halt {
     }
 }
 
-/// Asks for pages, at a rate that leaves enough for a running daemon.
+/// Asks for man, at a rate that leaves enough for a running daemon.
 pub(super) struct Lister {
     api: Api,
     agent: AgentId,

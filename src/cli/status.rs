@@ -1,7 +1,7 @@
 //! `sweeper status`: the state of the queue, for people and for programs.
 
+mod json;
 mod page;
-mod report;
 
 use std::{
     future::Future,
@@ -26,8 +26,8 @@ use crate::{
     printable,
     queue::sqlite::{Reader, twice_if_damaged},
 };
+use json::Report;
 pub(super) use page::hold_lines;
-use report::Report;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -7,12 +7,12 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Config, ConfigError, paths,
-    problems::{Problems, days, ms},
     raw::{
         RawApi, RawConfig, RawDatabase, RawDelivery, RawHold, RawHttp, RawLog, RawQueue, RawRateLimit, RawRetry,
         RawShutdown, Secret,
     },
     urls,
+    values::{Problems, days, ms},
 };
 use crate::{
     api::key::KeySource,

@@ -5,6 +5,7 @@
 
 mod admission;
 mod answered;
+mod length;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -92,10 +93,6 @@ impl Holds {
             growth,
             growth_for_a_person: growth.with_floor(LEAST_FOR_A_PERSON),
         }
-    }
-
-    fn growth(&self, cause: Cause) -> Backoff {
-        if cause.needs_a_person() { self.growth_for_a_person } else { self.growth }
     }
 
     fn of(&self, scope: &Scope) -> Option<&Causes> {

@@ -13,7 +13,7 @@
 //! | `listing`, `rows`, `counter`, `reader` | reading |
 //! | `clocks`, `invalid_rows`, `upkeep` | repair and upkeep |
 //! | `producer`, `revive` | what commands write |
-//! | `errors`, `remedies`, `log`, `step_limit` | errors, log events, and the limit of a statement's work |
+//! | `errors`, `result_codes`, `log`, `step_limit` | errors, log events, and the limit of a statement's work |
 
 mod clocks;
 mod close;
@@ -35,7 +35,7 @@ mod open;
 mod processes;
 mod producer;
 mod reader;
-mod remedies;
+mod result_codes;
 mod revive;
 mod rows;
 mod schema;

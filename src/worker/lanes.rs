@@ -1,4 +1,4 @@
-//! Whose turn it is: the lanes in memory between two listings.
+//! The order of turns: the lanes in memory between two listings.
 //!
 //! Memory grows with the lanes that have open rows, never with the rows. Times are elapsed time: setting the wall clock must not
 //! make a lane wait.

@@ -15,8 +15,8 @@ use crate::{
     event,
     model::{
         clock::Timestamp,
+        correlation::{Echo, Echoes},
         deletion::{Lane, RequestId},
-        echo::{Echo, Echoes},
         evidence::Evidence,
         hold::HoldChange,
         judge::{Heard, Sent, Standing, judge},

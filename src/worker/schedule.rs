@@ -1,4 +1,4 @@
-//! The schedule of a turn: whose turn it is, and whether a hold or the rate stands against it.
+//! The schedule of a turn: which of the lanes in turn may send now, as holds, rate and concurrency allow.
 //!
 //! That is decided here, in memory, before a transaction is open. Inside the transaction, [`claims`] looks at a bounded number of
 //! lanes, and only at lanes that may send.

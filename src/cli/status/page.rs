@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::report::{DaemonReport, InFlight, Report, Rows, is_stopped};
+use super::json::{DaemonReport, InFlight, Report, Rows, is_stopped};
 use crate::{
     cli::{
         terminal::{GREEN, RED, YELLOW, styled, table},

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::{Held, Holds, lifted};
 use crate::model::{
-    backoff::Jitter,
     clock::Timestamp,
     deletion::{AgentId, RequestId},
     hold::{HoldChange, HoldRow},
@@ -184,29 +183,6 @@ impl Holds {
         let row = HoldRow { scope, cause, since_at: now, until_at: Some(now), repeats, probed_at: None };
         let asked = Some(outcome.agent.clone());
         self.put(Held { is_question: true, asked, ..Held::new(row, outcome.newest) });
-    }
-
-    /// The end of a hold that was renewed `repeats` times.
-    fn end(
-        &self,
-        cause: Cause,
-        hold: Option<&Hold>,
-        repeats: u32,
-        now: Timestamp,
-        rng: &mut fastrand::Rng,
-    ) -> Timestamp {
-        let grown = now.plus(self.growth(cause).jittered(repeats.saturating_add(1), Jitter::draw(rng)));
-        let until = match hold.map(|hold| hold.end) {
-            // The API asked for this time.
-            Some(HoldEnd::At(until)) => until,
-            Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => grown,
-        };
-        hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked))
-    }
-
-    /// Whether a hold has grown to its longest length.
-    fn is_longest(&self, row: &HoldRow) -> bool {
-        row.until_at.is_some_and(|until| until.since(row.given_at()) >= self.growth(row.cause).delay(u32::MAX))
     }
 
     /// Renews a hold after a failed probe, for the cause that the probe met.

@@ -11,7 +11,7 @@ use sqlx::migrate::MigrateError;
 use super::{
     location::LocationError,
     lock::LOCK_SUFFIX,
-    remedies::{absolute, is_full, is_temporary_code, lock_remedy, may_be_damaged, remedy, take_over},
+    result_codes::{absolute, is_full, is_temporary_code, lock_remedy, may_be_damaged, remedy, take_over},
     watched_files::Replaced,
 };
 use crate::queue::{QueueError, Remedy};

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{database_file::DatabaseFile, processes::with_another_wal, remedies::absolute, watched_files::beside};
+use super::{database_file::DatabaseFile, processes::with_another_wal, result_codes::absolute, watched_files::beside};
 use crate::small_file::be_regular;
 
 /// How often processes with another WAL are looked for, and for how long. A process that is just opening or closing the database

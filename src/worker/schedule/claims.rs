@@ -6,8 +6,8 @@ use super::{Known, Picked, Plan, Schedule};
 use crate::{
     model::{
         clock::Timestamp,
+        correlation::new_uuid,
         deletion::{ALONE, AgentId, Batch, Lane},
-        echo::new_uuid,
         evidence::Evidence,
         outcome::Scope,
     },

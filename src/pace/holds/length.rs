@@ -1,0 +1,39 @@
+//! How long a hold lasts.
+
+use super::Holds;
+use crate::model::{
+    backoff::{Backoff, Jitter},
+    clock::Timestamp,
+    hold::HoldRow,
+    outcome::{Cause, Hold, HoldEnd},
+};
+
+impl Holds {
+    /// The delays of holds for this cause.
+    fn growth(&self, cause: Cause) -> Backoff {
+        if cause.needs_a_person() { self.growth_for_a_person } else { self.growth }
+    }
+
+    /// The end of a hold that was renewed `repeats` times.
+    pub(super) fn end(
+        &self,
+        cause: Cause,
+        hold: Option<&Hold>,
+        repeats: u32,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Timestamp {
+        let grown = now.plus(self.growth(cause).jittered(repeats.saturating_add(1), Jitter::draw(rng)));
+        let until = match hold.map(|hold| hold.end) {
+            // The API asked for this time.
+            Some(HoldEnd::At(until)) => until,
+            Some(HoldEnd::Growing | HoldEnd::ByStreak) | None => grown,
+        };
+        hold.and_then(|hold| hold.not_before).map_or(until, |asked| until.max(asked))
+    }
+
+    /// Whether a hold has grown to its longest length.
+    pub(super) fn is_longest(&self, row: &HoldRow) -> bool {
+        row.until_at.is_some_and(|until| until.since(row.given_at()) >= self.growth(row.cause).delay(u32::MAX))
+    }
+}
