@@ -21,7 +21,11 @@ async fn one_daemon_a_file_and_init_beside_it_is_content() {
         second.env("SWEEPER__DATABASE__PATH", path);
         let (code, log) = Daemon::start(second).ended().await;
         let first = format!("another sweeper (process {}) is working on it, and only one may", daemon.pid());
-        assert_unusable(code, &log.last("stopped", "error"), &[path, &first]);
+        assert_unusable(
+            code,
+            &log.last("stopped", "error"),
+            &[&format!("/{}: ", path.trim_start_matches("./")), &first],
+        );
         assert_eq!(log.count("database_unavailable", "WARN"), 0, "at once");
     }
     let said = format!("sweeper.db: up to date, and in use by a sweeper (process {})\n", daemon.pid());

@@ -151,7 +151,7 @@ async fn one_read_that_fails_under_a_running_daemon_is_looked_at_again_and_gone_
             "{log:#?}"
         );
         let said = log.last("database_unavailable", "error");
-        assert!(said.contains("sweeper.db: ") && said.contains("a read failed, or it is damaged ("), "{said}");
+        assert!(said.contains("sweeper.db: ") && said.contains("a read failed, or the file is damaged ("), "{said}");
         assert!(!said.contains("backup"), "not before it was looked at again: {said}");
         let states =
             sql(dir.path(), "SELECT group_concat(agent_id || state) FROM deletions WHERE agent_id <> 'old'").await;

@@ -64,7 +64,7 @@ async fn a_database_that_cannot_be_used_ends_with_3_and_says_what_was_kept() {
     for (name, said) in [
         ("text.db", "not a database"),
         ("nowhere/sweeper.db", "nowhere"),
-        ("folder", "database folder: open: it is a directory; give database.path the file in it"),
+        ("folder", "/folder: open: it is a directory; give database.path the file in it"),
     ] {
         let mut command = sweeper(dir.path());
         command.args(["enqueue", "--agent", "b", "1"]).env("SWEEPER__DATABASE__PATH", name);
