@@ -23,6 +23,7 @@ mod lock;
 mod logs;
 mod older;
 mod outside;
+mod owner;
 mod paths;
 mod producers;
 mod reads;

@@ -1,5 +1,4 @@
-//! Faults of the storage: temporary ones are waited for, permanent ones end with 3 and say what to do; and one daemon a
-//! file, whatever lies about.
+//! Faults of the storage: temporary ones are waited for, permanent ones end with 3 and say what to do.
 
 use audio_cache_sweeper::queue::{Queue as _, Tx as _};
 use std::{
@@ -12,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::{
     queue::sqlite::{self, Store, Synchronous},
     sandbox::{Mood, Options, Sandbox},
@@ -20,7 +18,7 @@ use audio_cache_sweeper::{
 use tokio::sync::watch;
 
 use crate::{
-    bed::{Bed, Plan, START, ids},
+    bed::ids,
     daemon::{
         BINARY, Daemon, Locked, Log, clean, configure, configured, finish, open, queue, sandbox, skipped, sql, sweeper,
     },
@@ -221,7 +219,7 @@ async fn a_disk_that_is_full_at_the_start_is_waited_for() {
     assert!(log.last("database_unavailable", "error").contains("make room"), "{log:#?}");
 }
 
-fn assert_unusable(code: i32, error: &str, said: &[&str]) {
+pub fn assert_unusable(code: i32, error: &str, said: &[&str]) {
     assert_eq!(code, 3, "{error}");
     for said in said {
         assert!(error.contains(said), "{said:?} is missing in {error:?}");
@@ -237,7 +235,7 @@ async fn a_disk_that_is_read_only_ends_with_3_and_the_message_says_what_to_do() 
 }
 
 /// The binary without root's right to write what is not writable; `None`, and said so, if that right cannot be given up.
-fn unprivileged(dir: &Path) -> Option<Command> {
+pub fn unprivileged(dir: &Path) -> Option<Command> {
     let rights = ["--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"];
     let probe = dir.join("probe");
     if !probe.exists() {
@@ -326,50 +324,6 @@ async fn corrupt_pages_end_it_with_3_and_the_message_says_what_to_do() {
     assert_eq!(log.count("database_unavailable", "WARN"), 2, "looked at again, twice");
 }
 
-#[tokio::test]
-async fn one_daemon_a_file_and_init_beside_it_is_content() {
-    let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(Options::default()).await;
-    let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
-    std::os::unix::fs::symlink(dir.path().join("sweeper.db"), dir.path().join("link.db")).unwrap();
-    for path in ["sweeper.db", "./sweeper.db", "link.db"] {
-        let mut second = configured(dir.path(), &sandbox);
-        second.env("SWEEPER__DATABASE__PATH", path);
-        let (code, log) = Daemon::start(second).ended().await;
-        let first = format!("another sweeper (process {}) is working on it, and only one may", daemon.pid());
-        assert_unusable(
-            code,
-            &log.last("stopped", "error"),
-            &[&format!("/{}: ", path.trim_start_matches("./")), &first],
-        );
-        assert_eq!(log.count("database_unavailable", "WARN"), 0, "at once");
-    }
-    let said = format!("sweeper.db: up to date, and in use by a sweeper (process {})\n", daemon.pid());
-    sweeper(dir.path()).arg("init").assert().code(0).stdout(said);
-}
-
-#[tokio::test]
-async fn init_beside_an_older_daemon_says_so() {
-    let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(Options::default()).await;
-    let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Gate, "0s").await;
-    for (version, older) in [("0.0.9", true), (env!("CARGO_PKG_VERSION"), false), ("99.0.0", false), ("odd", false)] {
-        sql(dir.path(), &format!("UPDATE daemon SET version = '{version}'")).await;
-        let said = if older {
-            format!(
-                "sweeper.db: up to date, and in use by sweeper 0.0.9 (process {}), which is older than this one, {}; to use \
-                 this version, stop that one and start this\n",
-                daemon.pid(),
-                env!("CARGO_PKG_VERSION")
-            )
-        } else {
-            format!("sweeper.db: up to date, and in use by a sweeper (process {})\n", daemon.pid())
-        };
-        sweeper(dir.path()).arg("init").assert().code(0).stdout(said);
-    }
-    drop(daemon);
-}
-
 /// Another process's transactions, one after the other: the lock is free for a moment between two. Tells how many there were
 /// whenever one has begun.
 async fn hog(path: PathBuf, begun: watch::Sender<usize>) {
@@ -404,88 +358,4 @@ async fn a_lock_that_is_free_for_moments_only_is_got_in_one_of_the_next() {
     // How many of its transactions we sat through beyond the one that was open: none, unless the machine is busy. With SQLite's
     // own waiting, whose pauses grow up to 100 ms, it is ten or more each time.
     assert!(waited <= TIMES, "{waited}");
-}
-
-#[tokio::test]
-async fn after_somebody_has_read_for_long_the_log_of_commits_becomes_small_again() {
-    let mut bed = Bed::new(Plan::default()).await;
-    let log = bed.dir.path().join("queue.db-wal");
-    let mib = |log: &Path| fs::metadata(log).unwrap().len() >> 20;
-    let mut reader = open(&bed.options.path).await;
-    sqlx::raw_sql("BEGIN; SELECT count(*) FROM deletions").execute(&mut reader).await.unwrap();
-    bed.execute("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (zeroblob(30000000))").await;
-    for agent in ["a", "b"] {
-        bed.insert_many(agent, 20).await;
-        bed.work().await;
-    }
-    assert!(mib(&log) >= 28, "{}", mib(&log));
-    sqlx::raw_sql("COMMIT").execute(&mut reader).await.unwrap();
-    for agent in ["c", "d"] {
-        bed.insert_many(agent, 20).await;
-        bed.work().await;
-    }
-    assert!(mib(&log) <= 16, "{}", mib(&log));
-}
-
-#[tokio::test]
-async fn a_stale_lock_file_never_blocks_whatever_is_in_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let lock = dir.path().join("sweeper.db.lock");
-    let sandbox = sandbox(Options::default()).await;
-    let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
-    daemon.signal("KILL");
-    assert_eq!(daemon.ended().await.0, -1);
-    let killed = fs::read_to_string(&lock).unwrap();
-    let alive = std::process::id().to_string();
-    for content in [killed.as_bytes(), alive.as_bytes(), b"", b"\xff\0 garbage", &[b'9'; 5_000]] {
-        fs::write(&lock, content).unwrap();
-        let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
-        assert_eq!(fs::read_to_string(&lock).unwrap().trim(), daemon.pid().to_string());
-        daemon.signal("TERM");
-        assert_eq!(daemon.ended().await.0, 0);
-    }
-}
-
-#[tokio::test]
-async fn a_lock_file_that_is_read_only_locks_all_the_same_and_its_number_is_not_believed() {
-    let dir = tempfile::tempdir().unwrap();
-    let lock = dir.path().join("sweeper.db.lock");
-    let sandbox = sandbox(Options::default()).await;
-    let commands = || Some((unprivileged(dir.path())?, unprivileged(dir.path())?));
-    fs::write(&lock, "1\n").unwrap();
-    fs::set_permissions(&lock, fs::Permissions::from_mode(0o444)).unwrap();
-    let Some((first, second)) = commands() else { return };
-    let daemon = Daemon::start(configure(first, &sandbox)).until("started").await;
-    let (code, log) = Daemon::start(configure(second, &sandbox)).ended().await;
-    assert_unusable(
-        code,
-        &log.last("stopped", "error"),
-        &[&format!("another sweeper (process {}) is working on it", daemon.pid())],
-    );
-    daemon.signal("TERM");
-    assert_eq!(daemon.ended().await.0, 0);
-}
-
-#[tokio::test]
-async fn old_history_goes_between_the_turns_and_its_pages_with_it() {
-    let mut bed = Bed::new(Plan::default()).await;
-    let history = format!(
-        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
-         INSERT INTO deletions (agent_id, entry_id, state, settled_at) SELECT 'a', i, 'deleted', {} FROM n",
-        START.minus(Duration::from_secs(2 * 86_400)).0
-    );
-    bed.execute(&history).await;
-    bed.insert(&[("b", "1")]).await;
-    let pages = "SELECT (SELECT page_count FROM pragma_page_count), (SELECT freelist_count FROM pragma_freelist_count)";
-    let before = bed.query::<(i64, i64)>(pages).await[0].0;
-    // Gone through once: a step for each 200 rows, some for their pages, and what is settled meanwhile stays.
-    for _ in 0..60 {
-        bed.worker.turn().await.unwrap();
-        bed.worker.do_chores().await.unwrap();
-        bed.clock.advance(Duration::from_secs(1));
-    }
-    bed.work().await;
-    assert_eq!((bed.count("agent_id = 'a'").await, bed.count("state = 'deleted'").await), (0, 1));
-    let (after, free) = bed.query::<(i64, i64)>(pages).await[0];
-    assert!(after < before / 2 && free <= after / 10 + 1, "{before} {after} {free}");
 }

@@ -1,6 +1,6 @@
 //! The file does not grow for ever: pruning goes in steps, and free pages are given back.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use audio_cache_sweeper::{
     model::clock::Timestamp,
@@ -11,7 +11,8 @@ use audio_cache_sweeper::{
 };
 
 use crate::{
-    bed::UNCHECKED,
+    bed::{Bed, Plan, START, UNCHECKED},
+    daemon::open,
     store::{client, opened, options, row, table},
 };
 
@@ -150,4 +151,49 @@ async fn a_file_that_was_closed_is_one_file() {
     assert!(dir.path().join("queue.db-wal").exists());
     store.close().await.unwrap();
     assert!(!dir.path().join("queue.db-wal").exists());
+}
+
+#[tokio::test]
+async fn after_somebody_has_read_for_long_the_log_of_commits_becomes_small_again() {
+    let mut bed = Bed::new(Plan::default()).await;
+    let log = bed.dir.path().join("queue.db-wal");
+    let mib = |log: &Path| fs::metadata(log).unwrap().len() >> 20;
+    let mut reader = open(&bed.options.path).await;
+    sqlx::raw_sql("BEGIN; SELECT count(*) FROM deletions").execute(&mut reader).await.unwrap();
+    bed.execute("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (zeroblob(30000000))").await;
+    for agent in ["a", "b"] {
+        bed.insert_many(agent, 20).await;
+        bed.work().await;
+    }
+    assert!(mib(&log) >= 28, "{}", mib(&log));
+    sqlx::raw_sql("COMMIT").execute(&mut reader).await.unwrap();
+    for agent in ["c", "d"] {
+        bed.insert_many(agent, 20).await;
+        bed.work().await;
+    }
+    assert!(mib(&log) <= 16, "{}", mib(&log));
+}
+
+#[tokio::test]
+async fn old_history_goes_between_the_turns_and_its_pages_with_it() {
+    let mut bed = Bed::new(Plan::default()).await;
+    let history = format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         INSERT INTO deletions (agent_id, entry_id, state, settled_at) SELECT 'a', i, 'deleted', {} FROM n",
+        START.minus(Duration::from_secs(2 * 86_400)).0
+    );
+    bed.execute(&history).await;
+    bed.insert(&[("b", "1")]).await;
+    let pages = "SELECT (SELECT page_count FROM pragma_page_count), (SELECT freelist_count FROM pragma_freelist_count)";
+    let before = bed.query::<(i64, i64)>(pages).await[0].0;
+    // Gone through once: a step for each 200 rows, some for their pages, and what is settled meanwhile stays.
+    for _ in 0..60 {
+        bed.worker.turn().await.unwrap();
+        bed.worker.do_chores().await.unwrap();
+        bed.clock.advance(Duration::from_secs(1));
+    }
+    bed.work().await;
+    assert_eq!((bed.count("agent_id = 'a'").await, bed.count("state = 'deleted'").await), (0, 1));
+    let (after, free) = bed.query::<(i64, i64)>(pages).await[0];
+    assert!(after < before / 2 && free <= after / 10 + 1, "{before} {after} {free}");
 }
