@@ -29,10 +29,10 @@ pub trait Queue {
     /// Counts rows beside the worker.
     type Counter: Counter<Error = Self::Error>;
 
-    /// Fails if this process does not own the queue any more. Asked often: it costs no round trip.
+    /// Checks that this process still owns the queue. Makes no round trip.
     ///
     /// # Errors
-    /// Then, with [`Remedy::Lost`].
+    /// With [`Remedy::Lost`], if it does not.
     fn check_owner(&self) -> Result<(), Self::Error>;
 
     /// Whether anybody else has written since this was asked the last time.
@@ -53,20 +53,20 @@ pub trait Queue {
     /// If the database fails.
     async fn holds(&mut self) -> Result<Vec<HoldRow>, Self::Error>;
 
-    /// The requests that a worker before this one claimed and did not live to see answered.
+    /// The requests of earlier workers that have no answer.
     ///
     /// # Errors
     /// If the database fails, or a row cannot be read.
     async fn orphans(&mut self) -> Result<Vec<Orphan>, Self::Error>;
 
-    /// When the last requests had left at the latest, oldest first: those since a time, at most `most` of them.
+    /// The latest possible sending times of the newest requests: at most `most`, none before `since`, oldest first.
     ///
     /// # Errors
     /// If the database fails.
     async fn sent_since(&mut self, since: Timestamp, most: u32, now: Timestamp) -> Result<Vec<Timestamp>, Self::Error>;
 
-    /// Of the newest requests, those whose only row was rejected and made dead, with nothing settled since: agent and row, oldest
-    /// first, at most `most` of them.
+    /// The newest requests about one row that ended with that row dead as rejected, back to the last request that settled a row.
+    /// Returns agent and row of each, oldest first, at most `most`.
     ///
     /// # Errors
     /// If the database fails.
@@ -78,9 +78,9 @@ pub trait Queue {
     /// If the database fails.
     async fn newest_time(&mut self) -> Result<Option<Timestamp>, Self::Error>;
 
-    /// Puts some due times right that a clock gave which was ahead: those of the newest request before `before` that was answered
-    /// in the future, and of some before it. Such a row is due after the delay that it was given, counted from now. Where to go
-    /// on, if there may be more; and how many rows were put right.
+    /// Does one step of correcting due times that were written while the clock was ahead, going back from request `before`. Each
+    /// such row becomes due its original delay from now, which is at most `longest`. Returns the request before which to go on
+    /// (`None`: done) and the number of rows corrected.
     ///
     /// # Errors
     /// If the database fails.
@@ -107,7 +107,7 @@ pub trait Queue {
     /// writing.
     async fn undo(&mut self);
 
-    /// Writes, though nothing new: a full disk shows only then.
+    /// Commits a write that changes nothing. Only a write shows that the disk is full.
     ///
     /// # Errors
     /// If nothing can be written.
@@ -127,7 +127,7 @@ pub trait Queue {
     /// If the database fails.
     async fn sweep(&mut self, now: Timestamp) -> Result<Swept, Self::Error>;
 
-    /// Looks, once a minute, at what about this engine a person should know, and logs that.
+    /// Called once a minute. Logs what an operator of this engine should know.
     ///
     /// # Errors
     /// If the database fails.
@@ -158,7 +158,8 @@ pub trait Queue {
 
 /// A transaction that writes: everything that one turn changes. Nothing of it happens without [`Tx::commit`].
 ///
-/// An engine may keep what is written until the commit, and send all of it then.
+/// An engine may keep what is written until the commit, and send all of it then. [`Tx::look`] and [`Tx::holds_of`] answer as if
+/// everything that this transaction was given before were written.
 #[expect(async_fn_in_trait, reason = "the loop runs under block_on on one thread, and nobody else calls these")]
 pub trait Tx {
     /// Why a call failed.
@@ -201,9 +202,8 @@ pub trait Tx {
     /// If the database fails.
     async fn holds_of(&mut self, scopes: &BTreeSet<Scope>) -> Result<Vec<HoldRow>, Self::Error>;
 
-    /// Looks for due rows of `lanes`: up to `most` of each, without those `in_flight`. One [`Look`] per lane, in their order. The
-    /// row that could have gone first comes first; with `newest_first`, of those that are due at once the one that was enqueued
-    /// last.
+    /// Looks for due rows of `lanes`: up to `most` of each, without those `in_flight`. Returns one [`Look`] per lane, in their order.
+    /// The row that has been due longest comes first. With `newest_first`, among rows due at once, the newest comes first.
     ///
     /// # Errors
     /// If the database fails, or a row cannot be read.
@@ -226,8 +226,8 @@ pub trait Tx {
     /// If the database fails.
     async fn introduce(&mut self, rate: f64, now: Timestamp) -> Result<(), Self::Error>;
 
-    /// Makes it so, and with it writes the requests that are about to be sent, each with its manifest; and, for those who look, the
-    /// rate in requests per second, if it is another one now.
+    /// Writes the claims, each with its manifest, and commits everything. Writes `rate` (requests per second), too, if there is a
+    /// new one.
     ///
     /// # Errors
     /// If the database fails. Whether it happened then shows when the queue is read next.
@@ -257,7 +257,7 @@ pub trait QueueError: std::error::Error + Send + Sync + 'static {
 pub enum Remedy {
     /// Tries again later: somebody else writes for long, or the disk is full. Nothing is lost by waiting.
     Wait,
-    /// Tries again on a fresh connection, a few times: a read failed, or the data is damaged. With what is said of that meanwhile.
+    /// Tries again on a fresh connection, a few times: a read failed, or the data is damaged. The text is the message to log.
     Reconnect(String),
     /// Sweeps, and tries again: a row has a value that the schema does not allow.
     Sweep,
@@ -306,7 +306,7 @@ pub struct DueRow {
     pub deletion: Deletion,
     /// Since when it could have been sent.
     pub due_since: Timestamp,
-    /// What its turn goes by: its time, or, if it is due at once, when it was enqueued.
+    /// The sort key of its turn: `due_at`, or `created_at` if the row is due at once.
     pub turn: Timestamp,
     /// It comes back from an attempt that failed, and counted.
     pub is_retry: bool,
@@ -340,7 +340,7 @@ pub struct Settlement {
     pub remote_id: Option<String>,
     /// What becomes of its rows.
     pub rows: Vec<Judged>,
-    /// Those are all that it was sent with; of one that a crash left unanswered, some may be gone.
+    /// `rows` has every row of the manifest. False for an orphan, whose rows may have been removed.
     pub is_whole: bool,
 }
 

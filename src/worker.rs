@@ -177,14 +177,18 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     pub async fn turn(&mut self) -> Result<Turn, Q::Error> {
         if self.outage.is_sweeping() {
             self.sweep().await?;
-            return Ok(self.turned(0, 0, Some(Duration::ZERO)));
+            // Settling reads no row.
+            self.judge_returned();
+            let settled = self.ledger.unsettled.len();
+            self.settle_and_claim(false).await?;
+            return Ok(self.turned(settled, 0, Some(Duration::ZERO)));
         }
         match self.pass().await {
             Ok((settled, sent)) => {
                 self.outage.passed();
                 Ok(self.turned(settled, sent, self.wait()))
             }
-            // Answers stay unsettled until the sweep is done.
+            // The next turn settles the answers of this one.
             Err(error) if error.remedy() == Remedy::Sweep && self.outage.may_sweep() => {
                 Ok(self.turned(0, 0, Some(Duration::ZERO)))
             }

@@ -199,10 +199,10 @@ async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervi
                 if std::mem::replace(&mut waiting, true) {
                     debug!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database still cannot be used");
                 } else {
-                    let next = "trying again until it can";
+                    let next = "trying again every second until it can";
                     warn!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database cannot be used; {next}");
                 }
-                // One try can take two such waits: one to open the file, and one to recover.
+                // A try may wait twice that long: to open the file, and to recover.
                 supervisor.waiting((config.store.longest_wait() + START_RETRY) * 4);
                 sleep(START_RETRY).await;
             }

@@ -135,11 +135,12 @@ impl Store {
         let version = sqlx::query_scalar(DATA_VERSION).fetch_one(&mut *self.conn).await;
         let version: i64 = version.map_err(|source| self.error("look for changes", source))?;
         let changed = version != self.data_version;
-        self.data_version = version;
         if changed {
             let updated = self.schema.update(&mut self.conn).await;
             updated.map_err(|source| self.error("look at the schema", source))?;
         }
+        // After an error it is still news.
+        self.data_version = version;
         Ok(changed)
     }
 

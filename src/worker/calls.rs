@@ -157,8 +157,8 @@ pub(super) fn add(busy: &mut Busy, batch: &Batch) {
 /// The rows that a look at `lanes` must leave out: those in flight and those in `claims`. Without this list they would take the
 /// places of other rows.
 ///
-/// Passing a row costs as much as finding another, so rows of other lanes are left out; except if somebody else wrote since
-/// they were sent, and may have moved them to one of these lanes. `others_wrote`: elapsed time at which that was last seen.
+/// The look passes over each listed ID at the cost of finding a row, so rows of other lanes are left off the list. If others wrote
+/// after a request left (`others_wrote`, elapsed time), its rows are listed anyway: they may have changed lane.
 pub(super) fn on_their_way(
     flights: &Flights,
     others_wrote: Option<Duration>,

@@ -55,11 +55,11 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         if now >= self.chores.summary_at && self.summarise(now) {
             match self.queue.inspect().await {
                 Ok(()) => {}
-                // The next turn meets the same error, and handles it.
+                // It is inspected again in a minute. A database that cannot be used shows in the turns.
                 Err(error) if error.remedy() == Remedy::Wait => {
                     debug!(event = event::SUMMARY, %error, "the database could not be inspected now");
                 }
-                Err(error) => self.endure(error)?,
+                Err(error) => self.endure(error).await?,
             }
         }
         if now >= self.chores.upkeep_at && !self.outage.is_down() {
@@ -76,7 +76,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
                     self.chores.upkeep_at = now + UPKEEP_INTERVAL;
                 }
                 // Upkeep is tried again after the next successful turn.
-                Err(error) => self.endure(error)?,
+                Err(error) => self.endure(error).await?,
             }
         }
         Ok(())

@@ -34,7 +34,8 @@ pub(super) struct Unsettled {
     lane: Lane,
     /// Elapsed time at which the request was sent.
     sent: Duration,
-    holds: Vec<HoldChange>,
+    /// A hold was lifted with it.
+    lifts: bool,
 }
 
 /// The judged answers, and what they have shown.
@@ -42,7 +43,7 @@ pub(super) struct Unsettled {
 pub(super) struct Ledger {
     /// Judged answers. They stay until a transaction with them is committed.
     pub(super) unsettled: Vec<Unsettled>,
-    /// Changes of holds that wait for a transaction.
+    /// Changes of holds that wait for a transaction, in the order in which they were made.
     pub(super) hold_changes: Vec<HoldChange>,
     pub(super) evidence: Evidence,
     pub(super) totals: Totals,
@@ -91,14 +92,11 @@ impl Ledger {
         self.echoes.sent(claim.correlation_id);
     }
 
-    /// Writes the unsettled answers and up to `most_changes` changes of holds. Returns the number of those changes.
+    /// Writes the unsettled answers, and the oldest `most_changes` changes of holds. Returns the number of those changes.
     pub(super) async fn settle<X: Tx>(&self, tx: &mut X, most_changes: usize) -> Result<usize, X::Error> {
         let changes = self.hold_changes.len().min(most_changes);
         tx.change_holds(&self.hold_changes[..changes]).await?;
         tx.settle(self.unsettled.iter().map(|unsettled| &unsettled.settlement)).await?;
-        for unsettled in &self.unsettled {
-            tx.change_holds(&unsettled.holds).await?;
-        }
         Ok(changes)
     }
 
@@ -241,14 +239,16 @@ impl Ledger {
         let is_nothing = judgement.hold.is_some() && judgement.is_answer;
         let detail = settlement.detail.as_deref().or(is_nothing.then_some(nothing.as_str()));
         holds.iter().for_each(|change| log::hold_for(change, detail));
-        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, holds });
+        let lifts = holds.iter().any(|change| matches!(change, HoldChange::Lifted { .. }));
+        self.hold_changes.extend(holds);
+        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, lifts });
     }
 
     /// After a commit, forgets the settled answers, and notes the lanes of the rows that come back. True if the lanes must be
     /// listed again.
     pub(super) fn forget_settled(&mut self, schedule: &mut Schedule) -> bool {
         let (mut stale, now) = (false, schedule.clock.now());
-        for Unsettled { settlement, lane, sent, holds } in std::mem::take(&mut self.unsettled) {
+        for Unsettled { settlement, lane, sent, lifts } in std::mem::take(&mut self.unsettled) {
             let before = self.totals.ended();
             self.totals.add(&settlement);
             self.metrics.settled(&settlement.counts());
@@ -256,7 +256,7 @@ impl Ledger {
                 self.last_settled = schedule.clock.elapsed();
             }
             // Lanes under a lifted hold may be dropped until the next listing.
-            stale |= holds.iter().any(|change| matches!(change, HoldChange::Lifted { .. }));
+            stale |= lifts;
             stale |= schedule.pace.holds.take_answered();
             for row in &settlement.rows {
                 if let Some(due_at) = row.verdict.due_at() {

@@ -77,12 +77,13 @@ impl Outage {
         matches!(self.sweep, Sweep::Going(_))
     }
 
-    /// Starts a sweep. False if the last one was in vain.
+    /// Starts a sweep, unless one is running. False if the last one was in vain.
     pub(super) fn may_sweep(&mut self) -> bool {
-        if self.sweep == Sweep::InVain {
-            return false;
+        match self.sweep {
+            Sweep::None => self.sweep = Sweep::Going(0),
+            Sweep::Going(_) => {}
+            Sweep::InVain => return false,
         }
-        self.sweep = Sweep::Going(0);
         true
     }
 
@@ -97,7 +98,9 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     ///
     /// # Errors
     /// The same error, if the loop must end.
-    pub(super) fn endure(&mut self, error: Q::Error) -> Result<(), Q::Error> {
+    pub(super) async fn endure(&mut self, error: Q::Error) -> Result<(), Q::Error> {
+        // A transaction that the error left open would keep others from writing.
+        self.queue.undo().await;
         match error.remedy() {
             Remedy::Reconnect(doubt) if self.outage.doubts.may_look_again(self.clock.elapsed()) => {
                 self.outage.in_doubt = true;
@@ -111,7 +114,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
                 if std::mem::replace(&mut self.outage.is_down, true) {
                     debug!(event = event::DATABASE_UNAVAILABLE, %error, "the database still cannot be used");
                 } else {
-                    warn!(event = event::DATABASE_UNAVAILABLE, %error, "the database cannot be used; trying again until it can");
+                    warn!(event = event::DATABASE_UNAVAILABLE, %error, "the database cannot be used; trying again every second until it can");
                 }
                 Ok(())
             }
@@ -138,8 +141,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     pub(super) async fn confirm_recovery(&mut self) -> Result<(), Q::Error> {
         if self.outage.is_down {
             if let Err(error) = self.queue.can_write().await {
-                self.queue.undo().await;
-                return self.endure(error);
+                return self.endure(error).await;
             }
             self.outage.is_down = false;
             self.supervisor.database(true);
@@ -151,6 +153,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     /// Does one step of the sweep.
     pub(super) async fn sweep(&mut self) -> Result<(), Q::Error> {
         let Sweep::Going(before) = self.outage.sweep else { return Ok(()) };
+        self.reconnect().await?;
         let Swept { dead, more } = self.queue.sweep(self.clock.now()).await?;
         let total = before + dead;
         self.outage.sweep = match (more, total) {
@@ -161,6 +164,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         if dead > 0 {
             self.ledger.totals.dead += dead;
             self.ledger.metrics.settled(&Counts { dead, ..Counts::default() });
+            self.ledger.last_settled = self.clock.elapsed();
             self.view.lanes_stale = true;
             tell_of_invalid_rows(dead);
         }
@@ -172,7 +176,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
 pub(super) fn tell_of_invalid_rows(rows: u64) {
     error!(
         event = event::INVALID_ROWS,
-        rows, "invalid rows are dead now: somebody inserted them with the CHECK constraints switched off"
+        rows,
+        "pending rows with values that the schema does not allow were made dead; find out which program wrote them"
     );
 }
 

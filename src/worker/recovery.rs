@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Prepares the first turn: checks the clock, charges the rate limit for requests that an earlier daemon sent, and settles its
-/// orphans. If a row cannot be read, sweeps all rows and starts over.
+/// orphans.
 pub(super) async fn begin<Q: Queue>(
     queue: &mut Q,
     pace: &mut Pace,
@@ -23,18 +23,18 @@ pub(super) async fn begin<Q: Queue>(
     clock: &Clock,
     rng: &mut fastrand::Rng,
 ) -> Result<(Clocks, Totals), Q::Error> {
-    let mut swept = 0;
+    let clocks = clocks::start(queue, settings, clock).await?;
+    remember_what_was_sent(queue, pace, clock).await?;
+    let (rate, mut swept) = (pace.permits.rate(), 0);
     loop {
-        match try_to_begin(queue, pace, settings, clock, rng).await {
-            Err(error) if error.remedy() == Remedy::Sweep && swept == 0 => {
-                queue.undo().await;
-                swept = sweep(queue, clock).await?;
-                if swept == 0 {
-                    return Err(error);
-                }
-            }
-            begun => {
-                let (clocks, mut totals) = begun?;
+        match recover(queue, &settings.policy, rate, clock.now(), rng).await {
+            // A row of an orphan cannot be read.
+            Err(error) if error.remedy() == Remedy::Sweep => match sweep(queue, clock).await? {
+                0 => return Err(error),
+                dead => swept += dead,
+            },
+            recovered => {
+                let mut totals = recovered?;
                 totals.dead += swept;
                 return Ok((clocks, totals));
             }
@@ -46,28 +46,14 @@ async fn sweep<Q: Queue>(queue: &mut Q, clock: &Clock) -> Result<u64, Q::Error> 
     let mut dead = 0;
     loop {
         let step = queue.sweep(clock.now()).await?;
+        if step.dead > 0 {
+            tell_of_invalid_rows(step.dead);
+        }
         dead += step.dead;
         if !step.more {
-            break;
+            return Ok(dead);
         }
     }
-    if dead > 0 {
-        tell_of_invalid_rows(dead);
-    }
-    Ok(dead)
-}
-
-async fn try_to_begin<Q: Queue>(
-    queue: &mut Q,
-    pace: &mut Pace,
-    settings: &Settings,
-    clock: &Clock,
-    rng: &mut fastrand::Rng,
-) -> Result<(Clocks, Totals), Q::Error> {
-    let clocks = clocks::start(queue, settings, clock).await?;
-    remember_what_was_sent(queue, pace, clock).await?;
-    let totals = recover(queue, &settings.policy, pace.permits.rate(), clock.now(), rng).await?;
-    Ok((clocks, totals))
 }
 
 /// Settles the orphans as lost, and introduces this daemon with its `rate`.

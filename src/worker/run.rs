@@ -62,12 +62,12 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
                     match self.ended(until).await {
                         Ok(Some(ended)) => break ended,
                         Ok(None) => {}
-                        Err(error) => self.endure(error)?,
+                        Err(error) => self.endure(error).await?,
                     }
                     turn.wait
                 }
                 Err(error) => {
-                    self.endure(error)?;
+                    self.endure(error).await?;
                     if told.load(Ordering::Relaxed) {
                         break Ended::Told;
                     }
@@ -151,7 +151,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             self.judge_returned();
             // If this fails, the answers stay in the ledger for the last attempt below.
             if let Err(error) = self.settle_and_claim(false).await {
-                self.endure(error)?;
+                self.endure(error).await?;
             }
         }
         self.calls.cut_short().await;
@@ -162,7 +162,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             if self.clock.elapsed() >= deadline && !matches!(error.remedy(), Remedy::Reconnect(_)) {
                 return Err(error);
             }
-            self.endure(error)?;
+            self.endure(error).await?;
             self.come_round();
             sleep(self.supervisor.at_most(self.settings.poll_interval.min(RETRY))).await;
         }

@@ -54,7 +54,7 @@ pub struct Totals {
     pub released: u64,
     /// Rows that are dead.
     pub dead: u64,
-    /// Duration of the longest of our transactions: so long others could not write.
+    /// Duration of the longest of our transactions. During it, no other process could write.
     pub longest_write: Duration,
 }
 

@@ -236,7 +236,7 @@ impl StoreError {
     }
 
     /// Whether a file was replaced, so that other processes use other files.
-    fn is_replaced(&self) -> bool {
+    pub(super) fn is_replaced(&self) -> bool {
         let sqlx::Error::Io(error) = &self.source else { return false };
         error.get_ref().is_some_and(|cause| cause.is::<Replaced>())
     }

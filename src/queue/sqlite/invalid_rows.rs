@@ -12,14 +12,18 @@ use super::{
 };
 use crate::{model::clock::Timestamp, queue::Swept};
 
-/// The number of rows that a step reads, pending or not. That takes some milliseconds.
-const STRETCH: usize = 5_000;
+/// The number of rows that a step goes through, pending or not. That takes some milliseconds.
+const STRETCH: i64 = 5_000;
 
-/// ?1 the first id; ?2 the number of rows. The columns are those of [`is_readable`].
+/// ?1 the first id; ?2 the number of rows. Returns the last id and the number of rows that there are.
+pub(super) const END: &str =
+    "SELECT max(id), count(*) FROM (SELECT id FROM deletions WHERE id >= ?1 ORDER BY id LIMIT ?2)";
+
+/// ?1, ?2 the first and the last id. The columns are those of [`is_readable`]. Settled rows stay inside of SQLite.
 pub(super) const READ: &str = "
-SELECT id, state, priority, agent_id, batch_max, due_at, created_at, entry_id, attempts, asks, maybe_done, last_cause, request_id,
+SELECT id, priority, agent_id, batch_max, due_at, created_at, entry_id, attempts, asks, maybe_done, last_cause, request_id,
     first_fault, evidence
-FROM deletions WHERE id >= ?1 ORDER BY id LIMIT ?2";
+FROM deletions NOT INDEXED WHERE id BETWEEN ?1 AND ?2 AND state = 'pending'";
 
 /// ?1 ids: [id, …]; ?2 now
 pub(super) const MAKE_DEAD: &str = "
@@ -34,6 +38,8 @@ impl Store {
     /// # Errors
     /// If SQLite fails.
     pub(super) async fn sweep_step(&mut self, now: Timestamp) -> Result<Swept, StoreError> {
+        // After an error, the last step may have left its transaction open.
+        self.abandon().await;
         let from = self.sweep_from;
         let found = invalid(&mut self.conn, from).await;
         let (mut invalid_rows, next) = found.map_err(|source| self.error(DOING, source))?;
@@ -54,16 +60,16 @@ impl Store {
     }
 }
 
-/// The pending rows from this id on that cannot be read, and the id at which the next step begins, if there is one.
+/// Of the stretch that begins at this id, the pending rows that cannot be read; and the id at which the next stretch begins, if
+/// there is one.
 async fn invalid(conn: &mut SqliteConnection, from: i64) -> Result<(Vec<i64>, Option<i64>), sqlx::Error> {
-    let rows = sqlx::query(READ).bind(from).bind(STRETCH as i64).fetch_all(conn).await?;
-    let (mut last, mut invalid) = (None, Vec::new());
-    for row in &rows {
-        let id: i64 = row.try_get(0)?;
-        last = Some(id);
-        if row.try_get(1).is_ok_and(|state: &str| state == "pending") && !is_readable(row) {
-            invalid.push(id);
+    let (last, rows): (Option<i64>, i64) = sqlx::query_as(END).bind(from).bind(STRETCH).fetch_one(&mut *conn).await?;
+    let Some(last) = last else { return Ok((Vec::new(), None)) };
+    let mut invalid = Vec::new();
+    for row in sqlx::query(READ).bind(from).bind(last).fetch_all(conn).await? {
+        if !is_readable(&row) {
+            invalid.push(row.try_get(0)?);
         }
     }
-    Ok((invalid, last.filter(|_| rows.len() == STRETCH).and_then(|last| last.checked_add(1))))
+    Ok((invalid, last.checked_add(1).filter(|_| rows == STRETCH)))
 }

@@ -144,7 +144,10 @@ impl Store {
             self.skip_own_checks().await?;
             self.look_for_changes().await
         };
-        let done = done.await.map(drop);
+        // SQLite opens the WAL at the first read. Whatever keeps it from that keeps the file from being opened again.
+        let reopen =
+            |error: StoreError| if error.is_replaced() { error } else { StoreError { doing: REOPEN, ..error } };
+        let done = done.await.map(drop).map_err(reopen);
         // Close the unused connection only now: the last connection to close the file removes the WAL, and a missing WAL means to
         // us that somebody has touched the files.
         let unused = if done.is_ok() {

@@ -15,7 +15,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
 }
 
 /// Name, statement, and lines that its plan must have.
-const PLANS: [(&str, &str, &[&str]); 18] = [
+const PLANS: [(&str, &str, &[&str]); 19] = [
     (
         "lanes",
         listing::LANES,
@@ -54,7 +54,8 @@ const PLANS: [(&str, &str, &[&str]); 18] = [
         &["SEARCH deletions USING INTEGER PRIMARY KEY", "SEARCH requests EXISTS USING INTEGER PRIMARY KEY"],
     ),
     ("settle the requests", settle::SETTLE_REQUESTS, &["SEARCH requests USING INTEGER PRIMARY KEY"]),
-    ("a stretch of a sweep", invalid_rows::READ, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
+    ("the end of a stretch of a sweep", invalid_rows::END, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
+    ("a stretch of a sweep", invalid_rows::READ, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]),
     ("make invalid rows dead", invalid_rows::MAKE_DEAD, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid=?)"]),
     (
         "orphans",

@@ -60,8 +60,8 @@ fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
 struct RawDeletion<'j>(
     i64,
     #[serde(borrow)] Cow<'j, str>,
-    u32,
-    u32,
+    u64,
+    u64,
     u8,
     i64,
     i64,
@@ -76,6 +76,8 @@ impl RawDeletion<'_> {
         let Self(id, entry, attempts, asks, maybe_done, due_at, created_at, last_cause, request, first_fault, evidence) =
             self;
         let cause = last_cause.and_then(|cause| Cause::parse(&cause));
+        // The schema has no upper limit for them.
+        let [attempts, asks] = [attempts, asks].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         Ok(DueRow {
             deletion: Deletion {
                 id: DeletionId(id),
@@ -127,21 +129,21 @@ pub(super) fn look_row(row: &SqliteRow, now: Timestamp) -> Result<Look, sqlx::Er
     Ok(Look { due: due_rows(row, 1, now)?, next_due_at: next_due_at.map(Timestamp) })
 }
 
-/// Whether [`lane_row`], [`look_row`] and [`orphan_row`] can read a pending row. Columns: id, state, priority, agent_id,
-/// batch_max, due_at, created_at, entry_id, attempts, asks, maybe_done, last_cause, request_id, first_fault, evidence.
+/// Whether [`lane_row`], [`look_row`] and [`orphan_row`] can read a pending row. Columns: id, priority, agent_id, batch_max,
+/// due_at, created_at, entry_id, attempts, asks, maybe_done, last_cause, request_id, first_fault, evidence.
 pub(super) fn is_readable(row: &SqliteRow) -> bool {
     let read = || -> Result<(), sqlx::Error> {
-        row.try_get::<i64, _>(2)?;
-        AgentId::parse(row.try_get(3)?).map_err(undecodable)?;
-        row.try_get::<u8, _>(4)?;
+        row.try_get::<i64, _>(1)?;
+        AgentId::parse(row.try_get(2)?).map_err(undecodable)?;
+        row.try_get::<u8, _>(3)?;
+        time(row, 4)?;
         time(row, 5)?;
-        time(row, 6)?;
-        EntryId::parse(row.try_get(7)?).map_err(undecodable)?;
-        row.try_get::<u32, _>(8)?;
-        row.try_get::<u32, _>(9)?;
-        row.try_get::<u8, _>(10)?;
-        row.try_get::<Option<&str>, _>(11)?;
-        for number in 12..=14 {
+        EntryId::parse(row.try_get(6)?).map_err(undecodable)?;
+        row.try_get::<u64, _>(7)?;
+        row.try_get::<u64, _>(8)?;
+        row.try_get::<u8, _>(9)?;
+        row.try_get::<Option<&str>, _>(10)?;
+        for number in 11..=13 {
             row.try_get::<Option<i64>, _>(number)?;
         }
         Ok(())

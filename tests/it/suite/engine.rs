@@ -279,6 +279,10 @@ pub trait Engine: Debug + Sized + 'static {
     /// The other process commits. If it has written nothing, the queue has not changed.
     async fn let_in(&mut self);
 
+    /// Switches the checks of the schema off for this producer: from here on it may write rows that no worker can read. False if
+    /// nobody can do that to this engine.
+    async fn switch_checks_off(&mut self) -> bool;
+
     /// Panics if the engine finds its own storage damaged.
     async fn assert_sound(&mut self);
 

@@ -13,6 +13,7 @@ use audio_cache_sweeper::{
 use uuid::Uuid;
 
 use super::{
+    bed::{Bed, Plan},
     crash::cut_short,
     engine::{Counts, Engine, Hold, Request, Row, Wish},
     seam::{NOW, Seam, far, given, judged, lane, retry, rows_of_every_kind, settlement},
@@ -325,7 +326,67 @@ pub async fn only_what_is_settled_and_old_is_pruned<E: Engine>() {
     assert!(seam.engine.rows_where(|row| row.entry == "1").await[0].id > 6, "with an id of its own");
 }
 
+pub async fn a_look_sees_what_its_own_transaction_has_settled<E: Engine>() {
+    let rows: Vec<Row> = (1..=3).map(|id| Row::new(id, "a", &id.to_string())).collect();
+    let mut seam = Seam::<E>::with(&rows, &[Request::new(1, "a", &[1, 2])]).await;
+    let mut tx = seam.queue.begin().await.unwrap();
+    tx.settle([settlement(1, vec![judged(1, Verdict::Deleted), judged(2, retry(9))])].iter()).await.unwrap();
+    let look = tx.look(&[lane("a")], 20, &[], false, NOW).await.unwrap().remove(0);
+    assert_eq!(look.due.iter().map(|row| row.deletion.id.0).collect::<Vec<_>>(), [3]);
+    assert_eq!(look.next_due_at, Some(NOW.plus(seconds(9))));
+}
+
+pub async fn invalid_rows_are_made_dead_by_a_sweep_and_the_rows_beside_them_stay<E: Engine>() {
+    let mut seam = Seam::<E>::with(&rows_of_every_kind(), &[]).await;
+    if !seam.engine.switch_checks_off().await {
+        return;
+    }
+    let before = seam.tables().await;
+    // More rows than a step goes through.
+    let many: Vec<Wish> = (0..6_000).map(|id| Wish::of("many", &format!("{id}"))).collect();
+    seam.engine.enqueue(&many).await;
+    seam.engine.enqueue(&[Wish::of("a", "white space"), Wish::of("no/agent", "1"), Wish::of("many", "")]).await;
+    let listed = seam.queue.lanes().await;
+    assert_eq!(listed.unwrap_err().remedy(), Remedy::Sweep);
+    let (mut dead, mut steps) = (0, 0);
+    loop {
+        let step = seam.queue.sweep(NOW).await.unwrap();
+        (dead, steps) = (dead + step.dead, steps + 1);
+        if !step.more {
+            break;
+        }
+    }
+    assert!(dead == 3 && steps > 1, "{dead} rows in {steps} steps");
+    assert!(seam.queue.lanes().await.is_ok());
+    let swept = seam.engine.rows_where(|row| row.state == State::Dead && row.settled_at == Some(NOW)).await;
+    let names: Vec<_> = swept.iter().map(|row| (row.agent.as_str(), row.entry.as_str(), row.last_cause)).collect();
+    let rejected = Some(Cause::Rejected);
+    assert_eq!(names, [("a", "white space", rejected), ("no/agent", "1", rejected), ("many", "", rejected)]);
+    let mut after = seam.tables().await;
+    after.rows.retain(|row| before.rows.iter().any(|known| known.id == row.id));
+    assert_eq!(after, before);
+    assert_eq!(seam.queue.sweep(NOW).await.unwrap().dead, 0, "and the next sweep begins anew");
+}
+
+pub async fn an_orphan_s_row_that_cannot_be_read_is_dead_after_the_start<E: Engine>() {
+    let mut bed = Bed::<E>::new(Plan::default()).await;
+    if !bed.switch_checks_off().await {
+        return;
+    }
+    let rows = [Row::new(900, "a", "white space"), Row::new(901, "a", "1")];
+    bed.put(&rows, &[Request::new(50, "a", &[900, 901])]).await;
+    let mut bed = bed.restart().await;
+    let rows = bed.rows().await;
+    let told: Vec<_> = rows.iter().map(|row| (row.state, row.attempts, row.last_cause)).collect();
+    assert_eq!(told, [(State::Dead, 0, Some(Cause::Rejected)), (State::Pending, 1, Some(Cause::Lost))]);
+    assert_eq!((bed.worker.totals().dead, bed.worker.totals().retried), (1, 1));
+    assert!(bed.unanswered().await.is_empty());
+}
+
 tests!($ queue:
+    a_look_sees_what_its_own_transaction_has_settled,
+    invalid_rows_are_made_dead_by_a_sweep_and_the_rows_beside_them_stay,
+    an_orphan_s_row_that_cannot_be_read_is_dead_after_the_start,
     a_batch_is_claimed_and_settled_and_the_rows_beside_it_stay_as_they_are,
     the_id_of_a_request_is_given_out_once_also_if_nothing_came_of_it,
     of_a_transaction_that_is_dropped_nothing_happens,
