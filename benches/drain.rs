@@ -80,7 +80,7 @@ struct Run {
     seconds: f64,
     requests: u64,
     peak_kib: Option<u64>,
-    /// Bytes: the largest log of commits, and by how much the file has grown.
+    /// Bytes: the largest write-ahead log, and by how much the file has grown.
     disk: Option<(u64, u64)>,
     /// Seconds of each of [`STEPS`].
     steps: Option<[f64; STEPS.len()]>,
@@ -483,7 +483,7 @@ fn report(agents: u32, entrants: Vec<&Entrant>) {
     for entrant in &entrants {
         let Some((wal, grown)) = entrant.runs.last().and_then(|run| run.disk) else { continue };
         println!(
-            "sweeper: the log of commits was {:.1} MiB at most, the file grew by {:.0} bytes per deletion",
+            "sweeper: the write-ahead log was {:.1} MiB at most, the file grew by {:.0} bytes per deletion",
             wal as f64 / f64::from(1 << 20),
             grown as f64 / f64::from(entrant.rows)
         );

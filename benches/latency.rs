@@ -90,7 +90,7 @@ fn main() {
     let drained = watch(sweeper(&database, &stand_in.url, &["--until-empty"], &[]), &database);
     let grown = fs::metadata(&database).unwrap().len() - before;
     println!(
-        "  draining {rows} rows: {:.1} MiB of memory at most (aim 40), log of commits {:.1} MiB at most, \
+        "  draining {rows} rows: {:.1} MiB of memory at most (aim 40), write-ahead log {:.1} MiB at most, \
          {:.0} bytes of the database per deletion before and {:.0} more after; {:.0} IDs/s",
         drained.peak_kib as f64 / 1024.0,
         drained.wal as f64 / f64::from(1 << 20),

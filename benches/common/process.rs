@@ -73,7 +73,7 @@ pub struct Drained {
     pub took: Duration,
     /// The most memory that it had.
     pub peak_kib: u64,
-    /// The largest size of the log of commits, in bytes.
+    /// The largest size of the write-ahead log, in bytes.
     pub wal: u64,
 }
 
