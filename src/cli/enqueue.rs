@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
+use jiff::tz::TimeZone;
 
 use super::{
     Failure,
@@ -20,7 +21,8 @@ use super::{
     input::{Ahead, Defaults, Format, Parser},
     listing::Filter,
     signals::{Signal, stopped},
-    times::Moment,
+    terminal::warn_person,
+    times::{Moment, show_due},
 };
 use crate::{
     config::Config,
@@ -66,8 +68,9 @@ pub(super) struct EnqueueArgs {
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     priority: i64,
     /// Do not delete before this time (2026-11-24T22:00, in UTC), or before this time from now (2h). A due_at in the
-    /// input overrides it. A row that is already waiting and has not been tried takes over an earlier time.
-    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    /// input overrides it. A row that is already waiting and has not been tried takes over an earlier time. The time is
+    /// repeated on standard error, in UTC and in the local time zone.
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse_due, allow_hyphen_values = true)]
     due: Option<Moment>,
     /// Stop at the first refused line.
     #[arg(long, conflicts_with = "from_cache")]
@@ -114,6 +117,9 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
         priority: args.priority,
         due_at: args.due.map_or(Timestamp::ZERO, |due| due.due(now)),
     };
+    if args.due.is_some() {
+        warn_person(&show_due(defaults.due_at, now, &TimeZone::system()));
+    }
     if args.from_cache {
         return cache::from_cache(&args, config, defaults, sink).await;
     }

@@ -138,7 +138,7 @@ impl Parser {
         };
         let due_at = match raw.due {
             Some(text) => {
-                Moment::parse(&text).map_err(|error| refused(&format!("due_at {text:?}: {error}")))?.due(self.now)
+                Moment::parse_due(&text).map_err(|error| refused(&format!("due_at {text:?}: {error}")))?.due(self.now)
             }
             None => self.defaults.due_at,
         };

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use crate::{durations, model::clock::Timestamp, printable};
 
 /// The longest duration that can be given: a hundred years.
@@ -39,6 +41,18 @@ impl Moment {
         Timestamp::parse(text).map(Self::At).ok_or_else(bad)
     }
 
+    /// The same for a due time. Names a time in the past.
+    ///
+    /// # Errors
+    /// A message with examples.
+    pub(super) fn parse_due(text: &str) -> Result<Self, String> {
+        let past = text.trim().strip_prefix('-').or_else(|| text.trim().strip_suffix("ago"));
+        if past.is_some_and(|span| Self::parse(span).is_ok()) {
+            return Err("is in the past: leave it out to delete at once".to_owned());
+        }
+        Self::parse(text)
+    }
+
     /// The time, or `now` plus the duration.
     pub(super) fn after(self, now: Timestamp) -> Timestamp {
         match self {
@@ -68,6 +82,23 @@ impl Moment {
 /// The time as `2026-11-24 10:00:00 UTC`.
 pub(super) fn show_time(at: Timestamp) -> String {
     at.civil().map_or_else(|| format!("{at} ms"), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
+/// A due time as `due 2027-03-28 02:30 UTC (03:30 here), in 122 days`. `zone`: the reader's.
+pub(super) fn show_due(due: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
+    let Some(utc) = due.civil().filter(|_| due != Timestamp::ZERO) else { return "due at once".to_owned() };
+    let here = jiff::Timestamp::from_millisecond(due.0).ok().map(|at| zone.to_datetime(at)).filter(|here| *here != utc);
+    let here = here.map_or_else(String::new, |here| {
+        let form = if here.date() == utc.date() { "%H:%M" } else { "%Y-%m-%d %H:%M" };
+        format!(" ({} here)", here.strftime(form))
+    });
+    let left = due.since(now);
+    let when = match left.as_secs() / 86_400 {
+        0 | 1 if left.is_zero() => "which is past: at once".to_owned(),
+        0 | 1 => format!("in {}", durations::show_roughly(left)),
+        days => format!("in {} days", show_count(days)),
+    };
+    format!("due {} UTC{here}, {when}", utc.strftime("%Y-%m-%d %H:%M"))
 }
 
 /// The number as `12,345`.
@@ -136,6 +167,38 @@ mod tests {
         ] {
             assert!(Moment::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_due_time_in_the_past_is_named() {
+        for past in ["-1h", " -30m ", "-1d 2h", "1h ago", "-2026-11-24"] {
+            let said = Moment::parse_due(past).unwrap_err();
+            assert_eq!(said, "is in the past: leave it out to delete at once", "{past}");
+        }
+        for bad in ["-", "--dry-run", "-soon", "ago", "-1"] {
+            assert!(!Moment::parse_due(bad).unwrap_err().contains("past"), "{bad}");
+        }
+        assert_eq!(Moment::parse_due("1h"), Ok(Moment::Away(Duration::from_secs(3_600))));
+    }
+
+    #[test]
+    fn a_due_time_is_shown_in_utc_and_here() {
+        let zone = |text: &str| TimeZone::posix(text).unwrap();
+        let now = Timestamp::parse("2026-11-26T02:30").unwrap();
+        for (due, here, shown) in [
+            ("2027-03-28T02:30", "UTC0", "due 2027-03-28 02:30 UTC, in 122 days"),
+            ("2027-03-28T02:30", "GMT0BST,M3.5.0/1,M10.5.0", "due 2027-03-28 02:30 UTC (03:30 here), in 122 days"),
+            ("2027-03-27T02:30", "GMT0BST,M3.5.0/1,M10.5.0", "due 2027-03-27 02:30 UTC, in 121 days"),
+            ("2026-11-26T04:00", "EST5", "due 2026-11-26 04:00 UTC (2026-11-25 23:00 here), in 1h 30m"),
+            ("2026-11-27T03:30", "UTC0", "due 2026-11-27 03:30 UTC, in 1d 1h"),
+            ("2026-11-26T02:30", "UTC0", "due 2026-11-26 02:30 UTC, which is past: at once"),
+            ("2020-01-01", "EST5", "due 2020-01-01 00:00 UTC (2019-12-31 19:00 here), which is past: at once"),
+            ("9999-12-31", "EST5", "due 9999-12-31 00:00 UTC, in 2,912,112 days"),
+        ] {
+            let due = Timestamp::parse(due).unwrap();
+            assert_eq!(show_due(due, now, &zone(here)), shown);
+        }
+        assert_eq!(show_due(Timestamp::ZERO, now, &zone("EST5")), "due at once");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod cache;
 mod database;
+mod mistakes;
 mod signals;
 
 use std::{
