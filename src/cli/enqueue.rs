@@ -6,7 +6,7 @@ mod sink;
 
 use std::{
     future::{Future, ready},
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     process::ExitCode,
 };
@@ -18,11 +18,11 @@ use jiff::tz::TimeZone;
 use super::{
     Failure,
     arguments::agent_id,
-    input::{Ahead, Defaults, Format, Parser},
+    input::{Ahead, Defaults, Format, Parser, is_several},
     listing::Filter,
     signals::{Signal, stopped},
     terminal::warn_person,
-    times::{Moment, show_due},
+    times::{Moment, show_due, show_text},
 };
 use crate::{
     config::Config,
@@ -146,6 +146,9 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
 
 /// The wishes of the arguments. One wrong ID refuses all of them.
 fn wishes(ids: &[String], defaults: &Defaults) -> Result<Vec<Wish>, Failure> {
+    if let Some(said) = ids.iter().find_map(|id| mistake(id)) {
+        return Err(Failure::Usage(said));
+    }
     let agent = defaults.agent.clone();
     let agent = agent.ok_or_else(|| Failure::Usage("whose entries are these? give --agent".to_owned()))?;
     ids.iter()
@@ -155,6 +158,24 @@ fn wishes(ids: &[String], defaults: &Defaults) -> Result<Vec<Wish>, Failure> {
             Ok(Wish { agent: agent.clone(), entry, priority: defaults.priority, due_at: defaults.due_at })
         })
         .collect()
+}
+
+/// What an argument most likely is, if it is no ID.
+fn mistake(id: &str) -> Option<String> {
+    let shown = show_text(id, 60);
+    if refuse_floating(id).is_ok() && is_several(id) {
+        return Some(format!(
+            "{shown:?} looks like several IDs: give each as an argument of its own, or one a line on standard input"
+        ));
+    }
+    let is_number = id.bytes().all(|byte| byte.is_ascii_digit());
+    let is_file = !is_number && Path::new(id).is_file();
+    is_file.then(|| {
+        format!(
+            "{shown:?} would be an entry ID, and there is a file of that name: --file {shown}? If it is an ID all the same, \
+             give it on standard input"
+        )
+    })
 }
 
 /// The signal, if it has come.

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod csv;
+mod foreign;
 mod json;
 mod lines;
 
@@ -16,6 +17,7 @@ use crate::{
     queue::sqlite::Wish,
 };
 pub(super) use ahead::{Ahead, Input, Line, SILENCE};
+pub(super) use foreign::is_several;
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -63,6 +65,8 @@ pub(super) struct Parser {
     now: Timestamp,
     /// Whether `Lines` was guessed from the first line. Then a line that looks like another format is refused.
     guessed: bool,
+    /// Whether a line has been parsed that is not empty.
+    has_begun: bool,
     records: csv::Records,
     /// The agent of the last line, which is most often the agent of the next one, too.
     agent: Option<AgentId>,
@@ -70,7 +74,7 @@ pub(super) struct Parser {
 
 impl Parser {
     pub(super) fn new(format: Format, defaults: Defaults, now: Timestamp) -> Self {
-        Self { format, defaults, now, guessed: false, records: csv::Records::new(), agent: None }
+        Self { format, defaults, now, guessed: false, has_begun: false, records: csv::Records::new(), agent: None }
     }
 
     /// The wish in a line; `None` if the line is empty or names the columns.
@@ -81,9 +85,18 @@ impl Parser {
         if line.is_empty() {
             return Ok(None);
         }
+        if !std::mem::replace(&mut self.has_begun, true)
+            && matches!(self.format, Format::Auto | Format::Jsonl)
+            && let Some(said) = foreign::json(line)
+        {
+            return Err(Problem::Input(said.to_owned()));
+        }
         if self.format == Format::Auto {
             self.format = self.recognise(line)?;
             self.guessed = self.format == Format::Lines;
+        }
+        if self.guessed && is_several(line) {
+            return Err(Problem::Line(several(line)));
         }
         if self.guessed && line.contains(['{', '[', '"', ',', ';', '\t']) {
             let said = "does not look like an ID, as the first line did; --format lines takes every line as an ID";
@@ -106,10 +119,13 @@ impl Parser {
             return Ok(Format::Jsonl);
         }
         let fields = self.records.fields(first).unwrap_or_default();
-        let looks_odd = first.contains(['[', '"', ';', '\t']) || first.eq_ignore_ascii_case("id");
         if fields.iter().any(|name| name == "entry_id") {
             Ok(Format::Csv)
-        } else if looks_odd || fields.iter().any(|name| csv::is_column(name)) {
+        } else if is_several(first) {
+            Err(Problem::Input(several(first)))
+        } else if let Some(said) = csv::separated(first).or_else(|| csv::misspelt(&fields)) {
+            Err(Problem::Input(format!("{said} (if it is an ID all the same, give --format lines)")))
+        } else if first.contains(['[', '"']) || fields.iter().any(|name| csv::is_column(name)) {
             Err(Problem::Input(
                 "the first line is neither an ID, nor a JSON object, nor the names of comma-separated columns (agent_id, \
                  entry_id, priority, due_at): give --format lines if it is an ID all the same"
@@ -163,6 +179,12 @@ impl Parser {
             }),
         }
     }
+}
+
+/// What is wrong with a line of several numbers.
+fn several(line: &str) -> String {
+    let line = show_text(line, 60);
+    format!("{line:?} looks like several IDs: write each on a line of its own, or give --format lines if it is one ID")
 }
 
 /// A problem of one line, with its quoted text cut to a readable length.

@@ -95,8 +95,8 @@ fn every_problem_is_named() {
         (Format::Csv, "b,,1", "has no entry_id"),
         (Format::Csv, "b/c,1,", "one URL path segment"),
         (Format::Csv, "b,1,high", "priority \"high\": must be an integer"),
-        (Format::Jsonl, "{", "is not JSON"),
-        (Format::Jsonl, "[1]", "not a JSON object"),
+        (Format::Jsonl, "{\"entry_id\"", "is not JSON"),
+        (Format::Jsonl, "4711", "not a JSON object"),
         (Format::Jsonl, "{}", "has no entry_id"),
         (Format::Lines, "4711.0", "floating-point"),
         (Format::Csv, "4.71E+15,1,1", "floating-point"),
@@ -125,11 +125,53 @@ fn every_problem_is_named() {
         ("entry_id", None, "--agent"),
         ("agent_id", Some("a"), "entry_id"),
         ("entry_id,entry_id", Some("a"), "twice"),
-        ("entry_id,prio", Some("a"), "column \"prio\""),
+        ("entry_id,voice", Some("a"), "column \"voice\" is none of"),
+        ("entry_id,prio", Some("a"), "column \"prio\": did you mean priority?"),
+        ("entry_id,id", Some("a"), "column \"id\" is none of"),
+        ("agent_id;entry_id", Some("a"), "separated by \";\""),
     ] {
         let problem = parser(Format::Csv, agent).parse(line).unwrap_err();
         assert!(matches!(&problem, Problem::Input(text) if text.contains(said)), "{line}: {problem:?}");
     }
     assert!(matches!(parser(Format::Lines, None).parse("1"), Err(Problem::Input(_))));
     assert!(matches!(parser(Format::Jsonl, None).parse(r#"{"entry_id":1}"#), Err(Problem::Line(_))));
+}
+
+#[test]
+fn a_first_line_that_means_something_else_is_named() {
+    for (first, said) in [
+        ("Entry ID", "column \"Entry ID\": did you mean entry_id?"),
+        ("entryId,x", "column \"entryId\": did you mean entry_id?"),
+        ("agent_id,id", "column \"id\": did you mean entry_id?"),
+        ("Agent,4711", "column \"Agent\": did you mean agent_id?"),
+        ("PRIORITY", "column \"PRIORITY\": did you mean priority?"),
+        ("entry_id;due_at", "separated by \";\", expected \",\""),
+        ("entry_id\tdue_at", "separated by tabs, expected \",\""),
+        ("4711,4712", "looks like several IDs"),
+        ("4711\t5", "looks like several IDs"),
+        ("a,1;2", "names no column entry_id"),
+        ("[", "JSON array"),
+        ("{", "several lines"),
+    ] {
+        let refused = parser(Format::Auto, Some("a")).parse(first);
+        assert!(matches!(&refused, Err(Problem::Input(text)) if text.contains(said)), "{first:?}: {refused:?}");
+    }
+    // Only the first line can tell that the whole input is something else.
+    let mut objects = parser(Format::Jsonl, Some("a"));
+    assert!(objects.parse("{\"entry_id\":1}").is_ok());
+    for later in ["[", "{"] {
+        assert!(matches!(objects.parse(later), Err(Problem::Line(_))), "{later}");
+    }
+    assert_eq!(parser(Format::Lines, Some("a")).parse("id"), Ok(Some(wish("a", "id", 5, 9))));
+}
+
+#[test]
+fn a_source_that_is_no_text_is_told_by_its_first_line() {
+    let mut lines = Lines::new(b"\x1f\x8b\x08\n1\n".as_slice());
+    assert!(matches!(lines.next().unwrap(), Some(Err(Problem::Input(said))) if said.contains("gzip")));
+    assert!(lines.is_whole, "it is not held back as a line that was cut off");
+    let mut later = Lines::new(b"1\n\x1f\x8b\n\0\n".as_slice());
+    assert_eq!(later.next().unwrap(), Some(Ok("1")));
+    assert!(matches!(later.next().unwrap(), Some(Err(Problem::Line(_)))));
+    assert_eq!(later.next().unwrap(), Some(Ok("\0")), "refused as an ID");
 }

@@ -152,7 +152,7 @@ fn what_cannot_be_meant_ends_with_2_says_why_and_enqueues_nothing() {
         (&["--agent", "a", "1", ""], "", "\"\" is not an ID"),
         (&["--agent", "a", "1", "-", "2"], "3\n", "- stands for standard input, and goes with no other IDs"),
         (&["--agent", "a"], "a,1\n", "names no column entry_id"),
-        (&["--agent", "a"], "entry_id,prio\n", "column \"prio\" is none of agent_id, entry_id, priority, due_at"),
+        (&["--agent", "a"], "entry_id,voice\n", "column \"voice\" is none of agent_id, entry_id, priority, due_at"),
         (&["--agent", "a", "--format", "csv"], "1\n2\n", "column \"1\""),
         (&[], "entry_id\n1\n", "no column agent_id"),
         (&["--agent", "a", "--file", "nowhere"], "", "--file nowhere: No such file"),

@@ -33,9 +33,44 @@ impl Field {
     }
 }
 
-/// Whether this is the name of a column, in upper or lower case.
+/// Whether this is the name of a column.
 pub(super) fn is_column(name: &str) -> bool {
-    Field::ALL.iter().any(|(known, _)| name.eq_ignore_ascii_case(known))
+    Field::parse(name).is_some()
+}
+
+/// The column that a name most likely means, however it is written.
+fn meant(name: &str) -> Option<&'static str> {
+    let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    match letters.to_ascii_lowercase().as_str() {
+        "entryid" | "entry" | "id" => Some("entry_id"),
+        "agentid" | "agent" => Some("agent_id"),
+        "priority" | "prio" => Some("priority"),
+        "dueat" | "due" => Some("due_at"),
+        _ => None,
+    }
+}
+
+/// What is wrong with the first of these names that means a column, and is not spelt as the column. A column that another name
+/// spells is not meant again.
+pub(super) fn misspelt(names: &[String]) -> Option<String> {
+    let is_named = |column: &str| names.iter().any(|name| name == column);
+    let (name, column) = names.iter().find_map(|name| Some((name, meant(name).filter(|column| !is_named(column))?)))?;
+    Some(format!("column {:?}: did you mean {column}?", show_text(name, 60)))
+}
+
+/// What is wrong with a first line that another character than the comma separates.
+pub(super) fn separated(first: &str) -> Option<String> {
+    if first.contains(',') {
+        return None;
+    }
+    let (named, typed) = match first.find([';', '\t']).and_then(|at| first[at..].chars().next())? {
+        ';' => ("\";\"", "';'"),
+        _ => ("tabs", "'\\t'"),
+    };
+    Some(format!(
+        "the line is separated by {named}, expected \",\": `tr {typed} ',' <file | sweeper enqueue …` converts it if no \
+         field contains a comma"
+    ))
 }
 
 /// Reads records.
@@ -58,7 +93,8 @@ impl Records {
         let fields = self.fields(line);
         let Some(columns) = &self.columns else {
             let names = fields.map_err(Problem::Input)?;
-            self.columns = Some(columns_of(&names, has_agent).map_err(Problem::Input)?);
+            let columns = columns_of(&names, has_agent).map_err(|said| separated(line).unwrap_or(said));
+            self.columns = Some(columns.map_err(Problem::Input)?);
             return Ok(None);
         };
         let fields = fields.map_err(Problem::Line)?;
@@ -100,7 +136,9 @@ fn columns_of(names: &[String], has_agent: bool) -> Result<Vec<Field>, String> {
     for name in names {
         let unknown = || {
             let name = show_text(name, 60);
-            format!("column {name:?} is none of agent_id, entry_id, priority, due_at: leave it out")
+            misspelt(names).unwrap_or_else(|| {
+                format!("column {name:?} is none of agent_id, entry_id, priority, due_at: leave it out")
+            })
         };
         let field = Field::parse(name).ok_or_else(unknown)?;
         if columns.contains(&field) {

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Read};
 
-use super::Problem;
+use super::{Problem, foreign};
 
 /// The longest line that is read, in bytes: many times the longest IDs.
 pub(super) const MAX_LINE: usize = 16 << 10;
@@ -34,7 +34,8 @@ impl<R: Read> Lines<R> {
     /// The next line, without the white space around it; `None` at the end.
     ///
     /// # Errors
-    /// If the source cannot be read. A line that is too long or not text is an inner error, and the next call goes on.
+    /// If the source cannot be read. A line that is too long or not text is an inner error, and the next call goes on. So is a
+    /// first line that shows that the source is no text at all.
     pub(super) fn next(&mut self) -> io::Result<Option<Result<&str, Problem>>> {
         self.line.clear();
         let most = MAX_LINE as u64 + 1;
@@ -45,6 +46,12 @@ impl<R: Read> Lines<R> {
         self.number += 1;
         self.is_whole = self.line.ends_with(b"\n");
         let is_short = self.is_whole || read < most;
+        if self.number == 1
+            && let Some(said) = foreign::binary(&self.line, self.reader.buffer())
+        {
+            self.is_whole = true;
+            return Ok(Some(Err(Problem::Input(said))));
+        }
         if !is_short {
             read += self.reader.skip_until(b'\n')? as u64;
             self.is_whole = true;

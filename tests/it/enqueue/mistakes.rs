@@ -1,15 +1,95 @@
 //! What is easily given by mistake: each is named with what to do, and nothing is made of it that nobody meant.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
-use super::{enqueue, fed};
+use super::{enqueue, fed, rows};
 use crate::daemon::sweeper;
+
+const A: &[&str] = &["--agent", "a"];
 
 /// Makes an empty queue.
 fn init(dir: &Path) {
     let mut command = sweeper(dir);
     command.arg("init");
     assert_eq!(fed(command, "").0, 0);
+}
+
+/// UTF-16 as the programs of Windows write it.
+fn utf_16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+/// Arguments, input, and parts of the one line that is said on standard error.
+type Mistake = (&'static [&'static str], Vec<u8>, &'static [&'static str]);
+
+/// Each ends with exit code 2 and nothing enqueued.
+fn refused_as_a_whole() -> Vec<Mistake> {
+    let several: &[&str] = &["line 1: \"4711,4712\" looks like several IDs", "each on a line of its own"];
+    let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x33\x37\x34\xe4\x02\0\x77\x53\n\x0b".to_vec();
+    vec![
+        (A, "4711,4712\n4713\n".into(), several),
+        (&["--agent", "a", "4711,4712"], vec![], &["\"4711,4712\" looks like several IDs", "an argument of its own"]),
+        (&["--agent", "a", "4711 4712"], vec![], &["\"4711 4712\" looks like several IDs"]),
+        (&["--agent", "a", "4.71E+15"], vec![], &["\"4.71E+15\" is a number in floating-point notation", "as text"]),
+        (&["--agent", "a", "4711.0"], vec![], &["\"4711.0\" is a number in floating-point notation", "as text"]),
+        (&["--agent", "a", "ids.txt"], vec![], &["\"ids.txt\"", "there is a file of that name: --file ids.txt?"]),
+        (&["ids.txt"], vec![], &["there is a file of that name: --file ids.txt?"]),
+        (A, "Entry ID\n1\n".into(), &["line 1: column \"Entry ID\": did you mean entry_id?", "--format lines"]),
+        (A, "entryId,priority\n1,2\n".into(), &["column \"entryId\": did you mean entry_id?"]),
+        (A, "EntryId\n1\n".into(), &["column \"EntryId\": did you mean entry_id?"]),
+        (A, "id\n1\n".into(), &["column \"id\": did you mean entry_id?"]),
+        (&[], "Agent,entry_id\na,1\n".into(), &["column \"Agent\": did you mean agent_id?"]),
+        (A, "entry_id,Due At\n1,\n".into(), &["column \"Due At\": did you mean due_at?"]),
+        (A, "entry_id;priority\n1;2\n".into(), &["separated by \";\", expected \",\"", "`tr ';' ',' <file"]),
+        (A, "Entry ID\tPriority\n1\t2\n".into(), &["separated by tabs, expected \",\"", "`tr '\\t' ',' <file"]),
+        (&["--agent", "a", "--format", "csv"], "entry_id;due_at\n1;\n".into(), &["separated by \";\", expected \",\""]),
+        (A, utf_16("\u{feff}4711\r\n4712\r\n"), &["it is UTF-16 text", "`iconv -f UTF-16 -t UTF-8 file |"]),
+        (A, utf_16("4711\r\n4712\r\n"), &["it is UTF-16 text", "`iconv -f UTF-16LE -t UTF-8 file |"]),
+        (A, gzip, &["it is compressed with gzip", "`zcat file |"]),
+        (A, b"PK\x03\x04\x14\0\x08\0\n\n\n".to_vec(), &["it is a ZIP archive", "save the spreadsheet as CSV"]),
+        (A, b"\x7fELF\x02\x01\x01\0\0\n\0\n\0".to_vec(), &["it is binary, expected text"]),
+        (A, vec![0; 1 << 20], &["it is binary, expected text"]),
+        (A, "[\n  {\"entry_id\": 1}\n]\n".into(), &["it is a JSON array", "`jq -rc '.[]' file |"]),
+        (&["--format", "jsonl"], "[{\"entry_id\":1}]".into(), &["it is a JSON array", "`jq -rc '.[]' file |"]),
+        (A, "{\n  \"entry_id\": 1\n}\n".into(), &["objects span several lines", "`jq -c . file |"]),
+        (&["--agent", "a", "--due", "-1h", "1"], vec![], &["'--due <TIME>': is in the past: leave it out"]),
+    ]
+}
+
+#[test]
+fn what_cannot_be_read_is_named_once_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("ids.txt"), "4711\n").unwrap();
+    for (arguments, input, said) in refused_as_a_whole() {
+        let shown = String::from_utf8_lossy(&input[..input.len().min(20)]).into_owned();
+        let (code, out, err) = enqueue(dir.path(), arguments, input);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}, {shown:?}: {err}");
+        for part in said {
+            assert!(err.contains(part), "{arguments:?}, {shown:?}: no {part:?} in {err}");
+        }
+        let lines = err.lines().take_while(|line| !line.is_empty()).count();
+        assert_eq!(lines, 1, "{arguments:?}, {shown:?}: {err}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made");
+}
+
+#[tokio::test]
+async fn one_wrong_line_is_refused_with_its_number_and_the_others_go_in() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    for (line, said) in [
+        ("4711,4712", "looks like several IDs: write each on a line of its own"),
+        ("4711;4712", "looks like several IDs"),
+        ("4711 4712", "looks like several IDs"),
+        ("4.71E+15", "is a number in floating-point notation"),
+        ("4711.0", "is a number in floating-point notation"),
+    ] {
+        let (code, out, err) = enqueue(dir.path(), A, format!("1\n{line}\n2\n"));
+        assert!(code == 1 && out.ends_with("refused 1\n"), "{line}: {out}");
+        assert!(err.starts_with(&format!("standard input, line 2: \"{line}\" {said}")), "{line}: {err}");
+        assert_eq!(err.lines().count(), 1, "{line}: {err}");
+    }
+    assert_eq!(rows(dir.path()).await, ["a 1 0 0", "a 2 0 0"]);
 }
 
 #[tokio::test]
@@ -31,11 +111,4 @@ async fn the_due_time_that_was_taken_is_said() {
     assert!(said("UTC0", "90m").ends_with(" UTC, in 1h 30m\n"));
     assert_eq!(said(summer, "2020-01-01"), "due 2020-01-01 00:00 UTC, which is past: at once\n");
     assert_eq!(said(summer, "0"), "due at once\n");
-}
-
-#[test]
-fn a_due_time_in_the_past_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let (code, _, err) = enqueue(dir.path(), &["--agent", "a", "--due", "-1h", "1"], "");
-    assert!(code == 2 && err.contains("'--due <TIME>': is in the past: leave it out"), "{err}");
 }
