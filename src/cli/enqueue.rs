@@ -1,6 +1,7 @@
 //! `sweeper enqueue`: fills the queue from arguments, a file, standard input, or the remote cache.
 
 mod cache;
+mod odd_ids;
 mod reading;
 mod sink;
 
@@ -32,6 +33,7 @@ use crate::{
     },
     queue::sqlite::Wish,
 };
+use odd_ids::OddIds;
 use reading::{Reading, Source};
 use sink::{CHUNK, Sink};
 
@@ -129,7 +131,11 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
         return Err(Failure::Usage(said.to_owned()));
     }
     if !args.ids.is_empty() && !stdin_is_meant {
-        for chunk in wishes(&args.ids, &defaults)?.chunks(CHUNK) {
+        let wishes = wishes(&args.ids, &defaults)?;
+        let mut odd = OddIds::default();
+        wishes.iter().for_each(|wish| odd.look_at(&wish.entry, String::new));
+        odd.warning().iter().for_each(|text| warn_person(text));
+        for chunk in wishes.chunks(CHUNK) {
             chunk.iter().cloned().for_each(|wish| sink.put(wish));
             sink.flush().await?;
         }

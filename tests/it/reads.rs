@@ -67,7 +67,7 @@ async fn one_read_that_fails_keeps_no_command_from_its_work() {
     long_queue(dir.path()).await;
     sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 'first')").await;
     for number in NUMBERS {
-        let id = format!("row-{number}");
+        let id = format!("4700{number}");
         for (arguments, said) in [
             (&["init"][..], "sweeper.db: up to date\n"),
             (&["status"], "deleted  3,000"),

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{
     already,
+    odd_ids::OddIds,
     sink::{CHUNK, Sink},
 };
 use crate::cli::{
@@ -78,6 +79,8 @@ pub(super) struct Reading {
     strict: bool,
     /// Number of refused lines.
     refused: u64,
+    /// IDs that are not numbers.
+    odd: OddIds,
     /// Number of the last line that was taken.
     last: u64,
     /// Number of the last line that was written.
@@ -91,7 +94,7 @@ impl Reading {
     pub(super) fn new(name: String, size: Option<u64>, strict: bool) -> Self {
         // An empty file has no percentage.
         let progress = progress(size.filter(|size| *size > 0));
-        Self { name, strict, refused: 0, last: 0, kept: 0, rest: None, progress }
+        Self { name, strict, refused: 0, odd: OddIds::default(), last: 0, kept: 0, rest: None, progress }
     }
 
     /// Moves the whole `input` into the sink. After a signal, only what has been read by then.
@@ -137,7 +140,10 @@ impl Reading {
             }
             self.flush(sink).await?;
         }
-        self.show_refused();
+        self.show_remarks();
+        if sink.taken == 0 && self.refused == 0 {
+            warn_person(&format!("{}: nothing was read: there is no ID in it", self.name));
+        }
         Ok(sink.finish(self.refused))
     }
 
@@ -161,6 +167,7 @@ impl Reading {
             self.last = line.number;
             match line.wish {
                 Ok(wish) => {
+                    self.odd.look_at(&wish.entry, || format!("{}, line {}: ", self.name, line.number));
                     sink.put(wish);
                     if sink.chunk.len() == CHUNK {
                         self.flush(sink).await?;
@@ -234,7 +241,7 @@ impl Reading {
             }
         }
         self.flush(sink).await?;
-        self.show_refused();
+        self.show_remarks();
         sink.tell(self.refused);
         let (by, last, name) = (signal.name(), self.last, &self.name);
         let rest = self.rest.as_ref().map_or("", |_| "; the next line was cut off, and is left out");
@@ -244,11 +251,13 @@ impl Reading {
         Ok(signal.exit_code())
     }
 
-    fn show_refused(&mut self) {
+    /// Says at the end what is said once.
+    fn show_remarks(&mut self) {
         self.progress.finish_and_clear();
         if self.refused > SHOWN {
             let more = plural(self.refused - SHOWN, "more line was", "more lines were");
             warn_person(&format!("… and {more} refused"));
         }
+        self.odd.warning().iter().for_each(|text| warn_person(text));
     }
 }

@@ -93,6 +93,33 @@ async fn one_wrong_line_is_refused_with_its_number_and_the_others_go_in() {
 }
 
 #[tokio::test]
+async fn what_is_odd_is_said_once_and_enqueued_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    let number = "is not a number, and the API's entry IDs are numbers: check the input";
+    let cases: [(&[&str], &str, String); 6] = [
+        (A, "1\nx\n2\n", format!("standard input, line 2: \"x\" {number}")),
+        (
+            A,
+            "1\n\nx\ny\nx\n",
+            "standard input, line 3: \"x\" is not a number (the first of 3 such IDs), and".to_owned(),
+        ),
+        (&["--agent", "a", "7", "z"], "", format!("\"z\" {number}")),
+        (&["--agent", "a", "--dry-run"], "4711x\n", format!("standard input, line 1: \"4711x\" {number}")),
+        (A, "", "standard input: nothing was read: there is no ID in it".to_owned()),
+        (A, "\n \nentry_id\n", "standard input: nothing was read: there is no ID in it".to_owned()),
+    ];
+    for (arguments, input, said) in cases {
+        let (code, _, err) = enqueue(dir.path(), arguments, input);
+        assert_eq!(code, 0, "{arguments:?}, {input:?}: {err}");
+        assert!(err.starts_with(&said) && err.lines().count() == 1, "{arguments:?}, {input:?}: {err}");
+    }
+    assert_eq!(rows(dir.path()).await.len(), 6, "1, x, 2, y, 7, z");
+    let (code, _, err) = enqueue(dir.path(), A, "1\n2\n");
+    assert_eq!((code, err.as_str()), (0, ""), "numbers are nothing to speak of");
+}
+
+#[tokio::test]
 async fn the_due_time_that_was_taken_is_said() {
     let dir = tempfile::tempdir().unwrap();
     init(dir.path());
