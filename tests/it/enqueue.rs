@@ -118,8 +118,13 @@ async fn it_tells_which_waiting_rows_are_due_earlier_now() {
     assert_eq!(rows(dir.path()).await, expected);
     // A later time, or the same one, is no news.
     let (_, out, _) = enqueue(dir.path(), &["--agent", "a", "--due", "2100-01-02", "1", "3"], "");
-    assert_eq!(out, "inserted 0, already waiting 2, now due earlier 0, reopened 0, refused 0\n");
-    assert_eq!(rows(dir.path()).await, expected);
+    let kept = "already waiting 2 (of these, 2 keep their earlier due time), now";
+    assert_eq!(out, format!("inserted 0, {kept} due earlier 0, reopened 0, refused 0\n"));
+    let csv = "entry_id,due_at\n1,2100-01-02\n5,2100-01-02\n4,\n";
+    let (_, out, _) = enqueue(dir.path(), &["--agent", "a"], csv);
+    let kept = "already waiting 2 (of these, 1 keeps its earlier due time), now";
+    assert_eq!(out, format!("inserted 1, {kept} due earlier 0, reopened 0, refused 0\n"));
+    assert_eq!(rows(dir.path()).await[..4], expected);
 }
 
 /// Reads what a test writes to it, and has not heard of an end.

@@ -158,17 +158,17 @@ async fn enqueueing_counts_each_wish_once_as_what_became_of_it() {
         wish("1", FAR + 700),
         wish("1", FAR + 600),
         wish("1", 0),
-        wish("4", FAR + 9_500), // waits, is due earlier, waits, is due earlier
+        wish("4", FAR + 9_500), // waits, is due earlier, waits, is due earlier; two later times are dropped
         wish("4", FAR + 8_000),
         wish("4", FAR + 8_500),
         wish("4", 0),
         wish("5", 0), // tried: both wait
         wish("6", 0),
-        wish("7", FAR + 700), // new, earlier, waits
+        wish("7", FAR + 700), // new, earlier, waits with its later time dropped
         wish("7", FAR + 600),
         wish("7", FAR + 650),
     ];
-    let expected = Enqueued { inserted: 1, waiting: 1 + 2 + 2 + 1, earlier: 2 + 2 + 1, reopened: 1 };
+    let expected = Enqueued { inserted: 1, waiting: 1 + 2 + 2 + 1, dropped: 2 + 1, earlier: 2 + 2 + 1, reopened: 1 };
     assert_eq!(producer.enqueue(&wishes).await.unwrap(), expected);
     let after = whole_table(&options).await;
     // One wish at a time, the counts are the same.
@@ -179,6 +179,7 @@ async fn enqueueing_counts_each_wish_once_as_what_became_of_it() {
         let one = producer.enqueue(&[wish]).await.unwrap();
         sum.inserted += one.inserted;
         sum.waiting += one.waiting;
+        sum.dropped += one.dropped;
         sum.earlier += one.earlier;
         sum.reopened += one.reopened;
     }

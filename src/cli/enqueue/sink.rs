@@ -95,11 +95,12 @@ impl<'a> Sink<'a> {
             }
         };
         let begun = self.clock.elapsed();
-        let Enqueued { inserted, waiting, earlier, reopened } = producer.enqueue(&self.chunk).await?;
+        let Enqueued { inserted, waiting, dropped, earlier, reopened } = producer.enqueue(&self.chunk).await?;
         let took = self.clock.elapsed().saturating_sub(begun);
         self.chunk.clear();
         self.done.inserted += inserted;
         self.done.waiting += waiting;
+        self.done.dropped += dropped;
         self.done.earlier += earlier;
         self.done.reopened += reopened;
         // SQLite's busy handler only retries now and then: without a gap, another writer starves.
@@ -108,12 +109,17 @@ impl<'a> Sink<'a> {
     }
 
     fn summary(&self, refused: u64) -> String {
-        let Enqueued { inserted, waiting, earlier, reopened } = self.done;
+        let Enqueued { inserted, waiting, dropped, earlier, reopened } = self.done;
         if self.dry_run {
             format!("dry run: {} can be enqueued, {refused} refused; nothing was written", self.taken)
         } else {
+            let dropped = match dropped {
+                0 => String::new(),
+                1 => " (of these, 1 keeps its earlier due time)".to_owned(),
+                many => format!(" (of these, {many} keep their earlier due time)"),
+            };
             format!(
-                "inserted {inserted}, already waiting {waiting}, now due earlier {earlier}, reopened {reopened}, \
+                "inserted {inserted}, already waiting {waiting}{dropped}, now due earlier {earlier}, reopened {reopened}, \
                  refused {refused}"
             )
         }

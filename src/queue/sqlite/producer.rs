@@ -38,8 +38,8 @@ SELECT count(*) FROM json_each(?1)
 WHERE NOT EXISTS (
     SELECT 1 FROM deletions WHERE agent_id = value->>0 AND entry_id = value->>1 AND state = 'pending')";
 
-/// ?1 the same rows, before they are inserted. Counts those that will reopen a settled row, and those that will make an open row due
-/// earlier. The trigger takes the rows one after the other: the first of several with the same entry reopens the row, and each
+/// ?1 the same rows, before they are inserted. Counts those that will reopen a settled row, those that will make an open row due
+/// earlier, and those whose due time is dropped because the open row keeps an earlier one. The trigger takes the rows one after the other: the first of several with the same entry reopens the row, and each
 /// meets the earliest time of those before it.
 pub(super) const REPEATS: &str = "
 WITH wish AS (
@@ -53,7 +53,12 @@ SELECT
     coalesce(sum(CASE
         WHEN deletions.state IS NULL OR deletions.state <> 'pending' THEN wish.due < wish.before
         WHEN deletions.request_id IS NULL AND deletions.attempts = 0 AND deletions.due_at <> deletions.created_at
-            THEN wish.due < min(deletions.due_at, coalesce(wish.before, deletions.due_at)) END), 0)
+            THEN wish.due < min(deletions.due_at, coalesce(wish.before, deletions.due_at)) END), 0),
+    coalesce(sum(CASE
+        WHEN deletions.state IS NULL OR deletions.state <> 'pending' THEN wish.due > wish.before
+        WHEN deletions.request_id IS NULL AND deletions.attempts = 0 AND deletions.due_at <> deletions.created_at
+            THEN wish.due > min(deletions.due_at, coalesce(wish.before, deletions.due_at))
+        ELSE wish.due > deletions.due_at END), 0)
 FROM wish LEFT JOIN deletions ON deletions.agent_id = wish.agent AND deletions.entry_id = wish.entry";
 
 /// A connection that enqueues.
@@ -85,6 +90,8 @@ pub struct Enqueued {
     pub inserted: u64,
     /// Rows that were open, and keep their due time. They took over a higher priority.
     pub waiting: u64,
+    /// How many of `waiting` were to be due later than the row is. That time is dropped.
+    pub dropped: u64,
     /// Rows that were open and untried, and are due earlier now.
     pub earlier: u64,
     /// Settled rows that were reopened.
@@ -220,7 +227,7 @@ async fn enqueue_rows(
 ) -> Result<Enqueued, sqlx::Error> {
     let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
     schema.update(&mut tx).await?;
-    let (reopened, earlier): (i64, i64) = sqlx::query_as(REPEATS).bind(rows).fetch_one(&mut *tx).await?;
+    let (reopened, earlier, dropped): (i64, i64, i64) = sqlx::query_as(REPEATS).bind(rows).fetch_one(&mut *tx).await?;
     let inserted = sqlx::query(ENQUEUE).bind(rows).execute(&mut *tx).await?.rows_affected();
     if schema.can_interfere() {
         let missing: i64 = sqlx::query_scalar(MISSING).bind(rows).fetch_one(&mut *tx).await?;
@@ -234,9 +241,9 @@ async fn enqueue_rows(
         return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, "a file was replaced")));
     }
     tx.commit().await?;
-    let [reopened, earlier] = [reopened, earlier].map(|count| u64::try_from(count).unwrap_or(0));
+    let [reopened, earlier, dropped] = [reopened, earlier, dropped].map(|count| u64::try_from(count).unwrap_or(0));
     let waiting = (count as u64).saturating_sub(inserted + reopened + earlier);
-    Ok(Enqueued { inserted, waiting, earlier, reopened })
+    Ok(Enqueued { inserted, waiting, dropped, earlier, reopened })
 }
 
 /// Makes a queue, or brings its tables up to date, and closes it.
