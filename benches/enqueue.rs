@@ -55,7 +55,7 @@ fn enqueue(dir: &Path, name: &str, count: u64, arguments: &[&str]) {
     let clock = Clock::system();
     let mut child = Command::new(env!("CARGO_BIN_EXE_sweeper"))
         .current_dir(dir)
-        .arg("enqueue")
+        .args(["enqueue", "--create"])
         .args(arguments)
         .stdout(Stdio::null())
         .spawn()

@@ -6,8 +6,10 @@ mod reading;
 mod sink;
 
 use std::{
+    fs,
     future::{Future, ready},
-    path::{Path, PathBuf},
+    io::{self, IsTerminal as _},
+    path::{self, Path, PathBuf},
     pin::Pin,
     process::ExitCode,
 };
@@ -80,6 +82,10 @@ pub(super) struct EnqueueArgs {
     /// Read and check everything, and write nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Create the queue if there is none. Without this, that happens only if standard error is a terminal: elsewhere, a
+    /// missing queue is most likely a wrong path.
+    #[arg(long)]
+    create: bool,
     /// Enqueue what is in the agent's remote cache: list it to the end, show what would be deleted, and ask. Beside a
     /// running daemon, the listing takes at most half of the daemon's current rate. A hold on everything or on the agent
     /// and a Retry-After are waited for if they end within a minute. A longer one ends the listing, and what was listed
@@ -122,6 +128,9 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
     if args.due.is_some() {
         warn_person(&show_due(defaults.due_at, now, &TimeZone::system()));
     }
+    if !args.create && !args.dry_run {
+        require_queue(&config.store.path)?;
+    }
     if args.from_cache {
         return cache::from_cache(&args, config, defaults, sink).await;
     }
@@ -148,6 +157,26 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
     let stop = stopped()?;
     let input = Ahead::new(source.reader, Parser::new(args.format, defaults, now)).context("start to read")?;
     Reading::new(source.name, source.size, args.strict).read(input, stop, sink).await
+}
+
+/// Refuses to make a queue where no person sees it. No daemon would work on it.
+fn require_queue(database: &Path) -> Result<(), Failure> {
+    let path = absolute(database);
+    // Where the directory is missing too, opening the file fails with a better message.
+    let is_new = fs::metadata(database).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        && path.parent().is_some_and(Path::is_dir);
+    if !is_new || io::stderr().is_terminal() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "{}: there is no queue: name the daemon's with --config or SWEEPER__DATABASE__PATH, or give --create to make a new one",
+        path.display()
+    )))
+}
+
+/// The path from the root, for messages.
+fn absolute(path: &Path) -> PathBuf {
+    path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The wishes of the arguments. One wrong ID refuses all of them.

@@ -24,7 +24,7 @@ pub fn fed(command: Command, input: impl Into<Vec<u8>>) -> (i32, String, String)
 
 fn enqueue(dir: &Path, arguments: &[&str], input: impl Into<Vec<u8>>) -> (i32, String, String) {
     let mut command = sweeper(dir);
-    command.arg("enqueue").args(arguments);
+    command.args(["enqueue", "--create"]).args(arguments);
     fed(command, input)
 }
 
@@ -34,7 +34,12 @@ async fn rows(dir: &Path) -> Vec<String> {
     sql(dir, all).await.into_iter().map(|(row,)| row).collect()
 }
 
-const CREATED: &str = "sweeper.db: created\n";
+/// The message about a queue that was made in this directory.
+fn created(dir: &Path) -> String {
+    let path = dir.canonicalize().unwrap().join("sweeper.db");
+    let alone = "no daemon works on it: start one with `sweeper run`, with the same database.path";
+    format!("{}: created; {alone}\n", path.display())
+}
 
 #[tokio::test]
 async fn every_way_in_leads_to_the_same_rows() {
@@ -54,7 +59,8 @@ async fn every_way_in_leads_to_the_same_rows() {
     for (arguments, input) in ways {
         let dir = tempfile::tempdir().unwrap();
         let (code, out, err) = enqueue(dir.path(), arguments, input);
-        let said = format!("{CREATED}inserted 2, already waiting 0, now due earlier 0, reopened 0, refused 0\n");
+        let said =
+            format!("{}inserted 2, already waiting 0, now due earlier 0, reopened 0, refused 0\n", created(dir.path()));
         assert_eq!((code, out, err.as_str()), (0, said, ""), "{arguments:?}");
         assert_eq!(rows(dir.path()).await, ["a 1 0 0", "a 2 0 0"], "{arguments:?}");
         if !input.is_empty() && !arguments.contains(&"-") {
@@ -130,7 +136,7 @@ async fn it_tells_which_waiting_rows_are_due_earlier_now() {
 /// Reads what a test writes to it, and has not heard of an end.
 pub fn listening(dir: &Path, arguments: &[&str]) -> Child {
     let mut command = sweeper(dir);
-    command.args(["enqueue", "--agent", "a"]).args(arguments);
+    command.args(["enqueue", "--create", "--agent", "a"]).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -238,8 +244,9 @@ async fn strict_stops_at_the_first_bad_line_with_nothing_of_its_chunk_kept() {
 async fn what_is_done_has_not_failed_because_nobody_hears_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let made = created(dir.path()) + "inserted 2";
     for (arguments, said) in [
-        (&["enqueue", "--agent", "a", "1", "2"][..], "sweeper.db: created\ninserted 2"),
+        (&["enqueue", "--create", "--agent", "a", "1", "2"][..], made.as_str()),
         (&["retry", "--all", "--yes"], "revived 1\n"),
         (&["cancel", "--all", "--yes"], "cancelled 2\n"),
     ] {

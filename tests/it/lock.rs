@@ -368,7 +368,7 @@ fn mode(path: PathBuf) -> u32 {
 async fn what_is_made_is_for_the_owner_and_the_group_and_never_wider_than_the_umask() {
     let sandbox = sandbox(Options::default()).await;
     for (umask, expected) in [("000", 0o660), ("002", 0o660), ("007", 0o660), ("022", 0o640), ("077", 0o600)] {
-        for arguments in ["init", "enqueue --agent a 1", "run"] {
+        for arguments in ["init", "enqueue --create --agent a 1", "run"] {
             let dir = tempfile::tempdir().unwrap();
             let mut command = configured(dir.path(), &sandbox);
             let configuration: Vec<_> =

@@ -21,7 +21,7 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
 }
 
 const INIT: &[&str] = &["init"];
-const ENQUEUE: &[&str] = &["enqueue", "--agent", "a", "1"];
+const ENQUEUE: &[&str] = &["enqueue", "--create", "--agent", "a", "1"];
 const STATUS: &[&str] = &["status"];
 
 /// What they said, each started as soon as the one before it was.

@@ -4,6 +4,7 @@ use std::{future::pending, process::ExitCode, time::Duration};
 
 use tokio::time::sleep;
 
+use super::absolute;
 use crate::{
     cli::{
         Failure,
@@ -13,7 +14,7 @@ use crate::{
     },
     config::Config,
     model::clock::Clock,
-    queue::sqlite::{Enqueued, Options, Producer, Wish},
+    queue::sqlite::{Enqueued, Opened, Options, Producer, Wish},
 };
 
 /// Rows of one transaction. Writing them takes about 0.1 s in a table of a million rows.
@@ -90,7 +91,11 @@ impl<'a> Sink<'a> {
             Some(producer) => producer,
             none => {
                 let (producer, opened) = Producer::join_or_create(self.options).await?;
-                opening(self.options, opened).iter().for_each(|text| report(text));
+                let options = Options { path: absolute(&self.options.path), ..self.options.clone() };
+                if let Some(text) = opening(&options, opened) {
+                    let alone = "; no daemon works on it: start one with `sweeper run`, with the same database.path";
+                    report(&format!("{text}{}", if opened == Opened::Created { alone } else { "" }));
+                }
                 none.insert(producer)
             }
         };

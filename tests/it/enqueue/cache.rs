@@ -22,7 +22,10 @@ use crate::{
 /// From the cache of `a` on this sandbox; every request tried again soon.
 fn cached(dir: &Path, sandbox: &Sandbox, arguments: &[&str]) -> Command {
     let mut command = configured(dir, sandbox);
-    command.args(["enqueue", "--agent", "a", "--from-cache"]).args(arguments).env("SWEEPER__HOLD__BASE_DELAY", "1ms");
+    command
+        .args(["enqueue", "--create", "--agent", "a", "--from-cache"])
+        .args(arguments)
+        .env("SWEEPER__HOLD__BASE_DELAY", "1ms");
     command.env("SWEEPER__HOLD__MAX_DELAY", "2ms").env("SWEEPER__HOLD__MAX_RETRY_AFTER", "5ms");
     command
 }

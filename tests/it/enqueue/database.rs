@@ -5,7 +5,7 @@ use std::fs;
 use audio_cache_sweeper::sandbox::Options;
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::{CREATED, enqueue, fed, rows};
+use super::{created, enqueue, fed, on_a_terminal, rows};
 use crate::daemon::{Daemon, Locked, blocking, configured, finish, queue, sandbox, sql, sweeper};
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn a_file_without_tables_says_how_they_are_made() {
     }
     let mut init = sweeper(dir.path());
     init.arg("init");
-    assert_eq!(fed(init, ""), (0, CREATED.to_owned(), String::new()));
+    assert_eq!(fed(init, ""), (0, "sweeper.db: created\n".to_owned(), String::new()));
     assert_eq!(enqueue(dir.path(), &["--agent", "a", "1"], "").0, 0);
 }
 
@@ -126,7 +126,7 @@ async fn several_that_make_the_database_at_once_all_enqueue() {
     let dir = tempfile::tempdir().unwrap();
     let makers = (0..6).map(|n| {
         let mut command = sweeper(dir.path());
-        command.args(["enqueue", "--agent", "a", &n.to_string()]);
+        command.args(["enqueue", "--create", "--agent", "a", &n.to_string()]);
         tokio::spawn(finish(command))
     });
     for maker in makers.collect::<Vec<_>>() {
@@ -134,4 +134,36 @@ async fn several_that_make_the_database_at_once_all_enqueue() {
         assert_eq!(code, 0, "{err}");
     }
     assert_eq!(rows(dir.path()).await.len(), 6);
+}
+
+#[tokio::test]
+async fn a_queue_is_made_only_where_somebody_asks_for_it_or_sees_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().canonicalize().unwrap().join("sweeper.db");
+    let refused = format!(
+        "sweeper: {}: there is no queue: name the daemon's with --config or SWEEPER__DATABASE__PATH, or give --create to make a \
+         new one\n",
+        path.display()
+    );
+    for (arguments, input) in [(&["1"][..], ""), (&["-"], "1\n"), (&["--from-cache", "--yes"], "")] {
+        let mut command = sweeper(dir.path());
+        command.args(["enqueue", "--agent", "a"]).args(arguments);
+        assert_eq!(fed(command, input), (2, String::new(), refused.clone()), "{arguments:?}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+    let mut dry = sweeper(dir.path());
+    dry.args(["enqueue", "--agent", "a", "--dry-run", "1"]);
+    assert_eq!(fed(dry, "").0, 0, "nothing is made");
+    let (code, out, err) = enqueue(dir.path(), &["--agent", "a", "1"], "");
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with(&(created(dir.path()) + "inserted 1")), "{out}");
+    let mut command = sweeper(dir.path());
+    command.args(["enqueue", "--agent", "a", "2"]);
+    assert!(fed(command, "").1.starts_with("inserted 1, "), "a queue that is there is enough");
+
+    let other = tempfile::tempdir().unwrap();
+    let mut command = sweeper(other.path());
+    command.args(["enqueue", "--agent", "a", "1"]);
+    let Some((code, shown)) = on_a_terminal(command, "").await else { return };
+    assert_eq!((code, shown.replace('\r', "").starts_with(&created(other.path()))), (0, true), "{shown}");
 }
