@@ -3,6 +3,8 @@
 //! It has three layers, each of which overrides the one before: `config/default.toml`, which is compiled in; a file; the
 //! environment.
 
+mod filter;
+mod nearest;
 mod paths;
 mod raw;
 mod shown;

@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use reqwest::Url;
-use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, paths,
+    Config, ConfigError, filter, paths,
     raw::{
         RawApi, RawConfig, RawDatabase, RawDelivery, RawHold, RawHttp, RawLog, RawQueue, RawRateLimit, RawRetry,
         RawShutdown, Secret,
@@ -189,11 +188,11 @@ fn logging(raw: &RawLog, p: &mut Problems) -> (Format, String) {
         &[("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)],
         Format::Auto,
     );
-    // Without the trim, a carriage return at the end would become part of a module's name, and nothing would be logged.
-    let filter = raw.filter.trim().to_owned();
-    if let Err(problem) = EnvFilter::try_new(&filter) {
+    let filter = filter::parse(&raw.filter).unwrap_or_else(|problem| {
+        // The filter is shown even if it looks like a key: `Config::shown` has it, too.
         p.add(format!("log.filter = {:?}: {problem}", raw.filter));
-    }
+        String::new()
+    });
     (format, filter)
 }
 
