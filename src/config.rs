@@ -3,14 +3,18 @@
 //! It has three layers, each of which overrides the one before: `config/default.toml`, which is compiled in; a file; the
 //! environment.
 
+mod file;
 mod filter;
 mod nearest;
+mod origin;
 mod paths;
 mod raw;
 mod shown;
 mod urls;
+mod unknown;
 mod validate;
 mod values;
+mod variables;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +27,7 @@ use config::{Environment, File, FileFormat};
 use reqwest::Url;
 
 use raw::RawConfig;
-use shown::layer_error;
+use origin::{Origin, Origins};
 
 use crate::{
     api::{
@@ -45,9 +49,12 @@ const PREFIX: &str = "SWEEPER";
 /// Why a configuration cannot be used. The message names the key, its value and the allowed values, and never the API key.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A layer cannot be read, or has an unknown key.
+    /// A layer cannot be read.
     #[error("configuration: {0}")]
     Layer(String),
+    /// A file or the environment sets what is no key. The message has a line for each.
+    #[error("configuration:\n  {}", .0.join("\n  "))]
+    Keys(Vec<String>),
     /// Values are out of their limits. The message has a line for each.
     #[error("configuration:\n  {}", .problems.join("\n  "))]
     Values {
@@ -115,30 +122,36 @@ impl Config {
     /// # Errors
     /// If a layer cannot be read, a key is unknown, or values are out of their limits.
     pub fn load(file: Option<&Path>, environment: &HashMap<String, String>) -> Result<Self, ConfigError> {
-        let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-        if let Some(path) = file {
-            builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+        let file = file.map(file::FileLayer::read).transpose()?;
+        let mut wrong = file.as_ref().map(|file| file.problems.clone()).unwrap_or_default();
+        wrong.extend(variables::problems(environment));
+        if !wrong.is_empty() {
+            return Err(ConfigError::Keys(wrong));
         }
         let unused_proxies = urls::proxy_variables(environment);
-        // An empty variable counts as unset. This one is an error, because it may have been set from a variable that is missing
-        // (`="$QUEUE"`), and the default would be another queue.
-        let is_unnamed = environment
-            .iter()
-            .any(|(name, value)| name.eq_ignore_ascii_case("SWEEPER__DATABASE__PATH") && value.is_empty());
-        let environment = Environment::with_prefix(PREFIX)
-            .prefix_separator("__")
-            .separator("__")
-            .ignore_empty(true)
-            .source(Some(environment.clone()));
-        let mut builder = builder.add_source(environment);
-        if is_unnamed {
-            builder = builder.set_override("database.path", "").map_err(|error| layer_error(&error, file))?;
+        let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        let mut origins = Origins::new();
+        if let Some(file) = file {
+            builder = builder.add_source(File::from_str(&file.text, FileFormat::Toml));
+            origins = file.origins;
         }
-        let layers = builder.build().map_err(|error| layer_error(&error, file))?;
+        origins.extend(variables::origins(environment));
+        builder = builder.add_source(
+            Environment::with_prefix(PREFIX)
+                .prefix_separator("__")
+                .separator("__")
+                .ignore_empty(true)
+                .source(Some(environment.clone())),
+        );
+        if let Some(variable) = variables::unnamed_database(environment) {
+            origins.insert("database.path".to_owned(), Origin::Variable(variable));
+            builder = builder.set_override("database.path", "").map_err(layer_error)?;
+        }
+        let layers = builder.build().map_err(layer_error)?;
         let shown = shown::shown(&layers.cache);
-        let file_with_key = file.filter(|file| shown::has_key(file, &layers.cache)).map(Path::to_owned);
-        let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(&error, file))?;
-        let mut config = Self { file_with_key, ..raw.validate(shown)? };
+        let file_with_key = origins.get("api.key").and_then(Origin::file).map(Path::to_owned);
+        let raw: RawConfig = layers.try_deserialize().map_err(layer_error)?;
+        let mut config = Self { file_with_key, ..raw.validate(shown, origins)? };
         if config.proxy.is_none() && config.base_url.scheme() != "http" {
             config.unused_proxies = unused_proxies;
         }
@@ -172,4 +185,14 @@ impl Config {
             request_timeout: self.request_timeout,
         })
     }
+}
+
+/// Merging failed. Sections and keys were checked before, so only a number in a file can be out of the range of its type.
+#[expect(clippy::wildcard_enum_match_arm, reason = "another crate's enum: its other errors have good messages")]
+fn layer_error(error: config::ConfigError) -> ConfigError {
+    // Never with a value: it may be the API key in the wrong place.
+    ConfigError::Layer(match error {
+        config::ConfigError::FileParse { cause, .. } => format!("the file has a number that is out of range ({cause})"),
+        other => other.to_string(),
+    })
 }

@@ -41,6 +41,8 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
         ("SWEEPER__API__KEY", "0123"),
         ("SWEEPER__DELIVERY__LINGER", ""),
         ("SWEEPER_SERVICE_HOST", "10.0.0.1"),
+        ("SWEEPER_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("SWEEPER_API_KEY", ""),
         ("SWEEPER_CONFIG", "elsewhere"),
     ];
     let config = load(file, &entries).unwrap();
@@ -71,7 +73,7 @@ fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
         ("[log]\nfilter = 'worker=loud'", "", &["log.filter", "worker=loud"]),
         ("[rate_limit]\nrps = 1", "", &["rps", "requests_per_second"]),
         ("[api]\nkey = 'a'\nkey_file = 'b'", "", &["api.key", "api.key_file", "not both"]),
-        ("", "SWEEPER__DELIVERY__CONCURENCY", &["concurency", "concurrency"]),
+        ("", "SWEEPER__DELIVERY__CONCURENCY", &["delivery.concurency", "did you mean SWEEPER__DELIVERY__CONCURRENCY?"]),
     ];
     for (file, variable, said) in cases {
         let entries = if variable.is_empty() { vec![] } else { vec![(variable, "1")] };
@@ -86,6 +88,40 @@ fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
 fn everything_that_is_wrong_is_said_at_once() {
     let error = load("[rate_limit]\nburst = 0\n[api]\nregion = 'mars'", &[]).unwrap_err();
     assert!(error.contains("rate_limit.burst") && error.contains("api.region"), "{error}");
+}
+
+#[test]
+fn an_error_says_where_the_value_or_the_name_was_written() {
+    let file = "# settings\n[rate_limit]\nburst = 0\n\n[api]\nregion = 'mars'\nrequest_timeout = '1s'\n";
+    let error = load(file, &[("SWEEPER__API__REGION", "pluto"), ("sweeper__log__format", "xml")]).unwrap_err();
+    let lines: Vec<&str> = error.lines().collect();
+    let line = |key: &str| *lines.iter().find(|line| line.trim().starts_with(key)).unwrap();
+    assert!(line("rate_limit.burst").ends_with("/sweeper.toml, line 3)"), "{error}");
+    assert!(line("rate_limit.burst").contains(" (set in /"), "{error}");
+    assert!(line("api.request_timeout").ends_with("/sweeper.toml, line 7)"), "{error}");
+    assert!(line("api.region = \"pluto\"").ends_with(" (set by SWEEPER__API__REGION)"), "{error}");
+    assert!(line("log.format").ends_with(" (set by sweeper__log__format)"), "{error}");
+
+    let file = "region = 'eu'\n[api]\nregoin = 'eu'\n[apis]\n[log]\nfilter = []\n";
+    let error = load(file, &[("SWEEPER_API_KEY", "s3cret"), ("SWEEPER_RATE_LIMIT", "1")]).unwrap_err();
+    for said in [
+        "/sweeper.toml, line 1: there is no section region; did you mean the key region of the section [api]?",
+        "/sweeper.toml, line 3: there is no key api.regoin; did you mean region?",
+        "/sweeper.toml, line 4: there is no section apis; did you mean api?",
+        "/sweeper.toml, line 6: log.filter: must be one value",
+        "the variable SWEEPER_API_KEY: did you mean SWEEPER__API__KEY?",
+        "the variable SWEEPER_RATE_LIMIT: names a section alone",
+    ] {
+        assert!(error.contains(said), "{said} is missing in {error}");
+    }
+    assert!(!error.contains("s3cret"), "{error}");
+    let error = load("[api]\nregion = 'eu'\nregion = 'us'", &[]).unwrap_err();
+    assert!(error.contains("/sweeper.toml, line 3: duplicate key"), "{error}");
+    let error = load("[api]\nkey = 'a'", &[("SWEEPER__API__KEY_FILE", "b")]).unwrap_err();
+    assert!(error.contains("api.key_file is given, too (set by SWEEPER__API__KEY_FILE)"), "{error}");
+    assert!(error.ends_with("/sweeper.toml, line 2)"), "{error}");
+    let error = load("[rate_limit]\nburst = 99999999999999999999", &[]).unwrap_err();
+    assert!(error.contains("out of range") && !error.contains("9999"), "{error}");
 }
 
 #[test]
