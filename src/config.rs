@@ -86,6 +86,9 @@ pub struct Config {
     pub base_url: Url,
     /// Where the API key comes from; `None` if the configuration does not say.
     pub key: Option<KeySource>,
+    /// Where `api.region` was set, if it has no effect because `api.base_url` was set, too: `in FILE, line 3`. `check` warns
+    /// of it.
+    pub unused_region: Option<String>,
     /// The configuration file, if `api.key` is set in it.
     pub file_with_key: Option<PathBuf>,
     /// The HTTP proxy, if requests go through one.
@@ -150,8 +153,10 @@ impl Config {
         let layers = builder.build().map_err(layer_error)?;
         let shown = shown::shown(&layers.cache);
         let file_with_key = origins.get("api.key").and_then(Origin::file).map(Path::to_owned);
+        let unused_region = origins.get("api.region").filter(|_| origins.contains_key("api.base_url"));
+        let unused_region = unused_region.map(ToString::to_string);
         let raw: RawConfig = layers.try_deserialize().map_err(layer_error)?;
-        let mut config = Self { file_with_key, ..raw.validate(shown, origins)? };
+        let mut config = Self { file_with_key, unused_region, ..raw.validate(shown, origins)? };
         if config.proxy.is_none() && config.base_url.scheme() != "http" {
             config.unused_proxies = unused_proxies;
         }

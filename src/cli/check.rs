@@ -72,6 +72,10 @@ fn warnings(config: &Config, key_is_short: bool) -> Vec<String> {
         let said = "the API key is too short to be told from other text: if the API sends it back, the log shows it";
         warnings.push(said.to_owned());
     }
+    if let Some(set) = &config.unused_region {
+        let url = &config.base_url;
+        warnings.push(format!("api.region, set {set}, is not used: api.base_url is given, too, and requests go to {url}"));
+    }
     if !config.unused_proxies.is_empty() {
         let variables = config.unused_proxies.join(", ");
         warnings.push(format!("{variables}: the environment names a proxy, which is not used; api.proxy is off"));

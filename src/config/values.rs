@@ -66,11 +66,12 @@ impl Problems {
         self.take(key, written, parsed, stand_in)
     }
 
+    /// One of a few words, whatever its case.
     pub(super) fn word<T: Copy>(&mut self, key: &str, written: &str, allowed: &[(&str, T)], stand_in: T) -> T {
         let words: Vec<&str> = allowed.iter().map(|(word, _)| *word).collect();
         let parsed = allowed
             .iter()
-            .find(|(word, _)| *word == written.trim())
+            .find(|(word, _)| word.eq_ignore_ascii_case(written.trim()))
             .map(|(_, meant)| *meant)
             .ok_or_else(|| format!("must be one of {}", words.join(", ")));
         self.take(key, written, parsed, stand_in)

@@ -55,7 +55,7 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
 
 #[test]
 fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
-    let cases: [(&str, &str, &[&str]); 18] = [
+    let cases: [(&str, &str, &[&str]); 19] = [
         ("[api]\nrequest_timeout = '1s'", "", &["api.request_timeout", "\"1s\"", "api.connect_timeout", "5s"]),
         ("[rate_limit]\nburst = 0", "", &["rate_limit.burst", "\"0\"", "from 1 to"]),
         ("[delivery]\nbatch_size = 21", "", &["delivery.batch_size", "\"21\"", "from 1 to 20"]),
@@ -69,6 +69,7 @@ fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
         ("[api]\nbase_url = 'http://example.com'", "", &["api.base_url", "https://"]),
         ("[api]\nbase_url = 'ftp://example.com'", "", &["api.base_url", "https://", "ftp"]),
         ("[api]\nbase_url = 'https://u:p@example.com'", "", &["api.base_url", "password"]),
+        ("[api]\nbase_url = 'https://api.eu.poly.ai/v1'", "", &["api.base_url: has a path; give the origin alone"]),
         ("[log]\nformat = 'xml'", "", &["log.format", "\"xml\"", "auto, text, json"]),
         ("[log]\nfilter = 'worker=loud'", "", &["log.filter", "worker=loud"]),
         ("[rate_limit]\nrps = 1", "", &["rps", "requests_per_second"]),
@@ -82,6 +83,22 @@ fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
             assert!(error.contains(text), "{file:?} {variable}: {text:?} is missing in:\n{error}");
         }
     }
+}
+
+#[test]
+fn a_word_counts_in_any_case() {
+    let config = load("[api]\nregion = 'EU'\n[retry]\nask_singly = 'False'\n", &[]).unwrap();
+    assert_eq!(config.base_url.as_str(), "https://api.eu.poly.ai/");
+    assert!(!config.worker.policy.ask_singly);
+}
+
+#[test]
+fn a_region_beside_a_base_url_is_known_with_its_place() {
+    let url = ("SWEEPER__API__BASE_URL", "http://127.0.0.1:1");
+    assert_eq!(load("", &[url]).unwrap().unused_region, None, "the default region is nobody's wish");
+    assert_eq!(load("[api]\nregion = 'eu'", &[]).unwrap().unused_region, None);
+    let place = load("[api]\nregion = 'eu'", &[url]).unwrap().unused_region.unwrap();
+    assert!(place.starts_with("in /") && place.ends_with("/sweeper.toml, line 2"), "{place}");
 }
 
 #[test]
@@ -146,7 +163,7 @@ fn the_key_is_in_no_error_and_not_in_what_is_shown() {
 
 #[test]
 fn plain_http_is_for_loopback_only() {
-    for good in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "https://example.com/prefix"] {
+    for good in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "https://example.com/"] {
         load("", &[("SWEEPER__API__BASE_URL", good)]).unwrap();
     }
     for bad in ["http://127.0.0.1.example.com", "http://localhost.example.com", "http://10.0.0.1", "http://[::2]"] {
