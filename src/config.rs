@@ -10,14 +10,15 @@ mod origin;
 mod paths;
 mod raw;
 mod shown;
-mod urls;
 mod unknown;
+mod urls;
 mod validate;
 mod values;
 mod variables;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -26,8 +27,9 @@ use std::{
 use config::{Environment, File, FileFormat};
 use reqwest::Url;
 
-use raw::RawConfig;
+use file::FileLayer;
 use origin::{Origin, Origins};
+use raw::RawConfig;
 
 use crate::{
     api::{
@@ -43,6 +45,12 @@ use crate::{
 
 /// The text of `config/default.toml`: every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+/// The configuration file that is read if no other is named.
+pub const DEFAULT_FILE: &str = "/etc/sweeper/sweeper.toml";
+
+/// The name that means no file.
+const NO_FILE: &str = "none";
 
 const PREFIX: &str = "SWEEPER";
 
@@ -80,6 +88,8 @@ pub enum ConfigError {
 /// The configuration as checked: every value is within its limits.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The absolute path of the configuration file, if one was read.
+    pub file: Option<PathBuf>,
     /// How the database is opened.
     pub store: sqlite::Options,
     /// The API's base URL.
@@ -119,13 +129,31 @@ pub struct Config {
     pub shown: BTreeMap<String, String>,
 }
 
+/// The configuration file to read: `argument`, which is the value of `--config`; else the variable `SWEEPER_CONFIG`; else
+/// `default`, if it is there. `none` or an empty variable means no file.
+///
+/// A `default` of which nobody can tell whether it is there is returned, too: reading the file then says what is wrong. To go
+/// on with the built-in defaults would be to work on another queue.
+#[must_use]
+pub fn file(argument: Option<PathBuf>, environment: &HashMap<String, String>, default: &Path) -> Option<PathBuf> {
+    if let Some(named) = argument.or_else(|| environment.get(variables::CONFIG).map(PathBuf::from)) {
+        return Some(named).filter(|path| !path.as_os_str().is_empty() && path.as_os_str() != NO_FILE);
+    }
+    // Not `metadata`: a symbolic link to nowhere is there, too.
+    let is_there = match default.symlink_metadata() {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    };
+    is_there.then(|| default.to_owned())
+}
+
 impl Config {
     /// Reads all layers: `environment` overrides `file`, and `file` the defaults.
     ///
     /// # Errors
     /// If a layer cannot be read, a key is unknown, or values are out of their limits.
     pub fn load(file: Option<&Path>, environment: &HashMap<String, String>) -> Result<Self, ConfigError> {
-        let file = file.map(file::FileLayer::read).transpose()?;
+        let file = file.map(FileLayer::read).transpose()?;
         let mut wrong = file.as_ref().map(|file| file.problems.clone()).unwrap_or_default();
         wrong.extend(variables::problems(environment));
         if !wrong.is_empty() {
@@ -134,7 +162,9 @@ impl Config {
         let unused_proxies = urls::proxy_variables(environment);
         let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         let mut origins = Origins::new();
+        let mut path = None;
         if let Some(file) = file {
+            path = Some(file.path);
             builder = builder.add_source(File::from_str(&file.text, FileFormat::Toml));
             origins = file.origins;
         }
@@ -148,15 +178,15 @@ impl Config {
         );
         if let Some(variable) = variables::unnamed_database(environment) {
             origins.insert("database.path".to_owned(), Origin::Variable(variable));
-            builder = builder.set_override("database.path", "").map_err(layer_error)?;
+            builder = builder.set_override("database.path", "").map_err(|error| layer_error(error, path.as_deref()))?;
         }
-        let layers = builder.build().map_err(layer_error)?;
+        let layers = builder.build().map_err(|error| layer_error(error, path.as_deref()))?;
         let shown = shown::shown(&layers.cache);
         let file_with_key = origins.get("api.key").and_then(Origin::file).map(Path::to_owned);
         let unused_region = origins.get("api.region").filter(|_| origins.contains_key("api.base_url"));
         let unused_region = unused_region.map(ToString::to_string);
-        let raw: RawConfig = layers.try_deserialize().map_err(layer_error)?;
-        let mut config = Self { file_with_key, unused_region, ..raw.validate(shown, origins)? };
+        let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(error, path.as_deref()))?;
+        let mut config = Self { file: path, file_with_key, unused_region, ..raw.validate(shown, origins)? };
         if config.proxy.is_none() && config.base_url.scheme() != "http" {
             config.unused_proxies = unused_proxies;
         }
@@ -192,12 +222,13 @@ impl Config {
     }
 }
 
-/// Merging failed. Sections and keys were checked before, so only a number in a file can be out of the range of its type.
+/// Merging failed. Sections and keys were checked before, so only a number in the file can be out of the range of its type.
 #[expect(clippy::wildcard_enum_match_arm, reason = "another crate's enum: its other errors have good messages")]
-fn layer_error(error: config::ConfigError) -> ConfigError {
+fn layer_error(error: config::ConfigError, file: Option<&Path>) -> ConfigError {
+    let place = file.map(|file| format!("{}: ", file.display())).unwrap_or_default();
     // Never with a value: it may be the API key in the wrong place.
     ConfigError::Layer(match error {
-        config::ConfigError::FileParse { cause, .. } => format!("the file has a number that is out of range ({cause})"),
-        other => other.to_string(),
+        config::ConfigError::FileParse { cause, .. } => format!("{place}a number is out of range: {cause}"),
+        other => format!("{place}{other}"),
     })
 }

@@ -19,6 +19,8 @@ const MOST: u64 = 1 << 20;
 
 /// A configuration file that was read, and that is TOML.
 pub(super) struct FileLayer {
+    /// Absolute.
+    pub(super) path: PathBuf,
     pub(super) text: String,
     pub(super) origins: Origins,
     /// The sections and keys that are unknown, or of the wrong kind.
@@ -45,7 +47,7 @@ impl FileLayer {
             ConfigError::Layer(format!("{}: {message}", lines.place(at)))
         })?;
         let (origins, problems) = check(table.get_ref(), &lines);
-        Ok(Self { text, origins, problems })
+        Ok(Self { path, text, origins, problems })
     }
 }
 

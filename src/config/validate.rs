@@ -45,6 +45,7 @@ impl RawConfig {
             store,
             base_url,
             key: api.key,
+            file: None,
             unused_region: None,
             file_with_key: None,
             proxy: api.proxy,
