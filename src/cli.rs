@@ -20,7 +20,13 @@ mod steps;
 mod terminal;
 mod times;
 
-use std::{collections::HashMap, env, ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{
+    collections::HashMap,
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -28,7 +34,7 @@ use tokio::runtime;
 
 use crate::{
     api::{ApiError, SetupError, key::KeyError},
-    config::{Config, ConfigError},
+    config::{self, Config, ConfigError},
     model::clock::Clock,
     queue::sqlite::{Doubtful, OpenError, StoreError},
     watch::supervisor::Supervisor,
@@ -48,7 +54,8 @@ use status::StatusArgs;
 #[derive(Debug, Parser)]
 #[command(name = "sweeper", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
-    /// The configuration file (TOML); SWEEPER_CONFIG names it, too. Each key can also be set as SWEEPER__SECTION__KEY.
+    /// The configuration file (TOML), or none. Without this option: the file that SWEEPER_CONFIG names, or
+    /// /etc/sweeper/sweeper.toml if it is there. Each key can also be set as SWEEPER__SECTION__KEY.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -59,7 +66,7 @@ const EXIT_CODES: &str = "\
 Examples:
   sweeper demo
   sweeper enqueue --agent PROJECT-58RP822I 4711 4712
-  sweeper run --config /etc/sweeper.toml
+  sweeper run --config ./sweeper.toml
   sweeper status
 
 Exit codes: 0 clean; 1 runtime failure, or only a part was done; 2 usage or configuration; 3 database unusable; \
@@ -191,9 +198,12 @@ pub fn main() -> ExitCode {
 impl Cli {
     async fn run(self, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
         signals::survive_file_size_limit()?;
-        let named = environment.get("SWEEPER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let file = self.config.or(named);
-        let config = || Config::load(file.as_deref(), environment);
+        let argument = self.config;
+        // Only a command that needs the configuration looks for its file: `demo` and `sandbox` never do.
+        let config = || {
+            let file = config::file(argument, environment, Path::new(config::DEFAULT_FILE));
+            Config::load(file.as_deref(), environment)
+        };
         match self.command.unwrap_or_else(|| Command::Run(RunArgs::default())) {
             Command::Run(args) => {
                 let socket = environment.get("NOTIFY_SOCKET").map(PathBuf::from);

@@ -3,15 +3,22 @@
 //! It has three layers, each of which overrides the one before: `config/default.toml`, which is compiled in; a file; the
 //! environment.
 
+mod file;
+mod filter;
+mod nearest;
+mod origin;
 mod paths;
 mod raw;
 mod shown;
+mod unknown;
 mod urls;
 mod validate;
 mod values;
+mod variables;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -20,8 +27,9 @@ use std::{
 use config::{Environment, File, FileFormat};
 use reqwest::Url;
 
+use file::FileLayer;
+use origin::{Origin, Origins};
 use raw::RawConfig;
-use shown::layer_error;
 
 use crate::{
     api::{
@@ -38,14 +46,23 @@ use crate::{
 /// The text of `config/default.toml`: every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
+/// The configuration file that is read if no other is named.
+pub const DEFAULT_FILE: &str = "/etc/sweeper/sweeper.toml";
+
+/// The name that means no file.
+const NO_FILE: &str = "none";
+
 const PREFIX: &str = "SWEEPER";
 
 /// Why a configuration cannot be used. The message names the key, its value and the allowed values, and never the API key.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A layer cannot be read, or has an unknown key.
+    /// A layer cannot be read.
     #[error("configuration: {0}")]
     Layer(String),
+    /// A file or the environment sets what is no key. The message has a line for each.
+    #[error("configuration:\n  {}", .0.join("\n  "))]
+    Keys(Vec<String>),
     /// Values are out of their limits. The message has a line for each.
     #[error("configuration:\n  {}", .problems.join("\n  "))]
     Values {
@@ -71,12 +88,17 @@ pub enum ConfigError {
 /// The configuration as checked: every value is within its limits.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The absolute path of the configuration file, if one was read.
+    pub file: Option<PathBuf>,
     /// How the database is opened.
     pub store: sqlite::Options,
     /// The API's base URL.
     pub base_url: Url,
     /// Where the API key comes from; `None` if the configuration does not say.
     pub key: Option<KeySource>,
+    /// Where `api.region` was set, if it has no effect because `api.base_url` was set, too: `in FILE, line 3`. `check` warns
+    /// of it.
+    pub unused_region: Option<String>,
     /// The configuration file, if `api.key` is set in it.
     pub file_with_key: Option<PathBuf>,
     /// The HTTP proxy, if requests go through one.
@@ -107,36 +129,64 @@ pub struct Config {
     pub shown: BTreeMap<String, String>,
 }
 
+/// The configuration file to read: `argument`, which is the value of `--config`; else the variable `SWEEPER_CONFIG`; else
+/// `default`, if it is there. `none` or an empty variable means no file.
+///
+/// A `default` of which nobody can tell whether it is there is returned, too: reading the file then says what is wrong. To go
+/// on with the built-in defaults would be to work on another queue.
+#[must_use]
+pub fn file(argument: Option<PathBuf>, environment: &HashMap<String, String>, default: &Path) -> Option<PathBuf> {
+    if let Some(named) = argument.or_else(|| environment.get(variables::CONFIG).map(PathBuf::from)) {
+        return Some(named).filter(|path| !path.as_os_str().is_empty() && path.as_os_str() != NO_FILE);
+    }
+    // Not `metadata`: a symbolic link to nowhere is there, too.
+    let is_there = match default.symlink_metadata() {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    };
+    is_there.then(|| default.to_owned())
+}
+
 impl Config {
     /// Reads all layers: `environment` overrides `file`, and `file` the defaults.
     ///
     /// # Errors
     /// If a layer cannot be read, a key is unknown, or values are out of their limits.
     pub fn load(file: Option<&Path>, environment: &HashMap<String, String>) -> Result<Self, ConfigError> {
-        let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-        if let Some(path) = file {
-            builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+        let file = file.map(FileLayer::read).transpose()?;
+        let mut wrong = file.as_ref().map(|file| file.problems.clone()).unwrap_or_default();
+        wrong.extend(variables::problems(environment));
+        if !wrong.is_empty() {
+            return Err(ConfigError::Keys(wrong));
         }
         let unused_proxies = urls::proxy_variables(environment);
-        // An empty variable counts as unset. This one is an error, because it may have been set from a variable that is missing
-        // (`="$QUEUE"`), and the default would be another queue.
-        let is_unnamed = environment
-            .iter()
-            .any(|(name, value)| name.eq_ignore_ascii_case("SWEEPER__DATABASE__PATH") && value.is_empty());
-        let environment = Environment::with_prefix(PREFIX)
-            .prefix_separator("__")
-            .separator("__")
-            .ignore_empty(true)
-            .source(Some(environment.clone()));
-        let mut builder = builder.add_source(environment);
-        if is_unnamed {
-            builder = builder.set_override("database.path", "").map_err(|error| layer_error(&error, file))?;
+        let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        let mut origins = Origins::new();
+        let mut path = None;
+        if let Some(file) = file {
+            path = Some(file.path);
+            builder = builder.add_source(File::from_str(&file.text, FileFormat::Toml));
+            origins = file.origins;
         }
-        let layers = builder.build().map_err(|error| layer_error(&error, file))?;
+        origins.extend(variables::origins(environment));
+        builder = builder.add_source(
+            Environment::with_prefix(PREFIX)
+                .prefix_separator("__")
+                .separator("__")
+                .ignore_empty(true)
+                .source(Some(environment.clone())),
+        );
+        if let Some(variable) = variables::unnamed_database(environment) {
+            origins.insert("database.path".to_owned(), Origin::Variable(variable));
+            builder = builder.set_override("database.path", "").map_err(|error| layer_error(error, path.as_deref()))?;
+        }
+        let layers = builder.build().map_err(|error| layer_error(error, path.as_deref()))?;
         let shown = shown::shown(&layers.cache);
-        let file_with_key = file.filter(|file| shown::has_key(file, &layers.cache)).map(Path::to_owned);
-        let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(&error, file))?;
-        let mut config = Self { file_with_key, ..raw.validate(shown)? };
+        let file_with_key = origins.get("api.key").and_then(Origin::file).map(Path::to_owned);
+        let unused_region = origins.get("api.region").filter(|_| origins.contains_key("api.base_url"));
+        let unused_region = unused_region.map(ToString::to_string);
+        let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(error, path.as_deref()))?;
+        let mut config = Self { file: path, file_with_key, unused_region, ..raw.validate(shown, origins)? };
         if config.proxy.is_none() && config.base_url.scheme() != "http" {
             config.unused_proxies = unused_proxies;
         }
@@ -170,4 +220,15 @@ impl Config {
             request_timeout: self.request_timeout,
         })
     }
+}
+
+/// Merging failed. Sections and keys were checked before, so only a number in the file can be out of the range of its type.
+#[expect(clippy::wildcard_enum_match_arm, reason = "another crate's enum: its other errors have good messages")]
+fn layer_error(error: config::ConfigError, file: Option<&Path>) -> ConfigError {
+    let place = file.map(|file| format!("{}: ", file.display())).unwrap_or_default();
+    // Never with a value: it may be the API key in the wrong place.
+    ConfigError::Layer(match error {
+        config::ConfigError::FileParse { cause, .. } => format!("{place}a number is out of range: {cause}"),
+        other => format!("{place}{other}"),
+    })
 }

@@ -11,7 +11,7 @@ use crate::{
 
 pub(super) const EXAMPLES: &str = "\
 Example:
-  sweeper check --config /etc/sweeper.toml && systemctl restart sweeper
+  sweeper check --config /etc/sweeper/sweeper.toml && systemctl restart sweeper
 
 Exit codes: 0 the configuration can be used, 2 it cannot; the message names the key, its value and what is allowed.";
 
@@ -29,7 +29,9 @@ pub(super) fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Fai
             return Err(error.into());
         }
     };
-    say(&format!("{}\n{}", list_of(&config.shown), consequences(&config)))?;
+    let file = config.file.as_ref().map(|file| format!("the configuration file is {}", file.display()));
+    let file = file.unwrap_or_else(|| "no configuration file is read".to_owned());
+    say(&format!("{}\n{file}\n{}", list_of(&config.shown), consequences(&config)))?;
     let options = config.api()?;
     let key = options.key.clone();
     // Making the client reads the key and the certificates.
@@ -71,6 +73,11 @@ fn warnings(config: &Config, key_is_short: bool) -> Vec<String> {
     if key_is_short && !config.is_on_loopback() {
         let said = "the API key is too short to be told from other text: if the API sends it back, the log shows it";
         warnings.push(said.to_owned());
+    }
+    if let Some(set) = &config.unused_region {
+        let url = &config.base_url;
+        warnings
+            .push(format!("api.region, set {set}, is not used: api.base_url is given, too, and requests go to {url}"));
     }
     if !config.unused_proxies.is_empty() {
         let variables = config.unused_proxies.join(", ");

@@ -26,6 +26,10 @@ macro_rules! section {
         pub(super) struct $name {
             $(pub(super) $key: $type),+
         }
+
+        impl $name {
+            const KEYS: &[&str] = &[$(stringify!($key)),+];
+        }
     };
 }
 
@@ -48,6 +52,20 @@ section!(RawQueue { poll_interval: String, retention: String });
 section!(RawLog { format: String, filter: String });
 section!(RawHttp { listen: String });
 section!(RawShutdown { grace: String });
+
+/// Every section with the names of its keys.
+pub(super) const SECTIONS: [(&str, &[&str]); 10] = [
+    ("database", RawDatabase::KEYS),
+    ("api", RawApi::KEYS),
+    ("rate_limit", RawRateLimit::KEYS),
+    ("delivery", RawDelivery::KEYS),
+    ("retry", RawRetry::KEYS),
+    ("hold", RawHold::KEYS),
+    ("queue", RawQueue::KEYS),
+    ("log", RawLog::KEYS),
+    ("http", RawHttp::KEYS),
+    ("shutdown", RawShutdown::KEYS),
+];
 
 /// Text that `Debug` does not print. secrecy's own type cannot be deserialized without another feature.
 #[derive(Debug, Deserialize)]

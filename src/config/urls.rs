@@ -28,7 +28,12 @@ pub(super) fn parse_base_url(text: &str) -> Result<Url, String> {
         return Err("must not have a user or a password in it; the key goes into api.key".into());
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("must end with its path, without ? or #".into());
+        return Err("must end with its host or port, without ? or #".into());
+    }
+    if url.path() != "/" {
+        return Err(
+            "has a path; give the origin alone, such as https://api.us.poly.ai, because sweeper adds the path".into()
+        );
     }
     Ok(url)
 }

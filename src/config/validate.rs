@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use reqwest::Url;
-use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, paths,
+    Config, ConfigError, filter,
+    origin::Origins,
+    paths,
     raw::{
         RawApi, RawConfig, RawDatabase, RawDelivery, RawHold, RawHttp, RawLog, RawQueue, RawRateLimit, RawRetry,
         RawShutdown, Secret,
@@ -24,10 +25,11 @@ use crate::{
 };
 
 impl RawConfig {
-    /// Checks every value. `shown` goes into the [`Config`] or the error as it is.
-    pub(super) fn validate(self, shown: BTreeMap<String, String>) -> Result<Config, ConfigError> {
+    /// Checks every value. A problem names where its value was set, by `origins`. `shown` goes into the [`Config`] or the
+    /// error as it is.
+    pub(super) fn validate(self, shown: BTreeMap<String, String>, origins: Origins) -> Result<Config, ConfigError> {
         let Self { database, api, rate_limit, delivery, retry, hold, queue, log, http, shutdown } = self;
-        let mut problems = Problems::default();
+        let mut problems = Problems { found: Vec::new(), origins };
         let p = &mut problems;
         let store = store(&database, p);
         let api = Api::check(api, p);
@@ -35,13 +37,16 @@ impl RawConfig {
         let worker = worker(&delivery, &retry, &hold, &queue, &shutdown, p);
         let (log_format, log_filter) = logging(&log, p);
         let listen = listen(&http, p);
-        let (Some(base_url), Some((worker, hold_growth)), true) = (api.base_url, worker, problems.0.is_empty()) else {
-            return Err(ConfigError::Values { problems: problems.0, shown });
+        let (Some(base_url), Some((worker, hold_growth)), true) = (api.base_url, worker, problems.found.is_empty())
+        else {
+            return Err(ConfigError::Values { problems: problems.found, shown });
         };
         Ok(Config {
             store,
             base_url,
             key: api.key,
+            file: None,
+            unused_region: None,
             file_with_key: None,
             proxy: api.proxy,
             unused_proxies: Vec::new(),
@@ -63,7 +68,7 @@ impl RawConfig {
 fn store(raw: &RawDatabase, p: &mut Problems) -> sqlite::Options {
     // The path is shown even if it looks like a key: `Config::shown` has it, too.
     let path = paths::database(&raw.path).unwrap_or_else(|problem| {
-        p.add(format!("database.path = {:?}: {problem}", raw.path));
+        p.add_shown("database.path", &raw.path, &problem);
         PathBuf::new()
     });
     sqlite::Options {
@@ -93,7 +98,8 @@ impl Api {
         let base_url = base_url(&raw.region, raw.base_url.as_deref(), p);
         let key = match (raw.key, raw.key_file) {
             (Some(_), Some(_)) => {
-                p.add("api.key and api.key_file: give one of them, not both".to_owned());
+                let too = p.origin("api.key_file");
+                p.add("api.key", &format!("api.key_file is given, too{too}; give one of them, not both"));
                 None
             }
             (Some(Secret(key)), None) => Some(KeySource::Given(key)),
@@ -103,16 +109,15 @@ impl Api {
         // A refused value is not shown: people put passwords into URLs.
         let proxy = match raw.proxy.trim() {
             "off" => None,
-            url => urls::parse_proxy(url).map_err(|problem| p.add(format!("api.proxy: {problem}"))).ok(),
+            url => urls::parse_proxy(url).map_err(|problem| p.add("api.proxy", &problem)).ok(),
         };
         let ca_file = raw.ca_file.map(|path| p.file("api.ca_file", &path));
         let connect_timeout = p.duration("api.connect_timeout", &raw.connect_timeout, ms(1)..=ms(600_000));
         let request_timeout = p.duration("api.request_timeout", &raw.request_timeout, ms(1)..=ms(600_000));
         if request_timeout < connect_timeout {
             let (request, connect) = (&raw.request_timeout, &raw.connect_timeout);
-            p.add(format!(
-                "api.request_timeout = {request:?}: must not be shorter than api.connect_timeout ({connect:?})"
-            ));
+            let problem = format!("must not be shorter than api.connect_timeout ({connect:?})");
+            p.add_shown("api.request_timeout", request, &problem);
         }
         Self { base_url, key, proxy, ca_file, connect_timeout, request_timeout }
     }
@@ -132,7 +137,7 @@ fn base_url(region: &str, given: Option<&str>, p: &mut Problems) -> Option<Url> 
     );
     let (key, url) = given.map_or(("api.region", of_region), |url| ("api.base_url", url));
     // A refused value is not shown: people put keys into URLs.
-    urls::parse_base_url(url).map_err(|problem| p.add(format!("{key}: {problem}"))).ok()
+    urls::parse_base_url(url).map_err(|problem| p.add(key, &problem)).ok()
 }
 
 fn rate(raw: &RawRateLimit, p: &mut Problems) -> (RateLimit, bool) {
@@ -189,11 +194,11 @@ fn logging(raw: &RawLog, p: &mut Problems) -> (Format, String) {
         &[("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)],
         Format::Auto,
     );
-    // Without the trim, a carriage return at the end would become part of a module's name, and nothing would be logged.
-    let filter = raw.filter.trim().to_owned();
-    if let Err(problem) = EnvFilter::try_new(&filter) {
-        p.add(format!("log.filter = {:?}: {problem}", raw.filter));
-    }
+    let filter = filter::parse(&raw.filter).unwrap_or_else(|problem| {
+        // The filter is shown even if it looks like a key: `Config::shown` has it, too.
+        p.add_shown("log.filter", &raw.filter, &problem);
+        String::new()
+    });
     (format, filter)
 }
 

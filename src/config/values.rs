@@ -2,17 +2,32 @@
 
 use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{paths, shown::HIDDEN};
+use super::{origin::Origins, paths, shown::HIDDEN};
 use crate::{api::key::looks_like_a_key, durations, model::backoff::Backoff};
 
 /// The problems found so far, one line each.
-#[derive(Default)]
-pub(super) struct Problems(pub(super) Vec<String>);
+pub(super) struct Problems {
+    pub(super) found: Vec<String>,
+    /// Where each value was set. A value that is missing here is a default.
+    pub(super) origins: Origins,
+}
 
 impl Problems {
-    /// Adds a problem in words of its own.
-    pub(super) fn add(&mut self, problem: String) {
-        self.0.push(problem);
+    /// Adds a problem of a key, without its value.
+    pub(super) fn add(&mut self, key: &str, problem: &str) {
+        let origin = self.origin(key);
+        self.found.push(format!("{key}: {problem}{origin}"));
+    }
+
+    /// Adds a problem of a key, with its value.
+    pub(super) fn add_shown(&mut self, key: &str, written: &str, problem: &str) {
+        let origin = self.origin(key);
+        self.found.push(format!("{key} = {written:?}: {problem}{origin}"));
+    }
+
+    /// Where this key was set, in parentheses; nothing if the value is the default.
+    pub(super) fn origin(&self, key: &str) -> String {
+        self.origins.get(key).map(|origin| format!(" (set {origin})")).unwrap_or_default()
     }
 
     /// Returns the parsed value. If there is none, adds the problem and returns `stand_in`, which nobody sees because a
@@ -20,7 +35,8 @@ impl Problems {
     pub(super) fn take<T>(&mut self, key: &str, written: &str, parsed: Result<T, String>, stand_in: T) -> T {
         parsed.unwrap_or_else(|problem| {
             let written = if looks_like_a_key(written) { HIDDEN.to_owned() } else { format!("{written:?}") };
-            self.add(format!("{key} = {written}: {problem}"));
+            let origin = self.origin(key);
+            self.found.push(format!("{key} = {written}: {problem}{origin}"));
             stand_in
         })
     }
@@ -50,11 +66,12 @@ impl Problems {
         self.take(key, written, parsed, stand_in)
     }
 
+    /// One of a few words, whatever its case.
     pub(super) fn word<T: Copy>(&mut self, key: &str, written: &str, allowed: &[(&str, T)], stand_in: T) -> T {
         let words: Vec<&str> = allowed.iter().map(|(word, _)| *word).collect();
         let parsed = allowed
             .iter()
-            .find(|(word, _)| *word == written.trim())
+            .find(|(word, _)| word.eq_ignore_ascii_case(written.trim()))
             .map(|(_, meant)| *meant)
             .ok_or_else(|| format!("must be one of {}", words.join(", ")));
         self.take(key, written, parsed, stand_in)
@@ -71,7 +88,9 @@ impl Problems {
         let base_delay = self.duration(&format!("{section}.base_delay"), base, limits.clone());
         let max_delay = self.duration(&format!("{section}.max_delay"), max, limits);
         Backoff::new(base_delay, max_delay)
-            .map_err(|problem| self.add(format!("{section}.base_delay = {base:?}: {problem} ({max:?})")))
+            .map_err(|problem| {
+                self.add_shown(&format!("{section}.base_delay"), base, &format!("{problem} ({max:?})"));
+            })
             .ok()
     }
 }

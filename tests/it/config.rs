@@ -1,8 +1,18 @@
 //! Configuration: its layers, its limits, and what it never shows.
 
-use std::{collections::HashMap, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use audio_cache_sweeper::{api::key::KeySource, config::Config};
+use audio_cache_sweeper::{
+    api::key::KeySource,
+    config::{self, Config},
+};
+
+use crate::{daemon::sweeper, enqueue::fed};
 
 fn environment(entries: &[(&str, &str)]) -> HashMap<String, String> {
     entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -41,6 +51,8 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
         ("SWEEPER__API__KEY", "0123"),
         ("SWEEPER__DELIVERY__LINGER", ""),
         ("SWEEPER_SERVICE_HOST", "10.0.0.1"),
+        ("SWEEPER_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("SWEEPER_API_KEY", ""),
         ("SWEEPER_CONFIG", "elsewhere"),
     ];
     let config = load(file, &entries).unwrap();
@@ -53,7 +65,7 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
 
 #[test]
 fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
-    let cases: [(&str, &str, &[&str]); 18] = [
+    let cases: [(&str, &str, &[&str]); 19] = [
         ("[api]\nrequest_timeout = '1s'", "", &["api.request_timeout", "\"1s\"", "api.connect_timeout", "5s"]),
         ("[rate_limit]\nburst = 0", "", &["rate_limit.burst", "\"0\"", "from 1 to"]),
         ("[delivery]\nbatch_size = 21", "", &["delivery.batch_size", "\"21\"", "from 1 to 20"]),
@@ -67,11 +79,12 @@ fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
         ("[api]\nbase_url = 'http://example.com'", "", &["api.base_url", "https://"]),
         ("[api]\nbase_url = 'ftp://example.com'", "", &["api.base_url", "https://", "ftp"]),
         ("[api]\nbase_url = 'https://u:p@example.com'", "", &["api.base_url", "password"]),
+        ("[api]\nbase_url = 'https://api.eu.poly.ai/v1'", "", &["api.base_url: has a path; give the origin alone"]),
         ("[log]\nformat = 'xml'", "", &["log.format", "\"xml\"", "auto, text, json"]),
         ("[log]\nfilter = 'worker=loud'", "", &["log.filter", "worker=loud"]),
         ("[rate_limit]\nrps = 1", "", &["rps", "requests_per_second"]),
         ("[api]\nkey = 'a'\nkey_file = 'b'", "", &["api.key", "api.key_file", "not both"]),
-        ("", "SWEEPER__DELIVERY__CONCURENCY", &["concurency", "concurrency"]),
+        ("", "SWEEPER__DELIVERY__CONCURENCY", &["delivery.concurency", "did you mean SWEEPER__DELIVERY__CONCURRENCY?"]),
     ];
     for (file, variable, said) in cases {
         let entries = if variable.is_empty() { vec![] } else { vec![(variable, "1")] };
@@ -83,9 +96,59 @@ fn what_is_wrong_is_said_with_key_value_and_what_is_allowed() {
 }
 
 #[test]
+fn a_word_counts_in_any_case() {
+    let config = load("[api]\nregion = 'EU'\n[retry]\nask_singly = 'False'\n", &[]).unwrap();
+    assert_eq!(config.base_url.as_str(), "https://api.eu.poly.ai/");
+    assert!(!config.worker.policy.ask_singly);
+}
+
+#[test]
+fn a_region_beside_a_base_url_is_known_with_its_place() {
+    let url = ("SWEEPER__API__BASE_URL", "http://127.0.0.1:1");
+    assert_eq!(load("", &[url]).unwrap().unused_region, None, "the default region is nobody's wish");
+    assert_eq!(load("[api]\nregion = 'eu'", &[]).unwrap().unused_region, None);
+    let place = load("[api]\nregion = 'eu'", &[url]).unwrap().unused_region.unwrap();
+    assert!(place.starts_with("in /") && place.ends_with("/sweeper.toml, line 2"), "{place}");
+}
+
+#[test]
 fn everything_that_is_wrong_is_said_at_once() {
     let error = load("[rate_limit]\nburst = 0\n[api]\nregion = 'mars'", &[]).unwrap_err();
     assert!(error.contains("rate_limit.burst") && error.contains("api.region"), "{error}");
+}
+
+#[test]
+fn an_error_says_where_the_value_or_the_name_was_written() {
+    let file = "# settings\n[rate_limit]\nburst = 0\n\n[api]\nregion = 'mars'\nrequest_timeout = '1s'\n";
+    let error = load(file, &[("SWEEPER__API__REGION", "pluto"), ("sweeper__log__format", "xml")]).unwrap_err();
+    let lines: Vec<&str> = error.lines().collect();
+    let line = |key: &str| *lines.iter().find(|line| line.trim().starts_with(key)).unwrap();
+    assert!(line("rate_limit.burst").ends_with("/sweeper.toml, line 3)"), "{error}");
+    assert!(line("rate_limit.burst").contains(" (set in /"), "{error}");
+    assert!(line("api.request_timeout").ends_with("/sweeper.toml, line 7)"), "{error}");
+    assert!(line("api.region = \"pluto\"").ends_with(" (set by SWEEPER__API__REGION)"), "{error}");
+    assert!(line("log.format").ends_with(" (set by sweeper__log__format)"), "{error}");
+
+    let file = "region = 'eu'\n[api]\nregoin = 'eu'\n[apis]\n[log]\nfilter = []\n";
+    let error = load(file, &[("SWEEPER_API_KEY", "s3cret"), ("SWEEPER_RATE_LIMIT", "1")]).unwrap_err();
+    for said in [
+        "/sweeper.toml, line 1: there is no section region; did you mean the key region of the section [api]?",
+        "/sweeper.toml, line 3: there is no key api.regoin; did you mean region?",
+        "/sweeper.toml, line 4: there is no section apis; did you mean api?",
+        "/sweeper.toml, line 6: log.filter: must be one value",
+        "the variable SWEEPER_API_KEY: did you mean SWEEPER__API__KEY?",
+        "the variable SWEEPER_RATE_LIMIT: names a section alone",
+    ] {
+        assert!(error.contains(said), "{said} is missing in {error}");
+    }
+    assert!(!error.contains("s3cret"), "{error}");
+    let error = load("[api]\nregion = 'eu'\nregion = 'us'", &[]).unwrap_err();
+    assert!(error.contains("/sweeper.toml, line 3: duplicate key"), "{error}");
+    let error = load("[api]\nkey = 'a'", &[("SWEEPER__API__KEY_FILE", "b")]).unwrap_err();
+    assert!(error.contains("api.key_file is given, too (set by SWEEPER__API__KEY_FILE)"), "{error}");
+    assert!(error.ends_with("/sweeper.toml, line 2)"), "{error}");
+    let error = load("[rate_limit]\nburst = 99999999999999999999", &[]).unwrap_err();
+    assert!(error.contains("out of range") && !error.contains("9999"), "{error}");
 }
 
 #[test]
@@ -110,10 +173,113 @@ fn the_key_is_in_no_error_and_not_in_what_is_shown() {
 
 #[test]
 fn plain_http_is_for_loopback_only() {
-    for good in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "https://example.com/prefix"] {
+    for good in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "https://example.com/"] {
         load("", &[("SWEEPER__API__BASE_URL", good)]).unwrap();
     }
     for bad in ["http://127.0.0.1.example.com", "http://localhost.example.com", "http://10.0.0.1", "http://[::2]"] {
         load("", &[("SWEEPER__API__BASE_URL", bad)]).unwrap_err();
     }
+}
+
+#[test]
+fn the_file_is_the_one_that_is_named_or_else_the_default_one_if_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let default = dir.path().join("default.toml");
+    let file = |argument: Option<&str>, variable: Option<&str>| {
+        let variables: Vec<_> = variable.map(|value| ("SWEEPER_CONFIG", value)).into_iter().collect();
+        config::file(argument.map(PathBuf::from), &environment(&variables), &default)
+    };
+    assert_eq!(file(None, None), None, "there is none");
+    fs::write(&default, "").unwrap();
+    let path = |name: &str| Some(PathBuf::from(name));
+    let cases = [
+        (None, None, Some(default.clone())),
+        (None, Some("b.toml"), path("b.toml")),
+        (Some("a.toml"), Some("b.toml"), path("a.toml")),
+        (Some("none"), Some("b.toml"), None),
+        (Some("none"), None, None),
+        (Some("./none"), None, path("./none")),
+        (None, Some("none"), None),
+        (None, Some(""), None),
+        (Some("a.toml"), Some(""), path("a.toml")),
+    ];
+    for (argument, variable, named) in cases {
+        assert_eq!(file(argument, variable), named, "{argument:?} {variable:?}");
+    }
+    let below_a_file = config::file(None, &HashMap::new(), &default.join("sweeper.toml"));
+    assert_eq!(below_a_file, None);
+    let too_long = Path::new("/").join("x".repeat(5_000));
+    assert_eq!(config::file(None, &HashMap::new(), &too_long), Some(too_long), "whether it is there is not known");
+}
+
+/// A mistake: the file, the variables, and what each command is to say of it.
+type Mistake = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+
+#[test]
+fn a_mistake_ends_with_2_and_is_told_by_its_place_and_with_what_to_do() {
+    const LEVELS: &str = "Allowed: off, error, warn, info, debug, trace, or directives such as info,sqlx=warn";
+    let mistakes: [Mistake; 22] = [
+        ("[log]\nfilter = 'warning'", &[], &["log.filter = \"warning\"", "did you mean warn?", LEVELS, "line 2"]),
+        ("", &[("SWEEPER__LOG__FILTER", "verbose")], &["\"verbose\" is not a level. ", LEVELS, "SWEEPER__LOG__FILTER"]),
+        ("", &[("SWEEPER__LOG__FILTER", "eror")], &["did you mean error?"]),
+        ("", &[("SWEEPER__LOG__FILTER", "info,warnign")], &["\"warnign\" is not a level; did you mean warn?"]),
+        ("", &[("SWEEPER__LOG__FILTER", "sqlx=warning")], &["\"warning\" in \"sqlx=warning\" is not a level"]),
+        ("", &[("SWEEPER_API__REGION", "eu")], &["SWEEPER_API__REGION", "did you mean SWEEPER__API__REGION?"]),
+        ("", &[("SWEEPER_API_KEY", "k")], &["did you mean SWEEPER__API__KEY?"]),
+        ("", &[("SWEEPER__API_KEY", "k")], &["did you mean SWEEPER__API__KEY?"]),
+        ("", &[("sweeper_api_key", "k")], &["sweeper_api_key", "did you mean SWEEPER__API__KEY?"]),
+        ("", &[("SWEEPER_DATABASE_PATH", "q.db")], &["did you mean SWEEPER__DATABASE__PATH?"]),
+        ("", &[("SWEEPER_RATE_LIMIT", "1")], &["names a section alone", "SWEEPER__RATE_LIMIT__REQUESTS_PER_SECOND"]),
+        ("", &[("SWEEPER__CONFIG", "a.toml")], &["did you mean SWEEPER_CONFIG?"]),
+        ("", &[("SWEEPER__API__REGOIN", "eu")], &["api.regoin; did you mean SWEEPER__API__REGION?"]),
+        ("[api]\nregoin = 'eu'", &[], &["/sweeper.toml, line 2: there is no key api.regoin; did you mean region?"]),
+        ("[API]\nregion = 'eu'", &[], &["/sweeper.toml, line 1: there is no section API; did you mean api?"]),
+        ("region = 'eu'", &[], &["line 1", "did you mean the key region of the section [api]?"]),
+        ("api.regoin = 'eu'", &[], &["line 1", "did you mean region?"]),
+        ("[api]\nregion = eu", &[], &["configuration: /", "/sweeper.toml, line 2: "]),
+        ("[api]\nregion = 'mars'", &[], &["must be one of us, eu, uk, studio (set in /", "/sweeper.toml, line 2)"]),
+        ("[rate_limit]\nburst = 0", &[], &["rate_limit.burst = \"0\"", "from 1 to 100000", "line 2)"]),
+        (
+            "",
+            &[("SWEEPER__API__BASE_URL", "https://api.eu.poly.ai/v1")],
+            &["api.base_url: has a path; give the origin alone", "(set by SWEEPER__API__BASE_URL)"],
+        ),
+        ("[api]\nkey = 'k'", &[("SWEEPER__API__KEY_FILE", "f")], &["not both", "line 2", "SWEEPER__API__KEY_FILE"]),
+    ];
+    for (file, variables, said) in mistakes {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("sweeper.toml"), file).unwrap();
+        for arguments in [&["check"][..], &["run"], &["status"], &["enqueue", "--agent", "a", "1"]] {
+            let mut command = sweeper(dir.path());
+            command.args(arguments).args(["--config", "sweeper.toml"]).envs(variables.iter().copied());
+            let (code, _, err) = fed(command, "");
+            assert_eq!(code, 2, "{file:?} {variables:?} {arguments:?}: {err}");
+            for text in said {
+                assert!(err.contains(text), "{file:?} {variables:?}: {text:?} is missing in:\n{err}");
+            }
+        }
+        assert!(!dir.path().join("sweeper.db").exists(), "{file:?} {variables:?}");
+    }
+}
+
+#[test]
+fn what_others_set_is_left_alone_and_a_region_beside_a_base_url_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = sweeper(dir.path());
+    command.arg("check").env("SWEEPER__API__KEY", "0123456789").env("SWEEPER__API__REGION", "EU");
+    for name in
+        ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR", "CLIENTS"]
+    {
+        command.env(format!("SWEEPER_{name}"), "x").env(format!("SWEEPER_API_{name}"), "x");
+    }
+    let (code, out, err) = fed(command, "");
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("requests go to https://api.eu.poly.ai/") && !out.contains("is not used"), "{out}");
+    let mut command = sweeper(dir.path());
+    command.arg("check").env("SWEEPER__API__KEY", "0123456789").env("SWEEPER__API__REGION", "eu");
+    command.env("SWEEPER__API__BASE_URL", "http://127.0.0.1:1");
+    let (code, out, err) = fed(command, "");
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let said = "api.region, set by SWEEPER__API__REGION, is not used: api.base_url is given, too";
+    assert!(out.contains(said), "{out}");
 }

@@ -23,6 +23,8 @@ pub fn clean(program: &str, dir: &Path) -> Command {
             command.env_remove(&*name);
         }
     }
+    // A file in /etc is not the tests' either.
+    command.env("SWEEPER_CONFIG", "");
     command.current_dir(dir).stdin(Stdio::null());
     command
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 
-use audio_cache_sweeper::{config::Config, sandbox::Options};
+use audio_cache_sweeper::{
+    config::{Config, DEFAULT_FILE},
+    sandbox::Options,
+};
 use regex::Regex;
 
 use crate::{
@@ -112,6 +115,16 @@ fn the_compose_example_sets_what_there_is_and_leaves_time_to_stop() {
     assert!(seconds(r"stop_grace_period: (\d+)s", &compose) > stop);
     let unit = text("config/sweeper.service");
     configuration(&all(r"(?m)^Environment=(SWEEPER__[A-Z_]+)=(\S+)$", &unit));
+    let file = one(r"(?m)^ExecStart=\S+ run --config (\S+)$", &unit);
+    assert_eq!(file, DEFAULT_FILE, "commands read it, too");
+    assert!(unit.contains(&format!(
+        "#   install -m 644 config/sweeper.toml {}/",
+        Path::new(&file).parent().unwrap().display()
+    )));
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sweeper.toml");
+    let shipped = Config::load(Some(&shipped), &HashMap::new()).unwrap();
+    let state = Path::new("/var/lib").join(one(r"(?m)^StateDirectory=(\S+)$", &unit));
+    assert_eq!(shipped.store.path.parent(), Some(state.as_path()));
     assert!(seconds(r"(?m)^TimeoutStopSec=(\d+)$", &unit) > stop);
     assert!(seconds(r"(?m)^WatchdogSec=(\d+)$", &unit) > set.store.busy_timeout * 4);
     let umask = u32::from_str_radix(&one(r"(?m)^UMask=(\d+)$", &unit), 8).unwrap();

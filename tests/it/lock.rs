@@ -152,7 +152,7 @@ async fn a_database_with_a_second_name_is_refused_by_either_and_a_symbolic_link_
 }
 
 /// What a script ends with in a namespace of its own, in which it may mount; `None`, and said so, where that is not permitted.
-async fn mounting(dir: &Path, script: &str) -> Option<(i32, String, String)> {
+pub async fn mounting(dir: &Path, script: &str) -> Option<(i32, String, String)> {
     let unshare = |script: &str| {
         let mut command = clean("unshare", dir);
         command.args(["-rm", "sh", "-c", script]).env("SWEEPER__API__KEY", KEY);

@@ -1,14 +1,23 @@
-//! The name of the database: a slip is refused with its reason, and any other name is the very file.
+//! The names of files: a slip in the database's is refused with its reason, and any other name is the very file. The
+//! configuration file is found where it was named, or in /etc.
 
-use std::{collections::BTreeSet, ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    path::Path,
+};
 
 use audio_cache_sweeper::sandbox::Options;
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
-    daemon::{configured, finish, sandbox, sweeper},
+    daemon::{BINARY, configured, finish, sandbox, sweeper},
     enqueue::fed,
+    lock::mounting,
     older,
+    storage::unprivileged,
 };
 
 fn names(dir: &Path) -> BTreeSet<String> {
@@ -130,4 +139,90 @@ async fn so_it_is_for_the_look_that_leaves_an_older_file_as_it_is() {
         assert!(code == 3 && err.contains("made by an older development version"), "{name}: {err}");
         assert_eq!(names(dir.path()), BTreeSet::from([name.to_owned()]));
     }
+}
+
+#[test]
+fn a_configuration_file_that_cannot_be_read_ends_with_2_and_names_its_absolute_path() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    fs::write(dir.path().join("latin1.toml"), b"[log]\nfilter = 'inf\xf6'\n").unwrap();
+    let cases = [
+        ("nowhere.toml", "/nowhere.toml: there is no such file"),
+        ("folder", "/folder: is a directory, and must be a regular file"),
+        ("/dev/null", "/dev/null: is a device, and must be a regular file"),
+        ("latin1.toml", "/latin1.toml: is not UTF-8"),
+    ];
+    for (name, said) in cases {
+        for arguments in COMMANDS {
+            let mut command = sweeper(dir.path());
+            command.args(arguments).args(["--config", name]).env("SWEEPER__API__KEY", "s3cret-key");
+            let (code, _, err) = fed(command, "");
+            assert_eq!(code, 2, "{name} {arguments:?}: {err}");
+            assert!(err.contains("configuration: /") && err.contains(said), "{name}: {err}");
+        }
+        let mut command = sweeper(dir.path());
+        command.arg("status").env("SWEEPER_CONFIG", name);
+        let (code, _, err) = fed(command, "");
+        assert!(code == 2 && err.contains(said), "{err}");
+    }
+    assert!(!dir.path().join("sweeper.db").exists());
+}
+
+#[test]
+fn a_configuration_file_without_permission_is_an_error_and_never_the_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut command) = unprivileged(dir.path()) else { return };
+    let file = dir.path().join("sweeper.toml");
+    fs::write(&file, "[database]\npath = 'other.db'\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
+    command.args(["init", "--config", "sweeper.toml"]);
+    let (code, _, err) = fed(command, "");
+    assert_eq!(code, 2, "{err}");
+    let said = "/sweeper.toml: permission denied; let this user read the file, or read none with --config none";
+    assert!(err.contains(said), "{err}");
+    assert!(!dir.path().join("sweeper.db").exists());
+}
+
+#[tokio::test]
+async fn the_file_in_etc_is_read_if_no_other_is_named_but_never_by_the_demo_and_the_sandbox() {
+    const READ: &str = "the configuration file is /etc/sweeper/sweeper.toml";
+    let cases = [
+        ("check", 0, READ),
+        ("check", 0, "database.path = here.db"),
+        ("init", 0, "here.db: created"),
+        ("check --config none", 0, "no configuration file is read"),
+        ("check --config none", 0, "database.path = sweeper.db"),
+    ];
+    let prepare = "mount -t tmpfs none /etc && mkdir /etc/sweeper && unset SWEEPER_CONFIG &&
+                   export SWEEPER__API__BASE_URL=http://127.0.0.1:1 &&
+                   printf '[database]\\npath = \"here.db\"\\n' > /etc/sweeper/sweeper.toml";
+    for (arguments, code, said) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!("{prepare} && exec {BINARY} {arguments}");
+        let Some((ended, out, err)) = mounting(dir.path(), &script).await else { return };
+        assert_eq!(ended, code, "{arguments}: {out}{err}");
+        assert!(out.contains(said), "{arguments}: {out}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!("{prepare} && SWEEPER_CONFIG= exec {BINARY} check");
+    let (_, out, _) = mounting(dir.path(), &script).await.unwrap();
+    assert!(out.contains("no configuration file is read"), "{out}");
+
+    let broken = format!("{prepare} && echo '[colour]' >> /etc/sweeper/sweeper.toml");
+    for arguments in ["status", "run", "check"] {
+        let (code, _, err) = mounting(dir.path(), &format!("{broken} && exec {BINARY} {arguments}")).await.unwrap();
+        let said = "/etc/sweeper/sweeper.toml, line 3: there is no section colour";
+        assert!(code == 2 && err.contains(said), "{arguments}: {err}");
+    }
+    for (arguments, said) in
+        [("demo", "825 deletions are queued"), ("sandbox --listen 127.0.0.1:0", "the sandbox answers")]
+    {
+        let script = format!("{broken} && export TMPDIR=. && exec timeout --preserve-status 1 {BINARY} {arguments}");
+        let (code, out, err) = mounting(dir.path(), &script).await.unwrap();
+        assert!(code == 0 && out.contains(said), "{arguments}: {code} {out}{err}");
+    }
+    // A link to nowhere is a file that cannot be read, and not a missing one.
+    let script = format!("{prepare} && ln -sf nowhere /etc/sweeper/sweeper.toml && exec {BINARY} init");
+    let (code, _, err) = mounting(dir.path(), &script).await.unwrap();
+    assert!(code == 2 && err.contains("/etc/sweeper/sweeper.toml: there is no such file"), "{err}");
 }

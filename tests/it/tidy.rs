@@ -137,7 +137,8 @@ fn only_an_engine_knows_sql() {
         if ENGINES.iter().any(|engine| path.starts_with(engine)) {
             continue;
         }
-        assert!(!code.contains("sqlx"), "{path} names sqlx");
+        // The message about a wrong `log.filter` has a directive as its example.
+        assert!(!code.replace("info,sqlx=warn", "").contains("sqlx"), "{path} names sqlx");
         // The demo shows people what to type.
         if path != "cli/demo.rs" {
             let found = statements.iter().find(|statement| code.contains(**statement));
