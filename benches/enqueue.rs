@@ -57,6 +57,7 @@ fn enqueue(dir: &Path, name: &str, count: u64, arguments: &[&str]) {
         .current_dir(dir)
         .args(["enqueue", "--create"])
         .args(arguments)
+        .env("SWEEPER_CONFIG", "")
         .stdout(Stdio::null())
         .spawn()
         .unwrap();

@@ -63,7 +63,15 @@ pub fn sweeper(database: &Path, url: &str, arguments: &[&str], settings: &[(&str
     ];
     let settings = always.iter().chain(settings).map(|(key, value)| (format!("SWEEPER__{key}"), *value));
     let mut command = Command::new(env!("CARGO_BIN_EXE_sweeper"));
-    command.arg("run").args(arguments).env_clear().envs(settings).stdout(Stdio::null()).spawn().unwrap()
+    command
+        .arg("run")
+        .args(arguments)
+        .env_clear()
+        .envs(settings)
+        .env("SWEEPER_CONFIG", "")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// What a drain took.

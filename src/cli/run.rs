@@ -40,7 +40,7 @@ const START_BEAT: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
-  SWEEPER__API__KEY_FILE=/run/secrets/polyai sweeper run --config /etc/sweeper.toml
+  SWEEPER__API__KEY_FILE=/run/secrets/polyai sweeper run --config ./sweeper.toml
   sweeper run --until-empty --give-up-after 10m";
 
 /// When the daemon ends by itself.
