@@ -193,12 +193,16 @@ async fn a_row_that_no_request_can_carry_is_made_dead_and_stops_nobody() {
     let mut bed = Bed::new(Plan::default()).await;
     bed.insert_many("a", 30).await;
     bed.execute(UNCHECKED).await;
-    bed.execute("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 'white space'), ('a', ''), ('no/agent', '1')")
-        .await;
+    bed.execute(
+        "INSERT INTO deletions (agent_id, entry_id, due_at) VALUES
+             ('a', 'white space', 0), ('a', '', 0), ('no/agent', '1', 0),
+             ('a', 'never', 253402300800000), ('b', 'never', 9223372036854775807), ('b', 'long ago', -1)",
+    )
+    .await;
     bed.work().await;
     assert_eq!(bed.count("state = 'deleted'").await, 30);
-    assert_eq!(bed.count("state = 'dead' AND last_cause = 'rejected'").await, 3);
-    assert_eq!(bed.worker.totals().dead, 3, "--until-empty tells of them");
+    assert_eq!(bed.count("state = 'dead' AND last_cause = 'rejected'").await, 6);
+    assert_eq!(bed.worker.totals().dead, 6, "--until-empty tells of them");
 }
 
 #[tokio::test]

@@ -126,7 +126,8 @@ pub(super) fn orphan_row(row: &SqliteRow) -> Result<Orphan, sqlx::Error> {
 
 pub(super) fn look_row(row: &SqliteRow, now: Timestamp) -> Result<Look, sqlx::Error> {
     let next_due_at: Option<i64> = row.try_get(2)?;
-    Ok(Look { due: due_rows(row, 1, now)?, next_due_at: next_due_at.map(Timestamp) })
+    let next_due_at = next_due_at.map(|at| valid(Timestamp(at))).transpose()?;
+    Ok(Look { due: due_rows(row, 1, now)?, next_due_at })
 }
 
 /// Whether [`lane_row`], [`look_row`] and [`orphan_row`] can read a pending row. Columns: id, priority, agent_id, batch_max,
@@ -152,8 +153,15 @@ pub(super) fn is_readable(row: &SqliteRow) -> bool {
 }
 
 fn time(row: &SqliteRow, column: usize) -> Result<Timestamp, sqlx::Error> {
-    let at: i64 = row.try_get(column)?;
-    if at < 0 { Err(sqlx::Error::Decode(format!("{at} is before 1970").into())) } else { Ok(Timestamp(at)) }
+    valid(Timestamp(row.try_get(column)?))
+}
+
+/// A time that the schema allows. A row that is due later than that would never be due, and never end.
+fn valid(at: Timestamp) -> Result<Timestamp, sqlx::Error> {
+    if (Timestamp::ZERO..=Timestamp::MAX).contains(&at) {
+        return Ok(at);
+    }
+    Err(sqlx::Error::Decode(format!("{} is not between 1970 and the year 9999", at.0).into()))
 }
 
 /// Since when a row could have been sent: `due_at`, but not before it was enqueued. A `created_at` in the future, from a producer's
