@@ -1,6 +1,9 @@
 //! Escapes text from outside for terminals and logs: characters that move the cursor, reorder a line or break it in two.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    path::{self, Path, PathBuf},
+};
 
 /// Whether the character acts on a terminal or a line: a control character, one that changes the direction of writing, or a
 /// separator of lines or paragraphs.
@@ -8,6 +11,13 @@ use std::borrow::Cow;
 pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The path as a message shows it: from the root, so that it is true in any directory.
+#[must_use]
+pub fn absolute(path: &Path) -> PathBuf {
+    // This fails only without a working directory. Then the path as it was given is the best name.
+    path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// `text` on one line, with each harmful character as Rust writes it in a string (`\n`, `\u{1b}`).

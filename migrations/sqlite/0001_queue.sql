@@ -41,14 +41,17 @@ CREATE TABLE deletions (
     CONSTRAINT "priority must be an integer" CHECK (typeof(priority) = 'integer'),
     CONSTRAINT "state must be pending, deleted, absent or dead" CHECK (
         state IN ('pending', 'deleted', 'absent', 'dead')),
-    CONSTRAINT "attempts must be an integer of 0 or more" CHECK (typeof(attempts) = 'integer' AND attempts >= 0),
+    -- The daemon adds one to it. At the highest integer, SQLite would make a floating-point number of that.
+    CONSTRAINT "attempts must be an integer from 0 to 2147483647" CHECK (
+        typeof(attempts) = 'integer' AND attempts BETWEEN 0 AND 2147483647),
     CONSTRAINT "due_at must be Unix milliseconds, up to the year 9999" CHECK (
         typeof(due_at) = 'integer' AND due_at BETWEEN 0 AND 253402300799999),
     -- 100000000000 milliseconds are in 1973, and as many seconds in 5138.
     CONSTRAINT "due_at must be Unix milliseconds; this looks like seconds" CHECK (due_at = 0 OR due_at >= 100000000000),
     CONSTRAINT "batch_max must be an integer from 0 to 20" CHECK (
         typeof(batch_max) = 'integer' AND batch_max BETWEEN 0 AND 20),
-    CONSTRAINT "asks must be an integer of 0 or more" CHECK (typeof(asks) = 'integer' AND asks >= 0),
+    CONSTRAINT "asks must be an integer from 0 to 2147483647" CHECK (
+        typeof(asks) = 'integer' AND asks BETWEEN 0 AND 2147483647),
     CONSTRAINT "maybe_done must be 0 or 1" CHECK (typeof(maybe_done) = 'integer' AND maybe_done IN (0, 1)),
     CONSTRAINT "request_id must be an integer" CHECK (typeof(request_id) IN ('integer', 'null')),
     CONSTRAINT "first_fault must be a positive integer, or NULL" CHECK (
@@ -162,15 +165,16 @@ BEGIN
         WHEN typeof(NEW.priority) <> 'integer' THEN RAISE(ABORT, 'priority must be an integer')
         WHEN (NEW.state = 'pending' OR NEW.state IN ('deleted', 'absent', 'dead')) IS NOT TRUE
         THEN RAISE(ABORT, 'state must be pending, deleted, absent or dead')
-        WHEN typeof(NEW.attempts) <> 'integer' OR NEW.attempts < 0
-        THEN RAISE(ABORT, 'attempts must be an integer of 0 or more')
+        WHEN typeof(NEW.attempts) <> 'integer' OR NEW.attempts NOT BETWEEN 0 AND 2147483647
+        THEN RAISE(ABORT, 'attempts must be an integer from 0 to 2147483647')
         WHEN typeof(NEW.due_at) <> 'integer' OR NEW.due_at NOT BETWEEN 0 AND 253402300799999
         THEN RAISE(ABORT, 'due_at must be Unix milliseconds, up to the year 9999')
         WHEN NEW.due_at <> 0 AND NEW.due_at < 100000000000
         THEN RAISE(ABORT, 'due_at must be Unix milliseconds; this looks like seconds')
         WHEN typeof(NEW.batch_max) <> 'integer' OR NEW.batch_max NOT BETWEEN 0 AND 20
         THEN RAISE(ABORT, 'batch_max must be an integer from 0 to 20')
-        WHEN typeof(NEW.asks) <> 'integer' OR NEW.asks < 0 THEN RAISE(ABORT, 'asks must be an integer of 0 or more')
+        WHEN typeof(NEW.asks) <> 'integer' OR NEW.asks NOT BETWEEN 0 AND 2147483647
+        THEN RAISE(ABORT, 'asks must be an integer from 0 to 2147483647')
         WHEN typeof(NEW.maybe_done) <> 'integer' OR NEW.maybe_done NOT BETWEEN 0 AND 1
         THEN RAISE(ABORT, 'maybe_done must be 0 or 1')
         WHEN NEW.request_id IS NOT NULL AND typeof(NEW.request_id) <> 'integer' THEN RAISE(ABORT, 'request_id must be an integer')

@@ -9,7 +9,7 @@ use std::{
     fs,
     future::{Future, ready},
     io::{self, IsTerminal as _},
-    path::{self, Path, PathBuf},
+    path::{Path, PathBuf},
     pin::Pin,
     process::ExitCode,
 };
@@ -33,6 +33,7 @@ use crate::{
         clock::{Clock, Timestamp},
         deletion::{AgentId, EntryId, refuse_floating},
     },
+    printable::absolute,
     queue::sqlite::Wish,
 };
 use odd_ids::OddIds;
@@ -172,11 +173,6 @@ fn require_queue(database: &Path) -> Result<(), Failure> {
         "{}: there is no queue: name the daemon's with --config or SWEEPER__DATABASE__PATH, or give --create to make a new one",
         path.display()
     )))
-}
-
-/// The path from the root, for messages.
-fn absolute(path: &Path) -> PathBuf {
-    path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The wishes of the arguments. One wrong ID refuses all of them.

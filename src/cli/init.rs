@@ -6,9 +6,12 @@ use super::{
     Failure,
     terminal::{say, warn_person},
 };
-use crate::queue::{
-    Queue as _,
-    sqlite::{self, Introduction, OpenError, Opened, Options, Reader, Store, twice_if_damaged},
+use crate::{
+    printable::absolute,
+    queue::{
+        Queue as _,
+        sqlite::{self, Introduction, OpenError, Opened, Options, Reader, Store, twice_if_damaged},
+    },
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -25,7 +28,8 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// # Errors
 /// If the database cannot be used, or standard output cannot be written.
 pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
-    let path = options.path.display();
+    let path = absolute(&options.path);
+    let path = path.display();
     let done = match twice_if_damaged(async || Store::make(options.clone()).await).await {
         Ok(mut store) => {
             if let Some(foreign) = store.schema_news() {
@@ -46,7 +50,8 @@ pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
 
 /// The message about a file that was opened, if its opening changed it.
 pub(super) fn opening(options: &Options, opened: Opened) -> Option<String> {
-    let path = options.path.display();
+    let path = absolute(&options.path);
+    let path = path.display();
     match opened {
         Opened::Created => Some(format!("{path}: created")),
         Opened::Adopted => Some(format!(
@@ -59,7 +64,8 @@ pub(super) fn opening(options: &Options, opened: Opened) -> Option<String> {
 
 /// The message if another process works on the database.
 async fn in_use(options: &Options, pid: Option<u32>) -> Result<String, Failure> {
-    let path = options.path.display();
+    let path = absolute(&options.path);
+    let path = path.display();
     let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
     let introduction = sqlite::introduction_of(options, pid).await.filter(|said| is_older(&said.version));
     let older = introduction.map(|Introduction { version, .. }| {

@@ -111,6 +111,9 @@ fn every_problem_is_named() {
         (Format::Jsonl, r#"{"entry_id":1,"due_at":null,"due_at":"2h"}"#, "duplicate field `due_at`"),
         (Format::Jsonl, r#"{"entry_id":1,"prio":1}"#, "unknown field `prio`, expected one of"),
         (Format::Jsonl, r#"{"entry_id":1,"due_at":"soon"}"#, "due_at \"soon\": must be a time"),
+        (Format::Jsonl, r#"{"id":1}"#, "unknown field `id`"),
+        (Format::Jsonl, r#"{"entryId":1}"#, "did you mean entry_id?"),
+        (Format::Jsonl, r#"{"Agent ID":"a","entry_id":1}"#, "did you mean agent_id?"),
         (Format::Jsonl, r#"{"entry_id":1,"due_at":1764000000}"#, "multiply it by 1000"),
     ];
     for (format, line, said) in cases {

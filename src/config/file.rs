@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::{self, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use toml::de::{DeTable, DeValue};
@@ -12,7 +12,7 @@ use super::{
     origin::{Origin, Origins},
     unknown,
 };
-use crate::small_file;
+use crate::{printable::absolute, small_file};
 
 /// A configuration file may have this many bytes. All keys with their comments take less than a hundredth.
 const MOST: u64 = 1 << 20;
@@ -33,8 +33,7 @@ impl FileLayer {
     /// # Errors
     /// If the file cannot be read, or is no TOML.
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
-        // This fails only without a working directory. Then the path as it was given is the best name.
-        let path = path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let path = absolute(path);
         let wrong = |problem: &str| ConfigError::Layer(format!("{}: {problem}", path.display()));
         let bytes = small_file::read(&path, MOST).map_err(|error| wrong(&unreadable(&error)))?;
         let text = String::from_utf8(bytes).map_err(|_| wrong("is not UTF-8; save the file as UTF-8"))?;

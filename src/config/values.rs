@@ -19,10 +19,11 @@ impl Problems {
         self.found.push(format!("{key}: {problem}{origin}"));
     }
 
-    /// Adds a problem of a key, with its value.
+    /// Adds a problem of a key, with its value, unless that may be the API key in the wrong place.
     pub(super) fn add_shown(&mut self, key: &str, written: &str, problem: &str) {
+        let written = if looks_like_a_key(written) { HIDDEN.to_owned() } else { format!("{written:?}") };
         let origin = self.origin(key);
-        self.found.push(format!("{key} = {written:?}: {problem}{origin}"));
+        self.found.push(format!("{key} = {written}: {problem}{origin}"));
     }
 
     /// Where this key was set, in parentheses; nothing if the value is the default.
@@ -34,9 +35,7 @@ impl Problems {
     /// configuration with problems is refused.
     pub(super) fn take<T>(&mut self, key: &str, written: &str, parsed: Result<T, String>, stand_in: T) -> T {
         parsed.unwrap_or_else(|problem| {
-            let written = if looks_like_a_key(written) { HIDDEN.to_owned() } else { format!("{written:?}") };
-            let origin = self.origin(key);
-            self.found.push(format!("{key} = {written}: {problem}{origin}"));
+            self.add_shown(key, written, &problem);
             stand_in
         })
     }

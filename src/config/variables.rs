@@ -76,6 +76,9 @@ fn problem(name: &str) -> Option<String> {
     let lower = name.to_lowercase();
     let ours = lower.strip_prefix(&format!("{PREFIX}__").to_lowercase())?;
     let (section, key) = ours.split_once("__").unwrap_or(("", ours));
+    if ours.chars().all(|c| c == '_') {
+        return said(format!("names neither a section nor a key; {}", unknown::sections()));
+    }
     let no_key = format!("there is no key {}", line(&ours.replace("__", ".")));
     match unknown::meant(section, key) {
         Some((section, Some(key))) => said(format!("{no_key}; did you mean {}?", variable(section, key))),
@@ -109,6 +112,8 @@ mod tests {
             "SWEEPER_HTTP_PORT_9464_TCP",
             "SWEEPER_LOG_SERVICE_PORT",
             "SWEEPER",
+            // A key without its section may be the variable of a script around us.
+            "SWEEPER_PATH",
             "SWEEPERS_API_KEY",
             "MY_SWEEPER__API__KEY",
             "HTTPS_PROXY",
@@ -135,6 +140,7 @@ mod tests {
             ("SWEEPER__RATELIMIT__BURST", "did you mean SWEEPER__RATE_LIMIT__BURST?"),
             ("SWEEPER__CONFIG", "did you mean SWEEPER_CONFIG?"),
             ("sweeper_config", "did you mean SWEEPER_CONFIG?"),
+            ("SWEEPER__", "names neither a section nor a key; the sections are database, api"),
             ("SWEEPER_RATE_LIMIT", "names a section alone; the keys of rate_limit are requests_per_second, burst"),
             ("SWEEPER__API", "names a section alone; the keys of api are region,"),
             ("SWEEPER__API__REGOIN", "there is no key api.regoin; did you mean SWEEPER__API__REGION?"),

@@ -58,7 +58,9 @@ impl Drop for Log {
 /// # Errors
 /// If the thread that writes the log cannot be started.
 pub fn init(format: Format, filter: EnvFilter) -> io::Result<Log> {
-    let (format, is_coloured) = (format.resolve(), io::stdout().is_terminal());
+    let format = format.resolve();
+    // Never if standard output is no terminal, or with NO_COLOR or TERM=dumb.
+    let is_coloured = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
     // The standard library's lock and buffer are avoided, because a process that ends must wait for neither.
     let output: Box<dyn Write + Send> = match io::stdout().as_fd().try_clone_to_owned() {
         Ok(output) => Box::new(File::from(output)),

@@ -112,8 +112,9 @@ async fn a_database_that_cannot_be_used_ends_with_3_and_is_named() {
 #[test]
 fn init_makes_the_tables_and_says_what_it_did() {
     let dir = tempfile::tempdir().unwrap();
-    for said in ["sweeper.db: created\n", "sweeper.db: up to date\n"] {
-        sweeper(dir.path()).arg("init").assert().code(0).stdout(said);
+    let path = dir.path().join("sweeper.db");
+    for done in ["created", "up to date"] {
+        sweeper(dir.path()).arg("init").assert().code(0).stdout(format!("{}: {done}\n", path.display()));
     }
 }
 

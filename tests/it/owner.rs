@@ -28,7 +28,8 @@ async fn one_daemon_a_file_and_init_beside_it_is_content() {
         );
         assert_eq!(log.count("database_unavailable", "WARN"), 0, "at once");
     }
-    let said = format!("sweeper.db: up to date, and in use by a sweeper (process {})\n", daemon.pid());
+    let path = dir.path().join("sweeper.db");
+    let said = format!("{}: up to date, and in use by a sweeper (process {})\n", path.display(), daemon.pid());
     sweeper(dir.path()).arg("init").assert().code(0).stdout(said);
 }
 
@@ -37,17 +38,19 @@ async fn init_beside_an_older_daemon_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;
     let daemon = Daemon::start_calling(dir.path(), &sandbox, Mood::Gate, "0s").await;
+    let path = dir.path().join("sweeper.db");
     for (version, older) in [("0.0.9", true), (env!("CARGO_PKG_VERSION"), false), ("99.0.0", false), ("odd", false)] {
         sql(dir.path(), &format!("UPDATE daemon SET version = '{version}'")).await;
         let said = if older {
             format!(
-                "sweeper.db: up to date, and in use by sweeper 0.0.9 (process {}), which is older than this one, {}; to use \
-                 this version, stop that one and start this\n",
+                "{}: up to date, and in use by sweeper 0.0.9 (process {}), which is older than this one, {}; to use this \
+                 version, stop that one and start this\n",
+                path.display(),
                 daemon.pid(),
                 env!("CARGO_PKG_VERSION")
             )
         } else {
-            format!("sweeper.db: up to date, and in use by a sweeper (process {})\n", daemon.pid())
+            format!("{}: up to date, and in use by a sweeper (process {})\n", path.display(), daemon.pid())
         };
         sweeper(dir.path()).arg("init").assert().code(0).stdout(said);
     }

@@ -284,7 +284,7 @@ async fn nobody_begins_to_write_beside_a_program_that_has_the_database_open_with
     let pid = producer.child.id();
     // With the files in place, it is one of many.
     sweeper(dir.path()).args(["enqueue", "--agent", "c", "1"]).assert().code(0);
-    sweeper(dir.path()).arg("init").assert().code(0).stdout("sweeper.db: up to date\n");
+    sweeper(dir.path()).arg("init").assert().code(0);
     fs::remove_file(dir.path().join("sweeper.db-shm")).unwrap();
     for arguments in [
         ["run", "--until-empty"].as_slice(),

@@ -4,7 +4,7 @@ use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, time::D
 
 use audio_cache_sweeper::sandbox::{Mood, Options};
 
-use crate::daemon::{Daemon, Locked, blocking, configured, queue, sandbox};
+use crate::daemon::{Daemon, Locked, Log, blocking, configured, queue, sandbox};
 
 /// A socket as systemd has it.
 struct Manager(UnixDatagram);
@@ -112,45 +112,36 @@ async fn without_a_watchdog_it_is_not_fed_and_one_of_another_process_is_not_ours
     }
 }
 
-#[tokio::test]
-async fn a_start_that_waits_for_the_database_asks_for_more_time_and_is_ready_only_after_it() {
+/// Starts a daemon beside somebody who writes, until it has asked twice for more time with this message; then it works, and is
+/// told to end.
+async fn a_start_beside_a_writer(busy_timeout: &str, asks: &'static str) -> (i32, Log) {
     let dir = tempfile::tempdir().unwrap();
     let manager = Manager::new(dir.path());
     let sandbox = sandbox(Options::default()).await;
     queue(dir.path(), 1).await;
     let locked = Locked::new(dir.path()).await;
     let mut command = supervised(configured(dir.path(), &sandbox), dir.path(), 200);
-    command.env("SWEEPER__DATABASE__BUSY_TIMEOUT", "0ms");
+    command.env("SWEEPER__DATABASE__BUSY_TIMEOUT", busy_timeout);
     let daemon = Daemon::start(command);
     for _ in 0..2 {
-        assert_eq!(manager.told("EXTEND_TIMEOUT_USEC=4000000").await, 0);
+        assert_eq!(manager.told(asks).await, 0);
     }
     locked.release().await;
     manager.told("READY=1").await;
     daemon.signal("TERM");
     manager.told("STOPPING=1").await;
-    assert_eq!(daemon.ended().await.0, 0);
+    daemon.ended().await
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_the_database_asks_for_more_time_and_is_ready_only_after_it() {
+    assert_eq!(a_start_beside_a_writer("0ms", "EXTEND_TIMEOUT_USEC=4000000").await.0, 0);
 }
 
 #[tokio::test]
 async fn a_start_that_takes_its_time_asks_for_more_of_it_all_along() {
-    let dir = tempfile::tempdir().unwrap();
-    let manager = Manager::new(dir.path());
-    let sandbox = sandbox(Options::default()).await;
-    queue(dir.path(), 1).await;
     // It is in the middle of opening the file, as it is during a migration: no try has failed yet.
-    let locked = Locked::new(dir.path()).await;
-    let mut command = supervised(configured(dir.path(), &sandbox), dir.path(), 200);
-    command.env("SWEEPER__DATABASE__BUSY_TIMEOUT", "5m");
-    let daemon = Daemon::start(command);
-    for _ in 0..2 {
-        assert_eq!(manager.told("EXTEND_TIMEOUT_USEC=10000000").await, 0);
-    }
-    locked.release().await;
-    manager.told("READY=1").await;
-    daemon.signal("TERM");
-    manager.told("STOPPING=1").await;
-    let (code, log) = daemon.ended().await;
+    let (code, log) = a_start_beside_a_writer("5m", "EXTEND_TIMEOUT_USEC=10000000").await;
     assert_eq!((code, log.count("database_unavailable", "WARN")), (0, 0), "{log:#?}");
 }
 

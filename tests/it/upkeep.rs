@@ -197,3 +197,20 @@ async fn old_history_goes_between_the_turns_and_its_pages_with_it() {
     let (after, free) = bed.query::<(i64, i64)>(pages).await[0];
     assert!(after < before / 2 && free <= after / 10 + 1, "{before} {after} {free}");
 }
+
+#[tokio::test]
+async fn a_chore_that_fails_in_the_middle_keeps_nobody_from_writing() {
+    let mut bed = Bed::new(Plan { busy_timeout: Duration::ZERO, ..Plan::default() }).await;
+    bed.execute(
+        "INSERT INTO deletions (agent_id, entry_id, state, created_at, settled_at)
+             VALUES ('a', 1, 'deleted', 1700000000000, 1700000000000);
+         CREATE TRIGGER kept BEFORE DELETE ON deletions BEGIN SELECT RAISE(ABORT, 'kept'); END;",
+    )
+    .await;
+    bed.worker.turn().await.unwrap();
+    let error = bed.worker.do_chores().await.unwrap_err();
+    assert!(error.to_string().contains("kept"), "{error}");
+    let mut producer = client(&bed.options).await;
+    let begun = sqlx::raw_sql("PRAGMA busy_timeout = 0; BEGIN IMMEDIATE; ROLLBACK").execute(&mut producer).await;
+    assert!(begun.is_ok(), "{begun:?}");
+}

@@ -4,7 +4,6 @@ use std::{future::pending, process::ExitCode, time::Duration};
 
 use tokio::time::sleep;
 
-use super::absolute;
 use crate::{
     cli::{
         Failure,
@@ -91,8 +90,7 @@ impl<'a> Sink<'a> {
             Some(producer) => producer,
             none => {
                 let (producer, opened) = Producer::join_or_create(self.options).await?;
-                let options = Options { path: absolute(&self.options.path), ..self.options.clone() };
-                if let Some(text) = opening(&options, opened) {
+                if let Some(text) = opening(self.options, opened) {
                     let alone = "; no daemon works on it: start one with `sweeper run`, with the same database.path";
                     report(&format!("{text}{}", if opened == Opened::Created { alone } else { "" }));
                 }

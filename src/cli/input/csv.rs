@@ -39,7 +39,7 @@ pub(super) fn is_column(name: &str) -> bool {
 }
 
 /// The column that a name most likely means, however it is written.
-fn meant(name: &str) -> Option<&'static str> {
+pub(super) fn meant(name: &str) -> Option<&'static str> {
     let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     match letters.to_ascii_lowercase().as_str() {
         "entryid" | "entry" | "id" => Some("entry_id"),
@@ -63,8 +63,9 @@ pub(super) fn separated(first: &str) -> Option<String> {
     if first.contains(',') {
         return None;
     }
-    let (named, typed) = match first.find([';', '\t']).and_then(|at| first[at..].chars().next())? {
+    let (named, typed) = match first.find([';', '\t', '|']).and_then(|at| first[at..].chars().next())? {
         ';' => ("\";\"", "';'"),
+        '|' => ("\"|\"", "'|'"),
         _ => ("tabs", "'\\t'"),
     };
     Some(format!(

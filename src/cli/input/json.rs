@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, error::Category};
 
-use super::Raw;
+use super::{Raw, csv};
 
 /// The first whole number that a double cannot tell from its neighbour, 2^53.
 const INEXACT: u64 = 1 << 53;
@@ -29,7 +29,10 @@ pub(super) fn read(line: &str) -> Result<Raw, String> {
         // serde_json counts lines in this text, which is one line of the input: the caller names its number.
         let said = error.to_string().replace(" at line 1 column ", ", at column ");
         match error.classify() {
-            Category::Data => said,
+            Category::Data => match unknown_field(&said).and_then(csv::meant) {
+                Some(field) => format!("{said}; did you mean {field}?"),
+                None => said,
+            },
             Category::Io | Category::Syntax | Category::Eof => format!("is not JSON: {said}"),
         }
     })?;
@@ -39,6 +42,11 @@ pub(super) fn read(line: &str) -> Result<Raw, String> {
         priority: text_of("priority", object.priority)?,
         due: text_of("due_at", object.due_at)?,
     })
+}
+
+/// The field that is named in serde's message about an unknown one.
+fn unknown_field(said: &str) -> Option<&str> {
+    said.strip_prefix("unknown field `")?.split('`').next()
 }
 
 /// The text of a string, or of an integer that a program with doubles cannot have rounded.

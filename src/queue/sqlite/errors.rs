@@ -11,10 +11,13 @@ use sqlx::migrate::MigrateError;
 use super::{
     location::LocationError,
     lock::LOCK_SUFFIX,
-    result_codes::{absolute, is_full, is_temporary_code, lock_remedy, may_be_damaged, remedy, take_over},
+    result_codes::{is_full, is_temporary_code, lock_remedy, may_be_damaged, remedy, take_over},
     watched_files::Replaced,
 };
-use crate::queue::{QueueError, Remedy};
+use crate::{
+    printable::absolute,
+    queue::{QueueError, Remedy},
+};
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]

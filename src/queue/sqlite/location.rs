@@ -9,8 +9,8 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{database_file::DatabaseFile, processes::with_another_wal, result_codes::absolute, watched_files::beside};
-use crate::small_file::be_regular;
+use super::{database_file::DatabaseFile, processes::with_another_wal, watched_files::beside};
+use crate::{printable::absolute, small_file::be_regular};
 
 /// How often processes with another WAL are looked for, and for how long. A process that is just opening or closing the database
 /// looks like one, and a daemon whose files were removed ends soon.

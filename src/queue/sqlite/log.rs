@@ -25,8 +25,8 @@ pub(super) fn schema_modified(foreign: &[SchemaChange]) {
     warn!(
         event = event::SCHEMA_MODIFIED,
         names = names_of(foreign),
-        "the tables are not as sweeper makes them: foreign triggers run inside the daemon's transactions, and foreign indexes slow them \
-         down"
+        "the tables are not as sweeper makes them: triggers of others run inside the daemon's transactions, their indexes slow these \
+         down, and triggers of ours that are changed or missing do not protect the queue"
     );
 }
 

@@ -1,15 +1,8 @@
 //! SQLite's result codes: whether waiting helps, whether the file may be damaged, and the advice at the end of a message.
 
-use std::{
-    borrow::Cow,
-    io,
-    path::{self, Path, PathBuf},
-};
+use std::{borrow::Cow, io, path::Path};
 
-/// The path as a message shows it.
-pub(super) fn absolute(path: &Path) -> PathBuf {
-    path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
+use crate::printable::absolute;
 
 /// Whether a statement that failed with this extended code may succeed later, without anybody changing the file.
 pub(super) fn is_temporary_code(code: i32) -> bool {

@@ -60,8 +60,8 @@ fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
 struct RawDeletion<'j>(
     i64,
     #[serde(borrow)] Cow<'j, str>,
-    u64,
-    u64,
+    u32,
+    u32,
     u8,
     i64,
     i64,
@@ -76,8 +76,6 @@ impl RawDeletion<'_> {
         let Self(id, entry, attempts, asks, maybe_done, due_at, created_at, last_cause, request, first_fault, evidence) =
             self;
         let cause = last_cause.and_then(|cause| Cause::parse(&cause));
-        // The schema has no upper limit for them.
-        let [attempts, asks] = [attempts, asks].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         Ok(DueRow {
             deletion: Deletion {
                 id: DeletionId(id),
@@ -140,8 +138,8 @@ pub(super) fn is_readable(row: &SqliteRow) -> bool {
         time(row, 4)?;
         time(row, 5)?;
         EntryId::parse(row.try_get(6)?).map_err(undecodable)?;
-        row.try_get::<u64, _>(7)?;
-        row.try_get::<u64, _>(8)?;
+        row.try_get::<u32, _>(7)?;
+        row.try_get::<u32, _>(8)?;
         row.try_get::<u8, _>(9)?;
         row.try_get::<Option<&str>, _>(10)?;
         for number in 11..=13 {

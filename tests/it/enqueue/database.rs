@@ -117,7 +117,8 @@ async fn a_file_without_tables_says_how_they_are_made() {
     }
     let mut init = sweeper(dir.path());
     init.arg("init");
-    assert_eq!(fed(init, ""), (0, "sweeper.db: created\n".to_owned(), String::new()));
+    let created = format!("{}: created\n", dir.path().join("sweeper.db").display());
+    assert_eq!(fed(init, ""), (0, created, String::new()));
     assert_eq!(enqueue(dir.path(), &["--agent", "a", "1"], "").0, 0);
 }
 
