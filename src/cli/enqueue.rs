@@ -199,8 +199,11 @@ fn mistake(id: &str) -> Option<String> {
             "{shown:?} looks like several IDs: give each as an argument of its own, or one a line on standard input"
         ));
     }
-    let is_number = id.bytes().all(|byte| byte.is_ascii_digit());
-    let is_file = !is_number && Path::new(id).is_file();
+    let is_number = |id: &str| id.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(alone) = id.strip_suffix([',', ';']).filter(|alone| !alone.is_empty() && is_number(alone)) {
+        return Some(format!("{shown:?} ends with a separator: give {alone}"));
+    }
+    let is_file = !is_number(id) && Path::new(id).is_file();
     is_file.then(|| {
         format!(
             "{shown:?} would be an entry ID, and there is a file of that name: --file {shown}? If it is an ID all the same, \

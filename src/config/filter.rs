@@ -16,7 +16,10 @@ pub(super) fn parse(written: &str) -> Result<String, String> {
         return Err(format!("names no level. {}", allowed()));
     }
     for directive in &directives {
-        check(directive)?;
+        check(directive).map_err(|problem| {
+            // The caller names the whole text. So a directive is named only if there are others.
+            if *directive == written { problem } else { format!("{directive:?}: {problem}") }
+        })?;
     }
     let filter = directives.join(",");
     EnvFilter::try_new(&filter).map_err(|problem| format!("{problem}. {}", allowed()))?;
@@ -35,9 +38,9 @@ fn check(directive: &str) -> Result<(), String> {
     if level.parse::<LevelFilter>().is_ok() {
         return Ok(());
     }
-    let named = if level == directive { format!("{level:?}") } else { format!("{level:?} in {directive:?}") };
+    let named = if level == directive { String::new() } else { format!("{level:?} is ") };
     let meant = nearest(level, LEVELS).map(|meant| format!("; did you mean {meant}?"));
-    Err(format!("{named} is not a level{} {}", meant.as_deref().unwrap_or("."), allowed()))
+    Err(format!("{named}not a level{} {}", meant.as_deref().unwrap_or("."), allowed()))
 }
 
 fn allowed() -> String {
@@ -51,21 +54,22 @@ mod tests {
     #[test]
     fn a_word_that_is_no_level_is_refused_alone_in_a_list_and_behind_a_target() {
         let cases = [
-            ("warning", "\"warning\" is not a level; did you mean warn?"),
-            ("WARNING", "\"WARNING\" is not a level; did you mean warn?"),
-            ("verbose", "\"verbose\" is not a level. Allowed: off, error, warn, info, debug, trace"),
-            ("eror", "\"eror\" is not a level; did you mean error?"),
-            ("info,warnign", "\"warnign\" is not a level; did you mean warn?"),
-            ("info, dbug", "\"dbug\" is not a level; did you mean debug?"),
+            ("warning", "not a level; did you mean warn?"),
+            ("WARNING", "not a level; did you mean warn?"),
+            (" warning", "\"warning\": not a level; did you mean warn?"),
+            ("verbose", "not a level. Allowed: off, error, warn, info, debug, trace"),
+            ("eror", "not a level; did you mean error?"),
+            ("info,warnign", "\"warnign\": not a level; did you mean warn?"),
+            ("info, dbug", "\"dbug\": not a level; did you mean debug?"),
             ("hyper", "or directives such as info,sqlx=warn"),
-            ("6", "\"6\" is not a level"),
-            ("worker=loud", "\"loud\" in \"worker=loud\" is not a level"),
-            ("info,hyper=warning", "\"warning\" in \"hyper=warning\" is not a level; did you mean warn?"),
+            ("6", "not a level"),
+            ("worker=loud", "\"loud\" is not a level"),
+            ("info,hyper=warning", "\"hyper=warning\": \"warning\" is not a level; did you mean warn?"),
             ("", "names no level"),
             (" , ", "names no level"),
-            ("in fo", "\"in fo\" is not a level"),
+            ("in fo", "not a level"),
             ("[a", "invalid filter directive"),
-            ("?", "\"?\" is not a level"),
+            ("?", "not a level"),
         ];
         for (written, said) in cases {
             let problem = parse(written).unwrap_err();

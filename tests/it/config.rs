@@ -220,10 +220,10 @@ fn a_mistake_ends_with_2_and_is_told_by_its_place_and_with_what_to_do() {
     const LEVELS: &str = "Allowed: off, error, warn, info, debug, trace, or directives such as info,sqlx=warn";
     let mistakes: [Mistake; 22] = [
         ("[log]\nfilter = 'warning'", &[], &["log.filter = \"warning\"", "did you mean warn?", LEVELS, "line 2"]),
-        ("", &[("SWEEPER__LOG__FILTER", "verbose")], &["\"verbose\" is not a level. ", LEVELS, "SWEEPER__LOG__FILTER"]),
+        ("", &[("SWEEPER__LOG__FILTER", "verbose")], &["\"verbose\": not a level. ", LEVELS, "SWEEPER__LOG__FILTER"]),
         ("", &[("SWEEPER__LOG__FILTER", "eror")], &["did you mean error?"]),
-        ("", &[("SWEEPER__LOG__FILTER", "info,warnign")], &["\"warnign\" is not a level; did you mean warn?"]),
-        ("", &[("SWEEPER__LOG__FILTER", "sqlx=warning")], &["\"warning\" in \"sqlx=warning\" is not a level"]),
+        ("", &[("SWEEPER__LOG__FILTER", "info,warnign")], &["\"warnign\": not a level; did you mean warn?"]),
+        ("", &[("SWEEPER__LOG__FILTER", "sqlx=warning")], &["= \"sqlx=warning\": \"warning\" is not a level"]),
         ("", &[("SWEEPER_API__REGION", "eu")], &["SWEEPER_API__REGION", "did you mean SWEEPER__API__REGION?"]),
         ("", &[("SWEEPER_API_KEY", "k")], &["did you mean SWEEPER__API__KEY?"]),
         ("", &[("SWEEPER__API_KEY", "k")], &["did you mean SWEEPER__API__KEY?"]),

@@ -137,6 +137,14 @@ async fn whoever_only_looks_or_takes_rows_out_needs_no_mark() {
 /// What every command says to the file in this directory, which none of them changes.
 fn refusals(dir: &Path, said: &[&str]) {
     let before = contents(dir);
+    refused(dir, said);
+    let mut after = contents(dir);
+    after.remove("sweeper.db.lock");
+    assert!(after == before, "something was changed");
+}
+
+/// What every command says to the file in this directory.
+fn refused(dir: &Path, said: &[&str]) {
     for arguments in COMMANDS {
         let mut command = sweeper(dir);
         command.args(arguments).env("SWEEPER__API__KEY", "k").env("SWEEPER__API__BASE_URL", "http://127.0.0.1:1");
@@ -146,9 +154,6 @@ fn refusals(dir: &Path, said: &[&str]) {
             assert!(err.contains(said), "{arguments:?}: {said:?} is missing: {err}");
         }
     }
-    let mut after = contents(dir);
-    after.remove("sweeper.db.lock");
-    assert!(after == before, "something was changed");
 }
 
 /// A queue whose application ID is gone, and on which something else was done.
@@ -253,4 +258,15 @@ async fn a_file_that_a_program_is_still_loading_is_busy_and_nothing_worse() {
     let mut init = sweeper(dir.path());
     init.arg("init");
     assert_eq!(finish(init).await.0, 0);
+}
+
+#[tokio::test]
+async fn a_queue_without_one_of_its_tables_is_refused_by_every_command_and_named() {
+    for table in ["deletions", "requests", "holds", "daemon", "repeated", "_sqlx_migrations"] {
+        let dir = tempfile::tempdir().unwrap();
+        queue(dir.path(), 2).await;
+        sql(dir.path(), &format!("DROP TABLE {table}")).await;
+        let file = dir.path().join("sweeper.db").display().to_string();
+        refused(dir.path(), &[&file, "somebody has dropped 1 of the queue's tables", table, "Put a backup"]);
+    }
 }

@@ -74,6 +74,22 @@ pub enum OpenError {
         /// The objects that are missing or were changed.
         wrong: Vec<String>,
     },
+    /// It is ours, and tables were dropped from it.
+    #[error(
+        "database {}: somebody has dropped {} of the queue's tables: {}; nothing was changed. Put a backup of the file in its place. \
+         Or, to take the pending rows over if the table deletions is still there, give database.path another file, run \
+         `sweeper init`, and execute on the new file: {}",
+        absolute(.path).display(),
+        .missing.len(),
+        .missing.join(", "),
+        take_over(.path)
+    )]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// The tables that are missing.
+        missing: Vec<String>,
+    },
     /// There is nothing in it yet.
     #[error(
         "database {}: there are no tables in it yet; `sweeper init` or the next start of the daemon makes them",
@@ -139,6 +155,7 @@ impl Doubtful for OpenError {
             | Self::Newer { .. }
             | Self::Older(_)
             | Self::Altered { .. }
+            | Self::Incomplete { .. }
             | Self::Empty(_)
             | Self::Missing(_)
             | Self::Location(_)
@@ -165,6 +182,7 @@ impl OpenError {
             | Self::Newer { .. }
             | Self::Older(_)
             | Self::Altered { .. }
+            | Self::Incomplete { .. }
             | Self::Empty(_)
             | Self::Missing(_)
             | Self::Location(_) => false,

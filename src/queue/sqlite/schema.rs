@@ -16,6 +16,7 @@ use super::{
     location,
     lock_holder::is_held,
     open::Options,
+    schema_watch::{MIGRATIONS, made_by},
     watched_files::beside,
 };
 
@@ -43,10 +44,14 @@ pub(super) fn migrator() -> Migrator {
 /// Accepts a file with our application ID, and a file without any that has our tables.
 ///
 /// # Errors
-/// If it is another program's file, or a changed one of ours, or SQLite fails.
+/// If it is another program's file, or a changed one of ours, or one without all of our tables, or SQLite fails.
 pub(super) async fn require_ours(conn: &mut SqliteConnection, id: i64, path: &Path) -> Result<(), OpenError> {
     let found = match id {
-        APPLICATION_ID => Ok(Likeness::Same),
+        APPLICATION_ID => match missing_tables(conn).await {
+            Ok(missing) if missing.is_empty() => Ok(Likeness::Same),
+            Ok(missing) => return Err(OpenError::Incomplete { path: path.to_owned(), missing }),
+            Err(error) => Err(error),
+        },
         0 => likeness(conn).await,
         _ => Ok(Likeness::NotOurs),
     };
@@ -55,6 +60,20 @@ pub(super) async fn require_ours(conn: &mut SqliteConnection, id: i64, path: &Pa
         Likeness::NotOurs => Err(OpenError::NotOurs(path.to_owned())),
         Likeness::Altered(wrong) => Err(OpenError::Altered { path: path.to_owned(), wrong }),
     }
+}
+
+/// The tables of ours that somebody has dropped. The application ID and the tables are committed together, so a file with the ID
+/// has had all of them.
+async fn missing_tables(conn: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
+    let found: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table'").fetch_all(&mut *conn).await?;
+    let is_there = |name: &str| found.iter().any(|table| table.eq_ignore_ascii_case(name));
+    if !is_there(MIGRATIONS) {
+        return Ok(vec![MIGRATIONS.to_owned()]);
+    }
+    let version = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations").fetch_one(conn).await?;
+    let ours = made_by(version).await?.into_iter().filter(|object| object.kind == "table").map(|table| table.name);
+    Ok(ours.filter(|name| !is_there(name)).collect())
 }
 
 /// A connection to an up-to-date queue, beside whoever works on it; and whether the file has our application ID. Waits for a

@@ -30,6 +30,8 @@ fn refused_as_a_whole() -> Vec<Mistake> {
         (A, "4711,4712\n4713\n".into(), several),
         (&["--agent", "a", "4711,4712"], vec![], &["\"4711,4712\" looks like several IDs", "an argument of its own"]),
         (&["--agent", "a", "4711 4712"], vec![], &["\"4711 4712\" looks like several IDs"]),
+        (&["--agent", "a", "4711,", "4712"], vec![], &["\"4711,\" ends with a separator: give 4711"]),
+        (&["--agent", "a", "4711;"], vec![], &["\"4711;\" ends with a separator: give 4711"]),
         (&["--agent", "a", "4.71E+15"], vec![], &["\"4.71E+15\" is a number in floating-point notation", "as text"]),
         (&["--agent", "a", "4711.0"], vec![], &["\"4711.0\" is a number in floating-point notation", "as text"]),
         (&["--agent", "a", "ids.txt"], vec![], &["\"ids.txt\"", "there is a file of that name: --file ids.txt?"]),
