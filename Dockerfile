@@ -10,6 +10,9 @@ RUN for file in src/main.rs $(sed -n 's/^path = "\(.*\)"$/\1/p' Cargo.toml); do 
 COPY config config
 COPY migrations migrations
 COPY src src
+COPY build.rs ./
+# The build has no git. To have the commit in `sweeper --version`: --build-arg SWEEPER_BUILD_COMMIT=$(git rev-parse --short HEAD)
+ARG SWEEPER_BUILD_COMMIT=
 RUN touch src/lib.rs src/main.rs && cargo build --release --locked && mkdir /data
 
 # A C library and the certificates of authorities; no shell, no package manager. The same Debian as the builder's.

@@ -19,6 +19,7 @@ mod status;
 mod steps;
 mod terminal;
 mod times;
+mod version;
 
 use std::{
     collections::HashMap,
@@ -29,7 +30,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, value_parser};
 use tokio::runtime;
 
 use crate::{
@@ -52,15 +53,27 @@ use status::StatusArgs;
 
 /// Empties a queue of audio-cache deletions, kept in a SQLite table, through PolyAI's bulk-delete API.
 #[derive(Debug, Parser)]
-#[command(name = "sweeper", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "sweeper", version = version::SHORT, long_version = version::long(), max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
-    /// The configuration file (TOML), or none. Without this option: the file that SWEEPER_CONFIG names, or
-    /// /etc/sweeper/sweeper.toml if it is there. Each key can also be set as SWEEPER__SECTION__KEY.
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
+
+/// The arguments. Each command that reads a configuration has `--config`.
+fn command_line() -> clap::Command {
+    let config = Arg::new(CONFIG).long(CONFIG).value_name("FILE").value_parser(value_parser!(PathBuf)).help(
+        "The configuration file (TOML), or none. Without this option: the file that SWEEPER_CONFIG names, or \
+         /etc/sweeper/sweeper.toml if it is there. Each key can also be set as SWEEPER__SECTION__KEY",
+    );
+    Cli::command().mut_subcommands(|command| {
+        if WITHOUT_CONFIG.contains(&command.get_name()) { command } else { command.arg(config.clone()) }
+    })
+}
+
+const CONFIG: &str = "config";
+
+/// The commands that read no configuration.
+const WITHOUT_CONFIG: [&str; 4] = ["demo", "sandbox", "completions", "man"];
 
 const EXIT_CODES: &str = "\
 Examples:
@@ -75,7 +88,7 @@ SIGTERM.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Work on the queue until told to stop; `sweeper` without a command does the same.
+    /// Work on the queue until told to stop.
     Run(RunArgs),
     /// Put deletions into the queue: from arguments, a file, standard input, or an agent's remote cache.
     Enqueue(EnqueueArgs),
@@ -167,8 +180,12 @@ impl Failure {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = command_line().try_get_matches().and_then(|matches| {
+        let config = matches.subcommand().and_then(|(_, matches)| matches.try_get_one(CONFIG).ok().flatten().cloned());
+        Ok((Cli::from_arg_matches(&matches)?.command, config))
+    });
+    let (command, config) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return arguments::tell(error),
     };
     // The configuration refuses the U+FFFD of a value that is not Unicode. Leaving the variable out would use a default.
@@ -181,7 +198,7 @@ pub fn main() -> ExitCode {
         .context("start the runtime")
         .map_err(Failure::from)
         .and_then(|runtime| {
-            let done = runtime.block_on(cli.run(&environment));
+            let done = runtime.block_on(command.run(config, &environment));
             // Resolving a host name cannot be interrupted: do not wait for its thread.
             runtime.shutdown_background();
             done
@@ -195,32 +212,32 @@ pub fn main() -> ExitCode {
     }
 }
 
-impl Cli {
-    async fn run(self, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
+impl Command {
+    /// Runs the command. `file`: the value of `--config`.
+    async fn run(self, file: Option<PathBuf>, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
         signals::survive_file_size_limit()?;
-        let argument = self.config;
         // Only a command that needs the configuration looks for its file: `demo` and `sandbox` never do.
         let config = || {
-            let file = config::file(argument, environment, Path::new(config::DEFAULT_FILE));
+            let file = config::file(file, environment, Path::new(config::DEFAULT_FILE));
             Config::load(file.as_deref(), environment)
         };
-        match self.command.unwrap_or_else(|| Command::Run(RunArgs::default())) {
-            Command::Run(args) => {
+        match self {
+            Self::Run(args) => {
                 let socket = environment.get("NOTIFY_SOCKET").map(PathBuf::from);
                 run::run(&config()?, &args, Supervisor::new(socket, sd_notify::watchdog_enabled())).await
             }
-            Command::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system()).await,
-            Command::Status(args) => status::status(args, &config()?, Clock::system(), shutdown()?).await,
-            Command::Show(args) => show::show(args, &config()?, Clock::system()).await,
-            Command::Retry(args) => retry::retry(args, &config()?, Clock::system()).await,
-            Command::Cancel(args) => cancel::cancel(args, &config()?, Clock::system()).await,
-            Command::Init => init::init(&config()?.store).await,
-            Command::Check => check::check(config()),
-            Command::Demo => demo::demo(shutdown()?).await,
-            Command::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,
-            Command::Healthcheck => healthcheck::healthcheck(config()?.listen).await,
-            Command::Completions(args) => man::completions(args),
-            Command::Man(args) => man::man(&args),
+            Self::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system()).await,
+            Self::Status(args) => status::status(args, &config()?, Clock::system(), shutdown()?).await,
+            Self::Show(args) => show::show(args, &config()?, Clock::system()).await,
+            Self::Retry(args) => retry::retry(args, &config()?, Clock::system()).await,
+            Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system()).await,
+            Self::Init => init::init(&config()?.store).await,
+            Self::Check => check::check(config()),
+            Self::Demo => demo::demo(shutdown()?).await,
+            Self::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,
+            Self::Healthcheck => healthcheck::healthcheck(config()?.listen).await,
+            Self::Completions(args) => man::completions(args),
+            Self::Man(args) => man::man(&args),
         }
     }
 }

@@ -4,9 +4,10 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{
     Error,
-    error::{ContextKind, ContextValue},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 
+use super::{WITHOUT_CONFIG, terminal::warn_person};
 use crate::{
     durations,
     model::deletion::{AgentId, EntryId, IdError},
@@ -31,9 +32,22 @@ pub(super) fn entry_id(text: &str) -> Result<EntryId, IdError> {
 /// Prints clap's message: what is wrong, or the help or version that was asked for.
 pub(super) fn tell(error: Error) -> ExitCode {
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    if is_stray_config(&error) {
+        let without = WITHOUT_CONFIG.join(", ");
+        warn_person(&format!(
+            "sweeper: --config follows the command that reads the file, as in `sweeper run --config FILE`; {without} read none"
+        ));
+        return ExitCode::from(code);
+    }
     // If the message cannot be written, there is nowhere left to say so.
     let _ = escape(error).print();
     ExitCode::from(code)
+}
+
+/// Whether `--config` stands before the command, or with a command that reads no configuration.
+fn is_stray_config(error: &Error) -> bool {
+    let is_config = |value: &ContextValue| matches!(value, ContextValue::String(text) if text == "--config");
+    error.kind() == ErrorKind::UnknownArgument && error.get(ContextKind::InvalidArg).is_some_and(is_config)
 }
 
 /// Escapes the arguments that the message quotes. Unescaped, they could steer the terminal. clap's own colours stay.

@@ -6,11 +6,11 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::{Cli, Failure};
+use super::{Failure, command_line, terminal::is_read, version};
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -46,7 +46,7 @@ pub(super) struct ManArgs {
 /// If standard output cannot be written.
 pub(super) fn completions(args: CompletionsArgs) -> Result<ExitCode, Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "sweeper", &mut text);
+    clap_complete::generate(args.shell, &mut command_line(), "sweeper", &mut text);
     print(&text)
 }
 
@@ -55,8 +55,8 @@ pub(super) fn completions(args: CompletionsArgs) -> Result<ExitCode, Failure> {
 /// # Errors
 /// If there is no such command, or standard output cannot be written.
 pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
-    let mut program = Cli::command();
-    // Adds full names and global options to the subcommands.
+    let mut program = command_line();
+    // Adds full names to the subcommands.
     program.build();
     let command = match &args.command {
         None => program,
@@ -66,17 +66,17 @@ pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
             let Some(command) = program.find_subcommand(name) else {
                 return Err(Failure::Usage(format!("man: there is no command {name:?}; there are {known}")));
             };
-            command.clone().version(env!("CARGO_PKG_VERSION")).display_name(format!("sweeper-{name}"))
+            command.clone().version(version::SHORT).display_name(format!("sweeper-{name}"))
         }
     };
     let mut text = Vec::new();
-    let source = concat!("sweeper ", env!("CARGO_PKG_VERSION"));
+    let source = format!("sweeper {}", version::SHORT);
     Man::new(command).source(source).render(&mut text).context("write the manual page")?;
     print(&text)
 }
 
 /// Writes all of it at once. Printing as it is generated would panic when a reader such as `head` closes the pipe.
 fn print(text: &[u8]) -> Result<ExitCode, Failure> {
-    io::stdout().write_all(text).context("write to standard output")?;
+    is_read(io::stdout().write_all(text))?;
     Ok(ExitCode::SUCCESS)
 }

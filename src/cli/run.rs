@@ -44,7 +44,7 @@ Examples:
   sweeper run --until-empty --give-up-after 10m";
 
 /// When the daemon ends by itself.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
     /// End when no row is open any more. Retries and holds are waited for, and an outage keeps rows open as long as it

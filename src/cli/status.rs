@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use super::{
     Failure,
     arguments::{agent_id, duration},
-    terminal::say_in_colour,
+    terminal::write_coloured,
 };
 use crate::{
     config::Config,
@@ -83,8 +83,8 @@ pub(super) async fn status(
             format!("{clear}{gap}{}", page::show(&report, &standing, args.agent.is_some()))
         };
         first = false;
-        say_in_colour(&text)?;
-        let Some(pause) = args.watch else { return Ok(ExitCode::SUCCESS) };
+        let is_read = write_coloured(&text)?;
+        let Some(pause) = args.watch.filter(|_| is_read) else { return Ok(ExitCode::SUCCESS) };
         tokio::select! {
             () = &mut shutdown => return Ok(ExitCode::SUCCESS),
             () = sleep(pause) => {}

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
-use anyhow::Context as _;
+use anyhow::{Context as _, Error};
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets::NOTHING};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -24,19 +24,42 @@ const TABLE_WIDTH: u16 = 78;
 /// Prints the result of a command.
 ///
 /// # Errors
-/// If standard output cannot be written.
+/// If standard output cannot be written. A reader that has gone, such as `head`, wants no more, and is no error.
 pub(super) fn say(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{}", printable::lines(text)).context("write to standard output").map_err(Failure::from)
+    is_read(write_out(&format!("{}\n", printable::lines(text)))).map(drop)
 }
 
 /// Prints a result with colours. Text from other programs must be escaped already.
 ///
 /// # Errors
-/// If standard output cannot be written.
+/// As [`say`].
 pub(super) fn say_in_colour(text: &str) -> Result<(), Failure> {
+    write_coloured(text).map(drop)
+}
+
+/// The same. False if nobody reads standard output any more.
+///
+/// # Errors
+/// As [`say`].
+pub(super) fn write_coloured(text: &str) -> Result<bool, Failure> {
     // Removes the colours if standard output is no terminal, or NO_COLOR is set.
     let mut out = anstream::stdout();
-    writeln!(out, "{text}").and_then(|()| out.flush()).context("write to standard output").map_err(Failure::from)
+    is_read(writeln!(out, "{text}").and_then(|()| out.flush()))
+}
+
+/// Writes to standard output, all at once.
+pub(super) fn write_out(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// Whether a write to standard output had a reader.
+pub(super) fn is_read(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Other(Error::new(error).context("write to standard output"))),
+    }
 }
 
 /// Prints what has been done. It cannot be undone, so the command succeeds even if standard output cannot be written.

@@ -84,6 +84,12 @@ use schema_watch::SchemaWatch;
 use step_limit::{SOME_ROWS, StepLimit, whole_file};
 use tx::DATA_VERSION;
 
+/// The version of the SQLite in this program.
+#[must_use]
+pub fn version() -> &'static str {
+    libsqlite3_sys::SQLITE_VERSION.to_str().unwrap_or_default()
+}
+
 /// After another process's write, we leave gaps between our own transactions for this long.
 const GAPS_FOR: Duration = Duration::from_secs(2);
 /// The longest gap.

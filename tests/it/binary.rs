@@ -16,7 +16,7 @@ fn help_tells_the_commands_and_the_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let help = sweeper(dir.path()).arg("--help").assert().code(0);
     let help = String::from_utf8(help.get_output().stdout.clone()).unwrap();
-    for word in ["run", "init", "check", "demo", "sandbox", "--config", "Exit codes: 0 clean", "5 --give-up-after"] {
+    for word in ["run", "init", "check", "demo", "sandbox", "Exit codes: 0 clean", "5 --give-up-after"] {
         assert!(help.contains(word), "{word:?} is missing in\n{help}");
     }
     sweeper(dir.path()).arg("--version").assert().code(0);
@@ -38,13 +38,16 @@ fn usage_and_configuration_errors_end_with_2_and_name_what_is_wrong() {
     wrong(sweeper(dir.path()).arg("--no-such-flag"), &["--no-such-flag"]);
     wrong(sweeper(dir.path()).args(["run", "--give-up-after", "10m"]), &["--until-empty"]);
     wrong(sweeper(dir.path()).args(["run", "--until-empty", "--give-up-after", "10"]), &["250ms, 30s, 5m"]);
-    wrong(&mut sweeper(dir.path()), &["no API key", "SWEEPER__API__KEY", "api.key_file"]);
-    wrong(sweeper(dir.path()).env("SWEEPER__API__KEY", "a\u{1}b"), &["API key", "printable ASCII"]);
-    wrong(sweeper(dir.path()).env("SWEEPER__API__KEY_FILE", "nowhere"), &["api.key_file", "nowhere"]);
-    wrong(sweeper(dir.path()).env("SWEEPER__API__REGION", "mars"), &["api.region", "mars", "us, eu, uk, studio"]);
-    wrong(sweeper(dir.path()).env("SWEEPER__API__REGOIN", "us"), &["regoin"]);
-    wrong(sweeper(dir.path()).args(["--config", "nowhere.toml"]), &["nowhere.toml"]);
-    wrong(sweeper(dir.path()).env("SWEEPER_CONFIG", "nowhere.toml"), &["nowhere.toml"]);
+    wrong(sweeper(dir.path()).arg("run"), &["no API key", "SWEEPER__API__KEY", "api.key_file"]);
+    wrong(sweeper(dir.path()).arg("run").env("SWEEPER__API__KEY", "a\u{1}b"), &["API key", "printable ASCII"]);
+    wrong(sweeper(dir.path()).arg("run").env("SWEEPER__API__KEY_FILE", "nowhere"), &["api.key_file", "nowhere"]);
+    wrong(
+        sweeper(dir.path()).arg("run").env("SWEEPER__API__REGION", "mars"),
+        &["api.region", "mars", "us, eu, uk, studio"],
+    );
+    wrong(sweeper(dir.path()).arg("run").env("SWEEPER__API__REGOIN", "us"), &["regoin"]);
+    wrong(sweeper(dir.path()).args(["run", "--config", "nowhere.toml"]), &["nowhere.toml"]);
+    wrong(sweeper(dir.path()).arg("run").env("SWEEPER_CONFIG", "nowhere.toml"), &["nowhere.toml"]);
     assert!(!dir.path().join("sweeper.db").exists(), "nothing was made");
 }
 

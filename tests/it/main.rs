@@ -18,6 +18,7 @@ mod health;
 mod help;
 mod hostile;
 mod interface;
+mod invocation;
 mod key;
 mod lock;
 mod logs;

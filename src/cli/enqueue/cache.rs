@@ -1,11 +1,6 @@
 //! `enqueue --from-cache`: what an agent's remote cache contains.
 
-use std::{
-    io::{self, Write as _},
-    pin::pin,
-    process::ExitCode,
-    thread,
-};
+use std::{pin::pin, process::ExitCode, thread};
 
 use anyhow::Context as _;
 use tokio::sync::oneshot;
@@ -140,7 +135,5 @@ fn show_found(agent: &AgentId, found: &Found) -> Result<(), Failure> {
             "{doubts}: pages shift while entries come and go, so some entries may be missing; run it again later"
         ));
     }
-    // A person who pipes the list through a pager sees it before the question.
-    io::stdout().flush().context("write to standard output")?;
     Ok(())
 }
