@@ -70,7 +70,7 @@ Examples:
   sweeper status
 
 Exit codes: 0 clean; 1 runtime failure, or only a part was done; 2 usage or configuration; 3 database unusable; \
-4 --until-empty left dead rows; 5 --give-up-after gave up; 129, 130 and 143 enqueue was stopped by SIGHUP, SIGINT or \
+4 --until-empty or --max-requests left dead rows; 5 --give-up-after gave up; 129, 130 and 143 enqueue was stopped by SIGHUP, SIGINT or \
 SIGTERM.";
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@
 mod bed;
 mod binary;
 mod build;
+mod canary;
 mod clients;
 mod config;
 mod crash;
