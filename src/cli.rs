@@ -10,6 +10,7 @@ mod init;
 mod input;
 mod listing;
 mod man;
+mod plan;
 mod retry;
 mod run;
 mod sandbox;
@@ -43,6 +44,7 @@ use crate::{
 use cancel::CancelArgs;
 use enqueue::EnqueueArgs;
 use man::{CompletionsArgs, ManArgs};
+use plan::PlanArgs;
 use retry::RetryArgs;
 use run::RunArgs;
 use sandbox::SandboxArgs;
@@ -83,6 +85,8 @@ enum Command {
     Status(StatusArgs),
     /// Show the history of one ID: its requests, their answers, and the correlation IDs that support asks for.
     Show(ShowArgs),
+    /// Show what would go out: requests, minutes at the current rate, and what is held. Nothing is sent.
+    Plan(PlanArgs),
     /// Make dead rows pending again, with no attempt counted.
     Retry(RetryArgs),
     /// Remove pending rows from the queue.
@@ -211,6 +215,7 @@ impl Cli {
             }
             Command::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system()).await,
             Command::Status(args) => status::status(args, &config()?, Clock::system(), shutdown()?).await,
+            Command::Plan(args) => plan::plan(args, &config()?, Clock::system()).await,
             Command::Show(args) => show::show(args, &config()?, Clock::system()).await,
             Command::Retry(args) => retry::retry(args, &config()?, Clock::system()).await,
             Command::Cancel(args) => cancel::cancel(args, &config()?, Clock::system()).await,

@@ -26,6 +26,7 @@ mod older;
 mod outside;
 mod owner;
 mod paths;
+mod plan;
 mod producers;
 mod reads;
 mod replaced;
