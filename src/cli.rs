@@ -10,6 +10,7 @@ mod init;
 mod input;
 mod listing;
 mod man;
+mod plan;
 mod retry;
 mod run;
 mod sandbox;
@@ -44,6 +45,7 @@ use crate::{
 use cancel::CancelArgs;
 use enqueue::EnqueueArgs;
 use man::{CompletionsArgs, ManArgs};
+use plan::PlanArgs;
 use retry::RetryArgs;
 use run::RunArgs;
 use sandbox::SandboxArgs;
@@ -83,7 +85,7 @@ Examples:
   sweeper status
 
 Exit codes: 0 clean; 1 runtime failure, or only a part was done; 2 usage or configuration; 3 database unusable; \
-4 --until-empty left dead rows; 5 --give-up-after gave up; 129, 130 and 143 enqueue was stopped by SIGHUP, SIGINT or \
+4 --until-empty or --max-requests left dead rows; 5 --give-up-after gave up; 129, 130 and 143 enqueue was stopped by SIGHUP, SIGINT or \
 SIGTERM.";
 
 #[derive(Debug, Subcommand)]
@@ -96,6 +98,8 @@ enum Command {
     Status(StatusArgs),
     /// Show the history of one ID: its requests, their answers, and the correlation IDs that support asks for.
     Show(ShowArgs),
+    /// Show what would go out: requests, minutes at the current rate, and what is held. Nothing is sent.
+    Plan(PlanArgs),
     /// Make dead rows pending again, with no attempt counted.
     Retry(RetryArgs),
     /// Remove pending rows from the queue.
@@ -228,6 +232,7 @@ impl Command {
             }
             Self::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system()).await,
             Self::Status(args) => status::status(args, &config()?, Clock::system(), shutdown()?).await,
+            Self::Plan(args) => plan::plan(args, &config()?, Clock::system()).await,
             Self::Show(args) => show::show(args, &config()?, Clock::system()).await,
             Self::Retry(args) => retry::retry(args, &config()?, Clock::system()).await,
             Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system()).await,

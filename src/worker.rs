@@ -148,6 +148,14 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Self { supervisor, ..self }
     }
 
+    /// Limits the number of requests that this worker ever sends. Probes and single-entry DELETEs count. Once they are settled,
+    /// [`Worker::run`] ends. `None`: no limit.
+    #[must_use]
+    pub fn sending_at_most(mut self, requests: Option<usize>) -> Self {
+        self.schedule.allowance = requests;
+        self
+    }
+
     /// Sets the metrics that the worker counts in, and adds the totals so far to them.
     #[must_use]
     pub fn measured_by(mut self, metrics: Metrics) -> Self {
@@ -241,6 +249,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         }
         self.view.lanes_stale |= self.ledger.forget_settled(&mut self.schedule);
         let sent = plan.claims.len();
+        self.schedule.spend(sent);
         self.schedule.pace.permits.leave(self.clock.elapsed());
         for claim in plan.claims {
             let probed = self.schedule.pace.holds.sent(claim.request, &claim.batch.lane().agent, now);

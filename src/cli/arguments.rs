@@ -40,7 +40,7 @@ pub(super) fn tell(error: Error) -> ExitCode {
         return ExitCode::from(code);
     }
     // If the message cannot be written, there is nowhere left to say so.
-    let _ = escape(error).print();
+    let _ = with_tip(escape(error)).print();
     ExitCode::from(code)
 }
 
@@ -48,6 +48,26 @@ pub(super) fn tell(error: Error) -> ExitCode {
 fn is_stray_config(error: &Error) -> bool {
     let is_config = |value: &ContextValue| matches!(value, ContextValue::String(text) if text == "--config");
     error.kind() == ErrorKind::UnknownArgument && error.get(ContextKind::InvalidArg).is_some_and(is_config)
+}
+
+/// The commands that have no `--dry-run`: they send, or only read.
+const WITHOUT_DRY_RUN: [&str; 3] = ["sweeper run", "sweeper <COMMAND>", "sweeper demo"];
+
+/// Points a person who looks for a trial without consequences to `sweeper plan`.
+fn with_tip(mut error: Error) -> Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::StyledStr(text)) => text.to_string(),
+        _ => String::new(),
+    };
+    let (argument, usage) = (text(ContextKind::InvalidArg), text(ContextKind::Usage));
+    let is_trial =
+        ["--dry", "--simulat", "--preview", "--plan", "--no-op"].iter().any(|name| argument.starts_with(name));
+    if is_trial && WITHOUT_DRY_RUN.iter().any(|command| usage.contains(command)) {
+        let tip = "'sweeper plan' shows what would go out, and sends nothing".to_owned();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
 }
 
 /// Escapes the arguments that the message quotes. Unescaped, they could steer the terminal. clap's own colours stay.

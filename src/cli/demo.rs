@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Failure, rng,
-    run::work,
+    run::{End, work},
     terminal::{say, say_in_colour, table},
 };
 use crate::{
@@ -96,7 +96,8 @@ pub(super) async fn demo(shutdown: impl Future<Output = ()>) -> Result<ExitCode,
     let total = ids.len();
     say(&format!("{total} deletions are queued in {}; the API is {}\n", database.display(), sandbox.url()))?;
 
-    let (ended, done) = work(&config, Until::Empty { give_up_after: None }, shutdown, Supervisor::default()).await?;
+    let end = End { until: Until::Empty { give_up_after: None }, max_requests: None };
+    let (ended, done) = work(&config, end, shutdown, Supervisor::default()).await?;
     log.flush();
     let totals = producer.totals().await?.into_iter();
     let totals = totals.map(|(agent, state, cause, rows)| [agent, rows.to_string(), state, cause.unwrap_or_default()]);

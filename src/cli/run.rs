@@ -41,7 +41,11 @@ const START_BEAT: Duration = Duration::from_secs(1);
 const EXAMPLES: &str = "\
 Examples:
   SWEEPER__API__KEY_FILE=/run/secrets/polyai sweeper run --config ./sweeper.toml
-  sweeper run --until-empty --give-up-after 10m";
+  sweeper run --until-empty --give-up-after 10m
+  sweeper run --max-requests 3
+
+Exit codes: 0 ended as told, or empty; 1 runtime failure; 2 usage or configuration; 3 database unusable; 4 --until-empty left
+dead rows, or a request of --max-requests made a row dead; 5 --give-up-after gave up.";
 
 /// When the daemon ends by itself.
 #[derive(Debug, Args)]
@@ -54,6 +58,48 @@ pub(super) struct RunArgs {
     /// With --until-empty: end with exit code 5 when no row has reached an end for this long (such as 10m).
     #[arg(long, value_name = "DURATION", requires = "until_empty", value_parser = duration)]
     give_up_after: Option<Duration>,
+    /// Send at most N requests (probes and single-entry DELETEs count), and end when all of them are answered or lost: a
+    /// trial before the whole queue goes out. If fewer rows are due, it waits for more, unless --until-empty is given, too.
+    #[arg(long, value_name = "N", value_parser = requests, allow_negative_numbers = true)]
+    max_requests: Option<usize>,
+}
+
+fn requests(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => {
+            Err("must be 1 or more; to send nothing, use `sweeper plan`, which shows what would go out".to_owned())
+        }
+        Ok(requests) => Ok(requests),
+        Err(_) => Err("must be a number of requests, 1 or more".to_owned()),
+    }
+}
+
+/// When the daemon's work ends, beside being told to stop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) until: Until,
+    /// The most requests that are sent. `None`: no limit.
+    pub(super) max_requests: Option<usize>,
+}
+
+impl RunArgs {
+    fn end(&self) -> End {
+        let until = match self {
+            Self { until_empty: true, give_up_after, .. } => Until::Empty { give_up_after: *give_up_after },
+            Self { until_empty: false, .. } => Until::Told,
+        };
+        End { until, max_requests: self.max_requests }
+    }
+
+    fn exit_code(&self, ended: Ended, totals: &Totals) -> u8 {
+        match ended {
+            Ended::Empty if totals.dead > 0 => 4,
+            Ended::GaveUp => 5,
+            Ended::Told | Ended::Empty | Ended::MaxRequests => {
+                if self.max_requests.is_some() && totals.dead_by_request > 0 { 4 } else { 0 }
+            }
+        }
+    }
 }
 
 /// Runs the daemon until it is told to stop, or until the queue is empty.
@@ -63,12 +109,8 @@ pub(super) struct RunArgs {
 pub(super) async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<ExitCode, Failure> {
     // `Config::load` has tried the filter already.
     let log = telemetry::init(config.log_format, EnvFilter::new(&config.log_filter)).context("start the log")?;
-    let until = match args {
-        RunArgs { until_empty: true, give_up_after } => Until::Empty { give_up_after: *give_up_after },
-        RunArgs { until_empty: false, .. } => Until::Told,
-    };
     let shutdown = shutdown()?;
-    let (ended, totals) = match work(config, until, shutdown, supervisor).await {
+    let (ended, totals) = match work(config, args.end(), shutdown, supervisor).await {
         Ok(done) => done,
         Err(failure) => {
             error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
@@ -76,27 +118,23 @@ pub(super) async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor)
             return Err(failure);
         }
     };
-    let code = match ended {
-        Ended::Empty if totals.dead > 0 => 4,
-        Ended::Told | Ended::Empty => 0,
-        Ended::GaveUp => 5,
-    };
+    let code = args.exit_code(ended, &totals);
     let Totals { requests, deleted, absent, retried, dead, .. } = totals;
     info!(event = event::STOPPED, exit_code = code, requests, deleted, absent, retried, dead, "stopped");
     Ok(ExitCode::from(code))
 }
 
-/// Works on the queue until `shutdown` completes or `until` is reached.
+/// Works on the queue until `shutdown` completes or `end` is reached.
 ///
 /// # Errors
 /// As [`run`].
 pub(super) async fn work(
     config: &Config,
-    until: Until,
+    end: End,
     shutdown: impl Future<Output = ()>,
     supervisor: Supervisor,
 ) -> Result<(Ended, Totals), Failure> {
-    let clock = Clock::system();
+    let (clock, until) = (Clock::system(), end.until);
     let metrics = Metrics::new(clock.now());
     let endpoint = config.listen.map(|address| listen(address, config, &metrics, &clock)).transpose()?;
     // The endpoint answers until this function returns: also while the database is waited for, and while the daemon stops.
@@ -126,7 +164,8 @@ pub(super) async fn work(
             return Ok((ended, Totals::default()));
         }
     };
-    let mut worker = worker.supervised_by(supervisor).measured_by(metrics);
+    let worker = worker.supervised_by(supervisor).measured_by(metrics);
+    let mut worker = worker.sending_at_most(end.max_requests);
     let ended = worker.run(shutdown, until).await;
     let totals = worker.totals();
     // Close after a failure, too: the WAL may hold commits that are not in the file yet, and somebody may remove it.

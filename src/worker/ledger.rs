@@ -250,7 +250,7 @@ impl Ledger {
         let (mut stale, now) = (false, schedule.clock.now());
         for Unsettled { settlement, lane, sent, lifts } in std::mem::take(&mut self.unsettled) {
             let before = self.totals.ended();
-            self.totals.add(&settlement);
+            self.totals.add_own(&settlement);
             self.metrics.settled(&settlement.counts());
             if self.totals.ended() > before {
                 self.last_settled = schedule.clock.elapsed();

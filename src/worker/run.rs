@@ -120,11 +120,15 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     }
 
     async fn ended(&mut self, until: Until) -> Result<Option<Ended>, Q::Error> {
-        let Until::Empty { give_up_after } = until else { return Ok(None) };
         let idle = self.calls.is_empty() && self.ledger.unsettled.is_empty() && !self.outage.is_sweeping();
-        if idle && self.schedule.lanes.next_look().is_none() && self.queue.is_empty().await? {
+        let may_be_empty = idle && until != Until::Told && self.schedule.lanes.next_look().is_none();
+        if may_be_empty && self.queue.is_empty().await? {
             return Ok(Some(Ended::Empty));
         }
+        if idle && self.schedule.is_spent() {
+            return Ok(Some(Ended::MaxRequests));
+        }
+        let Until::Empty { give_up_after } = until else { return Ok(None) };
         Ok(self.is_time_to_give_up(give_up_after).then_some(Ended::GaveUp))
     }
 

@@ -91,11 +91,13 @@ pub(super) struct Schedule {
     pub(super) others_wrote: Option<Duration>,
     /// The shutdown has begun: nothing more is claimed, not even by a turn that is running.
     pub(super) told: Arc<AtomicBool>,
+    /// The number of requests that may still be sent. `None`: no limit.
+    pub(super) allowance: Option<usize>,
 }
 
 impl Schedule {
     pub(super) fn new(pace: Pace, settings: Settings, clock: Clock, rng: fastrand::Rng, told: Arc<AtomicBool>) -> Self {
-        Self { lanes: Lanes::default(), pace, settings, clock, rng, others_wrote: None, told }
+        Self { lanes: Lanes::default(), pace, settings, clock, rng, others_wrote: None, told, allowance: None }
     }
 
     /// Plans what may go out now, without the database.
@@ -109,12 +111,22 @@ impl Schedule {
     /// The number of requests that could be sent now. Takes no permits.
     fn room(&self, in_flight: usize, now: Timestamp) -> usize {
         let free = self.pace.concurrency(self.settings.concurrency).saturating_sub(in_flight);
-        let free = free.min(self.pace.permits.most(self.clock.elapsed()));
+        let free = free.min(self.pace.permits.most(self.clock.elapsed())).min(self.allowance.unwrap_or(usize::MAX));
         match self.pace.holds.admit_any(now) {
             Admission::Free => free,
             Admission::Probe => free.min(1),
             Admission::Probing | Admission::Held(_) => 0,
         }
+    }
+
+    /// Takes sent requests off the allowance.
+    pub(super) fn spend(&mut self, sent: usize) {
+        self.allowance = self.allowance.map(|left| left.saturating_sub(sent));
+    }
+
+    /// Whether nothing more may ever be sent.
+    pub(super) fn is_spent(&self) -> bool {
+        self.allowance == Some(0)
     }
 
     /// Takes the lanes whose turn it is: as many as there is room for.
@@ -246,7 +258,7 @@ impl Schedule {
     /// Time until something may be claimed, if no call comes back and nobody writes.
     pub(super) fn wait(&self, in_flight: usize) -> Option<Duration> {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
-        if in_flight >= self.pace.concurrency(self.settings.concurrency) {
+        if in_flight >= self.pace.concurrency(self.settings.concurrency) || self.is_spent() {
             return None;
         }
         let look = || {

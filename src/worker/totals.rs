@@ -25,6 +25,8 @@ pub enum Ended {
     Empty,
     /// No row reached an end for too long.
     GaveUp,
+    /// As many requests as it may send are sent, and each is settled.
+    MaxRequests,
 }
 
 impl Ended {
@@ -35,6 +37,7 @@ impl Ended {
             Self::Told => "told",
             Self::Empty => "empty",
             Self::GaveUp => "gave_up",
+            Self::MaxRequests => "max_requests",
         }
     }
 }
@@ -54,6 +57,8 @@ pub struct Totals {
     pub released: u64,
     /// Rows that are dead.
     pub dead: u64,
+    /// Rows among them that a request of this worker made dead. The others are of an earlier daemon's requests, or invalid.
+    pub dead_by_request: u64,
     /// Duration of the longest of our transactions. During it, no other process could write.
     pub longest_write: Duration,
 }
@@ -77,6 +82,12 @@ impl Totals {
         self.retried += retried;
         self.released += released;
         self.dead += dead;
+    }
+
+    /// Adds the verdicts on the rows of a request that this worker has sent.
+    pub(super) fn add_own(&mut self, settlement: &Settlement) {
+        self.add(settlement);
+        self.dead_by_request += settlement.counts().dead;
     }
 }
 

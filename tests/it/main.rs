@@ -4,6 +4,7 @@
 mod bed;
 mod binary;
 mod build;
+mod canary;
 mod clients;
 mod config;
 mod crash;
@@ -26,6 +27,7 @@ mod older;
 mod outside;
 mod owner;
 mod paths;
+mod plan;
 mod producers;
 mod reads;
 mod replaced;

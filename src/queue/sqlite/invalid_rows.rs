@@ -62,7 +62,7 @@ impl Store {
 
 /// Of the stretch that begins at this id, the pending rows that cannot be read; and the id at which the next stretch begins, if
 /// there is one.
-async fn invalid(conn: &mut SqliteConnection, from: i64) -> Result<(Vec<i64>, Option<i64>), sqlx::Error> {
+pub(super) async fn invalid(conn: &mut SqliteConnection, from: i64) -> Result<(Vec<i64>, Option<i64>), sqlx::Error> {
     let (last, rows): (Option<i64>, i64) = sqlx::query_as(END).bind(from).bind(STRETCH).fetch_one(&mut *conn).await?;
     let Some(last) = last else { return Ok((Vec::new(), None)) };
     let mut invalid = Vec::new();

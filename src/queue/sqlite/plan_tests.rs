@@ -15,7 +15,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
 }
 
 /// Name, statement, and lines that its plan must have.
-const PLANS: [(&str, &str, &[&str]); 19] = [
+const PLANS: [(&str, &str, &[&str]); 20] = [
     (
         "lanes",
         listing::LANES,
@@ -68,6 +68,7 @@ const PLANS: [(&str, &str, &[&str]); 19] = [
         &["deletions USING COVERING INDEX deletions_due"],
     ),
     ("standing of the open rows", reader::PENDING, &["SCAN deletions USING COVERING INDEX deletions_due"]),
+    ("what would go out", reader::LANES_TO_SEND, &["SCAN deletions USING COVERING INDEX deletions_due"]),
     ("standing of the dead rows", reader::DEAD, &["SCAN deletions USING INDEX deletions_dead"]),
     (
         "enqueue",

@@ -1,5 +1,6 @@
 //! Read-only looks at the queue, beside a daemon or without one.
 
+mod plan;
 mod standing;
 mod story;
 
@@ -7,6 +8,9 @@ use std::path::PathBuf;
 
 use sqlx::{ColumnIndex, Row as _, Sqlite, SqliteConnection, Type, decode::Decode, sqlite::SqliteRow};
 
+#[cfg(test)]
+pub(super) use plan::LANES_TO_SEND;
+pub use plan::{AgentLoad, Load, Outlook};
 pub(super) use standing::waiting;
 pub use standing::{AgentStanding, Daemon, DeadRows, Introduction, RecentPace, Standing};
 #[cfg(test)]
