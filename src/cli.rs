@@ -6,10 +6,13 @@ mod check;
 mod demo;
 mod enqueue;
 mod healthcheck;
+mod hold;
 mod init;
 mod input;
 mod listing;
 mod man;
+mod operator;
+mod release;
 mod retry;
 mod run;
 mod sandbox;
@@ -42,7 +45,10 @@ use crate::{
 };
 use cancel::CancelArgs;
 use enqueue::EnqueueArgs;
+use hold::HoldArgs;
 use man::{CompletionsArgs, ManArgs};
+use operator::Login;
+use release::ReleaseArgs;
 use retry::RetryArgs;
 use run::RunArgs;
 use sandbox::SandboxArgs;
@@ -67,6 +73,7 @@ Examples:
   sweeper demo
   sweeper enqueue --agent PROJECT-58RP822I 4711 4712
   sweeper run --config ./sweeper.toml
+  sweeper hold --all --for 1h
   sweeper status
 
 Exit codes: 0 clean; 1 runtime failure, or only a part was done; 2 usage or configuration; 3 database unusable; \
@@ -83,7 +90,11 @@ enum Command {
     Status(StatusArgs),
     /// Show the history of one ID: its requests, their answers, and the correlation IDs that support asks for.
     Show(ShowArgs),
-    /// Make dead rows pending again, with no attempt counted.
+    /// Pause one agent or everything, at once.
+    Hold(HoldArgs),
+    /// Lift holds.
+    Release(ReleaseArgs),
+    /// Make dead rows pending again, with no attempt counted, or rows due that wait for their next attempt.
     Retry(RetryArgs),
     /// Remove pending rows from the queue.
     Cancel(CancelArgs),
@@ -198,7 +209,7 @@ pub fn main() -> ExitCode {
 impl Cli {
     async fn run(self, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
         signals::survive_file_size_limit()?;
-        let argument = self.config;
+        let (argument, login) = (self.config, Login::new(environment));
         // Only a command that needs the configuration looks for its file: `demo` and `sandbox` never do.
         let config = || {
             let file = config::file(argument, environment, Path::new(config::DEFAULT_FILE));
@@ -209,11 +220,13 @@ impl Cli {
                 let socket = environment.get("NOTIFY_SOCKET").map(PathBuf::from);
                 run::run(&config()?, &args, Supervisor::new(socket, sd_notify::watchdog_enabled())).await
             }
-            Command::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system()).await,
+            Command::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system(), &login).await,
             Command::Status(args) => status::status(args, &config()?, Clock::system(), shutdown()?).await,
             Command::Show(args) => show::show(args, &config()?, Clock::system()).await,
-            Command::Retry(args) => retry::retry(args, &config()?, Clock::system()).await,
-            Command::Cancel(args) => cancel::cancel(args, &config()?, Clock::system()).await,
+            Command::Hold(args) => hold::hold(args, &config()?, Clock::system(), &login).await,
+            Command::Release(args) => release::release(args, &config()?, Clock::system(), &login).await,
+            Command::Retry(args) => retry::retry(args, &config()?, Clock::system(), &login).await,
+            Command::Cancel(args) => cancel::cancel(args, &config()?, Clock::system(), &login).await,
             Command::Init => init::init(&config()?.store).await,
             Command::Check => check::check(config()),
             Command::Demo => demo::demo(shutdown()?).await,
