@@ -6,11 +6,14 @@ mod check;
 mod demo;
 mod enqueue;
 mod healthcheck;
+mod hold;
 mod init;
 mod input;
 mod listing;
 mod man;
+mod operator;
 mod plan;
+mod release;
 mod retry;
 mod run;
 mod sandbox;
@@ -44,8 +47,11 @@ use crate::{
 };
 use cancel::CancelArgs;
 use enqueue::EnqueueArgs;
+use hold::HoldArgs;
 use man::{CompletionsArgs, ManArgs};
+use operator::Login;
 use plan::PlanArgs;
+use release::ReleaseArgs;
 use retry::RetryArgs;
 use run::RunArgs;
 use sandbox::SandboxArgs;
@@ -82,6 +88,7 @@ Examples:
   sweeper demo
   sweeper enqueue --agent PROJECT-58RP822I 4711 4712
   sweeper run --config ./sweeper.toml
+  sweeper hold --all --for 1h
   sweeper status
 
 Exit codes: 0 clean; 1 runtime failure, or only a part was done; 2 usage or configuration; 3 database unusable; \
@@ -100,7 +107,11 @@ enum Command {
     Show(ShowArgs),
     /// Show what would go out: requests, minutes at the current rate, and what is held. Nothing is sent.
     Plan(PlanArgs),
-    /// Make dead rows pending again, with no attempt counted.
+    /// Pause one agent or everything, at once.
+    Hold(HoldArgs),
+    /// Lift holds.
+    Release(ReleaseArgs),
+    /// Make dead rows pending again, with no attempt counted, or rows due that wait for their next attempt.
     Retry(RetryArgs),
     /// Remove pending rows from the queue.
     Cancel(CancelArgs),
@@ -220,6 +231,7 @@ impl Command {
     /// Runs the command. `file`: the value of `--config`.
     async fn run(self, file: Option<PathBuf>, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
         signals::survive_file_size_limit()?;
+        let login = Login::new(environment);
         // Only a command that needs the configuration looks for its file: `demo` and `sandbox` never do.
         let config = || {
             let file = config::file(file, environment, Path::new(config::DEFAULT_FILE));
@@ -230,12 +242,14 @@ impl Command {
                 let socket = environment.get("NOTIFY_SOCKET").map(PathBuf::from);
                 run::run(&config()?, &args, Supervisor::new(socket, sd_notify::watchdog_enabled())).await
             }
-            Self::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system()).await,
+            Self::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system(), &login).await,
             Self::Status(args) => status::status(args, &config()?, Clock::system(), shutdown()?).await,
             Self::Plan(args) => plan::plan(args, &config()?, Clock::system()).await,
             Self::Show(args) => show::show(args, &config()?, Clock::system()).await,
-            Self::Retry(args) => retry::retry(args, &config()?, Clock::system()).await,
-            Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system()).await,
+            Self::Hold(args) => hold::hold(args, &config()?, Clock::system(), &login).await,
+            Self::Release(args) => release::release(args, &config()?, Clock::system(), &login).await,
+            Self::Retry(args) => retry::retry(args, &config()?, Clock::system(), &login).await,
+            Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system(), &login).await,
             Self::Init => init::init(&config()?.store).await,
             Self::Check => check::check(config()),
             Self::Demo => demo::demo(shutdown()?).await,

@@ -5,7 +5,7 @@
 
 mod file;
 mod filter;
-mod nearest;
+pub(crate) mod nearest;
 mod origin;
 mod paths;
 mod raw;

@@ -14,6 +14,8 @@ pub mod outcome;
 
 pub mod hold;
 
+pub mod act;
+
 pub mod judge;
 
 pub mod evidence;

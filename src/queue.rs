@@ -9,6 +9,7 @@ pub mod sqlite;
 use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use crate::model::{
+    act::{Act, ActId},
     clock::Timestamp,
     deletion::{AgentId, Batch, Deletion, DeletionId, Lane, RequestId},
     hold::{HoldChange, HoldRow},
@@ -52,6 +53,13 @@ pub trait Queue {
     /// # Errors
     /// If the database fails.
     async fn holds(&mut self) -> Result<Vec<HoldRow>, Self::Error>;
+
+    /// The acts of operators that no worker has logged: up to `most`, the oldest first. Those that have ended, and those that were
+    /// begun and have not gone on after `quiet_since`, because their command was killed or waits for its input.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn acts(&mut self, quiet_since: Timestamp, most: u32) -> Result<Vec<Act>, Self::Error>;
 
     /// The requests of earlier workers that have no answer.
     ///
@@ -188,6 +196,12 @@ pub trait Tx {
     /// # Errors
     /// If the database fails.
     async fn lift_over(&mut self, scopes: &[Scope], now: Timestamp) -> Result<(), Self::Error>;
+
+    /// Writes that these acts of operators were logged. [`Queue::acts`] does not return them again, unless one goes on and ends.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn acts_logged(&mut self, acts: &[ActId]) -> Result<(), Self::Error>;
 
     /// Whether anybody else has written since [`Queue::changed`] was asked: this transaction may have waited for them. What they
     /// wrote can be read in here, and nothing more comes until this one is over.

@@ -276,6 +276,7 @@ CREATE TABLE holds (
     until_at  INTEGER,
     probed_at INTEGER,                    -- when a request last met the hold's cause
     repeats   INTEGER NOT NULL DEFAULT 0, -- how often in a row the daemon has placed the hold, which doubles each time
+    why       TEXT,                       -- the reason that a person gave, or NULL
     PRIMARY KEY (scope, cause),
     CONSTRAINT "scope must be * or an agent_id" CHECK (
         typeof(scope) = 'text' AND length(scope) BETWEEN 1 AND 255
@@ -295,7 +296,10 @@ CREATE TABLE holds (
         cause <> 'operator' OR until_at IS NULL OR until_at = 0 OR until_at >= 100000000000),
     CONSTRAINT "probed_at must be Unix milliseconds, or NULL" CHECK (
         probed_at IS NULL OR (typeof(probed_at) = 'integer' AND probed_at BETWEEN 0 AND 253402300799999)),
-    CONSTRAINT "repeats must be an integer of 0 or more" CHECK (typeof(repeats) = 'integer' AND repeats >= 0)
+    CONSTRAINT "repeats must be an integer of 0 or more" CHECK (typeof(repeats) = 'integer' AND repeats >= 0),
+    CONSTRAINT "why must be text of at most 500 characters without control characters, or NULL" CHECK (
+        why IS NULL OR (typeof(why) = 'text' AND length(why) <= 500 AND instr(CAST(why AS BLOB), x'00') = 0
+            AND why NOT GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || ']*'))
 );
 
 -- A second pause of the same scope for the same cause takes the place of the first, whatever ON CONFLICT says: OR IGNORE
@@ -332,8 +336,49 @@ BEGIN
         THEN RAISE(ABORT, 'probed_at must be Unix milliseconds, or NULL')
         WHEN typeof(NEW.repeats) <> 'integer' OR NEW.repeats < 0
         THEN RAISE(ABORT, 'repeats must be an integer of 0 or more')
+        WHEN (NEW.why IS NULL OR (typeof(NEW.why) = 'text' AND length(NEW.why) <= 500
+            AND instr(CAST(NEW.why AS BLOB), x'00') = 0
+            AND NEW.why NOT GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || ']*')) IS NOT TRUE
+        THEN RAISE(ABORT, 'why must be text of at most 500 characters without control characters, or NULL')
     END;
 END;
+
+-- One row per act of an operator: a hold, a release, a retry, a cancel, or an enqueue of more than one row, by a command. The row is
+-- written in the transaction of the act. An act of several transactions updates it in each of them: if the command is killed, `rows`
+-- is what was done, and `ended` stays 0. Changes that somebody makes with SQL leave no row.
+CREATE TABLE acts (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    acted_at   INTEGER NOT NULL,
+    act        TEXT    NOT NULL,
+    operator   TEXT    NOT NULL,           -- who did it, as the command was told: a statement, and no proof
+    scope      TEXT,                       -- * or an agent_id; NULL: several agents
+    rows       INTEGER NOT NULL,           -- rows of deletions changed so far; of a hold or release, rows of holds
+    detail     TEXT,                       -- what was chosen, and the reason
+    updated_at INTEGER NOT NULL,           -- the time of the last transaction
+    ended      INTEGER NOT NULL DEFAULT 0, -- 1: the command has done all of it
+    logged     INTEGER NOT NULL DEFAULT 0, -- 1: a daemon has logged it
+    CONSTRAINT "act must be hold, release, retry, cancel or enqueue" CHECK (
+        act IN ('hold', 'release', 'retry', 'cancel', 'enqueue')),
+    CONSTRAINT "operator must be text of 1 to 100 characters without control characters" CHECK (
+        typeof(operator) = 'text' AND length(operator) BETWEEN 1 AND 100 AND instr(CAST(operator AS BLOB), x'00') = 0
+        AND operator NOT GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || ']*'),
+    CONSTRAINT "scope must be * or an agent_id, or NULL" CHECK (
+        scope IS NULL OR (typeof(scope) = 'text' AND length(scope) BETWEEN 1 AND 255
+            AND length(scope) = length(CAST(scope AS BLOB)) AND scope NOT GLOB '*[^!-~]*')),
+    CONSTRAINT "rows must be an integer of 0 or more" CHECK (typeof(rows) = 'integer' AND rows >= 0),
+    CONSTRAINT "detail must be text of at most 1000 characters without control characters, or NULL" CHECK (
+        detail IS NULL OR (typeof(detail) = 'text' AND length(detail) <= 1000 AND instr(CAST(detail AS BLOB), x'00') = 0
+            AND detail NOT GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || ']*')),
+    CONSTRAINT "acted_at must be Unix milliseconds" CHECK (
+        typeof(acted_at) = 'integer' AND acted_at BETWEEN 0 AND 253402300799999),
+    CONSTRAINT "updated_at must be Unix milliseconds" CHECK (
+        typeof(updated_at) = 'integer' AND updated_at BETWEEN 0 AND 253402300799999),
+    CONSTRAINT "ended must be 0 or 1" CHECK (typeof(ended) = 'integer' AND ended BETWEEN 0 AND 1),
+    CONSTRAINT "logged must be 0 or 1" CHECK (typeof(logged) = 'integer' AND logged BETWEEN 0 AND 1)
+);
+
+-- This index has one entry per act that the daemon is still to log.
+CREATE INDEX acts_unlogged ON acts (id) WHERE logged = 0;
 
 -- The daemon that works on the queue, for `sweeper status`. It writes this one row at its start, and again with its next write
 -- after its rate has changed. The row outlives its writer: only the lock beside the file tells whether the daemon still runs.

@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args};
 use super::{
     Failure,
     arguments::{agent_id, entry_id},
+    operator::{As, Login},
     steps::Steps,
     terminal::{ask, report, say, warn_person, will_ask},
     times::plural,
@@ -14,8 +15,10 @@ use super::{
 use crate::{
     config::Config,
     model::{
+        act::Kind,
         clock::Clock,
         deletion::{AgentId, DeletionId, EntryId},
+        outcome::Scope,
     },
     queue::sqlite::Producer,
 };
@@ -51,17 +54,27 @@ pub(super) struct CancelArgs {
     /// Do not ask.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    whose: As,
 }
 
 /// Asks, and removes the rows.
 ///
 /// # Errors
 /// If nobody can be asked, or the database cannot be used.
-pub(super) async fn cancel(args: CancelArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
+pub(super) async fn cancel(
+    args: CancelArgs,
+    config: &Config,
+    clock: Clock,
+    login: &Login,
+) -> Result<ExitCode, Failure> {
     if !args.yes && !args.dry_run {
         will_ask()?;
     }
     let mut producer = Producer::join(&config.store).await?;
+    let scope = args.agent.clone().map_or(Scope::All, Scope::Agent);
+    let detail = if args.entries.is_empty() { "pending rows" } else { "named entries" };
+    producer.begin_act(login.act(&args.whose, Kind::Cancel, Some(scope), Some(detail)), 1);
     let done = cancel_with(&mut producer, &args, clock).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.
     let _ = producer.close().await;
@@ -92,8 +105,11 @@ async fn cancel_with(producer: &mut Producer, args: &CancelArgs, clock: Clock) -
     let mut sent: HashSet<DeletionId> = producer.in_flight().await?.into_iter().collect();
     let mut steps = Steps::new(producer, clock);
     while let Some(chunk) = steps.next(&ids).await {
-        steps.done += steps.producer.cancel(chunk).await?;
+        let now = steps.clock.now();
+        steps.done += steps.producer.cancel(chunk, now).await?.done;
     }
+    let now = steps.clock.now();
+    steps.producer.end_act(now).await?;
     sent.extend(steps.producer.in_flight().await?);
     report(&format!("cancelled {}", steps.done));
     let left = ids.len() as u64 - steps.done;

@@ -23,6 +23,7 @@ use super::{
     arguments::agent_id,
     input::{Ahead, Defaults, Format, Parser, is_several},
     listing::Filter,
+    operator::{As, Login},
     signals::{Signal, stopped},
     terminal::warn_person,
     times::{Moment, show_due, show_text},
@@ -30,6 +31,7 @@ use super::{
 use crate::{
     config::Config,
     model::{
+        act::Kind,
         clock::{Clock, Timestamp},
         deletion::{AgentId, EntryId, refuse_floating},
     },
@@ -98,17 +100,37 @@ pub(super) struct EnqueueArgs {
     yes: bool,
     #[command(flatten)]
     filter: Filter,
+    #[command(flatten)]
+    whose: As,
 }
 
 /// Enqueues.
 ///
 /// # Errors
 /// If the arguments or the whole input make no sense, the input cannot be read, or the database cannot be used.
-pub(super) async fn enqueue(args: EnqueueArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
-    let mut sink = Sink::new(config, &clock, args.dry_run);
+pub(super) async fn enqueue(
+    args: EnqueueArgs,
+    config: &Config,
+    clock: Clock,
+    login: &Login,
+) -> Result<ExitCode, Failure> {
+    let source = source(&args);
+    let mut sink = Sink::new(config, &clock, login.act(&args.whose, Kind::Enqueue, None, Some(&source)), args.dry_run);
     let done = fill(&mut sink, args, config).await;
     sink.close().await;
     done
+}
+
+/// Where the IDs come from, for the table of acts.
+fn source(args: &EnqueueArgs) -> String {
+    let priority = if args.priority == 0 { String::new() } else { format!(", priority {}", args.priority) };
+    let source = match &args.file {
+        Some(path) if path.as_os_str() != "-" => absolute(path).display().to_string(),
+        _ if args.from_cache => "the agent's cache".to_owned(),
+        _ if args.ids.is_empty() || args.ids == ["-"] => "standard input".to_owned(),
+        _ => "arguments".to_owned(),
+    };
+    format!("from {source}{priority}")
 }
 
 async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result<ExitCode, Failure> {

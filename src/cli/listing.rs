@@ -268,7 +268,7 @@ impl Lister {
                     return Err(Halt::Later(anyhow!(
                         "list the audio cache of {}: {on} is held ({cause}) {end} with `{}`",
                         self.agent,
-                        sqlite::sql_to_lift(&hold)
+                        HoldRow::command_to_lift(&hold.scope, hold.cause)
                     )));
                 }
             }

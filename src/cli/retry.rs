@@ -10,14 +10,20 @@ use clap::{
 use super::{
     Failure,
     arguments::agent_id,
+    operator::{As, Login},
     steps::Steps,
     terminal::{ask, report, say, warn_person, will_ask},
     times::plural,
 };
 use crate::{
     config::Config,
-    model::{clock::Clock, deletion::AgentId, outcome::Cause},
-    queue::sqlite::Producer,
+    model::{
+        act::Kind,
+        clock::Clock,
+        deletion::AgentId,
+        outcome::{Cause, Scope},
+    },
+    queue::sqlite::{Changed, Producer},
 };
 
 const EXAMPLES: &str = "\
@@ -47,6 +53,8 @@ pub(super) struct RetryArgs {
     /// Do not ask.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    whose: As,
 }
 
 /// The causes that a dead row can have.
@@ -59,11 +67,14 @@ fn causes() -> impl TypedValueParser<Value = Cause> {
 ///
 /// # Errors
 /// If nobody can be asked, or the database cannot be used.
-pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
+pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock, login: &Login) -> Result<ExitCode, Failure> {
     if !args.yes && !args.dry_run {
         will_ask()?;
     }
     let mut producer = Producer::join(&config.store).await?;
+    let scope = args.agent.clone().map_or(Scope::All, Scope::Agent);
+    let cause = args.cause.map_or_else(String::new, |cause| format!(", cause: {}", cause.as_str()));
+    producer.begin_act(login.act(&args.whose, Kind::Retry, Some(scope), Some(&format!("dead rows{cause}"))), 1);
     let done = retry_with(&mut producer, &args, clock).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.
     let _ = producer.close().await;
@@ -85,16 +96,24 @@ async fn retry_with(producer: &mut Producer, args: &RetryArgs, clock: Clock) -> 
         say("nothing was written")?;
         return Ok(ExitCode::from(1));
     }
-    let mut steps = Steps::new(producer, clock);
+    let (mut steps, mut stuck) = (Steps::new(producer, clock), 0);
     while let Some(chunk) = steps.next(&ids).await {
         let now = steps.clock.now();
-        steps.done += steps.producer.revive(chunk, now).await?;
+        let Changed { done, stuck: left } = steps.producer.revive(chunk, now).await?;
+        steps.done += done;
+        stuck += left;
     }
+    let now = steps.clock.now();
+    steps.producer.end_act(now).await?;
     report(&format!("revived {}", steps.done));
-    let left = ids.len() as u64 - steps.done;
-    if left > 0 {
-        let rows = plural(left, "row stays dead", "rows stay dead");
-        warn_person(&format!("{rows}: somebody else changed them meanwhile, or no request can carry them"));
+    if stuck > 0 {
+        let rows = plural(stuck, "row stays dead: it has a value", "rows stay dead: they have values");
+        warn_person(&format!("{rows} that the schema does not allow, so that no request can carry it"));
+    }
+    let others = (ids.len() as u64).saturating_sub(steps.done + stuck);
+    if others > 0 {
+        let rows = plural(others, "row was", "rows were");
+        warn_person(&format!("{rows} changed or removed by somebody else meanwhile"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! `sweeper status`: the state of the queue, for people and for programs.
 
+mod acts;
 mod json;
 mod page;
 

@@ -84,21 +84,30 @@ pub(super) fn show_time(at: Timestamp) -> String {
     at.civil().map_or_else(|| format!("{at} ms"), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
+/// The time as `2026-11-24 10:00 UTC (11:00 here)`. `zone`: the reader's. Seconds are shown unless they are 0.
+pub(super) fn show_both(at: Timestamp, zone: &TimeZone) -> String {
+    let Some(utc) = at.civil() else { return format!("{at} ms") };
+    let clock = if utc.second() == 0 { "%H:%M" } else { "%H:%M:%S" };
+    let here = jiff::Timestamp::from_millisecond(at.0).ok().map(|at| zone.to_datetime(at)).filter(|here| *here != utc);
+    let here = here.map_or_else(String::new, |here| {
+        let date = if here.date() == utc.date() { "" } else { "%Y-%m-%d " };
+        format!(" ({} here)", here.strftime(&format!("{date}{clock}")))
+    });
+    format!("{} UTC{here}", utc.strftime(&format!("%Y-%m-%d {clock}")))
+}
+
 /// A due time as `due 2027-03-28 02:30 UTC (03:30 here), in 122 days`. `zone`: the reader's.
 pub(super) fn show_due(due: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
-    let Some(utc) = due.civil().filter(|_| due != Timestamp::ZERO) else { return "due at once".to_owned() };
-    let here = jiff::Timestamp::from_millisecond(due.0).ok().map(|at| zone.to_datetime(at)).filter(|here| *here != utc);
-    let here = here.map_or_else(String::new, |here| {
-        let form = if here.date() == utc.date() { "%H:%M" } else { "%Y-%m-%d %H:%M" };
-        format!(" ({} here)", here.strftime(form))
-    });
+    if due == Timestamp::ZERO {
+        return "due at once".to_owned();
+    }
     let left = due.since(now);
     let when = match left.as_secs() / 86_400 {
         0 | 1 if left.is_zero() => "which is past: at once".to_owned(),
         0 | 1 => format!("in {}", durations::show_roughly(left)),
         days => format!("in {} days", show_count(days)),
     };
-    format!("due {} UTC{here}, {when}", utc.strftime("%Y-%m-%d %H:%M"))
+    format!("due {}, {when}", show_both(due, zone))
 }
 
 /// The number as `12,345`.

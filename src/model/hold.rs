@@ -21,6 +21,8 @@ pub struct HoldRow {
     pub repeats: u32,
     /// When a request last met the cause.
     pub probed_at: Option<Timestamp>,
+    /// The reason that a person gave. Holds that the daemon placed have none.
+    pub why: Option<String>,
 }
 
 impl HoldRow {
@@ -28,6 +30,17 @@ impl HoldRow {
     #[must_use]
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.cause == Cause::Operator && self.until_at.is_some_and(|until| until <= now)
+    }
+
+    /// The command with which a person lifts the hold on `scope` for `cause`.
+    #[must_use]
+    pub fn command_to_lift(scope: &Scope, cause: Cause) -> String {
+        let which = match scope {
+            Scope::All => "--all".to_owned(),
+            Scope::Agent(agent) => format!("--agent {}", quoted(agent.as_str())),
+        };
+        let cause = if cause == Cause::Operator { String::new() } else { format!(" --cause {}", cause.as_str()) };
+        format!("sweeper release {which}{cause}")
     }
 
     /// When the end of the hold was last set.
@@ -41,6 +54,12 @@ impl HoldRow {
     pub fn outlasts(&self, other: &Self) -> bool {
         self.until_at.unwrap_or(Timestamp(i64::MAX)) > other.until_at.unwrap_or(Timestamp(i64::MAX))
     }
+}
+
+/// The ID as a shell takes it. An agent's ID has no white space and no control characters.
+fn quoted(id: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '@' | '%' | '+');
+    if id.chars().all(is_plain) { id.to_owned() } else { format!("'{}'", id.replace('\'', r"'\''")) }
 }
 
 /// A change of a hold, to be written to `holds` and logged.
@@ -62,4 +81,21 @@ pub enum HoldChange {
         /// When the hold was to end. A row with the same scope and cause but another end is another hold.
         until_at: Option<Timestamp>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::deletion::AgentId;
+
+    #[test]
+    fn the_command_that_lifts_a_hold_can_be_typed_as_it_is() {
+        let command =
+            |agent: &str, cause| HoldRow::command_to_lift(&Scope::Agent(AgentId::parse(agent).unwrap()), cause);
+        assert_eq!(HoldRow::command_to_lift(&Scope::All, Cause::Operator), "sweeper release --all");
+        assert_eq!(command("PROJECT-1", Cause::Operator), "sweeper release --agent PROJECT-1");
+        assert_eq!(command("a", Cause::UnknownAgent), "sweeper release --agent a --cause unknown_agent");
+        assert_eq!(command("a;b", Cause::Operator), "sweeper release --agent 'a;b'");
+        assert_eq!(command("it's", Cause::Operator), r"sweeper release --agent 'it'\''s'");
+    }
 }

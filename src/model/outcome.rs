@@ -330,6 +330,15 @@ impl Scope {
         }
     }
 
+    /// The words for it in a sentence.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::All => "everything".to_owned(),
+            Self::Agent(agent) => agent.as_str().to_owned(),
+        }
+    }
+
     /// The string in `holds.scope`.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -68,7 +68,7 @@ fn take(holds: &mut Holds, outcome: Outcome, now: Timestamp) -> Vec<HoldChange> 
 }
 
 fn row(scope: Scope, cause: Cause, until_at: Option<Timestamp>) -> HoldRow {
-    HoldRow { scope, cause, since_at: NOW, until_at, repeats: 0, probed_at: None }
+    HoldRow { scope, cause, since_at: NOW, until_at, repeats: 0, probed_at: None, why: None }
 }
 
 /// The only placed row, and whether it is reported as the longest.

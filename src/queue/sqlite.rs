@@ -12,9 +12,10 @@
 //! | `tx`, `write_lock`, `settle`, `due_rows`, `holds`, `verify` | a transaction of the worker |
 //! | `listing`, `rows`, `counter`, `reader` | reading |
 //! | `clocks`, `invalid_rows`, `upkeep` | repair and upkeep |
-//! | `producer`, `revive` | what commands write |
+//! | `producer`, `revive`, `operator`, `acts` | what commands write, and who did it |
 //! | `errors`, `result_codes`, `log`, `step_limit` | errors, log events, and the limit of a statement's work |
 
+mod acts;
 mod clocks;
 mod close;
 mod connection;
@@ -32,6 +33,7 @@ mod lock;
 mod lock_holder;
 mod log;
 mod open;
+mod operator;
 mod processes;
 mod producer;
 mod reader;
@@ -59,11 +61,13 @@ pub use errors::{Doubtful, OpenError, StoreError};
 pub use location::LocationError;
 pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};
+pub use operator::{Place, Placed, Released};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
     AgentLoad, AgentStanding, Daemon, DeadRows, Introduction, Load, Outlook, Reader, RecentPace, SentRequest,
-    SharedLimits, Standing, Story, introduction_of, sql_to_lift,
+    SharedLimits, Standing, Story, introduction_of,
 };
+pub use revive::Changed;
 pub use schema_watch::{Change, SchemaChange, names_of};
 pub use second_look::twice_if_damaged;
 pub use tx::Transaction;
@@ -71,6 +75,7 @@ pub use upkeep::{PRUNE_ROWS, VACUUM_PAGES};
 
 use crate::{
     model::{
+        act::Act,
         clock::Timestamp,
         deletion::{AgentId, DeletionId, Lane, RequestId},
         hold::HoldRow,
@@ -200,6 +205,10 @@ impl Queue for Store {
 
     async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
         self.read("read the holds", SOME_ROWS, rows::holds).await
+    }
+
+    async fn acts(&mut self, quiet_since: Timestamp, most: u32) -> Result<Vec<Act>, StoreError> {
+        self.unlogged_acts(quiet_since, most).await
     }
 
     async fn orphans(&mut self) -> Result<Vec<Orphan>, StoreError> {

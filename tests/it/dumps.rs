@@ -173,7 +173,7 @@ async fn what_is_missing_or_other_than_it_was_is_named_and_the_pending_rows_can_
         ("DROP TRIGGER deletions_repeat", "the trigger deletions_repeat is missing"),
         ("DROP VIEW outcomes", "the view outcomes is missing"),
         ("DROP TABLE holds", "the table holds is missing"),
-        ("ALTER TABLE holds ADD COLUMN why", "the table holds is another one"),
+        ("ALTER TABLE holds ADD COLUMN reason", "the table holds is another one"),
         (
             "DROP INDEX deletions_dead; CREATE INDEX deletions_dead ON deletions (state)",
             "the index deletions_dead is another one",

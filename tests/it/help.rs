@@ -16,6 +16,8 @@ fn the_help_of_every_command_is_as_it_was_read_last_and_has_an_example() {
         "status",
         "show",
         "plan",
+        "hold",
+        "release",
         "retry",
         "cancel",
         "init",

@@ -169,14 +169,14 @@ async fn enqueueing_counts_each_wish_once_as_what_became_of_it() {
         wish("7", FAR + 650),
     ];
     let expected = Enqueued { inserted: 1, waiting: 1 + 2 + 2 + 1, dropped: 2 + 1, earlier: 2 + 2 + 1, reopened: 1 };
-    assert_eq!(producer.enqueue(&wishes).await.unwrap(), expected);
+    assert_eq!(producer.enqueue(&wishes, Timestamp(0)).await.unwrap(), expected);
     let after = whole_table(&options).await;
     // One wish at a time, the counts are the same.
     let (_dir, options, _store, _conn) = with_all_kinds().await;
     let mut producer = Producer::join(&options).await.unwrap();
     let mut sum = Enqueued::default();
     for wish in wishes {
-        let one = producer.enqueue(&[wish]).await.unwrap();
+        let one = producer.enqueue(&[wish], Timestamp(0)).await.unwrap();
         sum.inserted += one.inserted;
         sum.waiting += one.waiting;
         sum.dropped += one.dropped;

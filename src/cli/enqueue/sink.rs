@@ -12,7 +12,7 @@ use crate::{
         terminal::{report, warn_person},
     },
     config::Config,
-    model::clock::Clock,
+    model::{act::Draft, clock::Clock},
     queue::sqlite::{Enqueued, Opened, Options, Producer, Wish},
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Sink<'a> {
     options: &'a Options,
     pub(super) clock: &'a Clock,
     pub(super) dry_run: bool,
+    /// Whose act this is.
+    act: Draft,
     /// `None` until the first chunk is written.
     producer: Option<Producer>,
     pub(super) chunk: Vec<Wish>,
@@ -36,26 +38,34 @@ pub(super) struct Sink<'a> {
     pub(super) taken: u64,
     /// Whether the summary has been printed.
     told: bool,
+    /// Whether everything was done that was asked for.
+    is_over: bool,
 }
 
 impl<'a> Sink<'a> {
-    pub(super) fn new(config: &'a Config, clock: &'a Clock, dry_run: bool) -> Self {
+    pub(super) fn new(config: &'a Config, clock: &'a Clock, act: Draft, dry_run: bool) -> Self {
         Self {
             options: &config.store,
             clock,
             dry_run,
+            act,
             producer: None,
             chunk: Vec::with_capacity(CHUNK),
             ripe_at: Duration::ZERO,
             done: Enqueued::default(),
             taken: 0,
             told: false,
+            is_over: false,
         }
     }
 
     /// Closes the database.
     pub(super) async fn close(self) {
-        if let Some(producer) = self.producer {
+        if let Some(mut producer) = self.producer {
+            if self.is_over {
+                // The rows are enqueued. If this fails, the act looks as if it was cut short.
+                let _ = producer.end_act(self.clock.now()).await;
+            }
             // Everything is committed. A WAL that could not be copied stays beside the file.
             let _ = producer.close().await;
         }
@@ -94,11 +104,14 @@ impl<'a> Sink<'a> {
                     let alone = "; no daemon works on it: start one with `sweeper run`, with the same database.path";
                     report(&format!("{text}{}", if opened == Opened::Created { alone } else { "" }));
                 }
-                none.insert(producer)
+                let producer = none.insert(producer);
+                producer.begin_act(self.act.clone(), 2);
+                producer
             }
         };
         let begun = self.clock.elapsed();
-        let Enqueued { inserted, waiting, dropped, earlier, reopened } = producer.enqueue(&self.chunk).await?;
+        let Enqueued { inserted, waiting, dropped, earlier, reopened } =
+            producer.enqueue(&self.chunk, self.clock.now()).await?;
         let took = self.clock.elapsed().saturating_sub(begun);
         self.chunk.clear();
         self.done.inserted += inserted;
@@ -135,7 +148,8 @@ impl<'a> Sink<'a> {
     }
 
     /// Prints the summary, unless it has been printed. `refused`: number of refused lines.
-    pub(super) fn finish(&self, refused: u64) -> ExitCode {
+    pub(super) fn finish(&mut self, refused: u64) -> ExitCode {
+        self.is_over = true;
         if !self.told {
             report(&self.summary(refused));
         }

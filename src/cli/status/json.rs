@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::acts::ActReport;
 use crate::{
     config::Config,
     model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, outcome::Scope},
@@ -26,6 +27,7 @@ pub(super) struct Report {
     agents: Vec<AgentReport>,
     pub(super) dead: Vec<DeadReport>,
     holds: Vec<HoldReport>,
+    acts: Vec<ActReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,6 +73,7 @@ pub(super) struct DeadReport {
 struct HoldReport {
     scope: String,
     cause: &'static str,
+    why: Option<String>,
     since_at: i64,
     until_at: Option<i64>,
     left_s: Option<f64>,
@@ -123,6 +126,7 @@ impl Report {
                 .map(|dead| DeadReport { cause: dead.cause.clone(), rows: dead.rows, unconfirmed: dead.unconfirmed })
                 .collect(),
             holds: standing.holds.iter().map(|hold| HoldReport::new(hold, now)).collect(),
+            acts: standing.acts.iter().map(ActReport::new).collect(),
         }
     }
 }
@@ -151,6 +155,7 @@ impl HoldReport {
         Self {
             scope: hold.scope.as_str().to_owned(),
             cause: hold.cause.as_str(),
+            why: hold.why.clone(),
             since_at: hold.since_at.0,
             until_at: hold.until_at.map(|at| at.0),
             left_s: hold.until_at.map(|at| seconds(at.since(now))),

@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::json::{DaemonReport, InFlight, Report, Rows, is_stopped};
+use super::{
+    acts::act_lines,
+    json::{DaemonReport, InFlight, Report, Rows, is_stopped},
+};
 use crate::{
     cli::{
         terminal::{GREEN, RED, YELLOW, styled, table},
@@ -25,6 +28,9 @@ const SHOWN_HOLDS: usize = 10;
 /// The longest version that is shown whole.
 const MAX_VERSION: usize = 36;
 
+/// The longest reason of a hold that is shown whole.
+const MAX_WHY: usize = 60;
+
 /// The page, 80 columns wide.
 pub(super) fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
     let now = Timestamp(report.at);
@@ -39,6 +45,9 @@ pub(super) fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> 
         let mut lines = hold_lines(standing.holds.iter().take(SHOWN_HOLDS), now);
         more(&mut lines, standing.holds.len(), SHOWN_HOLDS, "holds");
         sections.push(lines);
+    }
+    if !standing.acts.is_empty() {
+        sections.push(act_lines(&standing.acts, now));
     }
     sections.iter().map(|lines| lines.join("\n")).collect::<Vec<_>>().join("\n\n")
 }
@@ -145,7 +154,8 @@ pub(in crate::cli) fn hold_lines<'h>(holds: impl IntoIterator<Item = &'h HoldRow
             Some(at) if at <= now => "the next request probes".to_owned(),
             Some(at) => format!("in {}", durations::show_roughly(at.since(now))),
         };
-        [scope, hold.cause.as_str().to_owned(), durations::show_roughly(now.since(hold.since_at)), until]
+        let why = hold.why.as_ref().map_or_else(String::new, |why| format!(": {}", show_text(why, MAX_WHY)));
+        [scope, format!("{}{why}", hold.cause.as_str()), durations::show_roughly(now.since(hold.since_at)), until]
     });
     let mut lines = table(["held", "because", "since", "until"], &[2], rows);
     lines.iter_mut().skip(1).for_each(|line| *line = styled(YELLOW, &line));

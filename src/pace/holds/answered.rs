@@ -180,7 +180,7 @@ impl Holds {
         if self.of(&scope).is_some_and(|causes| causes.values().any(|held| is_by_streak(held.row.cause))) {
             return;
         }
-        let row = HoldRow { scope, cause, since_at: now, until_at: Some(now), repeats, probed_at: None };
+        let row = HoldRow { scope, cause, since_at: now, until_at: Some(now), repeats, probed_at: None, why: None };
         let asked = Some(outcome.agent.clone());
         self.put(Held { is_question: true, asked, ..Held::new(row, outcome.newest) });
     }
@@ -207,6 +207,7 @@ impl Holds {
             until_at: Some(until),
             repeats,
             probed_at: Some(now),
+            why: None,
         };
         let mut changes = Vec::new();
         if cause != held.row.cause || held.is_question {
@@ -256,6 +257,7 @@ impl Holds {
                 until_at: Some(until),
                 repeats: 0,
                 probed_at: Some(now),
+                why: None,
             },
         };
         let newest = known.as_ref().map_or(outcome.newest, |held| held.newest.max(outcome.newest));

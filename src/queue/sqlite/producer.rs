@@ -1,4 +1,4 @@
-//! Enqueues rows, for commands, the demo and tests.
+//! A connection of a command that writes. Enqueues rows, for commands, the demo and tests.
 
 use std::io;
 
@@ -6,6 +6,7 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     Store,
+    acts::Doing,
     close::close_beside_daemon,
     connection::connect,
     errors::{OpenError, StoreError},
@@ -68,6 +69,8 @@ pub struct Producer {
     /// The file has our application ID.
     is_marked: bool,
     schema: SchemaWatch,
+    /// The act that this connection is doing.
+    pub(super) doing: Option<Doing>,
 }
 
 /// A deletion to be enqueued.
@@ -109,7 +112,7 @@ impl Producer {
     pub async fn open(options: &Options) -> Result<Self, StoreError> {
         let conn = connect(options, false).await?;
         let session = Session::new(conn, options).await?;
-        Ok(Self { session, is_marked: true, schema: SchemaWatch::default() })
+        Ok(Self { session, is_marked: true, schema: SchemaWatch::default(), doing: None })
     }
 
     /// Opens an up-to-date queue, beside a daemon or without one.
@@ -120,7 +123,7 @@ impl Producer {
         twice_if_damaged(async || {
             let (conn, is_marked) = connect_known(options, false).await?;
             let session = Session::new(conn, options).await?;
-            let mut producer = Self { session, is_marked, schema: SchemaWatch::default() };
+            let mut producer = Self { session, is_marked, schema: SchemaWatch::default(), doing: None };
             // Entry IDs are random to the index: with a small cache, each row would read and write a page of it.
             let set_up = sqlx::raw_sql("PRAGMA cache_size = -16384").execute(&mut *producer.session.conn).await;
             set_up.map_err(|source| producer.session.error("set up", source))?;
@@ -159,21 +162,25 @@ impl Producer {
         left.map_err(|source| StoreError { path: options.path, doing: "close", source })
     }
 
-    /// Enqueues all deletions in one transaction.
+    /// Enqueues all deletions in one transaction, as a part of the act that was begun, if any.
     ///
     /// # Errors
     /// If SQLite fails; then none is enqueued.
-    pub async fn enqueue(&mut self, wishes: &[Wish]) -> Result<Enqueued, StoreError> {
+    pub async fn enqueue(&mut self, wishes: &[Wish], now: Timestamp) -> Result<Enqueued, StoreError> {
         let rows: Vec<_> = wishes
             .iter()
             .map(|wish| (wish.agent.as_str(), wish.entry.as_str(), wish.priority, wish.due_at.0))
             .collect();
         let (rows, count) = (json(&rows), wishes.len());
-        let (schema, files) = (&mut self.schema, self.session.conn.files.clone());
-        let enqueue = async |conn: &mut SqliteConnection| enqueue_rows(conn, schema, &rows, count, &files).await;
+        let (schema, files, doing) = (&mut self.schema, self.session.conn.files.clone(), self.doing.clone());
+        let doing = doing.map(|doing| doing.about(wishes.iter().map(|wish| &wish.agent)));
+        let enqueue = async |conn: &mut SqliteConnection| {
+            enqueue_rows(conn, schema, &rows, count, &files, doing.as_ref(), now).await
+        };
         let done = self.session.twice_if_damaged("enqueue", SOME_ROWS, enqueue).await;
         match done {
-            Ok(enqueued) => {
+            Ok((enqueued, doing)) => {
+                self.doing = doing;
                 self.session.check_in_place("enqueue")?;
                 Ok(enqueued)
             }
@@ -217,14 +224,16 @@ impl Producer {
     }
 }
 
-/// Enqueues rows in one transaction. While foreign triggers can interfere, reads the rows back.
+/// Enqueues rows in one transaction, with the act that they belong to. While foreign triggers can interfere, reads the rows back.
 async fn enqueue_rows(
     conn: &mut SqliteConnection,
     schema: &mut SchemaWatch,
     rows: &str,
     count: usize,
     files: &WatchedFiles,
-) -> Result<Enqueued, sqlx::Error> {
+    doing: Option<&Doing>,
+    now: Timestamp,
+) -> Result<(Enqueued, Option<Doing>), sqlx::Error> {
     let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
     schema.update(&mut tx).await?;
     let (reopened, earlier, dropped): (i64, i64, i64) = sqlx::query_as(REPEATS).bind(rows).fetch_one(&mut *tx).await?;
@@ -236,6 +245,10 @@ async fn enqueue_rows(
             return Err(not_done(message, &schema.changes));
         }
     }
+    let doing = match doing {
+        Some(doing) => Some(doing.step(&mut tx, count as u64, now).await?),
+        None => None,
+    };
     // A commit to a WAL that others do not see is lost. The caller's own check names the file.
     if files.replaced().is_some() {
         return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::NotFound, "a file was replaced")));
@@ -243,7 +256,7 @@ async fn enqueue_rows(
     tx.commit().await?;
     let [reopened, earlier, dropped] = [reopened, earlier, dropped].map(|count| u64::try_from(count).unwrap_or(0));
     let waiting = (count as u64).saturating_sub(inserted + reopened + earlier);
-    Ok(Enqueued { inserted, waiting, dropped, earlier, reopened })
+    Ok((Enqueued { inserted, waiting, dropped, earlier, reopened }, doing))
 }
 
 /// Makes a queue, or brings its tables up to date, and closes it.

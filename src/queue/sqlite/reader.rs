@@ -1,5 +1,6 @@
 //! Read-only looks at the queue, beside a daemon or without one.
 
+mod acts;
 mod plan;
 mod standing;
 mod story;
@@ -33,13 +34,6 @@ use crate::model::{
     hold::HoldRow,
     outcome::Scope,
 };
-
-/// The SQL with which a person lifts a hold.
-#[must_use]
-pub fn sql_to_lift(hold: &HoldRow) -> String {
-    let (scope, cause) = (hold.scope.as_str().replace('\'', "''"), hold.cause.as_str());
-    format!("DELETE FROM holds WHERE scope = '{scope}' AND cause = '{cause}'")
-}
 
 /// A connection that only reads.
 #[derive(Debug)]

@@ -102,61 +102,76 @@ impl Producer {
         self.session.twice_if_damaged("look for rows in flight", whole_file(&self.session.options.path), look).await
     }
 
-    /// Makes the dead ones of these rows pending again, due now and with all their attempts, in one transaction. Returns how many
-    /// that were.
+    /// Makes the dead ones of these rows pending again, due now and with all their attempts, in one transaction.
     ///
     /// # Errors
     /// If SQLite fails; then no row is changed.
-    pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
-        // The table refuses due times before 1973. With a clock that begins in 1970, the rows are due at once.
-        let due_at = if now < Timestamp::LEAST_DUE { Timestamp::ZERO } else { now };
-        let revive =
-            async |conn: &mut SqliteConnection| sqlx::query(REVIVE).bind(list(ids)).bind(due_at.0).execute(conn).await;
-        self.session.check_in_place("revive")?;
-        let done = self.session.twice_if_damaged("revive", SOME_ROWS, revive).await;
-        self.changed("revive", ids, "dead", done).await
+    pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<Changed, StoreError> {
+        let due_at = due_now(now);
+        self.change_rows("revive", ids, "dead", now, async |conn| {
+            sqlx::query(REVIVE).bind(list(ids)).bind(due_at.0).execute(conn).await
+        })
+        .await
     }
 
-    /// Removes the pending ones of these rows, in one transaction. Returns how many that were.
+    /// Removes the pending ones of these rows, in one transaction.
     ///
     /// # Errors
     /// If SQLite fails; then no row is removed.
-    pub async fn cancel(&mut self, ids: &[DeletionId]) -> Result<u64, StoreError> {
-        let cancel = async |conn: &mut SqliteConnection| sqlx::query(CANCEL).bind(list(ids)).execute(conn).await;
-        self.session.check_in_place("cancel")?;
-        let done = self.session.twice_if_damaged("cancel", SOME_ROWS, cancel).await;
-        self.changed("cancel", ids, "pending", done).await
+    pub async fn cancel(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<Changed, StoreError> {
+        self.change_rows("cancel", ids, "pending", now, async |conn| {
+            sqlx::query(CANCEL).bind(list(ids)).execute(conn).await
+        })
+        .await
     }
 
-    /// The number of changed rows. Fails if some rows still have their old `state`, and a foreign trigger may be the cause.
-    async fn changed(
+    /// Changes rows that are in `state` so that they leave it. Fails if some stay, and a foreign trigger may be the cause.
+    async fn change_rows(
         &mut self,
         doing: &'static str,
         ids: &[DeletionId],
         state: &'static str,
-        done: Result<SqliteQueryResult, StoreError>,
-    ) -> Result<u64, StoreError> {
-        let done = match done {
-            Ok(done) => done.rows_affected(),
-            Err(error) => return Err(self.session.blame(error).await),
-        };
-        self.session.check_in_place(doing)?;
+        now: Timestamp,
+        mut change: impl AsyncFnMut(&mut SqliteConnection) -> Result<SqliteQueryResult, sqlx::Error>,
+    ) -> Result<Changed, StoreError> {
+        let done = self
+            .change(doing, now, async |conn: &mut SqliteConnection| {
+                let done = change(conn).await?.rows_affected();
+                Ok((done, done))
+            })
+            .await?;
+        if done >= ids.len() as u64 {
+            return Ok(Changed { done, stuck: 0 });
+        }
         let left = async |conn: &mut SqliteConnection| {
             sqlx::query_scalar::<_, i64>(LEFT).bind(list(ids)).bind(state).fetch_one(conn).await
         };
-        if done < ids.len() as u64 {
-            let left = self.session.twice_if_damaged(doing, SOME_ROWS, left).await?;
-            let foreign = schema_changes(&mut self.session.conn).await;
-            let foreign = foreign.map_err(|source| self.session.error(doing, source))?;
-            // A missing trigger of ours does not keep a row from being changed.
-            let is_at_work = |object: &SchemaChange| object.can_interfere() && object.change != Change::Missing;
-            if left > 0 && foreign.iter().any(is_at_work) {
-                let message = format!("{left} of {} rows are still {state}", ids.len());
-                return Err(self.session.error(doing, not_done(message, &foreign)));
-            }
+        let left = self.session.twice_if_damaged(doing, SOME_ROWS, left).await?;
+        let foreign = schema_changes(&mut self.session.conn).await;
+        let foreign = foreign.map_err(|source| self.session.error(doing, source))?;
+        // A missing trigger of ours does not keep a row from being changed.
+        let is_at_work = |object: &SchemaChange| object.can_interfere() && object.change != Change::Missing;
+        if left > 0 && foreign.iter().any(is_at_work) {
+            let message = format!("{left} of {} rows are still {state}", ids.len());
+            return Err(self.session.error(doing, not_done(message, &foreign)));
         }
-        Ok(done)
+        Ok(Changed { done, stuck: u64::try_from(left).unwrap_or(0) })
     }
+}
+
+/// How many rows a step changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Rows that were changed.
+    pub done: u64,
+    /// Rows that could not be changed, because they have values that the schema does not allow.
+    pub stuck: u64,
+}
+
+/// The due time of rows that are to be due now. The table refuses due times before 1973. With a clock that begins in 1970, the rows
+/// are due at once.
+fn due_now(now: Timestamp) -> Timestamp {
+    if now < Timestamp::LEAST_DUE { Timestamp::ZERO } else { now }
 }
 
 fn list(ids: &[DeletionId]) -> String {

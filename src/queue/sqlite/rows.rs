@@ -7,6 +7,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     model::{
+        act::MAX_WHY,
         clock::Timestamp,
         deletion::{ALONE, AgentId, Batch, Deletion, DeletionId, EntryId, Lane, MAX_BATCH_SIZE, RequestId, State},
         hold::HoldRow,
@@ -24,31 +25,34 @@ pub(super) fn lane_row(row: &SqliteRow) -> Result<(DeletionId, Lane, Timestamp),
 
 /// All holds whose scope is valid.
 pub(super) async fn holds(conn: &mut SqliteConnection) -> Result<Vec<HoldRow>, sqlx::Error> {
-    let rows = sqlx::query("SELECT scope, cause, since_at, until_at, repeats, probed_at FROM holds").fetch_all(conn);
-    Ok(rows.await?.iter().filter_map(hold_row).collect())
+    let rows = sqlx::query("SELECT scope, cause, since_at, until_at, repeats, probed_at, why FROM holds");
+    Ok(rows.fetch_all(conn).await?.iter().filter_map(hold_row).collect())
 }
 
 /// The holds on these scopes: [scope, …].
 pub(super) async fn holds_of(conn: &mut SqliteConnection, scopes: &str) -> Result<Vec<HoldRow>, sqlx::Error> {
-    let query = "SELECT scope, cause, since_at, until_at, repeats, probed_at FROM holds
+    let query = "SELECT scope, cause, since_at, until_at, repeats, probed_at, why FROM holds
         WHERE scope IN (SELECT value FROM json_each(?1))";
     Ok(sqlx::query(query).bind(scopes).fetch_all(conn).await?.iter().filter_map(hold_row).collect())
 }
 
 /// `None` if the scope cannot be an agent. Any other invalid value is read as the one that holds longer, because a deletion cannot be
 /// undone.
-fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
+pub(super) fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
     let scope = match row.try_get(0).ok()? {
         "*" => Scope::All,
         agent => Scope::Agent(AgentId::parse(agent).ok()?),
     };
+    let cause = row.try_get(1).ok().and_then(Cause::parse).unwrap_or(Cause::Operator);
+    let why: Option<&str> = row.try_get(6).ok().flatten().filter(|_| cause == Cause::Operator);
     Some(HoldRow {
         scope,
-        cause: row.try_get(1).ok().and_then(Cause::parse).unwrap_or(Cause::Operator),
+        cause,
         since_at: Timestamp(row.try_get(2).unwrap_or(0)),
         until_at: row.try_get::<Option<i64>, _>(3).ok().flatten().map(Timestamp),
         repeats: row.try_get::<i64, _>(4).ok().and_then(|repeats| u32::try_from(repeats).ok()).unwrap_or(u32::MAX),
         probed_at: row.try_get::<Option<i64>, _>(5).ok().flatten().map(Timestamp),
+        why: why.map(|why| why.chars().take(MAX_WHY).collect()),
     })
 }
 

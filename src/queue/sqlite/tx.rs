@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     model::{
+        act::ActId,
         clock::Timestamp,
         deletion::{DeletionId, Lane, RequestId},
         hold::{HoldChange, HoldRow},
@@ -122,6 +123,10 @@ impl Tx for Transaction<'_> {
 
     async fn lift_over(&mut self, scopes: &[Scope], now: Timestamp) -> Result<(), StoreError> {
         self.lift_those_over(scopes, now).await
+    }
+
+    async fn acts_logged(&mut self, acts: &[ActId]) -> Result<(), StoreError> {
+        self.mark_acts(acts).await
     }
 
     async fn news(&mut self) -> Result<bool, StoreError> {

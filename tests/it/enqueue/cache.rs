@@ -199,11 +199,11 @@ async fn a_hold_keeps_a_cache_from_being_listed_unless_it_ends_soon() {
     let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 3)], ..Options::default() }).await;
     queue(dir.path(), 1).await;
     let now = Clock::system().now().0;
-    let lift = "DELETE FROM holds WHERE scope =";
+    let lift = "sweeper release";
     for (hold, said) in [
         (
             "('*', 'operator', 0, NULL, 0)".to_owned(),
-            format!("everything is held (operator) until somebody lifts the hold with `{lift} '*'"),
+            format!("everything is held (operator) until somebody lifts the hold with `{lift} --all`"),
         ),
         (format!("('a', 'forbidden', 0, {}, 1)", now + 7_300_000), "a is held (forbidden) for another 2h".to_owned()),
     ] {

@@ -105,6 +105,7 @@ async fn change_everything<Q: Queue>(queue: &mut Q) -> Q::Tx<'_> {
         until_at: Some(NOW.plus(seconds(60))),
         repeats: 1,
         probed_at: Some(NOW),
+        why: None,
     };
     let lifted = HoldChange::Lifted { scope: Scope::Agent(agent("a")), cause: Cause::Forbidden, until_at: None };
     tx.change_holds(&[HoldChange::Placed { row: held, is_longest: false }, lifted]).await.unwrap();
@@ -211,6 +212,7 @@ pub async fn a_hold_takes_the_place_of_the_one_with_its_scope_and_cause<E: Engin
         until_at: Some(NOW.plus(seconds(9))),
         repeats: 3,
         probed_at: Some(NOW),
+        why: None,
     };
     let mut tx = seam.queue.begin().await.unwrap();
     tx.change_holds(&[HoldChange::Placed { row: row.clone(), is_longest: true }]).await.unwrap();
@@ -223,7 +225,7 @@ pub async fn a_hold_takes_the_place_of_the_one_with_its_scope_and_cause<E: Engin
 }
 
 fn to_hold(row: HoldRow) -> Hold {
-    let HoldRow { scope, cause, since_at, until_at, repeats, probed_at } = row;
+    let HoldRow { scope, cause, since_at, until_at, repeats, probed_at, why: _ } = row;
     Hold { scope, cause, since_at, until_at, probed_at, repeats }
 }
 

@@ -9,9 +9,10 @@ use super::{
         listing::LANES,
         rows::{due_since, holds},
     },
-    concerning, count, introduction, text, value,
+    acts, concerning, count, introduction, text, value,
 };
 use crate::model::{
+    act::Act,
     clock::Timestamp,
     deletion::AgentId,
     hold::HoldRow,
@@ -99,6 +100,8 @@ pub struct Standing {
     pub holds: Vec<HoldRow>,
     /// The pace of the last minutes.
     pub recent: RecentPace,
+    /// The last acts of operators, the newest first.
+    pub acts: Vec<Act>,
 }
 
 /// The daemon that works on a queue, as far as it can be seen.
@@ -230,6 +233,7 @@ pub(super) async fn standing(
     let in_flight = sqlx::query(IN_FLIGHT).bind(name).fetch_one(&mut *conn).await?;
     (standing.requests_in_flight, standing.rows_in_flight) = (count(&in_flight, 0), count(&in_flight, 1));
     standing.holds = concerning(holds, agent);
+    standing.acts = acts::last(conn, name).await?;
 
     standing.daemon.introduction = introduction(conn, pid).await?;
     let started_at = standing.daemon.introduction.as_ref().map(|introduction| introduction.started_at);

@@ -1,0 +1,152 @@
+//! `sweeper hold`: pauses one agent or everything.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{ArgGroup, Args};
+use jiff::tz::TimeZone;
+
+use super::{
+    Failure,
+    arguments::agent_id,
+    operator::{As, Login, one_line},
+    terminal::{report, warn_person},
+    times::{plural, show_both, show_text},
+};
+use crate::{
+    config::{Config, nearest::nearest_ids},
+    durations,
+    model::{
+        act::{Kind, MAX_WHY},
+        clock::{Clock, Timestamp},
+        deletion::AgentId,
+        hold::HoldRow,
+        outcome::{Cause, Scope},
+    },
+    queue::sqlite::{Place, Placed, Producer},
+};
+
+/// The longest time that can be given. Nobody remembers a hold for longer.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// Agents that are read to find one with a similar ID.
+const MOST_AGENTS: u32 = 20_000;
+
+const EXAMPLES: &str = "\
+Examples:
+  sweeper hold --agent PROJECT-58RP822I --why 'the new voice is not approved yet'
+  sweeper hold --all --for 1h
+  sweeper release --agent PROJECT-58RP822I
+
+The daemon notices a hold within queue.poll_interval. Requests that are on their way are not stopped.
+
+Exit codes: 0 held, 2 usage or configuration, 3 database unusable.";
+
+/// What to hold, and for how long.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, group(ArgGroup::new("which").required(true).args(["agent", "all"])))]
+pub(super) struct HoldArgs {
+    /// Hold the rows of this agent, those to come included.
+    #[arg(long, value_name = "AGENT", value_parser = agent_id)]
+    agent: Option<AgentId>,
+    /// Hold everything.
+    #[arg(long)]
+    all: bool,
+    /// End the hold after this time: 30m, 1h, 7d. Without this option, the hold lasts until somebody releases it.
+    #[arg(long = "for", value_name = "DURATION", value_parser = length, allow_hyphen_values = true)]
+    length: Option<Duration>,
+    /// The reason, for whoever finds the hold: status and the log show it.
+    #[arg(long, value_name = "TEXT", value_parser = why)]
+    why: Option<String>,
+    #[command(flatten)]
+    whose: As,
+}
+
+fn length(text: &str) -> Result<Duration, String> {
+    let allowed = Duration::from_secs(1)..=LONGEST;
+    durations::parse(text, &allowed)
+        .map_err(|error| format!("{error}; leave the option out to hold until somebody releases it"))
+}
+
+fn why(text: &str) -> Result<String, String> {
+    one_line(text, MAX_WHY)
+}
+
+/// Places the hold.
+///
+/// # Errors
+/// If the clock makes no sense, or the database cannot be used.
+pub(super) async fn hold(args: HoldArgs, config: &Config, clock: Clock, login: &Login) -> Result<ExitCode, Failure> {
+    let now = clock.now();
+    let until_at = args.length.map(|length| end(now, length)).transpose()?;
+    let scope = args.agent.map_or(Scope::All, Scope::Agent);
+    let until = show_until(until_at, args.length);
+    let why = args.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    let draft = login.act(&args.whose, Kind::Hold, Some(scope.clone()), Some(&format!("{until}{why}")));
+    let place = Place { scope, until_at, why: args.why };
+    let mut producer = Producer::join(&config.store).await?;
+    producer.begin_act(draft, 1);
+    let done = place_and_tell(&mut producer, &place, &until, now).await;
+    // Everything is committed. A WAL that could not be copied stays beside the file.
+    let _ = producer.close().await;
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// The end of a hold of this length.
+fn end(now: Timestamp, length: Duration) -> Result<Timestamp, Failure> {
+    let end = now.plus(length);
+    // The table takes such a time for seconds.
+    if end < Timestamp::LEAST_DUE {
+        let now = now.civil().map_or_else(String::new, |now| format!(" ({now})"));
+        let said = format!("--for: the clock of this machine is wrong{now}: set it, or leave --for out");
+        return Err(Failure::Usage(said));
+    }
+    Ok(end)
+}
+
+fn show_until(until_at: Option<Timestamp>, length: Option<Duration>) -> String {
+    match (until_at, length) {
+        (Some(at), Some(length)) => {
+            format!("until {}, for {}", show_both(at, &TimeZone::system()), durations::show(length))
+        }
+        (Some(_) | None, _) => "until somebody releases it".to_owned(),
+    }
+}
+
+async fn place_and_tell(producer: &mut Producer, place: &Place, until: &str, now: Timestamp) -> Result<(), Failure> {
+    let Placed { replaced, pending, in_flight } = producer.hold(place, now).await?;
+    let waiting = plural(pending.saturating_sub(in_flight), "pending row waits", "pending rows wait");
+    report(&format!("held {} {until}; {waiting}", place.scope.name()));
+    if in_flight > 0 {
+        let rows = plural(in_flight, "row", "rows");
+        report(&format!("requests with {rows} are on their way, and are not stopped"));
+    }
+    if let Some(before) = replaced {
+        report(&format!("this takes the place of {}", describe(&before, now)));
+    }
+    report(&format!("lift it with: {}", HoldRow::command_to_lift(&place.scope, Cause::Operator)));
+    // The hold is placed, and a warning that cannot be given does not undo it.
+    if let Scope::Agent(agent) = &place.scope
+        && pending == 0
+        && let Ok(false) = producer.knows(agent).await
+    {
+        let near = nearest_ids(agent.as_str(), producer.agents(MOST_AGENTS).await.unwrap_or_default());
+        let meant = match near.as_slice() {
+            [] => "; the".to_owned(),
+            near => format!(": did you mean {}? The", near.join(" or ")),
+        };
+        warn_person(&format!("the queue has no row of agent {agent}{meant} hold is placed all the same"));
+    }
+    let _ = producer.end_act(now).await;
+    Ok(())
+}
+
+/// A hold that is there: its age, its end, and its reason.
+pub(super) fn describe(hold: &HoldRow, now: Timestamp) -> String {
+    let age = durations::show_roughly(now.since(hold.since_at));
+    let end = match hold.until_at {
+        None => "until somebody releases it".to_owned(),
+        Some(at) if at <= now => "which is over".to_owned(),
+        Some(at) => format!("for another {}", durations::show_roughly(at.since(now))),
+    };
+    let why = hold.why.as_ref().map_or_else(String::new, |why| format!(": {}", show_text(why, MAX_WHY)));
+    format!("the hold of {age} ago, {end}{why}")
+}

@@ -1,0 +1,64 @@
+//! The last acts of operators, on the page and in JSON.
+
+use serde::Serialize;
+
+use crate::{
+    cli::{
+        terminal::table,
+        times::{plural, show_text},
+    },
+    durations,
+    model::{
+        act::{Act, Kind},
+        clock::Timestamp,
+    },
+};
+
+/// The longest name that is shown whole.
+const MAX_NAME: usize = 16;
+/// The longest detail that is shown; the table cuts it further.
+const MAX_DETAIL: usize = 60;
+
+#[derive(Debug, Serialize)]
+pub(super) struct ActReport {
+    at: i64,
+    act: Option<&'static str>,
+    operator: String,
+    scope: Option<String>,
+    rows: u64,
+    detail: Option<String>,
+    ended: bool,
+}
+
+impl ActReport {
+    pub(super) fn new(act: &Act) -> Self {
+        let Act { acted_at, kind, operator, scope, rows, detail, ended, .. } = act.clone();
+        Self { at: acted_at.0, act: kind.map(Kind::as_str), operator, scope, rows, detail, ended }
+    }
+}
+
+/// A line for each act.
+pub(super) fn act_lines(acts: &[Act], now: Timestamp) -> Vec<String> {
+    let rows = acts.iter().map(|act| {
+        let ago = durations::show_roughly(now.since(act.acted_at));
+        let kind = act.kind.map_or("?", Kind::as_str).to_owned();
+        [kind, show_text(&act.operator, MAX_NAME), ago, show_text(&what(act), MAX_DETAIL)]
+    });
+    table(["last acts", "by", "ago", ""], &[2], rows)
+}
+
+/// What was done, to what, and why.
+fn what(act: &Act) -> String {
+    let on = match act.scope.as_deref() {
+        Some("*") => "everything",
+        Some(agent) => agent,
+        None => "several agents",
+    };
+    let rows = match act.kind {
+        Some(Kind::Hold | Kind::Release) => String::new(),
+        Some(Kind::Retry | Kind::Cancel | Kind::Enqueue) | None => format!("{} of ", plural(act.rows, "row", "rows")),
+    };
+    let detail = act.detail.as_ref().map_or_else(String::new, |detail| format!(", {detail}"));
+    let cut = if act.ended { "" } else { " (not ended)" };
+    format!("{rows}{on}{cut}{detail}")
+}

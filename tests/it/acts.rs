@@ -1,0 +1,213 @@
+//! `sweeper hold` and `sweeper release`, and the acts that commands leave, from outside.
+
+use std::path::Path;
+
+use audio_cache_sweeper::model::outcome::Cause;
+
+use crate::{
+    daemon::{queue, sql, sweeper},
+    enqueue::fed,
+};
+
+/// A command of this operator: what it says on both channels, and how it ends.
+fn run(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = sweeper(dir);
+    command.args(arguments).env("SUDO_USER", "ann").env("TZ", "UTC0");
+    fed(command, "")
+}
+
+async fn all(dir: &Path, query: &str) -> Vec<String> {
+    sql(dir, query).await.into_iter().map(|(text,)| text).collect()
+}
+
+/// Each act, the oldest first.
+async fn acts(dir: &Path) -> Vec<String> {
+    let query = "SELECT concat_ws('|', act, operator, coalesce(scope, '-'), rows, detail, ended) FROM acts ORDER BY id";
+    all(dir, query).await
+}
+
+async fn holds(dir: &Path) -> Vec<String> {
+    all(dir, "SELECT concat_ws('|', scope, cause, until_at IS NULL, why) FROM holds ORDER BY 1").await
+}
+
+#[tokio::test]
+async fn a_hold_says_what_it_holds_until_when_and_how_it_is_lifted() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 3).await;
+    let claim = "INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at)
+                 VALUES ('x', 'a', '[1]', 1, 5)";
+    sql(dir.path(), claim).await;
+    let (code, out, err) = run(dir.path(), &["hold", "--agent", "a", "--why", "wrong voice"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(
+        out,
+        "held a until somebody releases it; 2 pending rows wait\n\
+         requests with 1 row are on their way, and are not stopped\n\
+         lift it with: sweeper release --agent a\n"
+    );
+    let (code, out, _) = run(dir.path(), &["hold", "--all", "--for", "90m", "--as", "Bob Ö"]);
+    assert!(code == 0 && out.starts_with("held everything until 20"), "{out}");
+    assert!(out.contains(" UTC, for 1h 30m; 2 pending rows wait\n"), "{out}");
+    assert!(out.ends_with("lift it with: sweeper release --all\n"), "{out}");
+    assert_eq!(holds(dir.path()).await, ["*|operator|0", "a|operator|1|wrong voice"]);
+    let found = acts(dir.path()).await;
+    assert_eq!(found[0], "hold|ann|a|1|until somebody releases it: wrong voice|1");
+    assert!(found[1].starts_with("hold|Bob Ö|*|1|until 20") && found.len() == 2, "{found:?}");
+}
+
+#[tokio::test]
+async fn a_hold_that_is_there_is_replaced_and_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    sql(dir.path(), "INSERT INTO holds (scope, cause) VALUES ('a', 'forbidden')").await;
+    run(dir.path(), &["hold", "--agent", "a", "--why", "wrong voice"]);
+    let (code, out, _) = run(dir.path(), &["hold", "--agent", "a", "--for", "1h"]);
+    assert!(code == 0 && out.contains("this takes the place of the hold of "), "{out}");
+    assert!(out.contains(" ago, until somebody releases it: wrong voice\n"), "{out}");
+    assert_eq!(holds(dir.path()).await, ["a|forbidden|1", "a|operator|0"], "the daemon's own stays");
+}
+
+#[tokio::test]
+async fn an_agent_without_a_row_is_held_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('PROJECT-58RP822I', 1), ('PROJECT-1', 1)")
+        .await;
+    let (code, _, err) = run(dir.path(), &["hold", "--agent", "PROJECT-58RP82I"]);
+    let said = "the queue has no row of agent PROJECT-58RP82I: did you mean PROJECT-58RP822I? The hold is placed all the same\n";
+    assert_eq!((code, err.as_str()), (0, said));
+    let (_, _, err) = run(dir.path(), &["hold", "--agent", "BAKERY"]);
+    assert_eq!(err, "the queue has no row of agent BAKERY; the hold is placed all the same\n");
+    assert_eq!(holds(dir.path()).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_release_lifts_the_operator_s_hold_and_says_what_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    sql(
+        dir.path(),
+        "INSERT INTO holds (scope, cause, why) VALUES ('a', 'operator', 'wrong voice'), ('a', 'forbidden', NULL),
+         ('b', 'operator', NULL), ('*', 'operator', NULL)",
+    )
+    .await;
+    let (code, out, err) = run(dir.path(), &["release", "--agent", "a"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].starts_with("released a: the hold of ") && lines[0].ends_with(": wrong voice"), "{out}");
+    assert!(lines[1].starts_with("a is still held (forbidden): "), "{out}");
+    assert!(lines[1].ends_with("lift it with: sweeper release --agent a --cause forbidden"), "{out}");
+    assert!(lines[2].starts_with("everything is still held (operator): "), "{out}");
+    assert!(lines[2].ends_with("lift it with: sweeper release --all"), "{out}");
+    assert_eq!(holds(dir.path()).await, ["*|operator|1", "a|forbidden|1", "b|operator|1"]);
+    let (code, out, _) = run(dir.path(), &["release", "--all"]);
+    assert!(code == 0 && out.contains("2 holds on single agents stay"), "{out}");
+    assert_eq!(holds(dir.path()).await, ["a|forbidden|1", "b|operator|1"]);
+    assert_eq!(acts(dir.path()).await, ["release|ann|a|1|cause: operator|1", "release|ann|*|1|cause: operator|1"]);
+}
+
+#[tokio::test]
+async fn a_release_with_nothing_to_lift_ends_with_1_and_leaves_no_act() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    sql(dir.path(), "INSERT INTO holds (scope, cause) VALUES ('a', 'unknown_agent')").await;
+    for (arguments, said, out_says) in [
+        (
+            &["--agent", "a"][..],
+            "nothing was released: no operator holds a\n",
+            "release --agent a --cause unknown_agent\n",
+        ),
+        (&["--all"], "nothing was released: no operator holds everything\n", "1 hold on a single agent stays"),
+        (&["--cause", "lost"], "nothing was released: there is no hold on anything for lost\n", "1 hold on a"),
+        (&["--agent", "b", "--every-cause"], "nothing was released: there is no hold on b\n", ""),
+    ] {
+        let (code, out, err) = run(dir.path(), &[&["release"], arguments].concat());
+        assert_eq!((code, err.as_str()), (1, said), "{arguments:?}");
+        assert!(out.contains(out_says), "{arguments:?}: {out}");
+    }
+    assert_eq!((acts(dir.path()).await, holds(dir.path()).await.len()), (Vec::new(), 1));
+}
+
+#[tokio::test]
+async fn the_daemon_s_holds_are_lifted_by_cause() {
+    let place = Cause::ALL.map(|cause| format!("('a', '{0}'), ('b', '{0}'), ('*', '{0}')", cause.as_str())).join(", ");
+    for (arguments, left) in [
+        (&["--cause", "throttled"][..], "cause <> 'throttled'"),
+        (&["--agent", "a", "--cause", "throttled"], "cause <> 'throttled' OR scope <> 'a'"),
+        (&["--all", "--cause", "unauthorized"], "cause <> 'unauthorized' OR scope <> '*'"),
+        (&["--agent", "b", "--every-cause"], "scope <> 'b'"),
+        (&["--cause", "operator"], "cause <> 'operator'"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        queue(dir.path(), 1).await;
+        sql(dir.path(), &format!("INSERT INTO holds (scope, cause) VALUES {place}")).await;
+        let expected = all(dir.path(), &format!("SELECT scope || cause FROM holds WHERE {left} ORDER BY 1")).await;
+        let (code, out, err) = run(dir.path(), &[&["release"], arguments].concat());
+        assert_eq!((code, err.as_str()), (0, ""), "{arguments:?}: {out}");
+        assert_eq!(all(dir.path(), "SELECT scope || cause FROM holds ORDER BY 1").await, expected, "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn slips_of_hold_and_release_end_with_2_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    let long = "w".repeat(501);
+    let allowed =
+        "must be a duration such as 250ms, 30s, 5m or 30d, from 1s to 366d; leave the option out to hold until";
+    let cases: [(&[&str], &str); 16] = [
+        (&["hold"], "--agent <AGENT>"),
+        (&["hold", "--all", "--agent", "a"], "cannot be used with"),
+        (&["hold", "--agent", "a/b"], "\"a/b\" is not an agent ID"),
+        (&["hold", "--all", "--for", "0s"], allowed),
+        (&["hold", "--all", "--for", "-5m"], allowed),
+        (&["hold", "--all", "--for", "99999999999999999999d"], allowed),
+        (&["hold", "--all", "--for", "10y"], allowed),
+        (&["hold", "--all", "--for", "60"], allowed),
+        (&["hold", "--all", "--why", " "], "is empty: leave the option out"),
+        (&["hold", "--all", "--why", "a\nb"], "must be text on one line"),
+        (&["hold", "--all", "--why", &long], "has 501 characters: at most 500"),
+        (&["hold", "--all", "--as", "\u{1b}[2J"], "must be text on one line"),
+        (&["release"], "--agent <AGENT>"),
+        (&["release", "--every-cause"], "--agent <AGENT>"),
+        (&["release", "--all", "--every-cause", "--cause", "lost"], "cannot be used with"),
+        (&["release", "--cause", "forbiden"], "a similar value exists: 'forbidden'"),
+    ];
+    for (arguments, said) in cases {
+        let (code, out, err) = run(dir.path(), arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
+        assert!(err.contains(said), "{arguments:?}: {said:?} is missing in {err}");
+    }
+    assert_eq!((holds(dir.path()).await, acts(dir.path()).await), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn every_act_on_rows_is_kept_with_how_many_it_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 0).await;
+    let ids: String = (1..=5_001).map(|id| format!("{id}\n")).collect();
+    std::fs::write(dir.path().join("ids.txt"), ids).unwrap();
+    run(dir.path(), &["enqueue", "--agent", "a", "one"]);
+    run(dir.path(), &["enqueue", "--agent", "a", "--file", "ids.txt", "--priority", "3"]);
+    let mut command = sweeper(dir.path());
+    command.arg("enqueue").env("SUDO_USER", "ann");
+    fed(command, "agent_id,entry_id\na,1\nb,1\n");
+    run(dir.path(), &["enqueue", "--agent", "a", "--dry-run", "6001", "6002"]);
+    sql(dir.path(), "UPDATE deletions SET state = 'dead', settled_at = 5, last_cause = 'lost' WHERE id > 2").await;
+    run(dir.path(), &["retry", "--agent", "a", "--cause", "lost", "--yes"]);
+    run(dir.path(), &["retry", "--all", "--dry-run"]);
+    run(dir.path(), &["retry", "--cause", "throttled", "--yes"]);
+    run(dir.path(), &["cancel", "--agent", "a", "one", "--yes"]);
+    run(dir.path(), &["cancel", "--all", "--yes", "--as", "bob"]);
+    let file = dir.path().canonicalize().unwrap().join("ids.txt").display().to_string();
+    assert_eq!(
+        acts(dir.path()).await,
+        [
+            &format!("enqueue|ann|a|5001|from {file}, priority 3|1"),
+            "enqueue|ann|-|2|from standard input|1",
+            "retry|ann|a|5000|dead rows, cause: lost|1",
+            "cancel|ann|a|1|named entries|1",
+            "cancel|bob|*|5001|pending rows|1",
+        ]
+    );
+}
