@@ -21,6 +21,7 @@ mod hostile;
 mod interface;
 mod invocation;
 mod key;
+mod labels;
 mod lock;
 mod logs;
 mod older;
