@@ -4,6 +4,8 @@ pub mod clock;
 
 pub mod deletion;
 
+pub mod label;
+
 pub mod backoff;
 
 pub mod envelope;

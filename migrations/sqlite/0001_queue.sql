@@ -28,6 +28,8 @@ CREATE TABLE deletions (
     last_cause  TEXT,
     created_at  INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
     settled_at  INTEGER,
+    -- The label of the last wish that had one. NULL: `wishes` says nothing about this row, and the row costs nothing there.
+    label       TEXT,
     CONSTRAINT "id must be a positive integer" CHECK (id > 0),
     -- length() of a text stops at a NUL, length() of a blob does not.
     CONSTRAINT "agent_id must be text of 1 to 255 printable ASCII characters without spaces" CHECK (
@@ -72,6 +74,9 @@ CREATE TABLE deletions (
     CONSTRAINT "settled_at must be Unix milliseconds; this looks like seconds" CHECK (
         settled_at IS NULL OR settled_at NOT BETWEEN 1000000000 AND 99999999999),
     CONSTRAINT "a pending row has no settled_at, a settled row has one" CHECK ((state = 'pending') = (settled_at IS NULL)),
+    CONSTRAINT "label must be text of 1 to 255 printable ASCII characters, with spaces only inside" CHECK (label IS NULL OR (
+        typeof(label) = 'text' AND length(label) BETWEEN 1 AND 255 AND length(label) = length(CAST(label AS BLOB))
+        AND label NOT GLOB '*[^ -~]*' AND label NOT GLOB ' *' AND label NOT GLOB '* ')),
     CONSTRAINT "one row per agent_id and entry_id" UNIQUE (agent_id, entry_id) ON CONFLICT IGNORE
 );
 
@@ -87,14 +92,41 @@ CREATE INDEX deletions_dead ON deletions (last_cause) WHERE state = 'dead';
 
 -- The mark by which the triggers recognise an INSERT OR REPLACE: the entry of the last INSERT that repeated one. At most one row.
 CREATE TABLE repeated (
-    agent_id TEXT,
-    entry_id TEXT
+    agent_id  TEXT,
+    entry_id  TEXT,
+    label     TEXT,    -- of the INSERT
+    wished_at INTEGER,
+    row_label TEXT     -- of the row, before the INSERT
 );
+
+-- The wishes with a label, and for each its end. A row of `deletions` may serve several: it goes only with the last open one, and a
+-- wish outlives its row. Triggers write this table. If a row with labels was also wished for without one, that wish has the label
+-- '' here, as long as the row is pending or dead: without it, cancelling the labels would drop the row.
+CREATE TABLE wishes (
+    label     TEXT    NOT NULL,
+    agent_id  TEXT    NOT NULL,
+    entry_id  TEXT    NOT NULL,
+    wished_at INTEGER NOT NULL,
+    state     TEXT,    -- NULL: open
+    closed_at INTEGER,
+    closed_by TEXT,    -- who cancelled it, if that is known
+    PRIMARY KEY (label, agent_id, entry_id),
+    CONSTRAINT "state must be deleted, absent, dead or cancelled, or NULL for open" CHECK (
+        state IN ('deleted', 'absent', 'dead', 'cancelled'))
+) WITHOUT ROWID;
+
+-- The wishes for one entry.
+CREATE INDEX wishes_entry ON wishes (agent_id, entry_id);
 
 -- A plain INSERT never fails on a duplicate, and a wish is never dropped.
 CREATE TRIGGER deletions_repeat BEFORE INSERT ON deletions
 WHEN EXISTS (SELECT 1 FROM deletions WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
 BEGIN
+    -- First, so that the trigger on this table sees the row as it was.
+    DELETE FROM repeated;
+    INSERT INTO repeated (agent_id, entry_id, label, wished_at, row_label)
+    SELECT NEW.agent_id, NEW.entry_id, NEW.label, NEW.created_at, label FROM deletions
+    WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id;
     -- An open row takes over a higher priority.
     UPDATE deletions SET priority = NEW.priority
     WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state = 'pending' AND priority < NEW.priority;
@@ -108,19 +140,101 @@ BEGIN
     UPDATE deletions SET state = 'pending', settled_at = NULL, attempts = 0, batch_max = 20,
         due_at = CASE WHEN NEW.due_at <> 0 OR NEW.created_at < 100000000000 THEN NEW.due_at ELSE NEW.created_at END,
         asks = 0, maybe_done = 0, request_id = NULL, first_fault = NULL, evidence = NULL, last_cause = NULL,
-        priority = NEW.priority, created_at = NEW.created_at
+        priority = NEW.priority, created_at = NEW.created_at,
+        -- Labels whose wishes are fulfilled have no part in it. A dead row's wishes open again with it.
+        label = CASE WHEN NEW.label IS NULL AND state <> 'dead' THEN NULL ELSE label END
     WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state <> 'pending';
-    DELETE FROM repeated;
-    INSERT INTO repeated (agent_id, entry_id) VALUES (NEW.agent_id, NEW.entry_id);
+END;
+
+-- The labels of a repeated INSERT. It is a trigger of its own because an INSERT without labels then skips it: these statements
+-- would make the repetition of such an INSERT a third more expensive. The conflict clause of the INSERT overrides those of
+-- statements in triggers, so none of them may meet a conflict.
+CREATE TRIGGER repeated_labels AFTER INSERT ON repeated
+WHEN NEW.label IS NOT NULL OR NEW.row_label IS NOT NULL
+BEGIN
+    INSERT INTO wishes (label, agent_id, entry_id, wished_at)
+    SELECT '', agent_id, entry_id, CASE WHEN NEW.label IS NULL THEN NEW.wished_at ELSE created_at END FROM deletions
+    WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND (NEW.label IS NULL OR NEW.row_label IS NULL)
+        AND (state = 'pending' OR state = 'dead')
+        AND NOT EXISTS (SELECT 1 FROM wishes WHERE label = '' AND agent_id = NEW.agent_id AND entry_id = NEW.entry_id);
+    UPDATE wishes SET state = NULL, closed_at = NULL, closed_by = NULL, wished_at = NEW.wished_at
+    WHERE label = NEW.label AND agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state IS NOT NULL;
+    INSERT INTO wishes (label, agent_id, entry_id, wished_at)
+    SELECT NEW.label, NEW.agent_id, NEW.entry_id, NEW.wished_at
+    WHERE NEW.label IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM wishes WHERE label = NEW.label AND agent_id = NEW.agent_id AND entry_id = NEW.entry_id);
+    UPDATE deletions SET label = NEW.label
+    WHERE NEW.label IS NOT NULL AND agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND label IS NOT NEW.label;
 END;
 
 -- INSERT OR REPLACE would put a new row, with another id, in the place of one that may be in flight, and the request's answer
 -- would reach neither. A trigger cannot see the conflict clause of an INSERT. But no other INSERT that repeats an entry gets as
 -- far as AFTER INSERT.
-CREATE TRIGGER deletions_replaced AFTER INSERT ON deletions
-WHEN EXISTS (SELECT 1 FROM repeated WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
+--
+-- For a new row with a label, also writes the wish. If the label has that wish already, the wish's row has been removed. This is not
+-- a trigger of its own, because even one that is skipped makes an INSERT some percent more expensive.
+CREATE TRIGGER deletions_inserted AFTER INSERT ON deletions
+WHEN NEW.label IS NOT NULL
+    OR EXISTS (SELECT 1 FROM repeated WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id)
 BEGIN
-    SELECT RAISE(ABORT, 'INSERT OR REPLACE would replace a row that is there: use a plain INSERT, which may be repeated');
+    SELECT RAISE(ABORT, 'INSERT OR REPLACE would replace a row that is there: use a plain INSERT, which may be repeated')
+    FROM repeated WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id;
+    UPDATE wishes SET state = nullif(NEW.state, 'pending'), closed_at = NEW.settled_at, closed_by = NULL,
+        wished_at = NEW.created_at
+    WHERE label = NEW.label AND agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state IS NOT NULL;
+    INSERT INTO wishes (label, agent_id, entry_id, wished_at, state, closed_at)
+    SELECT NEW.label, NEW.agent_id, NEW.entry_id, NEW.created_at, nullif(NEW.state, 'pending'), NEW.settled_at
+    WHERE NOT EXISTS (
+        SELECT 1 FROM wishes WHERE label = NEW.label AND agent_id = NEW.agent_id AND entry_id = NEW.entry_id);
+END;
+
+-- Open wishes follow their row to its end. Dead ones follow it out of there, when somebody retries it or knows better. A fulfilled
+-- wish stays fulfilled when the row is reopened.
+CREATE TRIGGER deletions_ended AFTER UPDATE OF state ON deletions
+WHEN OLD.label IS NOT NULL AND NEW.state <> OLD.state
+BEGIN
+    UPDATE wishes SET state = nullif(NEW.state, 'pending'), closed_at = NEW.settled_at
+    WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND (state IS NULL OR state = 'dead');
+    DELETE FROM wishes
+    WHERE label = '' AND agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state <> 'dead';
+END;
+
+-- Whoever removes an open row cancels its wishes.
+CREATE TRIGGER deletions_removed AFTER DELETE ON deletions
+WHEN OLD.label IS NOT NULL
+BEGIN
+    DELETE FROM wishes WHERE label = '' AND agent_id = OLD.agent_id AND entry_id = OLD.entry_id;
+    UPDATE wishes SET state = 'cancelled', closed_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+    WHERE agent_id = OLD.agent_id AND entry_id = OLD.entry_id AND state IS NULL;
+END;
+
+-- Whoever cancels the last open wish for an entry removes its row. Until then, the row has the label of an open wish.
+CREATE TRIGGER wishes_cancelled AFTER UPDATE OF state ON wishes
+WHEN NEW.state = 'cancelled' AND OLD.state IS NULL
+BEGIN
+    DELETE FROM deletions
+    WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state = 'pending' AND NOT EXISTS (
+        SELECT 1 FROM wishes WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state IS NULL);
+    -- If only the wish without a label is left, the row is one without labels again.
+    DELETE FROM wishes
+    WHERE label = '' AND agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND NOT EXISTS (
+        SELECT 1 FROM wishes WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state IS NULL AND label <> '');
+    UPDATE deletions SET label = (
+        SELECT label FROM wishes WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state IS NULL AND label <> ''
+        ORDER BY wished_at DESC LIMIT 1)
+    WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND label = NEW.label;
+END;
+
+-- A label comes with an INSERT. An upsert that sets it to the NULL of a wish without a label changes nothing: the row would no
+-- longer close its open wishes.
+CREATE TRIGGER deletions_relabelled AFTER UPDATE OF label ON deletions
+WHEN NEW.label IS NOT OLD.label AND CASE WHEN NEW.label IS NULL
+    THEN EXISTS (SELECT 1 FROM wishes WHERE agent_id = NEW.agent_id AND entry_id = NEW.entry_id AND state IS NULL)
+    ELSE NOT EXISTS (
+        SELECT 1 FROM wishes WHERE label = NEW.label AND agent_id = NEW.agent_id AND entry_id = NEW.entry_id) END
+BEGIN
+    SELECT RAISE(ABORT, 'the label of a deletion comes with an INSERT: insert the entry again with the label') WHERE NEW.label IS NOT NULL;
+    UPDATE deletions SET label = OLD.label WHERE id = NEW.id;
 END;
 
 -- Clears the mark if the repeated row has been removed since: this INSERT repeats nothing.
@@ -198,6 +312,10 @@ BEGIN
         THEN RAISE(ABORT, 'settled_at must be Unix milliseconds; this looks like seconds')
         WHEN (NEW.state = 'pending') <> (NEW.settled_at IS NULL)
         THEN RAISE(ABORT, 'a pending row has no settled_at, a settled row has one')
+        WHEN NEW.label IS NOT NULL AND (typeof(NEW.label) <> 'text' OR length(NEW.label) NOT BETWEEN 1 AND 255
+            OR length(NEW.label) <> length(CAST(NEW.label AS BLOB)) OR NEW.label GLOB '*[^ -~]*' OR NEW.label GLOB ' *'
+            OR NEW.label GLOB '* ')
+        THEN RAISE(ABORT, 'label must be text of 1 to 255 printable ASCII characters, with spaces only inside')
     END;
 END;
 

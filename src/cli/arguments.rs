@@ -10,7 +10,10 @@ use clap::{
 use super::{WITHOUT_CONFIG, terminal::warn_person};
 use crate::{
     durations,
-    model::deletion::{AgentId, EntryId, IdError},
+    model::{
+        deletion::{AgentId, EntryId, IdError},
+        label::{Label, LabelError},
+    },
     printable::{is_harmful, line},
 };
 
@@ -27,6 +30,10 @@ pub(super) fn agent_id(text: &str) -> Result<AgentId, IdError> {
 
 pub(super) fn entry_id(text: &str) -> Result<EntryId, IdError> {
     EntryId::parse(text)
+}
+
+pub(super) fn label(text: &str) -> Result<Label, LabelError> {
+    Label::parse(text)
 }
 
 /// Prints clap's message: what is wrong, or the help or version that was asked for.

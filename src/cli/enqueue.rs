@@ -20,7 +20,7 @@ use jiff::tz::TimeZone;
 
 use super::{
     Failure,
-    arguments::agent_id,
+    arguments::{agent_id, label},
     input::{Ahead, Defaults, Format, Parser, is_several},
     listing::Filter,
     operator::{As, Login},
@@ -34,6 +34,7 @@ use crate::{
         act::Kind,
         clock::{Clock, Timestamp},
         deletion::{AgentId, EntryId, refuse_floating},
+        label::Label,
     },
     printable::absolute,
     queue::sqlite::Wish,
@@ -46,6 +47,7 @@ const EXAMPLES: &str = "\
 Examples:
   sweeper enqueue --agent PROJECT-58RP822I 4711 4712
   sweeper enqueue --agent PROJECT-58RP822I --file ids.txt --priority 10
+  sweeper enqueue --agent PROJECT-58RP822I --label ERASURE-17 4711 4712
   jq -c '{agent_id: .agent, entry_id: .id}' export.jsonl | sweeper enqueue --dry-run
   sweeper enqueue --agent PROJECT-58RP822I --from-cache --cached-before 30d --language en-GB
 
@@ -65,7 +67,7 @@ pub(super) struct EnqueueArgs {
     #[arg(value_name = "ID", conflicts_with_all = ["file", "from_cache"])]
     ids: Vec<String>,
     /// A file to read, of any size: an entry ID a line, or CSV whose first line names its columns, or a JSON object a
-    /// line. The columns are entry_id and, optionally, agent_id, priority and due_at.
+    /// line. The columns are entry_id and, optionally, agent_id, priority, due_at and label.
     #[arg(long, value_name = "FILE", conflicts_with = "from_cache")]
     file: Option<PathBuf>,
     /// The format of the input.
@@ -79,6 +81,10 @@ pub(super) struct EnqueueArgs {
     /// repeated on standard error, in UTC and in the local time zone.
     #[arg(long, value_name = "TIME", value_parser = Moment::parse_due, allow_hyphen_values = true)]
     due: Option<Moment>,
+    /// The name under which to follow these deletions: a ticket, a request for erasure. `sweeper status --label` says what
+    /// became of them. A label in the input overrides it.
+    #[arg(long, value_name = "LABEL", value_parser = label)]
+    label: Option<Label>,
     /// Stop at the first refused line.
     #[arg(long, conflicts_with = "from_cache")]
     strict: bool,
@@ -147,6 +153,7 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
         agent: args.agent.clone(),
         priority: args.priority,
         due_at: args.due.map_or(Timestamp::ZERO, |due| due.due(now)),
+        label: args.label.clone(),
     };
     if args.due.is_some() {
         warn_person(&show_due(defaults.due_at, now, &TimeZone::system()));
@@ -208,7 +215,7 @@ fn wishes(ids: &[String], defaults: &Defaults) -> Result<Vec<Wish>, Failure> {
         .map(|id| {
             let entry = EntryId::parse(id).and_then(|entry| refuse_floating(id).map(|()| entry));
             let entry = entry.map_err(|error| Failure::Usage(error.to_string()))?;
-            Ok(Wish { agent: agent.clone(), entry, priority: defaults.priority, due_at: defaults.due_at })
+            Ok(defaults.wish(agent.clone(), entry))
         })
         .collect()
 }

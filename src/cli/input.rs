@@ -13,6 +13,7 @@ use crate::{
     model::{
         clock::Timestamp,
         deletion::{AgentId, EntryId, refuse_floating},
+        label::Label,
     },
     queue::sqlite::Wish,
 };
@@ -47,6 +48,14 @@ pub(super) struct Defaults {
     pub(super) agent: Option<AgentId>,
     pub(super) priority: i64,
     pub(super) due_at: Timestamp,
+    pub(super) label: Option<Label>,
+}
+
+impl Defaults {
+    /// The wish for an entry of which nothing else is said.
+    pub(super) fn wish(&self, agent: AgentId, entry: EntryId) -> Wish {
+        Wish { agent, entry, priority: self.priority, due_at: self.due_at, label: self.label.clone() }
+    }
 }
 
 /// The texts of a wish, not parsed yet.
@@ -56,6 +65,7 @@ struct Raw {
     entry: Option<String>,
     priority: Option<String>,
     due: Option<String>,
+    label: Option<String>,
 }
 
 /// Makes wishes of lines.
@@ -128,7 +138,7 @@ impl Parser {
         } else if first.contains(['[', '"']) || fields.iter().any(|name| csv::is_column(name)) {
             Err(Problem::Input(
                 "the first line is neither an ID, nor a JSON object, nor the names of comma-separated columns (agent_id, \
-                 entry_id, priority, due_at): give --format lines if it is an ID all the same"
+                 entry_id, priority, due_at, label): give --format lines if it is an ID all the same"
                     .to_owned(),
             ))
         } else if fields.len() > 1 {
@@ -158,8 +168,12 @@ impl Parser {
             }
             None => self.defaults.due_at,
         };
+        let label = match raw.label {
+            Some(text) => Some(Label::parse(&text).map_err(|error| refused(&error))?),
+            None => self.defaults.label.clone(),
+        };
         self.agent = Some(agent.clone());
-        Ok(Wish { agent, entry, priority, due_at })
+        Ok(Wish { agent, entry, priority, due_at, label })
     }
 
     /// The agent that a line names, or the default.

@@ -5,12 +5,12 @@ use super::{
 
 fn parser(format: Format, agent: Option<&str>) -> Parser {
     let agent = agent.map(|agent| AgentId::parse(agent).unwrap());
-    Parser::new(format, Defaults { agent, priority: 5, due_at: Timestamp(9) }, Timestamp(1_000))
+    Parser::new(format, Defaults { agent, priority: 5, due_at: Timestamp(9), label: None }, Timestamp(1_000))
 }
 
 fn wish(agent: &str, entry: &str, priority: i64, due_at: i64) -> Wish {
     let (agent, entry) = (AgentId::parse(agent).unwrap(), EntryId::parse(entry).unwrap());
-    Wish { agent, entry, priority, due_at: Timestamp(due_at) }
+    Wish { agent, entry, priority, due_at: Timestamp(due_at), label: None }
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod hostile;
 mod interface;
 mod invocation;
 mod key;
+mod labels;
 mod lock;
 mod logs;
 mod older;

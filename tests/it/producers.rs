@@ -148,7 +148,9 @@ async fn what_a_check_refuses_an_insert_or_ignore_does_not_pass_over_in_silence(
     let holds = ["scope", "cause", "since_at", "until_at", "probed_at", "repeats"];
     let columns = COLUMNS.map(|column| ("deletions", column)).into_iter();
     let mut refused = 0;
-    for (table, column) in columns.chain([("deletions", "evidence")]).chain(holds.map(|column| ("holds", column))) {
+    for (table, column) in
+        columns.chain([("deletions", "evidence"), ("deletions", "label")]).chain(holds.map(|column| ("holds", column)))
+    {
         for (n, value) in values().iter().enumerate() {
             let fixed = match table {
                 "holds" => vec![("scope", format!("'{column}-{n}'"))],

@@ -152,6 +152,7 @@ async fn enqueueing_counts_each_wish_once_as_what_became_of_it() {
         entry: EntryId::parse(entry).unwrap(),
         priority: 9,
         due_at: Timestamp(due_at),
+        label: None,
     };
     let wishes = [
         wish("1", FAR + 700), // reopened, then once as it is, and twice earlier

@@ -21,7 +21,6 @@ use crate::{
     },
     config::Config,
     model::deletion::AgentId,
-    queue::sqlite::Wish,
 };
 
 /// Lists the cache, shows what would be deleted, asks, and enqueues it.
@@ -34,7 +33,7 @@ pub(super) async fn from_cache(
     defaults: Defaults,
     sink: &mut Sink<'_>,
 ) -> Result<ExitCode, Failure> {
-    let agent = defaults.agent.context("--from-cache goes with --agent")?;
+    let agent = defaults.agent.clone().context("--from-cache goes with --agent")?;
     let is_asked = !args.yes && !args.dry_run;
     if is_asked {
         will_ask()?;
@@ -78,8 +77,7 @@ pub(super) async fn from_cache(
             return Ok(signal.exit_code());
         }
         for entry in ids {
-            let (agent, entry) = (agent.clone(), entry.clone());
-            sink.put(Wish { agent, entry, priority: defaults.priority, due_at: defaults.due_at });
+            sink.put(defaults.wish(agent.clone(), entry.clone()));
         }
         if let Err(failure) = sink.flush().await {
             sink.tell(0);

@@ -13,11 +13,17 @@ enum Field {
     Entry,
     Priority,
     Due,
+    Label,
 }
 
 impl Field {
-    const ALL: [(&str, Self); 4] =
-        [("agent_id", Self::Agent), ("entry_id", Self::Entry), ("priority", Self::Priority), ("due_at", Self::Due)];
+    const ALL: [(&str, Self); 5] = [
+        ("agent_id", Self::Agent),
+        ("entry_id", Self::Entry),
+        ("priority", Self::Priority),
+        ("due_at", Self::Due),
+        ("label", Self::Label),
+    ];
 
     fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, field)| field)
@@ -29,6 +35,7 @@ impl Field {
             Self::Entry => &mut raw.entry,
             Self::Priority => &mut raw.priority,
             Self::Due => &mut raw.due,
+            Self::Label => &mut raw.label,
         }
     }
 }
@@ -46,6 +53,7 @@ pub(super) fn meant(name: &str) -> Option<&'static str> {
         "agentid" | "agent" => Some("agent_id"),
         "priority" | "prio" => Some("priority"),
         "dueat" | "due" => Some("due_at"),
+        "label" | "labels" => Some("label"),
         _ => None,
     }
 }
@@ -138,7 +146,7 @@ fn columns_of(names: &[String], has_agent: bool) -> Result<Vec<Field>, String> {
         let unknown = || {
             let name = show_text(name, 60);
             misspelt(names).unwrap_or_else(|| {
-                format!("column {name:?} is none of agent_id, entry_id, priority, due_at: leave it out")
+                format!("column {name:?} is none of agent_id, entry_id, priority, due_at, label: leave it out")
             })
         };
         let field = Field::parse(name).ok_or_else(unknown)?;

@@ -15,6 +15,7 @@ struct Object {
     entry_id: Option<Value>,
     priority: Option<Value>,
     due_at: Option<Value>,
+    label: Option<Value>,
 }
 
 /// The texts in an object.
@@ -41,6 +42,7 @@ pub(super) fn read(line: &str) -> Result<Raw, String> {
         entry: text_of("entry_id", object.entry_id)?,
         priority: text_of("priority", object.priority)?,
         due: text_of("due_at", object.due_at)?,
+        label: text_of("label", object.label)?,
     })
 }
 

@@ -24,14 +24,15 @@ use crate::{
     model::{
         clock::Timestamp,
         deletion::{AgentId, EntryId},
+        label::Label,
     },
     queue::Queue as _,
 };
 
-/// ?1 rows: [[agent_id, entry_id, priority, due_at], …]. A trigger updates rows that exist already.
+/// ?1 rows: [[agent_id, entry_id, priority, due_at, label], …]. A trigger updates rows that exist already.
 const ENQUEUE: &str = "
-INSERT INTO deletions (agent_id, entry_id, priority, due_at)
-SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1)";
+INSERT INTO deletions (agent_id, entry_id, priority, due_at, label)
+SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each(?1)";
 
 /// ?1 the same rows, after they were inserted. Counts those that are not in the table, or not open.
 pub(super) const MISSING: &str = "
@@ -84,6 +85,8 @@ pub struct Wish {
     pub priority: i64,
     /// The deletion must not be sent before this time.
     pub due_at: Timestamp,
+    /// The name under which it can be followed.
+    pub label: Option<Label>,
 }
 
 /// How many deletions of one call had which effect.
@@ -169,7 +172,10 @@ impl Producer {
     pub async fn enqueue(&mut self, wishes: &[Wish], now: Timestamp) -> Result<Enqueued, StoreError> {
         let rows: Vec<_> = wishes
             .iter()
-            .map(|wish| (wish.agent.as_str(), wish.entry.as_str(), wish.priority, wish.due_at.0))
+            .map(|wish| {
+                let label = wish.label.as_ref().map(Label::as_str);
+                (wish.agent.as_str(), wish.entry.as_str(), wish.priority, wish.due_at.0, label)
+            })
             .collect();
         let (rows, count) = (json(&rows), wishes.len());
         let (schema, files, doing) = (&mut self.schema, self.session.conn.files.clone(), self.doing.clone());
