@@ -13,6 +13,7 @@ mod man;
 mod retry;
 mod run;
 mod sandbox;
+mod screen;
 mod show;
 mod signals;
 mod status;

@@ -18,7 +18,7 @@ use crate::{
         evidence::Evidence,
     },
     pace::{Admission, Pace, Probe},
-    queue::Claim,
+    queue::{Claim, InEffect},
 };
 
 /// Most lanes considered in a row without one that may send. Some thousand take a millisecond.
@@ -91,6 +91,17 @@ pub(super) struct Schedule {
     pub(super) others_wrote: Option<Duration>,
     /// The shutdown has begun: nothing more is claimed, not even by a turn that is running.
     pub(super) told: Arc<AtomicBool>,
+}
+
+/// The settings in effect, for those who look at the queue. Whatever changes one of them, this is what is written.
+pub(super) fn in_effect(pace: &Pace, settings: &Settings) -> InEffect {
+    InEffect {
+        requests_per_second: pace.permits.rate(),
+        concurrency: pace.concurrency(settings.concurrency),
+        batch_size: settings.batch_size,
+        linger: settings.linger,
+        retry: settings.policy.retry,
+    }
 }
 
 impl Schedule {
