@@ -17,6 +17,7 @@ mod release;
 mod retry;
 mod run;
 mod sandbox;
+mod screen;
 mod show;
 mod signals;
 mod status;

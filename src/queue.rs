@@ -10,6 +10,7 @@ use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use crate::model::{
     act::{Act, ActId},
+    backoff::Backoff,
     clock::Timestamp,
     deletion::{AgentId, Batch, Deletion, DeletionId, Lane, RequestId},
     hold::{HoldChange, HoldRow},
@@ -233,19 +234,32 @@ pub trait Tx {
     /// The ID for the next request. It is given out once, even if no request is then written with it.
     fn next_request_id(&mut self) -> RequestId;
 
-    /// Writes, for those who look, that this process works on the queue from now on, with its version and its rate in requests
-    /// per second.
+    /// Writes, for those who look, that this process works on the queue from now on, with its version and its settings.
     ///
     /// # Errors
     /// If the database fails.
-    async fn introduce(&mut self, rate: f64, now: Timestamp) -> Result<(), Self::Error>;
+    async fn introduce(&mut self, settings: &InEffect, now: Timestamp) -> Result<(), Self::Error>;
 
-    /// Writes the claims, each with its manifest, and commits everything. Writes `rate` (requests per second), too, if there is a
-    /// new one.
+    /// Writes the claims, each with its manifest, and commits everything. Writes `settings`, too, if there are new ones.
     ///
     /// # Errors
     /// If the database fails. Whether it happened then shows when the queue is read next.
-    async fn commit(self, claims: &[Claim], rate: Option<f64>, now: Timestamp) -> Result<(), Self::Error>;
+    async fn commit(self, claims: &[Claim], settings: Option<&InEffect>, now: Timestamp) -> Result<(), Self::Error>;
+}
+
+/// The settings of a daemon that decide when due rows go out, for those who look at the queue.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InEffect {
+    /// The current rate.
+    pub requests_per_second: f64,
+    /// The current limit of requests in flight.
+    pub concurrency: usize,
+    /// Most IDs per request, 1 to 20.
+    pub batch_size: u8,
+    /// How long a request that is not full waits for more rows.
+    pub linger: Duration,
+    /// The delays between attempts.
+    pub retry: Backoff,
 }
 
 /// Counts the rows of a queue, beside whoever works on it.

@@ -30,7 +30,7 @@ use crate::{
         outcome::Scope,
     },
     pace::Pace,
-    queue::{Queue, QueueError as _, Remedy, Tx as _},
+    queue::{InEffect, Queue, QueueError as _, Remedy, Tx as _},
     watch::{metrics::Metrics, supervisor::Supervisor},
 };
 use calls::Calls;
@@ -40,7 +40,7 @@ use ledger::Ledger;
 use outage::Outage;
 pub use outage::{Doubts, tell_of_a_doubt};
 use refresh::View;
-use schedule::{Known, MOST_LIFTED, Plan, Schedule};
+use schedule::{Known, MOST_LIFTED, Plan, Schedule, in_effect};
 pub use totals::{Ended, Totals, Turn, Until};
 
 /// Task polls between two checks for I/O and for the database's reply. tokio's own 61 would send every call of a turn before its
@@ -118,7 +118,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             ledger: Ledger::new(&settings, totals, metrics, rng.fork(), now),
             view: View::default(),
             clocks,
-            chores: Chores::new(now, pace.permits.rate()),
+            chores: Chores::new(now, in_effect(&pace, &settings)),
             schedule: Schedule::new(pace, settings, clock, rng, Arc::clone(&told)),
             outage: Outage::default(),
             supervisor: Supervisor::default(),
@@ -235,7 +235,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         let mut plan =
             if may_claim { self.schedule.plan(self.calls.len(), &self.ledger.evidence, now) } else { Plan::default() };
         let over = if self.view.holds_stale { Vec::new() } else { self.schedule.pace.holds.over(now, MOST_LIFTED) };
-        if self.ledger.is_written() && plan.is_idle() && over.is_empty() {
+        if self.ledger.is_written() && plan.is_idle() && over.is_empty() && !self.is_set_anew() {
             return Ok(0);
         }
         if let Err(error) = self.write(&mut plan, &over, now).await {
@@ -276,15 +276,24 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         }
         let known = Known { calls: self.calls.in_flight(), evidence: &self.ledger.evidence };
         self.schedule.claim(&mut tx, plan, known, is_overtaken || self.view.holds_stale, now).await?;
-        let rate = self.schedule.pace.permits.rate();
-        let new_rate = (rate != self.chores.rate_told).then_some(rate);
-        let committed = tx.commit(&plan.claims, new_rate, now).await;
+        let in_effect = in_effect(&self.schedule.pace, &self.schedule.settings);
+        let news = Some(&in_effect).filter(|settings| **settings != self.chores.told);
+        let committed = tx.commit(&plan.claims, news, now).await;
         self.wrote_for = self.clock.elapsed().saturating_sub(begun);
         self.ledger.totals.longest_write = self.ledger.totals.longest_write.max(self.wrote_for);
         committed?;
         self.ledger.hold_changes.drain(..changes);
-        self.chores.rate_told = rate;
+        self.chores.told = in_effect;
         Ok(())
+    }
+
+    /// Whether somebody has changed settings since they were written. Rate and concurrency change by themselves all the time, and are
+    /// written with what is written anyway.
+    fn is_set_anew(&self) -> bool {
+        let InEffect { requests_per_second, concurrency, .. } = self.chores.told;
+        let set =
+            InEffect { requests_per_second, concurrency, ..in_effect(&self.schedule.pace, &self.schedule.settings) };
+        set != self.chores.told
     }
 
     /// Time until a turn may have something to do, if no call comes back and nobody writes.

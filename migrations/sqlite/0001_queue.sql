@@ -499,13 +499,18 @@ CREATE TABLE acts (
 CREATE INDEX acts_unlogged ON acts (id) WHERE logged = 0;
 
 -- The daemon that works on the queue, for `sweeper status`. It writes this one row at its start, and again with its next write
--- after its rate has changed. The row outlives its writer: only the lock beside the file tells whether the daemon still runs.
+-- after its rate or another setting in this row has changed. The row outlives its writer: only the lock beside the file tells whether the daemon still runs.
 CREATE TABLE daemon (
     id                  INTEGER PRIMARY KEY,
     pid                 INTEGER NOT NULL,
     version             TEXT    NOT NULL,
     started_at          INTEGER NOT NULL,
     requests_per_second REAL    NOT NULL, -- the current rate, below the configured one if the API bears less
+    concurrency         INTEGER NOT NULL, -- the current limit of requests in flight, likewise
+    batch_size          INTEGER NOT NULL, -- delivery.batch_size, delivery.linger, retry.base_delay and retry.max_delay
+    linger_ms           INTEGER NOT NULL,
+    retry_base_ms       INTEGER NOT NULL,
+    retry_max_ms        INTEGER NOT NULL,
     updated_at          INTEGER NOT NULL,
     CONSTRAINT "there is one daemon" CHECK (id = 1)
 );

@@ -1,12 +1,16 @@
 //! `sweeper status`: the state of the queue, for people and for programs.
 
+mod absent;
 mod acts;
 mod json;
+mod layout;
+mod outlook;
 mod page;
+mod why;
 
 use std::{
-    future::Future,
-    io::{self, IsTerminal as _},
+    future::{Future, pending},
+    mem,
     pin::pin,
     process::ExitCode,
     time::Duration,
@@ -14,18 +18,22 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use tokio::time::sleep;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
+};
 
 use super::{
     Failure,
     arguments::{agent_id, duration},
-    terminal::write_coloured,
+    screen,
+    terminal::{is_read, warn_person, write_coloured, write_out},
 };
 use crate::{
     config::Config,
     model::{clock::Clock, deletion::AgentId},
     printable,
-    queue::sqlite::{Reader, twice_if_damaged},
+    queue::sqlite::{Reader, Standing, twice_if_damaged},
 };
 use json::Report;
 pub(super) use page::hold_lines;
@@ -38,7 +46,10 @@ Examples:
 
 It only reads. It reads the whole table of deletions, so the time it takes grows with the rows.
 
-Exit codes: 0 shown, whether or not a daemon runs, 2 usage or configuration, 3 database unusable.";
+On a terminal, --watch shows as much as fits, what needs a person first. Without a terminal, nothing is cut; COLUMNS sets a \
+width.
+
+Exit codes: 0 shown, whether or not a daemon runs, 1 the agent has no row, 2 usage or configuration, 3 database unusable.";
 
 /// What to show, and how.
 #[derive(Debug, Args)]
@@ -67,28 +78,100 @@ pub(super) async fn status(
     shutdown: impl Future<Output = ()>,
 ) -> Result<ExitCode, Failure> {
     let mut shutdown = pin!(shutdown);
-    let mut first = true;
+    let mut resized = Resized::new(args.watch.is_some())?;
+    let mut show = Show { is_json: args.json, is_watched: args.watch.is_some(), is_first: true, is_anew: true };
     loop {
         let now = clock.now();
+        let may_be_absent = show.is_first && args.agent.is_some();
         let look = async || {
             let mut reader = Reader::open(&config.store).await?;
-            Ok::<_, Failure>(reader.standing(args.agent.as_ref(), now).await?)
+            let standing = reader.standing(args.agent.as_ref(), now).await?;
+            let is_absent = may_be_absent && is_without_rows(&standing);
+            Ok::<_, Failure>((standing, if is_absent { Some(reader.agents().await?) } else { None }))
         };
-        let standing = twice_if_damaged(look).await?;
-        let report = Report::new(config, args.agent.as_ref(), &standing, now);
-        let text = if args.json {
-            printable::json_line(&serde_json::to_string(&report).context("write JSON")?).into_owned()
-        } else {
-            let clear = if args.watch.is_some() && io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
-            let gap = if first || !clear.is_empty() { "" } else { "\n" };
-            format!("{clear}{gap}{}", page::show(&report, &standing, args.agent.is_some()))
-        };
-        first = false;
-        let is_read = write_coloured(&text)?;
-        let Some(pause) = args.watch.filter(|_| is_read) else { return Ok(ExitCode::SUCCESS) };
+        let (standing, others) = twice_if_damaged(look).await?;
+        let report = Report::new(&config.store.path, args.agent.as_ref(), &standing, now);
+        if let (Some(agent), Some(others)) = (&args.agent, others) {
+            warn_person(&format!("sweeper: {}", absent::message(agent, &others, &report.database)));
+            return Ok(ExitCode::from(1));
+        }
+        let has_reader = show.print(&report, &standing)?;
+        let Some(pause) = args.watch.filter(|_| has_reader) else { return Ok(ExitCode::SUCCESS) };
         tokio::select! {
-            () = &mut shutdown => return Ok(ExitCode::SUCCESS),
+            () = &mut shutdown => {
+                show.end()?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            () = resized.next() => show.is_anew = true,
             () = sleep(pause) => {}
         }
     }
+}
+
+/// How the looks at the queue are printed.
+struct Show {
+    is_json: bool,
+    is_watched: bool,
+    /// Nothing was printed yet.
+    is_first: bool,
+    /// The screen is to be cleared.
+    is_anew: bool,
+}
+
+impl Show {
+    /// Prints one look. False if nobody reads standard output any more.
+    fn print(&mut self, report: &Report, standing: &Standing) -> Result<bool, Failure> {
+        let (is_first, is_anew) = (mem::take(&mut self.is_first), mem::take(&mut self.is_anew));
+        if self.is_json {
+            let text = serde_json::to_string(report).context("write JSON")?;
+            return is_read(write_out(&format!("{}\n", printable::json_line(&text))));
+        }
+        if let Some(lines) = self.screen() {
+            // One line for the cursor, and one for what an interrupt echoes.
+            let page = page::show(report, standing, Some(lines.saturating_sub(2)));
+            return is_read(write_out(&screen::frame(&page, screen::columns(), is_anew)));
+        }
+        let gap = if is_first { "" } else { "\n" };
+        write_coloured(&format!("{gap}{}", page::show(report, standing, None).join("\n")))
+    }
+
+    /// The lines of the terminal, if each page is drawn in the place of the last one.
+    fn screen(&self) -> Option<usize> {
+        screen::lines().filter(|_| self.is_watched && !self.is_json)
+    }
+
+    /// Leaves the last page, with the prompt below it.
+    fn end(&self) -> Result<(), Failure> {
+        match self.screen() {
+            Some(_) => is_read(write_out("\n")).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Changes of the terminal's size.
+struct Resized(Option<Signal>);
+
+impl Resized {
+    fn new(is_watched: bool) -> Result<Self, Failure> {
+        let listen = || signal(SignalKind::window_change()).context("listen to signals");
+        Ok(Self(is_watched.then(listen).transpose()?))
+    }
+
+    /// Completes at the next change.
+    async fn next(&mut self) {
+        let changed = match &mut self.0 {
+            Some(changes) => changes.recv().await,
+            None => None,
+        };
+        // Without changes to come, this never completes.
+        if changed.is_none() {
+            pending::<()>().await;
+        }
+    }
+}
+
+/// Whether an agent has neither a pending nor a settled row.
+fn is_without_rows(standing: &Standing) -> bool {
+    standing.pending + standing.deleted + standing.absent + standing.dead == 0
 }

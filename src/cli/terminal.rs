@@ -10,7 +10,7 @@ use anyhow::{Context as _, Error};
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets::NOTHING};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Failure;
+use super::{Failure, screen::columns};
 use crate::printable;
 
 const BOLD: Style = Style::new().bold();
@@ -18,8 +18,8 @@ pub(super) const GREEN: Style = AnsiColor::Green.on_default();
 pub(super) const YELLOW: Style = AnsiColor::Yellow.on_default();
 pub(super) const RED: Style = AnsiColor::Red.on_default();
 
-/// Columns of a table: a terminal's 80, less an indent of two.
-const TABLE_WIDTH: u16 = 78;
+/// Columns by which tables are indented at most.
+const INDENT: usize = 2;
 
 /// Prints the result of a command.
 ///
@@ -106,14 +106,23 @@ pub(super) fn styled(style: Style, text: impl Display) -> String {
 }
 
 /// The lines of a table, its header first and in bold. `right`: the columns that are aligned to the right. Text that does not fit into
-/// the table ends with `…`. The cells must be escaped.
+/// the terminal ends with `…`; without a terminal, nothing is cut. The cells must be escaped.
 pub(super) fn table<const N: usize>(
     header: [&str; N],
     right: &[usize],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> Vec<String> {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(TABLE_WIDTH);
+    table.load_style(NOTHING);
+    match columns() {
+        Some(columns) => {
+            let width = u16::try_from(columns - INDENT).unwrap_or(u16::MAX);
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        }
+        None => {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+    }
     table.set_truncation_indicator("…").set_header(header);
     for cells in rows {
         let mut row = Row::from(cells);

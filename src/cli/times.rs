@@ -96,6 +96,12 @@ pub(super) fn show_both(at: Timestamp, zone: &TimeZone) -> String {
     format!("{} UTC{here}", utc.strftime(&format!("%Y-%m-%d {clock}")))
 }
 
+/// The time of day as `10:00:00 UTC`, or the whole time if it is not today.
+pub(super) fn show_clock(at: Timestamp, now: Timestamp) -> String {
+    let civil = at.civil().filter(|civil| now.civil().is_some_and(|now| now.date() == civil.date()));
+    civil.map_or_else(|| show_time(at), |civil| civil.strftime("%H:%M:%S UTC").to_string())
+}
+
 /// A due time as `due 2027-03-28 02:30 UTC (03:30 here), in 122 days`. `zone`: the reader's.
 pub(super) fn show_due(due: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
     if due == Timestamp::ZERO {

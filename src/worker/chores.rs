@@ -9,7 +9,7 @@ use super::{Worker, log};
 use crate::{
     api::Transport,
     event,
-    queue::{Counter as _, Queue, QueueError as _, Remedy},
+    queue::{Counter as _, InEffect, Queue, QueueError as _, Remedy},
 };
 
 /// Upkeep may use at most 1/10 of wall time.
@@ -29,19 +29,13 @@ pub(super) struct Chores {
     pub(super) deleted_before: u64,
     pub(super) counting: JoinSet<()>,
     pub(super) upkeep_at: Duration,
-    /// The rate that was last written to the database, in requests per second.
-    pub(super) rate_told: f64,
+    /// The settings that were last written to the database.
+    pub(super) told: InEffect,
 }
 
 impl Chores {
-    pub(super) fn new(now: Duration, rate_told: f64) -> Self {
-        Self {
-            summary_at: now + SUMMARY_INTERVAL,
-            deleted_before: 0,
-            counting: JoinSet::new(),
-            upkeep_at: now,
-            rate_told,
-        }
+    pub(super) fn new(now: Duration, told: InEffect) -> Self {
+        Self { summary_at: now + SUMMARY_INTERVAL, deleted_before: 0, counting: JoinSet::new(), upkeep_at: now, told }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tracing::warn;
 
-use super::{Settings, Totals, clocks, clocks::Clocks, outage::tell_of_invalid_rows};
+use super::{Settings, Totals, clocks, clocks::Clocks, outage::tell_of_invalid_rows, schedule::in_effect};
 use crate::{
     event,
     model::{
@@ -11,7 +11,7 @@ use crate::{
         outcome::Fault,
     },
     pace::Pace,
-    queue::{Orphan, Queue, QueueError as _, Remedy, Settlement, Tx as _},
+    queue::{InEffect, Orphan, Queue, QueueError as _, Remedy, Settlement, Tx as _},
 };
 
 /// Prepares the first turn: checks the clock, charges the rate limit for requests that an earlier daemon sent, and settles its
@@ -25,9 +25,9 @@ pub(super) async fn begin<Q: Queue>(
 ) -> Result<(Clocks, Totals), Q::Error> {
     let clocks = clocks::start(queue, settings, clock).await?;
     remember_what_was_sent(queue, pace, clock).await?;
-    let (rate, mut swept) = (pace.permits.rate(), 0);
+    let (in_effect, mut swept) = (in_effect(pace, settings), 0);
     loop {
-        match recover(queue, &settings.policy, rate, clock.now(), rng).await {
+        match recover(queue, &settings.policy, &in_effect, clock.now(), rng).await {
             // A row of an orphan cannot be read.
             Err(error) if error.remedy() == Remedy::Sweep => match sweep(queue, clock).await? {
                 0 => return Err(error),
@@ -56,11 +56,11 @@ async fn sweep<Q: Queue>(queue: &mut Q, clock: &Clock) -> Result<u64, Q::Error> 
     }
 }
 
-/// Settles the orphans as lost, and introduces this daemon with its `rate`.
+/// Settles the orphans as lost, and introduces this daemon with its settings.
 async fn recover<Q: Queue>(
     queue: &mut Q,
     policy: &Policy,
-    rate: f64,
+    in_effect: &InEffect,
     now: Timestamp,
     rng: &mut fastrand::Rng,
 ) -> Result<Totals, Q::Error> {
@@ -89,7 +89,7 @@ async fn recover<Q: Queue>(
         .collect();
     let mut write = queue.begin().await?;
     write.settle(settlements.iter()).await?;
-    write.introduce(rate, now).await?;
+    write.introduce(in_effect, now).await?;
     write.commit(&[], None, now).await?;
     if requests == 0 {
         return Ok(totals);

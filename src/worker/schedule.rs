@@ -18,7 +18,7 @@ use crate::{
         evidence::Evidence,
     },
     pace::{Admission, Pace, Probe},
-    queue::Claim,
+    queue::{Claim, InEffect},
 };
 
 /// Most lanes considered in a row without one that may send. Some thousand take a millisecond.
@@ -93,6 +93,17 @@ pub(super) struct Schedule {
     pub(super) told: Arc<AtomicBool>,
     /// The number of requests that may still be sent. `None`: no limit.
     pub(super) allowance: Option<usize>,
+}
+
+/// The settings in effect, for those who look at the queue. Whatever changes one of them, this is what is written.
+pub(super) fn in_effect(pace: &Pace, settings: &Settings) -> InEffect {
+    InEffect {
+        requests_per_second: pace.permits.rate(),
+        concurrency: pace.concurrency(settings.concurrency),
+        batch_size: settings.batch_size,
+        linger: settings.linger,
+        retry: settings.policy.retry,
+    }
 }
 
 impl Schedule {

@@ -23,6 +23,8 @@ pub fn clean(program: &str, dir: &Path) -> Command {
             command.env_remove(&*name);
         }
     }
+    // The terminal of whoever runs the tests has no say in the width of a page.
+    command.env_remove("COLUMNS").env_remove("LINES");
     // A file in /etc is not the tests' either.
     command.env("SWEEPER_CONFIG", "");
     command.current_dir(dir).stdin(Stdio::null());

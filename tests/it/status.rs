@@ -1,5 +1,8 @@
 //! `sweeper status` and `sweeper show`, from outside: what they say, and that they only look.
 
+mod watch;
+mod why;
+
 use audio_cache_sweeper::queue::Counter as _;
 use std::{
     io::{BufRead as _, BufReader},
@@ -33,14 +36,20 @@ pub fn stable(text: &str) -> String {
         (r"lately [\d,]+ deleted", "lately [n] deleted"),
         (r"for \d+s", "for [span]"),
         (r"(?m) \d+s$", " [span]"),
+        (r"(\d) +\d+s  +", "$1 [span]  "),
     ];
     let text = text.replace(env!("CARGO_PKG_VERSION"), "[version]");
     forms.iter().fold(text, |text, (form, stands)| Regex::new(form).unwrap().replace_all(&text, *stands).into_owned())
 }
 
 fn run(dir: &Path, arguments: &[&str]) -> String {
+    run_in(None, dir, arguments)
+}
+
+/// The same on so many columns.
+fn run_in(columns: Option<usize>, dir: &Path, arguments: &[&str]) -> String {
     let mut command = sweeper(dir);
-    command.args(arguments);
+    command.args(arguments).envs(columns.map(|columns| ("COLUMNS", columns.to_string())));
     let (code, out, err) = fed(command, "");
     assert_eq!((code, err.as_str()), (0, ""), "{arguments:?}: {out}");
     assert!(!out.contains('\u{1b}'), "no colours where there is no terminal");
@@ -96,17 +105,25 @@ fn minutes(text: &str) -> String {
     Regex::new(r"(\d+[dmh]) \d+[smh]").unwrap().replace_all(text, "$1 [n]").into_owned()
 }
 
+fn widest(shown: &str) -> usize {
+    shown.lines().map(|line| line.chars().count()).max().unwrap()
+}
+
 #[tokio::test]
-async fn status_is_readable_on_80_columns() {
+async fn status_is_readable_on_80_columns_and_uses_120() {
     let dir = tempfile::tempdir().unwrap();
     sweeper(dir.path()).arg("init").output().unwrap();
     insta::assert_snapshot!("empty", stable(&run(dir.path(), &["status"])));
     busy(dir.path()).await;
-    let shown = run(dir.path(), &["status"]);
-    let widest = shown.lines().max_by_key(|line| line.chars().count()).unwrap();
-    assert!(widest.chars().count() <= 80, "{widest}");
-    insta::assert_snapshot!("busy", minutes(&stable(&shown)));
-    insta::assert_snapshot!("one_agent", minutes(&stable(&run(dir.path(), &["status", "--agent", "agent-101"]))));
+    for (columns, name) in [(80, "busy"), (120, "busy_120")] {
+        let shown = run_in(Some(columns), dir.path(), &["status"]);
+        assert!(widest(&shown) <= columns, "{shown}");
+        insta::assert_snapshot!(name, minutes(&stable(&shown)));
+    }
+    let one = run_in(Some(80), dir.path(), &["status", "--agent", "agent-101"]);
+    insta::assert_snapshot!("one_agent", minutes(&stable(&one)));
+    let piped = run(dir.path(), &["status"]);
+    assert!(piped.contains(&"long-".repeat(51)), "without a terminal, nothing is cut: {piped}");
 }
 
 #[tokio::test]
@@ -120,12 +137,15 @@ async fn what_is_held_until_a_time_is_not_empty_before_that() {
     sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('b', 1)").await;
     let held = report(dir.path(), &[]).await;
     assert!(held["empty_in_s"].as_u64().unwrap() >= 3_590, "{held}");
-    assert!(!run(dir.path(), &["status"]).contains("leaves out"), "a hold on everything is taken into account");
     let tomorrow = from_now(86_400);
     sql(dir.path(), &format!("INSERT INTO deletions (agent_id, entry_id, due_at) VALUES ('c', 1, {tomorrow})")).await;
+    let held = report(dir.path(), &[]).await;
+    assert!(held["empty_in_s"].as_u64().unwrap() >= 86_390, "{held}");
     sql(dir.path(), "INSERT INTO holds (scope) VALUES ('b'), ('nobody')").await;
+    let held = report(dir.path(), &[]).await;
+    assert!(held["empty_in_s"].is_null() && held["rest_empty_in_s"].as_u64().unwrap() >= 86_390, "{held}");
     let shown = run(dir.path(), &["status"]);
-    assert!(shown.contains("\n           which leaves out 1 held agent and 1 row due later\n"), "{shown}");
+    assert!(shown.contains(", when the last row is due\n           but b is held (1 of 2 rows)\n"), "{shown}");
     daemon.signal("KILL");
     sql(dir.path(), &format!("UPDATE holds SET until_at = {}", from_now(-1))).await;
     assert!(run(dir.path(), &["status"]).contains("it is over"), "a person's hold ends without a probe");
@@ -156,7 +176,7 @@ async fn the_json_has_what_the_readme_says_and_all_of_it() {
     for name in &found {
         assert!(readme.contains(&format!("`{name}`")), "the README has no {name}");
     }
-    assert_eq!(found.len(), 46, "{found:?}");
+    assert_eq!(found.len(), 60, "{found:?}");
     assert_eq!(
         all["rows"],
         serde_json::json!({"pending": 1_141, "due": 1_107, "deleted": 100, "absent": 3, "dead": 12})
@@ -432,7 +452,8 @@ fn times_before_the_epoch_and_odd_rows_are_shown_as_well() {
         VALUES ('a', '1', 'soon', -5, 'x', 'y', 'z'), (x'ff', '2', 1e300, 'x', 0, 0, 0), (CAST(x'fe' AS TEXT), '3', 0, 0, 0, 0, 0);
         INSERT INTO holds (scope, cause, since_at, until_at) VALUES ('a', 'odd', 'x', 'y')";
     runtime.block_on(sql(dir.path(), &format!("{UNCHECKED} {odd}")));
-    assert!(run(dir.path(), &["status"]).contains("pending     3"));
+    let shown = run(dir.path(), &["status"]);
+    assert!(Regex::new(r"\npending +3  ").unwrap().is_match(&shown), "{shown}");
     assert!(run(dir.path(), &["show", "a", "1"]).starts_with("a 1: pending\n"));
     assert_eq!(Timestamp::parse("1969-12-31"), None);
 }

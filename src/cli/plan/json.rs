@@ -112,7 +112,7 @@ impl Report {
         }
         let mut total = due;
         [later, held].into_iter().for_each(|other| total.add(other));
-        let said = daemon.introduction.as_ref().map(|said| said.requests_per_second);
+        let said = daemon.introduction.as_ref().and_then(|said| said.in_effect).map(|said| said.requests_per_second);
         let rate = said.unwrap_or(config.rate.requests_per_second);
         Self {
             database: absolute(&config.store.path).display().to_string(),

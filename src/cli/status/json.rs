@@ -1,14 +1,18 @@
 //! `sweeper status --json`: the state of the queue for programs.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use serde::Serialize;
 
-use super::acts::ActReport;
+use super::{
+    acts::ActReport,
+    outlook::Outlook,
+    why::{Reason, Wait, hold_on, needs_a_person, rows_under, together, waits_of},
+};
 use crate::{
-    config::Config,
-    model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, outcome::Scope},
-    queue::sqlite::Standing,
+    model::{clock::Timestamp, deletion::AgentId, hold::HoldRow},
+    printable::absolute,
+    queue::{InEffect, sqlite::Standing},
 };
 
 /// The object that `--json` writes. Names and meanings are stable. Times are Unix milliseconds, durations seconds.
@@ -19,15 +23,22 @@ pub(super) struct Report {
     pub(super) agent: Option<String>,
     pub(super) daemon: DaemonReport,
     pub(super) rows: Rows,
+    pub(super) waits: Vec<WaitReport>,
     pub(super) in_flight: InFlight,
     pub(super) oldest_due_s: f64,
     pub(super) deleted_per_minute: f64,
     pub(super) ended_per_minute: f64,
     pub(super) empty_in_s: Option<u64>,
-    agents: Vec<AgentReport>,
+    pub(super) rest_empty_in_s: Option<u64>,
+    /// Agents that need a person come first, then other held ones.
+    pub(super) agents: Vec<AgentReport>,
     pub(super) dead: Vec<DeadReport>,
-    holds: Vec<HoldReport>,
+    pub(super) holds: Vec<HoldReport>,
     acts: Vec<ActReport>,
+    #[serde(skip)]
+    pub(super) outlook: Outlook,
+    #[serde(skip)]
+    pub(super) settings: Option<InEffect>,
 }
 
 #[derive(Debug, Serialize)]
@@ -37,6 +48,9 @@ pub(super) struct DaemonReport {
     pub(super) version: Option<String>,
     pub(super) started_at: Option<i64>,
     pub(super) requests_per_second: Option<f64>,
+    concurrency: Option<usize>,
+    batch_size: Option<u8>,
+    linger_s: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -48,6 +62,16 @@ pub(super) struct Rows {
     pub(super) dead: u64,
 }
 
+/// Pending rows, by what they wait for.
+#[derive(Debug, Serialize)]
+pub(super) struct WaitReport {
+    pub(super) reason: Reason,
+    pub(super) rows: u64,
+    pub(super) until_at: Option<i64>,
+    #[serde(skip)]
+    pub(super) requests: u64,
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct InFlight {
     pub(super) requests: u64,
@@ -55,11 +79,19 @@ pub(super) struct InFlight {
 }
 
 #[derive(Debug, Serialize)]
-struct AgentReport {
-    agent_id: String,
-    pending: u64,
-    due: u64,
-    oldest_due_s: f64,
+pub(super) struct AgentReport {
+    pub(super) agent_id: String,
+    pub(super) pending: u64,
+    pub(super) due: u64,
+    pub(super) oldest_due_s: f64,
+    pub(super) in_flight: u64,
+    pub(super) next_due_at: Option<i64>,
+    /// What most matters of what its rows wait for.
+    pub(super) waits_for: Option<Reason>,
+    pub(super) until_at: Option<i64>,
+    /// The cause of the hold that its rows wait for.
+    #[serde(skip)]
+    pub(super) cause: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,13 +102,15 @@ pub(super) struct DeadReport {
 }
 
 #[derive(Debug, Serialize)]
-struct HoldReport {
-    scope: String,
+pub(super) struct HoldReport {
+    pub(super) scope: String,
     cause: &'static str,
     why: Option<String>,
     since_at: i64,
     until_at: Option<i64>,
     left_s: Option<f64>,
+    pub(super) rows: u64,
+    pub(super) needs_a_person: bool,
 }
 
 fn seconds(span: Duration) -> f64 {
@@ -89,69 +123,92 @@ fn per_minute(rows: u64, span: Duration) -> f64 {
 }
 
 impl Report {
-    pub(super) fn new(config: &Config, agent: Option<&AgentId>, standing: &Standing, now: Timestamp) -> Self {
-        let Standing { daemon, pending, due, deleted, absent, dead, recent, .. } = standing;
+    /// The report on the database at this path.
+    pub(super) fn new(database: &Path, agent: Option<&AgentId>, standing: &Standing, now: Timestamp) -> Self {
+        let Standing { pending, due, deleted, absent, dead, recent, .. } = standing;
         let ended_per_minute = per_minute(recent.ended, recent.span);
-        let said = daemon.introduction.as_ref();
-        Self {
-            database: config.store.path.display().to_string(),
-            at: now.0,
-            agent: agent.map(|agent| agent.as_str().to_owned()),
-            daemon: DaemonReport {
-                running: daemon.running,
-                pid: daemon.pid,
-                version: said.map(|said| said.version.clone()),
-                started_at: said.map(|said| said.started_at.0),
-                requests_per_second: said.map(|said| said.requests_per_second),
-            },
-            rows: Rows { pending: *pending, due: *due, deleted: *deleted, absent: *absent, dead: *dead },
-            in_flight: InFlight { requests: standing.requests_in_flight, rows: standing.rows_in_flight },
-            oldest_due_s: seconds(standing.oldest_due),
-            deleted_per_minute: per_minute(recent.deleted, recent.span),
-            ended_per_minute,
-            empty_in_s: empty_in_s(standing, ended_per_minute, now),
-            agents: standing
-                .agents
-                .iter()
-                .map(|agent| AgentReport {
+        let outlook = Outlook::new(standing, ended_per_minute, now);
+        let rest_empty_in_s = outlook.rest_in.map(|span| span.as_secs());
+        let mut agents: Vec<(AgentReport, Vec<Wait>)> = standing
+            .agents
+            .iter()
+            .map(|agent| {
+                let waits = waits_of(agent, standing, now);
+                let cause = hold_on(&standing.holds, &agent.agent, now).map(|hold| hold.cause.as_str());
+                let first = waits.first();
+                let report = AgentReport {
                     agent_id: agent.agent.clone(),
                     pending: agent.pending,
                     due: agent.due,
                     oldest_due_s: seconds(agent.oldest_due),
-                })
-                .collect(),
+                    in_flight: agent.in_flight,
+                    next_due_at: agent.next_due_at.map(|at| at.0),
+                    waits_for: first.map(|wait| wait.reason),
+                    until_at: first.and_then(|wait| wait.until).map(|at| at.0),
+                    cause,
+                };
+                (report, waits)
+            })
+            .collect();
+        let is_held = |reason| matches!(reason, Some(Reason::NeedsAPerson | Reason::Held));
+        // The sort is stable: the agents with the most rows stay first.
+        agents.sort_by_key(|(agent, _)| {
+            agent.waits_for.filter(|reason| is_held(Some(*reason))).map_or((1, None), |r| (0, Some(r)))
+        });
+        let waits = together(agents.iter().flat_map(|(_, waits)| waits));
+        Self {
+            database: absolute(database).display().to_string(),
+            at: now.0,
+            agent: agent.map(|agent| agent.as_str().to_owned()),
+            daemon: DaemonReport::new(standing),
+            rows: Rows { pending: *pending, due: *due, deleted: *deleted, absent: *absent, dead: *dead },
+            waits: waits.iter().map(WaitReport::new).collect(),
+            in_flight: InFlight { requests: standing.requests_in_flight, rows: standing.rows_in_flight },
+            oldest_due_s: seconds(standing.oldest_due),
+            deleted_per_minute: per_minute(recent.deleted, recent.span),
+            ended_per_minute,
+            empty_in_s: rest_empty_in_s.filter(|_| outlook.stopped == 0),
+            rest_empty_in_s,
+            agents: agents.into_iter().map(|(agent, _)| agent).collect(),
             dead: standing
                 .causes
                 .iter()
                 .map(|dead| DeadReport { cause: dead.cause.clone(), rows: dead.rows, unconfirmed: dead.unconfirmed })
                 .collect(),
-            holds: standing.holds.iter().map(|hold| HoldReport::new(hold, now)).collect(),
+            holds: standing.holds.iter().map(|hold| HoldReport::new(hold, standing, now)).collect(),
             acts: standing.acts.iter().map(ActReport::new).collect(),
+            outlook,
+            settings: standing.daemon.introduction.as_ref().and_then(|said| said.in_effect),
         }
     }
 }
 
-/// Seconds until nothing is pending, at the pace of the last minutes. `None` if the queue does not get emptier.
-fn empty_in_s(standing: &Standing, ended_per_minute: f64, now: Timestamp) -> Option<u64> {
-    if standing.pending == 0 {
-        return Some(0);
+impl DaemonReport {
+    fn new(standing: &Standing) -> Self {
+        let daemon = &standing.daemon;
+        let said = daemon.introduction.as_ref();
+        let settings = said.and_then(|said| said.in_effect);
+        Self {
+            running: daemon.running,
+            pid: daemon.pid,
+            version: said.map(|said| said.version.clone()),
+            started_at: said.map(|said| said.started_at.0),
+            requests_per_second: settings.map(|settings| settings.requests_per_second),
+            concurrency: settings.map(|settings| settings.concurrency),
+            batch_size: settings.map(|settings| settings.batch_size),
+            linger_s: settings.map(|settings| seconds(settings.linger)),
+        }
     }
-    // The queue does not empty without a daemon, or under a hold on everything that has no end.
-    if standing.daemon.running == Some(false) || is_stopped(&standing.holds) || ended_per_minute <= 0.0 {
-        return None;
-    }
-    let held = standing.holds.iter().filter(|hold| hold.scope == Scope::All);
-    let held = held.filter_map(|hold| Some(hold.until_at?.since(now))).max().unwrap_or_default();
-    Some(held.as_secs() + (standing.pending as f64 / ended_per_minute * 60.0).ceil() as u64)
 }
 
-/// Whether everything is held until somebody lifts the hold.
-pub(super) fn is_stopped(holds: &[HoldRow]) -> bool {
-    holds.iter().any(|hold| hold.scope == Scope::All && hold.until_at.is_none())
+impl WaitReport {
+    fn new(wait: &Wait) -> Self {
+        Self { reason: wait.reason, rows: wait.rows, until_at: wait.until.map(|at| at.0), requests: wait.requests }
+    }
 }
 
 impl HoldReport {
-    fn new(hold: &HoldRow, now: Timestamp) -> Self {
+    fn new(hold: &HoldRow, standing: &Standing, now: Timestamp) -> Self {
         Self {
             scope: hold.scope.as_str().to_owned(),
             cause: hold.cause.as_str(),
@@ -159,6 +216,8 @@ impl HoldReport {
             since_at: hold.since_at.0,
             until_at: hold.until_at.map(|at| at.0),
             left_s: hold.until_at.map(|at| seconds(at.since(now))),
+            rows: rows_under(hold, standing, now),
+            needs_a_person: needs_a_person(hold),
         }
     }
 }

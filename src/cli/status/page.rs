@@ -1,15 +1,20 @@
-//! `sweeper status` for people.
+//! `sweeper status` for people: a function for each section of the page.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use super::{
     acts::act_lines,
-    json::{DaemonReport, InFlight, Report, Rows, is_stopped},
+    json::{AgentReport, DaemonReport, InFlight, Report, Rows, WaitReport},
+    layout::{Section, lay_out},
+    outlook::time_of,
+    why::{Reason, needs_a_person},
 };
 use crate::{
     cli::{
+        screen,
         terminal::{GREEN, RED, YELLOW, styled, table},
-        times::{plural, show_count, show_text, show_time},
+        times::{plural, show_clock, show_count, show_text, show_time},
+        version,
     },
     durations,
     model::{
@@ -21,42 +26,45 @@ use crate::{
     queue::sqlite::Standing,
 };
 
-/// Agents that are listed.
+/// Agents that are listed where the height of a terminal does not decide.
 const SHOWN_AGENTS: usize = 15;
-/// Holds that are listed.
+/// Holds, likewise.
 const SHOWN_HOLDS: usize = 10;
 /// The longest version that is shown whole.
 const MAX_VERSION: usize = 36;
+/// The width from which agents have more columns.
+const WIDE: usize = 110;
 
 /// The longest reason of a hold that is shown whole.
 const MAX_WHY: usize = 60;
 
-/// The page, 80 columns wide.
-pub(super) fn show(report: &Report, standing: &Standing, is_one_agent: bool) -> String {
+/// The page, as wide as the terminal. With a `height`, it has that many lines at most.
+pub(super) fn show(report: &Report, standing: &Standing, height: Option<usize>) -> Vec<String> {
     let now = Timestamp(report.at);
-    let mut sections = vec![daemon_lines(report, standing, now), row_lines(&report.rows, standing)];
-    if !standing.agents.is_empty() && !is_one_agent {
-        sections.push(agent_lines(standing));
-    }
+    let mut sections = vec![Section::of(daemon_lines(report, standing, now)), Section::of(row_lines(report, now))];
+    let most = height.unwrap_or(SHOWN_AGENTS.max(SHOWN_HOLDS));
+    // What needs a person stands before what is long.
     if !report.dead.is_empty() {
-        sections.push(dead_lines(report));
+        sections.push(Section::of(dead_lines(report)));
     }
     if !standing.holds.is_empty() {
-        let mut lines = hold_lines(standing.holds.iter().take(SHOWN_HOLDS), now);
-        more(&mut lines, standing.holds.len(), SHOWN_HOLDS, "holds");
-        sections.push(lines);
+        sections.push(holds(standing, most, now));
+    }
+    if !report.agents.is_empty() && report.agent.is_none() {
+        sections.push(agents(report, most, now));
     }
     if !standing.acts.is_empty() {
-        sections.push(act_lines(&standing.acts, now));
+        sections.push(Section::of(act_lines(&standing.acts, now)));
     }
-    sections.iter().map(|lines| lines.join("\n")).collect::<Vec<_>>().join("\n\n")
+    lay_out(&sections, height)
 }
 
 /// The daemon, its rate, and when the queue will be empty.
 fn daemon_lines(report: &Report, standing: &Standing, now: Timestamp) -> Vec<String> {
     let mut facts = vec![("daemon", daemon(&report.daemon, now))];
     if let (Some(pid), Some(version)) = (report.daemon.pid, &report.daemon.version) {
-        facts.push(("process", format!("{pid}, version {}", show_text(version, MAX_VERSION))));
+        let other = if version == version::SHORT { String::new() } else { format!(" (this is {})", version::SHORT) };
+        facts.push(("process", format!("{pid}, version {}{other}", show_text(version, MAX_VERSION))));
     }
     let lately = format!("lately {} deleted per minute", show_count(report.deleted_per_minute.round() as u64));
     let rate = report.daemon.requests_per_second;
@@ -65,26 +73,59 @@ fn daemon_lines(report: &Report, standing: &Standing, now: Timestamp) -> Vec<Str
     let InFlight { requests, rows } = report.in_flight;
     if requests > 0 {
         let orphans = if report.daemon.running == Some(false) { ", until the next daemon settles them" } else { "" };
-        let (requests, rows) = (plural(requests, "request", "requests"), plural(rows, "row", "rows"));
-        facts.push(("in flight", format!("{requests} with {rows}{orphans}")));
+        let most = report.settings.map(|settings| format!(" of at most {}", show_count(settings.concurrency as u64)));
+        let (most, requests) = (most.unwrap_or_default(), plural(requests, "request", "requests"));
+        facts.push(("in flight", format!("{requests}{most}, with {}{orphans}", plural(rows, "row", "rows"))));
     }
-    let empty = match report.empty_in_s {
-        Some(0) => "nothing is pending".to_owned(),
-        Some(seconds) => {
-            format!(
-                "in about {}, at the pace of the last minutes",
-                durations::show_roughly(Duration::from_secs(seconds))
-            )
+    let (empty, but) = empty(report, standing);
+    facts.push(("empty", empty));
+    facts.extend(but.map(|but| ("", but)));
+    facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect()
+}
+
+/// When the queue will be empty, and which rows are left then.
+fn empty(report: &Report, standing: &Standing) -> (String, Option<String>) {
+    let (outlook, pending) = (report.outlook, report.rows.pending);
+    if pending == 0 {
+        return ("nothing is pending".to_owned(), None);
+    }
+    let held = (outlook.stopped > 0).then(|| {
+        let of = format!("{} of {}", show_count(outlook.stopped), plural(pending, "row", "rows"));
+        (stoppers(report, standing), of)
+    });
+    if let (Some((scope, of)), Some(Duration::ZERO)) = (&held, outlook.rest_in) {
+        return (styled(RED, format!("not while {scope} held ({of})")), None);
+    }
+    let empty = match outlook.rest_in {
+        Some(span) if outlook.waits_for_due_rows => {
+            format!("in about {}, when the last row is due", durations::show_roughly(span))
         }
+        Some(span) => format!("in about {}, at the pace of the last minutes", durations::show_roughly(span)),
         None if report.daemon.running == Some(false) => "not before a daemon runs".to_owned(),
-        None if is_stopped(&standing.holds) => "not before the hold on everything is lifted".to_owned(),
         None => "cannot be estimated: no row reached an end lately".to_owned(),
     };
-    facts.push(("empty", empty));
-    if let (Some(1..), Some(left_out)) = (report.empty_in_s, left_out(report, standing, now)) {
-        facts.push(("", format!("which leaves out {left_out}")));
+    let but = held.map(|(scope, of)| styled(RED, format!("but {scope} held ({of})")));
+    (empty, but)
+}
+
+/// The scopes that are held until a person acts, with their verb: `PROJECT-58RP822I is`.
+fn stoppers(report: &Report, standing: &Standing) -> String {
+    let stopping = standing.holds.iter().filter(|hold| needs_a_person(hold));
+    if stopping.clone().any(|hold| hold.scope == Scope::All) {
+        return "everything is".to_owned();
     }
-    facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect()
+    let mut agents = report.agents.iter().filter(|agent| agent.waits_for == Some(Reason::NeedsAPerson));
+    let first = agents.next().map_or_else(|| "an agent".to_owned(), |agent| name(&agent.agent_id, 30));
+    match agents.count() {
+        0 => format!("{first} is"),
+        others => format!("{first} and {} are", plural(others as u64, "other", "others")),
+    }
+}
+
+/// The name, cut to `spare` characters less than the width.
+fn name(agent: &str, spare: usize) -> String {
+    let most = screen::columns().map_or(usize::MAX - 1, |columns| columns.saturating_sub(spare + 20));
+    show_text(agent, most.max(10))
 }
 
 fn daemon(daemon: &DaemonReport, now: Timestamp) -> String {
@@ -103,33 +144,135 @@ fn daemon(daemon: &DaemonReport, now: Timestamp) -> String {
     }
 }
 
-/// The number of rows in each state.
-fn row_lines(rows: &Rows, standing: &Standing) -> Vec<String> {
-    let Rows { pending, due, deleted, absent, dead } = rows;
+/// The number of rows in each state, and what the pending ones wait for.
+fn row_lines(report: &Report, now: Timestamp) -> Vec<String> {
+    let Rows { pending, due, deleted, absent, dead } = &report.rows;
     let oldest = match due {
         0 => String::new(),
-        _ => format!(", the oldest for {}", durations::show_roughly(standing.oldest_due)),
+        _ => format!(", the oldest for {}", durations::show_roughly(Duration::from_secs_f64(report.oldest_due_s))),
     };
     let due = format!("{} due{oldest}", show_count(*due));
     let row = |state: &str, rows: &u64, note: &str| [state.to_owned(), show_count(*rows), note.to_owned()];
-    let rows =
-        [row("pending", pending, &due), row("deleted", deleted, ""), row("absent", absent, ""), row("dead", dead, "")];
+    let waits = report.waits.iter().map(|wait| {
+        let (word, note) = told(wait, report, now);
+        row(&format!("  {word}"), &wait.rows, &note)
+    });
+    let settled = [row("deleted", deleted, ""), row("absent", absent, ""), row("dead", dead, "")];
+    let rows = std::iter::once(row("pending", pending, &due)).chain(waits).chain(settled);
     let mut lines = table(["state", "rows", ""], &[1], rows);
+    for (line, wait) in lines.iter_mut().skip(2).zip(&report.waits) {
+        *line = match wait.reason {
+            Reason::NeedsAPerson => styled(RED, &line),
+            Reason::InFlight => styled(GREEN, &line),
+            Reason::Held | Reason::NoDaemon => styled(YELLOW, &line),
+            Reason::Daemon | Reason::Concurrency | Reason::Rate | Reason::Gathering | Reason::DueLater => continue,
+        };
+    }
     if let Some(line) = lines.last_mut().filter(|_| *dead > 0) {
         *line = styled(RED, &line);
     }
     lines
 }
 
-/// The agents with open rows.
-fn agent_lines(standing: &Standing) -> Vec<String> {
-    let rows = standing.agents.iter().take(SHOWN_AGENTS).map(|agent| {
-        let oldest = if agent.due > 0 { durations::show_roughly(agent.oldest_due) } else { String::new() };
-        [printable::line(&agent.agent).into_owned(), show_count(agent.pending), show_count(agent.due), oldest]
-    });
-    let mut lines = table(["agent", "pending", "due", "oldest due"], &[1, 2, 3], rows);
-    more(&mut lines, standing.agents.len(), SHOWN_AGENTS, "agents");
-    lines
+/// What pending rows wait for: a word, and what else there is to say.
+fn told(wait: &WaitReport, report: &Report, now: Timestamp) -> (&'static str, String) {
+    let until = wait.until_at.map(Timestamp);
+    let settings = report.settings;
+    match wait.reason {
+        Reason::NeedsAPerson => ("held", "until a person acts: see the holds below".to_owned()),
+        Reason::Held => {
+            let until = until.filter(|until| *until > now);
+            let until = until.map(|until| format!("until {} or later", show_clock(until, now)));
+            ("held", until.unwrap_or_else(|| "until a probe gets through".to_owned()))
+        }
+        Reason::NoDaemon => ("idle", "no daemon runs".to_owned()),
+        Reason::Daemon => ("idle", "the daemon has not said yet how it works".to_owned()),
+        Reason::Concurrency => {
+            let most = settings.map_or(0, |settings| settings.concurrency as u64);
+            ("waiting", format!("for an answer: as many calls as may be are in flight, {}", show_count(most)))
+        }
+        Reason::Rate => {
+            let least = settings.map_or(Duration::ZERO, |settings| time_of(wait.requests, &settings));
+            let requests = plural(wait.requests, "request", "requests");
+            let least = durations::show_roughly(least.max(Duration::from_secs(1)));
+            ("waiting", format!("for the rate: {requests} in {least} at least"))
+        }
+        Reason::Gathering => {
+            let until = until.map_or_else(String::new, |until| format!("until {} ", show_clock(until, now)));
+            ("waiting", format!("{until}to share a request"))
+        }
+        Reason::InFlight => ("in flight", String::new()),
+        Reason::DueLater => {
+            let next = until.map_or_else(String::new, |next| {
+                format!("next due {}, in {}", show_time(next), durations::show_roughly(next.since(now)))
+            });
+            ("due later", next)
+        }
+    }
+}
+
+/// The agents with open rows: those that need a person first.
+fn agents(report: &Report, most: usize, now: Timestamp) -> Section {
+    let all = report.agents.len();
+    let agents: Vec<&AgentReport> = report.agents.iter().take(most).collect();
+    let oldest = |agent: &AgentReport| {
+        if agent.due == 0 {
+            String::new()
+        } else {
+            durations::show_roughly(Duration::from_secs_f64(agent.oldest_due_s))
+        }
+    };
+    let id = |agent: &AgentReport| printable::line(&agent.agent_id).into_owned();
+    let (pending, due) = (|agent: &AgentReport| show_count(agent.pending), |agent: &AgentReport| show_count(agent.due));
+    let is_wide = screen::columns().is_none_or(|columns| columns >= WIDE);
+    let mut lines = if is_wide {
+        let rows = agents.iter().map(|agent| {
+            let next = agent.next_due_at.map(|next| durations::show_roughly(Timestamp(next).since(now)));
+            let (flying, next) = (show_count(agent.in_flight), next.unwrap_or_default());
+            [id(agent), pending(agent), due(agent), oldest(agent), flying, next, waits_for(agent, now)]
+        });
+        let header = ["agent", "pending", "due", "oldest due", "in flight", "next due in", "waits for"];
+        table(header, &[1, 2, 3, 4, 5], rows)
+    } else {
+        let rows =
+            agents.iter().map(|agent| [id(agent), pending(agent), due(agent), oldest(agent), waits_for(agent, now)]);
+        table(["agent", "pending", "due", "oldest due", "waits for"], &[1, 2, 3], rows)
+    };
+    let head = lines.drain(..1).collect();
+    for (line, agent) in lines.iter_mut().zip(&agents) {
+        match agent.waits_for {
+            Some(Reason::NeedsAPerson) => *line = styled(RED, &line),
+            Some(Reason::Held) => *line = styled(YELLOW, &line),
+            _ => {}
+        }
+    }
+    let pending: Vec<u64> = report.agents.iter().map(|agent| agent.pending).collect();
+    let more = move |shown: usize| {
+        let (agents, rows) = (pending.len() - shown, pending.iter().skip(shown).sum());
+        let agents = plural(agents as u64, "more agent", "more agents");
+        format!("… and {agents}, {} pending; --json has all of them", show_count(rows))
+    };
+    Section { head, rows: lines, all, most: SHOWN_AGENTS, more: Box::new(more) }
+}
+
+/// What the rows of an agent wait for, in a few words.
+fn waits_for(agent: &AgentReport, now: Timestamp) -> String {
+    let until = agent.until_at.map(Timestamp);
+    let cause = agent.cause.unwrap_or("?");
+    match agent.waits_for {
+        None => String::new(),
+        Some(Reason::NeedsAPerson) => format!("a person: {cause}"),
+        Some(Reason::Held) => format!("a hold: {cause}"),
+        Some(Reason::NoDaemon | Reason::Daemon) => "a daemon".to_owned(),
+        Some(Reason::Concurrency) => "a free call".to_owned(),
+        Some(Reason::Rate) => "the rate".to_owned(),
+        Some(Reason::Gathering) => {
+            let until = until.map_or_else(String::new, |until| format!(" until {}", show_clock(until, now)));
+            format!("others{until}")
+        }
+        Some(Reason::InFlight) => "its answer".to_owned(),
+        Some(Reason::DueLater) => "its due time".to_owned(),
+    }
 }
 
 /// The causes of the dead rows.
@@ -141,9 +284,24 @@ fn dead_lines(report: &Report) -> Vec<String> {
     table(["dead because", "rows", "unconfirmed"], &[1, 2], rows)
 }
 
+/// The holds: those that need a person first.
+fn holds(standing: &Standing, most: usize, now: Timestamp) -> Section {
+    let mut holds: Vec<&HoldRow> = standing.holds.iter().collect();
+    holds.sort_by_key(|hold| !needs_a_person(hold));
+    let all = holds.len();
+    let mut lines = hold_lines(holds.into_iter().take(most), now);
+    let head = lines.drain(..1).collect();
+    let more = move |shown: usize| {
+        format!("… and {}; --json has all of them", plural((all - shown) as u64, "more hold", "more holds"))
+    };
+    Section { head, rows: lines, all, most: SHOWN_HOLDS, more: Box::new(more) }
+}
+
 /// Scope, cause, age and end of holds.
 pub(in crate::cli) fn hold_lines<'h>(holds: impl IntoIterator<Item = &'h HoldRow>, now: Timestamp) -> Vec<String> {
+    let mut colours = Vec::new();
     let rows = holds.into_iter().map(|hold| {
+        colours.push(if needs_a_person(hold) { RED } else { YELLOW });
         let scope = match &hold.scope {
             Scope::All => "everything".to_owned(),
             Scope::Agent(agent) => printable::line(agent.as_str()).into_owned(),
@@ -158,25 +316,6 @@ pub(in crate::cli) fn hold_lines<'h>(holds: impl IntoIterator<Item = &'h HoldRow
         [scope, format!("{}{why}", hold.cause.as_str()), durations::show_roughly(now.since(hold.since_at)), until]
     });
     let mut lines = table(["held", "because", "since", "until"], &[2], rows);
-    lines.iter_mut().skip(1).for_each(|line| *line = styled(YELLOW, &line));
+    lines.iter_mut().skip(1).zip(colours).for_each(|(line, colour)| *line = styled(colour, &line));
     lines
-}
-
-/// The pending rows that the time to empty leaves out, because they wait for a hold or a due time.
-fn left_out(report: &Report, standing: &Standing, now: Timestamp) -> Option<String> {
-    let is_over = |hold: &HoldRow| hold.cause == Cause::Operator && hold.until_at.is_some_and(|until| until <= now);
-    let held = standing.holds.iter().filter(|hold| !is_over(hold));
-    let held: HashSet<&str> = held.filter(|hold| hold.scope != Scope::All).map(|hold| hold.scope.as_str()).collect();
-    let held = standing.agents.iter().filter(|agent| held.contains(agent.agent.as_str())).count() as u64;
-    let later = report.rows.pending - report.rows.due;
-    let parts =
-        [(held, plural(held, "held agent", "held agents")), (later, plural(later, "row due later", "rows due later"))];
-    let parts: Vec<String> = parts.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
-    (!parts.is_empty()).then(|| parts.join(" and "))
-}
-
-fn more(lines: &mut Vec<String>, all: usize, shown: usize, what: &str) {
-    if all > shown {
-        lines.push(format!("… and {} more {what}; --json has all of them", show_count((all - shown) as u64)));
-    }
 }

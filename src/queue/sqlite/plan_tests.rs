@@ -15,7 +15,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
 }
 
 /// Name, statement, and lines that its plan must have.
-const PLANS: [(&str, &str, &[&str]); 20] = [
+const PLANS: [(&str, &str, &[&str]); 22] = [
     (
         "lanes",
         listing::LANES,
@@ -69,6 +69,16 @@ const PLANS: [(&str, &str, &[&str]); 20] = [
     ),
     ("standing of the open rows", reader::PENDING, &["SCAN deletions USING COVERING INDEX deletions_due"]),
     ("what would go out", reader::LANES_TO_SEND, &["SCAN deletions USING COVERING INDEX deletions_due"]),
+    (
+        "rows in flight",
+        reader::PENDING_IN_FLIGHT,
+        &["SEARCH deletions USING INTEGER PRIMARY KEY", "SCAN requests USING INDEX requests_unanswered"],
+    ),
+    (
+        "rows that wait for others",
+        reader::IDLE,
+        &["SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at<?)"],
+    ),
     ("standing of the dead rows", reader::DEAD, &["SCAN deletions USING INDEX deletions_dead"]),
     (
         "enqueue",

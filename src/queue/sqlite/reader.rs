@@ -1,22 +1,27 @@
 //! Read-only looks at the queue, beside a daemon or without one.
 
 mod acts;
+mod backlog;
 mod plan;
 mod standing;
 mod story;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use sqlx::{ColumnIndex, Row as _, Sqlite, SqliteConnection, Type, decode::Decode, sqlite::SqliteRow};
 
+pub use backlog::AgentStanding;
 #[cfg(test)]
 pub(super) use plan::LANES_TO_SEND;
 pub use plan::{AgentLoad, Load, Outlook};
 pub(super) use standing::waiting;
-pub use standing::{AgentStanding, Daemon, DeadRows, Introduction, RecentPace, Standing};
-#[cfg(test)]
-pub(super) use standing::{DEAD, PENDING, first_rows};
+pub use standing::{Daemon, DeadRows, Introduction, RecentPace, Standing};
 pub use story::{SentRequest, Story};
+#[cfg(test)]
+pub(super) use {
+    backlog::{IDLE, PENDING, PENDING_IN_FLIGHT},
+    standing::{DEAD, first_rows},
+};
 
 use super::{
     connection::connect,
@@ -28,11 +33,15 @@ use super::{
     schema::connect_known,
     step_limit::{StepLimit, whole_file},
 };
-use crate::model::{
-    clock::Timestamp,
-    deletion::{AgentId, EntryId},
-    hold::HoldRow,
-    outcome::Scope,
+use crate::{
+    model::{
+        backoff::Backoff,
+        clock::Timestamp,
+        deletion::{AgentId, EntryId},
+        hold::HoldRow,
+        outcome::Scope,
+    },
+    queue::InEffect,
 };
 
 /// A connection that only reads.
@@ -98,6 +107,21 @@ impl Reader {
         Ok(standing)
     }
 
+    /// Every agent that has a row, settled or not.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn agents(&mut self) -> Result<Vec<AgentId>, StoreError> {
+        let agents = {
+            let _budget = self.steps.allow(whole_file(&self.path));
+            backlog::agents(&mut self.conn).await
+        };
+        match agents {
+            Ok(agents) => Ok(agents),
+            Err(source) => Err(self.blame("list the agents", source).await),
+        }
+    }
+
     /// The holds that requests for an agent must wait for, and the daemon's rate.
     ///
     /// # Errors
@@ -109,7 +133,9 @@ impl Reader {
             let introduction = introduction(&mut self.conn, pid).await?;
             Ok(SharedLimits {
                 holds,
-                requests_per_second: introduction.map(|introduction| introduction.requests_per_second),
+                requests_per_second: introduction
+                    .and_then(|introduction| introduction.in_effect)
+                    .map(|settings| settings.requests_per_second),
             })
         };
         read.await.map_err(|source| StoreError { path: self.path.clone(), doing: "read the holds", source })
@@ -137,16 +163,28 @@ impl Reader {
     }
 }
 
-/// The introduction that the daemon with this process number wrote.
+/// The introduction that the daemon with this process number wrote. An older version writes less of it.
 async fn introduction(conn: &mut SqliteConnection, pid: Option<u32>) -> Result<Option<Introduction>, sqlx::Error> {
-    let found = sqlx::query("SELECT version, started_at, requests_per_second FROM daemon WHERE pid = ?1").bind(pid);
+    let found = sqlx::query("SELECT * FROM daemon WHERE pid = ?1").bind(pid);
     Ok(found.fetch_optional(conn).await?.and_then(|row| {
         Some(Introduction {
-            version: text(&row, 0)?,
-            started_at: Timestamp(value(&row, 1)?),
-            requests_per_second: value(&row, 2)?,
+            version: value(&row, "version")?,
+            started_at: Timestamp(value(&row, "started_at")?),
+            in_effect: in_effect(&row),
         })
     }))
+}
+
+/// The settings in the daemon's row.
+fn in_effect(row: &SqliteRow) -> Option<InEffect> {
+    let ms = |column| Some(Duration::from_millis(u64::try_from(value::<i64, _>(row, column)?).ok()?));
+    Some(InEffect {
+        requests_per_second: value(row, "requests_per_second")?,
+        concurrency: usize::try_from(value::<i64, _>(row, "concurrency")?).ok()?,
+        batch_size: value(row, "batch_size")?,
+        linger: ms("linger_ms")?,
+        retry: Backoff::new(ms("retry_base_ms")?, ms("retry_max_ms")?).ok()?,
+    })
 }
 
 /// The holds that an agent's rows wait for; without an agent, all holds.

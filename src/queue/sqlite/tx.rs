@@ -1,6 +1,6 @@
 //! A transaction that writes: everything that one turn of the worker changes.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
 
@@ -20,7 +20,7 @@ use crate::{
         hold::{HoldChange, HoldRow},
         outcome::Scope,
     },
-    queue::{Claim, Look, Settlement, Tx},
+    queue::{Claim, InEffect, Look, Settlement, Tx},
 };
 
 /// Now; claims: [[id, correlation_id, agent_id, [deletion id, …], size, kind], …]. Runs in the same script as the COMMIT.
@@ -28,16 +28,29 @@ const CLAIM: &str = "
 INSERT INTO requests (claimed_at, id, correlation_id, agent_id, deletion_ids, size, kind)
 SELECT ?, value->>0, value->>1, value->>2, value->'$[3]', value->>4, value->>5 FROM json_each(?)";
 
-/// ?1 process; ?2 version; ?3 rate; ?4 now
+/// ?1 now; ?2 to ?7 the settings; ?8 process; ?9 version
 const WRITE_DAEMON: &str = "
-INSERT OR REPLACE INTO daemon (id, pid, version, started_at, requests_per_second, updated_at)
-VALUES (1, ?1, ?2, ?4, ?3, ?4)";
+INSERT OR REPLACE INTO daemon (id, pid, version, started_at, updated_at,
+    requests_per_second, concurrency, batch_size, linger_ms, retry_base_ms, retry_max_ms)
+VALUES (1, ?8, ?9, ?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+/// ?1 now; ?2 to ?7 the settings
+const WRITE_SETTINGS: &str = "
+UPDATE daemon SET updated_at = ?1, requests_per_second = ?2, concurrency = ?3, batch_size = ?4, linger_ms = ?5,
+    retry_base_ms = ?6, retry_max_ms = ?7";
 
 /// Changes with each commit of another connection.
 pub(super) const DATA_VERSION: &str = "PRAGMA data_version";
 const COMMIT: &str = "COMMIT";
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// Binds ?1 to ?7 of [`WRITE_DAEMON`] and [`WRITE_SETTINGS`].
+fn bind_settings<'q>(query: Query<'q>, settings: &InEffect, now: Timestamp) -> Query<'q> {
+    let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    let InEffect { requests_per_second, concurrency, batch_size, linger, retry } = settings;
+    let query = query.bind(now.0).bind(*requests_per_second).bind(i64::try_from(*concurrency).unwrap_or(i64::MAX));
+    query.bind(*batch_size).bind(ms(*linger)).bind(ms(retry.base())).bind(ms(retry.delay(u32::MAX)))
+}
 
 /// A transaction that writes. Without [`Tx::commit`] it has no effect: the [`super::Store`] rolls it back.
 #[derive(Debug)]
@@ -163,16 +176,17 @@ impl Tx for Transaction<'_> {
         RequestId(id)
     }
 
-    async fn introduce(&mut self, rate: f64, now: Timestamp) -> Result<(), StoreError> {
-        let query = sqlx::query(WRITE_DAEMON).bind(std::process::id()).bind(env!("CARGO_PKG_VERSION"));
-        self.execute("write the daemon's row", query.bind(rate).bind(now.0)).await?;
+    async fn introduce(&mut self, settings: &InEffect, now: Timestamp) -> Result<(), StoreError> {
+        let query = bind_settings(sqlx::query(WRITE_DAEMON), settings, now);
+        let query = query.bind(std::process::id()).bind(env!("CARGO_PKG_VERSION"));
+        self.execute("write the daemon's row", query).await?;
         Ok(())
     }
 
-    async fn commit(mut self, claims: &[Claim], rate: Option<f64>, now: Timestamp) -> Result<(), StoreError> {
-        if let Some(rate) = rate {
-            let query = sqlx::query("UPDATE daemon SET requests_per_second = ?1, updated_at = ?2");
-            self.execute("write the rate", query.bind(rate).bind(now.0)).await?;
+    async fn commit(mut self, claims: &[Claim], settings: Option<&InEffect>, now: Timestamp) -> Result<(), StoreError> {
+        if let Some(settings) = settings {
+            let query = bind_settings(sqlx::query(WRITE_SETTINGS), settings, now);
+            self.execute("write the settings", query).await?;
         }
         self.claim(claims, now).await
     }

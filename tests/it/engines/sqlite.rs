@@ -4,11 +4,15 @@ use std::{cell::RefCell, future::Future, path::Path, process::Command, time::Dur
 
 use audio_cache_sweeper::{
     model::{
+        backoff::Backoff,
         clock::Timestamp,
         deletion::{AgentId, Kind, State},
         outcome::{Cause, Scope},
     },
-    queue::sqlite::{OpenError, Options, Store, Synchronous},
+    queue::{
+        InEffect,
+        sqlite::{OpenError, Options, Store, Synchronous},
+    },
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, FromRow, Row as _, SqliteConnection,
@@ -164,11 +168,18 @@ impl Engine for Sqlite {
     }
 
     async fn daemon(&mut self) -> Option<Daemon> {
-        let sql = "SELECT pid, version, started_at, requests_per_second, updated_at FROM daemon";
-        let (pid, version, started_at, requests_per_second, updated_at) =
-            sqlx::query_as::<_, (u32, String, i64, f64, i64)>(sql).fetch_optional(&mut self.conn).await.unwrap()?;
+        let sql =
+            "SELECT pid, version, started_at, updated_at, requests_per_second, concurrency, batch_size, linger_ms,
+                retry_base_ms, retry_max_ms FROM daemon";
+        type Row = (u32, String, i64, i64, f64, u32, u8, i64, i64, i64);
+        let row = sqlx::query_as::<_, Row>(sql).fetch_optional(&mut self.conn).await.unwrap()?;
+        let (pid, version, started_at, updated_at, requests_per_second, concurrency, batch_size, linger, base, max) =
+            row;
         let [started_at, updated_at] = [started_at, updated_at].map(Timestamp);
-        Some(Daemon { pid, version, started_at, requests_per_second, updated_at })
+        let [linger, base, max] = [linger, base, max].map(|ms| Duration::from_millis(ms.unsigned_abs()));
+        let (concurrency, retry) = (usize::try_from(concurrency).unwrap(), Backoff::new(base, max).unwrap());
+        let settings = InEffect { requests_per_second, concurrency, batch_size, linger, retry };
+        Some(Daemon { pid, version, started_at, settings, updated_at })
     }
 
     async fn pending(&mut self) -> usize {

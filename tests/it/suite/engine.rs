@@ -11,7 +11,7 @@ use audio_cache_sweeper::{
         deletion::{Kind, State},
         outcome::{Cause, Scope},
     },
-    queue::Queue,
+    queue::{InEffect, Queue},
 };
 use uuid::Uuid;
 
@@ -198,7 +198,7 @@ pub struct Daemon {
     pub pid: u32,
     pub version: String,
     pub started_at: Timestamp,
-    pub requests_per_second: f64,
+    pub settings: InEffect,
     pub updated_at: Timestamp,
 }
 

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use audio_cache_sweeper::{
     model::{
+        backoff::Backoff,
         clock::Timestamp,
         deletion::{DeletionId, Lane, State},
         outcome::Cause,
     },
-    queue::{Look, Queue as _, Tx as _},
+    queue::{InEffect, Look, Queue as _, Tx as _},
 };
 
 use super::{
@@ -122,7 +123,10 @@ pub async fn a_fresh_connection_undoes_what_was_open_and_the_worker_stays_the_ow
     seam.engine.pause("a").await;
     let before = seam.tables().await;
     let mut tx = seam.queue.begin().await.unwrap();
-    tx.introduce(1.0, NOW).await.unwrap();
+    let retry = Backoff::new(Duration::from_secs(1), Duration::from_secs(2)).unwrap();
+    let linger = Duration::ZERO;
+    let settings = InEffect { requests_per_second: 1.0, concurrency: 1, batch_size: 1, linger, retry };
+    tx.introduce(&settings, NOW).await.unwrap();
     drop(tx);
     seam.queue.reconnect().await.unwrap();
     seam.queue.check_owner().unwrap();

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use audio_cache_sweeper::{
     model::{
+        backoff::Backoff,
         deletion::{AgentId, DeletionId},
         outcome::Cause,
     },
-    queue::{Counter as _, Queue as _, Tx as _},
+    queue::{Counter as _, InEffect, Queue as _, Tx as _},
 };
 
 use super::{
@@ -97,20 +98,34 @@ pub async fn the_queue_says_who_works_on_it_and_how_fast<E: Engine>() {
     let mut seam = Seam::<E>::new().await;
     assert_eq!(seam.engine.daemon().await, None);
     let mut tx = seam.queue.begin().await.unwrap();
-    tx.introduce(7.5, NOW).await.unwrap();
+    let settings = InEffect {
+        requests_per_second: 7.5,
+        concurrency: 8,
+        batch_size: 20,
+        linger: seconds(1),
+        retry: Backoff::new(seconds(10), seconds(60)).unwrap(),
+    };
+    tx.introduce(&settings, NOW).await.unwrap();
     tx.commit(&[], None, NOW).await.unwrap();
     let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION").to_owned());
-    let daemon = Daemon { pid, version, started_at: NOW, requests_per_second: 7.5, updated_at: NOW };
+    let daemon = Daemon { pid, version, started_at: NOW, settings, updated_at: NOW };
     assert_eq!(seam.engine.daemon().await, Some(daemon.clone()));
     let later = NOW.plus(seconds(1));
-    seam.queue.begin().await.unwrap().commit(&[], Some(2.5), later).await.unwrap();
-    let slower = Daemon { requests_per_second: 2.5, updated_at: later, ..daemon.clone() };
+    let other = InEffect {
+        requests_per_second: 2.5,
+        concurrency: 2,
+        batch_size: 1,
+        linger: seconds(0),
+        retry: Backoff::new(seconds(1), seconds(2)).unwrap(),
+    };
+    seam.queue.begin().await.unwrap().commit(&[], Some(&other), later).await.unwrap();
+    let slower = Daemon { settings: other, updated_at: later, ..daemon.clone() };
     assert_eq!(seam.engine.daemon().await, Some(slower));
     // Another daemon starts.
     let mut tx = seam.queue.begin().await.unwrap();
-    tx.introduce(9.0, later).await.unwrap();
+    tx.introduce(&settings, later).await.unwrap();
     tx.commit(&[], None, later).await.unwrap();
-    let other = Daemon { started_at: later, updated_at: later, requests_per_second: 9.0, ..daemon };
+    let other = Daemon { started_at: later, updated_at: later, ..daemon };
     assert_eq!(seam.engine.daemon().await, Some(other));
 }
 

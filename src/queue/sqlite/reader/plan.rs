@@ -92,8 +92,8 @@ pub struct Outlook {
 }
 
 impl Reader {
-    /// What would go out, or the part of one agent, at one moment. A request carries at most `batch_size` rows. Reads the whole
-    /// table.
+    /// What would go out, or the part of one agent, at one moment. A request carries at most `batch_size` rows, or as
+    /// many as in the daemon that works on the queue. Reads the whole table.
     ///
     /// # Errors
     /// If SQLite fails.
@@ -135,12 +135,16 @@ async fn outlook(
     let name = agent.map(AgentId::as_str);
     let lanes = sqlx::query(LANES_TO_SEND).bind(now.0).bind(name).fetch_all(&mut *conn).await?;
     let in_flight = sqlx::query(IN_FLIGHT).bind(name).fetch_one(&mut *conn).await?;
+    let introduction = introduction(conn, pid).await?;
+    // Whoever asks may have another configuration than the daemon.
+    let in_effect = introduction.as_ref().and_then(|said| said.in_effect);
+    let batch_size = in_effect.map_or(batch_size, |settings| settings.batch_size);
     Ok(Outlook {
         agents: agents(&lanes, batch_size),
         refused: refused(conn, name).await?,
         in_flight: Load { requests: count(&in_flight, 0), rows: count(&in_flight, 1) },
         holds: concerning(holds(conn).await?, agent),
-        daemon: Daemon { introduction: introduction(conn, pid).await?, ..Daemon::default() },
+        daemon: Daemon { introduction, ..Daemon::default() },
     })
 }
 

@@ -1,6 +1,6 @@
 //! The state of the queue: counts, ages, and the pace of the last minutes.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
 
@@ -9,24 +9,23 @@ use super::{
         listing::LANES,
         rows::{due_since, holds},
     },
-    acts, concerning, count, introduction, text, value,
+    acts,
+    backlog::{AgentStanding, backlog},
+    concerning, count, introduction, text, value,
 };
-use crate::model::{
-    act::Act,
-    clock::Timestamp,
-    deletion::AgentId,
-    hold::HoldRow,
-    outcome::{Cause, Scope},
+use crate::{
+    model::{
+        act::Act,
+        clock::Timestamp,
+        deletion::AgentId,
+        hold::HoldRow,
+        outcome::{Cause, Scope},
+    },
+    queue::InEffect,
 };
 
 /// The time that [`RecentPace`] covers.
 const LATELY: Duration = Duration::from_secs(300);
-
-/// ?1 now; ?2 agent or NULL. Grouped in the order of the index, so that nothing is sorted.
-pub(in crate::queue::sqlite) const PENDING: &str = "
-SELECT agent_id, count(*), sum(due_at <= ?1) FROM deletions INDEXED BY deletions_due
-WHERE state = 'pending' AND (?2 IS NULL OR agent_id = ?2)
-GROUP BY priority, agent_id";
 
 /// Reads the whole table: no index follows the states of settled rows.
 const SETTLED: &str = "SELECT sum(state = 'deleted'), sum(state = 'absent') FROM deletions";
@@ -55,8 +54,8 @@ GROUP BY last_cause ORDER BY count(*) DESC, last_cause";
 
 /// ?1 agent or NULL
 const IN_FLIGHT: &str = "
-SELECT count(*), sum(size) FROM requests INDEXED BY requests_unanswered
-WHERE answered_at IS NULL AND (?1 IS NULL OR agent_id = ?1)";
+SELECT sum(?1 IS NULL OR agent_id = ?1), sum(iif(?1 IS NULL OR agent_id = ?1, size, 0)), count(*)
+FROM requests INDEXED BY requests_unanswered WHERE answered_at IS NULL";
 
 /// The number of requests that are read for [`RecentPace`].
 const NEWEST_REQUESTS: u64 = 20_000;
@@ -92,6 +91,8 @@ pub struct Standing {
     pub requests_in_flight: u64,
     /// The rows of those requests.
     pub rows_in_flight: u64,
+    /// Requests without an answer, of all agents.
+    pub calls: u64,
     /// Agents with open rows, those with the most first.
     pub agents: Vec<AgentStanding>,
     /// Dead rows by cause, the commonest cause first.
@@ -122,21 +123,8 @@ pub struct Introduction {
     pub version: String,
     /// When it started.
     pub started_at: Timestamp,
-    /// Its current rate, in requests per second.
-    pub requests_per_second: f64,
-}
-
-/// The state of one agent's rows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AgentStanding {
-    /// The agent.
-    pub agent: String,
-    /// Its open rows.
-    pub pending: u64,
-    /// Open rows whose due time has come.
-    pub due: u64,
-    /// For how long the oldest due row has been due, of the two rows of each lane that are read.
-    pub oldest_due: Duration,
+    /// Its settings; `None` if its version writes other ones.
+    pub in_effect: Option<InEffect>,
 }
 
 /// Dead rows with one cause.
@@ -200,15 +188,12 @@ pub(super) async fn standing(
 ) -> Result<Standing, sqlx::Error> {
     let mut standing = Standing::default();
     let name = agent.map(AgentId::as_str);
-    let mut agents = BTreeMap::<String, AgentStanding>::new();
-    for row in sqlx::query(PENDING).bind(now.0).bind(name).fetch_all(&mut *conn).await? {
-        let (pending, due) = (count(&row, 1), count(&row, 2));
-        standing.pending += pending;
-        standing.due += due;
-        let agent = agents.entry(text(&row, 0).unwrap_or_default()).or_default();
-        agent.pending += pending;
-        agent.due += due;
-    }
+    standing.daemon.introduction = introduction(conn, pid).await?;
+    let said = standing.daemon.introduction.as_ref();
+    let settings = said.and_then(|said| said.in_effect);
+    let mut agents = backlog(conn, name, settings.as_ref(), now).await?;
+    standing.pending = agents.values().map(|agent| agent.pending).sum();
+    standing.due = agents.values().map(|agent| agent.due).sum();
     let holds = holds(conn).await?;
     for (agent, age) in waiting(conn, &holds, now).await? {
         if let Some(agent) = agents.get_mut(&agent) {
@@ -216,7 +201,7 @@ pub(super) async fn standing(
             standing.oldest_due = standing.oldest_due.max(age);
         }
     }
-    standing.agents = agents.into_iter().map(|(agent, standing)| AgentStanding { agent, ..standing }).collect();
+    standing.agents = agents.into_values().collect();
     standing.agents.sort_by_key(|agent| std::cmp::Reverse(agent.pending));
 
     let settled = match name {
@@ -232,10 +217,10 @@ pub(super) async fn standing(
     }
     let in_flight = sqlx::query(IN_FLIGHT).bind(name).fetch_one(&mut *conn).await?;
     (standing.requests_in_flight, standing.rows_in_flight) = (count(&in_flight, 0), count(&in_flight, 1));
+    standing.calls = count(&in_flight, 2);
     standing.holds = concerning(holds, agent);
     standing.acts = acts::last(conn, name).await?;
 
-    standing.daemon.introduction = introduction(conn, pid).await?;
     let started_at = standing.daemon.introduction.as_ref().map(|introduction| introduction.started_at);
     let since = started_at.map_or(now.minus(LATELY), |at| at.max(now.minus(LATELY)));
     let newest = sqlx::query(NEWEST).bind(name).bind(since.0).bind(NEWEST_REQUESTS.cast_signed());

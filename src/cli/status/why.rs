@@ -1,0 +1,118 @@
+//! Why pending rows have not gone out: what each of them waits for, and which holds stop it.
+
+use serde::Serialize;
+
+use crate::{
+    model::{clock::Timestamp, hold::HoldRow, outcome::Scope},
+    queue::sqlite::{AgentStanding, Standing},
+};
+
+/// What a pending row waits for. In the order in which people look at them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Reason {
+    /// A hold that has no end, or that only a person can end.
+    NeedsAPerson,
+    /// A hold that ends by itself.
+    Held,
+    /// A daemon: none runs.
+    NoDaemon,
+    /// A daemon that has not said how it works, because it is starting or cannot be seen.
+    Daemon,
+    /// The limit of requests in flight.
+    Concurrency,
+    /// The rate.
+    Rate,
+    /// Other rows, to share a request.
+    Gathering,
+    /// The answer to a request.
+    InFlight,
+    /// The time at which the row is due.
+    DueLater,
+}
+
+/// Pending rows with one reason to wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    pub(super) reason: Reason,
+    pub(super) rows: u64,
+    /// Requests that these rows take, if they could go now.
+    pub(super) requests: u64,
+    /// The earliest end of the wait, as far as it is known.
+    pub(super) until: Option<Timestamp>,
+}
+
+/// Whether only a person can end the hold.
+pub(super) fn needs_a_person(hold: &HoldRow) -> bool {
+    hold.until_at.is_none() || hold.cause.needs_a_person()
+}
+
+fn concerns(hold: &HoldRow, agent: &str) -> bool {
+    match &hold.scope {
+        Scope::All => true,
+        Scope::Agent(held) => held.as_str() == agent,
+    }
+}
+
+/// The hold that an agent's rows wait for longest.
+pub(super) fn hold_on<'h>(holds: &'h [HoldRow], agent: &str, now: Timestamp) -> Option<&'h HoldRow> {
+    let in_force = holds.iter().filter(|hold| concerns(hold, agent) && !hold.is_over(now));
+    in_force.max_by_key(|hold| (needs_a_person(hold), hold.until_at.unwrap_or(Timestamp::MAX)))
+}
+
+/// The number of pending rows that wait for the hold.
+pub(super) fn rows_under(hold: &HoldRow, standing: &Standing, now: Timestamp) -> u64 {
+    let held = standing.agents.iter().filter(|agent| !hold.is_over(now) && concerns(hold, &agent.agent));
+    held.map(|agent| agent.pending.saturating_sub(agent.in_flight)).sum()
+}
+
+/// What rows wait for that could go now.
+fn turn(standing: &Standing) -> Reason {
+    let said = standing.daemon.introduction.as_ref();
+    match (standing.daemon.running, said.and_then(|said| said.in_effect)) {
+        (Some(false), _) => Reason::NoDaemon,
+        (_, None) => Reason::Daemon,
+        (_, Some(settings)) if standing.calls >= settings.concurrency as u64 => Reason::Concurrency,
+        (_, Some(_)) => Reason::Rate,
+    }
+}
+
+/// What the pending rows of an agent wait for, the most important first.
+pub(super) fn waits_of(agent: &AgentStanding, standing: &Standing, now: Timestamp) -> Vec<Wait> {
+    let wait = |reason, rows, requests, until| Wait { reason, rows, requests, until };
+    let flying = agent.in_flight.min(agent.pending);
+    let mut waits = vec![wait(Reason::InFlight, flying, 0, None)];
+    if let Some(hold) = hold_on(&standing.holds, &agent.agent, now) {
+        let reason = if needs_a_person(hold) { Reason::NeedsAPerson } else { Reason::Held };
+        waits.push(wait(reason, agent.pending - flying, 0, hold.until_at));
+    } else {
+        let ready = agent.due.saturating_sub(flying + agent.gathering);
+        waits.push(wait(turn(standing), ready, agent.requests, None));
+        waits.push(wait(Reason::Gathering, agent.gathering, 0, agent.gathers_until));
+        waits.push(wait(Reason::DueLater, agent.pending - agent.due, 0, agent.next_due_at));
+    }
+    waits.retain(|wait| wait.rows > 0);
+    waits.sort_by_key(|wait| wait.reason);
+    waits
+}
+
+/// The waits of all agents together, the most important first.
+pub(super) fn together<'w>(waits: impl Iterator<Item = &'w Wait>) -> Vec<Wait> {
+    let mut all: Vec<Wait> = Vec::new();
+    for wait in waits {
+        match all.iter_mut().find(|known| known.reason == wait.reason) {
+            Some(known) => {
+                known.rows += wait.rows;
+                known.requests += wait.requests;
+                known.until = known.until.into_iter().chain(wait.until).min();
+            }
+            None => all.push(wait.clone()),
+        }
+    }
+    all.sort_by_key(|wait| wait.reason);
+    all
+}
+
+#[cfg(test)]
+#[path = "why_tests.rs"]
+mod tests;
