@@ -42,6 +42,7 @@ use crate::{
     worker::EVENT_INTERVAL,
 };
 use cancel::CancelArgs;
+use demo::DemoArgs;
 use enqueue::EnqueueArgs;
 use man::{CompletionsArgs, ManArgs};
 use plan::PlanArgs;
@@ -98,8 +99,7 @@ enum Command {
     #[command(after_help = check::EXAMPLES)]
     Check,
     /// Run a complete example on this machine. It needs no configuration, no API key and no network.
-    #[command(after_help = demo::EXAMPLES)]
-    Demo,
+    Demo(DemoArgs),
     /// Stand in for the API, with faults on request.
     Sandbox(SandboxArgs),
     /// Ask the daemon on http.listen whether it is alive.
@@ -221,7 +221,7 @@ impl Cli {
             Command::Cancel(args) => cancel::cancel(args, &config()?, Clock::system()).await,
             Command::Init => init::init(&config()?.store).await,
             Command::Check => check::check(config()),
-            Command::Demo => demo::demo(shutdown()?).await,
+            Command::Demo(args) => demo::demo(args, shutdown()?).await,
             Command::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,
             Command::Healthcheck => healthcheck::healthcheck(config()?.listen).await,
             Command::Completions(args) => man::completions(args),

@@ -40,7 +40,7 @@ It only reads. It reads the whole table of deletions, so the time it takes grows
 Exit codes: 0 shown, whether or not a daemon runs, 2 usage or configuration, 3 database unusable.";
 
 /// What to show, and how.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct StatusArgs {
     /// Print one JSON object on one line. The README describes it.

@@ -10,6 +10,7 @@ mod config;
 mod crash;
 mod crowded;
 mod daemon;
+mod demo;
 mod deploy;
 mod dumps;
 mod engines;
