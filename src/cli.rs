@@ -47,6 +47,8 @@ use crate::{
     worker::EVENT_INTERVAL,
 };
 use cancel::CancelArgs;
+use check::CheckArgs;
+use demo::DemoArgs;
 use enqueue::EnqueueArgs;
 use hold::HoldArgs;
 use man::{CompletionsArgs, ManArgs};
@@ -119,12 +121,10 @@ enum Command {
     /// Create the database, or bring its tables up to date, so that producers can start first.
     #[command(after_help = init::EXAMPLES)]
     Init,
-    /// Print the configuration in effect, and what is wrong with it.
-    #[command(after_help = check::EXAMPLES)]
-    Check,
+    /// Print the configuration in effect, what is wrong with it, and the state of the database; --online asks the API.
+    Check(CheckArgs),
     /// Run a complete example on this machine. It needs no configuration, no API key and no network.
-    #[command(after_help = demo::EXAMPLES)]
-    Demo,
+    Demo(DemoArgs),
     /// Stand in for the API, with faults on request.
     Sandbox(SandboxArgs),
     /// Ask the daemon on http.listen whether it is alive.
@@ -252,8 +252,8 @@ impl Command {
             Self::Retry(args) => retry::retry(args, &config()?, Clock::system(), &login).await,
             Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system(), &login).await,
             Self::Init => init::init(&config()?.store).await,
-            Self::Check => check::check(config()),
-            Self::Demo => demo::demo(shutdown()?).await,
+            Self::Check(args) => check::check(&args, config(), environment, &Clock::system()).await,
+            Self::Demo(args) => demo::demo(args, shutdown()?).await,
             Self::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,
             Self::Healthcheck => healthcheck::healthcheck(config()?.listen).await,
             Self::Completions(args) => man::completions(args),

@@ -42,6 +42,12 @@ pub(super) struct ShowArgs {
     entry: EntryId,
 }
 
+impl ShowArgs {
+    pub(super) fn new(agent: AgentId, entry: EntryId) -> Self {
+        Self { agent, entry }
+    }
+}
+
 /// Shows the history.
 ///
 /// # Errors

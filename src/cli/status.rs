@@ -52,7 +52,7 @@ width.
 Exit codes: 0 shown, whether or not a daemon runs, 1 the agent has no row, 2 usage or configuration, 3 database unusable.";
 
 /// What to show, and how.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct StatusArgs {
     /// Print one JSON object on one line. The README describes it.
