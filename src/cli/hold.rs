@@ -16,7 +16,7 @@ use crate::{
     config::{Config, nearest::nearest_ids},
     durations,
     model::{
-        act::{Kind, MAX_WHY},
+        act::{ActKind, MAX_WHY},
         clock::{Clock, Timestamp},
         deletion::AgentId,
         hold::HoldRow,
@@ -80,7 +80,7 @@ pub(super) async fn hold(args: HoldArgs, config: &Config, clock: Clock, login: &
     let scope = args.agent.map_or(Scope::All, Scope::Agent);
     let until = show_until(until_at, args.length);
     let why = args.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-    let draft = login.act(&args.whose, Kind::Hold, Some(scope.clone()), Some(&format!("{until}{why}")));
+    let draft = login.act(&args.whose, ActKind::Hold, Some(scope.clone()), Some(&format!("{until}{why}")));
     let place = Place { scope, until_at, why: args.why };
     let mut producer = Producer::join(&config.store).await?;
     producer.begin_act(draft, 1);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::Config,
     model::{
-        act::Kind,
+        act::ActKind,
         clock::{Clock, Timestamp},
         deletion::AgentId,
         hold::HoldRow,
@@ -84,7 +84,7 @@ pub(super) async fn release(
     let cause = args.cause.unwrap_or(Cause::Operator);
     let (causes, chosen) =
         if args.every_cause { (Cause::ALL.to_vec(), "every cause") } else { (vec![cause], cause.as_str()) };
-    let draft = login.act(&args.whose, Kind::Release, scope.clone(), Some(&format!("cause: {chosen}")));
+    let draft = login.act(&args.whose, ActKind::Release, scope.clone(), Some(&format!("cause: {chosen}")));
     let mut producer = Producer::join(&config.store).await?;
     producer.begin_act(draft, 1);
     let now = clock.now();

@@ -2,9 +2,12 @@
 
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{Store, StoreError, producer::Producer, rows::json, step_limit::SOME_ROWS, tx::Transaction};
+use super::{
+    Store, StoreError, interference::not_done, producer::Producer, rows::json, schema_watch::schema_changes,
+    step_limit::SOME_ROWS, tx::Transaction,
+};
 use crate::model::{
-    act::{Act, ActId, Draft, Kind, MAX_DETAIL, MAX_OPERATOR},
+    act::{Act, ActId, ActKind, Draft, MAX_DETAIL, MAX_OPERATOR},
     clock::Timestamp,
     deletion::AgentId,
     outcome::Scope,
@@ -27,6 +30,9 @@ WHERE logged = 0 AND (ended = 1 OR updated_at <= ?1) ORDER BY id LIMIT ?2";
 
 /// ?1 ids: [id, …]
 const MARK_LOGGED: &str = "UPDATE acts SET logged = 1 WHERE id IN (SELECT value FROM json_each(?1))";
+
+/// ?1 ids: [id, …]
+const STILL_UNLOGGED: &str = "SELECT count(*) FROM acts WHERE id IN (SELECT value FROM json_each(?1)) AND logged = 0";
 
 /// An act that a command is doing, over one transaction or more.
 #[derive(Clone, Debug)]
@@ -76,7 +82,10 @@ impl Doing {
         }
         let Draft { kind, operator, detail, .. } = &self.draft;
         let query = sqlx::query(BEGIN).bind(kind.as_str()).bind(operator).bind(scope);
-        let done = query.bind(all.cast_signed()).bind(detail).bind(now.0).execute(conn).await?;
+        let done = query.bind(all.cast_signed()).bind(detail).bind(now.0).execute(&mut *conn).await?;
+        if done.rows_affected() != 1 {
+            return Err(not_done("the act is not in the table acts".to_owned(), &schema_changes(conn).await?));
+        }
         Ok(Self { id: Some(done.last_insert_rowid()), before: 0, ..self.clone() })
     }
 }
@@ -148,7 +157,16 @@ impl Transaction<'_> {
     /// See [`crate::queue::Tx::acts_logged`].
     pub(super) async fn mark_acts(&mut self, acts: &[ActId]) -> Result<(), StoreError> {
         let ids: Vec<i64> = acts.iter().map(|act| act.0).collect();
-        self.execute("mark the acts as logged", sqlx::query(MARK_LOGGED).bind(json(&ids))).await.map(drop)
+        let (doing, ids) = ("mark the acts as logged", json(&ids));
+        self.execute(doing, sqlx::query(MARK_LOGGED).bind(&ids)).await?;
+        if self.is_interfered_with() {
+            let left: Result<i64, _> = sqlx::query_scalar(STILL_UNLOGGED).bind(&ids).fetch_one(&mut *self.conn).await;
+            let left = left.map_err(|source| self.error(doing, source))?;
+            if left > 0 {
+                return Err(self.not_done(doing, format!("{left} acts are not marked as logged after they were")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -165,7 +183,7 @@ pub(super) fn act_row(row: &SqliteRow) -> Act {
     Act {
         id: ActId(number(0)),
         acted_at: Timestamp(number(1)),
-        kind: text(2, MAX_OPERATOR).and_then(|kind| Kind::parse(&kind)),
+        kind: text(2, MAX_OPERATOR).and_then(|kind| ActKind::parse(&kind)),
         operator: text(3, MAX_OPERATOR).unwrap_or_default(),
         scope: text(4, MAX_DETAIL),
         rows: u64::try_from(number(5)).unwrap_or(0),
