@@ -61,7 +61,7 @@ pub use errors::{Doubtful, OpenError, StoreError};
 pub use location::LocationError;
 pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};
-pub use operator::{Place, Placed, Released};
+pub use operator::{Concerned, Place, Released};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
     AgentStanding, Daemon, DeadRows, Introduction, Reader, RecentPace, SentRequest, SharedLimits, Standing, Story,

@@ -182,6 +182,7 @@ pub fn act(act: &Act) {
     let count = if *rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
     let what = match kind {
         Some(ActKind::Hold) => format!("held {on}"),
+        Some(ActKind::Release) if scope.is_none() => format!("released {rows} holds, wherever they were"),
         Some(ActKind::Release) => format!("released {on}"),
         Some(ActKind::Retry) => format!("retried {count} of {on}"),
         Some(ActKind::Cancel) => format!("cancelled {count} of {on}"),

@@ -12,6 +12,7 @@ use audio_cache_sweeper::{
 };
 
 use crate::{
+    bed::UNCHECKED,
     daemon::{Daemon, configured, finish, queue, sandbox, sql, sweeper},
     enqueue::{fed, on_a_terminal},
 };
@@ -217,6 +218,53 @@ async fn every_act_on_rows_is_kept_with_how_many_it_changed() {
             "cancel|bob|*|5001|pending rows|1",
         ]
     );
+}
+
+#[tokio::test]
+async fn a_hold_that_a_trigger_keeps_out_is_not_called_held() {
+    for (theirs, arguments, said) in [
+        ("INSERT ON holds", &["hold", "--all"][..], "the hold on * is not there after it was placed"),
+        ("DELETE ON holds", &["release", "--agent", "a"], "1 holds are still there after they were lifted"),
+        ("INSERT ON acts", &["hold", "--all"], "the act is not in the table acts"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        queue(dir.path(), 1).await;
+        sql(dir.path(), "INSERT INTO holds (scope) VALUES ('a')").await;
+        sql(dir.path(), &format!("CREATE TRIGGER theirs BEFORE {theirs} BEGIN SELECT RAISE(IGNORE); END")).await;
+        let (code, out, err) = run(dir.path(), arguments);
+        assert_eq!((code, out.as_str()), (3, ""), "{theirs}: {err}");
+        assert!(err.contains(said) && err.contains("trigger theirs on "), "{theirs}: {err}");
+        assert_eq!((holds(dir.path()).await.len(), acts(dir.path()).await.len()), (1, 0), "{theirs}");
+    }
+}
+
+#[tokio::test]
+async fn a_hold_with_an_invalid_cause_counts_as_an_operator_s() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    sql(dir.path(), &format!("{UNCHECKED} INSERT INTO holds (scope, cause) VALUES ('a', 'weather')")).await;
+    assert_eq!(run(dir.path(), &["release", "--agent", "a", "--cause", "lost"]).0, 1);
+    assert_eq!(run(dir.path(), &["release", "--agent", "a"]).0, 0);
+    assert_eq!(holds(dir.path()).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn acts_that_were_forced_in_are_shown_and_logged_and_harm_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    queue(dir.path(), 1).await;
+    let odd = "INSERT INTO acts (acted_at, act, operator, scope, rows, detail, updated_at, ended) VALUES
+        ('x', 'shout', x'61ff', 'a b', -5, printf('%9999d', 1), 'y', 1),
+        (5, x'00', 'a' || char(27) || '[2J', x'2a', 'many', x'1b', 5, 0)";
+    sql(dir.path(), &format!("{UNCHECKED} {odd}")).await;
+    let (code, out, err) = run(dir.path(), &["status"]);
+    assert!(code == 0 && err.is_empty() && !out.contains('\u{1b}'), "{out}{err}");
+    assert_eq!(run(dir.path(), &["status", "--json"]).0, 0);
+    let mut command = configured(dir.path(), &sandbox);
+    command.args(["run", "--until-empty"]);
+    let (code, log, _) = finish(command).await;
+    assert_eq!((code, log.matches("\"operator_act\"").count()), (0, 2), "{log}");
+    assert_eq!(all(dir.path(), "SELECT 'left' FROM acts WHERE logged = 0").await, [""; 0]);
 }
 
 /// Rows that were tried, released or never tried, and are due later; one that is due; and one that is dead.

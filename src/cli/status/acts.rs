@@ -49,18 +49,21 @@ pub(super) fn act_lines(acts: &[Act], now: Timestamp) -> Vec<String> {
 
 /// What was done, to what, and why.
 fn what(act: &Act) -> String {
+    let detail = act.detail.as_ref().map_or_else(String::new, |detail| format!(", {detail}"));
     let on = match act.scope.as_deref() {
         Some("*") => "everything",
         Some(agent) => agent,
         None => "several agents",
     };
     let rows = match act.kind {
+        Some(ActKind::Release) if act.scope.is_none() => {
+            return format!("{}{detail}", plural(act.rows, "hold", "holds"));
+        }
         Some(ActKind::Hold | ActKind::Release) => String::new(),
         Some(ActKind::Retry | ActKind::Cancel | ActKind::Enqueue) | None => {
             format!("{} of ", plural(act.rows, "row", "rows"))
         }
     };
-    let detail = act.detail.as_ref().map_or_else(String::new, |detail| format!(", {detail}"));
     let cut = if act.ended { "" } else { " (not ended)" };
     format!("{rows}{on}{cut}{detail}")
 }

@@ -13,9 +13,10 @@ use crate::model::{
     outcome::Scope,
 };
 
-/// ?1 act; ?2 operator; ?3 scope; ?4 rows; ?5 detail; ?6 now
+/// ?1 act; ?2 operator; ?3 scope; ?4 rows; ?5 detail; ?6 now; ?7 whether it ends with this transaction
 const BEGIN: &str = "
-INSERT INTO acts (acted_at, act, operator, scope, rows, detail, updated_at) VALUES (?6, ?1, ?2, ?3, ?4, ?5, ?6)";
+INSERT INTO acts (acted_at, act, operator, scope, rows, detail, updated_at, ended)
+VALUES (?6, ?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
 /// ?1 id; ?2 more rows; ?3 now; ?4 scope
 const GO_ON: &str = "UPDATE acts SET rows = rows + ?2, updated_at = ?3, scope = ?4 WHERE id = ?1";
@@ -60,6 +61,11 @@ impl Doing {
         self
     }
 
+    /// Whether the act is a single transaction.
+    fn is_one_step(&self) -> bool {
+        matches!(self.draft.kind, ActKind::Hold | ActKind::Release)
+    }
+
     /// Writes that `rows` more rows were changed. Call this in the transaction that changes them, and keep the result only after
     /// its commit.
     pub(super) async fn step(
@@ -82,7 +88,8 @@ impl Doing {
         }
         let Draft { kind, operator, detail, .. } = &self.draft;
         let query = sqlx::query(BEGIN).bind(kind.as_str()).bind(operator).bind(scope);
-        let done = query.bind(all.cast_signed()).bind(detail).bind(now.0).execute(&mut *conn).await?;
+        let query = query.bind(all.cast_signed()).bind(detail).bind(now.0).bind(self.is_one_step());
+        let done = query.execute(&mut *conn).await?;
         if done.rows_affected() != 1 {
             return Err(not_done("the act is not in the table acts".to_owned(), &schema_changes(conn).await?));
         }
@@ -135,7 +142,8 @@ impl Producer {
     /// # Errors
     /// If SQLite fails. What was changed is changed all the same.
     pub async fn end_act(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        let Some(id) = self.doing.take().and_then(|doing| doing.id) else { return Ok(()) };
+        let doing = self.doing.take().filter(|doing| !doing.is_one_step());
+        let Some(id) = doing.and_then(|doing| doing.id) else { return Ok(()) };
         let end = async |conn: &mut SqliteConnection| sqlx::query(END).bind(id).bind(now.0).execute(conn).await;
         self.session.check_in_place("end the act")?;
         self.session.twice_if_damaged("end the act", SOME_ROWS, end).await.map(drop)
