@@ -27,6 +27,8 @@ pub const RESPONSE_MISMATCH: &str = "response_mismatch";
 pub const UNKNOWN_CORRELATION_ID: &str = "unknown_correlation_id";
 /// A hold was lifted.
 pub const HOLD_LIFTED: &str = "hold_lifted";
+/// An operator has held, released, retried, cancelled or enqueued something with a command.
+pub const OPERATOR_ACT: &str = "operator_act";
 /// The rate limit has changed.
 pub const RATE_CHANGED: &str = "rate_changed";
 /// The limit of requests in flight has changed.

@@ -52,6 +52,7 @@
 //! | throttled | answered with 429, or with 503 and `Retry-After` |
 //! | streak | faults in a row, about different rows, with nothing settled in between |
 //! | hold | a pause of one agent or of everything, until a time, for a cause |
+//! | act | a hold, a lifted hold (`release`), a retry, a cancel or an enqueue that an operator did with a command |
 //! | probe | the one request that goes out when a hold has ended, to see whether its cause is over |
 //! | question | a hold that waits for one single-entry DELETE, which decides whether the hold is placed |
 //! | turn | one pass of the loop |

@@ -283,6 +283,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         self.ledger.totals.longest_write = self.ledger.totals.longest_write.max(self.wrote_for);
         committed?;
         self.ledger.hold_changes.drain(..changes);
+        self.ledger.acts.clear();
         self.chores.told = in_effect;
         Ok(())
     }
@@ -298,7 +299,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
 
     /// Time until a turn may have something to do, if no call comes back and nobody writes.
     fn wait(&self) -> Option<Duration> {
-        let writing = (!self.ledger.hold_changes.is_empty()).then_some(Duration::ZERO);
+        let is_waiting = !self.ledger.hold_changes.is_empty() || !self.ledger.acts.is_empty();
+        let writing = is_waiting.then_some(Duration::ZERO);
         let claim = self.schedule.wait(self.calls.len());
         [self.view.wait(self.clock.elapsed()), writing, claim].into_iter().flatten().min()
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::Config,
     model::{
-        act::Kind,
+        act::ActKind,
         clock::Clock,
         deletion::{AgentId, DeletionId, EntryId},
         outcome::Scope,
@@ -74,7 +74,7 @@ pub(super) async fn cancel(
     let mut producer = Producer::join(&config.store).await?;
     let scope = args.agent.clone().map_or(Scope::All, Scope::Agent);
     let detail = if args.entries.is_empty() { "pending rows" } else { "named entries" };
-    producer.begin_act(login.act(&args.whose, Kind::Cancel, Some(scope), Some(detail)), 1);
+    producer.begin_act(login.act(&args.whose, ActKind::Cancel, Some(scope), Some(detail)), 1);
     let done = cancel_with(&mut producer, &args, clock).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.
     let _ = producer.close().await;

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     config::Config,
     model::{
-        act::Kind,
+        act::ActKind,
         clock::{Clock, Timestamp},
         deletion::{AgentId, EntryId, refuse_floating},
         label::Label,
@@ -121,7 +121,8 @@ pub(super) async fn enqueue(
     login: &Login,
 ) -> Result<ExitCode, Failure> {
     let source = source(&args);
-    let mut sink = Sink::new(config, &clock, login.act(&args.whose, Kind::Enqueue, None, Some(&source)), args.dry_run);
+    let mut sink =
+        Sink::new(config, &clock, login.act(&args.whose, ActKind::Enqueue, None, Some(&source)), args.dry_run);
     let done = fill(&mut sink, args, config).await;
     sink.close().await;
     done

@@ -16,13 +16,13 @@ use crate::{
     config::{Config, nearest::nearest_ids},
     durations,
     model::{
-        act::{Kind, MAX_WHY},
+        act::{ActKind, MAX_WHY},
         clock::{Clock, Timestamp},
         deletion::AgentId,
         hold::HoldRow,
         outcome::{Cause, Scope},
     },
-    queue::sqlite::{Place, Placed, Producer},
+    queue::sqlite::{Concerned, Place, Producer},
 };
 
 /// The longest time that can be given. Nobody remembers a hold for longer.
@@ -80,7 +80,7 @@ pub(super) async fn hold(args: HoldArgs, config: &Config, clock: Clock, login: &
     let scope = args.agent.map_or(Scope::All, Scope::Agent);
     let until = show_until(until_at, args.length);
     let why = args.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-    let draft = login.act(&args.whose, Kind::Hold, Some(scope.clone()), Some(&format!("{until}{why}")));
+    let draft = login.act(&args.whose, ActKind::Hold, Some(scope.clone()), Some(&format!("{until}{why}")));
     let place = Place { scope, until_at, why: args.why };
     let mut producer = Producer::join(&config.store).await?;
     producer.begin_act(draft, 1);
@@ -112,10 +112,15 @@ fn show_until(until_at: Option<Timestamp>, length: Option<Duration>) -> String {
 }
 
 async fn place_and_tell(producer: &mut Producer, place: &Place, until: &str, now: Timestamp) -> Result<(), Failure> {
-    let Placed { replaced, pending, in_flight } = producer.hold(place, now).await?;
-    let waiting = plural(pending.saturating_sub(in_flight), "pending row waits", "pending rows wait");
-    report(&format!("held {} {until}; {waiting}", place.scope.name()));
-    if in_flight > 0 {
+    let replaced = producer.hold(place, now).await?;
+    // The hold is placed. A count or a name that cannot be read does not undo it.
+    let concerned = producer.concerned(&place.scope).await.ok();
+    let waiting = concerned.map_or_else(String::new, |Concerned { pending, in_flight }| {
+        let waiting = pending.saturating_sub(in_flight);
+        format!("; {}", plural(waiting, "pending row waits", "pending rows wait"))
+    });
+    report(&format!("held {} {until}{waiting}", place.scope.name()));
+    if let Some(Concerned { in_flight: in_flight @ 1.., .. }) = concerned {
         let rows = plural(in_flight, "row", "rows");
         report(&format!("requests with {rows} are on their way, and are not stopped"));
     }
@@ -123,9 +128,7 @@ async fn place_and_tell(producer: &mut Producer, place: &Place, until: &str, now
         report(&format!("this takes the place of {}", describe(&before, now)));
     }
     report(&format!("lift it with: {}", HoldRow::command_to_lift(&place.scope, Cause::Operator)));
-    // The hold is placed, and a warning that cannot be given does not undo it.
     if let Scope::Agent(agent) = &place.scope
-        && pending == 0
         && let Ok(false) = producer.knows(agent).await
     {
         let near = nearest_ids(agent.as_str(), producer.agents(MOST_AGENTS).await.unwrap_or_default());
@@ -135,7 +138,6 @@ async fn place_and_tell(producer: &mut Producer, place: &Place, until: &str, now
         };
         warn_person(&format!("the queue has no row of agent {agent}{meant} hold is placed all the same"));
     }
-    let _ = producer.end_act(now).await;
     Ok(())
 }
 
@@ -144,9 +146,23 @@ pub(super) fn describe(hold: &HoldRow, now: Timestamp) -> String {
     let age = durations::show_roughly(now.since(hold.since_at));
     let end = match hold.until_at {
         None => "until somebody releases it".to_owned(),
-        Some(at) if at <= now => "which is over".to_owned(),
+        Some(at) if at <= now && hold.cause == Cause::Operator => "which is over".to_owned(),
+        Some(at) if at <= now => "until a probe succeeds".to_owned(),
         Some(at) => format!("for another {}", durations::show_roughly(at.since(now))),
     };
     let why = hold.why.as_ref().map_or_else(String::new, |why| format!(": {}", show_text(why, MAX_WHY)));
     format!("the hold of {age} ago, {end}{why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_begins_in_1970_gives_a_hold_no_end() {
+        let hour = Duration::from_secs(3_600);
+        let said = end(Timestamp(60_000), hour).unwrap_err().to_string();
+        assert_eq!(said, "--for: the clock of this machine is wrong (1970-01-01T00:01:00): set it, or leave --for out");
+        assert_eq!(end(Timestamp::LEAST_DUE, hour).unwrap(), Timestamp::LEAST_DUE.plus(hour));
+    }
 }

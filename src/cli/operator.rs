@@ -7,7 +7,7 @@ use nix::unistd::{User, getuid};
 
 use crate::{
     model::{
-        act::{Draft, Kind, MAX_DETAIL, MAX_OPERATOR},
+        act::{ActKind, Draft, MAX_DETAIL, MAX_OPERATOR},
         outcome::Scope,
     },
     printable::is_harmful,
@@ -38,7 +38,7 @@ impl Login {
     }
 
     /// An act of the operator.
-    pub(super) fn act(&self, given: &As, kind: Kind, scope: Option<Scope>, detail: Option<&str>) -> Draft {
+    pub(super) fn act(&self, given: &As, kind: ActKind, scope: Option<Scope>, detail: Option<&str>) -> Draft {
         let sudo_user = || self.sudo_user.as_deref().and_then(harmless);
         let operator = given.operator.clone().or_else(sudo_user).or_else(login_name);
         let operator = operator.unwrap_or_else(|| UNKNOWN.to_owned());
@@ -93,7 +93,7 @@ mod tests {
     fn whose_act_it_is_is_told_by_the_option_or_by_sudo_or_by_the_login() {
         let draft = |operator: Option<&str>, sudo_user: Option<&str>| {
             let login = Login { sudo_user: sudo_user.map(str::to_owned) };
-            login.act(&As { operator: operator.map(str::to_owned) }, Kind::Hold, None, Some("a\nb")).operator
+            login.act(&As { operator: operator.map(str::to_owned) }, ActKind::Hold, None, Some("a\nb")).operator
         };
         let login = login_name().unwrap();
         assert_eq!(draft(Some("Ann"), Some("bob")), "Ann");

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::Config,
     model::{
-        act::Kind,
+        act::ActKind,
         clock::{Clock, Timestamp},
         deletion::AgentId,
         hold::HoldRow,
@@ -82,14 +82,15 @@ pub(super) async fn release(
         None => args.all.then_some(Scope::All),
     };
     let cause = args.cause.unwrap_or(Cause::Operator);
-    let (causes, chosen) =
-        if args.every_cause { (Cause::ALL.to_vec(), "every cause") } else { (vec![cause], cause.as_str()) };
-    let draft = login.act(&args.whose, Kind::Release, scope.clone(), Some(&format!("cause: {chosen}")));
+    let (causes, chosen) = match args.every_cause {
+        true => (Cause::ALL.to_vec(), "every cause".to_owned()),
+        false => (vec![cause], format!("cause: {}", cause.as_str())),
+    };
+    let draft = login.act(&args.whose, ActKind::Release, scope.clone(), Some(&chosen));
     let mut producer = Producer::join(&config.store).await?;
     producer.begin_act(draft, 1);
     let now = clock.now();
     let released = producer.release(scope.as_ref(), &causes, now).await;
-    let _ = producer.end_act(now).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.
     let _ = producer.close().await;
     let Released { lifted, left } = released?;

@@ -1,4 +1,4 @@
-//! `sweeper retry`: makes dead rows pending again.
+//! `sweeper retry`: makes dead rows pending again, or rows due that wait for their next attempt.
 
 use std::process::ExitCode;
 
@@ -18,35 +18,46 @@ use super::{
 use crate::{
     config::Config,
     model::{
-        act::Kind,
-        clock::Clock,
-        deletion::AgentId,
+        act::ActKind,
+        clock::{Clock, Timestamp},
+        deletion::{AgentId, DeletionId},
         outcome::{Cause, Scope},
     },
-    queue::sqlite::{Changed, Producer},
+    queue::sqlite::Producer,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   sweeper retry --cause api_failed --dry-run
   sweeper retry --agent PROJECT-58RP822I --yes
-  sweeper retry --all
+  sweeper retry --now --all
+
+With --now, pending rows that failed before and wait for their next attempt become due at once. Their attempts still count.
+Dead rows stay dead.
 
 Exit codes: 0 done, 1 the answer was no, 2 usage or configuration, 3 database unusable.";
 
-/// Which dead rows to retry.
+/// Which rows to retry.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group(ArgGroup::new("which").required(true).multiple(true).args(["agent", "cause", "all"])))]
 pub(super) struct RetryArgs {
-    /// Retry the dead rows of this agent.
+    /// Retry the rows of this agent.
     #[arg(long, value_name = "AGENT", value_parser = agent_id)]
     agent: Option<AgentId>,
-    /// Retry the rows that are dead for this cause.
+    /// Retry the rows that failed for this cause.
     #[arg(long, value_name = "CAUSE", value_parser = causes())]
     cause: Option<Cause>,
-    /// Retry every dead row.
+    /// Retry all of them.
     #[arg(long, conflicts_with_all = ["agent", "cause"])]
     all: bool,
+    /// Make rows due at once that failed before and wait for their next attempt, instead of dead rows pending. Does not
+    /// ask.
+    #[arg(long)]
+    now: bool,
+    /// With --now: also the rows that were enqueued for a later time and have not been tried. Asks, because they are then
+    /// deleted at once.
+    #[arg(long, requires = "now", conflicts_with = "cause")]
+    scheduled: bool,
     /// Print the number of rows, and change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -63,18 +74,36 @@ fn causes() -> impl TypedValueParser<Value = Cause> {
     PossibleValuesParser::new(names).try_map(|name| Cause::parse(&name).ok_or("no cause"))
 }
 
-/// Asks, and makes the rows pending.
+impl RetryArgs {
+    /// Whether there is a question before anything is written.
+    fn asks(&self) -> bool {
+        !self.yes && !self.dry_run && (!self.now || self.scheduled)
+    }
+
+    /// What was chosen, for the table of acts.
+    fn chosen(&self) -> String {
+        let rows = match (self.now, self.scheduled) {
+            (false, _) => "dead rows",
+            (true, false) => "waiting rows, due now",
+            (true, true) => "waiting and scheduled rows, due now",
+        };
+        let cause = self.cause.map_or_else(String::new, |cause| format!(", cause: {}", cause.as_str()));
+        format!("{rows}{cause}")
+    }
+}
+
+/// Asks, and makes the rows pending or due.
 ///
 /// # Errors
 /// If nobody can be asked, or the database cannot be used.
 pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock, login: &Login) -> Result<ExitCode, Failure> {
-    if !args.yes && !args.dry_run {
+    if args.asks() {
         will_ask()?;
     }
-    let mut producer = Producer::join(&config.store).await?;
     let scope = args.agent.clone().map_or(Scope::All, Scope::Agent);
-    let cause = args.cause.map_or_else(String::new, |cause| format!(", cause: {}", cause.as_str()));
-    producer.begin_act(login.act(&args.whose, Kind::Retry, Some(scope), Some(&format!("dead rows{cause}"))), 1);
+    let act = login.act(&args.whose, ActKind::Retry, Some(scope), Some(&args.chosen()));
+    let mut producer = Producer::join(&config.store).await?;
+    producer.begin_act(act, 1);
     let done = retry_with(&mut producer, &args, clock).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.
     let _ = producer.close().await;
@@ -82,38 +111,69 @@ pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock, login:
 }
 
 async fn retry_with(producer: &mut Producer, args: &RetryArgs, clock: Clock) -> Result<ExitCode, Failure> {
-    let ids = producer.dead(args.agent.as_ref(), args.cause).await?;
-    let count = plural(ids.len() as u64, "dead row", "dead rows");
+    let (agent, cause) = (args.agent.as_ref(), args.cause);
+    let (ids, scheduled) = match args.now {
+        true => producer.waiting(agent, cause, args.scheduled, clock.now()).await?,
+        false => (producer.dead(agent, cause).await?, 0),
+    };
+    let rows = if args.now { ("waiting row", "waiting rows") } else { ("dead row", "dead rows") };
+    let count = plural(ids.len() as u64, rows.0, rows.1);
+    let early = plural(scheduled, "was enqueued", "were enqueued");
+    let early = if scheduled > 0 { format!(", of which {early} for a later time") } else { String::new() };
     if args.dry_run {
-        say(&format!("dry run: {count} would be retried; nothing was written"))?;
+        let would = if args.now { "become due now" } else { "be retried" };
+        say(&format!("dry run: {count}{early} would {would}; nothing was written"))?;
         return Ok(ExitCode::SUCCESS);
     }
     if ids.is_empty() {
-        say("no dead row matches; nothing was written")?;
+        say(&format!("no {} matches; nothing was written", rows.0))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if !args.yes && !ask(&format!("Retry {count}?"))? {
+    let question = if args.now { format!("Send {count} at once{early}?") } else { format!("Retry {count}?") };
+    if args.asks() && !ask(&question)? {
         say("nothing was written")?;
         return Ok(ExitCode::from(1));
     }
     let (mut steps, mut stuck) = (Steps::new(producer, clock), 0);
     while let Some(chunk) = steps.next(&ids).await {
         let now = steps.clock.now();
-        let Changed { done, stuck: left } = steps.producer.revive(chunk, now).await?;
-        steps.done += done;
-        stuck += left;
+        let changed = match args.now {
+            true => steps.producer.hurry(chunk, args.scheduled, now).await?,
+            false => steps.producer.revive(chunk, now).await?,
+        };
+        steps.done += changed.done;
+        stuck += changed.stuck;
     }
     let now = steps.clock.now();
     steps.producer.end_act(now).await?;
-    report(&format!("revived {}", steps.done));
+    tell(args, &ids, steps.done, stuck);
+    tell_what_is_held(steps.producer, &ids, now).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what was done, and why the rest was not.
+fn tell(args: &RetryArgs, ids: &[DeletionId], done: u64, stuck: u64) {
+    report(&if args.now { format!("due now {done}") } else { format!("revived {done}") });
     if stuck > 0 {
-        let rows = plural(stuck, "row stays dead: it has a value", "rows stay dead: they have values");
-        warn_person(&format!("{rows} that the schema does not allow, so that no request can carry it"));
+        let stays = if args.now { ("row waits on", "rows wait on") } else { ("row stays dead", "rows stay dead") };
+        let rows = plural(stuck, stays.0, stays.1);
+        warn_person(&format!(
+            "{rows}: values that the schema does not allow were forced in, and no request can carry them"
+        ));
     }
-    let others = (ids.len() as u64).saturating_sub(steps.done + stuck);
+    let others = (ids.len() as u64).saturating_sub(done + stuck);
     if others > 0 {
         let rows = plural(others, "row was", "rows were");
         warn_person(&format!("{rows} changed or removed by somebody else meanwhile"));
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// Says how many of the rows wait for a hold all the same.
+async fn tell_what_is_held(producer: &mut Producer, ids: &[DeletionId], now: Timestamp) {
+    // The rows are retried, and a remark that cannot be made does not undo that.
+    let Ok(held) = producer.held(ids, now).await else { return };
+    if held > 0 {
+        let rows = plural(held, "of these rows waits", "of these rows wait");
+        warn_person(&format!("{rows} for a hold: `sweeper status` lists the holds, `sweeper release` lifts them"));
+    }
 }

@@ -17,7 +17,7 @@ pub struct ActId(pub i64);
 
 /// The kinds of acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ActKind {
     /// Placed a hold.
     Hold,
     /// Lifted holds.
@@ -30,7 +30,7 @@ pub enum Kind {
     Enqueue,
 }
 
-impl Kind {
+impl ActKind {
     /// All kinds.
     pub const ALL: [Self; 5] = [Self::Hold, Self::Release, Self::Retry, Self::Cancel, Self::Enqueue];
 
@@ -53,7 +53,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ActKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -63,7 +63,7 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     /// What is done.
-    pub kind: Kind,
+    pub kind: ActKind,
     /// Who does it: 1 to [`MAX_OPERATOR`] characters without control characters.
     pub operator: String,
     /// What it is done to; `None`: to several agents.
@@ -80,7 +80,7 @@ pub struct Act {
     /// When it began.
     pub acted_at: Timestamp,
     /// What was done; `None` if the row is invalid.
-    pub kind: Option<Kind>,
+    pub kind: Option<ActKind>,
     /// Who did it, as the command was told.
     pub operator: String,
     /// `*` or an agent; `None`: several agents.

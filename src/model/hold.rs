@@ -49,6 +49,12 @@ impl HoldRow {
         self.probed_at.map_or(self.since_at, |probed_at| probed_at.max(self.since_at))
     }
 
+    /// Whether `other` is the same hold, placed by a person once more: only its beginning is another one.
+    #[must_use]
+    pub fn is_repeated_by(&self, other: &Self) -> bool {
+        self.cause == Cause::Operator && *other == Self { since_at: other.since_at, ..self.clone() }
+    }
+
     /// Whether this hold lasts longer than `other`.
     #[must_use]
     pub fn outlasts(&self, other: &Self) -> bool {

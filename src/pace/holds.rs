@@ -189,7 +189,9 @@ impl Holds {
         for ((scope, cause), row) in read {
             let known = self.of(&scope).and_then(|causes| causes.get(&cause));
             if known.is_none_or(|held| held.is_question || held.row != row) {
-                changes.push(HoldChange::Placed { row: row.clone(), is_longest: false });
+                if known.is_none_or(|held| held.is_question || !held.row.is_repeated_by(&row)) {
+                    changes.push(HoldChange::Placed { row: row.clone(), is_longest: false });
+                }
                 self.put(Held::new(row, RequestId(0)));
             }
         }

@@ -63,7 +63,7 @@ pub use inspection::{Inspection, Tables, inspect};
 pub use location::LocationError;
 pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};
-pub use operator::{Place, Placed, Released};
+pub use operator::{Concerned, Place, Released};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
     AgentLoad, AgentStanding, Daemon, DeadRows, Introduction, Load, Outlook, Reader, RecentPace, SentRequest,

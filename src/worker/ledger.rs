@@ -14,6 +14,7 @@ use crate::{
     api::Reply,
     event,
     model::{
+        act::ActId,
         clock::Timestamp,
         correlation::{Echo, Echoes},
         deletion::{Lane, RequestId},
@@ -45,6 +46,8 @@ pub(super) struct Ledger {
     pub(super) unsettled: Vec<Unsettled>,
     /// Changes of holds that wait for a transaction, in the order in which they were made.
     pub(super) hold_changes: Vec<HoldChange>,
+    /// Acts of operators that were logged, which waits for a transaction.
+    pub(super) acts: Vec<ActId>,
     pub(super) evidence: Evidence,
     pub(super) totals: Totals,
     pub(super) metrics: Metrics,
@@ -69,6 +72,7 @@ impl Ledger {
         Self {
             unsettled: Vec::new(),
             hold_changes: Vec::new(),
+            acts: Vec::new(),
             evidence: Evidence::new(settings.after_faults, settings.longest_hold),
             totals,
             metrics,
@@ -82,7 +86,7 @@ impl Ledger {
 
     /// Whether everything is written.
     pub(super) fn is_written(&self) -> bool {
-        self.unsettled.is_empty() && self.hold_changes.is_empty()
+        self.unsettled.is_empty() && self.hold_changes.is_empty() && self.acts.is_empty()
     }
 
     /// Notes a request that is about to be sent.
@@ -92,10 +96,13 @@ impl Ledger {
         self.echoes.sent(claim.correlation_id);
     }
 
-    /// Writes the unsettled answers, and the oldest `most_changes` changes of holds. Returns the number of those changes.
+    /// Writes the unsettled answers, the logged acts, and the oldest `most_changes` changes of holds. Returns the number of those changes.
     pub(super) async fn settle<X: Tx>(&self, tx: &mut X, most_changes: usize) -> Result<usize, X::Error> {
         let changes = self.hold_changes.len().min(most_changes);
         tx.change_holds(&self.hold_changes[..changes]).await?;
+        if !self.acts.is_empty() {
+            tx.acts_logged(&self.acts).await?;
+        }
         tx.settle(self.unsettled.iter().map(|unsettled| &unsettled.settlement)).await?;
         Ok(changes)
     }

@@ -8,6 +8,7 @@ use super::{Totals, calls::InFlight};
 use crate::{
     event,
     model::{
+        act::{Act, ActKind},
         deletion::RequestId,
         hold::{HoldChange, HoldRow},
         outcome::{Cause, Scope, Verdict},
@@ -139,6 +140,9 @@ pub fn hold_for(change: &HoldChange, detail: Option<&str>) {
     match change {
         HoldChange::Placed { row, is_longest } => {
             let HoldRow { scope, cause, until_at, repeats, .. } = row;
+            if *cause == Cause::Operator {
+                return held_by_operator(row);
+            }
             let (scope, until_at) = (scope.as_str(), until_at.map(|at| at.0));
             // Repeated holds for the same cause do not call a person again.
             let (is_person_s, cause) = (cause.needs_a_person() && *repeats == 0, cause.as_str());
@@ -155,6 +159,38 @@ pub fn hold_for(change: &HoldChange, detail: Option<&str>) {
             info!(event = event::HOLD_LIFTED, scope = scope.as_str(), cause = cause.as_str(), "hold lifted");
         }
     }
+}
+
+/// Logs a hold that a person placed, with the command that lifts it.
+fn held_by_operator(row: &HoldRow) {
+    let HoldRow { scope, cause, until_at, repeats, why, .. } = row;
+    let (lift, until_at) = (HoldRow::command_to_lift(scope, *cause), until_at.map(|at| at.0));
+    let (scope, cause, why) = (scope.as_str(), cause.as_str(), why.as_deref());
+    warn!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, why, "held by an operator; `{lift}` lifts it");
+}
+
+/// Logs an act of an operator.
+pub fn act(act: &Act) {
+    let Act { acted_at, kind, operator, scope, rows, detail, ended, .. } = act;
+    let (at, name) = (acted_at.0, kind.map_or("unknown", ActKind::as_str));
+    let (scope, detail) = (scope.as_deref(), detail.as_deref());
+    let on = match scope {
+        Some("*") => "everything",
+        Some(agent) => agent,
+        None => "several agents",
+    };
+    let count = if *rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
+    let what = match kind {
+        Some(ActKind::Hold) => format!("held {on}"),
+        Some(ActKind::Release) if scope.is_none() => format!("released {rows} holds, wherever they were"),
+        Some(ActKind::Release) => format!("released {on}"),
+        Some(ActKind::Retry) => format!("retried {count} of {on}"),
+        Some(ActKind::Cancel) => format!("cancelled {count} of {on}"),
+        Some(ActKind::Enqueue) => format!("enqueued {count} of {on}"),
+        None => format!("changed {count} of {on}"),
+    };
+    let cut = if *ended { "" } else { "; the command has not ended: it waits for its input, or was killed" };
+    info!(event = event::OPERATOR_ACT, act = name, at, operator, scope, rows, detail, ended, "{operator} {what}{cut}");
 }
 
 /// Logs the holds that this request probes.

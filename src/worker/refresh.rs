@@ -13,6 +13,11 @@ const LISTING_SHARE: u32 = 10;
 /// The lanes are listed this often whatever happens: a net under every missed wake-up.
 const MAX_LISTING_AGE: Duration = Duration::from_secs(60);
 
+/// An act that has neither ended nor gone on for this long is logged as it is.
+const QUIET: Duration = Duration::from_secs(60);
+/// The most acts that are logged in one turn.
+const MOST_ACTS: u32 = 100;
+
 /// How fresh the holds and the lanes in memory are. Times are elapsed time.
 #[derive(Debug)]
 pub(super) struct View {
@@ -20,9 +25,13 @@ pub(super) struct View {
     pub(super) lanes_stale: bool,
     /// The holds must be read again, before anything more is claimed.
     pub(super) holds_stale: bool,
+    /// There may be acts of operators that are not logged yet.
+    acts_stale: bool,
     /// Earliest times of the next reading of the holds and of the lanes: reading must not become the main work.
     pub(super) next_reading: Duration,
     pub(super) next_listing: Duration,
+    /// Earliest time of the next look for acts.
+    next_acts: Duration,
     /// Time at which the lanes are listed whether or not they are stale.
     list_by: Duration,
 }
@@ -30,22 +39,32 @@ pub(super) struct View {
 impl Default for View {
     fn default() -> Self {
         let zero = Duration::ZERO;
-        Self { lanes_stale: true, holds_stale: false, next_reading: zero, next_listing: zero, list_by: zero }
+        Self {
+            lanes_stale: true,
+            holds_stale: false,
+            acts_stale: true,
+            next_reading: zero,
+            next_listing: zero,
+            next_acts: zero,
+            list_by: zero,
+        }
     }
 }
 
 impl View {
-    /// Somebody else has written: both must be read again.
+    /// Somebody else has written: all of it must be read again.
     pub(super) fn others_have_written(&mut self) {
         self.lanes_stale = true;
         self.holds_stale = true;
+        self.acts_stale = true;
     }
 
     /// Time until the next reading, if something is stale.
     pub(super) fn wait(&self, elapsed: Duration) -> Option<Duration> {
         let listing = self.lanes_stale.then(|| self.next_listing.saturating_sub(elapsed));
         let reading = self.holds_stale.then(|| self.next_reading.saturating_sub(elapsed));
-        listing.into_iter().chain(reading).min()
+        let acts = self.acts_stale.then(|| self.next_acts.saturating_sub(elapsed));
+        [listing, reading, acts].into_iter().flatten().min()
     }
 }
 
@@ -68,9 +87,26 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             self.read_holds().await?;
         }
         let begun = self.clock.elapsed();
+        // An act whose command was killed is logged when it has been quiet for a while, and nobody writes then.
+        self.view.acts_stale |= begun >= self.view.list_by;
         if (self.view.lanes_stale && begun >= self.view.next_listing) || begun >= self.view.list_by {
             self.list_lanes(begun).await?;
         }
+        if self.view.acts_stale && begun >= self.view.next_acts {
+            self.log_acts().await?;
+        }
+        Ok(())
+    }
+
+    /// Logs acts of operators. The next transaction writes that they are logged: after a crash before it, they are logged twice.
+    async fn log_acts(&mut self) -> Result<(), Q::Error> {
+        let begun = self.clock.elapsed();
+        let acts = self.queue.acts(self.clock.now().minus(QUIET), MOST_ACTS).await?;
+        acts.iter().for_each(log::act);
+        self.view.acts_stale = acts.len() >= MOST_ACTS as usize;
+        self.ledger.acts.extend(acts.into_iter().map(|act| act.id));
+        let ended = self.clock.elapsed();
+        self.view.next_acts = ended + ended.saturating_sub(begun) * LISTING_SHARE;
         Ok(())
     }
 

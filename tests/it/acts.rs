@@ -1,12 +1,20 @@
 //! `sweeper hold` and `sweeper release`, and the acts that commands leave, from outside.
 
-use std::path::Path;
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use audio_cache_sweeper::model::outcome::Cause;
+use audio_cache_sweeper::{
+    model::outcome::Cause,
+    sandbox::{Mood, Options},
+};
 
 use crate::{
-    daemon::{queue, sql, sweeper},
-    enqueue::fed,
+    bed::UNCHECKED,
+    daemon::{Daemon, configured, finish, queue, sandbox, sql, sweeper},
+    enqueue::{fed, on_a_terminal},
 };
 
 /// A command of this operator: what it says on both channels, and how it ends.
@@ -210,4 +218,195 @@ async fn every_act_on_rows_is_kept_with_how_many_it_changed() {
             "cancel|bob|*|5001|pending rows|1",
         ]
     );
+}
+
+#[tokio::test]
+async fn a_hold_that_a_trigger_keeps_out_is_not_called_held() {
+    for (theirs, arguments, said) in [
+        ("INSERT ON holds", &["hold", "--all"][..], "the hold on * is not there after it was placed"),
+        ("DELETE ON holds", &["release", "--agent", "a"], "1 holds are still there after they were lifted"),
+        ("INSERT ON acts", &["hold", "--all"], "the act is not in the table acts"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        queue(dir.path(), 1).await;
+        sql(dir.path(), "INSERT INTO holds (scope) VALUES ('a')").await;
+        sql(dir.path(), &format!("CREATE TRIGGER theirs BEFORE {theirs} BEGIN SELECT RAISE(IGNORE); END")).await;
+        let (code, out, err) = run(dir.path(), arguments);
+        assert_eq!((code, out.as_str()), (3, ""), "{theirs}: {err}");
+        assert!(err.contains(said) && err.contains("trigger theirs on "), "{theirs}: {err}");
+        assert_eq!((holds(dir.path()).await.len(), acts(dir.path()).await.len()), (1, 0), "{theirs}");
+    }
+}
+
+#[tokio::test]
+async fn a_hold_with_an_invalid_cause_counts_as_an_operator_s() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 1).await;
+    sql(dir.path(), &format!("{UNCHECKED} INSERT INTO holds (scope, cause) VALUES ('a', 'weather')")).await;
+    assert_eq!(run(dir.path(), &["release", "--agent", "a", "--cause", "lost"]).0, 1);
+    assert_eq!(run(dir.path(), &["release", "--agent", "a"]).0, 0);
+    assert_eq!(holds(dir.path()).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn acts_that_were_forced_in_are_shown_and_logged_and_harm_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    queue(dir.path(), 1).await;
+    let odd = "INSERT INTO acts (acted_at, act, operator, scope, rows, detail, updated_at, ended) VALUES
+        ('x', 'shout', x'61ff', 'a b', -5, printf('%9999d', 1), 'y', 1),
+        (5, x'00', 'a' || char(27) || '[2J', x'2a', 'many', x'1b', 5, 0)";
+    sql(dir.path(), &format!("{UNCHECKED} {odd}")).await;
+    let (code, out, err) = run(dir.path(), &["status"]);
+    assert!(code == 0 && err.is_empty() && !out.contains('\u{1b}'), "{out}{err}");
+    assert_eq!(run(dir.path(), &["status", "--json"]).0, 0);
+    let mut command = configured(dir.path(), &sandbox);
+    command.args(["run", "--until-empty"]);
+    let (code, log, _) = finish(command).await;
+    assert_eq!((code, log.matches("\"operator_act\"").count()), (0, 2), "{log}");
+    assert_eq!(all(dir.path(), "SELECT 'left' FROM acts WHERE logged = 0").await, [""; 0]);
+}
+
+/// Rows that were tried, released or never tried, and are due later; one that is due; and one that is dead.
+async fn waiting(dir: &Path) {
+    queue(dir, 0).await;
+    sql(dir, "DELETE FROM deletions").await;
+    let later = "253402300799999";
+    let insert = format!(
+        "INSERT INTO deletions (agent_id, entry_id, due_at, attempts, request_id, last_cause) VALUES
+             ('a', 'failed', {later}, 2, 7, 'lost'), ('a', 'released', {later}, 0, 8, 'throttled'),
+             ('b', 'failed', {later}, 1, 9, 'lost'), ('a', 'never', {later}, 0, NULL, NULL),
+             ('a', 'due', 0, 1, 7, 'lost')"
+    );
+    sql(dir, &insert).await;
+    let dead = "INSERT INTO deletions (agent_id, entry_id, state, settled_at, last_cause) VALUES ('a', 'dead', 'dead', 5, 'lost')";
+    sql(dir, dead).await;
+}
+
+/// The rows that are due later.
+async fn due_later(dir: &Path) -> String {
+    let query = "SELECT agent_id || '.' || entry_id FROM deletions WHERE due_at > 3000000000000 ORDER BY 1";
+    all(dir, query).await.join(" ")
+}
+
+#[tokio::test]
+async fn rows_that_failed_before_become_due_now_and_rows_never_tried_keep_their_time() {
+    let cases: [(&[&str], usize, &str); 5] = [
+        (&["--all"], 3, "a.never"),
+        (&["--agent", "a"], 2, "a.never b.failed"),
+        (&["--cause", "throttled"], 1, "a.failed a.never b.failed"),
+        (&["--agent", "b", "--cause", "lost"], 1, "a.failed a.never a.released"),
+        (&["--all", "--scheduled", "--yes"], 4, ""),
+    ];
+    for (chosen, count, left) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        waiting(dir.path()).await;
+        let (code, out, _) = run(dir.path(), &[&["retry", "--now", "--dry-run"], chosen].concat());
+        let rows = if count == 1 { "row" } else { "rows" };
+        let early = if left.is_empty() { ", of which 1 was enqueued for a later time" } else { "" };
+        let said = format!("dry run: {count} waiting {rows}{early} would become due now; nothing was written\n");
+        assert_eq!((code, out), (0, said), "{chosen:?}");
+        assert_eq!(due_later(dir.path()).await, "a.failed a.never a.released b.failed");
+        let (code, out, err) = run(dir.path(), &[&["retry", "--now"], chosen].concat());
+        assert_eq!((code, out, err.as_str()), (0, format!("due now {count}\n"), ""), "{chosen:?}");
+        assert_eq!(due_later(dir.path()).await, left, "{chosen:?}");
+        let unchanged = "SELECT entry_id || attempts FROM deletions WHERE entry_id IN ('failed', 'due') ORDER BY id";
+        assert_eq!(all(dir.path(), unchanged).await, ["failed2", "failed1", "due1"], "attempts still count");
+        assert_eq!(all(dir.path(), "SELECT entry_id FROM deletions WHERE state = 'dead'").await, ["dead"]);
+        let (_, out, _) = run(dir.path(), &[&["retry", "--now"], chosen].concat());
+        assert_eq!(out, "no waiting row matches; nothing was written\n");
+        let found = acts(dir.path()).await;
+        assert!(found.len() == 1 && found[0].starts_with("retry|ann|"), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_rows_that_somebody_scheduled_are_asked_about() {
+    let dir = tempfile::tempdir().unwrap();
+    waiting(dir.path()).await;
+    for (arguments, said) in [
+        (&["retry", "--now", "--all", "--scheduled"][..], "standard input is no terminal: give --yes"),
+        (&["retry", "--all", "--scheduled"], "--now"),
+        (&["retry", "--now"], "--agent <AGENT>"),
+        (&["retry", "--now", "--scheduled", "--cause", "lost"], "cannot be used with"),
+    ] {
+        let (code, _, err) = run(dir.path(), arguments);
+        assert_eq!(code, 2, "{arguments:?}: {err}");
+        assert!(err.contains(said), "{arguments:?}: {err}");
+    }
+    let mut command = sweeper(dir.path());
+    command.args(["retry", "--now", "--all", "--scheduled"]);
+    let Some((code, shown)) = on_a_terminal(command, "no").await else { return };
+    assert_eq!(code, 1, "{shown}");
+    assert!(shown.contains("Send 4 waiting rows at once, of which 1 was enqueued for a later time?"), "{shown}");
+    assert_eq!(due_later(dir.path()).await, "a.failed a.never a.released b.failed");
+}
+
+#[tokio::test]
+async fn rows_that_are_held_all_the_same_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    waiting(dir.path()).await;
+    sql(dir.path(), "INSERT INTO holds (scope) VALUES ('a')").await;
+    let (code, out, err) = run(dir.path(), &["retry", "--now", "--all"]);
+    assert_eq!((code, out.as_str()), (0, "due now 3\n"));
+    let lists = "for a hold: `sweeper status` lists the holds, `sweeper release` lifts them\n";
+    assert_eq!(err, format!("2 of these rows wait {lists}"));
+    let (_, _, err) = run(dir.path(), &["retry", "--all", "--yes"]);
+    assert_eq!(err, format!("1 of these rows waits {lists}"));
+    sql(dir.path(), "UPDATE holds SET until_at = 100000000000").await;
+    sql(dir.path(), "UPDATE deletions SET due_at = 253402300799999 WHERE entry_id = 'failed'").await;
+    assert_eq!(run(dir.path(), &["retry", "--now", "--all"]).2, "", "a hold that is over holds nothing");
+}
+
+#[tokio::test]
+async fn a_daemon_sends_what_is_retried_now_at_once_and_logs_who_did_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    sandbox.script([Mood::status(500)]);
+    queue(dir.path(), 1).await;
+    let mut command = configured(dir.path(), &sandbox);
+    command.env("SWEEPER__RETRY__BASE_DELAY", "1h").env("SWEEPER__HOLD__AFTER_FAULTS", "9");
+    let daemon = Daemon::start(command).until("request").await;
+    while all(dir.path(), "SELECT entry_id FROM deletions WHERE due_at > created_at").await.is_empty() {}
+    let retry = command_of(dir.path(), &["retry", "--now", "--all", "--as", "Ann"]);
+    assert_eq!(finish(retry).await.1, "due now 1\n");
+    sandbox.arrived(2).await;
+    let daemon = daemon.until("request").await;
+    let hold = command_of(dir.path(), &["hold", "--all", "--why", "lunch", "--as", "Ann"]);
+    assert_eq!(finish(hold).await.0, 0);
+    let daemon = daemon.until("hold_placed").await;
+    assert!(daemon.text().contains(r#""why":"lunch""#), "{}", daemon.text());
+    assert!(daemon.text().contains("held by an operator; `sweeper release --all` lifts it"), "{}", daemon.text());
+    daemon.signal("TERM");
+    let (code, log) = daemon.ended().await;
+    assert_eq!((code, log.count("operator_act", "INFO")), (0, 2), "{log:#?}");
+    assert_eq!(log.last("operator_act", "message"), "Ann held everything");
+    assert_eq!(log.last("operator_act", "detail"), "until somebody releases it: lunch");
+    assert_eq!(all(dir.path(), "SELECT act FROM acts WHERE logged = 0").await, [""; 0]);
+}
+
+fn command_of(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = sweeper(dir);
+    command.args(arguments);
+    command
+}
+
+#[tokio::test]
+async fn a_command_that_is_killed_leaves_the_number_of_rows_that_it_had_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 0).await;
+    let mut command = command_of(dir.path(), &["enqueue", "--agent", "a"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for ids in ["10\n11\n", "12\n13\n14\n"] {
+        let before = all(dir.path(), "SELECT entry_id FROM deletions").await.len();
+        input.write_all(ids.as_bytes()).unwrap();
+        while all(dir.path(), "SELECT entry_id FROM deletions").await.len() == before {}
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let rows = all(dir.path(), "SELECT entry_id FROM deletions").await.len() - 1;
+    assert_eq!(rows, 5);
+    let found = acts(dir.path()).await;
+    assert!(found.len() == 1 && found[0].ends_with("|a|5|from standard input|0"), "{found:?}");
 }

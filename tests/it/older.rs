@@ -38,7 +38,7 @@ pub fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     files.collect()
 }
 
-pub const COMMANDS: [&[&str]; 12] = [
+pub const COMMANDS: [&[&str]; 15] = [
     &["run"],
     &["run", "--until-empty"],
     &["init"],
@@ -47,6 +47,9 @@ pub const COMMANDS: [&[&str]; 12] = [
     &["status"],
     &["status", "--json"],
     &["show", "bakery", "1"],
+    &["hold", "--all"],
+    &["release", "--all"],
+    &["retry", "--now", "--all"],
     &["retry", "--all", "--yes"],
     &["retry", "--all", "--dry-run"],
     &["cancel", "--all", "--yes"],

@@ -24,12 +24,13 @@ fn names(dir: &Path) -> BTreeSet<String> {
     fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-const COMMANDS: [&[&str]; 7] = [
+const COMMANDS: [&[&str]; 8] = [
     &["init"],
     &["run"],
     &["enqueue", "--agent", "a", "1"],
     &["status"],
     &["show", "a", "1"],
+    &["hold", "--all"],
     &["retry", "--all", "--yes"],
     &["check"],
 ];

@@ -76,6 +76,23 @@ async fn a_bad_hold_or_request_is_refused_at_its_insert_with_what_is_wrong() {
         ("holds", "probed_at", "'now'", "probed_at must be Unix milliseconds, or NULL"),
         ("holds", "probed_at", "253402300800000", "probed_at must be Unix milliseconds, or NULL"),
         ("holds", "repeats", "-1", "repeats must be"),
+        ("holds", "why", "x'61'", "why must be text of at most 500 characters"),
+        ("holds", "why", "printf('%501d', 1)", "why must be text of at most 500 characters"),
+        ("holds", "why", "'a' || char(27)", "without control characters"),
+        ("holds", "why", "'a' || char(0)", "without control characters"),
+        ("acts", "act", "'shout'", "act must be hold, release, retry, cancel or enqueue"),
+        ("acts", "operator", "''", "operator must be text of 1 to 100 characters"),
+        ("acts", "operator", "'a' || char(133)", "operator must be text of 1 to 100 characters"),
+        ("acts", "operator", "'a' || char(0)", "operator must be text of 1 to 100 characters"),
+        ("acts", "operator", "printf('%101d', 1)", "operator must be text of 1 to 100 characters"),
+        ("acts", "scope", "'a b'", "scope must be * or an agent_id, or NULL"),
+        ("acts", "rows", "-1", "rows must be an integer of 0 or more"),
+        ("acts", "detail", "'a' || char(10)", "detail must be text of at most 1000 characters"),
+        ("acts", "detail", "printf('%1001d', 1)", "detail must be text of at most 1000 characters"),
+        ("acts", "acted_at", "'now'", "acted_at must be Unix milliseconds"),
+        ("acts", "updated_at", "-1", "updated_at must be Unix milliseconds"),
+        ("acts", "ended", "2", "ended must be 0 or 1"),
+        ("acts", "logged", "'no'", "logged must be 0 or 1"),
         ("requests", "kind", "'triple'", "kind must be bulk or single"),
         ("requests", "size", "21", "size must be from 1 to 20"),
         ("requests", "fault", "'bad luck'", "fault must be a known cause"),
@@ -84,6 +101,9 @@ async fn a_bad_hold_or_request_is_refused_at_its_insert_with_what_is_wrong() {
     for (table, column, value, said) in cases {
         let mut fields = match table {
             "holds" => vec![("scope", "'a'")],
+            "acts" => {
+                vec![("acted_at", "5"), ("act", "'hold'"), ("operator", "'ann'"), ("rows", "1"), ("updated_at", "5")]
+            }
             _ => vec![
                 ("correlation_id", "'x'"),
                 ("agent_id", "'a'"),
@@ -99,10 +119,8 @@ async fn a_bad_hold_or_request_is_refused_at_its_insert_with_what_is_wrong() {
         let error = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap_err().to_string();
         assert!(error.contains(said), "{table}.{column} {value}: {error}");
     }
-    let left: i64 = sqlx::query_scalar("SELECT (SELECT count(*) FROM holds) + (SELECT count(*) FROM requests)")
-        .fetch_one(&mut conn)
-        .await
-        .unwrap();
+    let count = "SELECT (SELECT count(*) FROM holds) + (SELECT count(*) FROM requests) + (SELECT count(*) FROM acts)";
+    let left: i64 = sqlx::query_scalar(count).fetch_one(&mut conn).await.unwrap();
     assert_eq!(left, 0);
 }
 

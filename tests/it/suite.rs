@@ -3,6 +3,7 @@
 //! No file below `suite/` names a database or its SQL, which `tidy` checks. A test writes and reads the tables through
 //! [`engine::Engine`]. A second engine implements that trait, and is one more line at the end of this file.
 
+mod acts;
 mod alone;
 pub mod bed;
 mod clocks;
@@ -63,8 +64,8 @@ macro_rules! conformance {
     ($name:ident: $engine:ty) => {
         mod $name {
             conformance!(@ $engine:
-                alone, clocks, contract, crash, crowds, delivery, evidence, holds, lines, looks, queue, records, retry,
-                shutdown, simulator, transitions, verdicts, waste, wishes
+                acts, alone, clocks, contract, crash, crowds, delivery, evidence, holds, lines, looks, queue, records,
+                retry, shutdown, simulator, transitions, verdicts, waste, wishes
             );
         }
     };

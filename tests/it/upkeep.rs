@@ -53,6 +53,25 @@ async fn pruning_goes_in_steps_and_tells_when_it_is_through() {
 }
 
 #[tokio::test]
+async fn old_acts_are_pruned_once_they_are_logged() {
+    let (_dir, options, mut store) = opened().await;
+    let mut conn = client(&options).await;
+    sqlx::raw_sql(
+        "INSERT INTO acts (acted_at, act, operator, rows, updated_at, ended, logged) VALUES
+             (5, 'hold', 'ann', 1, 5, 1, 1), (5, 'hold', 'ann', 1, 5, 1, 0), (5, 'retry', 'ann', 1, 5, 0, 1),
+             (5, 'enqueue', 'ann', 1, 2000, 0, 1), (2000, 'cancel', 'ann', 1, 2000, 1, 1)",
+    )
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    let step = store.prune(Timestamp(1_000), 200).await.unwrap();
+    assert_eq!((step.removed, step.more), (2, true));
+    let left: Vec<(i64,)> = sqlx::query_as("SELECT id FROM acts ORDER BY id").fetch_all(&mut conn).await.unwrap();
+    assert_eq!(left, [(2,), (4,), (5,)]);
+    assert_eq!(store.prune(Timestamp(1_000), 200).await.unwrap().removed, 0);
+}
+
+#[tokio::test]
 async fn a_step_of_upkeep_with_nothing_to_do_takes_no_lock() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { busy_timeout: Duration::ZERO, ..options(&dir) };

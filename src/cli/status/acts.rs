@@ -9,7 +9,7 @@ use crate::{
     },
     durations,
     model::{
-        act::{Act, Kind},
+        act::{Act, ActKind},
         clock::Timestamp,
     },
 };
@@ -33,7 +33,7 @@ pub(super) struct ActReport {
 impl ActReport {
     pub(super) fn new(act: &Act) -> Self {
         let Act { acted_at, kind, operator, scope, rows, detail, ended, .. } = act.clone();
-        Self { at: acted_at.0, act: kind.map(Kind::as_str), operator, scope, rows, detail, ended }
+        Self { at: acted_at.0, act: kind.map(ActKind::as_str), operator, scope, rows, detail, ended }
     }
 }
 
@@ -41,7 +41,7 @@ impl ActReport {
 pub(super) fn act_lines(acts: &[Act], now: Timestamp) -> Vec<String> {
     let rows = acts.iter().map(|act| {
         let ago = durations::show_roughly(now.since(act.acted_at));
-        let kind = act.kind.map_or("?", Kind::as_str).to_owned();
+        let kind = act.kind.map_or("?", ActKind::as_str).to_owned();
         [kind, show_text(&act.operator, MAX_NAME), ago, show_text(&what(act), MAX_DETAIL)]
     });
     table(["last acts", "by", "ago", ""], &[2], rows)
@@ -49,16 +49,21 @@ pub(super) fn act_lines(acts: &[Act], now: Timestamp) -> Vec<String> {
 
 /// What was done, to what, and why.
 fn what(act: &Act) -> String {
+    let detail = act.detail.as_ref().map_or_else(String::new, |detail| format!(", {detail}"));
     let on = match act.scope.as_deref() {
         Some("*") => "everything",
         Some(agent) => agent,
         None => "several agents",
     };
     let rows = match act.kind {
-        Some(Kind::Hold | Kind::Release) => String::new(),
-        Some(Kind::Retry | Kind::Cancel | Kind::Enqueue) | None => format!("{} of ", plural(act.rows, "row", "rows")),
+        Some(ActKind::Release) if act.scope.is_none() => {
+            return format!("{}{detail}", plural(act.rows, "hold", "holds"));
+        }
+        Some(ActKind::Hold | ActKind::Release) => String::new(),
+        Some(ActKind::Retry | ActKind::Cancel | ActKind::Enqueue) | None => {
+            format!("{} of ", plural(act.rows, "row", "rows"))
+        }
     };
-    let detail = act.detail.as_ref().map_or_else(String::new, |detail| format!(", {detail}"));
     let cut = if act.ended { "" } else { " (not ended)" };
     format!("{rows}{on}{cut}{detail}")
 }

@@ -83,6 +83,17 @@ fn what_others_changed_is_told_once() {
 }
 
 #[test]
+fn the_same_hold_that_a_person_places_once_more_is_no_news() {
+    let mut holds = holds();
+    let first = operator(on("a"), None);
+    holds.load(vec![first.clone()]);
+    assert_eq!(holds.load(vec![HoldRow { since_at: at(3), ..first.clone() }]), []);
+    let why = HoldRow { since_at: at(4), why: Some("wrong voice".to_owned()), ..first };
+    assert_eq!(holds.load(vec![why.clone()]), [news(&why)], "another reason is news");
+    assert_eq!(holds.load(Vec::new()), [lifted(on("a"), Cause::Operator, None)]);
+}
+
+#[test]
 fn of_two_rows_that_last_equally_long_the_first_counts_each_time() {
     let first = operator(on("a"), Some(at(9)));
     let second = HoldRow { repeats: 3, ..first.clone() };

@@ -2,17 +2,21 @@
 
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{Store, StoreError, producer::Producer, rows::json, step_limit::SOME_ROWS, tx::Transaction};
+use super::{
+    Store, StoreError, interference::not_done, producer::Producer, rows::json, schema_watch::schema_changes,
+    step_limit::SOME_ROWS, tx::Transaction,
+};
 use crate::model::{
-    act::{Act, ActId, Draft, Kind, MAX_DETAIL, MAX_OPERATOR},
+    act::{Act, ActId, ActKind, Draft, MAX_DETAIL, MAX_OPERATOR},
     clock::Timestamp,
     deletion::AgentId,
     outcome::Scope,
 };
 
-/// ?1 act; ?2 operator; ?3 scope; ?4 rows; ?5 detail; ?6 now
+/// ?1 act; ?2 operator; ?3 scope; ?4 rows; ?5 detail; ?6 now; ?7 whether it ends with this transaction
 const BEGIN: &str = "
-INSERT INTO acts (acted_at, act, operator, scope, rows, detail, updated_at) VALUES (?6, ?1, ?2, ?3, ?4, ?5, ?6)";
+INSERT INTO acts (acted_at, act, operator, scope, rows, detail, updated_at, ended)
+VALUES (?6, ?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
 /// ?1 id; ?2 more rows; ?3 now; ?4 scope
 const GO_ON: &str = "UPDATE acts SET rows = rows + ?2, updated_at = ?3, scope = ?4 WHERE id = ?1";
@@ -27,6 +31,9 @@ WHERE logged = 0 AND (ended = 1 OR updated_at <= ?1) ORDER BY id LIMIT ?2";
 
 /// ?1 ids: [id, …]
 const MARK_LOGGED: &str = "UPDATE acts SET logged = 1 WHERE id IN (SELECT value FROM json_each(?1))";
+
+/// ?1 ids: [id, …]
+const STILL_UNLOGGED: &str = "SELECT count(*) FROM acts WHERE id IN (SELECT value FROM json_each(?1)) AND logged = 0";
 
 /// An act that a command is doing, over one transaction or more.
 #[derive(Clone, Debug)]
@@ -54,6 +61,11 @@ impl Doing {
         self
     }
 
+    /// Whether the act is a single transaction.
+    fn is_one_step(&self) -> bool {
+        matches!(self.draft.kind, ActKind::Hold | ActKind::Release)
+    }
+
     /// Writes that `rows` more rows were changed. Call this in the transaction that changes them, and keep the result only after
     /// its commit.
     pub(super) async fn step(
@@ -76,7 +88,11 @@ impl Doing {
         }
         let Draft { kind, operator, detail, .. } = &self.draft;
         let query = sqlx::query(BEGIN).bind(kind.as_str()).bind(operator).bind(scope);
-        let done = query.bind(all.cast_signed()).bind(detail).bind(now.0).execute(conn).await?;
+        let query = query.bind(all.cast_signed()).bind(detail).bind(now.0).bind(self.is_one_step());
+        let done = query.execute(&mut *conn).await?;
+        if done.rows_affected() != 1 {
+            return Err(not_done("the act is not in the table acts".to_owned(), &schema_changes(conn).await?));
+        }
         Ok(Self { id: Some(done.last_insert_rowid()), before: 0, ..self.clone() })
     }
 }
@@ -126,7 +142,8 @@ impl Producer {
     /// # Errors
     /// If SQLite fails. What was changed is changed all the same.
     pub async fn end_act(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        let Some(id) = self.doing.take().and_then(|doing| doing.id) else { return Ok(()) };
+        let doing = self.doing.take().filter(|doing| !doing.is_one_step());
+        let Some(id) = doing.and_then(|doing| doing.id) else { return Ok(()) };
         let end = async |conn: &mut SqliteConnection| sqlx::query(END).bind(id).bind(now.0).execute(conn).await;
         self.session.check_in_place("end the act")?;
         self.session.twice_if_damaged("end the act", SOME_ROWS, end).await.map(drop)
@@ -148,7 +165,16 @@ impl Transaction<'_> {
     /// See [`crate::queue::Tx::acts_logged`].
     pub(super) async fn mark_acts(&mut self, acts: &[ActId]) -> Result<(), StoreError> {
         let ids: Vec<i64> = acts.iter().map(|act| act.0).collect();
-        self.execute("mark the acts as logged", sqlx::query(MARK_LOGGED).bind(json(&ids))).await.map(drop)
+        let (doing, ids) = ("mark the acts as logged", json(&ids));
+        self.execute(doing, sqlx::query(MARK_LOGGED).bind(&ids)).await?;
+        if self.is_interfered_with() {
+            let left: Result<i64, _> = sqlx::query_scalar(STILL_UNLOGGED).bind(&ids).fetch_one(&mut *self.conn).await;
+            let left = left.map_err(|source| self.error(doing, source))?;
+            if left > 0 {
+                return Err(self.not_done(doing, format!("{left} acts are not marked as logged after they were")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -165,7 +191,7 @@ pub(super) fn act_row(row: &SqliteRow) -> Act {
     Act {
         id: ActId(number(0)),
         acted_at: Timestamp(number(1)),
-        kind: text(2, MAX_OPERATOR).and_then(|kind| Kind::parse(&kind)),
+        kind: text(2, MAX_OPERATOR).and_then(|kind| ActKind::parse(&kind)),
         operator: text(3, MAX_OPERATOR).unwrap_or_default(),
         scope: text(4, MAX_DETAIL),
         rows: u64::try_from(number(5)).unwrap_or(0),

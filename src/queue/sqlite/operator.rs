@@ -24,10 +24,14 @@ const HOLD: &str = "INSERT INTO holds (scope, since_at, until_at, why) VALUES (?
 const OPERATOR_S: &str = "
 SELECT scope, cause, since_at, until_at, repeats, probed_at, why FROM holds WHERE scope = ?1 AND cause = 'operator'";
 
-/// ?1 scope or NULL; ?2 causes: [cause, …]
+/// ?1 scope or NULL; ?2 causes: [cause, …]; ?3 all known causes: [cause, …]. An invalid cause counts as an operator's.
 macro_rules! chosen {
     ($before:literal) => {
-        concat!($before, " FROM holds WHERE (?1 IS NULL OR scope = ?1) AND cause IN (SELECT value FROM json_each(?2))")
+        concat!(
+            $before,
+            " FROM holds WHERE (?1 IS NULL OR scope = ?1) AND (cause IN (SELECT value FROM json_each(?2))
+                OR ('operator' IN (SELECT value FROM json_each(?2)) AND cause NOT IN (SELECT value FROM json_each(?3))))"
+        )
     };
 }
 const CHOSEN: &str = chosen!("SELECT scope, cause, since_at, until_at, repeats, probed_at, why");
@@ -46,7 +50,7 @@ WITH RECURSIVE agent (id) AS (
 SELECT id FROM agent WHERE id IS NOT NULL LIMIT ?1";
 
 /// ?1 agent or NULL. Pending rows, and those of them in requests without an answer.
-const WAITING: &str = "
+const CONCERNED: &str = "
 SELECT (SELECT count(*) FROM deletions INDEXED BY deletions_due
         WHERE state = 'pending' AND (?1 IS NULL OR agent_id = ?1)),
     (SELECT coalesce(sum(size), 0) FROM requests INDEXED BY requests_unanswered
@@ -63,11 +67,9 @@ pub struct Place {
     pub why: Option<String>,
 }
 
-/// What a hold holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// The operator's hold that it takes the place of.
-    pub replaced: Option<HoldRow>,
+/// The rows that a hold concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concerned {
     /// Pending rows, those in flight included.
     pub pending: u64,
     /// Rows of requests that are on their way, and are not stopped.
@@ -84,35 +86,41 @@ pub struct Released {
 }
 
 impl Producer {
-    /// Places an operator's hold, in the place of one that is there.
+    /// Places an operator's hold, in the place of one that is there, which is returned.
     ///
     /// # Errors
     /// If SQLite fails, or a foreign trigger undoes it; then nothing is changed.
-    pub async fn hold(&mut self, place: &Place, now: Timestamp) -> Result<Placed, StoreError> {
+    pub async fn hold(&mut self, place: &Place, now: Timestamp) -> Result<Option<HoldRow>, StoreError> {
         let scope = place.scope.as_str();
-        let agent = match &place.scope {
+        self.change("place a hold", now, async |conn: &mut SqliteConnection| {
+            let before = operator_s(conn, scope).await?;
+            // The table takes such a time for seconds.
+            let since = if now < Timestamp::LEAST_DUE { Timestamp::ZERO } else { now };
+            let query = sqlx::query(HOLD).bind(scope).bind(since.0).bind(place.until_at.map(|at| at.0));
+            query.bind(&place.why).execute(&mut *conn).await?;
+            // A hold that is not there stops nothing, and whoever places one goes away believing that it does.
+            if operator_s(conn, scope).await?.is_none_or(|held| held.until_at != place.until_at) {
+                let message = format!("the hold on {scope} is not there after it was placed");
+                return Err(not_done(message, &schema_changes(conn).await?));
+            }
+            Ok((1, before))
+        })
+        .await
+    }
+
+    /// The rows that a hold on `scope` concerns.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn concerned(&mut self, scope: &Scope) -> Result<Concerned, StoreError> {
+        let agent = match scope {
             Scope::All => None,
             Scope::Agent(agent) => Some(agent.as_str()),
         };
-        let replaced = self
-            .change("place a hold", now, async |conn: &mut SqliteConnection| {
-                let before = operator_s(conn, scope).await?;
-                // The table takes such a time for seconds.
-                let since = if now < Timestamp::LEAST_DUE { Timestamp::ZERO } else { now };
-                let query = sqlx::query(HOLD).bind(scope).bind(since.0).bind(place.until_at.map(|at| at.0));
-                query.bind(&place.why).execute(&mut *conn).await?;
-                // A hold that is not there stops nothing, and whoever places one goes away believing that it does.
-                if operator_s(conn, scope).await?.is_none_or(|held| held.until_at != place.until_at) {
-                    let message = format!("the hold on {scope} is not there after it was placed");
-                    return Err(not_done(message, &schema_changes(conn).await?));
-                }
-                Ok((1, before))
-            })
-            .await?;
-        let count = async |conn: &mut SqliteConnection| sqlx::query(WAITING).bind(agent).fetch_one(conn).await;
-        let counts = self.look("count the rows that a hold holds", count).await?;
+        let count = async |conn: &mut SqliteConnection| sqlx::query(CONCERNED).bind(agent).fetch_one(conn).await;
+        let counts = self.look("count the rows that a hold concerns", count).await?;
         let number = |column: usize| u64::try_from(counts.try_get::<i64, _>(column).unwrap_or(0)).unwrap_or(0);
-        Ok(Placed { replaced, pending: number(0), in_flight: number(1) })
+        Ok(Concerned { pending: number(0), in_flight: number(1) })
     }
 
     /// Lifts the holds with these causes, on `scope` or wherever they are.
@@ -125,13 +133,13 @@ impl Producer {
         causes: &[Cause],
         now: Timestamp,
     ) -> Result<Released, StoreError> {
-        let causes: Vec<&str> = causes.iter().map(|cause| cause.as_str()).collect();
-        let (scope, causes) = (scope.map(Scope::as_str), json(&causes));
+        let names = |causes: &[Cause]| json(&causes.iter().map(|cause| cause.as_str()).collect::<Vec<_>>());
+        let (scope, causes, known) = (scope.map(Scope::as_str), names(causes), names(&Cause::ALL));
         self.change("lift holds", now, async |conn: &mut SqliteConnection| {
-            let chosen = sqlx::query(CHOSEN).bind(scope).bind(&causes).fetch_all(&mut *conn).await?;
+            let chosen = sqlx::query(CHOSEN).bind(scope).bind(&causes).bind(&known).fetch_all(&mut *conn).await?;
             let lifted: Vec<HoldRow> = chosen.iter().filter_map(hold_row).collect();
-            sqlx::query(RELEASE).bind(scope).bind(&causes).execute(&mut *conn).await?;
-            let still = sqlx::query(CHOSEN).bind(scope).bind(&causes).fetch_all(&mut *conn).await?.len();
+            sqlx::query(RELEASE).bind(scope).bind(&causes).bind(&known).execute(&mut *conn).await?;
+            let still = sqlx::query(CHOSEN).bind(scope).bind(&causes).bind(&known).fetch_all(&mut *conn).await?.len();
             if still > 0 {
                 let message = format!("{still} holds are still there after they were lifted");
                 return Err(not_done(message, &schema_changes(conn).await?));

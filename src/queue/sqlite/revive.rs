@@ -1,4 +1,4 @@
-//! Revives dead rows and cancels pending ones, for `sweeper retry` and `sweeper cancel`.
+//! Revives dead rows, makes waiting ones due, and cancels pending ones, for `sweeper retry` and `sweeper cancel`.
 
 use sqlx::{SqliteConnection, sqlite::SqliteQueryResult};
 
@@ -21,6 +21,35 @@ const DEAD: &str = "
 SELECT json_group_array(id) FROM (
     SELECT id FROM deletions INDEXED BY deletions_dead
     WHERE state = 'dead' AND (?1 IS NULL OR agent_id = ?1) AND (?2 IS NULL OR last_cause = ?2) ORDER BY id)";
+
+/// ?1 now; ?2 whether rows count that were never tried. A row that was tried has an attempt or the request that released it.
+macro_rules! waits {
+    () => {
+        "state = 'pending' AND due_at > ?1 AND (?2 OR attempts > 0 OR request_id IS NOT NULL)"
+    };
+}
+
+/// ?3 agent or NULL; ?4 cause or NULL. The ids, and how many of the rows were never tried.
+const WAITING: &str = concat!(
+    "SELECT json_group_array(id), coalesce(sum(untried), 0) FROM (
+        SELECT id, attempts = 0 AND request_id IS NULL AS untried FROM deletions INDEXED BY deletions_due WHERE ",
+    waits!(),
+    " AND (?3 IS NULL OR agent_id = ?3) AND (?4 IS NULL OR last_cause = ?4) ORDER BY id)"
+);
+
+/// ?3 ids: [id, …]; ?4 the new due time. OR IGNORE: as in [`REVIVE`].
+const HURRY: &str =
+    concat!("UPDATE OR IGNORE deletions SET due_at = ?4 WHERE id IN (SELECT value FROM json_each(?3)) AND ", waits!());
+
+/// ?3 ids: [id, …]
+const STILL_WAITING: &str =
+    concat!("SELECT count(*) FROM deletions WHERE id IN (SELECT value FROM json_each(?3)) AND ", waits!());
+
+/// ?1 ids: [id, …]; ?2 now. Those of the rows that a hold holds. One of the daemon's whose time is over lets a probe through.
+const HELD: &str = "
+SELECT count(*) FROM deletions
+WHERE id IN (SELECT value FROM json_each(?1)) AND EXISTS (
+    SELECT 1 FROM holds WHERE scope IN ('*', agent_id) AND (until_at IS NULL OR until_at > ?2))";
 
 /// ?1 agent or NULL
 const PENDING: &str = "
@@ -107,11 +136,71 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; then no row is changed.
     pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<Changed, StoreError> {
-        let due_at = due_now(now);
-        self.change_rows("revive", ids, "dead", now, async |conn| {
-            sqlx::query(REVIVE).bind(list(ids)).bind(due_at.0).execute(conn).await
-        })
+        let (ids_json, due_at) = (list(ids), due_now(now));
+        self.change_rows(
+            "revive",
+            ids.len(),
+            "dead",
+            now,
+            async |conn| sqlx::query(REVIVE).bind(&ids_json).bind(due_at.0).execute(conn).await,
+            async |conn| sqlx::query_scalar(LEFT).bind(&ids_json).bind("dead").fetch_one(conn).await,
+        )
         .await
+    }
+
+    /// The pending rows that wait for their next attempt, of an agent, after a cause, or all of them; with `scheduled`, those as
+    /// well that nobody has tried yet and that are due later. Returns them in the order of their ids, and how many were never tried.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn waiting(
+        &mut self,
+        agent: Option<&AgentId>,
+        cause: Option<Cause>,
+        scheduled: bool,
+        now: Timestamp,
+    ) -> Result<(Vec<DeletionId>, u64), StoreError> {
+        let read = async |conn: &mut SqliteConnection| {
+            let query = sqlx::query_as(WAITING).bind(now.0).bind(scheduled);
+            let query = query.bind(agent.map(AgentId::as_str)).bind(cause.map(Cause::as_str));
+            let (ids, untried): (String, i64) = query.fetch_one(conn).await?;
+            Ok((parse_ids(ids)?, u64::try_from(untried).unwrap_or(0)))
+        };
+        self.look("look for rows that wait", read).await
+    }
+
+    /// Makes those of these rows due now that wait for their next attempt; with `scheduled`, those as well that nobody has tried
+    /// yet. One transaction. Attempts and holds stay as they are.
+    ///
+    /// # Errors
+    /// If SQLite fails; then no row is changed.
+    pub async fn hurry(&mut self, ids: &[DeletionId], scheduled: bool, now: Timestamp) -> Result<Changed, StoreError> {
+        let (ids_json, due_at) = (list(ids), due_now(now));
+        self.change_rows(
+            "make rows due",
+            ids.len(),
+            "waiting",
+            now,
+            async |conn| {
+                sqlx::query(HURRY).bind(now.0).bind(scheduled).bind(&ids_json).bind(due_at.0).execute(conn).await
+            },
+            async |conn| {
+                sqlx::query_scalar(STILL_WAITING).bind(now.0).bind(scheduled).bind(&ids_json).fetch_one(conn).await
+            },
+        )
+        .await
+    }
+
+    /// How many of these rows a hold holds.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn held(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
+        let ids = list(ids);
+        let count = async |conn: &mut SqliteConnection| {
+            sqlx::query_scalar::<_, i64>(HELD).bind(&ids).bind(now.0).fetch_one(conn).await
+        };
+        Ok(u64::try_from(self.look("look for held rows", count).await?).unwrap_or(0))
     }
 
     /// Removes the pending ones of these rows, in one transaction.
@@ -119,20 +208,28 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; then no row is removed.
     pub async fn cancel(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<Changed, StoreError> {
-        self.change_rows("cancel", ids, "pending", now, async |conn| {
-            sqlx::query(CANCEL).bind(list(ids)).execute(conn).await
-        })
+        let ids_json = list(ids);
+        self.change_rows(
+            "cancel",
+            ids.len(),
+            "pending",
+            now,
+            async |conn| sqlx::query(CANCEL).bind(&ids_json).execute(conn).await,
+            async |conn| sqlx::query_scalar(LEFT).bind(&ids_json).bind("pending").fetch_one(conn).await,
+        )
         .await
     }
 
-    /// Changes rows that are in `state` so that they leave it. Fails if some stay, and a foreign trigger may be the cause.
+    /// Changes up to `most` rows in `state` with `change`. If there were fewer, `left` counts those that are still in it. Fails if
+    /// there are any, and a foreign trigger may be the cause.
     async fn change_rows(
         &mut self,
         doing: &'static str,
-        ids: &[DeletionId],
+        most: usize,
         state: &'static str,
         now: Timestamp,
         mut change: impl AsyncFnMut(&mut SqliteConnection) -> Result<SqliteQueryResult, sqlx::Error>,
+        left: impl AsyncFnMut(&mut SqliteConnection) -> Result<i64, sqlx::Error>,
     ) -> Result<Changed, StoreError> {
         let done = self
             .change(doing, now, async |conn: &mut SqliteConnection| {
@@ -140,19 +237,16 @@ impl Producer {
                 Ok((done, done))
             })
             .await?;
-        if done >= ids.len() as u64 {
+        if done >= most as u64 {
             return Ok(Changed { done, stuck: 0 });
         }
-        let left = async |conn: &mut SqliteConnection| {
-            sqlx::query_scalar::<_, i64>(LEFT).bind(list(ids)).bind(state).fetch_one(conn).await
-        };
         let left = self.session.twice_if_damaged(doing, SOME_ROWS, left).await?;
         let foreign = schema_changes(&mut self.session.conn).await;
         let foreign = foreign.map_err(|source| self.session.error(doing, source))?;
         // A missing trigger of ours does not keep a row from being changed.
         let is_at_work = |object: &SchemaChange| object.can_interfere() && object.change != Change::Missing;
         if left > 0 && foreign.iter().any(is_at_work) {
-            let message = format!("{left} of {} rows are still {state}", ids.len());
+            let message = format!("{left} of {most} rows are still {state}");
             return Err(self.session.error(doing, not_done(message, &foreign)));
         }
         Ok(Changed { done, stuck: u64::try_from(left).unwrap_or(0) })

@@ -42,6 +42,19 @@ const LOOK: &str = old_requests!(
         SELECT id FROM stretch WHERE settled_at < ?2 AND state <> 'pending' ORDER BY id LIMIT ?5)
     SELECT (SELECT max(id) FROM stretch), (SELECT count(*) FROM old), (SELECT max(id) FROM old), EXISTS"
 );
+/// ?1 the most acts; ?2 cutoff. An act that no daemon has logged stays until one has.
+macro_rules! old_acts {
+    ($before:literal) => {
+        concat!(
+            $before,
+            " (SELECT id FROM (SELECT id, updated_at, logged FROM acts ORDER BY id LIMIT ?1)
+               WHERE updated_at < ?2 AND logged = 1)"
+        )
+    };
+}
+const ANY_OLD_ACTS: &str = old_acts!("SELECT EXISTS");
+const DELETE_ACTS: &str = old_acts!("DELETE FROM acts WHERE id IN");
+
 const DELETE_REQUESTS: &str = old_requests!("DELETE FROM requests WHERE id IN");
 
 const SPACE: &str = "
@@ -104,7 +117,7 @@ impl Store {
         Ok((bytes > MAX_WAL).then(|| WalBacklog { bytes, readers: readers() }))
     }
 
-    /// Removes up to `most` settled rows, and up to a tenth of that number of answered requests, that are older than `cutoff`. Each
+    /// Removes up to `most` settled rows, and up to a tenth of that number each of answered requests and of acts, that are older than `cutoff`. Each
     /// call goes on where the last one ended, and costs the same however long the table is.
     ///
     /// # Errors
@@ -121,10 +134,12 @@ impl Store {
             .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("prune", source))?;
+        let acts = sqlx::query_scalar(ANY_OLD_ACTS).bind(most / ROWS_PER_REQUEST).bind(cutoff.0);
+        let acts: bool = acts.fetch_one(&mut *self.conn).await.map_err(|source| self.error("prune", source))?;
         // If this call finds `most` old rows, the next one goes on behind the last of them.
         let last = if old == i64::from(most) { last_old } else { last };
         let mut removed = 0;
-        if old > 0 || requests {
+        if old > 0 || requests || acts {
             let mut write = self.begin_within(STEP_OF_UPKEEP).await?;
             if let Some(last) = last.filter(|_| old > 0) {
                 let delete =
@@ -133,6 +148,10 @@ impl Store {
             }
             if requests {
                 let query = sqlx::query(DELETE_REQUESTS).bind(most / ROWS_PER_REQUEST).bind(cutoff.0);
+                removed += write.execute("prune", query).await?;
+            }
+            if acts {
+                let query = sqlx::query(DELETE_ACTS).bind(most / ROWS_PER_REQUEST).bind(cutoff.0);
                 removed += write.execute("prune", query).await?;
             }
             write.finish().await?;

@@ -4,6 +4,7 @@ use std::{cell::RefCell, future::Future, path::Path, process::Command, time::Dur
 
 use audio_cache_sweeper::{
     model::{
+        act::{Act, ActKind},
         backoff::Backoff,
         clock::Timestamp,
         deletion::{AgentId, Kind, State},
@@ -203,6 +204,18 @@ impl Engine for Sqlite {
         if !keys.is_empty() {
             self.execute(&format!("DELETE FROM holds WHERE (scope, cause) IN (VALUES {})", keys.join(", "))).await;
         }
+    }
+
+    async fn act(&mut self, act: &Act) {
+        let Act { id, acted_at, kind, operator, scope, rows, detail, ended } = act;
+        let [operator, scope, detail] =
+            [Some(operator), scope.as_ref(), detail.as_ref()].map(|text| nullable(text.map(String::as_str)));
+        let (id, ended, kind) = (id.0, u8::from(*ended), nullable(kind.map(ActKind::as_str)));
+        let sql = format!(
+            "INSERT INTO acts (id, acted_at, act, operator, scope, rows, detail, updated_at, ended)
+             VALUES ({id}, {acted_at}, {kind}, {operator}, {scope}, {rows}, {detail}, {acted_at}, {ended})"
+        );
+        self.execute(&sql).await;
     }
 
     async fn edit(&mut self, rows: &[Row]) {

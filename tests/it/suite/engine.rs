@@ -7,6 +7,7 @@ use std::{fmt::Debug, future::Future, process::Command, time::Duration};
 
 use audio_cache_sweeper::{
     model::{
+        act::Act,
         clock::Timestamp,
         deletion::{Kind, State},
         outcome::{Cause, Scope},
@@ -258,6 +259,9 @@ pub trait Engine: Debug + Sized + 'static {
 
     /// An operator lifts holds, by scope and cause.
     async fn lift(&mut self, holds: &[Hold]);
+
+    /// An operator's command leaves an act that no daemon has logged. It went on last when it began.
+    async fn act(&mut self, act: &Act);
 
     /// An operator writes all columns of these rows, except id, agent and entry.
     async fn edit(&mut self, rows: &[Row]);
