@@ -102,7 +102,7 @@ async fn recover<Q: Queue>(
 
 /// Charges the rate limit for requests that were sent before this start: a restart loop must not send a burst each time.
 async fn remember_what_was_sent<Q: Queue>(queue: &mut Q, pace: &mut Pace, clock: &Clock) -> Result<(), Q::Error> {
-    let (now, (back, most)) = (clock.now(), pace.permits.looks_back());
+    let (now, (back, most)) = (clock.now(), pace.permits.limit().looks_back());
     let sent = queue.sent_since(now.minus(back), most, now).await?;
     let ago: Vec<_> = sent.into_iter().map(|at| now.since(at)).collect();
     pace.permits.sent_before(&ago, clock.elapsed());
