@@ -10,6 +10,7 @@ mod init;
 mod input;
 mod listing;
 mod man;
+mod reload;
 mod retry;
 mod run;
 mod sandbox;
@@ -20,13 +21,7 @@ mod steps;
 mod terminal;
 mod times;
 
-use std::{
-    collections::HashMap,
-    env,
-    ffi::OsString,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{collections::HashMap, env, ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -34,7 +29,7 @@ use tokio::runtime;
 
 use crate::{
     api::{ApiError, SetupError, key::KeyError},
-    config::{self, Config, ConfigError},
+    config::ConfigError,
     model::clock::Clock,
     queue::sqlite::{Doubtful, OpenError, StoreError},
     watch::supervisor::Supervisor,
@@ -43,6 +38,7 @@ use crate::{
 use cancel::CancelArgs;
 use enqueue::EnqueueArgs;
 use man::{CompletionsArgs, ManArgs};
+use reload::Layers;
 use retry::RetryArgs;
 use run::RunArgs;
 use sandbox::SandboxArgs;
@@ -198,16 +194,14 @@ pub fn main() -> ExitCode {
 impl Cli {
     async fn run(self, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
         signals::survive_file_size_limit()?;
-        let argument = self.config;
+        let layers = Layers { argument: self.config, environment: environment.clone() };
         // Only a command that needs the configuration looks for its file: `demo` and `sandbox` never do.
-        let config = || {
-            let file = config::file(argument, environment, Path::new(config::DEFAULT_FILE));
-            Config::load(file.as_deref(), environment)
-        };
+        let config = || layers.load();
         match self.command.unwrap_or_else(|| Command::Run(RunArgs::default())) {
             Command::Run(args) => {
                 let socket = environment.get("NOTIFY_SOCKET").map(PathBuf::from);
-                run::run(&config()?, &args, Supervisor::new(socket, sd_notify::watchdog_enabled())).await
+                let supervisor = Supervisor::new(socket, sd_notify::watchdog_enabled());
+                run::run(&config()?, &args, supervisor, layers.clone()).await
             }
             Command::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system()).await,
             Command::Status(args) => status::status(args, &config()?, Clock::system(), shutdown()?).await,

@@ -14,6 +14,8 @@ pub mod outcome;
 
 pub mod hold;
 
+pub mod remedy;
+
 pub mod judge;
 
 pub mod evidence;

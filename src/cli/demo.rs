@@ -21,14 +21,16 @@ use super::{
 };
 use crate::{
     config::{Config, ConfigError},
+    model::clock::Clock,
     queue::{
         Queue as _,
         sqlite::{Producer, Store},
     },
     sandbox::{self, Sandbox},
     watch::{
+        metrics::Metrics,
         supervisor::Supervisor,
-        telemetry::{self, Format},
+        telemetry::{self, Format, Width},
     },
     worker::{Ended, Until},
 };
@@ -86,7 +88,7 @@ pub(super) async fn demo(shutdown: impl Future<Output = ()>) -> Result<ExitCode,
     let database = dir.join("sweeper.db");
     let sandbox = faulty_api().await.context("start the sandbox")?;
     let config = config(&database, &sandbox)?;
-    let log = telemetry::init(Format::Text, EnvFilter::new("info")).context("start the log")?;
+    let log = telemetry::init(Format::Text, EnvFilter::new("info"), Width::Terminal).context("start the log")?;
 
     // Create the tables. Everything after that is what a producer does: plain INSERTs.
     Store::make(config.store.clone()).await?.close().await?;
@@ -96,7 +98,8 @@ pub(super) async fn demo(shutdown: impl Future<Output = ()>) -> Result<ExitCode,
     let total = ids.len();
     say(&format!("{total} deletions are queued in {}; the API is {}\n", database.display(), sandbox.url()))?;
 
-    let (ended, done) = work(&config, Until::Empty { give_up_after: None }, shutdown, Supervisor::default()).await?;
+    let (until, metrics) = (Until::Empty { give_up_after: None }, Metrics::new(Clock::system().now()));
+    let (ended, done) = work(&config, until, shutdown, Supervisor::default(), metrics, None).await?;
     log.flush();
     let totals = producer.totals().await?.into_iter();
     let totals = totals.map(|(agent, state, cause, rows)| [agent, rows.to_string(), state, cause.unwrap_or_default()]);

@@ -17,6 +17,7 @@ mod lines;
 mod looks;
 mod queue;
 mod records;
+mod reload;
 mod retry;
 pub mod seam;
 mod shutdown;
@@ -63,7 +64,7 @@ macro_rules! conformance {
     ($name:ident: $engine:ty) => {
         mod $name {
             conformance!(@ $engine:
-                alone, clocks, contract, crash, crowds, delivery, evidence, holds, lines, looks, queue, records, retry,
+                alone, clocks, contract, crash, crowds, delivery, evidence, holds, lines, looks, queue, records, reload, retry,
                 shutdown, simulator, transitions, verdicts, waste, wishes
             );
         }
