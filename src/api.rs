@@ -167,7 +167,7 @@ impl Api {
         Self { connections: self.connections.with_clock(clock), ..self }
     }
 
-    /// Sets what remedies name: by default, the keys of the configuration without their values.
+    /// Sets the settings that remedies name. By default, these are the keys of the configuration without their values.
     #[must_use]
     pub fn named(self, names: Names) -> Self {
         Self { names, ..self }

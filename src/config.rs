@@ -96,7 +96,7 @@ pub struct Config {
     pub base_url: Url,
     /// Where the API key comes from; `None` if the configuration does not say.
     pub key: Option<KeySource>,
-    /// What remedies name: where the key is from, and where the API is.
+    /// The settings that remedies name: the place that the key is from, and the place of the API.
     pub names: Names,
     /// Where `api.region` was set, if it has no effect because `api.base_url` was set, too: `in FILE, line 3`. `check` warns
     /// of it.
@@ -225,7 +225,7 @@ impl Config {
     }
 }
 
-/// What remedies name. The values are those that people may see.
+/// The settings that remedies name. The values are those that people may see.
 fn names(shown: &BTreeMap<String, String>, origins: &Origins) -> Names {
     let value = |key: &str| shown.get(key).map_or("", String::as_str);
     let api = ["api.base_url", "api.region"].into_iter().find(|key| shown.contains_key(*key)).unwrap_or("api.region");

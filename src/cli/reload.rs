@@ -1,4 +1,4 @@
-//! SIGHUP: reads the configuration and the key again, and hands what can change to the worker that runs.
+//! SIGHUP: reads the configuration and the key again, and hands the settings that can change to the worker.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -70,7 +70,7 @@ pub(super) struct Reloader {
     layers: Layers,
     /// Every key with its value in effect.
     shown: BTreeMap<String, String>,
-    /// What remedies name. The API's place needs a restart.
+    /// The settings that remedies name. Another place of the API needs a restart.
     names: Names,
     log: Log,
     hangups: UnboundedReceiver<()>,
@@ -82,13 +82,13 @@ impl Reloader {
         Self { layers, shown: config.shown.clone(), names: config.names.clone(), log, hangups }
     }
 
-    /// Reads again at each SIGHUP, and sends what comes of it.
+    /// Reads the configuration at each SIGHUP, and sends the result to the worker.
     pub(super) async fn serve(mut self, worker: UnboundedSender<Reload>) -> Infallible {
         loop {
             if self.hangups.recv().await.is_none() {
                 return pending().await;
             }
-            // What is read now is read for all of them.
+            // One reading serves all signals that have come so far.
             while self.hangups.try_recv().is_ok() {}
             let reload = match read(self.layers.clone()).await {
                 Ok((config, key)) => Reload::Take(Box::new(self.take_over(&config, key))),
@@ -150,7 +150,10 @@ fn is_taken_over(key: &str) -> bool {
     TAKEN_OVER.iter().any(|known| *known == key || (known.ends_with('.') && key.starts_with(known)))
 }
 
-/// The configuration and the key, or what is wrong with them.
+/// Reads the configuration and the key.
+///
+/// # Errors
+/// The message of the one that cannot be used.
 async fn read(layers: Layers) -> Result<(Config, Key), String> {
     let read = spawn_blocking(move || -> Result<_, Failure> {
         let config = layers.load()?;

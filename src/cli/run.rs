@@ -108,7 +108,7 @@ pub(super) async fn run(
     Ok(ExitCode::from(code))
 }
 
-/// What is logged before a second signal ends the process.
+/// Logs, before a second signal ends the process, how many requests the next start has to settle.
 fn last_words(metrics: Metrics, log: Log) -> impl FnOnce(Signal) + Send + 'static {
     move |signal| {
         warn!(

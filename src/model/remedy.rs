@@ -1,4 +1,4 @@
-//! What a hold means to a person: its reason in a sentence, and what to do about it.
+//! The reason of a hold and its remedy, in sentences for a person.
 
 use crate::model::outcome::{Cause, Scope};
 
@@ -17,7 +17,7 @@ impl Default for Names {
     }
 }
 
-/// Why there is a hold for this cause, as the end of a sentence.
+/// The reason of a hold, as the end of a sentence.
 #[must_use]
 pub const fn reason(cause: Cause) -> &'static str {
     match cause {
@@ -27,7 +27,7 @@ pub const fn reason(cause: Cause) -> &'static str {
         Cause::Garbled => "the answers are not in the API's form",
         Cause::Rejected => "the API rejects the requests as malformed",
         Cause::Unauthorized => "the API does not accept the key",
-        Cause::Forbidden => "the API denies the key what it asks for",
+        Cause::Forbidden => "the API says that the key lacks a permission",
         Cause::UnknownAgent => "the API does not know this agent",
         Cause::Contract => "the API answers with a status that it does not document",
         Cause::Throttled => "the API gets more requests than it allows",
@@ -39,7 +39,7 @@ pub const fn reason(cause: Cause) -> &'static str {
     }
 }
 
-/// What to do about a hold. `has_lasted`: waiting has not helped.
+/// The remedy of a hold. `has_lasted`: waiting has not helped.
 #[must_use]
 pub fn remedy(cause: Cause, scope: &Scope, has_lasted: bool, names: &Names) -> String {
     let Names { api, key } = names;

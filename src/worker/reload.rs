@@ -28,15 +28,15 @@ pub struct Tunables {
     pub adaptive: bool,
     /// The lengths of a hold that grows.
     pub hold_growth: Backoff,
-    /// What remedies name.
+    /// The settings that remedies name.
     pub names: Names,
     /// The key, and where it was read from; `None`: the present one stays.
     pub key: Option<(KeySource, Key)>,
-    /// What is changed, for the log.
+    /// The changes, for the log: `delivery.linger: 500ms -> 1s`.
     pub changes: Vec<String>,
 }
 
-/// What came of reading the configuration again.
+/// The result of reading the configuration again.
 #[derive(Clone, Debug)]
 pub enum Reload {
     /// It can be used.
@@ -90,7 +90,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Ok(())
     }
 
-    /// Does what a message of [`Worker::reloaded_by`] says, and tells the service manager.
+    /// Handles a message of [`Worker::reloaded_by`], and tells the service manager.
     ///
     /// # Errors
     /// As [`Worker::reload`].

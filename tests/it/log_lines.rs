@@ -121,7 +121,7 @@ async fn a_start_names_the_holds_that_it_finds_and_their_remedies() {
     let (log, _) = until_holds(configured(dir.path(), &sandbox), 1).await;
     assert_eq!((log.count("hold_placed", "WARN"), log.count("hold_placed", "ERROR")), (1, 0), "{log:#?}");
     let said = ["scope", "cause", "reason"].map(|field| log.last("hold_placed", field));
-    assert_eq!(said, ["a", "forbidden", "the API denies the key what it asks for"]);
+    assert_eq!(said, ["a", "forbidden", "the API says that the key lacks a permission"]);
     let remedy = log.last("hold_placed", "remedy");
     assert!(remedy.contains("api.key (set by SWEEPER__API__KEY)") && remedy.contains("`write`"), "{remedy}");
     // Then it is an error again.

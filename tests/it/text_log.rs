@@ -12,7 +12,7 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    model::clock::Clock,
+    model::clock::{Clock, Timestamp},
     sandbox::{Mood, Options, Sandbox},
     watch::telemetry::{Text, Width},
 };
@@ -169,4 +169,19 @@ async fn text_in_a_file_has_the_date_and_is_not_wrapped_and_what_the_api_says_is
     let start = Regex::new(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (INFO |WARN |ERROR) ").unwrap();
     assert!(said.lines().all(|line| start.is_match(line)), "{said}");
     assert!(said.contains("418 contract") && !said.contains(['\u{1b}', '\u{202e}']), "{said}");
+}
+
+#[tokio::test]
+async fn times_are_in_the_time_zone_of_the_reader() {
+    let (dir, sandbox) = scene().await;
+    let mut command = configured(dir.path(), &sandbox);
+    command.args(["run", "--until-empty", "--give-up-after", "1s"]).env("SWEEPER__LOG__FORMAT", "text");
+    command.env("TZ", "XYZ-13:30");
+    let before = Clock::system().now();
+    let (_, said, _) = finish(command).await;
+    let after = Clock::system().now();
+    let first = Timestamp::parse(&said[..19].replace(' ', "T")).unwrap();
+    let utc = Timestamp(first.0 - 13 * 3_600_000 - 30 * 60_000);
+    // The line has no milliseconds.
+    assert!(before.0 - 1_000 <= utc.0 && utc <= after, "{before} {utc} {after}: {said}");
 }

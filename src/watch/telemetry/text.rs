@@ -52,7 +52,7 @@ pub struct Text {
     width: Width,
 }
 
-/// What a line depends on beside its event.
+/// The circumstances of a line, beside its event.
 struct Look<'a> {
     now: Timestamp,
     zone: &'a TimeZone,

@@ -31,7 +31,7 @@ impl HoldLog {
         Self { names, is_start: true, found: HashSet::new() }
     }
 
-    /// Replaces what the remedies name.
+    /// Replaces the settings that remedies name.
     pub fn rename(&mut self, names: Names) {
         self.names = names;
     }

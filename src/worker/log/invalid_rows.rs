@@ -8,7 +8,7 @@ use crate::{event, queue::Swept};
 /// that goes on writing such rows does not call a person with each.
 #[derive(Debug, Default)]
 pub struct InvalidRows {
-    /// What was wrong with the rows of the last error.
+    /// The column that was wrong in the rows of the last error.
     told: Option<String>,
 }
 

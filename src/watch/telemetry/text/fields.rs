@@ -124,7 +124,7 @@ fn time(at: Timestamp, look: &Look<'_>) -> String {
     local(at, look.zone, if is_today { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" })
 }
 
-/// A time in this zone. The last day of the year 9999 is beyond what has a local time, and shown in UTC.
+/// A time in this zone. A time on the last day of the year 9999 has no local time, and is shown in UTC.
 pub(super) fn local(at: Timestamp, zone: &TimeZone, form: &str) -> String {
     match jiff::Timestamp::from_millisecond(at.0) {
         Ok(time) => time.to_zoned_datetime(zone.clone()).strftime(form).to_string(),

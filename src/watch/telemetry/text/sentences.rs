@@ -59,18 +59,19 @@ pub(super) fn fallback(fields: &Fields, event: &Event<'_>, look: &Look<'_>) -> S
     parts.join(" ")
 }
 
+/// `PROJECT-58RP822I  20 retried: 503 server_error  0.21 s  upstream conn…`: in one row, whatever the lengths.
 fn request(fields: &Fields, look: &Look<'_>) -> String {
     let most = look.room.map_or(usize::MAX, |room| (room / 3).max(AGENT_WIDTH));
     let agent = clipped(fields.text("agent"), most);
-    let mut what = settled(fields, &["deleted", "absent", "dead", "retried"]);
+    let mut outcome = settled(fields, &["deleted", "absent", "dead", "retried"]);
     if fields.has("fault") {
-        what += &format!(": {} {}", fields.shown("status", look), fields.text("fault")).replace(":  ", ": ");
+        outcome += &format!(": {} {}", fields.shown("status", look), fields.text("fault")).replace(":  ", ": ");
     }
     if fields.text("kind") == "single" {
-        what += " (single-entry)";
+        outcome += " (single-entry)";
     }
     let seconds = fields.number("took_ms") as f64 / 1e3;
-    let row = format!("{agent:<AGENT_WIDTH$}  {what}  {seconds:.2} s");
+    let row = format!("{agent:<AGENT_WIDTH$}  {outcome}  {seconds:.2} s");
     let (detail, length) = (fields.text("detail"), row.chars().count() + 2);
     let room = look.room.map_or(usize::MAX, |room| room.saturating_sub(length));
     if detail.is_empty() || room < LEAST_DETAIL {
