@@ -28,7 +28,7 @@ use audio_cache_sweeper::{
     pace::{self, Admission, Pace, RateLimit},
     queue::sqlite::{Options, Producer, Store, Synchronous},
     sandbox::{self, Sandbox},
-    worker::{Settings, Worker},
+    worker::{LoggedRequests, Settings, Worker},
 };
 
 /// How long each simulated run takes.
@@ -389,6 +389,7 @@ async fn sent(requests_per_second: f64) -> f64 {
         poll_interval: Duration::from_millis(100),
         retention: Duration::from_secs(86_400),
         grace: Duration::from_secs(1),
+        logged_requests: LoggedRequests::All,
     };
     let store = Store::open(options.clone()).await.unwrap();
     let rows: Vec<String> = (0..(requests_per_second * 12.0) as u32).map(|id| id.to_string()).collect();

@@ -42,6 +42,7 @@ use crate::{
         deletion::{AgentId, Batch, EntryId},
         envelope::Envelope,
         outcome::Fault,
+        remedy::Names,
     },
 };
 
@@ -95,6 +96,16 @@ pub trait Transport: Send + Sync + 'static {
     /// Stops using the connections that are open now, because one of them has delivered the answer to another request. A request
     /// in flight keeps its connection to its end.
     fn reconnect(&self) {}
+
+    /// The settings that remedies name.
+    fn names(&self) -> Names {
+        Names::default()
+    }
+
+    /// Uses this key, read from this source, for new requests. Returns whether it is another one.
+    fn use_key(&self, _: KeySource, _: Key) -> bool {
+        false
+    }
 }
 
 /// The client of the API.
@@ -102,7 +113,8 @@ pub trait Transport: Send + Sync + 'static {
 pub struct Api {
     connections: Connections,
     base: String,
-    source: KeySource,
+    names: Names,
+    source: RwLock<KeySource>,
     keys: RwLock<Keys>,
     /// Reads the key file.
     aside: Aside,
@@ -140,13 +152,28 @@ impl Api {
         let connections = Connections::new(settings, Clock::system())?;
         let keys = RwLock::new(Keys::new(key.read()?));
         let base = base_url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { connections, base, source: key, keys, aside: Aside::default(), key_problem: Mutex::default() })
+        let names = Names::default();
+        Ok(Self {
+            connections,
+            base,
+            names,
+            source: RwLock::new(key),
+            keys,
+            aside: Aside::default(),
+            key_problem: Mutex::default(),
+        })
     }
 
     /// Replaces the clock, which tells the age of the connections.
     #[must_use]
     pub fn with_clock(self, clock: Clock) -> Self {
         Self { connections: self.connections.with_clock(clock), ..self }
+    }
+
+    /// Sets the settings that remedies name. By default, these are the keys of the configuration without their values.
+    #[must_use]
+    pub fn named(self, names: Names) -> Self {
+        Self { names, ..self }
     }
 
     /// The client for new requests.
@@ -256,11 +283,11 @@ impl Api {
 
     /// Reads the key file again. Returns true if it has another key than the refused one.
     async fn reread_key(&self, refused: &Key) -> bool {
-        let KeySource::File(path) = &self.source else { return false };
-        let source = self.source.clone();
+        let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let KeySource::File(path) = source.clone() else { return false };
         let read = self.aside.run(PATIENCE, move || source.read()).await.unwrap_or_else(|| {
             let said = format!("could not be read within {} s: its file system hangs", PATIENCE.as_secs());
-            Err(KeyError::File { path: path.clone(), source: io::Error::new(io::ErrorKind::TimedOut, said) })
+            Err(KeyError::File { path, source: io::Error::new(io::ErrorKind::TimedOut, said) })
         });
         self.log_key_problem(read.as_ref().err());
         // If the key cannot be read now, the old key stays in use.
@@ -302,6 +329,17 @@ impl Transport for Api {
 
     fn reconnect(&self) {
         self.connections.drop_all();
+    }
+
+    fn names(&self) -> Names {
+        self.names.clone()
+    }
+
+    fn use_key(&self, source: KeySource, key: Key) -> bool {
+        let is_another = !key.is_same(&self.key());
+        *self.source.write().unwrap_or_else(PoisonError::into_inner) = source;
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).replace(key);
+        is_another
     }
 }
 

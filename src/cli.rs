@@ -14,6 +14,7 @@ mod man;
 mod operator;
 mod plan;
 mod release;
+mod reload;
 mod retry;
 mod run;
 mod sandbox;
@@ -26,13 +27,7 @@ mod terminal;
 mod times;
 mod version;
 
-use std::{
-    collections::HashMap,
-    env,
-    ffi::OsString,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{collections::HashMap, env, ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, value_parser};
@@ -40,7 +35,7 @@ use tokio::runtime;
 
 use crate::{
     api::{ApiError, SetupError, key::KeyError},
-    config::{self, Config, ConfigError},
+    config::ConfigError,
     model::clock::Clock,
     queue::sqlite::{Doubtful, OpenError, StoreError},
     watch::supervisor::Supervisor,
@@ -55,6 +50,7 @@ use man::{CompletionsArgs, ManArgs};
 use operator::Login;
 use plan::PlanArgs;
 use release::ReleaseArgs;
+use reload::Layers;
 use retry::RetryArgs;
 use run::RunArgs;
 use sandbox::SandboxArgs;
@@ -233,15 +229,14 @@ impl Command {
     async fn run(self, file: Option<PathBuf>, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
         signals::survive_file_size_limit()?;
         let login = Login::new(environment);
+        let layers = Layers { argument: file, environment: environment.clone() };
         // Only a command that needs the configuration looks for its file: `demo` and `sandbox` never do.
-        let config = || {
-            let file = config::file(file, environment, Path::new(config::DEFAULT_FILE));
-            Config::load(file.as_deref(), environment)
-        };
+        let config = || layers.load();
         match self {
             Self::Run(args) => {
                 let socket = environment.get("NOTIFY_SOCKET").map(PathBuf::from);
-                run::run(&config()?, &args, Supervisor::new(socket, sd_notify::watchdog_enabled())).await
+                let supervisor = Supervisor::new(socket, sd_notify::watchdog_enabled());
+                run::run(&config()?, &args, supervisor, layers.clone()).await
             }
             Self::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system(), &login).await,
             Self::Status(args) => status::status(args, &config()?, Clock::system(), shutdown()?).await,

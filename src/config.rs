@@ -36,7 +36,7 @@ use crate::{
         self,
         key::{Exposure, KeySource},
     },
-    model::backoff::Backoff,
+    model::{backoff::Backoff, remedy::Names},
     pace::RateLimit,
     queue::sqlite,
     watch::telemetry::Format,
@@ -96,6 +96,8 @@ pub struct Config {
     pub base_url: Url,
     /// Where the API key comes from; `None` if the configuration does not say.
     pub key: Option<KeySource>,
+    /// The settings that remedies name: the place that the key is from, and the place of the API.
+    pub names: Names,
     /// Where `api.region` was set, if it has no effect because `api.base_url` was set, too: `in FILE, line 3`. `check` warns
     /// of it.
     pub unused_region: Option<String>,
@@ -188,8 +190,9 @@ impl Config {
         let unused_region = origins.get("api.region").filter(|_| origins.contains_key("api.base_url"));
         let unused_region = unused_region.map(ToString::to_string);
         let set = origins.iter().map(|(key, origin)| (key.clone(), origin.to_string())).collect();
+        let names = names(&shown, &origins);
         let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(error, path.as_deref()))?;
-        let mut config = Self { file: path, file_with_key, unused_region, set, ..raw.validate(shown, origins)? };
+        let mut config = Self { file: path, names, file_with_key, unused_region, set, ..raw.validate(shown, origins)? };
         if config.proxy.is_none() && config.base_url.scheme() != "http" {
             config.unused_proxies = unused_proxies;
         }
@@ -223,6 +226,17 @@ impl Config {
             request_timeout: self.request_timeout,
         })
     }
+}
+
+/// The settings that remedies name. The values are those that people may see.
+fn names(shown: &BTreeMap<String, String>, origins: &Origins) -> Names {
+    let value = |key: &str| shown.get(key).map_or("", String::as_str);
+    let api = ["api.base_url", "api.region"].into_iter().find(|key| shown.contains_key(*key)).unwrap_or("api.region");
+    let key = match origins.get("api.key") {
+        Some(origin) => format!("api.key (set {origin})"),
+        None => format!("api.key_file {}", value("api.key_file")),
+    };
+    Names { api: format!("{api} = {}", value(api)), key }
 }
 
 /// Merging failed. Sections and keys were checked before, so only a number in the file can be out of the range of its type.

@@ -67,7 +67,15 @@ pub const WAL_GROWING: &str = "wal_growing";
 pub const SCHEMA_MODIFIED: &str = "schema_modified";
 /// A statement of the daemon was undone, skipped or interrupted, probably by a trigger that sweeper did not create.
 pub const TRIGGER_INTERFERENCE: &str = "trigger_interference";
+/// SIGHUP was received, and the configuration was read again.
+pub const RELOADED: &str = "reloaded";
+/// Settings were changed that only a restart applies.
+pub const RESTART_NEEDED: &str = "restart_needed";
+/// SIGHUP was received, and the configuration cannot be used. The settings stay as they are.
+pub const RELOAD_FAILED: &str = "reload_failed";
 /// The daemon begins to shut down.
 pub const STOPPING: &str = "stopping";
+/// A second signal ends the daemon at once.
+pub const STOPPED_AT_ONCE: &str = "stopped_at_once";
 /// The daemon has ended.
 pub const STOPPED: &str = "stopped";

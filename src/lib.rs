@@ -105,7 +105,8 @@
 //! 3. A request carries 1 to 20 distinct IDs of one agent.
 //! 4. An ID is sent only after the database says so.
 //! 5. No ID is in two requests at the same time.
-//! 6. In any window, never more requests leave than the rate limit allows, across restarts. During a hold, only its probe leaves.
+//! 6. In any window, never more requests leave than the rate limit allows, across restarts and changes of the limit.
+//!    During a hold, only its probe leaves.
 //! 7. `attempts` never exceeds `max_attempts`. Every row reaches an end if, for long enough, the API settles something for its
 //!    agent or for any agent.
 //! 8. No transaction is open during a call, and no claim is held while waiting for a permit.

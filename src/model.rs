@@ -18,6 +18,8 @@ pub mod hold;
 
 pub mod act;
 
+pub mod remedy;
+
 pub mod judge;
 
 pub mod evidence;

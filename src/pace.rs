@@ -21,6 +21,19 @@ use concurrency::AdaptiveConcurrency;
 /// Probes take at most one permit in this many while other requests may go.
 const PROBE_SHARE: u32 = 10;
 
+/// The settings of a [`Pace`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tuning {
+    /// The configured rate limit.
+    pub rate: RateLimit,
+    /// Whether the rate and the requests in flight adapt to what the API bears.
+    pub is_adaptive: bool,
+    /// The most requests in flight.
+    pub concurrency: usize,
+    /// The lengths of a hold that grows.
+    pub growth: Backoff,
+}
+
 /// The rate limit, the holds, and the limit of requests in flight.
 #[derive(Debug)]
 pub struct Pace {
@@ -47,6 +60,21 @@ impl Pace {
         self.permits.adapt(elapsed);
         self.concurrency = Some(AdaptiveConcurrency::new(concurrency));
         self
+    }
+
+    /// Takes over new settings. `ago` is as for [`Permits::relimit`].
+    pub fn retune(&mut self, tuning: Tuning, ago: Option<&[Duration]>, elapsed: Duration) {
+        let Tuning { rate, is_adaptive, concurrency, growth } = tuning;
+        self.permits.set_adaptive(is_adaptive, elapsed);
+        if rate != self.permits.limit() {
+            self.permits.relimit(rate, ago, elapsed);
+        }
+        self.holds.set_growth(growth);
+        match (&mut self.concurrency, is_adaptive) {
+            (Some(limit), true) => limit.set_max(concurrency),
+            (limit, true) => *limit = Some(AdaptiveConcurrency::new(concurrency)),
+            (limit, false) => *limit = None,
+        }
     }
 
     /// The most requests in flight, up to `most`.

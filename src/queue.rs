@@ -410,10 +410,14 @@ impl Settlement {
 }
 
 /// What one step of a sweep did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Swept {
     /// Rows that were made dead because their values are not those of a deletion.
     pub dead: u64,
+    /// The first few of these rows.
+    pub first: Vec<DeletionId>,
+    /// What is wrong with the first of them; empty if there is none.
+    pub problem: String,
     /// The end of the table is not reached yet.
     pub more: bool,
 }

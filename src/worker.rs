@@ -13,6 +13,7 @@ mod outage;
 mod plan;
 mod recovery;
 mod refresh;
+mod reload;
 mod run;
 mod schedule;
 mod totals;
@@ -21,6 +22,8 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
+
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::{
     api::{Api, Transport},
@@ -37,9 +40,11 @@ use calls::Calls;
 use chores::Chores;
 use clocks::Clocks;
 use ledger::Ledger;
+pub use log::LoggedRequests;
 use outage::Outage;
 pub use outage::{Doubts, tell_of_a_doubt};
 use refresh::View;
+pub use reload::{Reload, Tunables};
 use schedule::{Known, MOST_LIFTED, Plan, Schedule, in_effect};
 pub use totals::{Ended, Totals, Turn, Until};
 
@@ -69,6 +74,8 @@ pub struct Settings {
     pub retention: Duration,
     /// At a shutdown, calls in flight may take this long to finish.
     pub grace: Duration,
+    /// Which requests are logged at info or warn.
+    pub logged_requests: LoggedRequests,
 }
 
 /// The daemon: one queue, one API, one loop.
@@ -89,6 +96,8 @@ pub struct Worker<Q, T = Api> {
     wrote_for: Duration,
     /// The shutdown has begun: nothing more is claimed, not even by a turn that is running.
     told: Arc<AtomicBool>,
+    /// New settings for [`Worker::run`].
+    reloads: Option<UnboundedReceiver<Reload>>,
 }
 
 impl<Q: Queue, T: Transport> Worker<Q, T> {
@@ -105,11 +114,12 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         mut rng: fastrand::Rng,
     ) -> Result<Self, Q::Error> {
         let begun = recovery::begin(&mut queue, &mut pace, &settings, &clock, &mut rng).await;
-        let (clocks, totals) = match begun {
+        let (clocks, totals, invalid_rows) = match begun {
             Ok(begun) => begun,
             Err(error) => return Err(queue.explain(error).await),
         };
         let (now, metrics, told) = (clock.elapsed(), Metrics::new(clock.now()), Arc::new(AtomicBool::default()));
+        let hold_log = log::HoldLog::new(api.names());
         let mut worker = Self {
             queue,
             clock: clock.clone(),
@@ -119,11 +129,12 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             view: View::default(),
             clocks,
             chores: Chores::new(now, in_effect(&pace, &settings)),
-            schedule: Schedule::new(pace, settings, clock, rng, Arc::clone(&told)),
-            outage: Outage::default(),
+            schedule: Schedule::new(pace, settings, hold_log, clock, rng, Arc::clone(&told)),
+            outage: Outage::after(invalid_rows),
             supervisor: Supervisor::default(),
             wrote_for: Duration::ZERO,
             told,
+            reloads: None,
         };
         if let Err(error) = worker.remember().await {
             return Err(worker.queue.explain(error).await);
@@ -139,7 +150,9 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         for (agent, row) in self.queue.last_rejected(self.settings.after_faults).await? {
             self.ledger.evidence.remember_rejected(agent, row);
         }
-        self.read_holds().await
+        self.read_holds().await?;
+        self.schedule.hold_log.started();
+        Ok(())
     }
 
     /// Sets the supervisor that the loop reports to.
@@ -245,7 +258,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             return Err(error);
         }
         if !over.is_empty() {
-            self.schedule.pace.holds.forget_over(now, MOST_LIFTED).iter().for_each(log::hold);
+            let Schedule { pace, hold_log, .. } = &mut self.schedule;
+            pace.holds.forget_over(now, MOST_LIFTED).iter().for_each(|over| hold_log.changed(over));
         }
         self.view.lanes_stale |= self.ledger.forget_settled(&mut self.schedule);
         let sent = plan.claims.len();

@@ -7,7 +7,7 @@ use audio_cache_sweeper::{
     model::{backoff::Backoff, clock::Clock, judge::Policy},
     pace::{Pace, RateLimit},
     queue::sqlite::Store,
-    worker::{Settings, Worker},
+    worker::{LoggedRequests, Settings, Worker},
 };
 
 /// A client of the API at `url`.
@@ -43,6 +43,7 @@ pub async fn worker(store: Store, url: &str, concurrency: usize) -> Worker<Store
         poll_interval: Duration::from_millis(100),
         retention: Duration::from_secs(86_400),
         grace: Duration::from_secs(8),
+        logged_requests: LoggedRequests::All,
     };
     let pace = Pace::new(rate, growth);
     Worker::new(store, api(url), pace, settings, Clock::system(), fastrand::Rng::with_seed(1)).await.unwrap()

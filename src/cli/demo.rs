@@ -35,8 +35,9 @@ use crate::{
     },
     sandbox::{self, Sandbox},
     watch::{
+        metrics::Metrics,
         supervisor::Supervisor,
-        telemetry::{self, Format},
+        telemetry::{self, Format, Width},
     },
     worker::{Ended, Until},
 };
@@ -182,7 +183,7 @@ pub(super) async fn demo(args: DemoArgs, shutdown: impl Future<Output = ()>) -> 
     let place = Place::new(args)?;
     let sandbox = faulty_api().await.context("start the sandbox")?;
     let config = config(&place.database(), &sandbox)?;
-    let log = telemetry::init(Format::Text, EnvFilter::new("info")).context("start the log")?;
+    let log = telemetry::init(Format::Text, EnvFilter::new("info"), Width::Terminal).context("start the log")?;
 
     // Create the tables. Everything after that is what a producer does: plain INSERTs.
     Store::make(config.store.clone()).await?.close().await?;
@@ -193,7 +194,8 @@ pub(super) async fn demo(args: DemoArgs, shutdown: impl Future<Output = ()>) -> 
     say(&format!("{total} deletions are queued in {}; the API is {}\n", place.database().display(), sandbox.url()))?;
 
     let end = End { until: Until::Empty { give_up_after: None }, max_requests: None };
-    let (ended, done) = work(&config, end, shutdown, Supervisor::default()).await?;
+    let metrics = Metrics::new(Clock::system().now());
+    let (ended, done) = work(&config, end, shutdown, Supervisor::default(), metrics, None).await?;
     log.flush();
     let totals = producer.totals().await?.into_iter();
     let totals = totals.map(|(agent, state, cause, rows)| [agent, rows.to_string(), state, cause.unwrap_or_default()]);

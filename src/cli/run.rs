@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, pending},
+    io::{self, IsTerminal as _},
     net::SocketAddr,
     pin::pin,
     process::ExitCode,
@@ -10,24 +11,32 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use tokio::time::sleep;
-use tracing::{debug, error, info, warn};
+use tokio::{sync::mpsc::unbounded_channel, time::sleep};
+use tracing::{Level, debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, arguments::duration, rng, signals::shutdown};
+use super::{
+    Failure,
+    arguments::duration,
+    reload::{Layers, Reloader},
+    rng,
+    signals::{Signal, daemon},
+    terminal::outputs_are_one,
+};
 use crate::{
     api::Api,
     config::Config,
     event,
     model::clock::Clock,
     pace::Pace,
+    printable::absolute,
     queue::sqlite::{self, Counter, Doubtful as _, OpenError, Opened, Store},
     watch::{
         health::Health,
         http::{Endpoint, Sources},
         metrics::Metrics,
         supervisor::Supervisor,
-        telemetry,
+        telemetry::{self, Log, Width},
     },
     worker::{Doubts, Ended, Totals, Until, Worker, tell_of_a_doubt},
 };
@@ -102,26 +111,53 @@ impl RunArgs {
     }
 }
 
-/// Runs the daemon until it is told to stop, or until the queue is empty.
+/// Runs the daemon until it is told to stop, or until the queue is empty. `config` was read from `layers`, from which SIGHUP
+/// reads it again.
 ///
 /// # Errors
 /// If there is no API key, http.listen is taken, or the database cannot be used.
-pub(super) async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<ExitCode, Failure> {
+pub(super) async fn run(
+    config: &Config,
+    args: &RunArgs,
+    supervisor: Supervisor,
+    layers: Layers,
+) -> Result<ExitCode, Failure> {
     // `Config::load` has tried the filter already.
-    let log = telemetry::init(config.log_format, EnvFilter::new(&config.log_filter)).context("start the log")?;
-    let shutdown = shutdown()?;
-    let (ended, totals) = match work(config, args.end(), shutdown, supervisor).await {
+    let log = telemetry::init(config.log_format, EnvFilter::new(&config.log_filter), Width::Terminal)
+        .context("start the log")?;
+    let metrics = Metrics::new(Clock::system().now());
+    let (hangup, hangups) = unbounded_channel();
+    // A terminal that is closed sends SIGHUP, too.
+    let reload = (!io::stdout().is_terminal()).then_some(hangup);
+    let shutdown = daemon(reload, last_words(metrics.clone(), log.clone()))?;
+    let reloader = Reloader::new(config, layers, log.clone(), hangups);
+    let (ended, totals) = match work(config, args.end(), shutdown, supervisor, metrics, Some(reloader)).await {
         Ok(done) => done,
         Err(failure) => {
             error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
             log.flush();
-            return Err(failure);
+            let is_said = tracing::enabled!(Level::ERROR) && outputs_are_one();
+            return if is_said { Ok(ExitCode::from(failure.exit_code())) } else { Err(failure) };
         }
     };
     let code = args.exit_code(ended, &totals);
     let Totals { requests, deleted, absent, retried, dead, .. } = totals;
     info!(event = event::STOPPED, exit_code = code, requests, deleted, absent, retried, dead, "stopped");
     Ok(ExitCode::from(code))
+}
+
+/// Logs, before a second signal ends the process, how many requests the next start has to settle.
+fn last_words(metrics: Metrics, log: Log) -> impl FnOnce(Signal) + Send + 'static {
+    move |signal| {
+        warn!(
+            event = event::STOPPED_AT_ONCE,
+            signal = signal.name(),
+            exit_code = 1,
+            requests = metrics.unsettled(),
+            "a second signal ends the daemon at once; the next start settles the requests without a written answer as lost"
+        );
+        log.flush();
+    }
 }
 
 /// Works on the queue until `shutdown` completes or `end` is reached.
@@ -133,9 +169,10 @@ pub(super) async fn work(
     end: End,
     shutdown: impl Future<Output = ()>,
     supervisor: Supervisor,
+    metrics: Metrics,
+    reloader: Option<Reloader>,
 ) -> Result<(Ended, Totals), Failure> {
     let (clock, until) = (Clock::system(), end.until);
-    let metrics = Metrics::new(clock.now());
     let endpoint = config.listen.map(|address| listen(address, config, &metrics, &clock)).transpose()?;
     // The endpoint answers until this function returns: also while the database is waited for, and while the daemon stops.
     let (_endpoint, mut supervisor) = match endpoint {
@@ -164,9 +201,20 @@ pub(super) async fn work(
             return Ok((ended, Totals::default()));
         }
     };
-    let worker = worker.supervised_by(supervisor).measured_by(metrics);
+    let (reload, reloads) = unbounded_channel();
+    let worker = worker.supervised_by(supervisor).measured_by(metrics).reloaded_by(reloads);
     let mut worker = worker.sending_at_most(end.max_requests);
-    let ended = worker.run(shutdown, until).await;
+    let reloading = async {
+        match reloader {
+            Some(reloader) => reloader.serve(reload).await,
+            None => pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = worker.run(shutdown, until) => ended,
+        never = reloading => match never {},
+    };
     let totals = worker.totals();
     // Close after a failure, too: the WAL may hold commits that are not in the file yet, and somebody may remove it.
     if let Err(error) = worker.close().await {
@@ -270,7 +318,7 @@ impl Start {
         info!(
             event = event::STARTED,
             version = env!("CARGO_PKG_VERSION"),
-            database = %config.store.path.display(),
+            database = %absolute(&config.store.path).display(),
             created = opened == Opened::Created,
             adopted = opened == Opened::Adopted,
             api = %config.base_url,
@@ -299,7 +347,7 @@ impl Start {
 /// # Errors
 /// If there is no API key, or the database cannot be used.
 async fn worker(config: &Config, clock: &Clock, start: &mut Start) -> Result<Worker<Store>, Failure> {
-    let api = Api::new(config.api()?)?;
+    let api = Api::new(config.api()?)?.named(config.names.clone());
     let store = Store::open(config.store.clone()).await?;
     start.log(config, store.opened());
     let pace = Pace::new(config.rate, config.hold_growth);

@@ -14,7 +14,7 @@ use rustix::process::Signal as Number;
 use tokio::{
     runtime,
     signal::unix::{Signal as Signals, SignalKind, signal},
-    sync::oneshot,
+    sync::{mpsc::UnboundedSender, oneshot},
     time::sleep,
 };
 
@@ -68,7 +68,23 @@ pub(super) fn survive_file_size_limit() -> Result<(), Failure> {
 /// Completes at the first SIGTERM, SIGINT or SIGHUP. Another one, a second later or more, ends the process at once with
 /// exit code 1.
 pub(super) fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
-    let signalled = signalled(|_| 1)?;
+    let signalled = signalled(|_| 1, None)?;
+    Ok(async {
+        signalled.await;
+    })
+}
+
+/// The same for the daemon. `last_words` is called before a second signal ends the process. With `reload`, SIGHUP ends nothing
+/// and is passed on.
+pub(super) fn daemon(
+    reload: Option<UnboundedSender<()>>,
+    last_words: impl FnOnce(Signal) + Send + 'static,
+) -> Result<impl Future<Output = ()>, Failure> {
+    let second = |signal| {
+        last_words(signal);
+        1
+    };
+    let signalled = signalled(second, reload)?;
     Ok(async {
         signalled.await;
     })
@@ -77,16 +93,20 @@ pub(super) fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
 /// Completes at the first SIGTERM, SIGINT or SIGHUP. Another one, a second later or more, ends the process at once with the
 /// exit code of that signal.
 pub(super) fn stopped() -> Result<impl Future<Output = Signal>, Failure> {
-    signalled(Signal::code)
+    signalled(Signal::code, None)
 }
 
-fn signalled(second: fn(Signal) -> u8) -> Result<impl Future<Output = Signal>, Failure> {
+/// `second` gives the exit code that a second signal ends the process with.
+fn signalled(
+    second: impl FnOnce(Signal) -> u8 + Send + 'static,
+    reload: Option<UnboundedSender<()>>,
+) -> Result<impl Future<Output = Signal>, Failure> {
     let (tell, told) = oneshot::channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
     let listen = move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
-            let mut listener = match Listener::new() {
+            let mut listener = match Listener::new(reload) {
                 Ok(listener) => listener,
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -124,17 +144,33 @@ struct Listener {
     terminate: Signals,
     interrupt: Signals,
     hangup: Option<Signals>,
+    /// Gets each SIGHUP, which then ends nothing.
+    reload: Option<UnboundedSender<()>>,
 }
 
 impl Listener {
-    fn new() -> io::Result<Self> {
+    fn new(reload: Option<UnboundedSender<()>>) -> io::Result<Self> {
         // `nohup` makes a command ignore SIGHUP, so that the command outlives its terminal: keep it so.
         let hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, hangup })
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, hangup, reload })
     }
 
+    /// The next signal that ends a command.
     async fn next(&mut self) -> Signal {
-        let Self { terminate, interrupt, hangup } = self;
+        loop {
+            match (self.any().await, &self.reload) {
+                (Signal::Hangup, Some(reload)) => {
+                    // If the receiver is gone, the daemon is about to end.
+                    let _ = reload.send(());
+                }
+                (signal, _) => return signal,
+            }
+        }
+    }
+
+    async fn any(&mut self) -> Signal {
+        let Self { terminate, interrupt, hangup, .. } = self;
         let hung_up = async {
             match hangup {
                 Some(hangup) => hangup.recv().await,

@@ -3,6 +3,7 @@
 use std::{
     fmt::Display,
     io::{self, IsTerminal as _, Write as _},
+    os::fd::{AsFd as _, BorrowedFd},
 };
 
 use anstyle::{AnsiColor, Style};
@@ -73,6 +74,12 @@ pub(super) fn report(text: &str) {
 pub(super) fn warn_person(text: &str) {
     // If standard error is closed, there is nowhere left to say so.
     let _ = writeln!(io::stderr(), "{}", printable::lines(text));
+}
+
+/// Whether standard output and standard error are the same terminal, file, pipe or socket.
+pub(super) fn outputs_are_one() -> bool {
+    let place = |output: BorrowedFd<'_>| rustix::fs::fstat(output).map(|found| (found.st_dev, found.st_ino)).ok();
+    place(io::stdout().as_fd()).is_some_and(|out| place(io::stderr().as_fd()) == Some(out))
 }
 
 /// Refuses to start a command whose question nobody could answer.

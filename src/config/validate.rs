@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{
     api::key::KeySource,
-    model::{backoff::Backoff, judge::Policy},
+    model::{backoff::Backoff, judge::Policy, remedy::Names},
     pace::RateLimit,
     queue::sqlite,
     watch::telemetry::Format,
-    worker,
+    worker::{self, LoggedRequests},
 };
 
 impl RawConfig {
@@ -34,8 +34,8 @@ impl RawConfig {
         let store = store(&database, p);
         let api = Api::check(api, p);
         let (rate, adaptive) = rate(&rate_limit, p);
-        let worker = worker(&delivery, &retry, &hold, &queue, &shutdown, p);
-        let (log_format, log_filter) = logging(&log, p);
+        let (log_format, log_filter, logged_requests) = logging(&log, p);
+        let worker = worker(&delivery, &retry, &hold, &queue, &shutdown, logged_requests, p);
         let listen = listen(&http, p);
         let (Some(base_url), Some((worker, hold_growth)), true) = (api.base_url, worker, problems.found.is_empty())
         else {
@@ -46,6 +46,7 @@ impl RawConfig {
             base_url,
             key: api.key,
             file: None,
+            names: Names::default(),
             unused_region: None,
             file_with_key: None,
             proxy: api.proxy,
@@ -157,6 +158,7 @@ fn worker(
     hold: &RawHold,
     queue: &RawQueue,
     shutdown: &RawShutdown,
+    logged_requests: LoggedRequests,
     p: &mut Problems,
 ) -> Option<(worker::Settings, Backoff)> {
     let batch_size = p.number("delivery.batch_size", &delivery.batch_size, 1..=20);
@@ -184,11 +186,12 @@ fn worker(
         poll_interval,
         retention,
         grace,
+        logged_requests,
     };
     Some((settings, growth))
 }
 
-fn logging(raw: &RawLog, p: &mut Problems) -> (Format, String) {
+fn logging(raw: &RawLog, p: &mut Problems) -> (Format, String, LoggedRequests) {
     let format = p.word(
         "log.format",
         &raw.format,
@@ -200,7 +203,13 @@ fn logging(raw: &RawLog, p: &mut Problems) -> (Format, String) {
         p.add_shown("log.filter", &raw.filter, &problem);
         String::new()
     });
-    (format, filter)
+    let requests = p.word(
+        "log.requests",
+        &raw.requests,
+        &[("all", LoggedRequests::All), ("failed", LoggedRequests::Failed), ("none", LoggedRequests::None)],
+        LoggedRequests::All,
+    );
+    (format, filter, requests)
 }
 
 fn listen(raw: &RawHttp, p: &mut Problems) -> Option<SocketAddr> {

@@ -78,6 +78,11 @@ impl Evidence {
         Self { after_faults, vouch_lasts, agents: HashMap::new(), together: Together::default() }
     }
 
+    /// Replaces the limits that [`Evidence::new`] was given. The streaks go on.
+    pub fn set_limits(&mut self, after_faults: u32, vouch_lasts: Duration) {
+        (self.after_faults, self.vouch_lasts) = (after_faults, vouch_lasts);
+    }
+
     /// The evidence that verdicts about `batch` depend on. `is_only_work`: the agent has no other due rows. `is_all_work`: the
     /// agent has no other rows at all. The caller sets `is_old_news` and `is_orphan`.
     #[must_use]

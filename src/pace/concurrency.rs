@@ -49,6 +49,14 @@ impl AdaptiveConcurrency {
         Self { max, current: max.max(1) as f64, usual: None, recent: 0.0, round: 0 }
     }
 
+    /// Replaces the maximum. A limit that was learnt is kept, if it is not above the new maximum.
+    pub fn set_max(&mut self, max: usize) {
+        let is_lowered = self.limit() < self.max;
+        let most = max.max(1) as f64;
+        self.current = if is_lowered { self.current.min(most) } else { most };
+        self.max = max;
+    }
+
     /// The most requests in flight: 1 to the maximum.
     #[must_use]
     pub fn limit(&self) -> usize {

@@ -95,6 +95,12 @@ impl Holds {
         }
     }
 
+    /// Lets holds grow by `growth` from now on. The ends that are set stay.
+    pub fn set_growth(&mut self, growth: Backoff) {
+        self.growth = growth;
+        self.growth_for_a_person = growth.with_floor(LEAST_FOR_A_PERSON);
+    }
+
     fn of(&self, scope: &Scope) -> Option<&Causes> {
         match scope {
             Scope::All => Some(&self.all),

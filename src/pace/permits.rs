@@ -48,6 +48,19 @@ impl RateLimit {
     pub fn memory(&self) -> Duration {
         self.period().saturating_mul(self.burst.get())
     }
+
+    /// How far back, and how many, requests must be passed to [`Permits::sent_before`]. The time is twice the limiter's memory: a
+    /// full burst is assumed to be used up at its beginning, and that must be forgotten by now.
+    #[must_use]
+    pub fn looks_back(&self) -> (Duration, u32) {
+        // In twice the memory, at most a burst and twice as many more were allowed.
+        (self.memory().saturating_mul(2), self.burst.get().saturating_mul(3))
+    }
+
+    fn limiter(&self, arrival: &Arrival, clock: &FakeRelativeClock) -> Limiter {
+        let quota = Quota::with_period(self.period()).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN));
+        RateLimiter::new(quota.allow_burst(self.burst), arrival.clone(), clock.clone())
+    }
 }
 
 /// When the next request would be due if all were spaced evenly: the theoretical arrival time of the generic cell rate
@@ -115,13 +128,9 @@ impl Permits {
     /// Starts with a full burst.
     #[must_use]
     pub fn new(limit: RateLimit) -> Self {
-        let clock = FakeRelativeClock::default();
-        let quota = Quota::with_period(limit.period())
-            .unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN))
-            .allow_burst(limit.burst);
-        let arrival = Arrival::default();
+        let (arrival, clock) = (Arrival::default(), FakeRelativeClock::default());
         Self {
-            limiter: RateLimiter::new(quota, arrival.clone(), clock.clone()),
+            limiter: limit.limiter(&arrival, &clock),
             arrival,
             clock,
             clock_shows: Duration::ZERO,
@@ -138,12 +147,44 @@ impl Permits {
         self.adaptive = Some(AdaptiveRate::new(self.limit.requests_per_second, elapsed));
     }
 
-    /// How far back, and how many, requests must be passed to [`Permits::sent_before`]. The time is twice the limiter's memory: a
-    /// full burst is assumed to be used up at its beginning, and that must be forgotten by now.
-    #[must_use]
-    pub fn looks_back(&self) -> (Duration, u32) {
-        // In twice the memory, at most a burst and twice as many more were allowed.
-        (self.limit.memory().saturating_mul(2), self.limit.burst.get().saturating_mul(3))
+    /// Replaces the limit. `ago`: how long ago requests were sent, oldest first, as far as [`RateLimit::looks_back`] of the new
+    /// limit. Without it, a full burst counts as just sent. Permits must not be taken and not used.
+    ///
+    /// From now on, no window has more requests than the new limit allows, the requests before the change included, except that
+    /// more than a full burst of these cannot delay others.
+    pub fn relimit(&mut self, limit: RateLimit, ago: Option<&[Duration]>, elapsed: Duration) {
+        self.give_back();
+        // What the old limiter knows is exact: when requests left, and not when they were claimed. Each of its permits that are
+        // not refilled yet is at most one that the new limit has not refilled.
+        let owed = Duration::from_nanos(self.arrival.get()).saturating_sub(elapsed);
+        let used = owed.as_nanos().div_ceil(self.limit.period().as_nanos());
+        let used = u32::try_from(used).unwrap_or(u32::MAX);
+        let known = owed.min(limit.period().saturating_mul(used)).min(limit.memory());
+        self.limit = limit;
+        self.clock = FakeRelativeClock::default();
+        self.clock_shows = Duration::ZERO;
+        self.limiter = limit.limiter(&self.arrival, &self.clock);
+        self.arrival.set(0);
+        match ago {
+            Some(ago) => self.sent_before(ago, elapsed),
+            None => self.arrival.set(nanos(elapsed + limit.memory())),
+        }
+        self.arrival.set(self.arrival.get().max(nanos(elapsed + known)));
+        self.next = Duration::ZERO;
+        if let Some(rate) = &mut self.adaptive {
+            rate.set_ceiling(limit.requests_per_second);
+        }
+        self.spaced = self.spaced.min(elapsed + Duration::from_secs_f64(1.0 / self.rate()));
+    }
+
+    /// Makes the rate adapt to the API's limit, or not. A rate that was learnt is kept.
+    pub fn set_adaptive(&mut self, is_adaptive: bool, elapsed: Duration) {
+        if !is_adaptive {
+            self.adaptive = None;
+            self.spaced = Duration::ZERO;
+        } else if self.adaptive.is_none() {
+            self.adapt(elapsed);
+        }
     }
 
     /// Takes in how long ago earlier processes sent requests, oldest first. These requests count, too.
@@ -151,7 +192,7 @@ impl Permits {
         // The times are relative to now, because elapsed time cannot express times before the process began. `owed` is how long
         // after each request the next one would be due.
         let (period, memory) = (self.limit.period(), self.limit.memory());
-        let (mut owed, mut last) = (memory, self.looks_back().0);
+        let (mut owed, mut last) = (memory, self.limit.looks_back().0);
         for &ago in ago {
             owed = (owed.saturating_sub(last.saturating_sub(ago)) + period).min(memory);
             last = ago;
@@ -160,6 +201,12 @@ impl Permits {
         if !owed.is_zero() {
             self.arrival.set(nanos(elapsed + owed));
         }
+    }
+
+    /// The configured limit.
+    #[must_use]
+    pub fn limit(&self) -> RateLimit {
+        self.limit
     }
 
     /// The current rate, in requests per second.

@@ -133,6 +133,38 @@ fn what_was_sent_long_ago_leaves_the_burst_full() {
 }
 
 #[test]
+fn a_limit_that_is_changed_goes_on_from_what_was_sent() {
+    let change = |to: RateLimit, ago: Option<&[Duration]>| {
+        let mut permits = Permits::new(limit(10.0, 5));
+        assert_eq!(send_all(&mut permits, Duration::ZERO), 5);
+        permits.relimit(to, ago, millis(100));
+        (0..60).map(|second| send_all(&mut permits, millis(100 + second * 1_000))).take(4).collect::<Vec<_>>()
+    };
+    let ago = [millis(100); 5];
+    assert_eq!(change(limit(1.0, 5), Some(&ago)), [0, 1, 1, 1], "the burst is used up");
+    assert_eq!(change(limit(1.0, 8), Some(&ago)), [3, 1, 1, 1], "three more");
+    assert_eq!(change(limit(1.0, 8), None), [0, 1, 1, 1], "nobody knows what was sent");
+    assert_eq!(change(limit(100.0, 5), Some(&ago)), [1, 5, 5, 5], "the old limit had four to refill");
+    assert_eq!(change(limit(1.0, 1), Some(&ago)), [0, 1, 1, 1], "more than a burst delays nothing further");
+}
+
+#[test]
+fn a_rate_that_was_learnt_outlives_a_change_of_the_limit() {
+    let mut permits = lowered();
+    let learnt = permits.rate();
+    permits.relimit(limit(100.0, 5), Some(&[]), millis(100));
+    assert_eq!(permits.rate(), learnt);
+    permits.relimit(limit(2.0, 5), Some(&[]), millis(100));
+    assert_eq!(permits.rate(), 2.0);
+    permits.set_adaptive(false, millis(100));
+    permits.relimit(limit(50.0, 5), Some(&[]), millis(100));
+    assert_eq!((permits.rate(), send_all(&mut permits, millis(100))), (50.0, 5), "no even spacing is left");
+    permits.set_adaptive(true, millis(100));
+    permits.relimit(limit(60.0, 5), Some(&[]), millis(100));
+    assert_eq!(permits.rate(), 60.0, "nothing has lowered it");
+}
+
+#[test]
 fn without_adapting_the_configured_rate_stays() {
     let mut permits = Permits::new(limit(10.0, 5));
     assert_eq!(permits.learn(RequestId(1), Some(true), RequestId(1), Duration::ZERO), None);
@@ -253,6 +285,41 @@ proptest! {
             start += elapsed;
         }
         assert_within_quota(&sent, limit)?;
+    }
+
+    #[test]
+    fn after_a_change_of_the_limit_no_window_has_more_than_the_new_one_allows(
+        before in prop::collection::vec(any_step(), 0..15), after in prop::collection::vec(any_step(), 0..15),
+        old in (prop::sample::select(vec![0.5, 1.0, 3.0, 20.0]), 1_u32..7),
+        new in (prop::sample::select(vec![0.5, 1.0, 3.0, 20.0]), 1_u32..7), is_known: bool,
+    ) {
+        let (old, new) = (limit(old.0, old.1), limit(new.0, new.1));
+        let (mut permits, mut elapsed) = (Permits::new(old), millis(1));
+        let mut send = |permits: &mut Permits, steps: Vec<Step>| {
+            let mut sent = Vec::new();
+            for (wait, wanted, delay, leaves) in steps {
+                elapsed += millis(wait);
+                let taken = (0..wanted).take_while(|_| permits.take(elapsed)).count();
+                elapsed += millis(delay);
+                if leaves {
+                    permits.leave(elapsed);
+                    sent.extend(vec![elapsed; taken]);
+                } else {
+                    permits.give_back();
+                }
+            }
+            (sent, elapsed)
+        };
+        let (earlier, changed) = send(&mut permits, before);
+        // The database knows when they were claimed, which may have been earlier.
+        let ago: Vec<_> = earlier.iter().map(|at| changed - *at + millis(1)).collect();
+        permits.relimit(new, is_known.then_some(&ago), changed);
+        let (later, _) = send(&mut permits, after);
+        assert_within_quota(&later, new)?;
+        // Where the new limit allows all that the old one did, so it is across the change.
+        if new.period() <= old.period() && new.burst >= old.burst {
+            assert_within_quota(&[earlier, later].concat(), new)?;
+        }
     }
 
     #[test]

@@ -167,6 +167,12 @@ impl AdaptiveRate {
         self.current < self.ceiling
     }
 
+    /// Replaces the ceiling, in requests per second. A rate that was learnt is kept, if it is not above the new ceiling.
+    pub fn set_ceiling(&mut self, ceiling: f64) {
+        self.current = if self.is_lowered() { self.current.min(ceiling) } else { ceiling };
+        self.ceiling = ceiling;
+    }
+
     /// Takes in that a request was sent.
     pub fn sent(&mut self, elapsed: Duration) {
         let pause = elapsed.saturating_sub(LATE).saturating_sub(self.due_at);

@@ -5,7 +5,14 @@
 
 mod exposition;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -75,6 +82,7 @@ struct Inner {
     sizes: Histogram,
     rate: Decimal,
     in_flight: Gauge,
+    unsettled: AtomicUsize,
     /// Empty while the database cannot be read, because an old number would look current.
     depth: Family<StateLabel, Gauge>,
     oldest: Decimal,
@@ -93,6 +101,7 @@ impl Metrics {
             sizes: Histogram::new(SIZES),
             rate: Decimal::default(),
             in_flight: Gauge::default(),
+            unsettled: AtomicUsize::new(0),
             depth: Family::default(),
             oldest: Decimal::default(),
             holds: Family::default(),
@@ -128,10 +137,17 @@ impl Metrics {
         }
     }
 
-    /// Takes in the rate and the requests in flight after a turn.
-    pub fn turned(&self, requests_per_second: f64, in_flight: usize) {
+    /// Takes in the rate and the requests after a turn: those in flight, and those that are in flight or not settled yet.
+    pub fn turned(&self, requests_per_second: f64, in_flight: usize, unsettled: usize) {
+        self.0.unsettled.store(unsettled, Ordering::Relaxed);
         self.0.rate.set(requests_per_second);
         self.0.in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+    }
+
+    /// The number of requests that are in flight or whose answers are not written: what a crash would leave to the next start.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.0.unsettled.load(Ordering::Relaxed)
     }
 
     /// Takes in the numbers from the database. With `None`, because it cannot be read, they are left out.

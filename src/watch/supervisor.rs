@@ -84,6 +84,19 @@ impl Supervisor {
         self.feed_every.into_iter().chain(beat).fold(wait, Duration::min)
     }
 
+    /// Tells that the settings are being replaced. [`Self::reloaded`] must follow.
+    pub fn reloading(&mut self) {
+        let mut states = vec![NotifyState::Reloading, NotifyState::Status("reloading")];
+        // systemd ignores the message of a `notify-reload` service without the time.
+        states.extend(NotifyState::monotonic_usec_now());
+        self.tell(&states);
+    }
+
+    /// Tells that the loop goes on after [`Self::reloading`].
+    pub fn reloaded(&mut self) {
+        self.tell(&[NotifyState::Ready, NotifyState::Status("working")]);
+    }
+
     /// Tells that the daemon shuts down.
     pub fn stopping(&mut self) {
         self.is(State::Stopping);

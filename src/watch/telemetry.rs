@@ -1,5 +1,6 @@
 //! The log: its events, its formats and its output. The events are an interface; the README documents them.
 
+mod text;
 mod writer;
 
 use std::{
@@ -8,8 +9,11 @@ use std::{
     os::fd::AsFd as _,
 };
 
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use jiff::tz::TimeZone;
+use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
+use crate::model::clock::Clock;
+pub use text::{Text, Width};
 use writer::Lines;
 pub use writer::dropped_lines;
 
@@ -36,14 +40,23 @@ impl Format {
     }
 }
 
-/// The log of this process. Dropping it waits briefly for its last lines to be written.
-#[derive(Debug)]
-pub struct Log(Lines);
+/// The log of this process. Dropping the last clone waits briefly for its last lines to be written.
+#[derive(Clone, Debug)]
+pub struct Log {
+    lines: Lines,
+    filter: reload::Handle<EnvFilter, Registry>,
+}
 
 impl Log {
     /// Waits until all lines are written, but not long if nobody reads. Call this before printing to standard output.
     pub fn flush(&self) {
-        self.0.flush();
+        self.lines.flush();
+    }
+
+    /// Replaces the filter.
+    pub fn filter(&self, filter: EnvFilter) {
+        // This fails if another subscriber is set: tests in one process share it.
+        let _ = self.filter.reload(filter);
     }
 }
 
@@ -53,11 +66,11 @@ impl Drop for Log {
     }
 }
 
-/// Starts logging to standard output. Only the first call in a process has an effect.
+/// Starts logging to standard output, in lines of this width if they are text. Only the first call in a process has an effect.
 ///
 /// # Errors
 /// If the thread that writes the log cannot be started.
-pub fn init(format: Format, filter: EnvFilter) -> io::Result<Log> {
+pub fn init(format: Format, filter: EnvFilter, width: Width) -> io::Result<Log> {
     let format = format.resolve();
     // Never if standard output is no terminal, or with NO_COLOR or TERM=dumb.
     let is_coloured = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
@@ -67,18 +80,17 @@ pub fn init(format: Format, filter: EnvFilter) -> io::Result<Log> {
         Err(_) => Box::new(io::stdout()),
     };
     let lines = Lines::to(output, format, is_coloured)?;
+    let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
     let set = match format {
-        Format::Json => {
-            let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
-            registry.with(layer.with_writer(lines.clone())).try_init()
-        }
+        Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
         Format::Text | Format::Auto => {
-            let layer = tracing_subscriber::fmt::layer().with_target(false).with_ansi(is_coloured);
-            registry.with(layer.with_writer(lines.clone())).try_init()
+            let text = Text::new(Clock::system(), TimeZone::system(), width);
+            registry.with(layer.with_ansi(is_coloured).event_format(text)).try_init()
         }
     };
     // This fails if a subscriber is set already: tests in one process share it.
     drop(set);
-    Ok(Log(lines))
+    Ok(Log { lines, filter: handle })
 }

@@ -11,7 +11,10 @@ use uuid::Uuid;
 
 use super::plan::Busy;
 use crate::{
-    api::{Reply, Transport},
+    api::{
+        Reply, Transport,
+        key::{Key, KeySource},
+    },
     model::{
         clock::Clock,
         deletion::{AgentId, Batch, DeletionId, Kind, Lane, RequestId},
@@ -67,6 +70,11 @@ impl<T: Transport> Calls<T> {
     /// Number of requests that are in flight, or have come back and are not judged.
     pub(super) fn len(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// Uses this key for new requests. Returns whether it is another one.
+    pub(super) fn use_key(&self, source: KeySource, key: Key) -> bool {
+        self.api.use_key(source, key)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -135,7 +135,7 @@ impl Ledger {
             schedule.pace.holds.forget(call.request, &call.batch.lane().agent);
             Vec::new()
         };
-        self.keep(call, reply, judgement, holds, took, now);
+        self.keep(call, (reply, took), judgement, holds, schedule, now);
         is_mixed_up
     }
 
@@ -216,10 +216,10 @@ impl Ledger {
     fn keep(
         &mut self,
         call: InFlight,
-        reply: Reply,
+        (reply, took): (Reply, Duration),
         judgement: Judgement,
         holds: Vec<HoldChange>,
-        took: Duration,
+        schedule: &mut Schedule,
         now: Timestamp,
     ) {
         let fault = reply.result.as_ref().err().filter(|_| !judgement.is_answer).map(Fault::cause);
@@ -233,7 +233,7 @@ impl Ledger {
             rows: judgement.rows,
             is_whole: true,
         };
-        log::request(&settlement, &call, took, judgement.strays);
+        log::request(&settlement, &call, took, judgement.strays, schedule.settings.logged_requests);
         if judgement.is_refused && !std::mem::replace(&mut self.told_refused, true) {
             log::ask_refused(&settlement, &call);
         }
@@ -245,7 +245,7 @@ impl Ledger {
         let nothing = format!("a 200 in which none of {} IDs is deleted", settlement.rows.len());
         let is_nothing = judgement.hold.is_some() && judgement.is_answer;
         let detail = settlement.detail.as_deref().or(is_nothing.then_some(nothing.as_str()));
-        holds.iter().for_each(|change| log::hold_for(change, detail));
+        holds.iter().for_each(|change| schedule.hold_log.answered(change, detail));
         let lifts = holds.iter().any(|change| matches!(change, HoldChange::Lifted { .. }));
         self.hold_changes.extend(holds);
         self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, lifts });

@@ -1,47 +1,74 @@
 //! The worker's log lines.
 
+mod holds;
+mod invalid_rows;
+
 use std::time::Duration;
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
+
+pub use holds::{HoldLog, probes};
+pub use invalid_rows::InvalidRows;
 
 use super::{Totals, calls::InFlight};
 use crate::{
     event,
     model::{
         act::{Act, ActKind},
-        deletion::RequestId,
-        hold::{HoldChange, HoldRow},
-        outcome::{Cause, Scope, Verdict},
+        outcome::Verdict,
     },
     pace::{ConcurrencyChange, RateChange},
     queue::{Counts, Settlement, Tally},
     watch::telemetry::dropped_lines,
 };
 
+/// Which requests are logged at info or warn. The others are logged at debug.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoggedRequests {
+    /// Every request.
+    #[default]
+    All,
+    /// Requests that failed: no row of theirs is deleted or absent, or they met a fault.
+    Failed,
+    /// None.
+    None,
+}
+
 /// Logs a request, each of its rows at debug, and a warning if rows are dead or the API listed IDs that were not sent.
-pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays: usize) {
+pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays: usize, logged: LoggedRequests) {
     let Counts { deleted, absent, retried, dead, .. } = settlement.counts();
     let agent = call.batch.lane().agent.as_str();
     let (request, correlation_id) = (settlement.request.0, call.correlation_id.to_string());
     let remote_id = settlement.remote_id.as_ref().filter(|remote_id| **remote_id != correlation_id);
-    info!(
-        event = event::REQUEST,
-        request,
-        correlation_id,
-        agent,
-        kind = call.batch.kind().as_str(),
-        size = call.batch.len(),
-        status = settlement.status,
-        fault = settlement.fault.map(|cause| cause.as_str()),
-        deleted,
-        absent,
-        retried,
-        dead,
-        took_ms = millis(took),
-        remote_id,
-        detail = settlement.detail,
-        "request answered"
-    );
+    macro_rules! say {
+        ($level:ident, $text:literal) => {
+            $level!(
+                event = event::REQUEST,
+                request,
+                correlation_id,
+                agent,
+                kind = call.batch.kind().as_str(),
+                size = call.batch.len(),
+                status = settlement.status,
+                fault = settlement.fault.map(|cause| cause.as_str()),
+                deleted,
+                absent,
+                retried,
+                dead,
+                took_ms = millis(took),
+                remote_id,
+                detail = settlement.detail,
+                $text
+            )
+        };
+    }
+    let has_failed = settlement.fault.is_some() || deleted + absent == 0;
+    match (has_failed, logged) {
+        (false, LoggedRequests::All) => say!(info, "request answered"),
+        (true, LoggedRequests::All | LoggedRequests::Failed) => say!(warn, "request failed"),
+        (false, LoggedRequests::Failed | LoggedRequests::None) => say!(debug, "request answered"),
+        (true, LoggedRequests::None) => say!(debug, "request failed"),
+    }
     rows(settlement, call);
     if strays > 0 {
         warn!(
@@ -130,45 +157,6 @@ pub fn foreign_echo(call: &InFlight, remote_ids: &[String]) {
     );
 }
 
-/// Logs a hold that others placed or lifted, or that is over.
-pub fn hold(change: &HoldChange) {
-    hold_for(change, None);
-}
-
-/// Logs a hold, with the detail of the answer that it was placed or lifted for.
-pub fn hold_for(change: &HoldChange, detail: Option<&str>) {
-    match change {
-        HoldChange::Placed { row, is_longest } => {
-            let HoldRow { scope, cause, until_at, repeats, .. } = row;
-            if *cause == Cause::Operator {
-                return held_by_operator(row);
-            }
-            let (scope, until_at) = (scope.as_str(), until_at.map(|at| at.0));
-            // Repeated holds for the same cause do not call a person again.
-            let (is_person_s, cause) = (cause.needs_a_person() && *repeats == 0, cause.as_str());
-            if is_person_s {
-                error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "held; a person must act");
-            } else if *is_longest {
-                let text = "held for the longest time: the fault has not gone away by itself, and a person must act";
-                error!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "{text}");
-            } else {
-                warn!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, detail, "held");
-            }
-        }
-        HoldChange::Lifted { scope, cause, .. } => {
-            info!(event = event::HOLD_LIFTED, scope = scope.as_str(), cause = cause.as_str(), "hold lifted");
-        }
-    }
-}
-
-/// Logs a hold that a person placed, with the command that lifts it.
-fn held_by_operator(row: &HoldRow) {
-    let HoldRow { scope, cause, until_at, repeats, why, .. } = row;
-    let (lift, until_at) = (HoldRow::command_to_lift(scope, *cause), until_at.map(|at| at.0));
-    let (scope, cause, why) = (scope.as_str(), cause.as_str(), why.as_deref());
-    warn!(event = event::HOLD_PLACED, scope, cause, until_at, repeats, why, "held by an operator; `{lift}` lifts it");
-}
-
 /// Logs an act of an operator.
 pub fn act(act: &Act) {
     let Act { acted_at, kind, operator, scope, rows, detail, ended, .. } = act;
@@ -191,14 +179,6 @@ pub fn act(act: &Act) {
     };
     let cut = if *ended { "" } else { "; the command has not ended: it waits for its input, or was killed" };
     info!(event = event::OPERATOR_ACT, act = name, at, operator, scope, rows, detail, ended, "{operator} {what}{cut}");
-}
-
-/// Logs the holds that this request probes.
-pub fn probes(request: RequestId, probed: &[(Scope, Cause)]) {
-    for (scope, cause) in probed {
-        let (scope, cause, request) = (scope.as_str(), cause.as_str(), request.0);
-        info!(event = event::HOLD_PROBED, scope, cause, request, "the hold is over; one request probes");
-    }
 }
 
 /// Logs a change of the rate.

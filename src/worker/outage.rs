@@ -1,10 +1,10 @@
 //! Errors of the queue: wait, reconnect, sweep, or end.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
-use super::Worker;
+use super::{Worker, log::InvalidRows};
 use crate::{
     api::Transport,
     event,
@@ -54,6 +54,7 @@ pub(super) struct Outage {
     in_doubt: bool,
     doubts: Doubts,
     sweep: Sweep,
+    invalid_rows: InvalidRows,
 }
 
 /// The state of the sweep.
@@ -69,6 +70,11 @@ enum Sweep {
 }
 
 impl Outage {
+    /// After a start that may have logged invalid rows.
+    pub(super) fn after(invalid_rows: InvalidRows) -> Self {
+        Self { invalid_rows, ..Self::default() }
+    }
+
     pub(super) fn is_down(&self) -> bool {
         self.is_down
     }
@@ -113,6 +119,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
                 self.supervisor.database(false);
                 if std::mem::replace(&mut self.outage.is_down, true) {
                     debug!(event = event::DATABASE_UNAVAILABLE, %error, "the database still cannot be used");
+                } else if self.told.load(Ordering::Relaxed) {
+                    warn!(event = event::DATABASE_UNAVAILABLE, %error, "the database cannot be used; trying again until shutdown.grace is over");
                 } else {
                     warn!(event = event::DATABASE_UNAVAILABLE, %error, "the database cannot be used; trying again every second until it can");
                 }
@@ -154,7 +162,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     pub(super) async fn sweep(&mut self) -> Result<(), Q::Error> {
         let Sweep::Going(before) = self.outage.sweep else { return Ok(()) };
         self.reconnect().await?;
-        let Swept { dead, more } = self.queue.sweep(self.clock.now()).await?;
+        let swept = self.queue.sweep(self.clock.now()).await?;
+        let Swept { dead, more, .. } = swept;
         let total = before + dead;
         self.outage.sweep = match (more, total) {
             (true, _) => Sweep::Going(total),
@@ -166,19 +175,10 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             self.ledger.metrics.settled(&Counts { dead, ..Counts::default() });
             self.ledger.last_settled = self.clock.elapsed();
             self.view.lanes_stale = true;
-            tell_of_invalid_rows(dead);
+            self.outage.invalid_rows.tell(&swept);
         }
         Ok(())
     }
-}
-
-/// Logs that invalid rows were made dead.
-pub(super) fn tell_of_invalid_rows(rows: u64) {
-    error!(
-        event = event::INVALID_ROWS,
-        rows,
-        "pending rows with values that the schema does not allow were made dead; find out which program wrote them"
-    );
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The start: what an earlier daemon sent, and what it left unanswered.
 
+use std::time::Duration;
+
 use tracing::warn;
 
-use super::{Settings, Totals, clocks, clocks::Clocks, outage::tell_of_invalid_rows, schedule::in_effect};
+use super::{Settings, Totals, clocks, clocks::Clocks, log::InvalidRows, schedule::in_effect};
 use crate::{
     event,
     model::{
@@ -10,7 +12,7 @@ use crate::{
         judge::{Heard, Policy, Sent, Standing, judge},
         outcome::Fault,
     },
-    pace::Pace,
+    pace::{Pace, RateLimit},
     queue::{InEffect, Orphan, Queue, QueueError as _, Remedy, Settlement, Tx as _},
 };
 
@@ -22,32 +24,32 @@ pub(super) async fn begin<Q: Queue>(
     settings: &Settings,
     clock: &Clock,
     rng: &mut fastrand::Rng,
-) -> Result<(Clocks, Totals), Q::Error> {
+) -> Result<(Clocks, Totals, InvalidRows), Q::Error> {
     let clocks = clocks::start(queue, settings, clock).await?;
     remember_what_was_sent(queue, pace, clock).await?;
-    let (in_effect, mut swept) = (in_effect(pace, settings), 0);
+    let (in_effect, mut swept, mut invalid_rows) = (in_effect(pace, settings), 0, InvalidRows::default());
     loop {
         match recover(queue, &settings.policy, &in_effect, clock.now(), rng).await {
             // A row of an orphan cannot be read.
-            Err(error) if error.remedy() == Remedy::Sweep => match sweep(queue, clock).await? {
+            Err(error) if error.remedy() == Remedy::Sweep => match sweep(queue, &mut invalid_rows, clock).await? {
                 0 => return Err(error),
                 dead => swept += dead,
             },
             recovered => {
                 let mut totals = recovered?;
                 totals.dead += swept;
-                return Ok((clocks, totals));
+                return Ok((clocks, totals, invalid_rows));
             }
         }
     }
 }
 
-async fn sweep<Q: Queue>(queue: &mut Q, clock: &Clock) -> Result<u64, Q::Error> {
+async fn sweep<Q: Queue>(queue: &mut Q, invalid_rows: &mut InvalidRows, clock: &Clock) -> Result<u64, Q::Error> {
     let mut dead = 0;
     loop {
         let step = queue.sweep(clock.now()).await?;
         if step.dead > 0 {
-            tell_of_invalid_rows(step.dead);
+            invalid_rows.tell(&step);
         }
         dead += step.dead;
         if !step.more {
@@ -102,9 +104,18 @@ async fn recover<Q: Queue>(
 
 /// Charges the rate limit for requests that were sent before this start: a restart loop must not send a burst each time.
 async fn remember_what_was_sent<Q: Queue>(queue: &mut Q, pace: &mut Pace, clock: &Clock) -> Result<(), Q::Error> {
-    let (now, (back, most)) = (clock.now(), pace.permits.looks_back());
-    let sent = queue.sent_since(now.minus(back), most, now).await?;
-    let ago: Vec<_> = sent.into_iter().map(|at| now.since(at)).collect();
+    let ago = sent_lately(queue, pace.permits.limit(), clock.now()).await?;
     pace.permits.sent_before(&ago, clock.elapsed());
     Ok(())
+}
+
+/// How long ago requests were sent, oldest first, as far back as `limit` depends on them.
+pub(super) async fn sent_lately<Q: Queue>(
+    queue: &mut Q,
+    limit: RateLimit,
+    now: Timestamp,
+) -> Result<Vec<Duration>, Q::Error> {
+    let (back, most) = limit.looks_back();
+    let sent = queue.sent_since(now.minus(back), most, now).await?;
+    Ok(sent.into_iter().map(|at| now.since(at)).collect())
 }

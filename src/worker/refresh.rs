@@ -120,7 +120,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         let rows = self.queue.holds().await?;
         let holds = &mut self.schedule.pace.holds;
         let changes = holds.load(rows);
-        changes.iter().for_each(log::hold);
+        changes.iter().for_each(|change| self.schedule.hold_log.changed(change));
         // A lane under a hold without an end is dropped, and only a listing brings it back. After a change of the holds the lanes
         // are listed again: else a lifted hold would last for MAX_LISTING_AGE.
         self.view.lanes_stale |= !changes.is_empty();
@@ -151,7 +151,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         let is_open = |agent: &AgentId| lanes.knows(agent) || flying.contains(agent);
         self.ledger.evidence.retain(is_open);
         let lifted = pace.holds.lift_idle(is_open, MOST_LIFTED);
-        lifted.iter().for_each(log::hold);
+        lifted.iter().for_each(|change| self.schedule.hold_log.changed(change));
         self.ledger.hold_changes.extend(lifted);
     }
 }

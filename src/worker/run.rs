@@ -10,7 +10,7 @@ use std::{
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
-use super::{Ended, Until, Worker};
+use super::{Ended, Until, Worker, reload};
 use crate::{
     api::Transport,
     event,
@@ -40,6 +40,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         let mut shutdown = pin!(shutdown);
         let told = Arc::clone(&self.told);
         told.store(false, Ordering::Relaxed);
+        let mut reloads = self.reloads.take();
         self.supervisor.ready();
         let ended = loop {
             self.come_round();
@@ -81,10 +82,14 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             };
             self.come_round();
             self.do_chores().await?;
-            tokio::select! {
+            let reload = tokio::select! {
                 biased;
                 () = &mut shutdown => break Ended::Told,
-                () = self.wait_for_news(wait) => {}
+                reload = reload::next(&mut reloads) => reload,
+                () = self.wait_for_news(wait) => continue,
+            };
+            if let Err(error) = self.take(reload).await {
+                self.endure(error).await?;
             }
         };
         self.finish(ended).await?;
@@ -94,7 +99,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     /// Feeds the watchdog and updates the gauges, once per turn of the loop.
     fn come_round(&mut self) {
         self.supervisor.feed(self.clock.elapsed());
-        self.ledger.metrics.turned(self.schedule.pace.permits.rate(), self.calls.len());
+        let calls = self.calls.len();
+        self.ledger.metrics.turned(self.schedule.pace.permits.rate(), calls, calls + self.ledger.unsettled.len());
     }
 
     /// Waits until a turn may have something to do.
@@ -141,6 +147,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     async fn finish(&mut self, why: Ended) -> Result<(), Q::Error> {
         info!(event = event::STOPPING, why = why.as_str(), in_flight = self.calls.len(), "stopping");
         self.supervisor.stopping();
+        self.told.store(true, Ordering::Relaxed);
         let deadline = self.clock.elapsed() + self.settings.grace;
         while !self.calls.is_empty() {
             self.come_round();

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Settings, calls::Flights, lanes::Lanes};
+use super::{Settings, calls::Flights, lanes::Lanes, log::HoldLog};
 use crate::{
     model::{
         clock::{Clock, Timestamp},
@@ -84,6 +84,7 @@ impl Plan {
 pub(super) struct Schedule {
     pub(super) lanes: Lanes,
     pub(super) pace: Pace,
+    pub(super) hold_log: HoldLog,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) rng: fastrand::Rng,
@@ -107,8 +108,25 @@ pub(super) fn in_effect(pace: &Pace, settings: &Settings) -> InEffect {
 }
 
 impl Schedule {
-    pub(super) fn new(pace: Pace, settings: Settings, clock: Clock, rng: fastrand::Rng, told: Arc<AtomicBool>) -> Self {
-        Self { lanes: Lanes::default(), pace, settings, clock, rng, others_wrote: None, told, allowance: None }
+    pub(super) fn new(
+        pace: Pace,
+        settings: Settings,
+        hold_log: HoldLog,
+        clock: Clock,
+        rng: fastrand::Rng,
+        told: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            lanes: Lanes::default(),
+            pace,
+            hold_log,
+            settings,
+            clock,
+            rng,
+            others_wrote: None,
+            told,
+            allowance: None,
+        }
     }
 
     /// Plans what may go out now, without the database.

@@ -204,7 +204,10 @@ async fn a_second_signal_ends_it_at_once_if_it_comes_a_second_later() {
     let daemon = daemon.until("stopping").await;
     blocking(|| thread::sleep(Duration::from_millis(1_100))).await;
     daemon.signal("TERM");
-    assert_eq!(daemon.ended().await.0, 1);
+    let (code, log) = daemon.ended().await;
+    assert_eq!((code, log.count("stopped_at_once", "WARN")), (1, 1), "{log:#?}");
+    let said = ["signal", "requests"].map(|field| log.last("stopped_at_once", field));
+    assert_eq!(said, ["SIGTERM", "1"], "one request has no answer");
     assert_eq!(sql(dir.path(), "SELECT 'open' FROM requests WHERE answered_at IS NULL").await.len(), 1);
 }
 
@@ -225,12 +228,9 @@ async fn the_two_signals_of_timeout_are_one_wish() {
 }
 
 #[tokio::test]
-async fn a_terminal_that_is_closed_ends_it_in_good_order_and_not_at_all_under_nohup() {
+async fn under_nohup_a_terminal_that_is_closed_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;
-    let daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
-    daemon.signal("HUP");
-    stopped(daemon).await;
     if !cfg!(target_os = "linux") {
         return skipped("only Linux tells whether a signal is ignored");
     }
@@ -241,7 +241,8 @@ async fn a_terminal_that_is_closed_ends_it_in_good_order_and_not_at_all_under_no
     sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1)").await;
     let daemon = daemon.until("request").await;
     daemon.signal("TERM");
-    stopped(daemon).await;
+    let log = stopped(daemon).await;
+    assert_eq!(log.count("reloaded", "INFO"), 0, "nor is anything read again");
 }
 
 #[tokio::test]
@@ -273,6 +274,9 @@ async fn a_file_that_may_not_grow_is_waited_for_like_a_full_disk() {
     let daemon = Daemon::spawn(command).until("database_unavailable").await;
     daemon.signal("TERM");
     let (code, log) = daemon.ended().await;
+    let error = log.last("database_unavailable", "error");
+    let limit = "a file has reached the 50 KiB that this process may write (raise ulimit -f";
+    assert!(error.contains(limit) || error.contains(&limit.replace("50", "100")), "{error}");
     assert!([0, 3].contains(&code), "{code}: {log:#?}");
     assert_eq!(log.count("stopped", if code == 0 { "INFO" } else { "ERROR" }), 1, "{log:#?}");
 }

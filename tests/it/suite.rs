@@ -18,6 +18,7 @@ mod lines;
 mod looks;
 mod queue;
 mod records;
+mod reload;
 mod retry;
 pub mod seam;
 mod shutdown;
@@ -64,7 +65,7 @@ macro_rules! conformance {
     ($name:ident: $engine:ty) => {
         mod $name {
             conformance!(@ $engine:
-                acts, alone, clocks, contract, crash, crowds, delivery, evidence, holds, lines, looks, queue, records,
+                acts, alone, clocks, contract, crash, crowds, delivery, evidence, holds, lines, looks, queue, records, reload,
                 retry, shutdown, simulator, transitions, verdicts, waste, wishes
             );
         }

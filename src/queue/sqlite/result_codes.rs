@@ -51,7 +51,7 @@ pub(super) fn remedy(code: i32, path: &Path) -> Cow<'static, str> {
                  transaction that was left open, then try again"
             }
             7 => "; give the process more memory",
-            10 => "; its disk is full or fails: the system's log says which",
+            10 => return may_have_grown(file_size_limit()),
             13 => "; make room on its disk",
             14 => "; its directory must exist and be writable, and the process must have file descriptors left",
             15 => {
@@ -63,6 +63,24 @@ pub(super) fn remedy(code: i32, path: &Path) -> Cow<'static, str> {
         },
     };
     text.into()
+}
+
+/// What to do about a file that could not be written. A process that may not write a file beyond `limit` bytes is told the
+/// same by SQLite as one whose disk is full, and the system's log then says nothing.
+fn may_have_grown(limit: Option<u64>) -> Cow<'static, str> {
+    let disk = "its disk is full or fails: the system's log says which";
+    match limit {
+        None => format!("; {disk}").into(),
+        Some(limit) => format!(
+            "; a file has reached the {} KiB that this process may write (raise ulimit -f; LimitFSIZE= in systemd), or {disk}",
+            limit >> 10
+        )
+        .into(),
+    }
+}
+
+fn file_size_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
 /// The command that rescues the most of a damaged file. It does without `.recover`, which Debian's shell does not have. A dump

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Column as _, Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     model::{
@@ -99,6 +99,9 @@ impl RawDeletion<'_> {
     }
 }
 
+/// How many characters of a problem with a value are kept.
+const MAX_PROBLEM: usize = 300;
+
 /// A value that the schema does not allow.
 fn undecodable(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
     sqlx::Error::Decode(error.into())
@@ -132,26 +135,32 @@ pub(super) fn look_row(row: &SqliteRow, now: Timestamp) -> Result<Look, sqlx::Er
     Ok(Look { due: due_rows(row, 1, now)?, next_due_at })
 }
 
-/// Whether [`lane_row`], [`look_row`] and [`orphan_row`] can read a pending row. Columns: id, priority, agent_id, batch_max,
-/// due_at, created_at, entry_id, attempts, asks, maybe_done, last_cause, request_id, first_fault, evidence.
-pub(super) fn is_readable(row: &SqliteRow) -> bool {
-    let read = || -> Result<(), sqlx::Error> {
-        row.try_get::<i64, _>(1)?;
-        AgentId::parse(row.try_get(2)?).map_err(undecodable)?;
-        row.try_get::<u8, _>(3)?;
-        time(row, 4)?;
-        time(row, 5)?;
-        EntryId::parse(row.try_get(6)?).map_err(undecodable)?;
-        row.try_get::<u32, _>(7)?;
-        row.try_get::<u32, _>(8)?;
-        row.try_get::<u8, _>(9)?;
-        row.try_get::<Option<&str>, _>(10)?;
-        for number in 11..=13 {
-            row.try_get::<Option<i64>, _>(number)?;
-        }
-        Ok(())
+/// Why [`lane_row`], [`look_row`] and [`orphan_row`] cannot read a pending row; `None` if they can. Columns: id, priority,
+/// agent_id, batch_max, due_at, created_at, entry_id, attempts, asks, maybe_done, last_cause, request_id, first_fault, evidence.
+pub(super) fn problem_of(row: &SqliteRow) -> Option<String> {
+    let text = |column| row.try_get::<&str, _>(column);
+    let columns = [
+        row.try_get::<i64, _>(1).map(drop),
+        text(2).and_then(|text| AgentId::parse(text).map(drop).map_err(undecodable)),
+        row.try_get::<u8, _>(3).map(drop),
+        time(row, 4).map(drop),
+        time(row, 5).map(drop),
+        text(6).and_then(|text| EntryId::parse(text).map(drop).map_err(undecodable)),
+        row.try_get::<u32, _>(7).map(drop),
+        row.try_get::<u32, _>(8).map(drop),
+        row.try_get::<u8, _>(9).map(drop),
+        row.try_get::<Option<&str>, _>(10).map(drop),
+        row.try_get::<Option<i64>, _>(11).map(drop),
+        row.try_get::<Option<i64>, _>(12).map(drop),
+        row.try_get::<Option<i64>, _>(13).map(drop),
+    ];
+    let (at, error) = columns.into_iter().enumerate().find_map(|(at, read)| Some((at + 1, read.err()?)))?;
+    let problem = if let sqlx::Error::Decode(problem) = error {
+        problem.to_string().chars().take(MAX_PROBLEM).collect()
+    } else {
+        "a value of another type, or out of range".to_owned()
     };
-    read().is_ok()
+    Some(format!("{}: {problem}", row.column(at).name()))
 }
 
 fn time(row: &SqliteRow, column: usize) -> Result<Timestamp, sqlx::Error> {

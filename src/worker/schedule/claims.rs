@@ -15,7 +15,6 @@ use crate::{
     queue::{Claim, Look, Tx},
     worker::{
         calls::{self, on_their_way},
-        log,
         plan::{Busy, Next, Rules, batches, probe},
     },
 };
@@ -85,7 +84,7 @@ impl Schedule {
     async fn admit_again<X: Tx>(&mut self, tx: &mut X, picked: &mut Picked, now: Timestamp) -> Result<(), X::Error> {
         let scopes: BTreeSet<Scope> = picked.agents().cloned().map(Scope::Agent).chain([Scope::All]).collect();
         let rows = tx.holds_of(&scopes).await?;
-        self.pace.holds.load_some(scopes, rows).iter().for_each(log::hold);
+        self.pace.holds.load_some(scopes, rows).iter().for_each(|change| self.hold_log.changed(change));
         let free = std::mem::take(&mut picked.free);
         if self.pace.holds.admit_any(now) != Admission::Free {
             self.lanes.restore(free);

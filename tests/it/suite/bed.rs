@@ -15,7 +15,7 @@ use audio_cache_sweeper::{
     },
     pace::{Pace, RateLimit},
     sandbox::{self, Mood, Recorded, Sandbox},
-    worker::{Settings, Turn, Worker},
+    worker::{LoggedRequests, Settings, Turn, Worker},
 };
 
 use super::engine::{Engine, Setup, Wish};
@@ -65,6 +65,7 @@ impl Default for Plan {
                 poll_interval: Duration::from_millis(100),
                 retention: Duration::from_secs(86_400),
                 grace: Duration::from_secs(5),
+                logged_requests: LoggedRequests::All,
             },
             rate: RateLimit { requests_per_second: 10_000.0, burst: 10_000.try_into().unwrap() },
             adaptive: false,

@@ -180,11 +180,12 @@ fn agents(lanes: &[SqliteRow], batch_size: u8) -> Vec<AgentLoad> {
 async fn refused(conn: &mut SqliteConnection, agent: Option<&str>) -> Result<u64, sqlx::Error> {
     let (mut refused, mut from) = (0, Some(i64::MIN));
     while let Some(first) = from {
-        let (ids, next) = invalid(conn, first).await?;
+        let (found, next) = invalid(conn, first).await?;
+        let ids = found.ids;
         refused += match agent {
             Some(agent) if !ids.is_empty() => {
-                let found = sqlx::query(OF_AGENT).bind(json(&ids)).bind(agent).fetch_one(&mut *conn).await?;
-                count(&found, 0)
+                let of_agent = sqlx::query(OF_AGENT).bind(json(&ids)).bind(agent).fetch_one(&mut *conn).await?;
+                count(&of_agent, 0)
             }
             Some(_) | None => ids.len() as u64,
         };

@@ -15,7 +15,7 @@ use audio_cache_sweeper::{
     },
     pace::{Pace, RateLimit},
     queue::{QueueError as _, Remedy},
-    worker::{Settings, Turn, Worker},
+    worker::{LoggedRequests, Settings, Turn, Worker},
 };
 
 use super::{
@@ -107,6 +107,7 @@ impl<E: Engine> Simulation<E> {
             poll_interval: Duration::from_millis(100),
             retention: RETENTION,
             grace: Duration::ZERO,
+            logged_requests: LoggedRequests::All,
         };
         let clock = Clock::manual(START);
         let model = Model::new(engine.witness().await, clock.clone(), rate, HOLD_BASE);

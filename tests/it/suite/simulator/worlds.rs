@@ -5,7 +5,7 @@ use std::time::Duration;
 use audio_cache_sweeper::{
     model::{backoff::Backoff, judge::Policy, outcome::Fault},
     pace::RateLimit,
-    worker::Settings,
+    worker::{LoggedRequests, Settings},
 };
 
 use super::{
@@ -97,6 +97,7 @@ fn settings(rng: &mut fastrand::Rng) -> (Settings, Backoff) {
         poll_interval: Duration::from_millis(100),
         retention: 24 * 365 * HOUR,
         grace: Duration::ZERO,
+        logged_requests: LoggedRequests::All,
     };
     (settings, Backoff::new(Duration::from_secs(1), longest_hold).unwrap())
 }
