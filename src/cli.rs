@@ -23,6 +23,7 @@ mod times;
 mod version;
 
 use std::{
+    cell::OnceCell,
     collections::HashMap,
     env,
     ffi::OsString,
@@ -169,6 +170,20 @@ impl Failure {
         }
     }
 
+    /// The same failure. If there is no database, it says where its path comes from.
+    fn naming(self, origin: Option<&String>) -> Self {
+        match (self, origin) {
+            (Self::Open(OpenError::Missing { path, .. }), Some(origin)) => {
+                let named = format!(
+                    "; this path is {origin}. A daemon's queue is named by the daemon's configuration: give its file with \
+                     --config. If there is no queue yet, `sweeper init` makes one here"
+                );
+                Self::Open(OpenError::Missing { path, named })
+            }
+            (failure, _) => failure,
+        }
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
             Self::Other(_) => 1,
@@ -218,10 +233,23 @@ impl Command {
     async fn run(self, file: Option<PathBuf>, environment: &HashMap<String, String>) -> Result<ExitCode, Failure> {
         signals::survive_file_size_limit()?;
         // Only a command that needs the configuration looks for its file: `demo` and `sandbox` never do.
+        let origin = OnceCell::new();
         let config = || {
             let file = config::file(file, environment, Path::new(config::DEFAULT_FILE));
-            Config::load(file.as_deref(), environment)
+            let config = Config::load(file.as_deref(), environment)?;
+            // It is set once: each command loads one configuration.
+            let _ = origin.set(config.database_origin.clone());
+            Ok(config)
         };
+        let done = self.run_with(config, environment).await;
+        done.map_err(|failure| failure.naming(origin.get()))
+    }
+
+    async fn run_with(
+        self,
+        config: impl FnOnce() -> Result<Config, ConfigError>,
+        environment: &HashMap<String, String>,
+    ) -> Result<ExitCode, Failure> {
         match self {
             Self::Run(args) => {
                 let socket = environment.get("NOTIFY_SOCKET").map(PathBuf::from);

@@ -94,6 +94,8 @@ pub struct Config {
     pub store: sqlite::Options,
     /// The API's base URL.
     pub base_url: Url,
+    /// Where the path of the database comes from: `set in FILE, line 3`, `set by VARIABLE`, or that it is the default.
+    pub database_origin: String,
     /// Where the API key comes from; `None` if the configuration does not say.
     pub key: Option<KeySource>,
     /// Where `api.region` was set, if it has no effect because `api.base_url` was set, too: `in FILE, line 3`. `check` warns
@@ -185,8 +187,12 @@ impl Config {
         let file_with_key = origins.get("api.key").and_then(Origin::file).map(Path::to_owned);
         let unused_region = origins.get("api.region").filter(|_| origins.contains_key("api.base_url"));
         let unused_region = unused_region.map(ToString::to_string);
+        let database_origin = origins
+            .get("database.path")
+            .map_or_else(|| "the default, in the working directory".to_owned(), |origin| format!("set {origin}"));
         let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(error, path.as_deref()))?;
-        let mut config = Self { file: path, file_with_key, unused_region, ..raw.validate(shown, origins)? };
+        let mut config =
+            Self { file: path, database_origin, file_with_key, unused_region, ..raw.validate(shown, origins)? };
         if config.proxy.is_none() && config.base_url.scheme() != "http" {
             config.unused_proxies = unused_proxies;
         }

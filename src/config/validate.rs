@@ -46,6 +46,7 @@ impl RawConfig {
             base_url,
             key: api.key,
             file: None,
+            database_origin: String::new(),
             unused_region: None,
             file_with_key: None,
             proxy: api.proxy,

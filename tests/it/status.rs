@@ -421,13 +421,22 @@ fn what_there_is_nothing_to_show_of_is_said() {
     for arguments in [&["status"][..], &["status", "--json"], &["show", "a", "1"]] {
         let (code, out, err) = run(arguments);
         assert_eq!((code, out.as_str()), (3, ""), "{err}");
-        assert!(err.contains("sweeper.db: there is no such file; `sweeper init` makes it"), "{err}");
+        let said = format!(
+            "sweeper: database {}: there is no such file; this path is the default, in the working directory. A daemon's queue is \
+             named by the daemon's configuration: give its file with --config. If there is no queue yet, `sweeper init` makes one \
+             here\n",
+            dir.path().join("sweeper.db").display()
+        );
+        assert_eq!(err, said);
     }
     assert!(!dir.path().join("sweeper.db").exists(), "and it was not made");
     sweeper(dir.path()).arg("init").output().unwrap();
     let (code, out, err) = run(&["show", "a", "1"]);
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.contains("a 1: there is no such row in sweeper.db"), "{err}");
+    assert!(
+        err.contains(&format!("a 1: there is no such row in {}: ", dir.path().join("sweeper.db").display())),
+        "{err}"
+    );
     for (arguments, said) in [
         (&["show", "a"][..], "<ENTRY>"),
         (&["show", "a/b", "1"], "one URL path segment"),

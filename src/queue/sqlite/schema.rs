@@ -18,6 +18,7 @@ use super::{
     open::Options,
     watched_files::beside,
 };
+use crate::permission::Need;
 
 /// The pause between two looks whether another sweeper has made the tables.
 const MAKING_PAUSE: Duration = Duration::from_millis(20);
@@ -64,9 +65,11 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
     loop {
         // Ask this first: a sweeper that releases the lock in between has made the tables.
         let is_held = is_held(&options.path);
+        let need = if read_only { Need::Read } else { Need::Write };
         let known = try_to_connect_known(options, read_only).await;
+        let known = known.map_err(|error| error.explained(&options.path, need));
         let patience = match &known {
-            Err(OpenError::Empty(_) | OpenError::Missing(_)) if is_held => options.busy_timeout,
+            Err(OpenError::Empty(_) | OpenError::Missing { .. }) if is_held => options.busy_timeout,
             Err(OpenError::Empty(_)) => BEFORE_THE_LOCK,
             _ => Duration::ZERO,
         };
@@ -81,7 +84,7 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
 async fn try_to_connect_known(options: &Options, read_only: bool) -> Result<(SqliteConnection, bool), OpenError> {
     let path = || options.path.clone();
     if !options.path.exists() {
-        return Err(OpenError::Missing(path()));
+        return Err(OpenError::Missing { path: path(), named: String::new() });
     }
     location::refuse(&options.path)?;
     // If it cannot be opened, SQLite reports why, below.
