@@ -167,7 +167,8 @@ fn a_missing_database_is_named_with_the_place_where_its_path_was_given() {
     let file = dir.path().join("sweeper.toml");
     fs::write(&file, "# where it is\n[database]\npath = 'in-the-file.db'\n").unwrap();
     let from_file = format!("set in {}, line 3", file.display());
-    let cases: [(&[&str], &[(&str, &str)], &str, &str); 4] = [
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&[&str], Variables<'_>, &str, &str); 4] = [
         (&[], &[], "sweeper.db", "the default, in the working directory"),
         (&["--config", "sweeper.toml"], &[], "in-the-file.db", &from_file),
         (&[], &[("SWEEPER_CONFIG", "sweeper.toml")], "in-the-file.db", &from_file),

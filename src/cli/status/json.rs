@@ -102,7 +102,7 @@ pub(super) struct DeadReport {
 #[derive(Debug, Serialize)]
 pub(super) struct HoldReport {
     pub(super) scope: String,
-    cause: &'static str,
+    pub(super) cause: &'static str,
     since_at: i64,
     until_at: Option<i64>,
     left_s: Option<f64>,
