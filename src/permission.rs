@@ -30,7 +30,7 @@ pub fn refusal(file: &Path, need: Need) -> Option<String> {
     // From the root down: below a directory that may not be entered, nothing can be told.
     let mut directories: Vec<&Path> = parent.ancestors().collect();
     directories.reverse();
-    let closed = directories.into_iter().find(|directory| is_refused(directory, Access::EXEC_OK));
+    let closed = directories.into_iter().find(|path| path.is_dir() && is_refused(path, Access::EXEC_OK));
     if let Some(directory) = closed {
         return Some(explained(directory, Act::Enter));
     }
@@ -167,6 +167,12 @@ mod tests {
             assert_eq!(refusal(&dir.path().join("nowhere/queue.db"), need), None);
             assert_eq!(refusal(&dir.path().join("queue.db"), need), None);
         }
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert_eq!(
+            refusal(&dir.path().join("file/queue.db"), Need::Read),
+            None,
+            "a file is no directory to be entered"
+        );
         let missing = with_reason(io::Error::from(io::ErrorKind::NotFound), Path::new("/etc/passwd"));
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }

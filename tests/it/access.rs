@@ -192,5 +192,9 @@ fn a_missing_database_is_named_with_the_place_where_its_path_was_given() {
             assert_eq!(fed(command, ""), (3, String::new(), said), "{asked:?} {arguments:?}");
         }
     }
+    let mut command = sweeper(dir.path());
+    command.arg("status").env("SWEEPER__DATABASE__PATH", "sweeper.toml/queue.db");
+    let (code, _, err) = fed(command, "");
+    assert!(code == 3 && err.contains("/sweeper.toml/queue.db: there is no such file; this path is set by"), "{err}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made");
 }
