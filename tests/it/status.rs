@@ -4,12 +4,7 @@ mod watch;
 mod why;
 
 use audio_cache_sweeper::queue::Counter as _;
-use std::{
-    io::{BufRead as _, BufReader},
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use audio_cache_sweeper::{
     model::clock::{Clock, Timestamp},
@@ -324,31 +319,6 @@ async fn what_is_held_and_probed_gets_older_whatever_comes_after_it() {
         let standing = Reader::open(&bed.options).await.unwrap().standing(None, now).await.unwrap();
         let ages = [tally.oldest_due, standing.oldest_due, standing.agents[0].oldest_due];
         assert_eq!(ages, [Duration::from_secs(oldest); 3], "{change}");
-    }
-}
-
-#[tokio::test]
-async fn status_goes_on_until_it_is_interrupted() {
-    let dir = tempfile::tempdir().unwrap();
-    queue(dir.path(), 3).await;
-    let text = "pending     3";
-    let ways: [(&[&str], &str); 4] = [
-        (&["--watch=10ms", "--json"], "{\"database\""),
-        (&["--watch=10ms"], text),
-        (&["--watch", "10ms"], text),
-        (&["--watch"], text),
-    ];
-    for (arguments, line) in ways {
-        let mut command = sweeper(dir.path());
-        command.arg("status").args(arguments);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        for _ in 0..3 {
-            assert!(lines.by_ref().any(|read| read.unwrap().starts_with(line)), "no {line} any more");
-        }
-        Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
-        lines.for_each(drop);
-        assert_eq!(child.wait().unwrap().code(), Some(0));
     }
 }
 
