@@ -27,7 +27,7 @@ mod terminal;
 mod times;
 mod version;
 
-use std::{collections::HashMap, env, ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{cell::OnceCell, collections::HashMap, env, ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, value_parser};
@@ -35,7 +35,7 @@ use tokio::runtime;
 
 use crate::{
     api::{ApiError, SetupError, key::KeyError},
-    config::ConfigError,
+    config::{Config, ConfigError},
     model::clock::Clock,
     queue::sqlite::{Doubtful, OpenError, StoreError},
     watch::supervisor::Supervisor,
@@ -180,6 +180,20 @@ impl Failure {
         }
     }
 
+    /// The same failure. If there is no database, it says where its path comes from.
+    fn naming(self, origin: Option<&String>) -> Self {
+        match (self, origin) {
+            (Self::Open(OpenError::Missing { path, .. }), Some(origin)) => {
+                let named = format!(
+                    "; this path is {origin}. A daemon's queue is named by the daemon's configuration: give its file with \
+                     --config. If there is no queue yet, `sweeper init` makes one here"
+                );
+                Self::Open(OpenError::Missing { path, named })
+            }
+            (failure, _) => failure,
+        }
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
             Self::Other(_) => 1,
@@ -231,23 +245,39 @@ impl Command {
         let login = Login::new(environment);
         let layers = Layers { argument: file, environment: environment.clone() };
         // Only a command that needs the configuration looks for its file: `demo` and `sandbox` never do.
-        let config = || layers.load();
+        let origin = OnceCell::new();
+        let config = || {
+            let config = layers.load()?;
+            // It is set once: each command loads one configuration.
+            let _ = origin.set(config.database_origin());
+            Ok(config)
+        };
+        let done = self.run_with(config, &layers, &login).await;
+        done.map_err(|failure| failure.naming(origin.get()))
+    }
+
+    async fn run_with(
+        self,
+        config: impl FnOnce() -> Result<Config, ConfigError>,
+        layers: &Layers,
+        login: &Login,
+    ) -> Result<ExitCode, Failure> {
         match self {
             Self::Run(args) => {
-                let socket = environment.get("NOTIFY_SOCKET").map(PathBuf::from);
+                let socket = layers.environment.get("NOTIFY_SOCKET").map(PathBuf::from);
                 let supervisor = Supervisor::new(socket, sd_notify::watchdog_enabled());
                 run::run(&config()?, &args, supervisor, layers.clone()).await
             }
-            Self::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system(), &login).await,
+            Self::Enqueue(args) => enqueue::enqueue(args, &config()?, Clock::system(), login).await,
             Self::Status(args) => status::status(args, &config()?, Clock::system(), shutdown()?).await,
             Self::Plan(args) => plan::plan(args, &config()?, Clock::system()).await,
             Self::Show(args) => show::show(args, &config()?, Clock::system()).await,
-            Self::Hold(args) => hold::hold(args, &config()?, Clock::system(), &login).await,
-            Self::Release(args) => release::release(args, &config()?, Clock::system(), &login).await,
-            Self::Retry(args) => retry::retry(args, &config()?, Clock::system(), &login).await,
-            Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system(), &login).await,
+            Self::Hold(args) => hold::hold(args, &config()?, Clock::system(), login).await,
+            Self::Release(args) => release::release(args, &config()?, Clock::system(), login).await,
+            Self::Retry(args) => retry::retry(args, &config()?, Clock::system(), login).await,
+            Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system(), login).await,
             Self::Init => init::init(&config()?.store).await,
-            Self::Check(args) => check::check(&args, config(), environment, &Clock::system()).await,
+            Self::Check(args) => check::check(&args, config(), &layers.environment, &Clock::system()).await,
             Self::Demo(args) => demo::demo(args, shutdown()?).await,
             Self::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,
             Self::Healthcheck => healthcheck::healthcheck(config()?.listen).await,

@@ -206,6 +206,13 @@ impl Config {
         self.key.as_ref().and_then(KeySource::exposure).into_iter().chain(file)
     }
 
+    /// Where the path of the database comes from: `set in FILE, line 3`, `set by VARIABLE`, or that it is the default.
+    #[must_use]
+    pub fn database_origin(&self) -> String {
+        let origin = self.set.get("database.path");
+        origin.map_or_else(|| "the default, in the working directory".to_owned(), |origin| format!("set {origin}"))
+    }
+
     /// Whether the API is on this machine, and so not the real one.
     #[must_use]
     pub fn is_on_loopback(&self) -> bool {

@@ -7,6 +7,7 @@
 //! | [`event`] | the names of the log events | pure |
 //! | [`printable`] | escapes text from outside for terminals and logs | pure |
 //! | [`small_file`] | reads a small file that the configuration names | |
+//! | [`permission`] | explains why this process may not use a file | |
 //! | [`durations`] | parses and prints durations | pure |
 //! | [`model`] | deletions, time, backoff, holds, outcomes, and the decision table [`model::judge`] | pure |
 //! | [`pace`] | whether a request may go out: permits, the adaptive rate, holds, requests in flight | no I/O |
@@ -20,7 +21,7 @@
 //! | [`cli`] | arguments, exit codes, signals, and a file for each command | |
 //!
 //! Imports run one way: `main → cli → {config, sandbox} → worker → watch → {queue, api, pace} → model → {event, printable,
-//! small_file, durations}`. A pure room neither waits nor reads nor writes. `tests/it/tidy.rs` holds the rooms to this, and
+//! small_file, durations} → permission`. A pure room neither waits nor reads nor writes. `tests/it/tidy.rs` holds the rooms to this, and
 //! checks that only an engine has SQL.
 //!
 //! # The words
@@ -122,6 +123,8 @@ pub mod event;
 pub mod printable;
 
 pub mod small_file;
+
+pub mod permission;
 
 pub mod durations;
 

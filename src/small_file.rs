@@ -10,14 +10,20 @@ use std::{
 
 use rustix::fs::OFlags;
 
+use crate::permission::with_reason;
+
 /// The first bytes of a SQLite database.
 const DATABASE: &[u8] = b"SQLite format 3\0";
 
 /// Reads a regular file of at most `most` bytes. Never waits, as opening a named pipe would do.
 ///
 /// # Errors
-/// If the file cannot be read, is no regular file, is longer, or is a SQLite database.
+/// If the file cannot be read, is no regular file, is longer, or is a SQLite database. A missing permission is explained.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    read_some(path, most).map_err(|error| with_reason(error, path))
+}
+
+fn read_some(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     // Checked before the open, because opening a device may have an effect, and after it, because the file may have changed.
     be_regular(&fs::metadata(path)?)?;
     let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or(0);

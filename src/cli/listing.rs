@@ -280,7 +280,7 @@ impl Lister {
         match Reader::open(&self.queue).await {
             Ok(mut reader) => Ok(Some(reader.shared_limits(&self.agent).await?)),
             // Enqueueing creates it, or another process is just creating it.
-            Err(OpenError::Missing(_) | OpenError::Empty(_)) => Ok(None),
+            Err(OpenError::Missing { .. } | OpenError::Empty(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }

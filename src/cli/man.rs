@@ -55,7 +55,8 @@ pub(super) fn completions(args: CompletionsArgs) -> Result<ExitCode, Failure> {
 /// # Errors
 /// If there is no such command, or standard output cannot be written.
 pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
-    let mut program = command_line();
+    // The build is of no interest to a page that many builds share.
+    let mut program = command_line().long_version(version::SHORT);
     // Adds full names to the subcommands.
     program.build();
     let command = match &args.command {

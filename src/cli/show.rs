@@ -18,7 +18,7 @@ use crate::{
         clock::{Clock, Timestamp},
         deletion::{AgentId, EntryId},
     },
-    printable,
+    printable::{self, absolute},
     queue::sqlite::{Reader, SentRequest, Story, twice_if_damaged},
 };
 
@@ -61,7 +61,7 @@ pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Resul
         warn_person(&format!(
             "{agent} {entry}: there is no such row in {}: it was never enqueued, was cancelled, or was settled longer ago \
              than queue.retention",
-            config.store.path.display()
+            absolute(&config.store.path).display()
         ));
         return Ok(ExitCode::from(1));
     };

@@ -54,7 +54,7 @@ fn unreadable(error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::NotFound {
         "there is no such file".to_owned()
     } else if error.kind() == io::ErrorKind::PermissionDenied {
-        "permission denied; let this user read the file, or read none with --config none".to_owned()
+        format!("{error}, or read no file with --config none")
     } else {
         error.to_string()
     }

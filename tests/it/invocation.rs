@@ -35,6 +35,8 @@ fn the_version_is_short_or_with_sqlite_and_the_target() {
     let dir = tempfile::tempdir().unwrap();
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(run(dir.path(), &["-V"]), (0, format!("sweeper {version}\n"), String::new()));
+    let (_, page, _) = run(dir.path(), &["man"]);
+    assert!(page.contains(&format!("v{version}\n")) && !page.contains("SQLite 3"), "{page}");
     let (code, long, _) = run(dir.path(), &["--version"]);
     assert!(code == 0 && long.starts_with(&format!("sweeper {version}\n")), "{long}");
     assert!(long.contains(&format!("\nSQLite {}\ntarget ", sqlite::version())), "{long}");

@@ -179,7 +179,9 @@ fn a_configuration_file_without_permission_is_an_error_and_never_the_defaults() 
     command.args(["init", "--config", "sweeper.toml"]);
     let (code, _, err) = fed(command, "");
     assert_eq!(code, 2, "{err}");
-    let said = "/sweeper.toml: permission denied; let this user read the file, or read none with --config none";
+    let said = "may not read it; its owner is this user: chmod u+r ";
+    assert!(err.contains("/sweeper.toml: permission denied: the file ") && err.contains("has mode 0000"), "{err}");
+    assert!(err.ends_with("/sweeper.toml, or read no file with --config none\n"), "{err}");
     assert!(err.contains(said), "{err}");
     assert!(!dir.path().join("sweeper.db").exists());
 }

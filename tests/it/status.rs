@@ -4,12 +4,7 @@ mod watch;
 mod why;
 
 use audio_cache_sweeper::queue::Counter as _;
-use std::{
-    io::{BufRead as _, BufReader},
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use audio_cache_sweeper::{
     model::clock::{Clock, Timestamp},
@@ -330,31 +325,6 @@ async fn what_is_held_and_probed_gets_older_whatever_comes_after_it() {
 }
 
 #[tokio::test]
-async fn status_goes_on_until_it_is_interrupted() {
-    let dir = tempfile::tempdir().unwrap();
-    queue(dir.path(), 3).await;
-    let text = "pending     3";
-    let ways: [(&[&str], &str); 4] = [
-        (&["--watch=10ms", "--json"], "{\"database\""),
-        (&["--watch=10ms"], text),
-        (&["--watch", "10ms"], text),
-        (&["--watch"], text),
-    ];
-    for (arguments, line) in ways {
-        let mut command = sweeper(dir.path());
-        command.arg("status").args(arguments);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        for _ in 0..3 {
-            assert!(lines.by_ref().any(|read| read.unwrap().starts_with(line)), "no {line} any more");
-        }
-        Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
-        lines.for_each(drop);
-        assert_eq!(child.wait().unwrap().code(), Some(0));
-    }
-}
-
-#[tokio::test]
 async fn colours_are_for_terminals_and_for_those_who_want_them() {
     let dir = tempfile::tempdir().unwrap();
     queue(dir.path(), 3).await;
@@ -423,13 +393,22 @@ fn what_there_is_nothing_to_show_of_is_said() {
     for arguments in [&["status"][..], &["status", "--json"], &["show", "a", "1"]] {
         let (code, out, err) = run(arguments);
         assert_eq!((code, out.as_str()), (3, ""), "{err}");
-        assert!(err.contains("sweeper.db: there is no such file; `sweeper init` makes it"), "{err}");
+        let said = format!(
+            "sweeper: database {}: there is no such file; this path is the default, in the working directory. A daemon's queue is \
+             named by the daemon's configuration: give its file with --config. If there is no queue yet, `sweeper init` makes one \
+             here\n",
+            dir.path().join("sweeper.db").display()
+        );
+        assert_eq!(err, said);
     }
     assert!(!dir.path().join("sweeper.db").exists(), "and it was not made");
     sweeper(dir.path()).arg("init").output().unwrap();
     let (code, out, err) = run(&["show", "a", "1"]);
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.contains("a 1: there is no such row in sweeper.db"), "{err}");
+    assert!(
+        err.contains(&format!("a 1: there is no such row in {}: ", dir.path().join("sweeper.db").display())),
+        "{err}"
+    );
     for (arguments, said) in [
         (&["show", "a"][..], "<ENTRY>"),
         (&["show", "a/b", "1"], "one URL path segment"),

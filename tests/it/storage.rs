@@ -267,7 +267,11 @@ async fn a_file_that_is_read_only_ends_with_3_and_the_message_says_what_to_do() 
     let Some(command) = unprivileged(dir.path()) else { return };
     fs::set_permissions(dir.path().join("sweeper.db"), fs::Permissions::from_mode(0o444)).unwrap();
     let (code, log) = Daemon::start(configure(command, &sandbox)).ended().await;
-    assert_unusable(code, &log.last("stopped", "error"), &["sweeper.db", "make the file and its directory writable"]);
+    assert_unusable(
+        code,
+        &log.last("stopped", "error"),
+        &["sweeper.db", "has mode 0444", "may not write it; its owner is this user: chmod u+w "],
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// From the shell to the core: a room (a file or folder right below `src`) names only rooms of lines below its own.
-const ROOMS: [&[&str]; 8] = [
+const ROOMS: [&[&str]; 9] = [
     &["main"],
     &["cli"],
     &["config", "sandbox"],
@@ -15,6 +15,7 @@ const ROOMS: [&[&str]; 8] = [
     &["queue", "api", "pace"],
     &["model"],
     &["event", "printable", "small_file", "durations"],
+    &["permission"],
 ];
 
 /// Files and folders that decide, and neither wait nor read nor write: below `src`.

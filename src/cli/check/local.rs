@@ -36,7 +36,7 @@ pub(super) fn lines(database: &Path, inspection: &Inspection) -> Vec<Line> {
                 format!("other programs have changed them: {names}. What is added runs with every write of the daemon");
             lines.push(Line::not("tables", said));
         }
-        Err(OpenError::Missing(_)) => {}
+        Err(OpenError::Missing { .. }) => {}
         Err(OpenError::Empty(_)) => {
             let said =
                 "not made yet, or to be brought up to date; `sweeper init` or the next start of the daemon does that";

@@ -104,7 +104,7 @@ pub(super) struct DeadReport {
 #[derive(Debug, Serialize)]
 pub(super) struct HoldReport {
     pub(super) scope: String,
-    cause: &'static str,
+    pub(super) cause: &'static str,
     why: Option<String>,
     since_at: i64,
     until_at: Option<i64>,

@@ -179,7 +179,7 @@ fn told(wait: &WaitReport, report: &Report, now: Timestamp) -> (&'static str, St
     let until = wait.until_at.map(Timestamp);
     let settings = report.settings;
     match wait.reason {
-        Reason::NeedsAPerson => ("held", "until a person acts: see the holds below".to_owned()),
+        Reason::NeedsAPerson => ("held", format!("until a person acts: {}", stopping(report))),
         Reason::Held => {
             let until = until.filter(|until| *until > now);
             let until = until.map(|until| format!("until {} or later", show_clock(until, now)));
@@ -208,6 +208,16 @@ fn told(wait: &WaitReport, report: &Report, now: Timestamp) -> (&'static str, St
             });
             ("due later", next)
         }
+    }
+}
+
+/// The hold that needs a person, if it is the only one.
+fn stopping(report: &Report) -> String {
+    let mut stopping = report.holds.iter().filter(|hold| hold.needs_a_person && hold.rows > 0);
+    match (stopping.next(), stopping.next()) {
+        (Some(hold), None) if hold.scope == Scope::All.as_str() => format!("everything, {}", hold.cause),
+        (Some(hold), None) => format!("{}, {}", name(&hold.scope, 30), hold.cause),
+        _ => "see the holds below".to_owned(),
     }
 }
 

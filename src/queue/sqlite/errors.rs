@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -12,9 +12,10 @@ use super::{
     location::LocationError,
     lock::LOCK_SUFFIX,
     result_codes::{is_full, is_temporary_code, lock_remedy, may_be_damaged, remedy, take_over},
-    watched_files::Replaced,
+    watched_files::{Replaced, beside},
 };
 use crate::{
+    permission::{Need, refusal},
     printable::absolute,
     queue::{QueueError, Remedy},
 };
@@ -97,11 +98,21 @@ pub enum OpenError {
     )]
     Empty(PathBuf),
     /// There is none.
-    #[error(
-        "database {}: there is no such file; `sweeper init` makes it, and database.path says where it is",
-        absolute(.0).display()
-    )]
-    Missing(PathBuf),
+    #[error("database {}: there is no such file{}", absolute(.path).display(), .named)]
+    Missing {
+        /// Its path.
+        path: PathBuf,
+        /// Where the path comes from, and what to do: the end of the message.
+        named: String,
+    },
+    /// The permissions of the file, or of a directory above it, keep this process out.
+    #[error("database {}: {refusal}", absolute(.path).display())]
+    Denied {
+        /// Its path.
+        path: PathBuf,
+        /// Whose the file or directory is, its mode, who this process is, and what to do.
+        refusal: String,
+    },
     /// The lock file beside it cannot be used.
     #[error("lock file {}: {source}; {}", absolute(.path).display(), lock_remedy(source))]
     Lock {
@@ -157,7 +168,8 @@ impl Doubtful for OpenError {
             | Self::Altered { .. }
             | Self::Incomplete { .. }
             | Self::Empty(_)
-            | Self::Missing(_)
+            | Self::Missing { .. }
+            | Self::Denied { .. }
             | Self::Location(_)
             | Self::Lock { .. } => None,
         }
@@ -169,6 +181,36 @@ fn doubt(path: &Path, doing: &str, cause: &str) -> String {
 }
 
 impl OpenError {
+    /// The same error; if the permissions are its cause, it says which.
+    #[must_use]
+    pub(super) fn explained(self, path: &Path, need: Need) -> Self {
+        let is_access = match &self {
+            Self::Sql(error) => error.is_access(),
+            Self::Lock { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Missing { .. } => true,
+            Self::Migrate { source, .. } => migration_code(source).is_some_and(is_access_code),
+            Self::Taken { .. }
+            | Self::NotOurs(_)
+            | Self::Newer { .. }
+            | Self::Older(_)
+            | Self::Altered { .. }
+            | Self::Incomplete { .. }
+            | Self::Empty(_)
+            | Self::Denied { .. }
+            | Self::Location(_) => false,
+        };
+        if !is_access {
+            return self;
+        }
+        // SQLite needs the files beside the database, too.
+        let beside = ["-wal", "-shm", LOCK_SUFFIX].map(|suffix| (beside(path, suffix), Need::Read));
+        let mut files = [(path.to_owned(), need)].into_iter().chain(beside);
+        match files.find_map(|(file, need)| refusal(&file, need)) {
+            Some(refusal) => Self::Denied { path: path.to_owned(), refusal },
+            None => self,
+        }
+    }
+
     /// Whether waiting can help.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
@@ -184,7 +226,8 @@ impl OpenError {
             | Self::Altered { .. }
             | Self::Incomplete { .. }
             | Self::Empty(_)
-            | Self::Missing(_)
+            | Self::Missing { .. }
+            | Self::Denied { .. }
             | Self::Location(_) => false,
         }
     }
@@ -231,7 +274,9 @@ impl StoreError {
     /// Whether a file cannot be opened or made.
     #[must_use]
     pub fn is_access(&self) -> bool {
-        self.code().is_some_and(|code| matches!(code & 0xff, 8 | 14))
+        let is_denied =
+            matches!(&self.source, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied);
+        is_denied || self.code().is_some_and(is_access_code)
     }
 
     /// Whether waiting can help: the file is busy or locked, or the disk is full or failing.
@@ -261,6 +306,11 @@ impl StoreError {
         let sqlx::Error::Io(error) = &self.source else { return false };
         error.get_ref().is_some_and(|cause| cause.is::<Replaced>())
     }
+}
+
+/// SQLITE_PERM, SQLITE_READONLY and SQLITE_CANTOPEN.
+fn is_access_code(code: i32) -> bool {
+    matches!(code & 0xff, 3 | 8 | 14)
 }
 
 pub(super) fn extended_code(error: &sqlx::Error) -> Option<i32> {

@@ -19,6 +19,7 @@ use super::{
     upkeep::enable_incremental_vacuum,
     watched_files::{WatchedFiles, beside},
 };
+use crate::permission::Need;
 
 /// The writing connection's page cache, in KiB. Rows of many agents lie far apart, and more memory makes them settle faster.
 const CACHE_KIB: u32 = 16 * 1024;
@@ -87,6 +88,11 @@ impl Store {
     }
 
     async fn open_for(purpose: Purpose, options: Options) -> Result<Self, OpenError> {
+        let path = options.path.clone();
+        Self::open_at_once(purpose, options).await.map_err(|error| error.explained(&path, Need::Write))
+    }
+
+    async fn open_at_once(purpose: Purpose, options: Options) -> Result<Self, OpenError> {
         location::refuse(&options.path)?;
         refuse_older(&options).await?;
         let lock = Lock::take(&options, purpose).await?;

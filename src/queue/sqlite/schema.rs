@@ -19,6 +19,7 @@ use super::{
     schema_watch::{MIGRATIONS, made_by},
     watched_files::beside,
 };
+use crate::permission::Need;
 
 /// The pause between two looks whether another sweeper has made the tables.
 const MAKING_PAUSE: Duration = Duration::from_millis(20);
@@ -83,9 +84,11 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
     loop {
         // Ask this first: a sweeper that releases the lock in between has made the tables.
         let is_held = is_held(&options.path);
+        let need = if read_only { Need::Read } else { Need::Write };
         let known = try_to_connect_known(options, read_only).await;
+        let known = known.map_err(|error| error.explained(&options.path, need));
         let patience = match &known {
-            Err(OpenError::Empty(_) | OpenError::Missing(_)) if is_held => options.busy_timeout,
+            Err(OpenError::Empty(_) | OpenError::Missing { .. }) if is_held => options.busy_timeout,
             Err(OpenError::Empty(_)) => BEFORE_THE_LOCK,
             _ => Duration::ZERO,
         };
@@ -99,7 +102,7 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
 
 async fn try_to_connect_known(options: &Options, read_only: bool) -> Result<(SqliteConnection, bool), OpenError> {
     if !options.path.exists() {
-        return Err(OpenError::Missing(options.path.clone()));
+        return Err(OpenError::Missing { path: options.path.clone(), named: String::new() });
     }
     location::refuse(&options.path)?;
     // If it cannot be opened, SQLite reports why, below.
@@ -130,7 +133,7 @@ async fn try_to_connect_known(options: &Options, read_only: bool) -> Result<(Sql
 /// If the file does not exist, is not ours or not up to date, or SQLite fails.
 pub(super) async fn connect_untouching(options: &Options) -> Result<SqliteConnection, OpenError> {
     if !options.path.exists() {
-        return Err(OpenError::Missing(options.path.clone()));
+        return Err(OpenError::Missing { path: options.path.clone(), named: String::new() });
     }
     location::refuse(&options.path)?;
     let immutable = matches!(fs::exists(beside(&options.path, "-shm")), Ok(false));

@@ -1,10 +1,14 @@
 //! `sweeper status --watch` on a terminal: it fits, follows the size, and leaves its last page.
 
-use std::{path::Path, process::Stdio};
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use super::widest;
 use crate::{
-    daemon::{BINARY, blocking, clean, queue, skipped, sql},
+    daemon::{BINARY, blocking, clean, queue, skipped, sql, sweeper},
     enqueue::on_a_terminal,
 };
 
@@ -104,8 +108,33 @@ async fn without_colours_it_is_still_drawn_in_its_place_and_on_a_dumb_terminal_i
     let Some((code, shown)) = watched(dir.path(), &[("NO_COLOR", "1")]).await else { return };
     let colours = regex::Regex::new("\u{1b}\\[[0-9;]*m").unwrap();
     assert!(code == 0 && shown.matches("\u{1b}[H").count() >= 3 && !colours.is_match(&shown), "{shown:?}");
-    let mut dumb = crate::daemon::sweeper(dir.path());
+    let mut dumb = sweeper(dir.path());
     dumb.arg("status").env("TERM", "dumb").env_remove("NO_COLOR");
     let (code, shown) = on_a_terminal(dumb, "").await.unwrap();
     assert!(code == 0 && !shown.contains('\u{1b}'), "{shown:?}");
+}
+
+#[tokio::test]
+async fn status_goes_on_until_it_is_interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 3).await;
+    let text = "pending     3";
+    let ways: [(&[&str], &str); 4] = [
+        (&["--watch=10ms", "--json"], "{\"database\""),
+        (&["--watch=10ms"], text),
+        (&["--watch", "10ms"], text),
+        (&["--watch"], text),
+    ];
+    for (arguments, line) in ways {
+        let mut command = sweeper(dir.path());
+        command.arg("status").args(arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for _ in 0..3 {
+            assert!(lines.by_ref().any(|read| read.unwrap().starts_with(line)), "no {line} any more");
+        }
+        Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
+        lines.for_each(drop);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
 }

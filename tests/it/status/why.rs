@@ -58,6 +58,9 @@ async fn there_is_no_estimate_while_what_is_left_waits_for_a_person() {
         assert_eq!(told["holds"][0]["needs_a_person"], is_stopped, "{told}");
         assert_eq!(told["rest_empty_in_s"], if is_stopped { json!(0) } else { Value::Null }, "{told}");
         if is_stopped {
+            let scope = if hold.contains('*') { "everything" } else { "a" };
+            let cause = told["holds"][0]["cause"].as_str().unwrap();
+            assert!(shown.contains(&format!("  held   1,000  until a person acts: {scope}, {cause}\n")), "{shown}");
             assert_eq!(
                 (waits(&told), &told["holds"][0]["rows"]),
                 (expected(&[("needs_a_person", 1_000)]), &json!(1_000))
