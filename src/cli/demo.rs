@@ -195,7 +195,7 @@ pub(super) async fn demo(args: DemoArgs, shutdown: impl Future<Output = ()>) -> 
 
     let end = End { until: Until::Empty { give_up_after: None }, max_requests: None };
     let metrics = Metrics::new(Clock::system().now());
-    let (ended, done) = work(&config, end, shutdown, Supervisor::default(), metrics, None).await?;
+    let (ended, done) = work(&config, end, &metrics, shutdown, Supervisor::default(), None).await?;
     log.flush();
     let totals = producer.totals().await?.into_iter();
     let totals = totals.map(|(agent, state, cause, rows)| [agent, rows.to_string(), state, cause.unwrap_or_default()]);

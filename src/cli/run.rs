@@ -1,5 +1,7 @@
 //! `sweeper run`: the daemon, from its start to its exit code.
 
+mod progress;
+
 use std::{
     future::{Future, pending},
     io::{self, IsTerminal as _},
@@ -21,7 +23,7 @@ use super::{
     reload::{Layers, Reloader},
     rng,
     signals::{Signal, daemon},
-    terminal::outputs_are_one,
+    terminal::{outputs_are_one, report},
 };
 use crate::{
     api::Api,
@@ -40,6 +42,7 @@ use crate::{
     },
     worker::{Doubts, Ended, Totals, Until, Worker, tell_of_a_doubt},
 };
+use progress::Progress;
 
 /// Pause before a start tries a database again that could not be used.
 const START_RETRY: Duration = Duration::from_secs(1);
@@ -61,7 +64,8 @@ dead rows, or a request of --max-requests made a row dead; 5 --give-up-after gav
 #[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
     /// End when no row is open any more. Retries and holds are waited for, and an outage keeps rows open as long as it
-    /// lasts.
+    /// lasts. On a terminal, one line shows how far it is, in place of log lines of level info; warnings and errors appear
+    /// above that line. With log.format = json, or a log.filter that asks for more than info, it shows the log lines.
     #[arg(long)]
     until_empty: bool,
     /// With --until-empty: end with exit code 5 when no row has reached an end for this long (such as 10m).
@@ -123,15 +127,34 @@ pub(super) async fn run(
     layers: Layers,
 ) -> Result<ExitCode, Failure> {
     // `Config::load` has tried the filter already.
-    let log = telemetry::init(config.log_format, EnvFilter::new(&config.log_filter), Width::Terminal)
-        .context("start the log")?;
-    let metrics = Metrics::new(Clock::system().now());
+    let filter = EnvFilter::new(&config.log_filter);
+    let line = if progress::is_wanted(args, config, &filter) { Progress::start().ok() } else { None };
+    let log = match &line {
+        Some(line) => {
+            let output = line.above(telemetry::output());
+            telemetry::init_to(output, config.log_format, progress::without_info(filter), Width::Terminal)
+        }
+        None => telemetry::init(config.log_format, filter, Width::Terminal),
+    };
+    let log = log.context("start the log")?;
+    let clock = Clock::system();
+    let (metrics, begun) = (Metrics::new(clock.now()), clock.elapsed());
     let (hangup, hangups) = unbounded_channel();
     // A terminal that is closed sends SIGHUP, too.
     let reload = (!io::stdout().is_terminal()).then_some(hangup);
     let shutdown = daemon(reload, last_words(metrics.clone(), log.clone()))?;
     let reloader = Reloader::new(config, layers, log.clone(), hangups);
-    let (ended, totals) = match work(config, args.end(), shutdown, supervisor, metrics, Some(reloader)).await {
+    let work = work(config, args.end(), &metrics, shutdown, supervisor, Some(reloader));
+    let done = match &line {
+        None => work.await,
+        Some(line) => tokio::select! {
+            done = work => done,
+            never = line.follow(&config.store, &metrics, &clock) => match never {},
+        },
+    };
+    let is_followed = line.is_some();
+    drop(line);
+    let (ended, totals) = match done {
         Ok(done) => done,
         Err(failure) => {
             error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
@@ -143,6 +166,10 @@ pub(super) async fn run(
     let code = args.exit_code(ended, &totals);
     let Totals { requests, deleted, absent, retried, dead, .. } = totals;
     info!(event = event::STOPPED, exit_code = code, requests, deleted, absent, retried, dead, "stopped");
+    if is_followed {
+        log.flush();
+        report(&progress::summary(ended, &totals, clock.elapsed().saturating_sub(begun)));
+    }
     Ok(ExitCode::from(code))
 }
 
@@ -167,13 +194,13 @@ fn last_words(metrics: Metrics, log: Log) -> impl FnOnce(Signal) + Send + 'stati
 pub(super) async fn work(
     config: &Config,
     end: End,
+    metrics: &Metrics,
     shutdown: impl Future<Output = ()>,
     supervisor: Supervisor,
-    metrics: Metrics,
     reloader: Option<Reloader>,
 ) -> Result<(Ended, Totals), Failure> {
     let (clock, until) = (Clock::system(), end.until);
-    let endpoint = config.listen.map(|address| listen(address, config, &metrics, &clock)).transpose()?;
+    let endpoint = config.listen.map(|address| listen(address, config, metrics, &clock)).transpose()?;
     // The endpoint answers until this function returns: also while the database is waited for, and while the daemon stops.
     let (_endpoint, mut supervisor) = match endpoint {
         Some((endpoint, health)) => (Some(endpoint), supervisor.telling(health)),
@@ -202,7 +229,7 @@ pub(super) async fn work(
         }
     };
     let (reload, reloads) = unbounded_channel();
-    let worker = worker.supervised_by(supervisor).measured_by(metrics).reloaded_by(reloads);
+    let worker = worker.supervised_by(supervisor).measured_by(metrics.clone()).reloaded_by(reloads);
     let mut worker = worker.sending_at_most(end.max_requests);
     let reloading = async {
         match reloader {

@@ -66,8 +66,8 @@ pub use open::{Opened, Options, Synchronous};
 pub use operator::{Concerned, Place, Released};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
-    AgentLoad, AgentStanding, Daemon, DeadRows, Introduction, Load, Outlook, Reader, RecentPace, SentRequest,
-    SharedLimits, Standing, Story, introduction_of,
+    AgentLoad, AgentStanding, Daemon, DeadRows, Introduction, Load, Outlook, Reader, RecentPace, Remaining,
+    SentRequest, SharedLimits, Standing, Story, introduction_of,
 };
 pub use revive::Changed;
 pub use schema_watch::{Change, SchemaChange, names_of};

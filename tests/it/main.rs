@@ -36,6 +36,7 @@ mod owner;
 mod paths;
 mod plan;
 mod producers;
+mod progress;
 mod reads;
 mod reload;
 mod replaced;

@@ -133,69 +133,78 @@ impl Asked<'_> {
     /// What a fault is about, what it means, and what to do.
     fn meaning<T>(&self, fault: &Fault, reply: &Reply<T>, permission: &str) -> (About, String) {
         let said = reply.detail.as_deref().map(|said| show_text(said, MAX_SAID)).unwrap_or_default();
-        let quoted = if said.is_empty() { String::new() } else { format!(" (\"{said}\")") };
         let is_the_api_s = reply.envelope.is_some();
-        let (agent, region, key) = (self.agent, self.region(), self.key());
         let (about, text) = match fault {
             Fault::Unreachable => (About::Connection, self.unreachable(&said)),
             Fault::Untrusted => (About::Connection, self.untrusted(&said)),
             Fault::Lost => {
-                let most = durations::show(self.config.request_timeout);
+                let (way, most) = (self.way_there(), durations::show(self.config.request_timeout));
                 let text = format!(
-                    "{}: {said}. The connection was cut, or no answer came within api.request_timeout = {most}. Try again; if \
-                     it stays, look at the network in between",
-                    self.way_there()
+                    "{way}: {said}. The connection was cut, or no answer came within api.request_timeout = {most}. Try again; \
+                     if it stays, look at the network in between"
                 );
                 (About::Connection, text)
             }
             Fault::Garbled => {
+                let (way, region) = (self.way_there(), self.region());
                 let text = format!(
-                    "{} answered with something that is not the API's ({said}). Something in between may answer in its \
-                     place: the login page of a network, a proxy, another server. Is {region} right?",
-                    self.way_there()
+                    "{way} answered with something that is not the API's ({said}). Something in between may answer in its \
+                     place: the login page of a network, a proxy, another server. Is {region} right?"
                 );
                 (About::Connection, text)
             }
-            Fault::Status { status: 401, .. } => {
+            Fault::Status { status: 404, .. } if !is_the_api_s => (About::Connection, self.foreign(404, &said)),
+            Fault::Status { status, retry_after } => self.status(*status, *retry_after, &said, permission),
+        };
+        let id = reply.remote_ids.first().filter(|_| is_the_api_s);
+        let end = if text.ends_with('?') { "" } else { "." };
+        let id = id.map_or_else(String::new, |id| format!(" Correlation ID {}.", show_text(id, 64)));
+        (about, format!("{text}{end}{id}"))
+    }
+
+    /// The same for a status, with what the API `said`.
+    fn status(&self, status: u16, after: Option<RetryAfter>, said: &str, permission: &str) -> (About, String) {
+        let (agent, region, key, quoted) = (self.agent, self.region(), self.key(), quoted(said));
+        match status {
+            401 => {
                 let text = format!(
                     "401: the API does not accept the key{quoted}. It is {key}. It is wrong, has expired, or belongs to \
                      another region than {region}"
                 );
                 (About::Key, text)
             }
-            Fault::Status { status: 403, .. } => {
+            403 => {
                 let text = format!(
                     "403: the key lacks `{permission}` on the audio cache of {agent}, or the agent itself{quoted}. It is \
                      {key}. Give it that permission; a key that has expired may be answered so, too"
                 );
                 (About::Permission, text)
             }
-            Fault::Status { status: 404, .. } if is_the_api_s => {
+            404 => {
                 let text = format!(
                     "404: the API does not know {agent}{quoted}. Is the ID right, and is {region} the region of its \
                      workspace?"
                 );
                 (About::Agent, text)
             }
-            Fault::Status { status: 429, retry_after } => (About::Api, self.throttled(429, *retry_after)),
-            Fault::Status { status: 503, retry_after: Some(after) } => (About::Api, self.throttled(503, Some(*after))),
-            Fault::Status { status, .. } if *status == 408 || *status >= 500 => {
+            429 => (About::Api, self.throttled(429, after)),
+            503 if after.is_some() => (About::Api, self.throttled(503, after)),
+            408 | 500.. => {
                 let text =
                     format!("{status}: the API has trouble of its own{quoted}. Try again later; the daemon does, too");
                 (About::Api, text)
             }
-            Fault::Status { status, .. } => {
-                let text = format!(
-                    "{status}{quoted}: not what the API says to this request. Another server or a proxy may have answered. \
-                     Is {region} right?"
-                );
-                (About::Connection, text)
-            }
-        };
-        let id = reply.remote_ids.first().filter(|_| is_the_api_s);
-        let end = if text.ends_with('?') { "" } else { "." };
-        let id = id.map_or_else(String::new, |id| format!(" Correlation ID {}.", show_text(id, 64)));
-        (about, format!("{text}{end}{id}"))
+            _ => (About::Connection, self.foreign(status, said)),
+        }
+    }
+
+    /// A status that the API does not give to this request.
+    fn foreign(&self, status: u16, said: &str) -> String {
+        let (region, quoted) = (self.region(), quoted(said));
+        format!(
+            "{status}{quoted}: not what the API says to this request. Another server or a proxy may have answered. Is \
+             {region} right?"
+        )
     }
 
     fn unreachable(&self, said: &str) -> String {
@@ -265,16 +274,15 @@ impl Asked<'_> {
     }
 
     fn trusted(&self) -> String {
-        let system = self.environment.get("SSL_CERT_FILE").or_else(|| self.environment.get("SSL_CERT_DIR"));
-        let system =
-            system.map_or_else(|| "the system's".to_owned(), |path| format!("those in {path} (SSL_CERT_FILE)"));
-        match &self.config.ca_file {
-            Some(path) => {
-                let set = self.set("api.ca_file");
+        let variable = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find(|name| self.environment.contains_key(*name));
+        let path = variable.and_then(|name| self.environment.get(name));
+        let system = path.zip(variable).map(|(path, variable)| format!("those in {path} ({variable})"));
+        match (&self.config.ca_file, system) {
+            (None, None) => "TLS trusts the system's certificates".to_owned(),
+            (None, Some(system)) => format!("TLS trusts {system} in place of the system's certificates"),
+            (Some(path), system) => {
+                let (set, system) = (self.set("api.ca_file"), system.unwrap_or_else(|| "the system's".to_owned()));
                 format!("TLS trusts the certificates in {}, api.ca_file{set}, and {system}", path.display())
-            }
-            None => {
-                format!("TLS trusts {system} certificates").replace("(SSL_CERT_FILE) certificates", "(SSL_CERT_FILE)")
             }
         }
     }
@@ -301,4 +309,9 @@ impl Asked<'_> {
     fn set(&self, key: &str) -> String {
         self.config.set.get(key).map_or_else(|| " (the default)".to_owned(), |origin| format!(" (set {origin})"))
     }
+}
+
+/// What the API said, as a message quotes it.
+fn quoted(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!(" (\"{said}\")") }
 }

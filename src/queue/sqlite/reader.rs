@@ -13,7 +13,7 @@ use sqlx::{ColumnIndex, Row as _, Sqlite, SqliteConnection, Type, decode::Decode
 pub use backlog::AgentStanding;
 #[cfg(test)]
 pub(super) use plan::LANES_TO_SEND;
-pub use plan::{AgentLoad, Load, Outlook};
+pub use plan::{AgentLoad, Load, Outlook, Remaining};
 pub(super) use standing::waiting;
 pub use standing::{Daemon, DeadRows, Introduction, RecentPace, Standing};
 pub use story::{SentRequest, Story};
