@@ -7,10 +7,12 @@ pub mod key;
 mod listing;
 mod reply;
 mod retry_after;
+mod trial;
 
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
     path::PathBuf,
     sync::{Mutex, PoisonError, RwLock},
     time::Duration,
@@ -27,6 +29,7 @@ pub use connections::{MAX_AGE, MAX_FAULTS, SetupError};
 pub use listing::{Entry, PAGE_SIZE, Page};
 pub use reply::Reply;
 use reply::{Read, message, read_body, text_headers};
+pub use trial::Trial;
 
 use crate::{
     api::{
@@ -183,15 +186,29 @@ impl Api {
         most: usize,
         parse: impl Fn(&[u8]) -> Result<T, String> + Send,
     ) -> Reply<T> {
+        self.exchange(request, correlation_id, most, parse).await.0
+    }
+
+    /// The same. Also returns the address that answered: the proxy's, if requests go through one.
+    async fn exchange<T>(
+        &self,
+        request: RequestBuilder,
+        correlation_id: Uuid,
+        most: usize,
+        parse: impl Fn(&[u8]) -> Result<T, String> + Send,
+    ) -> (Reply<T>, Option<SocketAddr>) {
         let key = self.key();
-        let Ok(header) = key.header() else { return unbuilt() };
+        let Ok(header) = key.header() else { return (unbuilt(), None) };
         let request = request.header("x-api-key", header).header(CORRELATION_ID, correlation_id.to_string());
-        let reply = match request.send().await {
-            Ok(response) => self.read(response, &key, most, parse).await,
-            Err(error) => Reply::unheard(fault_of(&error), self.clean(&describe(&error))),
+        let (reply, peer) = match request.send().await {
+            Ok(response) => {
+                let peer = response.remote_addr();
+                (self.read(response, &key, most, parse).await, peer)
+            }
+            Err(error) => (Reply::unheard(fault_of(&error), self.clean(&describe(&error))), None),
         };
         self.connections.heard(reply.result.as_ref().err());
-        reply
+        (reply, peer)
     }
 
     async fn read<T>(

@@ -42,6 +42,7 @@ use crate::{
     worker::EVENT_INTERVAL,
 };
 use cancel::CancelArgs;
+use check::CheckArgs;
 use demo::DemoArgs;
 use enqueue::EnqueueArgs;
 use man::{CompletionsArgs, ManArgs};
@@ -95,9 +96,8 @@ enum Command {
     /// Create the database, or bring its tables up to date, so that producers can start first.
     #[command(after_help = init::EXAMPLES)]
     Init,
-    /// Print the configuration in effect, and what is wrong with it.
-    #[command(after_help = check::EXAMPLES)]
-    Check,
+    /// Print the configuration in effect, what is wrong with it, and the state of the database; --online asks the API.
+    Check(CheckArgs),
     /// Run a complete example on this machine. It needs no configuration, no API key and no network.
     Demo(DemoArgs),
     /// Stand in for the API, with faults on request.
@@ -220,7 +220,7 @@ impl Cli {
             Command::Retry(args) => retry::retry(args, &config()?, Clock::system()).await,
             Command::Cancel(args) => cancel::cancel(args, &config()?, Clock::system()).await,
             Command::Init => init::init(&config()?.store).await,
-            Command::Check => check::check(config()),
+            Command::Check(args) => check::check(&args, config(), environment, &Clock::system()).await,
             Command::Demo(args) => demo::demo(args, shutdown()?).await,
             Command::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,
             Command::Healthcheck => healthcheck::healthcheck(config()?.listen).await,

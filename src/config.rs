@@ -125,6 +125,8 @@ pub struct Config {
     pub log_filter: String,
     /// The address on which metrics and health are served, if they are.
     pub listen: Option<SocketAddr>,
+    /// Where each value that is no default was set, by `section.key`: `in FILE, line 3`, or `by VARIABLE`.
+    pub set: BTreeMap<String, String>,
     /// Every key with its value as text, for people. The API key is left out.
     pub shown: BTreeMap<String, String>,
 }
@@ -185,8 +187,9 @@ impl Config {
         let file_with_key = origins.get("api.key").and_then(Origin::file).map(Path::to_owned);
         let unused_region = origins.get("api.region").filter(|_| origins.contains_key("api.base_url"));
         let unused_region = unused_region.map(ToString::to_string);
+        let set = origins.iter().map(|(key, origin)| (key.clone(), origin.to_string())).collect();
         let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(error, path.as_deref()))?;
-        let mut config = Self { file: path, file_with_key, unused_region, ..raw.validate(shown, origins)? };
+        let mut config = Self { file: path, file_with_key, unused_region, set, ..raw.validate(shown, origins)? };
         if config.proxy.is_none() && config.base_url.scheme() != "http" {
             config.unused_proxies = unused_proxies;
         }

@@ -40,7 +40,7 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-pub use faults::{Missing, Outage, Poison};
+pub use faults::{Missing, Outage, Permission, Poison};
 pub use mood::Mood;
 
 use swap::Swap;
@@ -54,6 +54,8 @@ pub struct Options {
     pub latency: Duration,
     /// The agents, each with its number of entries, whose IDs count from `1`. If empty, every agent has every entry.
     pub agents: Vec<(String, u64)>,
+    /// What the key may do with every agent. Other requests are answered with 403.
+    pub permission: Permission,
     /// The agents that the key has no permission for: they answer 403.
     pub forbidden: Vec<String>,
     /// The share of IDs that fail, drawn for each request: they are in `failed`, or get `"success": false`.

@@ -14,7 +14,7 @@ use crate::model::{
 pub const PAGE_SIZE: u64 = 200;
 
 /// The longest page that is read, in bytes: 200 transcripts of 40 KiB.
-const MAX_PAGE_BYTES: usize = 8 << 20;
+pub(super) const MAX_PAGE_BYTES: usize = 8 << 20;
 
 /// A page of a cache's entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl RawEntry {
     }
 }
 
-fn parse_page(body: &[u8]) -> Result<Page, String> {
+pub(super) fn parse_page(body: &[u8]) -> Result<Page, String> {
     let RawPage { entries, total_count } = parse_object(body)?;
     let listed = entries.len();
     let entries: Vec<Entry> = entries.into_iter().filter_map(RawEntry::parse).collect();

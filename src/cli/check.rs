@@ -1,25 +1,67 @@
-//! `sweeper check`: the configuration in effect, and what is wrong with it.
+//! `sweeper check`: the configuration in effect, what is wrong with it, the database, and on request the API.
 
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+mod line;
+mod local;
+mod meaning;
+mod online;
 
-use super::{Failure, terminal::say};
+use std::{
+    collections::{BTreeMap, HashMap},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Args;
+
+use super::{Failure, arguments::agent_id, terminal::say};
 use crate::{
     api::Api,
     config::{Config, ConfigError},
-    durations, printable,
+    durations,
+    model::{clock::Clock, deletion::AgentId},
+    printable,
+    queue::sqlite::inspect,
 };
 
-pub(super) const EXAMPLES: &str = "\
-Example:
+const EXAMPLES: &str = "\
+Examples:
   sweeper check --config /etc/sweeper/sweeper.toml && systemctl restart sweeper
+  sweeper check --online --agent PROJECT-58RP822I
+  sweeper check --online --try-write --agent PROJECT-58RP822I
 
-Exit codes: 0 the configuration can be used, 2 it cannot; the message names the key, its value and what is allowed.";
+Nothing is created, changed or deleted. Without --online, nothing is sent.
 
-/// Prints the configuration, the delays that follow from it, and what a person should know about it.
+Exit codes: 0 all is well; 1 something is not: its line says NOT, what that means and what to do; 2 the configuration cannot
+be used: the message names the key, its value and what is allowed.";
+
+/// Whether to ask the API, and what.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct CheckArgs {
+    /// Ask the API, with one request that lists one entry: is the key right, and the region, is the agent known, may the
+    /// key read. Connection, TLS, proxy and certificates are those of the daemon.
+    #[arg(long)]
+    online: bool,
+    /// The agent to ask about. Without this option: one of the queue, or else one that does not exist, which shows only
+    /// whether the API is reached and the key is not refused.
+    #[arg(long, value_name = "AGENT", value_parser = agent_id, requires = "online")]
+    agent: Option<AgentId>,
+    /// Find out whether the key may write: send a second request, a bulk delete without any ID.
+    #[arg(long, requires = "online", requires = "agent")]
+    try_write: bool,
+}
+
+/// Prints the configuration, the delays that follow from it, what a person should know about it, and the state of the database;
+/// with `--online`, what the API says.
 ///
 /// # Errors
 /// If the configuration cannot be used, or standard output cannot be written.
-pub(super) fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Failure> {
+pub(super) async fn check(
+    args: &CheckArgs,
+    config: Result<Config, ConfigError>,
+    environment: &HashMap<String, String>,
+    clock: &Clock,
+) -> Result<ExitCode, Failure> {
     let config = match config {
         Ok(config) => config,
         Err(error) => {
@@ -35,12 +77,20 @@ pub(super) fn check(config: Result<Config, ConfigError>) -> Result<ExitCode, Fai
     let options = config.api()?;
     let key = options.key.clone();
     // Making the client reads the key and the certificates.
-    Api::new(options)?;
+    let api = Api::new(options)?;
     for warning in warnings(&config, key.read()?.is_short()) {
         say(&format!("\n{warning}"))?;
     }
-    say("\nthe configuration can be used")?;
-    Ok(ExitCode::SUCCESS)
+    say("")?;
+    let inspection = inspect(&config.store).await;
+    let mut is_well = line::tell(&local::lines(&config.store.path, &inspection))?;
+    if args.online {
+        let lines = online::ask(args, &api, &config, environment, &inspection, clock).await?;
+        is_well &= line::tell(&lines)?;
+    }
+    let rest = if is_well { "" } else { "; see NOT above for what is not well" };
+    say(&format!("\nthe configuration can be used{rest}"))?;
+    Ok(ExitCode::from(u8::from(!is_well)))
 }
 
 fn list_of(shown: &BTreeMap<String, String>) -> String {

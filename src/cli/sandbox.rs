@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{Failure, arguments::duration, terminal::say};
-use crate::sandbox::{Missing, Options, Outage, Poison, Sandbox};
+use crate::sandbox::{Missing, Options, Outage, Permission, Poison, Sandbox};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,6 +30,9 @@ pub(super) struct SandboxArgs {
     /// An agent with the entries 1 to COUNT. Without this option, every agent has every entry.
     #[arg(long = "agent", value_name = "AGENT=COUNT", value_parser = agent)]
     agents: Vec<(String, u64)>,
+    /// What the key may do: all, read (list) or write (delete). Anything else is answered with 403.
+    #[arg(long, value_name = "WHAT", default_value = "all")]
+    permission: Permission,
     /// An agent that is answered with 403.
     #[arg(long, value_name = "AGENT")]
     forbidden: Vec<String>,
@@ -106,6 +109,7 @@ pub(super) async fn sandbox(args: SandboxArgs, shutdown: impl Future<Output = ()
         key: args.key,
         latency: args.latency,
         agents: args.agents,
+        permission: args.permission,
         forbidden: args.forbidden,
         fail_ratio: args.fail_ratio,
         failing: args.failing,

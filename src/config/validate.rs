@@ -60,6 +60,7 @@ impl RawConfig {
             log_format,
             log_filter,
             listen,
+            set: BTreeMap::new(),
             shown,
         })
     }

@@ -10,7 +10,7 @@
 //! | `schema`, `dump`, `schema_watch`, `interference` | whether the tables are ours, and who changed them |
 //! | `location`, `lock`, `lock_holder`, `database_file`, `watched_files`, `processes` | one daemon per file, and nobody with another write-ahead log (WAL) |
 //! | `tx`, `write_lock`, `settle`, `due_rows`, `holds`, `verify` | a transaction of the worker |
-//! | `listing`, `rows`, `counter`, `reader` | reading |
+//! | `listing`, `rows`, `counter`, `reader`, `inspection` | reading |
 //! | `clocks`, `invalid_rows`, `upkeep` | repair and upkeep |
 //! | `producer`, `revive` | what commands write |
 //! | `errors`, `result_codes`, `log`, `step_limit` | errors, log events, and the limit of a statement's work |
@@ -24,6 +24,7 @@ mod due_rows;
 mod dump;
 mod errors;
 mod holds;
+mod inspection;
 mod interference;
 mod invalid_rows;
 mod listing;
@@ -56,6 +57,7 @@ use sqlx::SqliteConnection;
 
 pub use counter::Counter;
 pub use errors::{Doubtful, OpenError, StoreError};
+pub use inspection::{Inspection, Tables, inspect};
 pub use location::LocationError;
 pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};

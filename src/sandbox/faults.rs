@@ -60,6 +60,29 @@ pub enum Missing {
     Agent,
 }
 
+/// What the key may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Permission {
+    /// List and delete.
+    #[default]
+    All,
+    /// List only.
+    Read,
+    /// Delete only.
+    Write,
+}
+
+impl Permission {
+    /// The permission that a request lacks, if it lacks one.
+    pub(super) fn lacks(self, is_list: bool) -> Option<&'static str> {
+        match (self, is_list) {
+            (Self::Read, false) => Some("write"),
+            (Self::Write, true) => Some("read"),
+            (Self::All, _) | (Self::Read, true) | (Self::Write, false) => None,
+        }
+    }
+}
+
 impl Poison {
     /// The answer; `None` if there is none and the connection stays open.
     pub(super) fn answer(self, correlation_id: &str) -> Option<Response> {
@@ -161,6 +184,19 @@ impl FromStr for Outage {
     }
 }
 
+impl FromStr for Permission {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Self::All),
+            "read" => Ok(Self::Read),
+            "write" => Ok(Self::Write),
+            _ => Err("must be all, read or write"),
+        }
+    }
+}
+
 impl FromStr for Missing {
     type Err = &'static str;
 
@@ -191,6 +227,8 @@ mod tests {
         assert_eq!("silent".parse(), Ok(Outage::PoliteSilent));
         assert_eq!("strangers".parse(), Ok(Outage::Strangers));
         assert_eq!("gateway".parse(), Ok(Missing::Gateway));
+        assert_eq!("read".parse(), Ok(Permission::Read));
+        assert!("none".parse::<Permission>().is_err());
         for other in ["", "200", "600", "5xx", "503+", "503+x", "+2", "HTML", "failed"] {
             assert!(other.parse::<Poison>().is_err(), "{other}");
         }

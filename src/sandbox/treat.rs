@@ -142,6 +142,9 @@ impl Call<'_> {
         if !right || !headers.contains_key("x-api-key") {
             return self.refuse(401, "UNAUTHORIZED", "missing or invalid API key");
         }
+        if let Some(permission) = options.permission.lacks(ids.is_none()) {
+            return self.refuse(403, "FORBIDDEN", &format!("the API key does not have `{permission}` permission"));
+        }
         if options.forbidden.iter().any(|forbidden| forbidden == agent) {
             return self.refuse(403, "FORBIDDEN", "the API key does not have write permission");
         }

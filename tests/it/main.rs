@@ -5,6 +5,7 @@ mod bed;
 mod binary;
 mod build;
 mod canary;
+mod check;
 mod clients;
 mod config;
 mod crash;

@@ -81,7 +81,7 @@ impl Authority {
 }
 
 /// A proxy that knows CONNECT, and what it was asked.
-async fn proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+pub async fn proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, asked) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
     let heads = Arc::clone(&asked);

@@ -144,7 +144,10 @@ impl Reader {
 }
 
 /// The introduction that the daemon with this process number wrote.
-async fn introduction(conn: &mut SqliteConnection, pid: Option<u32>) -> Result<Option<Introduction>, sqlx::Error> {
+pub(super) async fn introduction(
+    conn: &mut SqliteConnection,
+    pid: Option<u32>,
+) -> Result<Option<Introduction>, sqlx::Error> {
     let found = sqlx::query("SELECT version, started_at, requests_per_second FROM daemon WHERE pid = ?1").bind(pid);
     Ok(found.fetch_optional(conn).await?.and_then(|row| {
         Some(Introduction {
@@ -181,7 +184,7 @@ fn count(row: &SqliteRow, column: usize) -> u64 {
 }
 
 /// The text. In SQLite it need not be UTF-8.
-fn text(row: &SqliteRow, column: usize) -> Option<String> {
+pub(super) fn text(row: &SqliteRow, column: usize) -> Option<String> {
     let bytes: Option<&[u8]> = row.try_get_unchecked(column).ok()?;
     bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
 }

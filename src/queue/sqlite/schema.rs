@@ -79,9 +79,8 @@ pub(super) async fn connect_known(options: &Options, read_only: bool) -> Result<
 }
 
 async fn try_to_connect_known(options: &Options, read_only: bool) -> Result<(SqliteConnection, bool), OpenError> {
-    let path = || options.path.clone();
     if !options.path.exists() {
-        return Err(OpenError::Missing(path()));
+        return Err(OpenError::Missing(options.path.clone()));
     }
     location::refuse(&options.path)?;
     // If it cannot be opened, SQLite reports why, below.
@@ -89,7 +88,6 @@ async fn try_to_connect_known(options: &Options, read_only: bool) -> Result<(Sql
         location::refuse_another_wal(&options.path, &database).await?;
     }
     refuse_older(options).await?;
-    let error = |source| StoreError { path: path(), doing: "open", source };
     let (mut conn, (id, objects)) = match look_into(options, read_only, false).await {
         // Without a WAL, SQLite makes one even to read, and a user who may only read cannot.
         Err(refused)
@@ -99,21 +97,50 @@ async fn try_to_connect_known(options: &Options, read_only: bool) -> Result<(Sql
         }
         looked => looked?,
     };
-    if objects == 0 {
-        return Err(OpenError::Empty(path()));
-    } else if is_older(&mut conn).await.map_err(error)? {
-        return Err(OpenError::Older(path()));
+    require_current(&mut conn, (id, objects), &options.path).await?;
+    Ok((conn, id == APPLICATION_ID))
+}
+
+/// A connection to an up-to-date queue that only reads, and that neither creates nor changes a file.
+///
+/// To read a file in WAL mode, SQLite makes the WAL and its index if they are not there. If the index is there, somebody works on
+/// the file, or died, and SQLite needs the WAL. Without an index, the file is read as if nobody could change it. A WAL that a copy
+/// brought along without its index is then not read.
+///
+/// # Errors
+/// If the file does not exist, is not ours or not up to date, or SQLite fails.
+pub(super) async fn connect_untouching(options: &Options) -> Result<SqliteConnection, OpenError> {
+    if !options.path.exists() {
+        return Err(OpenError::Missing(options.path.clone()));
     }
-    require_ours(&mut conn, id, &options.path).await?;
+    location::refuse(&options.path)?;
+    let immutable = matches!(fs::exists(beside(&options.path, "-shm")), Ok(false));
+    let (mut conn, identity) = look_into(options, true, immutable).await?;
+    require_current(&mut conn, identity, &options.path).await?;
+    Ok(conn)
+}
+
+/// Accepts an up-to-date queue.
+///
+/// # Errors
+/// If it is not ours or not up to date, or SQLite fails.
+async fn require_current(conn: &mut SqliteConnection, (id, objects): (i64, i64), path: &Path) -> Result<(), OpenError> {
+    let error = |source| StoreError { path: path.to_owned(), doing: "open", source };
+    if objects == 0 {
+        return Err(OpenError::Empty(path.to_owned()));
+    } else if is_older(conn).await.map_err(error)? {
+        return Err(OpenError::Older(path.to_owned()));
+    }
+    require_ours(conn, id, path).await?;
     let version: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
-        .fetch_one(&mut conn)
+        .fetch_one(conn)
         .await
         .map_err(error)?;
     let known = migrator().iter().map(|migration| migration.version).max().unwrap_or(0);
     match version.cmp(&known) {
-        Ordering::Less => Err(OpenError::Empty(path())),
-        Ordering::Equal => Ok((conn, id == APPLICATION_ID)),
-        Ordering::Greater => Err(OpenError::Newer { path: path(), version }),
+        Ordering::Less => Err(OpenError::Empty(path.to_owned())),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(OpenError::Newer { path: path.to_owned(), version }),
     }
 }
 

@@ -1,0 +1,156 @@
+//! What `check` sees of the database without asking anybody: the file, its directory, its tables, and the daemon.
+
+use std::{
+    fs::{self, Metadata},
+    io::ErrorKind,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use rustix::{
+    fs::{Access, access},
+    process::geteuid,
+};
+
+use super::line::Line;
+use crate::{
+    cli::times::{show_text, show_time},
+    printable::absolute,
+    queue::sqlite::{Inspection, OpenError, names_of},
+    small_file,
+};
+
+/// The longest /etc/passwd that is read, in bytes.
+const MAX_PASSWD_BYTES: u64 = 4 << 20;
+
+/// The file, its tables, and the daemon.
+pub(super) fn lines(database: &Path, inspection: &Inspection) -> Vec<Line> {
+    let path = absolute(database);
+    let users = Users::read();
+    let mut lines = vec![file(&path, &users)];
+    match &inspection.tables {
+        Ok(tables) if tables.changes.is_empty() => lines.push(Line::ok("tables", "up to date")),
+        Ok(tables) => {
+            let names = names_of(&tables.changes);
+            let said =
+                format!("other programs have changed them: {names}. What is added runs with every write of the daemon");
+            lines.push(Line::not("tables", said));
+        }
+        Err(OpenError::Missing(_)) => {}
+        Err(OpenError::Empty(_)) => {
+            let said =
+                "not made yet, or to be brought up to date; `sweeper init` or the next start of the daemon does that";
+            lines.push(Line::open("tables", said));
+        }
+        Err(error) => lines.push(Line::not("tables", error.to_string())),
+    }
+    lines.push(daemon(inspection));
+    lines
+}
+
+fn file(path: &Path, users: &Users) -> Line {
+    let shown = path.display();
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => {
+            Line::not("database", format!("{shown} is a directory; give database.path the file in it"))
+        }
+        Ok(found) => {
+            let facts = format!("{shown}, {}, {} KiB", describe(&found, users), found.len().div_ceil(1_024));
+            may_write("database", facts, path, users)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => directory(path, users),
+        Err(error) => Line::not("database", format!("{shown} cannot be looked at by {}: {error}", users.me())),
+    }
+}
+
+/// The directory of a database that does not exist.
+fn directory(path: &Path, users: &Users) -> Line {
+    let shown = path.display();
+    let Some(directory) = path.parent() else { return Line::not("database", format!("{shown} is no file")) };
+    let within = directory.display();
+    match fs::metadata(directory) {
+        Ok(found) if found.is_dir() => {
+            let facts = format!(
+                "{shown} is not there; `sweeper init` or the daemon creates it in {within}, {}",
+                describe(&found, users)
+            );
+            may_write("database", facts, directory, users)
+        }
+        Ok(_) => Line::not("database", format!("{shown}: {within} is no directory")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Line::not("database", format!("{shown}: there is no directory {within}; create it, or set database.path"))
+        }
+        Err(error) => {
+            Line::not("database", format!("{shown}: {within} cannot be looked at by {}: {error}", users.me()))
+        }
+    }
+}
+
+fn may_write(name: &'static str, facts: String, path: &Path, users: &Users) -> Line {
+    let me = users.me();
+    match access(path, Access::WRITE_OK) {
+        Ok(()) => Line::ok(name, format!("{facts}; {me} may write it")),
+        Err(error) => Line::not(
+            name,
+            format!(
+                "{facts}; {me} may not write it ({error}): let the user write it that runs the daemon, and run this as that user"
+            ),
+        ),
+    }
+}
+
+fn describe(found: &Metadata, users: &Users) -> String {
+    format!("mode {:04o}, owner {}", found.permissions().mode() & 0o7777, users.name(found.uid()))
+}
+
+fn daemon(inspection: &Inspection) -> Line {
+    let daemon = &inspection.daemon;
+    let process = daemon.pid.map_or_else(String::new, |pid| format!(" as process {pid}"));
+    match (daemon.running, &daemon.introduction) {
+        (Some(true), Some(said)) => {
+            let (since, version) = (show_time(said.started_at), show_text(&said.version, 36));
+            let rate = said.requests_per_second;
+            Line::ok("daemon", format!("running{process} since {since}, version {version}, at {rate:.2} requests/s"))
+        }
+        (Some(true), None) => {
+            Line::ok("daemon", format!("starting, or another command has the file for a moment{process}"))
+        }
+        (Some(false), _) => Line::open("daemon", "not running"),
+        (None, _) => Line::open("daemon", "unknown: this user cannot read the lock file beside the database"),
+    }
+}
+
+/// The names of users.
+struct Users(String);
+
+impl Users {
+    /// Without /etc/passwd, users have numbers only.
+    fn read() -> Self {
+        let text = small_file::read(Path::new("/etc/passwd"), MAX_PASSWD_BYTES).unwrap_or_default();
+        Self(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn name(&self, uid: u32) -> String {
+        let name = self.0.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+        });
+        name.map_or_else(|| uid.to_string(), |name| format!("{name} ({uid})"))
+    }
+
+    fn me(&self) -> String {
+        self.name(geteuid().as_raw())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_have_names_where_the_system_knows_them() {
+        let users = Users("root:x:0:0:root:/root:/bin/sh\nbroken\nalice:x:1000:1000::/home/alice:/bin/sh\n".to_owned());
+        assert_eq!([users.name(0), users.name(1_000), users.name(7)], ["root (0)", "alice (1000)", "7"]);
+    }
+}
