@@ -35,6 +35,7 @@ use crate::{
     },
     sandbox::{self, Sandbox},
     watch::{
+        metrics::Metrics,
         supervisor::Supervisor,
         telemetry::{self, Format},
     },
@@ -193,7 +194,8 @@ pub(super) async fn demo(args: DemoArgs, shutdown: impl Future<Output = ()>) -> 
     say(&format!("{total} deletions are queued in {}; the API is {}\n", place.database().display(), sandbox.url()))?;
 
     let end = End { until: Until::Empty { give_up_after: None }, max_requests: None };
-    let (ended, done) = work(&config, end, shutdown, Supervisor::default()).await?;
+    let metrics = Metrics::new(Clock::system().now());
+    let (ended, done) = work(&config, end, &metrics, shutdown, Supervisor::default()).await?;
     log.flush();
     let totals = producer.totals().await?.into_iter();
     let totals = totals.map(|(agent, state, cause, rows)| [agent, rows.to_string(), state, cause.unwrap_or_default()]);

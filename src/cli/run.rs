@@ -1,5 +1,7 @@
 //! `sweeper run`: the daemon, from its start to its exit code.
 
+mod progress;
+
 use std::{
     future::{Future, pending},
     net::SocketAddr,
@@ -14,7 +16,7 @@ use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, arguments::duration, rng, signals::shutdown};
+use super::{Failure, arguments::duration, rng, signals::shutdown, terminal::report};
 use crate::{
     api::Api,
     config::Config,
@@ -31,6 +33,7 @@ use crate::{
     },
     worker::{Doubts, Ended, Totals, Until, Worker, tell_of_a_doubt},
 };
+use progress::Progress;
 
 /// Pause before a start tries a database again that could not be used.
 const START_RETRY: Duration = Duration::from_secs(1);
@@ -52,7 +55,8 @@ dead rows, or a request of --max-requests made a row dead; 5 --give-up-after gav
 #[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
     /// End when no row is open any more. Retries and holds are waited for, and an outage keeps rows open as long as it
-    /// lasts.
+    /// lasts. On a terminal, one line shows how far it is, in place of log lines of level info; warnings and errors appear
+    /// above that line. With log.format = json, or a log.filter that asks for more than info, it shows the log lines.
     #[arg(long)]
     until_empty: bool,
     /// With --until-empty: end with exit code 5 when no row has reached an end for this long (such as 10m).
@@ -108,9 +112,29 @@ impl RunArgs {
 /// If there is no API key, http.listen is taken, or the database cannot be used.
 pub(super) async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor) -> Result<ExitCode, Failure> {
     // `Config::load` has tried the filter already.
-    let log = telemetry::init(config.log_format, EnvFilter::new(&config.log_filter)).context("start the log")?;
-    let shutdown = shutdown()?;
-    let (ended, totals) = match work(config, args.end(), shutdown, supervisor).await {
+    let filter = EnvFilter::new(&config.log_filter);
+    let line = if progress::is_wanted(args, config, &filter) { Progress::start().ok() } else { None };
+    let log = match &line {
+        Some(line) => {
+            let output = line.above(telemetry::output());
+            telemetry::init_to(output, config.log_format, progress::without_info(filter))
+        }
+        None => telemetry::init(config.log_format, filter),
+    };
+    let log = log.context("start the log")?;
+    let (shutdown, clock) = (shutdown()?, Clock::system());
+    let (metrics, begun) = (Metrics::new(clock.now()), clock.elapsed());
+    let work = work(config, args.end(), &metrics, shutdown, supervisor);
+    let done = match &line {
+        None => work.await,
+        Some(line) => tokio::select! {
+            done = work => done,
+            never = line.follow(&config.store, &metrics, &clock) => match never {},
+        },
+    };
+    let is_followed = line.is_some();
+    drop(line);
+    let (ended, totals) = match done {
         Ok(done) => done,
         Err(failure) => {
             error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
@@ -121,6 +145,10 @@ pub(super) async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor)
     let code = args.exit_code(ended, &totals);
     let Totals { requests, deleted, absent, retried, dead, .. } = totals;
     info!(event = event::STOPPED, exit_code = code, requests, deleted, absent, retried, dead, "stopped");
+    if is_followed {
+        log.flush();
+        report(&progress::summary(ended, &totals, clock.elapsed().saturating_sub(begun)));
+    }
     Ok(ExitCode::from(code))
 }
 
@@ -131,12 +159,12 @@ pub(super) async fn run(config: &Config, args: &RunArgs, supervisor: Supervisor)
 pub(super) async fn work(
     config: &Config,
     end: End,
+    metrics: &Metrics,
     shutdown: impl Future<Output = ()>,
     supervisor: Supervisor,
 ) -> Result<(Ended, Totals), Failure> {
     let (clock, until) = (Clock::system(), end.until);
-    let metrics = Metrics::new(clock.now());
-    let endpoint = config.listen.map(|address| listen(address, config, &metrics, &clock)).transpose()?;
+    let endpoint = config.listen.map(|address| listen(address, config, metrics, &clock)).transpose()?;
     // The endpoint answers until this function returns: also while the database is waited for, and while the daemon stops.
     let (_endpoint, mut supervisor) = match endpoint {
         Some((endpoint, health)) => (Some(endpoint), supervisor.telling(health)),
@@ -164,7 +192,7 @@ pub(super) async fn work(
             return Ok((ended, Totals::default()));
         }
     };
-    let worker = worker.supervised_by(supervisor).measured_by(metrics);
+    let worker = worker.supervised_by(supervisor).measured_by(metrics.clone());
     let mut worker = worker.sending_at_most(end.max_requests);
     let ended = worker.run(shutdown, until).await;
     let totals = worker.totals();

@@ -115,10 +115,19 @@ pub(super) fn table<const N: usize>(
 /// It is drawn on standard error, and only on a terminal. Dropping it removes it. While it is drawn, print through
 /// [`ProgressBar::suspend`].
 pub(super) fn progress(total: Option<u64>) -> ProgressBar {
-    let (bar, template) = match total {
-        Some(total) => (ProgressBar::new(total), "{bar:20} {percent:>3} %  {msg}, {eta} left"),
-        None => (ProgressBar::no_length(), "{spinner} {msg}"),
-    };
+    match total {
+        Some(total) => styled_bar(ProgressBar::new(total), "{bar:20} {percent:>3} %  {msg}, {eta} left"),
+        None => styled_bar(ProgressBar::no_length(), "{spinner} {msg}"),
+    }
+}
+
+/// The same for rows that may become more, and end in bursts or not at all: the caller estimates the end. A message that is too
+/// long for the terminal is cut.
+pub(super) fn bar_of_rows() -> ProgressBar {
+    styled_bar(ProgressBar::new(0), "{bar:15} {percent:>3} %  {wide_msg}")
+}
+
+fn styled_bar(bar: ProgressBar, template: &str) -> ProgressBar {
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

@@ -63,8 +63,8 @@ pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
-    AgentLoad, AgentStanding, Daemon, DeadRows, Introduction, Load, Outlook, Reader, RecentPace, SentRequest,
-    SharedLimits, Standing, Story, introduction_of, sql_to_lift,
+    AgentLoad, AgentStanding, Daemon, DeadRows, Introduction, Load, Outlook, Reader, RecentPace, Remaining,
+    SentRequest, SharedLimits, Standing, Story, introduction_of, sql_to_lift,
 };
 pub use schema_watch::{Change, SchemaChange, names_of};
 pub use second_look::twice_if_damaged;

@@ -128,6 +128,13 @@ impl Metrics {
         }
     }
 
+    /// Rows that have reached an end.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        let ended = ["deleted", "absent", "dead"];
+        ended.into_iter().map(|verdict| self.0.deletions.get_or_create(&VerdictLabel { verdict }).get()).sum()
+    }
+
     /// Takes in the rate and the requests in flight after a turn.
     pub fn turned(&self, requests_per_second: f64, in_flight: usize) {
         self.0.rate.set(requests_per_second);
@@ -239,6 +246,7 @@ mod tests {
     fn verdicts_are_told_apart_as_in_the_database() {
         let metrics = Metrics::new(Timestamp::ZERO);
         metrics.settled(&Counts { deleted: 1, absent: 2, retried: 7, released: 4, dead: 5 });
+        assert_eq!(metrics.ended(), 8);
         let text = metrics.encode(Exposition::OpenMetrics).unwrap();
         for (verdict, count) in [("deleted", 1), ("absent", 2), ("retry", 3), ("release", 4), ("dead", 5)] {
             let line = format!("sweeper_deletions_total{{verdict=\"{verdict}\"}} {count}\n");

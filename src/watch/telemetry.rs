@@ -58,14 +58,26 @@ impl Drop for Log {
 /// # Errors
 /// If the thread that writes the log cannot be started.
 pub fn init(format: Format, filter: EnvFilter) -> io::Result<Log> {
+    init_to(output(), format, filter)
+}
+
+/// Standard output, without the standard library's lock and buffer: a process that ends must wait for neither.
+#[must_use]
+pub fn output() -> Box<dyn Write + Send> {
+    match io::stdout().as_fd().try_clone_to_owned() {
+        Ok(output) => Box::new(File::from(output)),
+        Err(_) => Box::new(io::stdout()),
+    }
+}
+
+/// The same as [`init`], with an `output` that leads to standard output.
+///
+/// # Errors
+/// If the thread that writes the log cannot be started.
+pub fn init_to(output: Box<dyn Write + Send>, format: Format, filter: EnvFilter) -> io::Result<Log> {
     let format = format.resolve();
     // Never if standard output is no terminal, or with NO_COLOR or TERM=dumb.
     let is_coloured = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
-    // The standard library's lock and buffer are avoided, because a process that ends must wait for neither.
-    let output: Box<dyn Write + Send> = match io::stdout().as_fd().try_clone_to_owned() {
-        Ok(output) => Box::new(File::from(output)),
-        Err(_) => Box::new(io::stdout()),
-    };
     let lines = Lines::to(output, format, is_coloured)?;
     let registry = tracing_subscriber::registry().with(filter);
     let set = match format {

@@ -30,6 +30,7 @@ mod owner;
 mod paths;
 mod plan;
 mod producers;
+mod progress;
 mod reads;
 mod replaced;
 mod replies;

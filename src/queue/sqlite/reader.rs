@@ -10,7 +10,7 @@ use sqlx::{ColumnIndex, Row as _, Sqlite, SqliteConnection, Type, decode::Decode
 
 #[cfg(test)]
 pub(super) use plan::LANES_TO_SEND;
-pub use plan::{AgentLoad, Load, Outlook};
+pub use plan::{AgentLoad, Load, Outlook, Remaining};
 pub(super) use standing::waiting;
 pub use standing::{AgentStanding, Daemon, DeadRows, Introduction, RecentPace, Standing};
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::{
     text, value,
 };
 use crate::{
-    model::{clock::Timestamp, deletion::AgentId, hold::HoldRow},
+    model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, outcome::Scope},
     queue::sqlite::StoreError,
 };
 
@@ -91,7 +91,59 @@ pub struct Outlook {
     pub holds: Vec<HoldRow>,
 }
 
+/// What is left to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remaining {
+    /// Open rows.
+    pub pending: u64,
+    /// Open rows among them that a hold keeps back.
+    pub held: u64,
+    /// The causes of those holds.
+    pub causes: Vec<&'static str>,
+    /// The last time at which one of the others is due; `None` if all are due.
+    pub last_due_at: Option<Timestamp>,
+}
+
+impl Remaining {
+    fn of(agents: &[AgentLoad], holds: &[HoldRow], now: Timestamp) -> Self {
+        let is_in_force = |hold: &&HoldRow| hold.until_at.is_none_or(|until| until > now);
+        let mut remaining = Self::default();
+        for agent in agents {
+            let rows = agent.due.rows + agent.later.rows;
+            remaining.pending += rows;
+            let concerns = |hold: &&HoldRow| match &hold.scope {
+                Scope::All => true,
+                Scope::Agent(held) => held.as_str() == agent.agent,
+            };
+            let causes: Vec<_> =
+                holds.iter().filter(is_in_force).filter(concerns).map(|hold| hold.cause.as_str()).collect();
+            if causes.is_empty() {
+                remaining.last_due_at = remaining.last_due_at.max(agent.last_due_at);
+            } else {
+                remaining.held += rows;
+                remaining.causes.extend(causes);
+            }
+        }
+        remaining.causes.sort_unstable();
+        remaining.causes.dedup();
+        remaining
+    }
+}
+
 impl Reader {
+    /// What is left to do. Counts along the index of open rows.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn remaining(&mut self, now: Timestamp) -> Result<Remaining, StoreError> {
+        let read = async {
+            let _budget = self.steps.allow(whole_file(&self.path));
+            let lanes = sqlx::query(LANES_TO_SEND).bind(now.0).bind(None::<&str>).fetch_all(&mut self.conn).await?;
+            Ok(Remaining::of(&agents(&lanes, 1), &holds(&mut self.conn).await?, now))
+        };
+        read.await.map_err(|source| StoreError { path: self.path.clone(), doing: "count what is left", source })
+    }
+
     /// What would go out, or the part of one agent, at one moment. A request carries at most `batch_size` rows. Reads the whole
     /// table.
     ///
