@@ -160,7 +160,7 @@ pub fn foreign_echo(call: &InFlight, remote_ids: &[String]) {
 /// Logs an act of an operator.
 pub fn act(act: &Act) {
     let Act { acted_at, kind, operator, scope, rows, detail, ended, .. } = act;
-    let (at, name) = (acted_at.0, kind.map_or("unknown", ActKind::as_str));
+    let (acted_at, name) = (acted_at.0, kind.map_or("unknown", ActKind::as_str));
     let (scope, detail) = (scope.as_deref(), detail.as_deref());
     let on = match scope {
         Some("*") => "everything",
@@ -178,7 +178,17 @@ pub fn act(act: &Act) {
         None => format!("changed {count} of {on}"),
     };
     let cut = if *ended { "" } else { "; the command has not ended: it waits for its input, or was killed" };
-    info!(event = event::OPERATOR_ACT, act = name, at, operator, scope, rows, detail, ended, "{operator} {what}{cut}");
+    info!(
+        event = event::OPERATOR_ACT,
+        act = name,
+        acted_at,
+        operator,
+        scope,
+        rows,
+        detail,
+        ended,
+        "{operator} {what}{cut}"
+    );
 }
 
 /// Logs a change of the rate.

@@ -376,7 +376,7 @@ async fn a_daemon_sends_what_is_retried_now_at_once_and_logs_who_did_it() {
     assert_eq!(finish(hold).await.0, 0);
     let daemon = daemon.until("hold_placed").await;
     assert!(daemon.text().contains(r#""why":"lunch""#), "{}", daemon.text());
-    assert!(daemon.text().contains("held by an operator; `sweeper release --all` lifts it"), "{}", daemon.text());
+    assert!(daemon.text().contains(r#""remedy":"`sweeper release --all` lifts it""#), "{}", daemon.text());
     daemon.signal("TERM");
     let (code, log) = daemon.ended().await;
     assert_eq!((code, log.count("operator_act", "INFO")), (0, 2), "{log:#?}");

@@ -103,7 +103,7 @@ async fn however_it_ends_it_cleans_up() {
             child.id().to_string(),
             blocking(move || {
                 let mut line = String::new();
-                while !line.contains("request answered") {
+                while !line.contains(" deleted") {
                     line.clear();
                     assert_ne!(out.read_line(&mut line).unwrap(), 0);
                 }

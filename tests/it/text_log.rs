@@ -94,6 +94,8 @@ async fn on_a_terminal(dir: &Path, sandbox: &Sandbox, columns: u32, variables: &
     script.env("SWEEPER__DELIVERY__CONCURRENCY", "1").env("TZ", "UTC");
     let run = format!("stty cols {columns}; exec {BINARY} run --until-empty --give-up-after 1s");
     script.args(["-qec", &run, "typescript"]);
+    // Who asks for more than info gets the log, and not a line of progress.
+    script.env("SWEEPER__LOG__FILTER", "info,nothing=debug");
     if Command::new("script").arg("--version").output().is_err() {
         skipped("there is no script(1) that gives a terminal");
         return None;

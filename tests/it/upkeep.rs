@@ -103,7 +103,7 @@ async fn a_step_of_upkeep_with_nothing_to_do_takes_no_lock() {
 
 /// Writes enough history that pruning it frees pages.
 async fn with_history(options: &Options) {
-    let history = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+    let history = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000)
          INSERT INTO deletions (agent_id, entry_id, state, settled_at) SELECT 'a', i, 'deleted', 5 FROM n;
          INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 'open')";
     sqlx::raw_sql(history).execute(&mut client(options).await).await.unwrap();

@@ -151,8 +151,20 @@ pub fn holds() {
         cause = "operator",
         repeats = 0,
         reason = "a person has placed this hold",
-        remedy = "it lasts until its end, or until a person lifts it",
+        why = "wrong voice",
+        remedy = "`sweeper release --all` lifts it",
         "held"
+    );
+    info!(
+        event = event::OPERATOR_ACT,
+        act = "hold",
+        acted_at = NOW.0 - 3_000,
+        operator = "ann",
+        scope = "*",
+        rows = 1,
+        detail = "until somebody releases it: wrong voice",
+        ended = true,
+        "ann held everything"
     );
     error!(
         event = event::HOLD_PLACED,

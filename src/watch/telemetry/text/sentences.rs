@@ -23,6 +23,10 @@ pub(super) fn sentence(fields: &Fields, look: &Look<'_>) -> Option<String> {
         event::HOLD_PROBED => {
             format!("{}: the hold ({}) is over; request {} probes", scope(fields), shown("cause"), shown("request"))
         }
+        event::OPERATOR_ACT => {
+            let detail = if fields.has("detail") { format!(" ({})", shown("detail")) } else { String::new() };
+            format!("{}{detail}, at {}", shown("message"), shown("acted_at"))
+        }
         event::HOLD_LIFTED => format!("{} goes on: the hold ({}) is lifted", scope(fields), shown("cause")),
         event::RATE_CHANGED => {
             format!("the rate goes from {} to {} requests a second ({})", shown("from"), shown("to"), shown("why"))
@@ -115,9 +119,11 @@ fn hold(fields: &Fields, look: &Look<'_>) -> String {
     } else {
         "until a person lifts the hold".to_owned()
     };
-    let said = match fields.text("detail") {
-        "" => String::new(),
-        detail => format!(" (\"{detail}\")"),
+    // What the API said, or why a person has placed the hold.
+    let said = match (fields.text("detail"), fields.text("why")) {
+        ("", "") => String::new(),
+        ("", why) => format!(": {why}"),
+        (detail, _) => format!(" (\"{detail}\")"),
     };
     let mut sentence = format!("{} {is} {until}: {}{said}.", scope(fields), fields.text("reason"));
     // Why the hold is an error although no setting is wrong.
