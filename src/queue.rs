@@ -1,20 +1,22 @@
 //! The seam between the worker and the engine that keeps the queue: what an engine must do for the worker, and the values that
-//! cross. No SQL.
+//! go through it. No SQL.
 //!
 //! A second engine is a folder beside [`sqlite`] that implements [`Queue`], [`Tx`] and [`Counter`], and passes the suite in
 //! `tests/it/suite`.
 
 pub mod sqlite;
+mod values;
 
 use std::{collections::BTreeSet, future::Future, time::Duration};
 
+pub use values::{Census, Claim, Counts, DueRow, InEffect, Look, Orphan, Settlement, Swept, Tally, Upkeep};
+
 use crate::model::{
     act::{Act, ActId},
-    backoff::Backoff,
     clock::Timestamp,
-    deletion::{AgentId, Batch, Deletion, DeletionId, Lane, RequestId},
+    deletion::{AgentId, DeletionId, Lane, RequestId},
     hold::{HoldChange, HoldRow},
-    outcome::{Cause, Judged, Scope, Verdict},
+    outcome::Scope,
 };
 
 /// The queue, owned by the one worker on it.
@@ -247,21 +249,6 @@ pub trait Tx {
     async fn commit(self, claims: &[Claim], settings: Option<&InEffect>, now: Timestamp) -> Result<(), Self::Error>;
 }
 
-/// The settings of a daemon that decide when due rows go out, for those who look at the queue.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct InEffect {
-    /// The current rate.
-    pub requests_per_second: f64,
-    /// The current limit of requests in flight.
-    pub concurrency: usize,
-    /// Most IDs per request, 1 to 20.
-    pub batch_size: u8,
-    /// How long a request that is not full waits for more rows.
-    pub linger: Duration,
-    /// The delays between attempts.
-    pub retry: Backoff,
-}
-
 /// Counts the rows of a queue, beside whoever works on it.
 pub trait Counter: Clone + Send + Sync + 'static {
     /// Why it failed.
@@ -293,162 +280,4 @@ pub enum Remedy {
     Lost,
     /// Ends: a person must act.
     End,
-}
-
-/// A request that was claimed and never answered: its daemon died.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Orphan {
-    /// The request.
-    pub request: RequestId,
-    /// What of its manifest is still pending; none if an operator took all of it out.
-    pub batch: Option<Batch>,
-}
-
-/// What a look at a lane found.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Look {
-    /// Due rows, in the order in which they go out.
-    pub due: Vec<DueRow>,
-    /// When the first row that is not due yet will be.
-    pub next_due_at: Option<Timestamp>,
-}
-
-impl Look {
-    /// Takes in what a second look at the same lane found, whose time has come: the row that could have gone first comes
-    /// first; with `as_they_are`, those that were found first.
-    pub fn merge(&mut self, later: Self, most: usize, as_they_are: bool) {
-        self.due.extend(later.due);
-        if !as_they_are {
-            // Both are in this order, and the sort finds that out.
-            self.due.sort_by_key(|row| (row.turn, row.deletion.id));
-        }
-        self.due.truncate(most);
-        self.next_due_at = later.next_due_at;
-    }
-}
-
-/// A row that may be claimed.
-#[derive(Debug, PartialEq, Eq)]
-pub struct DueRow {
-    /// The row.
-    pub deletion: Deletion,
-    /// Since when it could have been sent.
-    pub due_since: Timestamp,
-    /// The sort key of its turn: `due_at`, or `created_at` if the row is due at once.
-    pub turn: Timestamp,
-    /// It comes back from an attempt that failed, and counted.
-    pub is_retry: bool,
-}
-
-/// A batch about to be sent.
-#[derive(Debug)]
-pub struct Claim {
-    /// From the queue's transaction.
-    pub request: RequestId,
-    /// The UUID that goes with it.
-    pub correlation_id: uuid::Uuid,
-    /// Its content.
-    pub batch: Batch,
-}
-
-/// An answered request, judged.
-#[derive(Debug)]
-pub struct Settlement {
-    /// The request.
-    pub request: RequestId,
-    /// When its answer was judged.
-    pub answered_at: Timestamp,
-    /// The HTTP status, if there was one.
-    pub status: Option<u16>,
-    /// The cause, unless it was an answer.
-    pub fault: Option<Cause>,
-    /// What was said with it.
-    pub detail: Option<String>,
-    /// The correlation ID that came back.
-    pub remote_id: Option<String>,
-    /// What becomes of its rows.
-    pub rows: Vec<Judged>,
-    /// `rows` has every row of the manifest. False for an orphan, whose rows may have been removed.
-    pub is_whole: bool,
-}
-
-/// How many rows got each kind of verdict.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Deleted.
-    pub deleted: u64,
-    /// Not there.
-    pub absent: u64,
-    /// To come back.
-    pub retried: u64,
-    /// Of them, those whose attempt does not count.
-    pub released: u64,
-    /// Given up.
-    pub dead: u64,
-}
-
-impl Settlement {
-    /// How many rows got each kind of verdict.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
-        for row in &self.rows {
-            let count = match row.verdict {
-                Verdict::Deleted => &mut counts.deleted,
-                Verdict::Absent => &mut counts.absent,
-                Verdict::Retry { .. } => &mut counts.retried,
-                Verdict::Release { .. } => {
-                    counts.released += 1;
-                    &mut counts.retried
-                }
-                Verdict::Dead { .. } => &mut counts.dead,
-            };
-            *count += 1;
-        }
-        counts
-    }
-}
-
-/// What one step of a sweep did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Swept {
-    /// Rows that were made dead because their values are not those of a deletion.
-    pub dead: u64,
-    /// The first few of these rows.
-    pub first: Vec<DeletionId>,
-    /// What is wrong with the first of them; empty if there is none.
-    pub problem: String,
-    /// The end of the table is not reached yet.
-    pub more: bool,
-}
-
-/// What one step of upkeep did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Upkeep {
-    /// Rows removed, of all tables.
-    pub removed: u64,
-    /// There is another step to do.
-    pub more: bool,
-}
-
-/// How the queue stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Open rows.
-    pub pending: u64,
-    /// Of them, those whose time has come, sent or not.
-    pub due: u64,
-    /// Dead rows that are still kept.
-    pub dead: u64,
-    /// How long the oldest due row has been due.
-    pub oldest_due: Duration,
-}
-
-/// How the queue stands, and what holds it up.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// The rows.
-    pub tally: Tally,
-    /// The cause of each hold.
-    pub holds: Vec<Cause>,
 }

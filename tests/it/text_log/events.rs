@@ -155,17 +155,6 @@ pub fn holds() {
         remedy = "`sweeper release --all` lifts it",
         "held"
     );
-    info!(
-        event = event::OPERATOR_ACT,
-        act = "hold",
-        acted_at = NOW.0 - 3_000,
-        operator = "ann",
-        scope = "*",
-        rows = 1,
-        detail = "until somebody releases it: wrong voice",
-        ended = true,
-        "ann held everything"
-    );
     error!(
         event = event::HOLD_PLACED,
         scope = "*",
@@ -328,4 +317,18 @@ pub fn life() {
         "it happened"
     );
     info!(number = 1, "no event of ours");
+}
+
+pub fn acts() {
+    info!(
+        event = event::OPERATOR_ACT,
+        act = "hold",
+        acted_at = NOW.0 - 3_000,
+        operator = "ann",
+        scope = "*",
+        rows = 1,
+        detail = "until somebody releases it: wrong voice",
+        ended = true,
+        "ann held everything"
+    );
 }
