@@ -57,6 +57,9 @@ pub enum Problem {
     /// The text begins with a byte order mark, which some editors write.
     #[error("begins with a byte order mark, which some editors write; save it as UTF-8 without one")]
     ByteOrderMark,
+    /// The text is a line of a header or of a file of variables, in which the key is.
+    #[error("begins with the name of a header or a variable, which is no part of a key; give the key alone")]
+    Named,
     /// The text is in quotes.
     #[error("is in quotes, which are not part of a key; remove them")]
     Quotes,
@@ -179,11 +182,23 @@ fn problem(key: &str) -> Option<Problem> {
         Some(Problem::Quotes)
     } else if key.contains(['\n', '\r']) {
         Some(Problem::Lines)
+    } else if is_named(key) {
+        Some(Problem::Named)
     } else if key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
         None
     } else {
         Some(Problem::Characters)
     }
+}
+
+/// Whether it is `X-API-KEY: …`, `Bearer …`, `export …` or `NAME=…`. A key may end with `=`, as Base64 does.
+fn is_named(key: &str) -> bool {
+    let lower = key.to_ascii_lowercase();
+    let is_variable = |name: &str| name.len() > 2 && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    let assigned =
+        key.split_once('=').is_some_and(|(name, value)| is_variable(name) && !value.trim_matches('=').is_empty());
+    assigned
+        || ["bearer ", "basic ", "export ", "x-api-key:", "authorization:"].iter().any(|name| lower.starts_with(name))
 }
 
 impl Key {
@@ -225,6 +240,9 @@ mod tests {
         assert_eq!(key.header().unwrap(), "s3cret-key");
         assert_eq!(key.redact("bad key s3cret-key!"), "bad key [key]!");
         assert!(!format!("{key:?} {:?}", key.header().unwrap()).contains("s3cret"));
+        for odd in ["ABC=", "ABCDE==", "abc=def", "Ab=cd", "bearer", "a b"] {
+            assert!(read(odd).is_ok(), "{odd}");
+        }
         assert_eq!(problem_of(" \n"), Problem::Empty);
         for (text, problem) in [
             ("s3cr\u{1}et", Problem::Characters),
@@ -234,6 +252,10 @@ mod tests {
             ("\"s3cret\"", Problem::Quotes),
             (" 's3cret' ", Problem::Quotes),
             ("“s3cret”", Problem::Quotes),
+            ("Bearer s3cret", Problem::Named),
+            ("x-api-key: s3cret", Problem::Named),
+            ("SWEEPER__API__KEY=s3cret", Problem::Named),
+            ("export KEY=s3cret", Problem::Named),
         ] {
             assert_eq!(problem_of(text), problem, "{text:?}");
             let said = read(text).unwrap_err().to_string();
