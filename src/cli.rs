@@ -11,6 +11,7 @@ mod init;
 mod input;
 mod listing;
 mod man;
+mod names;
 mod operator;
 mod plan;
 mod release;

@@ -12,7 +12,7 @@
 //! | `tx`, `write_lock`, `settle`, `due_rows`, `holds`, `verify` | a transaction of the worker |
 //! | `listing`, `rows`, `counter`, `reader`, `inspection` | reading |
 //! | `clocks`, `invalid_rows`, `upkeep` | repair and upkeep |
-//! | `producer`, `revive`, `operator`, `acts` | what commands write, and who did it |
+//! | `producer`, `revive`, `labels`, `operator`, `acts` | what commands write, and who did it |
 //! | `errors`, `result_codes`, `log`, `step_limit` | errors, log events, and the limit of a statement's work |
 
 mod acts;
@@ -28,6 +28,7 @@ mod holds;
 mod inspection;
 mod interference;
 mod invalid_rows;
+mod labels;
 mod listing;
 mod location;
 mod lock;
@@ -60,14 +61,15 @@ use sqlx::SqliteConnection;
 pub use counter::Counter;
 pub use errors::{Doubtful, OpenError, StoreError};
 pub use inspection::{Inspection, Tables, inspect};
+pub use labels::Cancelled;
 pub use location::LocationError;
 pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};
 pub use operator::{Concerned, Place, Released};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
-    AgentLoad, AgentStanding, Daemon, DeadRows, Introduction, Load, Outlook, Reader, RecentPace, Remaining,
-    SentRequest, SharedLimits, Standing, Story, introduction_of,
+    AgentLoad, AgentStanding, Daemon, DeadRows, Introduction, LabelStanding, Load, Outlook, Reader, RecentPace,
+    Remaining, SentRequest, SharedLimits, Standing, Story, WishStanding, introduction_of,
 };
 pub use revive::Changed;
 pub use schema_watch::{Change, SchemaChange, names_of};

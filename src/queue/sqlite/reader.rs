@@ -5,6 +5,7 @@ mod backlog;
 mod plan;
 mod standing;
 mod story;
+mod wishes;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,10 +18,12 @@ pub use plan::{AgentLoad, Load, Outlook, Remaining};
 pub(super) use standing::waiting;
 pub use standing::{Daemon, DeadRows, Introduction, RecentPace, Standing};
 pub use story::{SentRequest, Story};
+pub use wishes::{LabelStanding, WishStanding};
 #[cfg(test)]
 pub(super) use {
     backlog::{IDLE, PENDING, PENDING_IN_FLIGHT},
     standing::{DEAD, first_rows},
+    wishes::{LABELS, OF_ENTRY, OF_LABEL},
 };
 
 use super::{
