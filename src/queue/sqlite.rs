@@ -11,7 +11,7 @@
 //! | `location`, `lock`, `lock_holder`, `database_file`, `watched_files`, `processes` | one daemon per file, and nobody with another write-ahead log (WAL) |
 //! | `tx`, `write_lock`, `settle`, `due_rows`, `holds`, `verify` | a transaction of the worker |
 //! | `listing`, `rows`, `counter`, `reader`, `inspection` | reading |
-//! | `clocks`, `invalid_rows`, `upkeep` | repair and upkeep |
+//! | `clocks`, `invalid_rows`, `upkeep`, `expired_labels` | repair and upkeep |
 //! | `producer`, `revive`, `labels`, `operator`, `acts` | what commands write, and who did it |
 //! | `errors`, `result_codes`, `log`, `step_limit` | errors, log events, and the limit of a statement's work |
 
@@ -24,6 +24,7 @@ mod database_file;
 mod due_rows;
 mod dump;
 mod errors;
+mod expired_labels;
 mod holds;
 mod inspection;
 mod interference;
@@ -87,6 +88,7 @@ use crate::{
     queue::{Orphan, Queue, Swept, Upkeep},
 };
 use connection::Connection;
+use expired_labels::LabelWalk;
 use interference::blame;
 use lock::{LOCK_SUFFIX, Lock};
 use schema_watch::SchemaWatch;
@@ -115,7 +117,11 @@ pub struct Store {
     data_version: i64,
     /// The id after which pruning goes on.
     prune_after: i64,
-    /// Pruning has reached the end of the table, and free pages are being given back.
+    /// Pruning has reached the end of the table, and goes on with the labels.
+    is_at_labels: bool,
+    /// Where the removal of labels goes on.
+    labels: LabelWalk,
+    /// Pruning has reached its end, and free pages are being given back.
     is_vacuuming: bool,
     /// The id from which the sweep for invalid rows goes on.
     sweep_from: i64,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    Options, Store, Synchronous, connection::connect, due_rows, invalid_rows, labels, listing, producer, reader,
-    revive, settle, verify,
+    Options, Store, Synchronous, connection::connect, due_rows, expired_labels, invalid_rows, labels, listing,
+    producer, reader, revive, settle, verify,
 };
 
 async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
@@ -15,7 +15,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
 }
 
 /// Name, statement, and lines that its plan must have.
-const PLANS: [(&str, &str, &[&str]); 29] = [
+const PLANS: [(&str, &str, &[&str]); 32] = [
     (
         "lanes",
         listing::LANES,
@@ -104,6 +104,20 @@ const PLANS: [(&str, &str, &[&str]); 29] = [
         &["SEARCH wishes USING INDEX wishes_entry (agent_id=? AND entry_id=?)"],
     ),
     ("the labels", reader::LABELS, &["SEARCH wishes USING PRIMARY KEY (label>?)"]),
+    ("the next label", expired_labels::NEXT, &["SEARCH wishes USING PRIMARY KEY (label>?)"]),
+    (
+        "look for an expired label",
+        expired_labels::LOOK,
+        &["SEARCH wishes USING PRIMARY KEY (label=? AND (agent_id,entry_id)>(?,?))"],
+    ),
+    (
+        "remove an expired label",
+        expired_labels::REMOVE,
+        &[
+            "SEARCH wishes USING PRIMARY KEY (label=? AND (agent_id,entry_id)>(?,?))",
+            "SEARCH wishes USING PRIMARY KEY (label=? AND agent_id=? AND entry_id=?)",
+        ],
+    ),
     (
         "dead rows of a label",
         labels::DEAD,
