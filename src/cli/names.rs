@@ -6,6 +6,7 @@ use super::{Failure, terminal::warn_person};
 use crate::{
     config::{Config, nearest::nearest_ids},
     model::label::Label,
+    printable::absolute,
     queue::sqlite::{Reader, twice_if_damaged},
 };
 
@@ -15,8 +16,11 @@ use crate::{
 /// If the database cannot be read.
 pub(super) async fn unknown_label(label: &Label, reader: &mut Reader, config: &Config) -> Result<String, Failure> {
     let meant = meant(label.as_str(), reader.labels().await?);
-    let (label, path) = (quoted(label.as_str()), config.store.path.display());
-    Ok(format!("no wish has the label {label} in {path}, or they all ended longer ago than queue.retention{meant}"))
+    let (label, path) = (quoted(label.as_str()), absolute(&config.store.path));
+    Ok(format!(
+        "no wish has the label {label} in {}, or they all ended longer ago than queue.retention{meant}",
+        path.display()
+    ))
 }
 
 /// Warns of a label that no wish has. Returns whether it did.

@@ -36,6 +36,7 @@ use crate::{
     printable,
     queue::sqlite::{Reader, Standing, twice_if_damaged},
 };
+pub(super) use absent::message as unknown_agent;
 use json::Report;
 pub(super) use page::hold_lines;
 

@@ -69,8 +69,8 @@ pub use open::{Opened, Options, Synchronous};
 pub use operator::{Concerned, Place, Released};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
-    AgentLoad, AgentStanding, Daemon, DeadRows, Introduction, LabelStanding, Load, Outlook, Reader, RecentPace,
-    Remaining, SentRequest, SharedLimits, Standing, Story, WishStanding, introduction_of,
+    AgentLoad, AgentStanding, Choice, Daemon, DeadRows, Introduction, LabelStanding, ListedRow, Listing, Load, Outlook,
+    Reader, RecentPace, Remaining, SentRequest, SharedLimits, Standing, Story, WishStanding, introduction_of,
 };
 pub use revive::Changed;
 pub use schema_watch::{Change, SchemaChange, names_of};

@@ -15,7 +15,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
 }
 
 /// Name, statement, and lines that its plan must have.
-const PLANS: [(&str, &str, &[&str]); 32] = [
+const PLANS: [(&str, &str, &[&str]); 37] = [
     (
         "lanes",
         listing::LANES,
@@ -116,6 +116,29 @@ const PLANS: [(&str, &str, &[&str]); 32] = [
         &[
             "SEARCH wishes USING PRIMARY KEY (label=? AND (agent_id,entry_id)>(?,?))",
             "SEARCH wishes USING PRIMARY KEY (label=? AND agent_id=? AND entry_id=?)",
+        ],
+    ),
+    ("list by id", reader::LIST_BY_ID, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
+    (
+        "list an agent's rows",
+        reader::LIST_OF_AGENT,
+        &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id>?)"],
+    ),
+    (
+        "list pending rows",
+        reader::LIST_PENDING,
+        &[
+            "SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at=? AND rowid>?)",
+            "SEARCH deletions USING INDEX deletions_due ((priority,agent_id,batch_max,due_at)>(?,?,?,?))",
+        ],
+    ),
+    ("list dead rows", reader::LIST_DEAD, &["SEARCH deletions USING INDEX deletions_dead (last_cause=? AND rowid>?)"]),
+    (
+        "list a label's wishes",
+        reader::LIST_OF_LABEL,
+        &[
+            "SEARCH wishes USING PRIMARY KEY (label=? AND (agent_id,entry_id)>(?,?))",
+            "SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)",
         ],
     ),
     (
