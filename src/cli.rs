@@ -9,8 +9,10 @@ mod healthcheck;
 mod hold;
 mod init;
 mod input;
+mod list;
 mod listing;
 mod man;
+mod names;
 mod operator;
 mod plan;
 mod release;
@@ -46,6 +48,7 @@ use check::CheckArgs;
 use demo::DemoArgs;
 use enqueue::EnqueueArgs;
 use hold::HoldArgs;
+use list::ListArgs;
 use man::{CompletionsArgs, ManArgs};
 use operator::Login;
 use plan::PlanArgs;
@@ -106,6 +109,8 @@ enum Command {
     Show(ShowArgs),
     /// Show what would go out: requests, minutes at the current rate, and what is held. Nothing is sent.
     Plan(PlanArgs),
+    /// List rows of the queue, or the wishes with a label, one a line.
+    List(ListArgs),
     /// Pause one agent or everything, at once.
     Hold(HoldArgs),
     /// Lift holds.
@@ -272,6 +277,7 @@ impl Command {
             Self::Status(args) => status::status(args, &config()?, Clock::system(), shutdown()?).await,
             Self::Plan(args) => plan::plan(args, &config()?, Clock::system()).await,
             Self::Show(args) => show::show(args, &config()?, Clock::system()).await,
+            Self::List(args) => list::list(args, &config()?, Clock::system()).await,
             Self::Hold(args) => hold::hold(args, &config()?, Clock::system(), login).await,
             Self::Release(args) => release::release(args, &config()?, Clock::system(), login).await,
             Self::Retry(args) => retry::retry(args, &config()?, Clock::system(), login).await,

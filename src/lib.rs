@@ -31,6 +31,8 @@
 //! | word | meaning |
 //! | --- | --- |
 //! | deletion | a row of the queue: one cached entry of one agent that somebody wants to be deleted |
+//! | wish | somebody's order to delete an entry. A row serves all open wishes for its entry |
+//! | label | the name under which wishes are followed: a ticket, a request for erasure |
 //! | backlog | the pending rows |
 //! | lane | the rows that may share a request: the same priority, agent and `batch_max` |
 //! | batch | 1 to 20 rows of a lane with distinct IDs, claimed together |

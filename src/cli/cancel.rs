@@ -6,7 +6,8 @@ use clap::{ArgGroup, Args};
 
 use super::{
     Failure,
-    arguments::{agent_id, entry_id},
+    arguments::{agent_id, entry_id, label},
+    names::warn_if_unknown,
     operator::{As, Login},
     steps::Steps,
     terminal::{ask, report, say, warn_person, will_ask},
@@ -18,6 +19,7 @@ use crate::{
         act::ActKind,
         clock::Clock,
         deletion::{AgentId, DeletionId, EntryId},
+        label::Label,
         outcome::Scope,
     },
     queue::sqlite::Producer,
@@ -30,23 +32,28 @@ const EXAMPLES: &str = "\
 Examples:
   sweeper cancel --agent PROJECT-58RP822I 4711 4712
   sweeper cancel --agent PROJECT-58RP822I --dry-run
+  sweeper cancel --label ERASURE-17
   sweeper cancel --all --yes
 
-Exit codes: 0 done, 1 the answer was no, or a named entry is not pending, \
+Exit codes: 0 done, 1 the answer was no, a named entry is not pending, or no wish has the label, \
 2 usage or configuration, 3 database unusable.";
 
 /// Which pending rows to cancel.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, group(ArgGroup::new("which").required(true).args(["agent", "all"])))]
+#[command(after_help = EXAMPLES, group(ArgGroup::new("which").required(true).multiple(true).args(["agent", "label", "all"])))]
 pub(super) struct CancelArgs {
     /// Cancel the pending rows of this agent.
     #[arg(long, value_name = "AGENT", value_parser = agent_id)]
     agent: Option<AgentId>,
     /// Cancel only these entries of the agent.
-    #[arg(value_name = "ENTRY", value_parser = entry_id, conflicts_with = "all")]
+    #[arg(value_name = "ENTRY", value_parser = entry_id, conflicts_with = "all", requires = "agent")]
     entries: Vec<EntryId>,
+    /// Cancel the open wishes with this label, of the agent or of all. A row goes only if nobody else wishes for its entry;
+    /// else it stays pending.
+    #[arg(long, value_name = "LABEL", value_parser = label)]
+    label: Option<Label>,
     /// Cancel every pending row of every agent.
-    #[arg(long, conflicts_with = "agent")]
+    #[arg(long, conflicts_with_all = ["agent", "label"])]
     all: bool,
     /// Print the number of rows, and change nothing.
     #[arg(long)]
@@ -74,44 +81,88 @@ pub(super) async fn cancel(
     let mut producer = Producer::join(&config.store).await?;
     let scope = args.agent.clone().map_or(Scope::All, Scope::Agent);
     let detail = if args.entries.is_empty() { "pending rows" } else { "named entries" };
-    producer.begin_act(login.act(&args.whose, ActKind::Cancel, Some(scope), Some(detail)), 1);
-    let done = cancel_with(&mut producer, &args, clock).await;
+    let label = args.label.as_ref().map_or_else(String::new, |label| format!(", label: {label}"));
+    producer.begin_act(login.act(&args.whose, ActKind::Cancel, Some(scope), Some(&format!("{detail}{label}"))), 1);
+    let done = cancel_with(&mut producer, &args, config, clock).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.
     let _ = producer.close().await;
     done
 }
 
-async fn cancel_with(producer: &mut Producer, args: &CancelArgs, clock: Clock) -> Result<ExitCode, Failure> {
-    let (ids, missing) = match &args.agent {
-        Some(agent) if !args.entries.is_empty() => named(producer, agent, &args.entries).await?,
-        agent => (producer.pending(agent.as_ref()).await?, 0),
+async fn cancel_with(
+    producer: &mut Producer,
+    args: &CancelArgs,
+    config: &Config,
+    clock: Clock,
+) -> Result<ExitCode, Failure> {
+    if let Some(label) = &args.label
+        && warn_if_unknown(label, config).await?
+    {
+        return Ok(ExitCode::from(1));
+    }
+    let (ids, missing) = match (&args.agent, &args.label) {
+        (Some(agent), label) if !args.entries.is_empty() => {
+            named(producer, agent, &args.entries, label.as_ref()).await?
+        }
+        (agent, Some(label)) => (producer.pending_of_label(label, agent.as_ref()).await?, 0),
+        (agent, None) => (producer.pending(agent.as_ref()).await?, 0),
     };
     let code = if missing > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS };
-    let count = plural(ids.len() as u64, "pending row", "pending rows");
+    let count = match &args.label {
+        Some(label) => plural(ids.len() as u64, "open wish", "open wishes") + &format!(" with the label {label}"),
+        None => plural(ids.len() as u64, "pending row", "pending rows"),
+    };
     if args.dry_run {
         say(&format!("dry run: {count} would be cancelled; nothing was written"))?;
         return Ok(code);
     }
     if ids.is_empty() {
-        say("no pending row matches; nothing was written")?;
+        let what = if args.label.is_some() { "open wish" } else { "pending row" };
+        say(&format!("no {what} matches; nothing was written"))?;
         return Ok(code);
     }
-    if !args.yes && !ask(&format!("Remove {count} from the queue? That cannot be undone."))? {
+    let question = match &args.label {
+        Some(_) => format!("Cancel {count}? Rows that nobody else wishes for go. That cannot be undone."),
+        None => format!("Remove {count} from the queue? That cannot be undone."),
+    };
+    if !args.yes && !ask(&question)? {
         say("nothing was written")?;
         return Ok(ExitCode::from(1));
     }
+    take_out(producer, &ids, args.label.as_ref(), clock).await?;
+    Ok(code)
+}
+
+/// Cancels these rows, or the wishes with `label` for them, and says so.
+async fn take_out(
+    producer: &mut Producer,
+    ids: &[DeletionId],
+    label: Option<&Label>,
+    clock: Clock,
+) -> Result<(), Failure> {
     // Look before the rows go, because an answer in between ends its request. And look again after it, for rows that were
     // claimed in between.
     let mut sent: HashSet<DeletionId> = producer.in_flight().await?.into_iter().collect();
-    let mut steps = Steps::new(producer, clock);
-    while let Some(chunk) = steps.next(&ids).await {
+    let (mut steps, mut kept) = (Steps::new(producer, clock), 0);
+    while let Some(chunk) = steps.next(ids).await {
         let now = steps.clock.now();
-        steps.done += steps.producer.cancel(chunk, now).await?.done;
+        match label {
+            Some(label) => {
+                let cancelled = steps.producer.cancel_wishes(label, chunk, now).await?;
+                steps.done += cancelled.wishes;
+                kept += cancelled.kept;
+            }
+            None => steps.done += steps.producer.cancel(chunk, now).await?.done,
+        }
     }
     let now = steps.clock.now();
     steps.producer.end_act(now).await?;
     sent.extend(steps.producer.in_flight().await?);
-    report(&format!("cancelled {}", steps.done));
+    let kept = match kept {
+        0 => String::new(),
+        kept => format!("; {} pending, wished for by others", plural(kept, "row stays", "rows stay")),
+    };
+    report(&format!("cancelled {}{kept}", steps.done));
     let left = ids.len() as u64 - steps.done;
     if left > 0 {
         let rows = plural(left, "row was", "rows were");
@@ -122,7 +173,7 @@ async fn cancel_with(producer: &mut Producer, args: &CancelArgs, clock: Clock) -
         let rows = plural(in_flight, "row was", "rows were");
         warn_person(&format!("{rows} in flight, and may be deleted all the same"));
     }
-    Ok(code)
+    Ok(())
 }
 
 /// The pending rows of these entries, and the number of entries that have none.
@@ -130,17 +181,21 @@ async fn named(
     producer: &mut Producer,
     agent: &AgentId,
     entries: &[EntryId],
+    label: Option<&Label>,
 ) -> Result<(Vec<DeletionId>, usize), Failure> {
     let (mut ids, mut missing) = (Vec::new(), 0);
     for entry in entries {
-        match producer.pending_row(agent, entry).await? {
+        match producer.pending_row(agent, entry, label).await? {
             Some(id) if ids.contains(&id) => {}
             Some(id) => ids.push(id),
             None => {
                 missing += 1;
                 if missing <= SHOWN {
                     let entry = entry.as_str();
-                    warn_person(&format!("{agent} {entry}: not pending; `sweeper show {agent} {entry}` tells more"));
+                    let wished = label.map_or_else(String::new, |label| format!(", or not under the label {label}"));
+                    warn_person(&format!(
+                        "{agent} {entry}: not pending{wished}; `sweeper show {agent} {entry}` tells more"
+                    ));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! `sweeper retry`: makes dead rows pending again, or rows due that wait for their next attempt.
 
-use std::process::ExitCode;
+use std::{collections::HashSet, process::ExitCode};
 
 use clap::{
     ArgGroup, Args,
@@ -9,7 +9,8 @@ use clap::{
 
 use super::{
     Failure,
-    arguments::agent_id,
+    arguments::{agent_id, label},
+    names::warn_if_unknown,
     operator::{As, Login},
     steps::Steps,
     terminal::{ask, report, say, warn_person, will_ask},
@@ -21,6 +22,7 @@ use crate::{
         act::ActKind,
         clock::{Clock, Timestamp},
         deletion::{AgentId, DeletionId},
+        label::Label,
         outcome::{Cause, Scope},
     },
     queue::sqlite::Producer,
@@ -30,25 +32,29 @@ const EXAMPLES: &str = "\
 Examples:
   sweeper retry --cause api_failed --dry-run
   sweeper retry --agent PROJECT-58RP822I --yes
+  sweeper retry --label ERASURE-17
   sweeper retry --now --all
 
 With --now, pending rows that failed before and wait for their next attempt become due at once. Their attempts still count.
 Dead rows stay dead.
 
-Exit codes: 0 done, 1 the answer was no, 2 usage or configuration, 3 database unusable.";
+Exit codes: 0 done, 1 the answer was no, or no wish has the label, 2 usage or configuration, 3 database unusable.";
 
 /// Which rows to retry.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, group(ArgGroup::new("which").required(true).multiple(true).args(["agent", "cause", "all"])))]
+#[command(after_help = EXAMPLES, group(ArgGroup::new("which").required(true).multiple(true).args(["agent", "label", "cause", "all"])))]
 pub(super) struct RetryArgs {
     /// Retry the rows of this agent.
     #[arg(long, value_name = "AGENT", value_parser = agent_id)]
     agent: Option<AgentId>,
+    /// Retry the rows that a wish with this label is for. The dead ones' other wishes open again as well.
+    #[arg(long, value_name = "LABEL", value_parser = label)]
+    label: Option<Label>,
     /// Retry the rows that failed for this cause.
     #[arg(long, value_name = "CAUSE", value_parser = causes())]
     cause: Option<Cause>,
     /// Retry all of them.
-    #[arg(long, conflicts_with_all = ["agent", "cause"])]
+    #[arg(long, conflicts_with_all = ["agent", "label", "cause"])]
     all: bool,
     /// Make rows due at once that failed before and wait for their next attempt, instead of dead rows pending. Does not
     /// ask.
@@ -69,7 +75,7 @@ pub(super) struct RetryArgs {
 }
 
 /// The causes that a dead row can have.
-fn causes() -> impl TypedValueParser<Value = Cause> {
+pub(super) fn causes() -> impl TypedValueParser<Value = Cause> {
     let names = Cause::ALL.into_iter().filter(|cause| *cause != Cause::Operator).map(Cause::as_str);
     PossibleValuesParser::new(names).try_map(|name| Cause::parse(&name).ok_or("no cause"))
 }
@@ -87,8 +93,9 @@ impl RetryArgs {
             (true, false) => "waiting rows, due now",
             (true, true) => "waiting and scheduled rows, due now",
         };
+        let label = self.label.as_ref().map_or_else(String::new, |label| format!(", label: {label}"));
         let cause = self.cause.map_or_else(String::new, |cause| format!(", cause: {}", cause.as_str()));
-        format!("{rows}{cause}")
+        format!("{rows}{label}{cause}")
     }
 }
 
@@ -104,18 +111,24 @@ pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock, login:
     let act = login.act(&args.whose, ActKind::Retry, Some(scope), Some(&args.chosen()));
     let mut producer = Producer::join(&config.store).await?;
     producer.begin_act(act, 1);
-    let done = retry_with(&mut producer, &args, clock).await;
+    let done = retry_with(&mut producer, &args, config, clock).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.
     let _ = producer.close().await;
     done
 }
 
-async fn retry_with(producer: &mut Producer, args: &RetryArgs, clock: Clock) -> Result<ExitCode, Failure> {
-    let (agent, cause) = (args.agent.as_ref(), args.cause);
-    let (ids, scheduled) = match args.now {
-        true => producer.waiting(agent, cause, args.scheduled, clock.now()).await?,
-        false => (producer.dead(agent, cause).await?, 0),
-    };
+async fn retry_with(
+    producer: &mut Producer,
+    args: &RetryArgs,
+    config: &Config,
+    clock: Clock,
+) -> Result<ExitCode, Failure> {
+    if let Some(label) = &args.label
+        && warn_if_unknown(label, config).await?
+    {
+        return Ok(ExitCode::from(1));
+    }
+    let (ids, scheduled) = choose(producer, args, clock.now()).await?;
     let rows = if args.now { ("waiting row", "waiting rows") } else { ("dead row", "dead rows") };
     let count = plural(ids.len() as u64, rows.0, rows.1);
     let early = plural(scheduled, "was enqueued", "were enqueued");
@@ -149,6 +162,24 @@ async fn retry_with(producer: &mut Producer, args: &RetryArgs, clock: Clock) -> 
     tell(args, &ids, steps.done, stuck);
     tell_what_is_held(steps.producer, &ids, now).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The rows that were chosen, and how many of them nobody has tried yet.
+async fn choose(producer: &mut Producer, args: &RetryArgs, now: Timestamp) -> Result<(Vec<DeletionId>, u64), Failure> {
+    let (agent, cause) = (args.agent.as_ref(), args.cause);
+    Ok(match (&args.label, args.now) {
+        (None, true) => producer.waiting(agent, cause, args.scheduled, now).await?,
+        (None, false) => (producer.dead(agent, cause).await?, 0),
+        (Some(label), true) => {
+            let of_label: HashSet<DeletionId> = producer.pending_of_label(label, agent).await?.into_iter().collect();
+            let (mut ids, _) = producer.waiting(agent, cause, args.scheduled, now).await?;
+            let (mut tried, _) = producer.waiting(agent, cause, false, now).await?;
+            [&mut ids, &mut tried].into_iter().for_each(|ids| ids.retain(|id| of_label.contains(id)));
+            let untried = ids.len().saturating_sub(tried.len()) as u64;
+            (ids, untried)
+        }
+        (Some(label), false) => (producer.dead_of_label(label, agent, cause).await?, 0),
+    })
 }
 
 /// Says what was done, and why the rest was not.

@@ -19,7 +19,7 @@ use crate::{
         deletion::{AgentId, EntryId},
     },
     printable::{self, absolute},
-    queue::sqlite::{Reader, SentRequest, Story, twice_if_damaged},
+    queue::sqlite::{Reader, SentRequest, Story, WishStanding, twice_if_damaged},
 };
 
 const EXAMPLES: &str = "\
@@ -54,8 +54,14 @@ impl ShowArgs {
 /// If the database cannot be read.
 pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
     let ShowArgs { agent, entry } = args;
-    let look = async || Ok::<_, Failure>(Reader::open(&config.store).await?.story(&agent, &entry).await?);
-    let found = twice_if_damaged(look).await?;
+    let look = async || {
+        let mut reader = Reader::open(&config.store).await?;
+        let story = reader.story(&agent, &entry).await?;
+        // Wishes outlive their row.
+        let wishes = if story.is_none() { reader.wishes(&agent, &entry).await? } else { Vec::new() };
+        Ok::<_, Failure>((story, wishes))
+    };
+    let (found, wishes) = twice_if_damaged(look).await?;
     let entry = entry.as_str();
     let Some(story) = found else {
         warn_person(&format!(
@@ -63,6 +69,9 @@ pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Resul
              than queue.retention",
             absolute(&config.store.path).display()
         ));
+        if !wishes.is_empty() {
+            say_in_colour(&wish_lines(&wishes).join("\n"))?;
+        }
         return Ok(ExitCode::from(1));
     };
     say_in_colour(&history(&agent, entry, &story, clock.now()).join("\n"))?;
@@ -85,6 +94,7 @@ fn history(agent: &AgentId, entry: &str, story: &Story, now: Timestamp) -> Vec<S
         lines.push(format!("  {}", due(story, now)));
     }
     lines.push(format!("  {}", plural(story.attempts.unsigned_abs(), "counted attempt", "counted attempts")));
+    lines.extend(wish_lines(&story.wishes));
     if story.state == "pending" && !story.holds.is_empty() {
         lines.push("waiting for these holds:".to_owned());
         lines.extend(hold_lines(&story.holds, now).iter().map(|line| format!("  {line}")));
@@ -96,6 +106,25 @@ fn history(agent: &AgentId, entry: &str, story: &Story, now: Timestamp) -> Vec<S
         lines.extend(story.requests.iter().flat_map(request).map(|line| printable::line(&line).into_owned()));
     }
     lines
+}
+
+/// The wishes for an entry, a line each.
+fn wish_lines(wishes: &[WishStanding]) -> Vec<String> {
+    let wish = |wish: &WishStanding| {
+        let label = if wish.label.is_empty() { "no label".to_owned() } else { format!("label {}", wish.label) };
+        let wished = show_time(wish.wished_at);
+        let end = match (&wish.state, wish.closed_at) {
+            (Some(state), Some(at)) => {
+                let by = wish.closed_by.as_ref().map_or_else(String::new, |by| format!(" by {}", show_text(by, 100)));
+                format!("{state}{by} {}", show_time(at))
+            }
+            (Some(state), None) => state.clone(),
+            (None, _) => "open".to_owned(),
+        };
+        printable::line(&format!("  {label}: wished {wished}, {end}")).into_owned()
+    };
+    let head = (!wishes.is_empty()).then(|| "wishes for this entry:".to_owned());
+    head.into_iter().chain(wishes.iter().map(wish)).collect()
 }
 
 fn state(story: &Story) -> String {

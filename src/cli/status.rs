@@ -3,6 +3,7 @@
 mod absent;
 mod acts;
 mod json;
+mod label;
 mod layout;
 mod outlook;
 mod page;
@@ -25,16 +26,17 @@ use tokio::{
 
 use super::{
     Failure,
-    arguments::{agent_id, duration},
+    arguments::{self, agent_id, duration},
     screen,
     terminal::{is_read, warn_person, write_coloured, write_out},
 };
 use crate::{
     config::Config,
-    model::{clock::Clock, deletion::AgentId},
+    model::{clock::Clock, deletion::AgentId, label::Label},
     printable,
     queue::sqlite::{Reader, Standing, twice_if_damaged},
 };
+pub(super) use absent::message as unknown_agent;
 use json::Report;
 pub(super) use page::hold_lines;
 
@@ -43,13 +45,15 @@ Examples:
   sweeper status
   sweeper status --agent PROJECT-58RP822I --watch
   sweeper status --json | jq .rows.pending
+  sweeper status --label ERASURE-17
 
 It only reads. It reads the whole table of deletions, so the time it takes grows with the rows.
 
 On a terminal, --watch shows as much as fits, what needs a person first. Without a terminal, nothing is cut; COLUMNS sets a \
 width.
 
-Exit codes: 0 shown, whether or not a daemon runs, 1 the agent has no row, 2 usage or configuration, 3 database unusable.";
+Exit codes: 0 shown, whether or not a daemon runs, 1 the agent has no row, 2 usage or configuration, 3 database unusable. With \
+--label: 0 every wish is deleted or absent, 4 some are dead or cancelled, else 1 some are open, or there is no such label.";
 
 /// What to show, and how.
 #[derive(Debug, Default, Args)]
@@ -65,6 +69,9 @@ pub(super) struct StatusArgs {
     /// Show only what concerns this agent.
     #[arg(long, value_name = "AGENT", value_parser = agent_id)]
     agent: Option<AgentId>,
+    /// Show what became of the wishes with this label instead. It reads all of them.
+    #[arg(long, value_name = "LABEL", value_parser = arguments::label)]
+    label: Option<Label>,
 }
 
 /// Shows the status; with `--watch`, until `shutdown` completes.
@@ -77,6 +84,9 @@ pub(super) async fn status(
     clock: Clock,
     shutdown: impl Future<Output = ()>,
 ) -> Result<ExitCode, Failure> {
+    if let Some(label) = &args.label {
+        return label::status(label, &args, config, &clock, shutdown).await;
+    }
     let mut shutdown = pin!(shutdown);
     let mut resized = Resized::new(args.watch.is_some())?;
     let mut show = Show { is_json: args.json, is_watched: args.watch.is_some(), is_first: true, is_anew: true };

@@ -112,6 +112,11 @@ pub(super) fn styled(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
+/// `text` in bold.
+pub(super) fn bold(text: impl Display) -> String {
+    styled(BOLD, text)
+}
+
 /// The lines of a table, its header first and in bold. `right`: the columns that are aligned to the right. Text that does not fit into
 /// the terminal ends with `…`; without a terminal, nothing is cut. The cells must be escaped.
 pub(super) fn table<const N: usize>(

@@ -11,8 +11,8 @@
 //! | `location`, `lock`, `lock_holder`, `database_file`, `watched_files`, `processes` | one daemon per file, and nobody with another write-ahead log (WAL) |
 //! | `tx`, `write_lock`, `settle`, `due_rows`, `holds`, `verify` | a transaction of the worker |
 //! | `listing`, `rows`, `counter`, `reader`, `inspection` | reading |
-//! | `clocks`, `invalid_rows`, `upkeep` | repair and upkeep |
-//! | `producer`, `revive`, `operator`, `acts` | what commands write, and who did it |
+//! | `clocks`, `invalid_rows`, `upkeep`, `expired_labels` | repair and upkeep |
+//! | `producer`, `revive`, `labels`, `operator`, `acts` | what commands write, and who did it |
 //! | `errors`, `result_codes`, `log`, `step_limit` | errors, log events, and the limit of a statement's work |
 
 mod acts;
@@ -24,10 +24,12 @@ mod database_file;
 mod due_rows;
 mod dump;
 mod errors;
+mod expired_labels;
 mod holds;
 mod inspection;
 mod interference;
 mod invalid_rows;
+mod labels;
 mod listing;
 mod location;
 mod lock;
@@ -60,14 +62,15 @@ use sqlx::SqliteConnection;
 pub use counter::Counter;
 pub use errors::{Doubtful, OpenError, StoreError};
 pub use inspection::{Inspection, Tables, inspect};
+pub use labels::Cancelled;
 pub use location::LocationError;
 pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};
 pub use operator::{Concerned, Place, Released};
 pub use producer::{Enqueued, Producer, Wish};
 pub use reader::{
-    AgentLoad, AgentStanding, Daemon, DeadRows, Introduction, Load, Outlook, Reader, RecentPace, Remaining,
-    SentRequest, SharedLimits, Standing, Story, introduction_of,
+    AgentLoad, AgentStanding, Choice, Daemon, DeadRows, Introduction, LabelStanding, ListedRow, Listing, Load, Outlook,
+    Reader, RecentPace, Remaining, SentRequest, SharedLimits, Standing, Story, WishStanding, introduction_of,
 };
 pub use revive::Changed;
 pub use schema_watch::{Change, SchemaChange, names_of};
@@ -85,6 +88,7 @@ use crate::{
     queue::{Orphan, Queue, Swept, Upkeep},
 };
 use connection::Connection;
+use expired_labels::LabelWalk;
 use interference::blame;
 use lock::{LOCK_SUFFIX, Lock};
 use schema_watch::SchemaWatch;
@@ -113,7 +117,11 @@ pub struct Store {
     data_version: i64,
     /// The id after which pruning goes on.
     prune_after: i64,
-    /// Pruning has reached the end of the table, and free pages are being given back.
+    /// Pruning has reached the end of the table, and goes on with the labels.
+    is_at_labels: bool,
+    /// Where the removal of labels goes on.
+    labels: LabelWalk,
+    /// Pruning has reached its end, and free pages are being given back.
     is_vacuuming: bool,
     /// The id from which the sweep for invalid rows goes on.
     sweep_from: i64,

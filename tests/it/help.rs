@@ -14,6 +14,7 @@ fn the_help_of_every_command_is_as_it_was_read_last_and_has_an_example() {
         "run",
         "enqueue",
         "status",
+        "list",
         "show",
         "plan",
         "hold",

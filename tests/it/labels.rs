@@ -1,5 +1,8 @@
 //! Labels in SQL: which wishes an entry has, whatever is done to its row, and in whichever way a program writes.
 
+mod commands;
+mod pruning;
+
 use audio_cache_sweeper::sandbox::Options as SandboxOptions;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 

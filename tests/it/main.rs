@@ -27,6 +27,7 @@ mod interface;
 mod invocation;
 mod key;
 mod labels;
+mod list;
 mod lock;
 mod log_lines;
 mod logs;

@@ -13,7 +13,7 @@ const SHOWN: usize = 3;
 const MAX_NAME: usize = 60;
 
 /// The message about an agent that has no row in `database`. `agents`: all that have one.
-pub(super) fn message(agent: &AgentId, agents: &[AgentId], database: &str) -> String {
+pub(in crate::cli) fn message(agent: &AgentId, agents: &[AgentId], database: &str) -> String {
     let said = format!("there is no row of agent {} in {database}", show_text(agent.as_str(), MAX_NAME));
     if agents.is_empty() {
         return format!("{said}; there is no row at all");

@@ -104,6 +104,11 @@ impl Producer {
         self.doing = Some(Doing { draft, id: None, before: 0, least });
     }
 
+    /// Who does the act that was begun.
+    pub(super) fn operator(&self) -> Option<&str> {
+        self.doing.as_ref().map(|doing| doing.draft.operator.as_str())
+    }
+
     /// Does `work` in one transaction, as a part of the act that was begun. `work` returns the number of rows that it changed, and
     /// its result.
     ///

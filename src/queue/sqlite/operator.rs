@@ -38,10 +38,10 @@ const CHOSEN: &str = chosen!("SELECT scope, cause, since_at, until_at, repeats, 
 const RELEASE: &str = chosen!("DELETE");
 
 /// ?1 agent
-const IS_KNOWN: &str = "SELECT EXISTS (SELECT 1 FROM deletions WHERE agent_id = ?1)";
+pub(super) const IS_KNOWN: &str = "SELECT EXISTS (SELECT 1 FROM deletions WHERE agent_id = ?1)";
 
 /// ?1 the most agents. Skips from agent to agent in the index of the UNIQUE constraint.
-const AGENTS: &str = "
+pub(super) const AGENTS: &str = "
 WITH RECURSIVE agent (id) AS (
     SELECT (SELECT min(agent_id) FROM deletions)
     UNION ALL

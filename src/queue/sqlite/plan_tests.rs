@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    Options, Store, Synchronous, connection::connect, due_rows, invalid_rows, listing, producer, reader, revive,
-    settle, verify,
+    Options, Store, Synchronous, connection::connect, due_rows, expired_labels, invalid_rows, labels, listing,
+    producer, reader, revive, settle, verify,
 };
 
 async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
@@ -15,7 +15,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
 }
 
 /// Name, statement, and lines that its plan must have.
-const PLANS: [(&str, &str, &[&str]); 22] = [
+const PLANS: [(&str, &str, &[&str]); 37] = [
     (
         "lanes",
         listing::LANES,
@@ -97,6 +97,76 @@ const PLANS: [(&str, &str, &[&str]); 22] = [
         producer::MISSING,
         &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)"],
     ),
+    ("the wishes of a label", reader::OF_LABEL, &["SEARCH wishes USING PRIMARY KEY (label=?)"]),
+    (
+        "the wishes for an entry",
+        reader::OF_ENTRY,
+        &["SEARCH wishes USING INDEX wishes_entry (agent_id=? AND entry_id=?)"],
+    ),
+    ("the labels", reader::LABELS, &["SEARCH wishes USING PRIMARY KEY (label>?)"]),
+    ("the next label", expired_labels::NEXT, &["SEARCH wishes USING PRIMARY KEY (label>?)"]),
+    (
+        "look for an expired label",
+        expired_labels::LOOK,
+        &["SEARCH wishes USING PRIMARY KEY (label=? AND (agent_id,entry_id)>(?,?))"],
+    ),
+    (
+        "remove an expired label",
+        expired_labels::REMOVE,
+        &[
+            "SEARCH wishes USING PRIMARY KEY (label=? AND (agent_id,entry_id)>(?,?))",
+            "SEARCH wishes USING PRIMARY KEY (label=? AND agent_id=? AND entry_id=?)",
+        ],
+    ),
+    ("list by id", reader::LIST_BY_ID, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
+    (
+        "list an agent's rows",
+        reader::LIST_OF_AGENT,
+        &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id>?)"],
+    ),
+    (
+        "list pending rows",
+        reader::LIST_PENDING,
+        &[
+            "SEARCH deletions USING INDEX deletions_due (priority=? AND agent_id=? AND batch_max=? AND due_at=? AND rowid>?)",
+            "SEARCH deletions USING INDEX deletions_due ((priority,agent_id,batch_max,due_at)>(?,?,?,?))",
+        ],
+    ),
+    ("list dead rows", reader::LIST_DEAD, &["SEARCH deletions USING INDEX deletions_dead (last_cause=? AND rowid>?)"]),
+    (
+        "list a label's wishes",
+        reader::LIST_OF_LABEL,
+        &[
+            "SEARCH wishes USING PRIMARY KEY (label=? AND (agent_id,entry_id)>(?,?))",
+            "SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)",
+        ],
+    ),
+    (
+        "dead rows of a label",
+        labels::DEAD,
+        &[
+            "SEARCH wishes USING PRIMARY KEY (label=?)",
+            "SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)",
+        ],
+    ),
+    (
+        "pending rows of a label",
+        labels::PENDING,
+        &[
+            "SEARCH wishes USING PRIMARY KEY (label=?)",
+            "SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)",
+        ],
+    ),
+    (
+        "cancel wishes of a label",
+        labels::CANCEL,
+        &["SEARCH wishes USING PRIMARY KEY (label=? AND agent_id=? AND entry_id=?)"],
+    ),
+    (
+        "cancel all wishes for rows",
+        labels::CANCEL_ALL,
+        &["SEARCH wishes USING INDEX wishes_entry (agent_id=? AND entry_id=?)"],
+    ),
 ];
 
 /// The lines that the plan of [`reader::first_rows`] must have. That statement is put together at run time.
@@ -125,7 +195,9 @@ async fn no_statement_of_a_turn_reads_a_table_through() {
         let through: Vec<&str> = plan
             .lines()
             .filter(|line| {
-                ["SCAN deletions", "SCAN requests", "SCAN head", "SCAN next"].iter().any(|scan| line.starts_with(scan))
+                ["SCAN deletions", "SCAN requests", "SCAN wishes", "SCAN head", "SCAN next"]
+                    .iter()
+                    .any(|scan| line.starts_with(scan))
                     && !line.contains("USING")
             })
             .collect();

@@ -2,25 +2,34 @@
 
 mod acts;
 mod backlog;
+mod listed;
 mod plan;
 mod standing;
 mod story;
+mod wishes;
 
 use std::{path::PathBuf, time::Duration};
 
 use sqlx::{ColumnIndex, Row as _, Sqlite, SqliteConnection, Type, decode::Decode, sqlite::SqliteRow};
 
 pub use backlog::AgentStanding;
+pub use listed::{Choice, ListedRow, Listing};
 #[cfg(test)]
 pub(super) use plan::LANES_TO_SEND;
 pub use plan::{AgentLoad, Load, Outlook, Remaining};
 pub(super) use standing::waiting;
 pub use standing::{Daemon, DeadRows, Introduction, RecentPace, Standing};
 pub use story::{SentRequest, Story};
+pub use wishes::{LabelStanding, WishStanding};
 #[cfg(test)]
 pub(super) use {
     backlog::{IDLE, PENDING, PENDING_IN_FLIGHT},
+    listed::{
+        BY_ID as LIST_BY_ID, DEAD as LIST_DEAD, OF_AGENT as LIST_OF_AGENT, OF_LABEL as LIST_OF_LABEL,
+        PENDING as LIST_PENDING,
+    },
     standing::{DEAD, first_rows},
+    wishes::{LABELS, OF_ENTRY, OF_LABEL},
 };
 
 use super::{

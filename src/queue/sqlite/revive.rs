@@ -1,10 +1,11 @@
 //! Revives dead rows, makes waiting ones due, and cancels pending ones, for `sweeper retry` and `sweeper cancel`.
 
-use sqlx::{SqliteConnection, sqlite::SqliteQueryResult};
+use sqlx::SqliteConnection;
 
 use super::{
     errors::StoreError,
     interference::not_done,
+    labels::CANCEL_ALL,
     producer::Producer,
     rows::json,
     schema_watch::{Change, SchemaChange, schema_changes},
@@ -13,6 +14,7 @@ use super::{
 use crate::model::{
     clock::Timestamp,
     deletion::{AgentId, DeletionId, EntryId},
+    label::Label,
     outcome::Cause,
 };
 
@@ -57,8 +59,10 @@ SELECT json_group_array(id) FROM (
     SELECT id FROM deletions INDEXED BY deletions_due
     WHERE state = 'pending' AND (?1 IS NULL OR agent_id = ?1) ORDER BY id)";
 
-/// ?1 agent; ?2 entry
-const PENDING_ROW: &str = "SELECT id FROM deletions WHERE agent_id = ?1 AND entry_id = ?2 AND state = 'pending'";
+/// ?1 agent; ?2 entry; ?3 label or NULL
+const PENDING_ROW: &str = "
+SELECT id FROM deletions WHERE agent_id = ?1 AND entry_id = ?2 AND state = 'pending' AND (?3 IS NULL OR EXISTS (
+    SELECT 1 FROM wishes WHERE label = ?3 AND agent_id = ?1 AND entry_id = ?2 AND state IS NULL))";
 
 /// ?1 ids: [id, …]; ?2 now. A rejected row had better not go with others, so its `batch_max` stays. `maybe_done` stays because it is
 /// still true. OR IGNORE: an invalid row stays dead, and keeps no other from being revived.
@@ -72,7 +76,7 @@ const CANCEL: &str = "
 DELETE FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'pending'";
 
 /// ?1 ids: [id, …]; ?2 state
-const LEFT: &str = "
+pub(super) const LEFT: &str = "
 SELECT count(*) FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = ?2";
 
 const IN_FLIGHT: &str = "
@@ -105,14 +109,19 @@ impl Producer {
         self.session.twice_if_damaged("look for pending rows", whole_file(&self.session.options.path), look).await
     }
 
-    /// The ID of this row, if it is pending.
+    /// The ID of this row, if it is pending and, with a label, an open wish with this label is for it.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn pending_row(&mut self, agent: &AgentId, entry: &EntryId) -> Result<Option<DeletionId>, StoreError> {
+    pub async fn pending_row(
+        &mut self,
+        agent: &AgentId,
+        entry: &EntryId,
+        label: Option<&Label>,
+    ) -> Result<Option<DeletionId>, StoreError> {
         let look = async |conn: &mut SqliteConnection| {
             let query = sqlx::query_scalar(PENDING_ROW).bind(agent.as_str()).bind(entry.as_str());
-            query.fetch_optional(conn).await
+            query.bind(label.map(Label::as_str)).fetch_optional(conn).await
         };
         let id: Option<i64> = self
             .session
@@ -142,7 +151,7 @@ impl Producer {
             ids.len(),
             "dead",
             now,
-            async |conn| sqlx::query(REVIVE).bind(&ids_json).bind(due_at.0).execute(conn).await,
+            async |conn| Ok(sqlx::query(REVIVE).bind(&ids_json).bind(due_at.0).execute(conn).await?.rows_affected()),
             async |conn| sqlx::query_scalar(LEFT).bind(&ids_json).bind("dead").fetch_one(conn).await,
         )
         .await
@@ -182,7 +191,8 @@ impl Producer {
             "waiting",
             now,
             async |conn| {
-                sqlx::query(HURRY).bind(now.0).bind(scheduled).bind(&ids_json).bind(due_at.0).execute(conn).await
+                let hurry = sqlx::query(HURRY).bind(now.0).bind(scheduled).bind(&ids_json).bind(due_at.0);
+                Ok(hurry.execute(conn).await?.rows_affected())
             },
             async |conn| {
                 sqlx::query_scalar(STILL_WAITING).bind(now.0).bind(scheduled).bind(&ids_json).fetch_one(conn).await
@@ -203,19 +213,28 @@ impl Producer {
         Ok(u64::try_from(self.look("look for held rows", count).await?).unwrap_or(0))
     }
 
-    /// Removes the pending ones of these rows, in one transaction.
+    /// Removes the pending ones of these rows, in one transaction. All wishes for them are cancelled.
     ///
     /// # Errors
     /// If SQLite fails; then no row is removed.
     pub async fn cancel(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<Changed, StoreError> {
-        let ids_json = list(ids);
+        let (ids_json, operator) = (list(ids), self.operator().map(str::to_owned));
+        let pending = async |conn: &mut SqliteConnection| {
+            sqlx::query_scalar::<_, i64>(LEFT).bind(&ids_json).bind("pending").fetch_one(conn).await
+        };
         self.change_rows(
             "cancel",
             ids.len(),
             "pending",
             now,
-            async |conn| sqlx::query(CANCEL).bind(&ids_json).execute(conn).await,
-            async |conn| sqlx::query_scalar(LEFT).bind(&ids_json).bind("pending").fetch_one(conn).await,
+            async |conn| {
+                let before = pending(&mut *conn).await?;
+                sqlx::query(CANCEL_ALL).bind(&ids_json).bind(now.0).bind(&operator).execute(&mut *conn).await?;
+                sqlx::query(CANCEL).bind(&ids_json).execute(&mut *conn).await?;
+                // A trigger has removed those of them that only had wishes with labels.
+                Ok(u64::try_from(before - pending(conn).await?).unwrap_or(0))
+            },
+            pending,
         )
         .await
     }
@@ -228,12 +247,12 @@ impl Producer {
         most: usize,
         state: &'static str,
         now: Timestamp,
-        mut change: impl AsyncFnMut(&mut SqliteConnection) -> Result<SqliteQueryResult, sqlx::Error>,
+        mut change: impl AsyncFnMut(&mut SqliteConnection) -> Result<u64, sqlx::Error>,
         left: impl AsyncFnMut(&mut SqliteConnection) -> Result<i64, sqlx::Error>,
     ) -> Result<Changed, StoreError> {
         let done = self
             .change(doing, now, async |conn: &mut SqliteConnection| {
-                let done = change(conn).await?.rows_affected();
+                let done = change(conn).await?;
                 Ok((done, done))
             })
             .await?;
@@ -268,12 +287,12 @@ fn due_now(now: Timestamp) -> Timestamp {
     if now < Timestamp::LEAST_DUE { Timestamp::ZERO } else { now }
 }
 
-fn list(ids: &[DeletionId]) -> String {
+pub(super) fn list(ids: &[DeletionId]) -> String {
     json(&ids.iter().map(|id| id.0).collect::<Vec<_>>())
 }
 
 /// The queries return one JSON text: a row for each ID would cost a hundred times as much.
-fn parse_ids(text: String) -> Result<Vec<DeletionId>, sqlx::Error> {
+pub(super) fn parse_ids(text: String) -> Result<Vec<DeletionId>, sqlx::Error> {
     let ids: Vec<i64> = serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;
     Ok(ids.into_iter().map(DeletionId).collect())
 }

@@ -20,7 +20,7 @@ const SPARE: i64 = 10;
 const FEW_PAGES: i64 = 16;
 
 /// A step reads this many times the rows that it may remove. Rows that stay cost little.
-const STRETCH: u32 = 10;
+pub(super) const STRETCH: u32 = 10;
 /// A step removes one request for this number of rows.
 const ROWS_PER_REQUEST: u32 = 10;
 
@@ -89,8 +89,16 @@ impl Store {
             return Ok(Upkeep { removed: 0, more: self.is_vacuuming });
         }
         let Some(cutoff) = cutoff else { return Ok(Upkeep { removed: 0, more: false }) };
-        let step = self.prune(cutoff, PRUNE_ROWS).await?;
-        self.is_vacuuming = !step.more;
+        let step = if self.is_at_labels {
+            let step = self.prune_labels(cutoff, PRUNE_ROWS).await?;
+            self.is_at_labels = step.more;
+            self.is_vacuuming = !step.more;
+            step
+        } else {
+            let step = self.prune(cutoff, PRUNE_ROWS).await?;
+            self.is_at_labels = !step.more;
+            step
+        };
         Ok(Upkeep { more: true, ..step })
     }
 

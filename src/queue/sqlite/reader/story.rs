@@ -2,7 +2,7 @@
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{super::rows::holds, concerning, text, value};
+use super::{super::rows::holds, WishStanding, concerning, text, value, wishes::wishes};
 use crate::model::{
     clock::Timestamp,
     deletion::{AgentId, EntryId},
@@ -50,6 +50,8 @@ pub struct Story {
     pub requests: Vec<SentRequest>,
     /// The holds that it waits for.
     pub holds: Vec<HoldRow>,
+    /// The wishes for it, if any of them has a label.
+    pub wishes: Vec<WishStanding>,
 }
 
 /// A request, with its verdict on one row.
@@ -112,6 +114,7 @@ pub(super) async fn story(
         created_at: time(&row, 7),
         settled_at: value(&row, 8).map(Timestamp),
         requests: requests.collect(),
+        wishes: wishes(conn, agent, entry).await?,
         holds: concerning(holds(conn).await?, Some(agent)),
     }))
 }

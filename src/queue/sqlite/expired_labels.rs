@@ -1,0 +1,123 @@
+//! Removes the wishes of labels whose last wish was closed long ago.
+//!
+//! The wishes of a label go together, so that its numbers are true until then. First, a walk through all of them shows that none
+//! is open or young; it ends at the first one that is. Then the fulfilled ones go, and the dead and cancelled ones last: a
+//! label that is half removed never looks better than it was. Each step reads a bounded number of wishes, however many there are.
+
+use super::{Store, StoreError, step_limit::STEP_OF_UPKEEP, upkeep::STRETCH};
+use crate::{model::clock::Timestamp, queue::Upkeep};
+
+/// ?1 label. The next label in order. A wish without a label has the label '', and goes with its row.
+pub(super) const NEXT: &str = "SELECT min(label) FROM wishes WHERE label > ?1";
+
+/// The next wishes of a label. ?1 label; ?2, ?3 the agent and the entry after which to read; ?4 how many.
+macro_rules! stretch {
+    () => {
+        "SELECT agent_id, entry_id, state, closed_at FROM wishes
+        WHERE label = ?1 AND (agent_id, entry_id) > (?2, ?3) ORDER BY agent_id, entry_id LIMIT ?4"
+    };
+}
+
+/// ?5 cutoff. Returns the number of wishes in the stretch, the last agent and entry, and whether one of them is open or young.
+pub(super) const LOOK: &str = concat!(
+    "WITH stretch AS MATERIALIZED (",
+    stretch!(),
+    "), last AS MATERIALIZED (SELECT agent_id, entry_id FROM stretch ORDER BY agent_id DESC, entry_id DESC LIMIT 1)
+    SELECT (SELECT count(*) FROM stretch), coalesce((SELECT agent_id FROM last), ''), coalesce((SELECT entry_id FROM last), ''),
+        EXISTS (SELECT 1 FROM stretch WHERE state IS NULL OR closed_at >= ?5)"
+);
+
+/// ?5 cutoff; ?6 whether dead and cancelled wishes go as well. A wish that has been opened again since the look stays.
+pub(super) const REMOVE: &str = concat!(
+    "DELETE FROM wishes WHERE label = ?1 AND (agent_id, entry_id) IN (SELECT agent_id, entry_id FROM (",
+    stretch!(),
+    ") WHERE state IS NOT NULL AND (closed_at >= ?5) IS NOT TRUE AND (?6 OR state IN ('deleted', 'absent')))"
+);
+
+/// A walk through the labels, one step at a time.
+#[derive(Debug, Default)]
+pub(super) struct LabelWalk {
+    label: String,
+    /// The agent and the entry after which the label's wishes go on.
+    after: (String, String),
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    /// The label is done, or is the empty one at the start.
+    #[default]
+    Done,
+    /// Nothing open or young was found so far.
+    Check,
+    /// All of it is old: the fulfilled wishes go.
+    Fulfilled,
+    /// The other ones go.
+    Rest,
+}
+
+impl LabelWalk {
+    /// Goes on behind this stretch, which ends the stage if it has fewer wishes than were asked for.
+    fn pass(&mut self, count: i64, most: u32, last: (String, String)) {
+        if count >= i64::from(most) {
+            self.after = last;
+            return;
+        }
+        self.after = (String::new(), String::new());
+        self.stage = match self.stage {
+            Stage::Check => Stage::Fulfilled,
+            Stage::Fulfilled => Stage::Rest,
+            Stage::Rest | Stage::Done => Stage::Done,
+        };
+    }
+}
+
+impl Store {
+    /// Removes up to `most` wishes of labels of which no wish is open, and the last was closed before `cutoff`. Each call goes on where
+    /// the last one ended, and reads some ten times `most` wishes.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn prune_labels(&mut self, cutoff: Timestamp, most: u32) -> Result<Upkeep, StoreError> {
+        let mut read = 0;
+        while read < most.saturating_mul(STRETCH) {
+            if self.labels.stage == Stage::Done {
+                let next = sqlx::query_scalar(NEXT).bind(&self.labels.label).fetch_one(&mut *self.conn).await;
+                let next: Option<String> = next.map_err(|source| self.error("prune labels", source))?;
+                let Some(label) = next else {
+                    self.labels = LabelWalk::default();
+                    return Ok(Upkeep { removed: 0, more: false });
+                };
+                self.labels = LabelWalk { label, stage: Stage::Check, ..LabelWalk::default() };
+            }
+            let looked = sqlx::query_as(LOOK).bind(&self.labels.label).bind(&self.labels.after.0);
+            let looked = looked.bind(&self.labels.after.1).bind(most).bind(cutoff.0).fetch_one(&mut *self.conn).await;
+            let (count, agent, entry, is_young): (i64, String, String, bool) =
+                looked.map_err(|source| self.error("prune labels", source))?;
+            match self.labels.stage {
+                // A label that gets a wish while it is removed begins anew with that.
+                Stage::Check if is_young => self.labels.stage = Stage::Done,
+                Stage::Check | Stage::Done => self.labels.pass(count, most, (agent, entry)),
+                Stage::Fulfilled | Stage::Rest => {
+                    let removed = if count > 0 { self.remove_wishes(cutoff, most).await? } else { 0 };
+                    self.labels.pass(count, most, (agent, entry));
+                    if removed > 0 {
+                        return Ok(Upkeep { removed, more: true });
+                    }
+                }
+            }
+            read += u32::try_from(count).unwrap_or(most).max(1);
+        }
+        Ok(Upkeep { removed: 0, more: true })
+    }
+
+    async fn remove_wishes(&mut self, cutoff: Timestamp, most: u32) -> Result<u64, StoreError> {
+        let (label, (agent, entry)) = (self.labels.label.clone(), self.labels.after.clone());
+        let with_others = self.labels.stage == Stage::Rest;
+        let mut write = self.begin_within(STEP_OF_UPKEEP).await?;
+        let query = sqlx::query(REMOVE).bind(label).bind(agent).bind(entry).bind(most).bind(cutoff.0).bind(with_others);
+        let removed = write.execute("prune labels", query).await?;
+        write.finish().await?;
+        Ok(removed)
+    }
+}

@@ -1,0 +1,292 @@
+//! Rows one page after the other, in constant memory: each page is a short read of its own, and goes on behind the last row of the
+//! page before. Each walk reads an index, or the table, in order, so that no page reads what another one has read.
+
+use sqlx::{AssertSqlSafe, sqlite::SqliteRow};
+
+use super::{
+    super::{rows::json, step_limit::SOME_ROWS},
+    Reader, StoreError, text, value,
+};
+use crate::model::{
+    clock::Timestamp,
+    deletion::{AgentId, State},
+    label::Label,
+    outcome::Cause,
+};
+
+/// Rows that a page reads. The choice may leave out many of them.
+const PAGE: i64 = 2_000;
+
+/// The columns of a row of `deletions`.
+macro_rules! columns {
+    () => {
+        "id, agent_id, entry_id, state, last_cause, attempts, priority, batch_max, due_at, created_at, settled_at, label,
+        NULL AS wished_at, NULL AS closed_by"
+    };
+}
+
+/// A page: of the next rows, those that are chosen, and the last one, behind which the next page goes on. ?1 how many; ?2 states: [state,
+/// …], or NULL for all; ?3 agent or NULL; ?4 cause or NULL.
+macro_rules! page {
+    ($rows:expr) => {
+        concat!(
+            "WITH stretch AS MATERIALIZED (",
+            $rows,
+            "), numbered AS (SELECT *, row_number() OVER () AS number, count(*) OVER () AS numbers,
+                (?2 IS NULL OR state IN (SELECT value FROM json_each(?2))) AND (?3 IS NULL OR agent_id = ?3)
+                    AND (?4 IS NULL OR last_cause IS ?4) AS is_chosen
+            FROM stretch)
+            SELECT * FROM numbered WHERE is_chosen OR number = numbers ORDER BY number"
+        )
+    };
+}
+
+/// ?5 the id after which to read
+pub(in crate::queue::sqlite) const BY_ID: &str =
+    page!(concat!("SELECT ", columns!(), " FROM deletions NOT INDEXED WHERE id > ?5 ORDER BY id LIMIT ?1"));
+
+/// ?5 the entry after which to read
+pub(in crate::queue::sqlite) const OF_AGENT: &str = page!(concat!(
+    "SELECT ",
+    columns!(),
+    " FROM deletions WHERE agent_id = ?3 AND entry_id > ?5 ORDER BY entry_id LIMIT ?1"
+));
+
+/// ?5 to ?8 the place in the index after which to read; ?9 the id there. SQLite does not use the id with a comparison of rows, so
+/// rows of the same place come first.
+pub(in crate::queue::sqlite) const PENDING: &str = page!(concat!(
+    "SELECT * FROM (SELECT ",
+    columns!(),
+    " FROM deletions INDEXED BY deletions_due WHERE state = 'pending' AND priority = ?5 AND agent_id = ?6 AND batch_max = ?7
+        AND due_at = ?8 AND id > ?9 ORDER BY id LIMIT ?1)
+    UNION ALL SELECT * FROM (SELECT ",
+    columns!(),
+    " FROM deletions INDEXED BY deletions_due
+        WHERE state = 'pending' AND (priority, agent_id, batch_max, due_at) > (?5, ?6, ?7, ?8)
+        ORDER BY priority, agent_id, batch_max, due_at, id LIMIT ?1)
+    LIMIT ?1"
+));
+
+/// ?5 cause or NULL; ?6 the id after which to read
+pub(in crate::queue::sqlite) const DEAD: &str = page!(concat!(
+    "SELECT ",
+    columns!(),
+    " FROM deletions INDEXED BY deletions_dead WHERE state = 'dead' AND last_cause IS ?5 AND id > ?6 ORDER BY id LIMIT ?1"
+));
+
+/// ?1 the cause after which to look
+const NEXT_CAUSE: &str =
+    "SELECT min(last_cause) FROM deletions INDEXED BY deletions_dead WHERE state = 'dead' AND last_cause > ?1";
+
+/// ?5 label; ?6, ?7 the agent and the entry after which to read. Of a wish whose row is gone, the row's columns are NULL.
+pub(in crate::queue::sqlite) const OF_LABEL: &str = page!(
+    "SELECT deletions.id, wished.agent_id, wished.entry_id, coalesce(wished.state, 'pending') AS state,
+        CASE WHEN wished.state IS NULL OR wished.state = deletions.state THEN last_cause END AS last_cause, attempts, priority,
+        batch_max, due_at, created_at, closed_at AS settled_at, wished.label, wished_at, closed_by
+    FROM (SELECT * FROM wishes WHERE label = ?5 AND (agent_id, entry_id) > (?6, ?7) ORDER BY agent_id, entry_id LIMIT ?1) AS wished
+    LEFT JOIN deletions ON deletions.agent_id = wished.agent_id AND deletions.entry_id = wished.entry_id
+    ORDER BY wished.agent_id, wished.entry_id"
+);
+
+/// Which rows are listed. What is left out does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// `pending`, `deleted`, `absent` or `dead`; of a label's wishes also `cancelled`. Empty: all.
+    pub states: Vec<String>,
+    /// The agent.
+    pub agent: Option<AgentId>,
+    /// The cause.
+    pub cause: Option<Cause>,
+    /// The label: then its wishes are listed, also those whose rows are gone.
+    pub label: Option<Label>,
+}
+
+/// A row, or a label's wish for an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedRow {
+    /// `deletions.id`; `None`: the wish's row is gone.
+    pub id: Option<i64>,
+    /// Its agent.
+    pub agent: String,
+    /// Its entry.
+    pub entry: String,
+    /// The state of the row, or of the wish.
+    pub state: String,
+    /// The cause of the last request that did not end it.
+    pub cause: Option<String>,
+    /// The counted attempts.
+    pub attempts: Option<i64>,
+    /// Higher goes first.
+    pub priority: Option<i64>,
+    /// It must not be sent before this time.
+    pub due_at: Option<Timestamp>,
+    /// When it was enqueued.
+    pub created_at: Option<Timestamp>,
+    /// When it ended.
+    pub settled_at: Option<Timestamp>,
+    /// The row's last label, or that of the wish.
+    pub label: Option<String>,
+    /// When the wish was wished.
+    pub wished_at: Option<Timestamp>,
+    /// Who cancelled the wish, if that is known.
+    pub closed_by: Option<String>,
+}
+
+/// Where a walk goes on.
+#[derive(Clone, Debug)]
+enum Place {
+    ById {
+        after: i64,
+    },
+    OfAgent {
+        after: String,
+    },
+    Pending {
+        priority: i64,
+        agent: String,
+        batch_max: i64,
+        due_at: i64,
+        id: i64,
+    },
+    /// `is_only`: no other cause is asked for.
+    Dead {
+        cause: Option<String>,
+        after: i64,
+        is_only: bool,
+    },
+    OfLabel {
+        label: String,
+        agent: String,
+        entry: String,
+    },
+}
+
+/// A walk through the rows of a choice.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    choice: Choice,
+    /// The walks that are left, the next one last.
+    places: Vec<Place>,
+}
+
+impl Listing {
+    /// Begins a walk.
+    #[must_use]
+    pub fn new(choice: Choice) -> Self {
+        let is_among = |states: &[State]| {
+            let names: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
+            !choice.states.is_empty() && choice.states.iter().all(|state| names.contains(&state.as_str()))
+        };
+        let has = |state: State| choice.states.iter().any(|name| name == state.as_str());
+        let places = if let Some(label) = &choice.label {
+            vec![Place::OfLabel { label: label.as_str().to_owned(), agent: String::new(), entry: String::new() }]
+        } else if choice.agent.is_some() {
+            vec![Place::OfAgent { after: String::new() }]
+        } else if is_among(&[State::Pending, State::Dead]) {
+            let cause = choice.cause.map(|cause| cause.as_str().to_owned());
+            let dead = Place::Dead { is_only: cause.is_some(), cause, after: 0 };
+            let pending = Place::Pending { priority: i64::MIN, agent: String::new(), batch_max: 0, due_at: 0, id: 0 };
+            let places = [(State::Dead, dead), (State::Pending, pending)];
+            places.into_iter().filter(|(state, _)| has(*state)).map(|(_, place)| place).collect()
+        } else {
+            vec![Place::ById { after: i64::MIN }]
+        };
+        Self { choice, places }
+    }
+}
+
+impl Reader {
+    /// The next rows of a walk, which may be none; `None` at its end. A walk may go on with another reader.
+    ///
+    /// # Errors
+    /// If SQLite fails. The same call then can be made again.
+    pub async fn listed(&mut self, listing: &mut Listing) -> Result<Option<Vec<ListedRow>>, StoreError> {
+        let Some(place) = listing.places.last().cloned() else { return Ok(None) };
+        let rows = match self.page(&listing.choice, &place).await {
+            Ok(rows) => rows,
+            Err(source) => return Err(self.blame("list the rows", source).await),
+        };
+        let is_end = rows.first().and_then(|row| value::<i64, _>(row, "numbers")).unwrap_or(0) < PAGE;
+        let next = match rows.last() {
+            Some(last) if !is_end => Some(place.behind(last)),
+            _ => self.behind_end(place).await?,
+        };
+        listing.places.pop();
+        listing.places.extend(next);
+        let is_chosen = |row: &&SqliteRow| value::<i64, _>(row, "is_chosen") == Some(1);
+        Ok(Some(rows.iter().filter(is_chosen).map(listed_row).collect()))
+    }
+
+    async fn page(&mut self, choice: &Choice, place: &Place) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        let statement = match place {
+            Place::ById { .. } => BY_ID,
+            Place::OfAgent { .. } => OF_AGENT,
+            Place::Pending { .. } => PENDING,
+            Place::Dead { .. } => DEAD,
+            Place::OfLabel { .. } => OF_LABEL,
+        };
+        let states = (!choice.states.is_empty()).then(|| json(&choice.states));
+        let query = sqlx::query(AssertSqlSafe(statement)).bind(PAGE).bind(states);
+        let query = query.bind(choice.agent.as_ref().map(AgentId::as_str)).bind(choice.cause.map(Cause::as_str));
+        let query = match place {
+            Place::ById { after } => query.bind(after),
+            Place::OfAgent { after } => query.bind(after),
+            Place::Pending { priority, agent, batch_max, due_at, id } => {
+                query.bind(priority).bind(agent).bind(batch_max).bind(due_at).bind(id)
+            }
+            Place::Dead { cause, after, .. } => query.bind(cause).bind(after),
+            Place::OfLabel { label, agent, entry } => query.bind(label).bind(agent).bind(entry),
+        };
+        let _budget = self.steps.allow(SOME_ROWS);
+        query.fetch_all(&mut self.conn).await
+    }
+
+    /// The walk that follows on this one. Dead rows come cause by cause, those without one first.
+    async fn behind_end(&mut self, place: Place) -> Result<Option<Place>, StoreError> {
+        let Place::Dead { cause, is_only: false, .. } = place else { return Ok(None) };
+        let next = sqlx::query_scalar(NEXT_CAUSE).bind(cause.unwrap_or_default()).fetch_one(&mut self.conn).await;
+        let next: Option<String> =
+            next.map_err(|source| StoreError { path: self.path.clone(), doing: "list the rows", source })?;
+        Ok(next.map(|cause| Place::Dead { cause: Some(cause), after: 0, is_only: false }))
+    }
+}
+
+impl Place {
+    /// The place behind this row.
+    fn behind(self, row: &SqliteRow) -> Self {
+        let number = |column: &str| value::<i64, _>(row, column).unwrap_or(0);
+        let (agent, entry) = (text(row, 1).unwrap_or_default(), text(row, 2).unwrap_or_default());
+        match self {
+            Self::ById { .. } => Self::ById { after: number("id") },
+            Self::OfAgent { .. } => Self::OfAgent { after: entry },
+            Self::Pending { .. } => Self::Pending {
+                priority: number("priority"),
+                agent,
+                batch_max: number("batch_max"),
+                due_at: number("due_at"),
+                id: number("id"),
+            },
+            Self::Dead { cause, is_only, .. } => Self::Dead { cause, is_only, after: number("id") },
+            Self::OfLabel { label, .. } => Self::OfLabel { label, agent, entry },
+        }
+    }
+}
+
+fn listed_row(row: &SqliteRow) -> ListedRow {
+    let time = |column: &str| value(row, column).map(Timestamp);
+    ListedRow {
+        id: value(row, "id"),
+        agent: text(row, 1).unwrap_or_default(),
+        entry: text(row, 2).unwrap_or_default(),
+        state: text(row, 3).unwrap_or_default(),
+        cause: text(row, 4),
+        attempts: value(row, "attempts"),
+        priority: value(row, "priority"),
+        due_at: time("due_at"),
+        created_at: time("created_at"),
+        settled_at: time("settled_at"),
+        label: text(row, 11),
+        wished_at: time("wished_at"),
+        closed_by: text(row, 13),
+    }
+}
