@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use super::{
     Failure,
     arguments::{agent_id, entry_id, label},
-    names::warn_if_unknown,
+    names::{unknown_agent, warn_if_unknown},
     operator::{As, Login},
     steps::Steps,
     terminal::{ask, report, say, warn_person, will_ask},
@@ -117,6 +117,12 @@ async fn cancel_with(
         return Ok(code);
     }
     if ids.is_empty() {
+        if let (Some(agent), None) = (&args.agent, &args.label)
+            && let Some(said) = unknown_agent(agent, config).await?
+        {
+            warn_person(&said);
+            return Ok(ExitCode::from(1));
+        }
         let what = if args.label.is_some() { "open wish" } else { "pending row" };
         say(&format!("no {what} matches; nothing was written"))?;
         return Ok(code);

@@ -8,12 +8,13 @@ use jiff::tz::TimeZone;
 use super::{
     Failure,
     arguments::agent_id,
+    names::unknown_agent,
     operator::{As, Login, one_line},
     terminal::{report, warn_person},
     times::{plural, show_both, show_text},
 };
 use crate::{
-    config::{Config, nearest::nearest_ids},
+    config::Config,
     durations,
     model::{
         act::{ActKind, MAX_WHY},
@@ -27,8 +28,6 @@ use crate::{
 
 /// The longest time that can be given. Nobody remembers a hold for longer.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
-/// Agents that are read to find one with a similar ID.
-const MOST_AGENTS: u32 = 20_000;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -84,7 +83,7 @@ pub(super) async fn hold(args: HoldArgs, config: &Config, clock: Clock, login: &
     let place = Place { scope, until_at, why: args.why };
     let mut producer = Producer::join(&config.store).await?;
     producer.begin_act(draft, 1);
-    let done = place_and_tell(&mut producer, &place, &until, now).await;
+    let done = place_and_tell(&mut producer, &place, &until, config, now).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.
     let _ = producer.close().await;
     done.map(|()| ExitCode::SUCCESS)
@@ -111,7 +110,13 @@ fn show_until(until_at: Option<Timestamp>, length: Option<Duration>) -> String {
     }
 }
 
-async fn place_and_tell(producer: &mut Producer, place: &Place, until: &str, now: Timestamp) -> Result<(), Failure> {
+async fn place_and_tell(
+    producer: &mut Producer,
+    place: &Place,
+    until: &str,
+    config: &Config,
+    now: Timestamp,
+) -> Result<(), Failure> {
     let replaced = producer.hold(place, now).await?;
     // The hold is placed. A count or a name that cannot be read does not undo it.
     let concerned = producer.concerned(&place.scope).await.ok();
@@ -129,14 +134,10 @@ async fn place_and_tell(producer: &mut Producer, place: &Place, until: &str, now
     }
     report(&format!("lift it with: {}", HoldRow::command_to_lift(&place.scope, Cause::Operator)));
     if let Scope::Agent(agent) = &place.scope
-        && let Ok(false) = producer.knows(agent).await
+        && let Ok(Some(said)) = unknown_agent(agent, config).await
     {
-        let near = nearest_ids(agent.as_str(), producer.agents(MOST_AGENTS).await.unwrap_or_default());
-        let meant = match near.as_slice() {
-            [] => "; the".to_owned(),
-            near => format!(": did you mean {}? The", near.join(" or ")),
-        };
-        warn_person(&format!("the queue has no row of agent {agent}{meant} hold is placed all the same"));
+        let the = if said.ends_with('?') { " The" } else { "; the" };
+        warn_person(&format!("{said}{the} hold is placed all the same"));
     }
     Ok(())
 }

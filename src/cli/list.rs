@@ -13,9 +13,8 @@ use serde::Serialize;
 use super::{
     Failure,
     arguments::{agent_id, label},
-    names::unknown_label,
+    names::{unknown_agent, unknown_label},
     retry::causes,
-    status::unknown_agent,
     terminal::{is_read, warn_person, write_coloured},
     times::show_time,
 };
@@ -27,7 +26,7 @@ use crate::{
         label::Label,
         outcome::Cause,
     },
-    printable::{self, absolute},
+    printable,
     queue::sqlite::{Choice, ListedRow, Listing, Reader, twice_if_damaged},
 };
 
@@ -179,12 +178,12 @@ async fn nothing(args: &ListArgs, config: &Config) -> Result<ExitCode, Failure> 
         {
             return Ok(Some(unknown_label(label, &mut reader, config).await?));
         }
-        let Some(agent) = args.agent.as_ref().filter(|_| args.label.is_none()) else { return Ok(None) };
-        let agents = reader.agents().await?;
-        let database = absolute(&config.store.path).display().to_string();
-        Ok::<_, Failure>((!agents.contains(agent)).then(|| unknown_agent(agent, &agents, &database)))
+        Ok::<_, Failure>(None)
     };
-    let said = twice_if_damaged(look).await?;
+    let mut said = twice_if_damaged(look).await?;
+    if let Some(agent) = args.agent.as_ref().filter(|_| args.label.is_none()) {
+        said = unknown_agent(agent, config).await?;
+    }
     warn_person(said.as_deref().unwrap_or("nothing matches"));
     Ok(ExitCode::from(u8::from(said.is_some())))
 }

@@ -11,6 +11,7 @@ use clap::Args;
 use super::{
     Failure,
     arguments::agent_id,
+    names::unknown_agent,
     terminal::{say_in_colour, warn_person},
 };
 use crate::{
@@ -64,10 +65,13 @@ pub(super) async fn plan(args: PlanArgs, config: &Config, clock: Clock) -> Resul
     }
     match &args.agent {
         Some(agent) if report.total.rows == 0 => {
-            let database = &report.database;
-            warn_person(&format!(
-                "{agent}: no row of this agent is pending in {database}; `sweeper status` lists the agents"
-            ));
+            let said = unknown_agent(agent, config).await?.unwrap_or_else(|| {
+                format!(
+                    "{agent}: no row of this agent is pending in {}; `sweeper status` lists the agents",
+                    report.database
+                )
+            });
+            warn_person(&said);
             Ok(ExitCode::from(1))
         }
         Some(_) | None => Ok(ExitCode::SUCCESS),

@@ -10,7 +10,7 @@ use clap::{
 use super::{
     Failure,
     arguments::{agent_id, label},
-    names::warn_if_unknown,
+    names::{unknown_agent, warn_if_unknown},
     operator::{As, Login},
     steps::Steps,
     terminal::{ask, report, say, warn_person, will_ask},
@@ -139,6 +139,12 @@ async fn retry_with(
         return Ok(ExitCode::SUCCESS);
     }
     if ids.is_empty() {
+        if let (Some(agent), None) = (&args.agent, &args.label)
+            && let Some(said) = unknown_agent(agent, config).await?
+        {
+            warn_person(&said);
+            return Ok(ExitCode::from(1));
+        }
         say(&format!("no {} matches; nothing was written", rows.0))?;
         return Ok(ExitCode::SUCCESS);
     }

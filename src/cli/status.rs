@@ -1,6 +1,5 @@
 //! `sweeper status`: the state of the queue, for people and for programs.
 
-mod absent;
 mod acts;
 mod json;
 mod label;
@@ -27,6 +26,7 @@ use tokio::{
 use super::{
     Failure,
     arguments::{self, agent_id, duration},
+    names::unknown_agent,
     screen,
     terminal::{is_read, warn_person, write_coloured, write_out},
 };
@@ -36,7 +36,6 @@ use crate::{
     printable,
     queue::sqlite::{Reader, Standing, twice_if_damaged},
 };
-pub(super) use absent::message as unknown_agent;
 use json::Report;
 pub(super) use page::hold_lines;
 
@@ -96,15 +95,18 @@ pub(super) async fn status(
         let look = async || {
             let mut reader = Reader::open(&config.store).await?;
             let standing = reader.standing(args.agent.as_ref(), now).await?;
-            let is_absent = may_be_absent && is_without_rows(&standing);
-            Ok::<_, Failure>((standing, if is_absent { Some(reader.agents().await?) } else { None }))
+            Ok::<_, Failure>(standing)
         };
-        let (standing, others) = twice_if_damaged(look).await?;
-        let report = Report::new(&config.store.path, args.agent.as_ref(), &standing, now);
-        if let (Some(agent), Some(others)) = (&args.agent, others) {
-            warn_person(&format!("sweeper: {}", absent::message(agent, &others, &report.database)));
+        let standing = twice_if_damaged(look).await?;
+        if may_be_absent
+            && is_without_rows(&standing)
+            && let Some(agent) = &args.agent
+            && let Some(said) = unknown_agent(agent, config).await?
+        {
+            warn_person(&format!("sweeper: {said}"));
             return Ok(ExitCode::from(1));
         }
+        let report = Report::new(&config.store.path, args.agent.as_ref(), &standing, now);
         let has_reader = show.print(&report, &standing)?;
         let Some(pause) = args.watch.filter(|_| has_reader) else { return Ok(ExitCode::SUCCESS) };
         tokio::select! {

@@ -14,20 +14,24 @@ pub(super) fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str
         .map(|(_, name)| name)
 }
 
-/// How many characters an ID may differ from one that is suggested, and how many are suggested.
-const SLIPS: usize = 2;
+/// IDs that are suggested.
 const SUGGESTED: usize = 3;
 
-/// The IDs that differ from `written` by a slip or two, whatever their case, the nearest first. IDs often begin alike, so a
-/// similarity of names would suggest nearly all of them.
-pub(crate) fn nearest_ids(written: &str, ids: Vec<String>) -> Vec<String> {
+/// The IDs that take the fewest edits to get from `written`, whatever their case: at most a third of its characters, and only those
+/// that are nearly as near as the nearest. IDs often begin alike, so a similarity of names would suggest nearly all of them.
+pub(crate) fn nearest_ids<'a>(written: &str, ids: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let written = written.to_lowercase();
-    let distance = |id: String| (strsim::osa_distance(&written, &id.to_lowercase()), id);
-    // Of a short ID, two slips are another ID.
-    let most = SLIPS.min(written.chars().count() / 3);
-    let mut near: Vec<(usize, String)> = ids.into_iter().map(distance).filter(|(slips, _)| *slips <= most).collect();
-    near.sort();
-    near.into_iter().map(|(_, id)| id).take(SUGGESTED).collect()
+    let most = written.chars().count() / 3;
+    let distance = |id: &'a str| {
+        let lower = id.to_lowercase();
+        // Who gives the end of an ID, or its beginning, means the ID.
+        let is_part = written.len() >= 3 && lower.contains(&written);
+        (if is_part { 1 } else { strsim::osa_distance(&written, &lower) }, id)
+    };
+    let mut near: Vec<(usize, &str)> = ids.into_iter().map(distance).filter(|(slips, _)| *slips <= most).collect();
+    near.sort_unstable();
+    let least = near.first().map_or(0, |(slips, _)| *slips);
+    near.into_iter().take_while(|(slips, _)| *slips <= least + 1).take(SUGGESTED).map(|(_, id)| id).collect()
 }
 
 #[cfg(test)]
@@ -35,14 +39,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_begin_alike_are_suggested_only_for_a_slip() {
-        let near = |written: &str| {
-            let ids = ["PROJECT-58RP822I", "PROJECT-58RP822J", "PROJECT-99ZZ111A", "a", "b"].map(str::to_owned);
-            nearest_ids(written, ids.to_vec())
-        };
-        assert_eq!(near("PROJECT-58RP82I"), ["PROJECT-58RP822I", "PROJECT-58RP822J"]);
-        assert_eq!(near("project-99zz111a"), ["PROJECT-99ZZ111A"]);
-        assert!(near("PROJECT-12345678").is_empty() && near("c").is_empty());
+    fn a_slip_finds_the_ids_that_may_be_meant_and_not_all_that_begin_alike() {
+        let ids = ["PROJECT-58RP822I", "PROJECT-58RP822J", "PROJECT-AAAAAAAA", "BAKERY", "CINEMA", "a", "b"];
+        let cases: [(&str, &[&str]); 9] = [
+            ("PROJECT-58RP82I", &["PROJECT-58RP822I", "PROJECT-58RP822J"]),
+            ("PROJECT-58RP8221", &["PROJECT-58RP822I", "PROJECT-58RP822J"]),
+            ("project-58rp822i", &["PROJECT-58RP822I", "PROJECT-58RP822J"]),
+            ("58RP822", &["PROJECT-58RP822I", "PROJECT-58RP822J"]),
+            ("PROJECT-12345678", &[]),
+            ("BAKREY", &["BAKERY"]),
+            ("NOPE", &[]),
+            ("c", &[]),
+            ("", &[]),
+        ];
+        for (written, meant) in cases {
+            assert_eq!(nearest_ids(written, ids), meant, "{written}");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod list;
 mod lock;
 mod log_lines;
 mod logs;
+mod mistakes;
 mod older;
 mod outside;
 mod owner;

@@ -144,7 +144,12 @@ async fn an_agent_without_pending_rows_is_said_to_have_none() {
     let (code, out, err) = plan(dir.path(), &["--agent", "NOPE"]).await;
     assert_eq!((code, out.as_str()), (1, ""));
     let path = dir.path().join("sweeper.db");
-    assert!(err.starts_with(&format!("NOPE: no row of this agent is pending in {}", path.display())), "{err}");
+    assert!(err.starts_with(&format!("there is no row of agent NOPE in {}", path.display())), "{err}");
+    sql(dir.path(), "UPDATE deletions SET state = 'deleted', settled_at = 1790000000000").await;
+    let (code, out, err) = plan(dir.path(), &["--agent", "a"]).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.starts_with(&format!("a: no row of this agent is pending in {}", path.display())), "{err}");
+    sql(dir.path(), "UPDATE deletions SET state = 'pending', settled_at = NULL").await;
     let (code, out, _) = plan(dir.path(), &["--agent", "a"]).await;
     assert!(code == 0 && out.contains("3 rows in 1 request"), "{out}");
 }

@@ -16,10 +16,11 @@ impl Case<'_> {
         let verdict = if cause == Cause::UnknownAgent && self.standing.answered.is_some() {
             // A gateway or a wrong region answers 404 as well, so the status alone proves nothing.
             let is_word = envelope.is_some_and(|said| said.is_word_about_the_entry(self.sent.correlation_id));
-            let speaks_of_else = envelope.is_some_and(Envelope::speaks_of_something_else);
-            let is_of_another =
-                envelope.is_some_and(|said| said.error_id.is_some() && !said.is_ours(self.sent.correlation_id));
-            let is_route = self.standing.singles_answered && !speaks_of_else && !is_of_another;
+            // The older shape without an ID may be another service's, unless the API has answered such a request before. A body in
+            // no shape of the API's is never believed: a gateway that has lost its route answers so.
+            let is_of_another = |said: &Envelope| said.error_id.is_some() && !said.is_ours(self.sent.correlation_id);
+            let may_be_word = envelope.is_some_and(|said| !said.speaks_of_something_else() && !is_of_another(said));
+            let is_route = self.standing.singles_answered && may_be_word;
             (is_word || is_route).then_some(Verdict::Absent)?
         } else if cause == Cause::Rejected && !row.is_decimal() {
             // The documentation calls this answer "Invalid ID".

@@ -25,7 +25,7 @@ fn a_404_is_believed_only_with_proof_that_the_api_speaks_of_this_entry() {
         (Some(said("ENTRY_NOT_FOUND", None)), known(), true),
         (Some(said("NOT_FOUND", Some(OURS))), known(), true),
         (Some(older("NOT_FOUND", Some(OURS))), known(), true),
-        (None, with_singles(), true),
+        (None, with_singles(), false),
         (Some(older("NOT_FOUND", None)), with_singles(), true),
         (None, known(), false),
         (Some(said("ENTRY_NOT_FOUND", Some("another"))), known(), false),

@@ -12,7 +12,6 @@ use super::{
 };
 use crate::model::{
     clock::Timestamp,
-    deletion::AgentId,
     hold::HoldRow,
     outcome::{Cause, Scope},
 };
@@ -36,18 +35,6 @@ macro_rules! chosen {
 }
 const CHOSEN: &str = chosen!("SELECT scope, cause, since_at, until_at, repeats, probed_at, why");
 const RELEASE: &str = chosen!("DELETE");
-
-/// ?1 agent
-pub(super) const IS_KNOWN: &str = "SELECT EXISTS (SELECT 1 FROM deletions WHERE agent_id = ?1)";
-
-/// ?1 the most agents. Skips from agent to agent in the index of the UNIQUE constraint.
-pub(super) const AGENTS: &str = "
-WITH RECURSIVE agent (id) AS (
-    SELECT (SELECT min(agent_id) FROM deletions)
-    UNION ALL
-    SELECT (SELECT min(agent_id) FROM deletions WHERE agent_id > agent.id) FROM agent WHERE agent.id IS NOT NULL
-)
-SELECT id FROM agent WHERE id IS NOT NULL LIMIT ?1";
 
 /// ?1 agent or NULL. Pending rows, and those of them in requests without an answer.
 const CONCERNED: &str = "
@@ -147,25 +134,6 @@ impl Producer {
             Ok((chosen.len() as u64, Released { lifted, left: holds(conn).await? }))
         })
         .await
-    }
-
-    /// Whether this agent has a row in the queue.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn knows(&mut self, agent: &AgentId) -> Result<bool, StoreError> {
-        let look =
-            async |conn: &mut SqliteConnection| sqlx::query_scalar(IS_KNOWN).bind(agent.as_str()).fetch_one(conn).await;
-        self.look("look for the agent", look).await
-    }
-
-    /// Up to `most` agents that have rows in the queue.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn agents(&mut self, most: u32) -> Result<Vec<String>, StoreError> {
-        let look = async |conn: &mut SqliteConnection| sqlx::query_scalar(AGENTS).bind(most).fetch_all(conn).await;
-        self.look("list the agents", look).await
     }
 
     /// All holds, whoever placed them.
