@@ -470,7 +470,7 @@ CREATE TABLE acts (
     act        TEXT    NOT NULL,
     operator   TEXT    NOT NULL,           -- who did it, as the command was told: a statement, and no proof
     scope      TEXT,                       -- * or an agent_id; NULL: several agents
-    rows       INTEGER NOT NULL,           -- rows of deletions changed so far; of a hold or release, rows of holds
+    rows       INTEGER NOT NULL,           -- rows of deletions changed so far; of a hold or release, rows of holds; with a label, wishes
     detail     TEXT,                       -- what was chosen, and the reason
     updated_at INTEGER NOT NULL,           -- the time of the last transaction
     ended      INTEGER NOT NULL DEFAULT 0, -- 1: the command has done all of it

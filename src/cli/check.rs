@@ -104,7 +104,7 @@ fn consequences(config: &Config) -> String {
     format!(
         "requests go to {}\n\
          a row that fails is tried {} times, with these delays between attempts (each up to a quarter longer): {}\n\
-         after {} faults in a row, everything is held for (each up to a quarter longer): {}, …",
+         after {} faults in a row, their agent is held, or everything if they come from several agents, for (each up to a quarter longer): {}, …",
         config.base_url,
         policy.max_attempts,
         list(&policy.retry.schedule(policy.max_attempts)),

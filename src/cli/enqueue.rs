@@ -137,7 +137,8 @@ fn source(args: &EnqueueArgs) -> String {
         _ if args.ids.is_empty() || args.ids == ["-"] => "standard input".to_owned(),
         _ => "arguments".to_owned(),
     };
-    format!("from {source}{priority}")
+    let label = args.label.as_ref().map_or_else(String::new, |label| format!(", label: {label}"));
+    format!("from {source}{priority}{label}")
 }
 
 async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result<ExitCode, Failure> {

@@ -155,6 +155,9 @@ impl Parser {
     fn wish(&mut self, raw: Raw) -> Result<Wish, Problem> {
         let agent = self.agent(raw.agent)?;
         let entry = raw.entry.ok_or_else(|| Problem::Line("has no entry_id".to_owned()))?;
+        if self.format != Format::Lines && refuse_floating(&entry).is_ok() && is_several(&entry) {
+            return Err(Problem::Line(several(&entry)));
+        }
         let entry = refuse_floating(&entry).and_then(|()| EntryId::parse(&entry)).map_err(|error| refused(&error))?;
         let priority = match raw.priority {
             Some(text) => {

@@ -37,7 +37,7 @@ Examples:
   sweeper release --agent PROJECT-58RP822I --cause unknown_agent
   sweeper release --cause operator
 
-A hold that the daemon placed is over as soon as it is lifted. If its cause is not mended, the daemon places it again after
+A hold that the daemon placed is over as soon as it is lifted. If its cause is not mended, the daemon places it again after \
 the next request.
 
 Exit codes: 0 released, 1 there was nothing to release, 2 usage or configuration, 3 database unusable.";

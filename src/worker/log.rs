@@ -168,9 +168,10 @@ pub fn act(act: &Act) {
         None => "several agents",
     };
     let count = if *rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
+    let holds = if *rows == 1 { "1 hold".to_owned() } else { format!("{rows} holds") };
     let what = match kind {
         Some(ActKind::Hold) => format!("held {on}"),
-        Some(ActKind::Release) if scope.is_none() => format!("released {rows} holds, wherever they were"),
+        Some(ActKind::Release) if scope.is_none() => format!("released {holds}, wherever they were"),
         Some(ActKind::Release) => format!("released {on}"),
         Some(ActKind::Retry) => format!("retried {count} of {on}"),
         Some(ActKind::Cancel) => format!("cancelled {count} of {on}"),

@@ -109,7 +109,9 @@ impl Records {
         let fields = fields.map_err(Problem::Line)?;
         if fields.len() != columns.len() {
             let (found, wanted) = (fields.len(), columns.len());
-            return Err(Problem::Line(format!("has {found} fields, and the header has {wanted}")));
+            return Err(Problem::Line(format!(
+                "has {found} fields, and the header has {wanted}; a value with a comma needs double quotes, and no entry ID has one"
+            )));
         }
         let mut raw = Raw::default();
         for (column, text) in columns.iter().zip(fields) {

@@ -11,8 +11,8 @@ const MAGIC: [(&[u8], &str); 8] = [
     (b"BZh91AY&SY", "it is compressed with bzip2: unpack it with `bzcat file | sweeper enqueue …`"),
     (
         b"PK\x03\x04",
-        "it is a ZIP archive, or a spreadsheet (.xlsx is one): unpack it with `unzip -p file | sweeper enqueue …`, or save \
-         the spreadsheet as CSV",
+        "it is a ZIP archive, or a spreadsheet (.xlsx is one): save the spreadsheet as CSV, or unpack the archive with \
+         `unzip -p file | sweeper enqueue …`",
     ),
     (
         b"SQLite format 3\0",

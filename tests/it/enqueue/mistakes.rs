@@ -91,6 +91,16 @@ async fn one_wrong_line_is_refused_with_its_number_and_the_others_go_in() {
         assert!(err.starts_with(&format!("standard input, line 2: \"{line}\" {said}")), "{line}: {err}");
         assert_eq!(err.lines().count(), 1, "{line}: {err}");
     }
+    for (input, line, said) in [
+        ("entry_id\n1\n\"4,711\"\n2\n", 3, "\"4,711\" looks like several IDs"),
+        ("{\"entry_id\":1}\n{\"entry_id\":\"4711 4712\"}\n{\"entry_id\":2}\n", 2, "looks like several IDs"),
+        ("entry_id\n1\n4711,0\n2\n", 3, "has 2 fields, and the header has 1; a value with a comma needs double quotes"),
+    ] {
+        let (code, out, err) = enqueue(dir.path(), A, input);
+        assert!(code == 1 && out.ends_with("refused 1\n"), "{input}: {out}");
+        let place = format!("standard input, line {line}: ");
+        assert!(err.starts_with(&place) && err.contains(said) && err.lines().count() == 1, "{input}: {err}");
+    }
     assert_eq!(rows(dir.path()).await, ["a 1 0 0", "a 2 0 0"]);
 }
 
