@@ -6,10 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use audio_cache_sweeper::{
-    model::outcome::Cause,
-    sandbox::{Mood, Options},
-};
+use audio_cache_sweeper::{model::outcome::Cause, sandbox::Options};
 
 use crate::{
     bed::UNCHECKED,
@@ -365,9 +362,9 @@ async fn rows_that_are_held_all_the_same_are_counted() {
 #[tokio::test]
 async fn a_daemon_sends_what_is_retried_now_at_once_and_logs_who_did_it() {
     let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(Options::default()).await;
-    sandbox.script([Mood::status(500)]);
-    queue(dir.path(), 1).await;
+    // Failing rows wait for others that failed, for a share of the hour.
+    let sandbox = sandbox(Options { failing: vec!["1".to_owned()], ..Options::default() }).await;
+    queue(dir.path(), 2).await;
     let mut command = configured(dir.path(), &sandbox);
     command.env("SWEEPER__RETRY__BASE_DELAY", "1h").env("SWEEPER__HOLD__AFTER_FAULTS", "9");
     let daemon = Daemon::start(command).until("request").await;

@@ -39,9 +39,9 @@ const WAITING: &str = concat!(
     " AND (?3 IS NULL OR agent_id = ?3) AND (?4 IS NULL OR last_cause = ?4) ORDER BY id)"
 );
 
-/// ?3 ids: [id, …]; ?4 the new due time. OR IGNORE: as in [`REVIVE`].
+/// ?3 ids: [id, …]. With 0, the rows wait for nobody to share a request with. OR IGNORE: as in [`REVIVE`].
 const HURRY: &str =
-    concat!("UPDATE OR IGNORE deletions SET due_at = ?4 WHERE id IN (SELECT value FROM json_each(?3)) AND ", waits!());
+    concat!("UPDATE OR IGNORE deletions SET due_at = 0 WHERE id IN (SELECT value FROM json_each(?3)) AND ", waits!());
 
 /// ?3 ids: [id, …]
 const STILL_WAITING: &str =
@@ -184,14 +184,14 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; then no row is changed.
     pub async fn hurry(&mut self, ids: &[DeletionId], scheduled: bool, now: Timestamp) -> Result<Changed, StoreError> {
-        let (ids_json, due_at) = (list(ids), due_now(now));
+        let ids_json = list(ids);
         self.change_rows(
             "make rows due",
             ids.len(),
             "waiting",
             now,
             async |conn| {
-                let hurry = sqlx::query(HURRY).bind(now.0).bind(scheduled).bind(&ids_json).bind(due_at.0);
+                let hurry = sqlx::query(HURRY).bind(now.0).bind(scheduled).bind(&ids_json);
                 Ok(hurry.execute(conn).await?.rows_affected())
             },
             async |conn| {

@@ -94,7 +94,7 @@ impl RawDeletion<'_> {
             },
             due_since: due_since(due_at, created_at, now),
             turn: Timestamp(if due_at == 0 { created_at } else { due_at }),
-            is_retry: attempts > 0 && cause.is_some_and(Cause::gathers),
+            is_retry: is_retry(due_at, attempts, cause),
         })
     }
 }
@@ -179,6 +179,12 @@ fn valid(at: Timestamp) -> Result<Timestamp, sqlx::Error> {
 /// clock that is ahead of ours, does not count.
 pub(super) fn due_since(due_at: i64, created_at: i64, now: Timestamp) -> Timestamp {
     Timestamp(if created_at <= now.0 { due_at.max(created_at) } else { due_at })
+}
+
+/// Whether a due row may wait for the rows that failed at the same time in other requests. A `due_at` of 0 is somebody's word that it
+/// goes at once.
+pub(super) fn is_retry(due_at: i64, attempts: u32, cause: Option<Cause>) -> bool {
+    due_at != 0 && attempts > 0 && cause.is_some_and(Cause::gathers)
 }
 
 /// The values that are written onto rows that have reached their end, the same for many rows.

@@ -8,7 +8,7 @@ use std::{
 use sqlx::SqliteConnection;
 
 use super::{
-    super::rows::{due_since, json},
+    super::rows::{due_since, is_retry, json},
     count, text, value,
 };
 use crate::{
@@ -172,8 +172,7 @@ async fn gather(
         };
         let attempts = value::<i64, _>(&row, 3).and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0);
         let cause = text(&row, 4).and_then(|cause| Cause::parse(&cause));
-        let is_retry = attempts > 0 && cause.is_some_and(Cause::gathers);
-        let wait = if is_retry { settings.retry.gathering(attempts) } else { Duration::ZERO };
+        let wait = if is_retry(due_at, attempts, cause) { settings.retry.gathering(attempts) } else { Duration::ZERO };
         let of_row = due_since(due_at, created_at, now).plus(wait.max(settings.linger));
         let Ok(lane) = usize::try_from(lane) else { continue };
         until.entry(lane).and_modify(|until: &mut Timestamp| *until = (*until).min(of_row)).or_insert(of_row);
