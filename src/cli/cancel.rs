@@ -112,17 +112,18 @@ async fn cancel_with(
         Some(label) => plural(ids.len() as u64, "open wish", "open wishes") + &format!(" with the label {label}"),
         None => plural(ids.len() as u64, "pending row", "pending rows"),
     };
+    if ids.is_empty()
+        && let (Some(agent), None) = (&args.agent, &args.label)
+        && let Some(said) = unknown_agent(agent, config).await?
+    {
+        warn_person(&said);
+        return Ok(ExitCode::from(1));
+    }
     if args.dry_run {
         say(&format!("dry run: {count} would be cancelled; nothing was written"))?;
         return Ok(code);
     }
     if ids.is_empty() {
-        if let (Some(agent), None) = (&args.agent, &args.label)
-            && let Some(said) = unknown_agent(agent, config).await?
-        {
-            warn_person(&said);
-            return Ok(ExitCode::from(1));
-        }
         let what = if args.label.is_some() { "open wish" } else { "pending row" };
         say(&format!("no {what} matches; nothing was written"))?;
         return Ok(code);

@@ -133,18 +133,19 @@ async fn retry_with(
     let count = plural(ids.len() as u64, rows.0, rows.1);
     let early = plural(scheduled, "was enqueued", "were enqueued");
     let early = if scheduled > 0 { format!(", of which {early} for a later time") } else { String::new() };
+    if ids.is_empty()
+        && let (Some(agent), None) = (&args.agent, &args.label)
+        && let Some(said) = unknown_agent(agent, config).await?
+    {
+        warn_person(&said);
+        return Ok(ExitCode::from(1));
+    }
     if args.dry_run {
         let would = if args.now { "become due now" } else { "be retried" };
         say(&format!("dry run: {count}{early} would {would}; nothing was written"))?;
         return Ok(ExitCode::SUCCESS);
     }
     if ids.is_empty() {
-        if let (Some(agent), None) = (&args.agent, &args.label)
-            && let Some(said) = unknown_agent(agent, config).await?
-        {
-            warn_person(&said);
-            return Ok(ExitCode::from(1));
-        }
         say(&format!("no {} matches; nothing was written", rows.0))?;
         return Ok(ExitCode::SUCCESS);
     }

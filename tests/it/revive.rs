@@ -119,11 +119,10 @@ async fn many_rows_are_revived_and_cancelled_in_steps() {
 
 #[tokio::test]
 async fn pending_rows_are_taken_out_by_entry_by_agent_or_all() {
-    let cases: [(&[&str], &str, i32); 6] = [
+    let cases: [(&[&str], &str, i32); 5] = [
         (&["--agent", "a", "1", "3", "1"], "a2 bp", 0),
         (&["--agent", "a"], "bp", 0),
         (&["--all"], "", 0),
-        (&["--agent", "nobody"], "a1 a2 a3 bp", 0),
         (&["--agent", "a", "1", "x", "nothing"], "a2 a3 bp", 1),
         (&["--agent", "a", "d"], "a1 a2 a3 bp", 1),
     ];
@@ -149,6 +148,20 @@ async fn pending_rows_are_taken_out_by_entry_by_agent_or_all() {
         assert_eq!(ids(dir.path(), "state = 'pending'").await, left, "{selector:?}");
         assert_eq!(ids(dir.path(), "state <> 'pending'").await, "ad ax ay ba bx by", "what was settled stays");
     }
+}
+
+#[tokio::test]
+async fn an_agent_without_rows_is_a_slip_and_nothing_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    mixed(dir.path()).await;
+    for command in ["cancel", "retry"] {
+        for how in ["--dry-run", "--yes"] {
+            let (code, out, err) = run(dir.path(), &[command, "--agent", "nobody", how]);
+            assert_eq!((code, out.as_str()), (1, ""), "{command} {how}: {err}");
+            assert!(err.starts_with("there is no row of agent nobody in /"), "{command} {how}: {err}");
+        }
+    }
+    assert_eq!(ids(dir.path(), "state = 'pending'").await, "a1 a2 a3 bp");
 }
 
 #[tokio::test]
