@@ -108,7 +108,7 @@ fn of_arguments() -> Vec<Mistake> {
     ]
 }
 
-/// Somewhere else than the queue, or about what is not in it.
+/// Somewhere else than the queue.
 fn of_place() -> Vec<Mistake> {
     let nowhere: &[&str] = &[
         "database {dir}/sweeper.db: there is no such file",
@@ -117,7 +117,6 @@ fn of_place() -> Vec<Mistake> {
         "`sweeper init` makes one",
     ];
     let there_is_none = |typed| Mistake { typed, code: 3, said: nowhere, ..Mistake::default() };
-    let unknown = |typed, code, said| Mistake { typed, code, said, has_queue: true, ..Mistake::default() };
     let mut mistakes: Vec<_> = [
         "status",
         "show a 1",
@@ -152,6 +151,14 @@ fn of_place() -> Vec<Mistake> {
             said: &["{dir}/sweeper.db: there is no queue", "--config", "give --create to make a new one"],
             ..Mistake::default()
         },
+    ]);
+    mistakes
+}
+
+/// Names that are not in the queue, but for a slip.
+fn of_names() -> Vec<Mistake> {
+    let unknown = |typed, code, said| Mistake { typed, code, said, has_queue: true, ..Mistake::default() };
+    vec![
         unknown(
             "status --agent BAKREY",
             1,
@@ -170,8 +177,7 @@ fn of_place() -> Vec<Mistake> {
         unknown("release --agent BAKERY", 1, &["nothing was released: no operator holds BAKERY"]),
         unknown("status --label TICKET-2", 1, &["TICKET-2", "did you mean TICKET-1?"]),
         unknown("list --label TICKET-2", 1, &["TICKET-2", "did you mean TICKET-1?"]),
-    ]);
-    mistakes
+    ]
 }
 
 fn make(dir: &Path, mistake: &Mistake) {
@@ -190,7 +196,7 @@ fn make(dir: &Path, mistake: &Mistake) {
 
 #[test]
 fn each_is_met_by_what_a_good_colleague_would_say() {
-    for mistake in of_configuration().into_iter().chain(of_arguments()).chain(of_place()) {
+    for mistake in of_configuration().into_iter().chain(of_arguments()).chain(of_place()).chain(of_names()) {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path(), &mistake);
         let mut command = sweeper(dir.path());
