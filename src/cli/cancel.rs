@@ -79,10 +79,11 @@ pub(super) async fn cancel(
         will_ask()?;
     }
     let mut producer = Producer::join(&config.store).await?;
-    let scope = args.agent.clone().map_or(Scope::All, Scope::Agent);
+    // A label or a cause may be about any agents.
+    let scope = args.agent.clone().map(Scope::Agent).or(args.all.then_some(Scope::All));
     let detail = if args.entries.is_empty() { "pending rows" } else { "named entries" };
     let label = args.label.as_ref().map_or_else(String::new, |label| format!(", label: {label}"));
-    producer.begin_act(login.act(&args.whose, ActKind::Cancel, Some(scope), Some(&format!("{detail}{label}"))), 1);
+    producer.begin_act(login.act(&args.whose, ActKind::Cancel, scope, Some(&format!("{detail}{label}"))), 1);
     let done = cancel_with(&mut producer, &args, config, clock).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.
     let _ = producer.close().await;

@@ -107,8 +107,9 @@ pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock, login:
     if args.asks() {
         will_ask()?;
     }
-    let scope = args.agent.clone().map_or(Scope::All, Scope::Agent);
-    let act = login.act(&args.whose, ActKind::Retry, Some(scope), Some(&args.chosen()));
+    // A label or a cause may be about any agents.
+    let scope = args.agent.clone().map(Scope::Agent).or(args.all.then_some(Scope::All));
+    let act = login.act(&args.whose, ActKind::Retry, scope, Some(&args.chosen()));
     let mut producer = Producer::join(&config.store).await?;
     producer.begin_act(act, 1);
     let done = retry_with(&mut producer, &args, config, clock).await;
@@ -191,7 +192,7 @@ async fn choose(producer: &mut Producer, args: &RetryArgs, now: Timestamp) -> Re
 
 /// Says what was done, and why the rest was not.
 fn tell(args: &RetryArgs, ids: &[DeletionId], done: u64, stuck: u64) {
-    report(&if args.now { format!("due now {done}") } else { format!("revived {done}") });
+    report(&if args.now { format!("due now {done}") } else { format!("retried {done}") });
     if stuck > 0 {
         let stays = if args.now { ("row waits on", "rows wait on") } else { ("row stays dead", "rows stay dead") };
         let rows = plural(stuck, stays.0, stays.1);

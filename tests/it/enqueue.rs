@@ -247,7 +247,7 @@ async fn what_is_done_has_not_failed_because_nobody_hears_of_it() {
     let made = created(dir.path()) + "inserted 2";
     for (arguments, said) in [
         (&["enqueue", "--create", "--agent", "a", "1", "2"][..], made.as_str()),
-        (&["retry", "--all", "--yes"], "revived 1\n"),
+        (&["retry", "--all", "--yes"], "retried 1\n"),
         (&["cancel", "--all", "--yes"], "cancelled 2\n"),
     ] {
         let mut command = sweeper(dir.path());

@@ -60,7 +60,7 @@ async fn dead_rows_come_back_by_agent_by_cause_or_all() {
         assert_eq!(ids(dir.path(), "state = 'dead'").await, "ax ay bx by");
         let (code, out, err) = run(dir.path(), &[&["retry", "--yes"], selector].concat());
         let said = if count > 0 {
-            format!("revived {count}\n")
+            format!("retried {count}\n")
         } else {
             "no dead row matches; nothing was written\n".to_owned()
         };
@@ -101,7 +101,7 @@ async fn a_row_that_no_request_can_carry_stays_dead_and_keeps_no_other() {
          VALUES ('a', 'odd', 'dead', 5, 'rejected', 99)";
     sql(dir.path(), &format!("{UNCHECKED} {odd}")).await;
     let (code, out, err) = run(dir.path(), &["retry", "--all", "--yes"]);
-    assert_eq!((code, out.as_str()), (0, "revived 4\n"));
+    assert_eq!((code, out.as_str()), (0, "retried 4\n"));
     let reason = "values that the schema does not allow were forced in, and no request can carry them";
     assert_eq!(err, format!("1 row stays dead: {reason}\n"));
     assert_eq!(ids(dir.path(), "state = 'dead'").await, "aodd");
@@ -112,7 +112,7 @@ async fn many_rows_are_revived_and_cancelled_in_steps() {
     let dir = tempfile::tempdir().unwrap();
     queue(dir.path(), 5_000).await;
     sql(dir.path(), "UPDATE deletions SET state = 'dead', settled_at = 5, last_cause = 'lost'").await;
-    assert_eq!(run(dir.path(), &["retry", "--all", "--yes"]).1, "revived 5000\n");
+    assert_eq!(run(dir.path(), &["retry", "--all", "--yes"]).1, "retried 5000\n");
     assert_eq!(run(dir.path(), &["cancel", "--all", "--yes"]).1, "cancelled 5000\n");
     assert_eq!(ids(dir.path(), "1").await, "");
 }
@@ -231,5 +231,5 @@ async fn on_a_terminal_both_ask_first() {
     let (code, shown) = on_a_terminal(command(dir.path(), &["cancel", "--all"]), "yes").await.unwrap();
     assert_eq!((code, shown.contains("cancelled 4")), (0, true), "{shown}");
     let (code, shown) = on_a_terminal(command(dir.path(), &["retry", "--all"]), "Y").await.unwrap();
-    assert_eq!((code, shown.contains("revived 4")), (0, true), "{shown}");
+    assert_eq!((code, shown.contains("retried 4")), (0, true), "{shown}");
 }

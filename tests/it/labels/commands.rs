@@ -197,10 +197,10 @@ async fn retry_brings_back_the_dead_rows_of_a_label_alone() {
     let retry = |arguments: &[&str]| run(dir.path(), &[&["retry", "--label", "T"], arguments].concat(), "");
     assert_eq!(retry(&["--dry-run"]).1, "dry run: 3 dead rows would be retried; nothing was written\n");
     assert_eq!(retry(&["--cause", "lost", "--yes"]).1, "no dead row matches; nothing was written\n");
-    assert_eq!(retry(&["--agent", "a", "--yes"]).1, "revived 2\n");
+    assert_eq!(retry(&["--agent", "a", "--yes"]).1, "retried 2\n");
     let all = ["T a 1 open", "T a 2 open", "T b 3 dead", "U a 2 open", "U a 4 dead"];
     assert_eq!(wishes(dir.path()).await, all, "of all labels of a row");
-    assert_eq!(retry(&["--yes"]).1, "revived 1\n");
+    assert_eq!(retry(&["--yes"]).1, "retried 1\n");
     assert_eq!(retry(&["--all", "--yes"]).0, 2);
     sql(dir.path(), "UPDATE deletions SET due_at = 4100000000000, attempts = iif(entry_id = '3', 0, 1)").await;
     let dry = retry(&["--now", "--scheduled", "--dry-run"]).1;
