@@ -197,10 +197,10 @@ async fn without_a_connection_it_says_where_it_ends() {
 async fn tls_and_the_proxy_are_those_of_the_daemon_and_named() {
     let api = sandbox(Options::default()).await;
     let authority = Authority::new();
-    let ca = tempfile::NamedTempFile::new().unwrap();
-    fs::write(ca.path(), &authority.pem).unwrap();
-    let port = authority.serve("localhost", false, &api).await.port();
     let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    fs::write(&ca, &authority.pem).unwrap();
+    let port = authority.serve("localhost", false, &api).await.port();
     let arguments = ["--online", "--agent", "A"];
     let (code, lines) = run(over_tls(dir.path(), &api, port), &arguments).await;
     let said = line(&lines, "connection");
@@ -209,21 +209,21 @@ async fn tls_and_the_proxy_are_those_of_the_daemon_and_named() {
 
     let (address, asked) = proxy().await;
     let mut command = over_tls(dir.path(), &api, port);
-    command.env("SWEEPER__API__CA_FILE", ca.path()).env("SWEEPER__API__PROXY", format!("http://{address}"));
+    command.env("SWEEPER__API__CA_FILE", "ca.pem").env("SWEEPER__API__PROXY", format!("http://{address}"));
     let (code, lines) = run(command, &arguments).await;
     let said = line(&lines, "connection");
     assert_eq!((code, asked.lock().unwrap().len()), (0, 1), "{lines:#?}");
     for part in [
         format!("https://localhost:{port} through the proxy http://{address}, api.proxy (set by SWEEPER__API__PROXY)"),
         format!(" at {address}, "),
-        format!("the certificates in {}, api.ca_file (set by SWEEPER__API__CA_FILE)", ca.path().display()),
+        format!("the certificates in {}, api.ca_file (set by SWEEPER__API__CA_FILE)", ca.display()),
     ] {
         assert!(said.contains(&part), "{part}: {said}");
     }
     for (name, is_expired, part) in [("other.test", false, "not valid for name"), ("localhost", true, "expired")] {
         let port = authority.serve(name, is_expired, &api).await.port();
         let mut command = over_tls(dir.path(), &api, port);
-        command.env("SWEEPER__API__CA_FILE", ca.path());
+        command.env("SWEEPER__API__CA_FILE", &ca);
         let (code, lines) = run(command, &arguments).await;
         assert!(code == 1 && line(&lines, "connection").contains(part), "{part}: {lines:#?}");
     }

@@ -59,7 +59,7 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
     assert_eq!(config.base_url.as_str(), "https://api.eu.poly.ai/");
     assert_eq!((config.rate.requests_per_second, config.rate.burst.get()), (2.5, 9));
     assert_eq!(config.worker.linger, Duration::from_millis(500), "an empty variable is none");
-    let Some(KeySource::Given(key)) = &config.key else { panic!("a key") };
+    let Some(KeySource::Given { key, .. }) = &config.key else { panic!("a key") };
     assert_eq!(secrecy::ExposeSecret::expose_secret(key), "0123", "digits stay the text they are");
 }
 

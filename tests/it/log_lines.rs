@@ -92,7 +92,7 @@ async fn a_key_that_is_still_wrong_after_a_restart_is_an_error_again_once() {
     fs::write(&key, "another-key").unwrap();
     let command = || {
         let mut command = configured(dir.path(), &sandbox);
-        command.env_remove("SWEEPER__API__KEY").env("SWEEPER__API__KEY_FILE", &key);
+        command.env_remove("SWEEPER__API__KEY").env("SWEEPER__API__KEY_FILE", "key");
         command.env("SWEEPER__HOLD__MAX_DELAY", "1s");
         command
     };

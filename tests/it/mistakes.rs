@@ -78,13 +78,35 @@ fn of_configuration() -> Vec<Mistake> {
             &[("SWEEPER__DATABASE__PATH", "q/")],
             &["database.path = \"q/\": names a directory; name a file in it"],
         ),
-        key(&[("key", "\"abc\"\n")], &["api.key_file", "key", "is in quotes", "remove them"]),
+        key(&[("key", "\"abc\"\n")], &["the API key (api.key_file {dir}/key) is in quotes", "remove them"]),
         key(&[("key", "\u{feff}abc\n")], &["api.key_file", "byte order mark"]),
         key(&[("key", "abc\ndef\n")], &["api.key_file", "line"]),
         key(&[("key", "Bearer abc\n")], &["api.key_file", "give the key alone"]),
         key(&[("key", "\n")], &["api.key_file", "empty"]),
-        key(&[("key/", "")], &["api.key_file", "directory"]),
-        key(&[], &["api.key_file", "key"]),
+        key(&[("key/", "")], &["api.key_file {dir}/key: is a directory"]),
+        key(&[], &["api.key_file {dir}/key: No such file"]),
+        Mistake {
+            variables: &[("SWEEPER__API__KEY", "'abc'")],
+            typed: "check",
+            code: 2,
+            said: &["the API key (api.key, set by SWEEPER__API__KEY) is in quotes"],
+            ..Mistake::default()
+        },
+        Mistake {
+            files: &[("x.toml", "[api]\nkey = \"'abc'\"")],
+            variables: &[("SWEEPER__API__KEY", "")],
+            typed: "check --config x.toml",
+            code: 2,
+            said: &["the API key (api.key, set in {dir}/x.toml, line 2) is in quotes"],
+            ..Mistake::default()
+        },
+        Mistake {
+            variables: &[("SWEEPER__API__CA_FILE", "ca.pem"), ("SWEEPER__API__REGION", "eu")],
+            typed: "check",
+            code: 2,
+            said: &["api.ca_file {dir}/ca.pem: No such file"],
+            ..Mistake::default()
+        },
     ]
 }
 
@@ -150,6 +172,22 @@ fn of_place() -> Vec<Mistake> {
             typed: "enqueue --agent a 1",
             code: 2,
             said: &["{dir}/sweeper.db: there is no queue", "--config", "give --create to make a new one"],
+            ..Mistake::default()
+        },
+        Mistake {
+            files: &[("in.txt", "4711,4712\n")],
+            has_queue: true,
+            typed: "enqueue --agent a --file in.txt",
+            code: 2,
+            said: &["{dir}/in.txt, line 1: \"4711,4712\" looks like several IDs"],
+            ..Mistake::default()
+        },
+        Mistake {
+            files: &[("folder/", "")],
+            has_queue: true,
+            typed: "enqueue --agent a --dry-run --file folder",
+            code: 2,
+            said: &["--file {dir}/folder: is a directory; name a file in it"],
             ..Mistake::default()
         },
         unknown(

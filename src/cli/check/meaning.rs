@@ -12,6 +12,7 @@ use crate::{
         deletion::AgentId,
         outcome::{Answer, Fault, RetryAfter},
     },
+    printable::absolute,
 };
 
 /// The longest message of the API that is shown, in characters.
@@ -282,7 +283,7 @@ impl Asked<'_> {
             (None, Some(system)) => format!("TLS trusts {system} in place of the system's certificates"),
             (Some(path), system) => {
                 let (set, system) = (self.set("api.ca_file"), system.unwrap_or_else(|| "the system's".to_owned()));
-                format!("TLS trusts the certificates in {}, api.ca_file{set}, and {system}", path.display())
+                format!("TLS trusts the certificates in {}, api.ca_file{set}, and {system}", absolute(path).display())
             }
         }
     }
@@ -291,9 +292,9 @@ impl Asked<'_> {
     fn key(&self) -> String {
         match &self.config.key {
             Some(KeySource::File(path)) => {
-                format!("the one in {}, api.key_file{}", path.display(), self.set("api.key_file"))
+                format!("the one in {}, api.key_file{}", absolute(path).display(), self.set("api.key_file"))
             }
-            Some(KeySource::Given(_)) | None => format!("api.key{}", self.set("api.key")),
+            Some(KeySource::Given { .. }) | None => format!("api.key{}", self.set("api.key")),
         }
     }
 
