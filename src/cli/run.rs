@@ -164,8 +164,8 @@ pub(super) async fn run(
         }
     };
     let code = args.exit_code(ended, &totals);
-    let Totals { requests, deleted, absent, retried, dead, .. } = totals;
-    info!(event = event::STOPPED, exit_code = code, requests, deleted, absent, retried, dead, "stopped");
+    let Totals { requests, deleted, absent, retried, released, dead, .. } = totals;
+    info!(event = event::STOPPED, exit_code = code, requests, deleted, absent, retried, released, dead, "stopped");
     if is_followed {
         log.flush();
         report(&progress::summary(ended, &totals, clock.elapsed().saturating_sub(begun)));
