@@ -223,6 +223,7 @@ impl Ledger {
         now: Timestamp,
     ) {
         let fault = reply.result.as_ref().err().filter(|_| !judgement.is_answer).map(Fault::cause);
+        let is_foreign = fault.is_some() && reply.status.is_some() && reply.envelope.is_none();
         let settlement = Settlement {
             request: call.request,
             answered_at: now,
@@ -245,7 +246,7 @@ impl Ledger {
         let nothing = format!("a 200 in which none of {} IDs is deleted", settlement.rows.len());
         let is_nothing = judgement.hold.is_some() && judgement.is_answer;
         let detail = settlement.detail.as_deref().or(is_nothing.then_some(nothing.as_str()));
-        holds.iter().for_each(|change| schedule.hold_log.answered(change, detail));
+        holds.iter().for_each(|change| schedule.hold_log.answered(change, detail, is_foreign));
         let lifts = holds.iter().any(|change| matches!(change, HoldChange::Lifted { .. }));
         self.hold_changes.extend(holds);
         self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, lifts });

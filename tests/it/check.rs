@@ -144,10 +144,24 @@ async fn what_the_api_says_is_explained_with_what_to_do() {
     let connection_not = "connection NOT, key -, region -, agent -, read -, write -";
     let read_not = "connection ok, key -, region -, agent -, read NOT, write -";
     let gateway = r#"{"message":"no Route matched with those values"}"#;
+    let no_route = r#"{"success":false,"error_code":"NOT_FOUND","message":"route not found"}"#;
+    let foreign = |status, body: &str| Mood::Say { status, headers: vec![], body: body.to_owned() };
     for (mood, states_of, said) in [
         (Mood::Garble("<html>log in</html>".to_owned()), connection_not, "the login page of a network, a proxy"),
         (Mood::Say { status: 302, headers: vec![], body: String::new() }, connection_not, "302: not what the API says"),
         (Mood::Say { status: 404, headers: vec![], body: gateway.to_owned() }, connection_not, "no Route matched"),
+        (
+            foreign(401, "<html>login"),
+            connection_not,
+            "answered with 401, and not in the API's form (said: <html>login)",
+        ),
+        (foreign(403, "<html>WAF"), connection_not, "answered with 403, and not in the API's form (said: <html>WAF)"),
+        (foreign(403, ""), connection_not, "answered with 403, and not in the API's form (said: nothing)"),
+        (
+            foreign(404, no_route),
+            connection_not,
+            "answered with 404, and not in the API's form (said: route not found)",
+        ),
         (
             Mood::Reset { done: false },
             connection_not,
@@ -160,6 +174,11 @@ async fn what_the_api_says_is_explained_with_what_to_do() {
         ),
         (status_with(503, "retry-after", "5"), read_not, "503: the API is asked too often"),
         (
+            foreign(429, ""),
+            read_not,
+            "429: the API is asked too often, and does not say for how long it wants nothing. Try again in a minute.",
+        ),
+        (
             Mood::Say { status: 500, headers: vec![], body: String::new() },
             read_not,
             "500: the API has trouble of its own",
@@ -170,6 +189,7 @@ async fn what_the_api_says_is_explained_with_what_to_do() {
         assert_eq!((code, states(&lines).as_str()), (1, states_of), "{lines:#?}");
         assert!(lines.iter().any(|line| line.contains(said)), "{said}: {lines:#?}");
     }
+    assert!(api.requests().iter().all(|request| request.method == "GET"), "no delete after any of these");
 }
 
 #[tokio::test]

@@ -111,6 +111,43 @@ async fn a_key_that_is_still_wrong_after_a_restart_is_an_error_again_once() {
 }
 
 #[tokio::test]
+async fn a_hold_for_an_answer_of_a_gateway_s_says_that_a_gateway_may_have_answered() {
+    let page = |status| Mood::Say { status, headers: Vec::new(), body: "<html>no".to_owned() };
+    let may = "he answer is not in the API's form: a gateway may have answered";
+    for (mood, is_foreign) in [
+        (page(401), true),
+        (page(403), true),
+        (page(404), true),
+        (Mood::status(401), false),
+        (Mood::status(403), false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let sandbox = sandbox(Options::default()).await;
+        queue(dir.path(), 1).await;
+        sandbox.script([mood.clone()]);
+        let (log, _) = until_holds(configured(dir.path(), &sandbox), 1).await;
+        let remedy = log.last("hold_placed", "remedy");
+        assert_eq!(remedy.contains(may), is_foreign, "{mood:?}: {remedy}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_says_why_nothing_is_deleted_and_which_rows_come_back_without_a_counted_attempt() {
+    let (_, log) = logged("failed").await;
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |name: &str| {
+        let lines = lines.iter().filter(|line| line["event"] == "request");
+        lines.map(|line| line[name].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("fault"), ["server_error".into(), serde_json::Value::Null]);
+    assert_eq!(of("cause"), [serde_json::Value::Null, "api_failed".into()]);
+    assert_eq!(of("retried"), [20, 20]);
+    assert_eq!(of("released"), [20, 0]);
+    let stopped = lines.iter().find(|line| line["event"] == "stopped").unwrap();
+    assert_eq!((&stopped["retried"], &stopped["released"]), (&40.into(), &20.into()));
+}
+
+#[tokio::test]
 async fn a_start_names_the_holds_that_it_finds_and_their_remedies() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options { forbidden: vec!["a".to_owned()], ..Options::default() }).await;

@@ -10,6 +10,7 @@ use crate::{
     durations,
     model::{
         deletion::AgentId,
+        envelope::Envelope,
         outcome::{Answer, Fault, RetryAfter},
     },
     printable::absolute,
@@ -154,7 +155,12 @@ impl Asked<'_> {
                 );
                 (About::Connection, text)
             }
-            Fault::Status { status: 404, .. } if !is_the_api_s => (About::Connection, self.foreign(404, &said)),
+            Fault::Status { status: status @ (401 | 403), .. } if !is_the_api_s => {
+                (About::Connection, self.in_between(*status, &said))
+            }
+            Fault::Status { status: 404, .. } if reply.envelope.as_ref().is_none_or(Envelope::speaks_of_the_way) => {
+                (About::Connection, self.in_between(404, &said))
+            }
             Fault::Status { status, retry_after } => self.status(*status, *retry_after, &said, permission),
         };
         let id = reply.remote_ids.first().filter(|_| is_the_api_s);
@@ -208,6 +214,16 @@ impl Asked<'_> {
         )
     }
 
+    /// A status that the API gives, with a body that is not the API's or that is about a route.
+    fn in_between(&self, status: u16, said: &str) -> String {
+        let (region, said) = (self.region(), if said.is_empty() { "nothing" } else { said });
+        format!(
+            "{} answered with {status}, and not in the API's form (said: {said}). A gateway, a proxy or another server may \
+             have answered in the API's place. Is {region} right?",
+            self.way_there()
+        )
+    }
+
     fn unreachable(&self, said: &str) -> String {
         let way = self.way_there();
         let proxy = match &self.config.proxy {
@@ -245,15 +261,18 @@ impl Asked<'_> {
     }
 
     fn throttled(&self, status: u16, after: Option<RetryAfter>) -> String {
-        let when = match after {
+        let (when, again) = match after {
             Some(RetryAfter::Seconds(seconds)) => {
-                format!(" for another {}", durations::show_roughly(Duration::from_secs(seconds.min(31_536_000))))
+                let left = durations::show_roughly(Duration::from_secs(seconds.min(31_536_000)));
+                (format!(", and wants nothing for another {left}"), "Try again after that")
             }
-            Some(RetryAfter::At(at)) => format!(" until {}", show_time(at)),
-            None => String::new(),
+            Some(RetryAfter::At(at)) => {
+                (format!(", and wants nothing until {}", show_time(at)), "Try again after that")
+            }
+            None => (", and does not say for how long it wants nothing".to_owned(), "Try again in a minute"),
         };
         let shared = if self.is_shared { "A daemon runs, and shares the limit with this. " } else { "" };
-        format!("{status}: the API is asked too often, and wants nothing{when}. {shared}Try again after that")
+        format!("{status}: the API is asked too often{when}. {shared}{again}")
     }
 
     /// The way that the request went, and how long it took.
