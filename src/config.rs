@@ -147,7 +147,7 @@ pub fn file(argument: Option<PathBuf>, environment: &HashMap<String, String>, de
     // Not `metadata`: a symbolic link to nowhere is there, too.
     let is_there = match default.symlink_metadata() {
         Ok(_) => true,
-        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     };
     is_there.then(|| default.to_owned())
 }
