@@ -161,7 +161,7 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
         warn_person(&show_due(defaults.due_at, now, &TimeZone::system()));
     }
     if !args.create && !args.dry_run {
-        require_queue(&config.store.path)?;
+        require_queue(config)?;
     }
     if args.from_cache {
         return cache::from_cache(&args, config, defaults, sink).await;
@@ -192,7 +192,8 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
 }
 
 /// Refuses to make a queue where no person sees it. No daemon would work on it.
-fn require_queue(database: &Path) -> Result<(), Failure> {
+fn require_queue(config: &Config) -> Result<(), Failure> {
+    let database = &config.store.path;
     let path = absolute(database);
     // Where the directory is missing too, opening the file fails with a better message.
     let is_new = fs::metadata(database).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
@@ -201,8 +202,10 @@ fn require_queue(database: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Usage(format!(
-        "{}: there is no queue: name the daemon's with --config or SWEEPER__DATABASE__PATH, or give --create to make a new one",
-        path.display()
+        "{}: there is no queue; this path is {}. Name the daemon's with --config or SWEEPER__DATABASE__PATH, or give --create to \
+         make a new one",
+        path.display(),
+        config.database_origin()
     )))
 }
 

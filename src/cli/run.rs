@@ -157,6 +157,7 @@ pub(super) async fn run(
     let (ended, totals) = match done {
         Ok(done) => done,
         Err(failure) => {
+            let failure = failure.naming(Some(&config.database_origin()));
             error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
             log.flush();
             let is_said = tracing::enabled!(Level::ERROR) && outputs_are_one();

@@ -138,6 +138,16 @@ fn of_place() -> Vec<Mistake> {
         "give its file with --config",
         "`sweeper init` makes one",
     ];
+    let no_directory = |typed| Mistake {
+        variables: &[("SWEEPER__DATABASE__PATH", "d/q.db")],
+        typed,
+        code: 3,
+        said: &[
+            "database {dir}/d/q.db: there is no directory {dir}/d, and the database's path is set by SWEEPER__DATABASE__PATH",
+            "make it with `mkdir -p {dir}/d`",
+        ],
+        ..Mistake::default()
+    };
     let there_is_none = |typed| Mistake { typed, code: 3, said: nowhere, ..Mistake::default() };
     let unknown = |typed, code, said| Mistake { typed, code, said, has_queue: true, ..Mistake::default() };
     let mut mistakes: Vec<_> = [
@@ -171,7 +181,12 @@ fn of_place() -> Vec<Mistake> {
         Mistake {
             typed: "enqueue --agent a 1",
             code: 2,
-            said: &["{dir}/sweeper.db: there is no queue", "--config", "give --create to make a new one"],
+            said: &[
+                "{dir}/sweeper.db: there is no queue",
+                "this path is the default",
+                "--config",
+                "give --create to make a new one",
+            ],
             ..Mistake::default()
         },
         Mistake {
@@ -190,6 +205,9 @@ fn of_place() -> Vec<Mistake> {
             said: &["--file {dir}/folder: is a directory; name a file in it"],
             ..Mistake::default()
         },
+        no_directory("run"),
+        no_directory("init"),
+        no_directory("enqueue --create --agent a 1"),
         unknown(
             "status --agent BAKREY",
             1,
