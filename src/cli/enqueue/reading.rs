@@ -145,7 +145,7 @@ impl Reading {
             }
             self.flush(sink).await?;
         }
-        self.show_remarks();
+        self.show_remarks(sink.dry_run);
         if sink.taken == 0 && self.refused == 0 {
             warn_person(&format!("{}: nothing was read: there is no ID in it", self.name));
         }
@@ -246,7 +246,7 @@ impl Reading {
             }
         }
         self.flush(sink).await?;
-        self.show_remarks();
+        self.show_remarks(sink.dry_run);
         sink.tell(self.refused);
         let (by, last, name) = (signal.name(), self.last, &self.name);
         let rest = self.rest.as_ref().map_or("", |_| "; the next line was cut off, and is left out");
@@ -257,12 +257,12 @@ impl Reading {
     }
 
     /// Says at the end what is said once.
-    fn show_remarks(&mut self) {
+    fn show_remarks(&mut self, dry_run: bool) {
         self.progress.finish_and_clear();
         if self.refused > SHOWN {
             let more = plural(self.refused - SHOWN, "more line was", "more lines were");
             warn_person(&format!("… and {more} refused"));
         }
-        self.odd.warning().iter().for_each(|text| warn_person(text));
+        self.odd.warning(dry_run).iter().for_each(|text| warn_person(text));
     }
 }
