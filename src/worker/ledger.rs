@@ -59,6 +59,8 @@ pub(super) struct Ledger {
     /// `single_delete_refused` has been logged (once per process).
     pub(super) told_refused: bool,
     pub(super) echoes: Echoes,
+    /// The newest request that had been sent when `key_changed` was last logged.
+    told_key_changed: RequestId,
 }
 
 impl Ledger {
@@ -81,6 +83,7 @@ impl Ledger {
             last_settled: now,
             told_refused: false,
             echoes: Echoes::default(),
+            told_key_changed: RequestId(0),
         }
     }
 
@@ -239,7 +242,9 @@ impl Ledger {
             log::ask_refused(&settlement, &call);
         }
         self.metrics.request(settlement.status, call.batch.kind(), call.batch.len(), took);
-        if reply.key_changed {
+        // Requests that were sent before this line tell of the same change.
+        if reply.key_changed && call.request > self.told_key_changed {
+            self.told_key_changed = self.newest;
             info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
         }
         // A 200 that deletes nothing has no message of its own for the log.

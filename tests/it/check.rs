@@ -144,12 +144,42 @@ async fn what_the_api_says_is_explained_with_what_to_do() {
     let connection_not = "connection NOT, key -, region -, agent -, read -, write -";
     let read_not = "connection ok, key -, region -, agent -, read NOT, write -";
     let gateway = r#"{"message":"no Route matched with those values"}"#;
-    let no_route = r#"{"success":false,"error_code":"NOT_FOUND","message":"route not found"}"#;
-    let foreign = |status, body: &str| Mood::Say { status, headers: vec![], body: body.to_owned() };
     for (mood, states_of, said) in [
         (Mood::Garble("<html>log in</html>".to_owned()), connection_not, "the login page of a network, a proxy"),
         (Mood::Say { status: 302, headers: vec![], body: String::new() }, connection_not, "302: not what the API says"),
         (Mood::Say { status: 404, headers: vec![], body: gateway.to_owned() }, connection_not, "no Route matched"),
+        (
+            Mood::Reset { done: false },
+            connection_not,
+            "The connection was cut, or no answer came within api.request_timeout",
+        ),
+        (
+            status_with(429, "retry-after", "90"),
+            read_not,
+            "429: the API is asked too often, and wants nothing for another 1m 30s",
+        ),
+        (status_with(503, "retry-after", "5"), read_not, "503: the API is asked too often"),
+        (
+            Mood::Say { status: 500, headers: vec![], body: String::new() },
+            read_not,
+            "500: the API has trouble of its own",
+        ),
+    ] {
+        api.script([mood]);
+        let (code, lines) = ask(&api, about_a, &[]).await;
+        assert_eq!((code, states(&lines).as_str()), (1, states_of), "{lines:#?}");
+        assert!(lines.iter().any(|line| line.contains(said)), "{said}: {lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_the_api_s_is_not_taken_for_its_word_and_no_delete_follows() {
+    let api = sandbox(Options { agents: vec![("A".to_owned(), 1)], ..Options::default() }).await;
+    let no_route = r#"{"success":false,"error_code":"NOT_FOUND","message":"route not found"}"#;
+    let foreign = |status, body: &str| Mood::Say { status, headers: vec![], body: body.to_owned() };
+    let connection_not = "connection NOT, key -, region -, agent -, read -, write -";
+    let read_not = "connection ok, key -, region -, agent -, read NOT, write -";
+    for (mood, states_of, said) in [
         (
             foreign(401, "<html>login"),
             connection_not,
@@ -163,33 +193,30 @@ async fn what_the_api_says_is_explained_with_what_to_do() {
             "answered with 404, and not in the API's form (said: route not found)",
         ),
         (
-            Mood::Reset { done: false },
-            connection_not,
-            "The connection was cut, or no answer came within api.request_timeout",
-        ),
-        (
-            status_with(429, "retry-after", "90"),
-            read_not,
-            "429: the API is asked too often, and wants nothing for another 1m 30s",
-        ),
-        (status_with(503, "retry-after", "5"), read_not, "503: the API is asked too often"),
-        (
             foreign(429, ""),
             read_not,
             "429: the API is asked too often, and does not say for how long it wants nothing. Try again in a minute.",
         ),
-        (
-            Mood::Say { status: 500, headers: vec![], body: String::new() },
-            read_not,
-            "500: the API has trouble of its own",
-        ),
     ] {
         api.script([mood]);
-        let (code, lines) = ask(&api, about_a, &[]).await;
+        let (code, lines) = ask(&api, &["--agent", "A", "--try-write"], &[]).await;
         assert_eq!((code, states(&lines).as_str()), (1, states_of), "{lines:#?}");
         assert!(lines.iter().any(|line| line.contains(said)), "{said}: {lines:#?}");
     }
-    assert!(api.requests().iter().all(|request| request.method == "GET"), "no delete after any of these");
+    assert!(api.requests().iter().all(|request| request.method == "GET"));
+}
+
+#[tokio::test]
+async fn certificates_that_nothing_uses_are_named_as_such() {
+    let api = sandbox(Options::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = configured(dir.path(), &api);
+    command.arg("check").env("SWEEPER__API__CA_FILE", "/nope");
+    let (code, out, err) = finish(command).await;
+    assert!(
+        code == 0 && out.contains("\napi.ca_file is not used, and was not read: an http:// base_url"),
+        "{out}{err}"
+    );
 }
 
 #[tokio::test]

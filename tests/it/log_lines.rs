@@ -1,11 +1,11 @@
 //! What the log says of requests and holds, and how loudly: through the binary.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, thread, time::Duration};
 
 use audio_cache_sweeper::sandbox::{Mood, Options};
 
 use crate::{
-    daemon::{Daemon, configured, finish, open, queue, sandbox, sql, sweeper},
+    daemon::{Daemon, KEY, blocking, configured, finish, open, queue, sandbox, sql, sweeper},
     suite::bed::listing,
 };
 
@@ -145,6 +145,29 @@ async fn a_request_says_why_nothing_is_deleted_and_which_rows_come_back_without_
     assert_eq!(of("released"), [20, 0]);
     let stopped = lines.iter().find(|line| line["event"] == "stopped").unwrap();
     assert_eq!((&stopped["retried"], &stopped["released"]), (&40.into(), &20.into()));
+}
+
+#[tokio::test]
+async fn another_key_is_logged_once_for_all_requests_that_were_sent_with_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { latency: Duration::from_millis(200), ..Options::default() }).await;
+    queue(dir.path(), 0).await;
+    fs::write(dir.path().join("key"), "an-old-key").unwrap();
+    let mut command = configured(dir.path(), &sandbox);
+    command.env_remove("SWEEPER__API__KEY").env("SWEEPER__API__KEY_FILE", "key");
+    let daemon = Daemon::start(command).until("started").await;
+    fs::write(dir.path().join("key"), KEY).unwrap();
+    let rows = "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1), ('b', 1), ('c', 1), ('d', 1)";
+    sql(dir.path(), rows).await;
+    while !sql(dir.path(), "SELECT state FROM deletions WHERE state = 'pending'").await.is_empty() {
+        blocking(|| thread::sleep(Duration::from_millis(20))).await;
+    }
+    daemon.signal("TERM");
+    let (code, log) = daemon.ended().await;
+    let requests = sandbox.requests();
+    let refused = requests.iter().filter(|request| request.headers["x-api-key"] == "an-old-key").count();
+    assert!(code == 0 && refused > 1, "several were in flight: {refused} {log:#?}");
+    assert_eq!(log.count("key_changed", "INFO"), 1, "{log:#?}");
 }
 
 #[tokio::test]
