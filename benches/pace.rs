@@ -17,7 +17,7 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    api::{self, Api, key::KeySource},
+    api::{self, Api},
     model::{
         backoff::Backoff,
         clock::{Clock, Timestamp},
@@ -365,7 +365,7 @@ async fn sent(requests_per_second: f64) -> f64 {
     let sandbox = Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), sandbox).await.unwrap();
     let api = Api::new(api::Options {
         base_url: sandbox.url().parse().unwrap(),
-        key: KeySource::Given("k".into()),
+        key: "k".into(),
         proxy: None,
         ca_file: None,
         connect_timeout: Duration::from_secs(5),

@@ -355,7 +355,7 @@ mod tests {
     fn the_agent_and_the_entry_are_exactly_one_percent_encoded_segment_each() {
         let options = Options {
             base_url: Url::parse("http://127.0.0.1:9/prefix/").unwrap(),
-            key: KeySource::Given("k".into()),
+            key: "k".into(),
             proxy: None,
             ca_file: None,
             connect_timeout: Duration::from_secs(1),

@@ -185,7 +185,7 @@ impl Failure {
         }
     }
 
-    /// The same failure. If there is no database, it says where its path comes from.
+    /// The same failure. If there is no database, or no directory for it, it says where the path comes from.
     fn naming(self, origin: Option<&String>) -> Self {
         match (self, origin) {
             (Self::Open(OpenError::Missing { path, .. }), Some(origin)) => {
@@ -194,6 +194,10 @@ impl Failure {
                      --config. If there is no queue yet, `sweeper init` makes one here"
                 );
                 Self::Open(OpenError::Missing { path, named })
+            }
+            (Self::Open(OpenError::NoDirectory { path, directory, .. }), Some(origin)) => {
+                let named = format!(", and the database's path is {origin}");
+                Self::Open(OpenError::NoDirectory { path, directory, named })
             }
             (failure, _) => failure,
         }

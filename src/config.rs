@@ -38,6 +38,7 @@ use crate::{
     },
     model::{backoff::Backoff, remedy::Names},
     pace::RateLimit,
+    printable::absolute,
     queue::sqlite,
     watch::telemetry::Format,
     worker,
@@ -146,7 +147,7 @@ pub fn file(argument: Option<PathBuf>, environment: &HashMap<String, String>, de
     // Not `metadata`: a symbolic link to nowhere is there, too.
     let is_there = match default.symlink_metadata() {
         Ok(_) => true,
-        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     };
     is_there.then(|| default.to_owned())
 }
@@ -241,7 +242,10 @@ fn names(shown: &BTreeMap<String, String>, origins: &Origins) -> Names {
     let api = ["api.base_url", "api.region"].into_iter().find(|key| shown.contains_key(*key)).unwrap_or("api.region");
     let key = match origins.get("api.key") {
         Some(origin) => format!("api.key (set {origin})"),
-        None => format!("api.key_file {}", value("api.key_file")),
+        None => match value("api.key_file") {
+            shown::HIDDEN => format!("api.key_file {}", shown::HIDDEN),
+            file => format!("api.key_file {}", absolute(Path::new(file)).display()),
+        },
     };
     Names { api: format!("{api} = {}", value(api)), key }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use audio_cache_sweeper::{
-    api::{self, Api, key::KeySource},
+    api::{self, Api},
     model::{backoff::Backoff, clock::Clock, judge::Policy},
     pace::{Pace, RateLimit},
     queue::sqlite::Store,
@@ -14,7 +14,7 @@ use audio_cache_sweeper::{
 pub fn api(url: &str) -> Api {
     Api::new(api::Options {
         base_url: url.parse().unwrap(),
-        key: KeySource::Given("k".into()),
+        key: "k".into(),
         proxy: None,
         ca_file: None,
         connect_timeout: Duration::from_secs(5),

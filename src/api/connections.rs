@@ -14,6 +14,7 @@ use super::PATIENCE;
 use crate::{
     api::aside::Aside,
     model::{clock::Clock, outcome::Fault},
+    printable::absolute,
     small_file,
 };
 
@@ -41,7 +42,7 @@ pub(super) struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The file with trusted certificates cannot be used.
-    #[error("api.ca_file {path}: {source}")]
+    #[error("api.ca_file {}: {source}", absolute(.path).display())]
     CaFile {
         /// The file.
         path: PathBuf,

@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 pub use redaction::Keys;
 
-use crate::small_file;
+use crate::{printable::absolute, small_file};
 
 /// The longest key file that is read. A key has some tens of characters.
 const MAX_FILE_BYTES: u64 = 16 << 10;
@@ -22,7 +22,12 @@ const MAX_FILE_BYTES: u64 = 16 << 10;
 #[derive(Clone, Debug)]
 pub enum KeySource {
     /// The configuration has the key itself.
-    Given(SecretString),
+    Given {
+        /// The key.
+        key: SecretString,
+        /// Where `api.key` was set: `by VARIABLE`, or `in FILE, line 3`. `None` if nobody knows.
+        set: Option<String>,
+    },
     /// A file has the key. It is read again whenever the API answers 401 or 403.
     File(PathBuf),
 }
@@ -73,24 +78,29 @@ pub enum Problem {
 
 /// The place that a key is from, as a message names it.
 #[derive(Clone, Debug)]
-pub struct Origin(Option<PathBuf>);
+pub enum Origin {
+    /// `api.key`, and where it was set.
+    Setting(Option<String>),
+    /// `api.key_file`.
+    File(PathBuf),
+}
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            None => f.write_str("api.key"),
-            Some(path) => write!(f, "api.key_file {}", path.display()),
+        match self {
+            Self::Setting(None) => f.write_str("api.key"),
+            Self::Setting(Some(set)) => write!(f, "api.key, set {set}"),
+            Self::File(path) => write!(f, "api.key_file {}", absolute(path).display()),
         }
     }
 }
 
-/// The path of an unreadable key file, unless the path looks like the key itself.
+/// The path of an unreadable key file, unless the path as it was written looks like the key itself.
 fn shown(path: &Path) -> String {
-    let text = path.display().to_string();
-    if looks_like_a_key(&text) {
+    if looks_like_a_key(&path.display().to_string()) {
         "(not shown, because it looks like a key; a key goes into api.key)".to_owned()
     } else {
-        text
+        absolute(path).display().to_string()
     }
 }
 
@@ -108,7 +118,7 @@ pub fn looks_like_a_key(text: &str) -> bool {
 /// A file through which other users can read or replace the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposure {
-    /// The file.
+    /// The absolute path of the file.
     pub path: PathBuf,
     /// The file's permission bits.
     pub mode: u32,
@@ -121,7 +131,7 @@ impl Exposure {
     #[must_use]
     pub fn of(path: &Path, what: &'static str) -> Option<Self> {
         let mode = fs::metadata(path).ok()?.permissions().mode() & 0o7777;
-        (mode & 0o026 != 0).then(|| Self { path: path.to_owned(), mode, what })
+        (mode & 0o026 != 0).then(|| Self { path: absolute(path), mode, what })
     }
 
     /// What other users may do with the file, in words.
@@ -139,6 +149,13 @@ impl Exposure {
 #[derive(Clone, Debug)]
 pub struct Key(SecretString);
 
+impl From<&str> for KeySource {
+    /// A key that no setting has.
+    fn from(key: &str) -> Self {
+        Self::Given { key: key.into(), set: None }
+    }
+}
+
 impl KeySource {
     /// Reads the key, without the white space around it.
     ///
@@ -146,11 +163,11 @@ impl KeySource {
     /// If the file cannot be read, or its text cannot be a key.
     pub fn read(&self) -> Result<Key, KeyError> {
         let (text, origin): (SecretString, _) = match self {
-            Self::Given(key) => (key.clone(), Origin(None)),
+            Self::Given { key, set } => (key.clone(), Origin::Setting(set.clone())),
             Self::File(path) => {
                 let bytes = small_file::read(path, MAX_FILE_BYTES)
                     .map_err(|source| KeyError::File { path: path.clone(), source })?;
-                let origin = Origin(Some(path.clone()));
+                let origin = Origin::File(path.clone());
                 match String::from_utf8(bytes) {
                     Ok(text) => (text.into(), origin),
                     Err(_) => return Err(KeyError::Unusable { origin, problem: Problem::Characters }),
@@ -224,7 +241,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Key, KeyError> {
-        KeySource::Given(text.into()).read()
+        KeySource::from(text).read()
     }
 
     fn problem_of(text: &str) -> Problem {
@@ -333,6 +350,6 @@ mod tests {
             assert!(exposure.is_none_or(|exposure| exposure.mode == mode && exposure.path == path));
         }
         assert_eq!(KeySource::File(dir.path().join("nowhere")).exposure(), None);
-        assert_eq!(KeySource::Given("s3cret".into()).exposure(), None);
+        assert_eq!(KeySource::from("s3cret").exposure(), None);
     }
 }

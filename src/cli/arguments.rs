@@ -1,20 +1,24 @@
 //! Values of arguments, and messages about wrong ones.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{
     Error,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::{WITHOUT_CONFIG, terminal::warn_person};
+use super::{WITHOUT_CONFIG, terminal::warn_person, times::show_text};
 use crate::{
     durations,
     model::{
         deletion::{AgentId, EntryId, IdError},
         label::{Label, LabelError},
     },
-    printable::{is_harmful, line},
+    printable::is_harmful,
 };
 
 /// The longest duration that an argument can have.
@@ -36,6 +40,9 @@ pub(super) fn label(text: &str) -> Result<Label, LabelError> {
     Label::parse(text)
 }
 
+/// The longest argument that a message quotes, in characters.
+const MOST_QUOTED: usize = 200;
+
 /// Prints clap's message: what is wrong, or the help or version that was asked for.
 pub(super) fn tell(error: Error) -> ExitCode {
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
@@ -46,9 +53,16 @@ pub(super) fn tell(error: Error) -> ExitCode {
         ));
         return ExitCode::from(code);
     }
-    // If the message cannot be written, there is nowhere left to say so.
-    let _ = with_tip(escape(error)).print();
-    ExitCode::from(code)
+    let printed = with_tip(escape(error)).print().and_then(|()| io::stdout().flush());
+    match printed {
+        // The help or the version was asked for, and somebody may rely on it. A reader that has gone wants no more.
+        Err(error) if code == 0 && error.kind() != io::ErrorKind::BrokenPipe => {
+            warn_person(&format!("sweeper: write to standard output: {error}"));
+            ExitCode::from(1)
+        }
+        // If a message cannot be written, there is nowhere left to say so.
+        _ => ExitCode::from(code),
+    }
 }
 
 /// Whether `--config` stands before the command, or with a command that reads no configuration.
@@ -77,18 +91,19 @@ fn with_tip(mut error: Error) -> Error {
     error
 }
 
-/// Escapes the arguments that the message quotes. Unescaped, they could steer the terminal. clap's own colours stay.
+/// Escapes and cuts the arguments that the message quotes. Unescaped, they could steer the terminal; uncut, they could bury the
+/// message. clap's own colours stay.
 fn escape(mut error: Error) -> Error {
     let parts: Vec<(ContextKind, ContextValue)> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
     for (kind, value) in parts {
         let escaped = if let ContextValue::String(text) = &value
-            && steers(text)
+            && is_odd(text)
         {
-            ContextValue::String(line(text).into_owned())
+            ContextValue::String(show_text(text, MOST_QUOTED))
         } else if let ContextValue::Strings(texts) = &value
-            && texts.iter().any(|text| steers(text))
+            && texts.iter().any(|text| is_odd(text))
         {
-            ContextValue::Strings(texts.iter().map(|text| line(text).into_owned()).collect())
+            ContextValue::Strings(texts.iter().map(|text| show_text(text, MOST_QUOTED)).collect())
         } else {
             continue;
         };
@@ -99,6 +114,6 @@ fn escape(mut error: Error) -> Error {
     error
 }
 
-fn steers(text: &str) -> bool {
-    text.chars().any(is_harmful)
+fn is_odd(text: &str) -> bool {
+    text.chars().count() > MOST_QUOTED || text.chars().any(is_harmful)
 }

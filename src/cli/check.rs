@@ -133,6 +133,11 @@ fn warnings(config: &Config, key_is_short: bool) -> Vec<String> {
         let variables = config.unused_proxies.join(", ");
         warnings.push(format!("{variables}: the environment names a proxy, which is not used; api.proxy is off"));
     }
+    if config.ca_file.is_some() && config.base_url.scheme() == "http" {
+        let said =
+            "api.ca_file is not used, and was not read: an http:// base_url is on loopback, and is reached without TLS";
+        warnings.push(said.to_owned());
+    }
     if config.proxy.is_some() && config.base_url.scheme() == "http" {
         let said = "api.proxy is not used: an http:// base_url is on loopback, and is reached directly";
         warnings.push(said.to_owned());

@@ -21,7 +21,7 @@ use jiff::tz::TimeZone;
 use super::{
     Failure,
     arguments::{agent_id, label},
-    input::{Ahead, Defaults, Format, Parser, is_several},
+    input::{Ahead, Defaults, Format, Parser, in_quotes, is_several},
     listing::Filter,
     operator::{As, Login},
     signals::{Signal, stopped},
@@ -55,6 +55,9 @@ Exit codes: 0 everything is enqueued; 1 some lines were refused (the others are 
 cache could not be listed, or the answer was no; 2 usage or configuration; 3 database unusable; 129, 130 and 143 stopped \
 by SIGHUP, SIGINT (Ctrl-C) or SIGTERM. A stopped command has enqueued what it had read by then; with --from-cache, \
 nothing before the cache was listed to its end. Running it again with the same input does no harm.";
+
+/// The longest message about an ID that quotes the ID, in characters.
+const MOST_SAID: usize = 400;
 
 /// What to enqueue, and how.
 #[derive(Debug, Args)]
@@ -161,7 +164,7 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
         warn_person(&show_due(defaults.due_at, now, &TimeZone::system()));
     }
     if !args.create && !args.dry_run {
-        require_queue(&config.store.path)?;
+        require_queue(config)?;
     }
     if args.from_cache {
         return cache::from_cache(&args, config, defaults, sink).await;
@@ -175,7 +178,7 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
         let wishes = wishes(&args.ids, &defaults)?;
         let mut odd = OddIds::default();
         wishes.iter().for_each(|wish| odd.look_at(&wish.entry, String::new));
-        odd.warning().iter().for_each(|text| warn_person(text));
+        odd.warning(args.dry_run).iter().for_each(|text| warn_person(text));
         for chunk in wishes.chunks(CHUNK) {
             chunk.iter().cloned().for_each(|wish| sink.put(wish));
             sink.flush().await?;
@@ -192,17 +195,23 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
 }
 
 /// Refuses to make a queue where no person sees it. No daemon would work on it.
-fn require_queue(database: &Path) -> Result<(), Failure> {
+fn require_queue(config: &Config) -> Result<(), Failure> {
+    let database = &config.store.path;
     let path = absolute(database);
     // Where the directory is missing too, opening the file fails with a better message.
-    let is_new = fs::metadata(database).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-        && path.parent().is_some_and(Path::is_dir);
+    // An empty file is no queue either: a program that opened a wrong path has left it.
+    let is_new = match fs::metadata(database) {
+        Ok(found) => found.is_file() && found.len() == 0,
+        Err(error) => error.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir),
+    };
     if !is_new || io::stderr().is_terminal() {
         return Ok(());
     }
     Err(Failure::Usage(format!(
-        "{}: there is no queue: name the daemon's with --config or SWEEPER__DATABASE__PATH, or give --create to make a new one",
-        path.display()
+        "{}: there is no queue; this path is {}. Name the daemon's with --config or SWEEPER__DATABASE__PATH, or give --create to \
+         make a new one",
+        path.display(),
+        config.database_origin()
     )))
 }
 
@@ -216,7 +225,7 @@ fn wishes(ids: &[String], defaults: &Defaults) -> Result<Vec<Wish>, Failure> {
     ids.iter()
         .map(|id| {
             let entry = EntryId::parse(id).and_then(|entry| refuse_floating(id).map(|()| entry));
-            let entry = entry.map_err(|error| Failure::Usage(error.to_string()))?;
+            let entry = entry.map_err(|error| Failure::Usage(show_text(&error.to_string(), MOST_SAID)))?;
             Ok(defaults.wish(agent.clone(), entry))
         })
         .collect()
@@ -225,6 +234,12 @@ fn wishes(ids: &[String], defaults: &Defaults) -> Result<Vec<Wish>, Failure> {
 /// What an argument most likely is, if it is no ID.
 fn mistake(id: &str) -> Option<String> {
     let shown = show_text(id, 60);
+    if let Some(alone) = in_quotes(id) {
+        return Some(format!(
+            "{shown} is in quotation marks, which are not part of an ID: give {}",
+            show_text(alone, 60)
+        ));
+    }
     if refuse_floating(id).is_ok() && is_several(id) {
         return Some(format!(
             "{shown:?} looks like several IDs: give each as an argument of its own, or one a line on standard input"

@@ -18,7 +18,7 @@ use crate::{
     queue::sqlite::Wish,
 };
 pub(super) use ahead::{Ahead, Input, Line, SILENCE};
-pub(super) use foreign::is_several;
+pub(super) use foreign::{in_quotes, is_several};
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -105,6 +105,9 @@ impl Parser {
             self.format = self.recognise(line)?;
             self.guessed = self.format == Format::Lines;
         }
+        if self.guessed && in_quotes(line).is_some() {
+            return Err(Problem::Line(quoted(line)));
+        }
         if self.guessed && is_several(line) {
             return Err(Problem::Line(several(line)));
         }
@@ -135,6 +138,8 @@ impl Parser {
             Err(Problem::Input(several(first)))
         } else if let Some(said) = csv::separated(first).or_else(|| csv::misspelt(&fields)) {
             Err(Problem::Input(format!("{said} (if it is an ID all the same, give --format lines)")))
+        } else if in_quotes(first).is_some() {
+            Err(Problem::Input(quoted(first)))
         } else if first.contains(['[', '"']) || fields.iter().any(|name| csv::is_column(name)) {
             Err(Problem::Input(
                 "the first line is neither an ID, nor a JSON object, nor the names of comma-separated columns (agent_id, \
@@ -202,6 +207,15 @@ impl Parser {
 fn several(line: &str) -> String {
     let line = show_text(line, 60);
     format!("{line:?} looks like several IDs: write each on a line of its own, or give --format lines if it is one ID")
+}
+
+/// What is wrong with a line in quotation marks.
+fn quoted(line: &str) -> String {
+    let line = show_text(line, 60);
+    format!(
+        "{line} is in quotation marks, which are not part of an ID: remove them, or put a line above that names the column \
+         (entry_id), or give --format lines if they are part of the ID"
+    )
 }
 
 /// A problem of one line, with its quoted text cut to a readable length.

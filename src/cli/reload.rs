@@ -14,7 +14,6 @@ use tokio::{
     time::timeout,
 };
 use tracing::{error, warn};
-use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use crate::{
@@ -132,7 +131,6 @@ impl Reloader {
             let keys = kept.join(", ");
             warn!(event = event::RESTART_NEEDED, keys, "these settings stay as they are until the daemon is restarted");
         }
-        self.log.filter(EnvFilter::new(&config.log_filter));
         self.names.key.clone_from(&config.names.key);
         Tunables {
             settings: config.worker,
@@ -140,6 +138,7 @@ impl Reloader {
             adaptive: config.adaptive,
             hold_growth: config.hold_growth,
             names: self.names.clone(),
+            filter: Some(self.log.new_filter(&config.log_filter)),
             key: config.key.clone().map(|source| (source, key)),
             changes,
         }

@@ -157,6 +157,7 @@ pub(super) async fn run(
     let (ended, totals) = match done {
         Ok(done) => done,
         Err(failure) => {
+            let failure = failure.naming(Some(&config.database_origin()));
             error!(event = event::STOPPED, exit_code = failure.exit_code(), error = %failure, "stopped");
             log.flush();
             let is_said = tracing::enabled!(Level::ERROR) && outputs_are_one();
@@ -164,8 +165,8 @@ pub(super) async fn run(
         }
     };
     let code = args.exit_code(ended, &totals);
-    let Totals { requests, deleted, absent, retried, dead, .. } = totals;
-    info!(event = event::STOPPED, exit_code = code, requests, deleted, absent, retried, dead, "stopped");
+    let Totals { requests, deleted, absent, retried, released, dead, .. } = totals;
+    info!(event = event::STOPPED, exit_code = code, requests, deleted, absent, retried, released, dead, "stopped");
     if is_followed {
         log.flush();
         report(&progress::summary(ended, &totals, clock.elapsed().saturating_sub(begun)));

@@ -35,7 +35,7 @@ impl FileLayer {
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
         let path = absolute(path);
         let wrong = |problem: &str| ConfigError::Layer(format!("{}: {problem}", path.display()));
-        let bytes = small_file::read(&path, MOST).map_err(|error| wrong(&unreadable(&error)))?;
+        let bytes = small_file::read(&path, MOST).map_err(|error| wrong(&unreadable(&error, &path)))?;
         let text = String::from_utf8(bytes).map_err(|_| wrong("is not UTF-8; save the file as UTF-8"))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned();
         let lines = Lines { path: &path, text: &text };
@@ -50,8 +50,12 @@ impl FileLayer {
     }
 }
 
-fn unreadable(error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::NotFound {
+fn unreadable(error: &io::Error, path: &Path) -> String {
+    // Below a file there are no names.
+    let file = path.ancestors().skip(1).find(|above| above.exists()).filter(|above| !above.is_dir());
+    if let Some(file) = file {
+        format!("{} is a file, and must be a directory; or read no file with --config none", file.display())
+    } else if error.kind() == io::ErrorKind::NotFound {
         "there is no such file".to_owned()
     } else if error.kind() == io::ErrorKind::PermissionDenied {
         format!("{error}, or read no file with --config none")

@@ -104,7 +104,10 @@ impl Api {
                 p.add("api.key", &format!("api.key_file is given, too{too}; give one of them, not both"));
                 None
             }
-            (Some(Secret(key)), None) => Some(KeySource::Given(key)),
+            (Some(Secret(key)), None) => {
+                let set = p.origins.get("api.key").map(ToString::to_string);
+                Some(KeySource::Given { key, set })
+            }
             (None, Some(path)) => Some(KeySource::File(p.file("api.key_file", &path))),
             (None, None) => None,
         };

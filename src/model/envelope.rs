@@ -12,7 +12,7 @@ pub struct Envelope {
     pub is_current: bool,
     /// The value of `error_code` or `error.code`.
     pub code: String,
-    /// The value of `error_message`, `error` or `error.message`.
+    /// The value of `error_message`, `error`, `message` or `error.message`.
     pub message: Option<String>,
     /// The value of `error_id`, `error.correlation_id` or `error.id`, documented as the correlation ID of the request.
     pub error_id: Option<String>,
@@ -47,6 +47,10 @@ const OTHER_THINGS: [&str; 25] = [
     "workspace",
 ];
 
+/// Those of [`OTHER_THINGS`] that are about the way of a request, in the singular.
+const WAYS: [&str; 11] =
+    ["domain", "endpoint", "host", "hostname", "method", "page", "path", "route", "upstream", "uri", "url"];
+
 /// What an error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Topic {
@@ -64,7 +68,8 @@ impl Envelope {
         if value.get("success") == Some(&Value::Bool(false))
             && let Some(code) = value.get("error_code").and_then(code)
         {
-            let message = text(value.get("error_message")).or_else(|| text(error));
+            let messages = [value.get("error_message"), error, value.get("message")];
+            let message = messages.into_iter().find_map(text);
             return Some(Self { is_current: true, code, message, error_id: id(value.get("error_id")) });
         }
         if value.get("success") == Some(&Value::Bool(true)) {
@@ -98,6 +103,19 @@ impl Envelope {
             Topic::Other => true,
             Topic::Unsaid => self.message.as_deref().is_some_and(|message| topic_of_message(message) == Topic::Other),
         }
+    }
+
+    /// Whether the error is about the way of the request, such as a route or a host, and so says nothing about an agent.
+    #[must_use]
+    pub fn speaks_of_the_way(&self) -> bool {
+        let message = self.message.as_deref().unwrap_or_default();
+        let first = |text: &str| {
+            let words = words(text);
+            let at = (0..words.len()).find(|at| is_other(&words, *at))?;
+            let is_way = |word: &str| WAYS.contains(&word);
+            Some(is_way(&words[at]) || words[at].strip_suffix('s').is_some_and(is_way))
+        };
+        first(&self.code).or_else(|| first(message)).unwrap_or(false)
     }
 
     /// Whether the API itself sent this error for the request with the correlation ID `ours`.
@@ -341,6 +359,24 @@ mod tests {
         assert!(!Envelope { message: None, ..current("NOT_FOUND", "") }.speaks_of_something_else());
         assert!(!current("AUDIO_CACHE_KEY_NOT_FOUND", "").speaks_of_something_else());
         assert!(!current("Größe", "").speaks_of_something_else());
+    }
+
+    #[test]
+    fn a_route_is_no_agent() {
+        for (code, message, is_way) in [
+            ("NOT_FOUND", "route not found", true),
+            ("NO_ROUTE", "agent not found", true),
+            ("NOT_FOUND", "The requested URL was not found on the server.", true),
+            ("NOT_FOUND", "no such host", true),
+            ("NOT_FOUND", "agent not found at this path", false),
+            ("AGENT_NOT_FOUND", "no such path", false),
+            ("NOT_FOUND", "not found", false),
+            ("NOT_FOUND", "no such workspace", false),
+        ] {
+            assert_eq!(current(code, message).speaks_of_the_way(), is_way, "{code}: {message}");
+        }
+        let other_key = parse(r#"{"success":false,"error_code":"NOT_FOUND","message":"route not found"}"#).unwrap();
+        assert!(other_key.speaks_of_the_way() && other_key.speaks_of_something_else());
     }
 
     #[test]

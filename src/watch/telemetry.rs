@@ -53,10 +53,25 @@ impl Log {
         self.lines.flush();
     }
 
-    /// Replaces the filter.
-    pub fn filter(&self, filter: EnvFilter) {
+    /// A filter of these directives, which is in effect from [`NewFilter::apply`] on.
+    #[must_use]
+    pub fn new_filter(&self, directives: &str) -> NewFilter {
+        NewFilter { directives: directives.to_owned(), handle: self.filter.clone() }
+    }
+}
+
+/// A filter that is not in effect yet.
+#[derive(Clone, Debug)]
+pub struct NewFilter {
+    directives: String,
+    handle: reload::Handle<EnvFilter, Registry>,
+}
+
+impl NewFilter {
+    /// Replaces the log's filter.
+    pub fn apply(&self) {
         // This fails if another subscriber is set: tests in one process share it.
-        let _ = self.filter.reload(filter);
+        let _ = self.handle.reload(EnvFilter::new(&self.directives));
     }
 }
 

@@ -59,6 +59,8 @@ pub(super) struct Ledger {
     /// `single_delete_refused` has been logged (once per process).
     pub(super) told_refused: bool,
     pub(super) echoes: Echoes,
+    /// The newest request that had been sent when `key_changed` was last logged.
+    told_key_changed: RequestId,
 }
 
 impl Ledger {
@@ -81,6 +83,7 @@ impl Ledger {
             last_settled: now,
             told_refused: false,
             echoes: Echoes::default(),
+            told_key_changed: RequestId(0),
         }
     }
 
@@ -223,6 +226,7 @@ impl Ledger {
         now: Timestamp,
     ) {
         let fault = reply.result.as_ref().err().filter(|_| !judgement.is_answer).map(Fault::cause);
+        let is_foreign = fault.is_some() && reply.status.is_some() && reply.envelope.is_none();
         let settlement = Settlement {
             request: call.request,
             answered_at: now,
@@ -238,14 +242,16 @@ impl Ledger {
             log::ask_refused(&settlement, &call);
         }
         self.metrics.request(settlement.status, call.batch.kind(), call.batch.len(), took);
-        if reply.key_changed {
+        // Requests that were sent before this line tell of the same change.
+        if reply.key_changed && call.request > self.told_key_changed {
+            self.told_key_changed = self.newest;
             info!(event = event::KEY_CHANGED, "api.key_file has another key now; it is used from here on");
         }
         // A 200 that deletes nothing has no message of its own for the log.
         let nothing = format!("a 200 in which none of {} IDs is deleted", settlement.rows.len());
         let is_nothing = judgement.hold.is_some() && judgement.is_answer;
         let detail = settlement.detail.as_deref().or(is_nothing.then_some(nothing.as_str()));
-        holds.iter().for_each(|change| schedule.hold_log.answered(change, detail));
+        holds.iter().for_each(|change| schedule.hold_log.answered(change, detail, is_foreign));
         let lifts = holds.iter().any(|change| matches!(change, HoldChange::Lifted { .. }));
         self.hold_changes.extend(holds);
         self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, lifts });

@@ -15,7 +15,7 @@ use crate::{
     event,
     model::{
         act::{Act, ActKind},
-        outcome::Verdict,
+        outcome::{Cause, Verdict},
     },
     pace::{ConcurrencyChange, RateChange},
     queue::{Counts, Settlement, Tally},
@@ -36,10 +36,14 @@ pub enum LoggedRequests {
 
 /// Logs a request, each of its rows at debug, and a warning if rows are dead or the API listed IDs that were not sent.
 pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays: usize, logged: LoggedRequests) {
-    let Counts { deleted, absent, retried, dead, .. } = settlement.counts();
+    let Counts { deleted, absent, retried, released, dead } = settlement.counts();
     let agent = call.batch.lane().agent.as_str();
     let (request, correlation_id) = (settlement.request.0, call.correlation_id.to_string());
     let remote_id = settlement.remote_id.as_ref().filter(|remote_id| **remote_id != correlation_id);
+    let has_failed = settlement.fault.is_some() || deleted + absent == 0;
+    // A 200 that deletes nothing is no fault. Its rows have the reason.
+    let cause = settlement.rows.first().filter(|_| has_failed && settlement.fault.is_none());
+    let cause = cause.and_then(|row| row.verdict.cause()).map(Cause::as_str);
     macro_rules! say {
         ($level:ident, $text:literal) => {
             $level!(
@@ -51,9 +55,11 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
                 size = call.batch.len(),
                 status = settlement.status,
                 fault = settlement.fault.map(|cause| cause.as_str()),
+                cause,
                 deleted,
                 absent,
                 retried,
+                released,
                 dead,
                 took_ms = millis(took),
                 remote_id,
@@ -62,7 +68,6 @@ pub fn request(settlement: &Settlement, call: &InFlight, took: Duration, strays:
             )
         };
     }
-    let has_failed = settlement.fault.is_some() || deleted + absent == 0;
     match (has_failed, logged) {
         (false, LoggedRequests::All) => say!(info, "request answered"),
         (true, LoggedRequests::All | LoggedRequests::Failed) => say!(warn, "request failed"),

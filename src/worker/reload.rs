@@ -3,7 +3,7 @@
 use std::future::pending;
 
 use tokio::sync::mpsc::UnboundedReceiver;
-use tracing::info;
+use tracing::{Level, enabled, info};
 
 use super::{Settings, Worker, recovery::sent_lately, schedule::in_effect};
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     model::{backoff::Backoff, remedy::Names},
     pace::{RateLimit, Tuning},
     queue::{Queue, Tx as _},
+    watch::telemetry::NewFilter,
 };
 
 /// The settings that a worker takes over while it runs.
@@ -30,6 +31,8 @@ pub struct Tunables {
     pub hold_growth: Backoff,
     /// The settings that remedies name.
     pub names: Names,
+    /// The log's filter; `None`: the present one stays.
+    pub filter: Option<NewFilter>,
     /// The key, and where it was read from; `None`: the present one stays.
     pub key: Option<(KeySource, Key)>,
     /// The changes, for the log: `delivery.linger: 500ms -> 1s`.
@@ -57,7 +60,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     /// # Errors
     /// If the database fails. The settings are in effect all the same.
     pub async fn reload(&mut self, tunables: Tunables) -> Result<(), Q::Error> {
-        let Tunables { settings, rate, adaptive, hold_growth, names, key, mut changes } = tunables;
+        let Tunables { settings, rate, adaptive, hold_growth, names, filter, key, mut changes } = tunables;
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
         let lately = sent_lately(&mut self.queue, rate, now).await;
         let growth = hold_growth;
@@ -77,7 +80,16 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         self.view.lanes_stale = true;
         self.view.next_listing = elapsed;
         let changes = if changes.is_empty() { "none".to_owned() } else { changes.join(", ") };
-        info!(event = event::RELOADED, changes, "the configuration was read again");
+        let tell = || info!(event = event::RELOADED, changes, "the configuration was read again");
+        let apply = || filter.iter().for_each(NewFilter::apply);
+        // The stricter of the two filters may hide the line.
+        if enabled!(Level::INFO) {
+            tell();
+            apply();
+        } else {
+            apply();
+            tell();
+        }
         self.tell_settings().await?;
         lately.map(drop)
     }

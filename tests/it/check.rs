@@ -173,6 +173,53 @@ async fn what_the_api_says_is_explained_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_not_the_api_s_is_not_taken_for_its_word_and_no_delete_follows() {
+    let api = sandbox(Options { agents: vec![("A".to_owned(), 1)], ..Options::default() }).await;
+    let no_route = r#"{"success":false,"error_code":"NOT_FOUND","message":"route not found"}"#;
+    let foreign = |status, body: &str| Mood::Say { status, headers: vec![], body: body.to_owned() };
+    let connection_not = "connection NOT, key -, region -, agent -, read -, write -";
+    let read_not = "connection ok, key -, region -, agent -, read NOT, write -";
+    for (mood, states_of, said) in [
+        (
+            foreign(401, "<html>login"),
+            connection_not,
+            "answered with 401, and not in the API's form (said: <html>login)",
+        ),
+        (foreign(403, "<html>WAF"), connection_not, "answered with 403, and not in the API's form (said: <html>WAF)"),
+        (foreign(403, ""), connection_not, "answered with 403, and not in the API's form (said: nothing)"),
+        (
+            foreign(404, no_route),
+            connection_not,
+            "answered with 404, and not in the API's form (said: route not found)",
+        ),
+        (
+            foreign(429, ""),
+            read_not,
+            "429: the API is asked too often, and does not say for how long it wants nothing. Try again in a minute.",
+        ),
+    ] {
+        api.script([mood]);
+        let (code, lines) = ask(&api, &["--agent", "A", "--try-write"], &[]).await;
+        assert_eq!((code, states(&lines).as_str()), (1, states_of), "{lines:#?}");
+        assert!(lines.iter().any(|line| line.contains(said)), "{said}: {lines:#?}");
+    }
+    assert!(api.requests().iter().all(|request| request.method == "GET"));
+}
+
+#[tokio::test]
+async fn certificates_that_nothing_uses_are_named_as_such() {
+    let api = sandbox(Options::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = configured(dir.path(), &api);
+    command.arg("check").env("SWEEPER__API__CA_FILE", "/nope");
+    let (code, out, err) = finish(command).await;
+    assert!(
+        code == 0 && out.contains("\napi.ca_file is not used, and was not read: an http:// base_url"),
+        "{out}{err}"
+    );
+}
+
+#[tokio::test]
 async fn without_a_connection_it_says_where_it_ends() {
     let api = sandbox(Options::default()).await;
     let tls = api.url().replace("http://", "https://");
@@ -197,10 +244,10 @@ async fn without_a_connection_it_says_where_it_ends() {
 async fn tls_and_the_proxy_are_those_of_the_daemon_and_named() {
     let api = sandbox(Options::default()).await;
     let authority = Authority::new();
-    let ca = tempfile::NamedTempFile::new().unwrap();
-    fs::write(ca.path(), &authority.pem).unwrap();
-    let port = authority.serve("localhost", false, &api).await.port();
     let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    fs::write(&ca, &authority.pem).unwrap();
+    let port = authority.serve("localhost", false, &api).await.port();
     let arguments = ["--online", "--agent", "A"];
     let (code, lines) = run(over_tls(dir.path(), &api, port), &arguments).await;
     let said = line(&lines, "connection");
@@ -209,21 +256,21 @@ async fn tls_and_the_proxy_are_those_of_the_daemon_and_named() {
 
     let (address, asked) = proxy().await;
     let mut command = over_tls(dir.path(), &api, port);
-    command.env("SWEEPER__API__CA_FILE", ca.path()).env("SWEEPER__API__PROXY", format!("http://{address}"));
+    command.env("SWEEPER__API__CA_FILE", "ca.pem").env("SWEEPER__API__PROXY", format!("http://{address}"));
     let (code, lines) = run(command, &arguments).await;
     let said = line(&lines, "connection");
     assert_eq!((code, asked.lock().unwrap().len()), (0, 1), "{lines:#?}");
     for part in [
         format!("https://localhost:{port} through the proxy http://{address}, api.proxy (set by SWEEPER__API__PROXY)"),
         format!(" at {address}, "),
-        format!("the certificates in {}, api.ca_file (set by SWEEPER__API__CA_FILE)", ca.path().display()),
+        format!("the certificates in {}, api.ca_file (set by SWEEPER__API__CA_FILE)", ca.display()),
     ] {
         assert!(said.contains(&part), "{part}: {said}");
     }
     for (name, is_expired, part) in [("other.test", false, "not valid for name"), ("localhost", true, "expired")] {
         let port = authority.serve(name, is_expired, &api).await.port();
         let mut command = over_tls(dir.path(), &api, port);
-        command.env("SWEEPER__API__CA_FILE", ca.path());
+        command.env("SWEEPER__API__CA_FILE", &ca);
         let (code, lines) = run(command, &arguments).await;
         assert!(code == 1 && line(&lines, "connection").contains(part), "{part}: {lines:#?}");
     }
@@ -375,7 +422,14 @@ async fn who_may_not_write_the_database_is_told_whose_it_is() {
     let mut command = unprivileged(dir.path()).unwrap();
     command.env("SWEEPER__API__KEY", KEY).env("SWEEPER__DATABASE__PATH", "closed/queue.db");
     let (code, lines) = run(command, &[]).await;
-    let said = format!("{}/queue.db cannot be looked at by ", closed.display());
-    assert!(code == 1 && lines[0].contains(&said) && lines[0].contains("ermission denied"), "{lines:#?}");
+    let closed_to = closed.display();
+    for part in [
+        format!("NOT  {closed_to}/queue.db: permission denied: the directory {closed_to} belongs to "),
+        "has mode 0000".to_owned(),
+        format!("may not enter it; its owner is this user: chmod u+x {closed_to}"),
+    ] {
+        assert!(code == 1 && lines[0].contains(&part), "{part}: {lines:#?}");
+    }
+    assert!(lines[1].starts_with("daemon "), "said once: {lines:#?}");
     fs::set_permissions(&closed, Permissions::from_mode(0o755)).unwrap();
 }

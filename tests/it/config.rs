@@ -59,7 +59,7 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
     assert_eq!(config.base_url.as_str(), "https://api.eu.poly.ai/");
     assert_eq!((config.rate.requests_per_second, config.rate.burst.get()), (2.5, 9));
     assert_eq!(config.worker.linger, Duration::from_millis(500), "an empty variable is none");
-    let Some(KeySource::Given(key)) = &config.key else { panic!("a key") };
+    let Some(KeySource::Given { key, .. }) = &config.key else { panic!("a key") };
     assert_eq!(secrecy::ExposeSecret::expose_secret(key), "0123", "digits stay the text they are");
 }
 
@@ -206,8 +206,9 @@ fn the_file_is_the_one_that_is_named_or_else_the_default_one_if_it_is_there() {
     for (argument, variable, named) in cases {
         assert_eq!(file(argument, variable), named, "{argument:?} {variable:?}");
     }
-    let below_a_file = config::file(None, &HashMap::new(), &default.join("sweeper.toml"));
-    assert_eq!(below_a_file, None);
+    let below_a_file = default.join("sweeper.toml");
+    let found = config::file(None, &HashMap::new(), &below_a_file);
+    assert_eq!(found, Some(below_a_file), "a file in the place of the directory is said");
     let too_long = Path::new("/").join("x".repeat(5_000));
     assert_eq!(config::file(None, &HashMap::new(), &too_long), Some(too_long), "whether it is there is not known");
 }

@@ -166,7 +166,7 @@ fn what_cannot_be_meant_ends_with_2_says_why_and_enqueues_nothing() {
         (&["--agent", "a"], "entry_id,voice\n", "column \"voice\" is none of agent_id, entry_id, priority, due_at"),
         (&["--agent", "a", "--format", "csv"], "1\n2\n", "column \"1\""),
         (&[], "entry_id\n1\n", "no column agent_id"),
-        (&["--agent", "a", "--file", "nowhere"], "", "--file nowhere: No such file"),
+        (&["--agent", "a", "--file", "nowhere"], "", "/nowhere: No such file"),
         (&["--agent", "a", "--file", "x", "1"], "", "cannot be used with"),
         (&["--agent", "a", "--format", "xml"], "", "[possible values: auto, lines, csv, jsonl]"),
         (&["--agent", "a", "--priority", "high", "1"], "", "invalid value 'high' for '--priority <N>'"),
@@ -188,8 +188,8 @@ fn what_cannot_be_meant_ends_with_2_says_why_and_enqueues_nothing() {
     }
     assert!(!dir.path().join("sweeper.db").exists(), "nothing was made");
     let (code, _, err) = enqueue(dir.path(), &["--agent", "a", "--file", "folder"], "");
-    assert_eq!(code, 1);
-    assert!(err.contains("read folder, line 1: Is a directory"), "{err}");
+    let folder = dir.path().join("folder");
+    assert!(code == 2 && err.contains(&format!("--file {}: is a directory", folder.display())), "{err}");
 }
 
 #[tokio::test]

@@ -247,7 +247,7 @@ fn check_and_configuration_errors_show_no_key() {
 
 #[test]
 fn a_panic_that_prints_everything_prints_no_key() {
-    let source = KeySource::Given(KEY.into());
+    let source = KeySource::from(KEY);
     let options = api::Options {
         base_url: "http://127.0.0.1:9".parse().unwrap(),
         key: source.clone(),
@@ -339,7 +339,7 @@ async fn a_file_with_the_key_that_others_may_read_or_write_is_warned_of() {
                 command.args(arguments.split(' '));
                 let variable = if name == "key" { "SWEEPER__API__KEY_FILE" } else { "SWEEPER_CONFIG" };
                 finish({
-                    command.env(variable, &file);
+                    command.env(variable, name);
                     command
                 })
             };

@@ -1,11 +1,11 @@
 //! What the log says of requests and holds, and how loudly: through the binary.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, thread, time::Duration};
 
 use audio_cache_sweeper::sandbox::{Mood, Options};
 
 use crate::{
-    daemon::{Daemon, configured, finish, open, queue, sandbox, sql, sweeper},
+    daemon::{Daemon, KEY, blocking, configured, finish, open, queue, sandbox, sql, sweeper},
     suite::bed::listing,
 };
 
@@ -92,7 +92,7 @@ async fn a_key_that_is_still_wrong_after_a_restart_is_an_error_again_once() {
     fs::write(&key, "another-key").unwrap();
     let command = || {
         let mut command = configured(dir.path(), &sandbox);
-        command.env_remove("SWEEPER__API__KEY").env("SWEEPER__API__KEY_FILE", &key);
+        command.env_remove("SWEEPER__API__KEY").env("SWEEPER__API__KEY_FILE", "key");
         command.env("SWEEPER__HOLD__MAX_DELAY", "1s");
         command
     };
@@ -108,6 +108,66 @@ async fn a_key_that_is_still_wrong_after_a_restart_is_an_error_again_once() {
     assert!(remedy.contains(&file) && remedy.contains("api.base_url = http://127.0.0.1:"), "{remedy}");
     assert_eq!(log.last("hold_placed", "reason"), "the API does not accept the key");
     assert!(!log.last("hold_placed", "detail").is_empty(), "what the API said");
+}
+
+#[tokio::test]
+async fn a_hold_for_an_answer_of_a_gateway_s_says_that_a_gateway_may_have_answered() {
+    let page = |status| Mood::Say { status, headers: Vec::new(), body: "<html>no".to_owned() };
+    let may = "he answer is not in the API's form: a gateway may have answered";
+    for (mood, is_foreign) in [
+        (page(401), true),
+        (page(403), true),
+        (page(404), true),
+        (Mood::status(401), false),
+        (Mood::status(403), false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let sandbox = sandbox(Options::default()).await;
+        queue(dir.path(), 1).await;
+        sandbox.script([mood.clone()]);
+        let (log, _) = until_holds(configured(dir.path(), &sandbox), 1).await;
+        let remedy = log.last("hold_placed", "remedy");
+        assert_eq!(remedy.contains(may), is_foreign, "{mood:?}: {remedy}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_says_why_nothing_is_deleted_and_which_rows_come_back_without_a_counted_attempt() {
+    let (_, log) = logged("failed").await;
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |name: &str| {
+        let lines = lines.iter().filter(|line| line["event"] == "request");
+        lines.map(|line| line[name].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("fault"), ["server_error".into(), serde_json::Value::Null]);
+    assert_eq!(of("cause"), [serde_json::Value::Null, "api_failed".into()]);
+    assert_eq!(of("retried"), [20, 20]);
+    assert_eq!(of("released"), [20, 0]);
+    let stopped = lines.iter().find(|line| line["event"] == "stopped").unwrap();
+    assert_eq!((&stopped["retried"], &stopped["released"]), (&40.into(), &20.into()));
+}
+
+#[tokio::test]
+async fn another_key_is_logged_once_for_all_requests_that_were_sent_with_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options { latency: Duration::from_millis(200), ..Options::default() }).await;
+    queue(dir.path(), 0).await;
+    fs::write(dir.path().join("key"), "an-old-key").unwrap();
+    let mut command = configured(dir.path(), &sandbox);
+    command.env_remove("SWEEPER__API__KEY").env("SWEEPER__API__KEY_FILE", "key");
+    let daemon = Daemon::start(command).until("started").await;
+    fs::write(dir.path().join("key"), KEY).unwrap();
+    let rows = "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', 1), ('b', 1), ('c', 1), ('d', 1)";
+    sql(dir.path(), rows).await;
+    while !sql(dir.path(), "SELECT state FROM deletions WHERE state = 'pending'").await.is_empty() {
+        blocking(|| thread::sleep(Duration::from_millis(20))).await;
+    }
+    daemon.signal("TERM");
+    let (code, log) = daemon.ended().await;
+    let requests = sandbox.requests();
+    let refused = requests.iter().filter(|request| request.headers["x-api-key"] == "an-old-key").count();
+    assert!(code == 0 && refused > 1, "several were in flight: {refused} {log:#?}");
+    assert_eq!(log.count("key_changed", "INFO"), 1, "{log:#?}");
 }
 
 #[tokio::test]

@@ -29,14 +29,6 @@ const WHERE_IT_GOES: &str = "--config follows the command that reads the file, a
 fn of_configuration() -> Vec<Mistake> {
     let file = |files, said| Mistake { files, typed: "check --config x.toml", code: 2, said, ..Mistake::default() };
     let variable = |variables, said| Mistake { variables, typed: "status", code: 2, said, ..Mistake::default() };
-    let key = |files, said| Mistake {
-        files,
-        variables: &[("SWEEPER__API__KEY_FILE", "key")],
-        typed: "check",
-        code: 2,
-        said,
-        ..Mistake::default()
-    };
     vec![
         file(
             &[("x.toml", "[log]\nfilter = \"warning\"")],
@@ -78,13 +70,49 @@ fn of_configuration() -> Vec<Mistake> {
             &[("SWEEPER__DATABASE__PATH", "q/")],
             &["database.path = \"q/\": names a directory; name a file in it"],
         ),
-        key(&[("key", "\"abc\"\n")], &["api.key_file", "key", "is in quotes", "remove them"]),
+    ]
+}
+
+/// In the key and the certificates.
+fn of_the_key() -> Vec<Mistake> {
+    let key = |files, said| Mistake {
+        files,
+        variables: &[("SWEEPER__API__KEY_FILE", "key")],
+        typed: "check",
+        code: 2,
+        said,
+        ..Mistake::default()
+    };
+    vec![
+        key(&[("key", "\"abc\"\n")], &["the API key (api.key_file {dir}/key) is in quotes", "remove them"]),
         key(&[("key", "\u{feff}abc\n")], &["api.key_file", "byte order mark"]),
         key(&[("key", "abc\ndef\n")], &["api.key_file", "line"]),
         key(&[("key", "Bearer abc\n")], &["api.key_file", "give the key alone"]),
         key(&[("key", "\n")], &["api.key_file", "empty"]),
-        key(&[("key/", "")], &["api.key_file", "directory"]),
-        key(&[], &["api.key_file", "key"]),
+        key(&[("key/", "")], &["api.key_file {dir}/key: is a directory"]),
+        key(&[], &["api.key_file {dir}/key: No such file"]),
+        Mistake {
+            variables: &[("SWEEPER__API__KEY", "'abc'")],
+            typed: "check",
+            code: 2,
+            said: &["the API key (api.key, set by SWEEPER__API__KEY) is in quotes"],
+            ..Mistake::default()
+        },
+        Mistake {
+            files: &[("x.toml", "[api]\nkey = \"'abc'\"")],
+            variables: &[("SWEEPER__API__KEY", "")],
+            typed: "check --config x.toml",
+            code: 2,
+            said: &["the API key (api.key, set in {dir}/x.toml, line 2) is in quotes"],
+            ..Mistake::default()
+        },
+        Mistake {
+            variables: &[("SWEEPER__API__CA_FILE", "ca.pem"), ("SWEEPER__API__REGION", "eu")],
+            typed: "check",
+            code: 2,
+            said: &["api.ca_file {dir}/ca.pem: No such file"],
+            ..Mistake::default()
+        },
     ]
 }
 
@@ -145,12 +173,6 @@ fn of_place() -> Vec<Mistake> {
             said: &["database {dir}/q.db", "it is a directory"],
             ..Mistake::default()
         },
-        Mistake {
-            typed: "enqueue --agent a 1",
-            code: 2,
-            said: &["{dir}/sweeper.db: there is no queue", "--config", "give --create to make a new one"],
-            ..Mistake::default()
-        },
     ]);
     mistakes
 }
@@ -180,6 +202,59 @@ fn of_names() -> Vec<Mistake> {
     ]
 }
 
+/// In a file that is read, or in the place of a queue that is to be made.
+fn of_files() -> Vec<Mistake> {
+    let no_directory = |typed| Mistake {
+        variables: &[("SWEEPER__DATABASE__PATH", "d/q.db")],
+        typed,
+        code: 3,
+        said: &[
+            "database {dir}/d/q.db: there is no directory {dir}/d, and the database's path is set by SWEEPER__DATABASE__PATH",
+            "make it with `mkdir -p {dir}/d`",
+        ],
+        ..Mistake::default()
+    };
+    vec![
+        Mistake {
+            files: &[("in.txt", "4711,4712\n")],
+            has_queue: true,
+            typed: "enqueue --agent a --file in.txt",
+            code: 2,
+            said: &["{dir}/in.txt, line 1: \"4711,4712\" looks like several IDs"],
+            ..Mistake::default()
+        },
+        Mistake {
+            files: &[("folder/", "")],
+            has_queue: true,
+            typed: "enqueue --agent a --dry-run --file folder",
+            code: 2,
+            said: &["--file {dir}/folder: is a directory; name a file in it"],
+            ..Mistake::default()
+        },
+        Mistake {
+            typed: "enqueue --agent a 1",
+            code: 2,
+            said: &[
+                "{dir}/sweeper.db: there is no queue",
+                "this path is the default",
+                "--config",
+                "give --create to make a new one",
+            ],
+            ..Mistake::default()
+        },
+        Mistake {
+            files: &[("sweeper.db", "")],
+            typed: "enqueue --agent a 1",
+            code: 2,
+            said: &["{dir}/sweeper.db: there is no queue", "give --create to make a new one"],
+            ..Mistake::default()
+        },
+        no_directory("run"),
+        no_directory("init"),
+        no_directory("enqueue --create --agent a 1"),
+    ]
+}
+
 fn make(dir: &Path, mistake: &Mistake) {
     for (name, text) in mistake.files {
         match name.strip_suffix('/') {
@@ -195,8 +270,38 @@ fn make(dir: &Path, mistake: &Mistake) {
 }
 
 #[test]
+fn a_long_argument_is_cut_in_the_message() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arguments, option) in [(["hold", "--all", "--as"], "--as <NAME>"), (["hold", "--all", "--why"], "--why <")] {
+        let mut command = sweeper(dir.path());
+        command.args(arguments).arg("x".repeat(5_000));
+        let (code, _, err) = fed(command, "");
+        let said = format!("'{}…' for '{option}", "x".repeat(199));
+        assert!(code == 2 && err.contains(&said) && err.contains("has 5000 characters"), "{err}");
+        assert!(err.len() < 1_000, "{err}");
+    }
+    let mut command = sweeper(dir.path());
+    command.args(["enqueue", "--create", "--agent", "a"]).arg("x".repeat(5_000));
+    let (code, _, err) = fed(command, "");
+    assert!(code == 2 && err.len() < 500, "{err}");
+}
+
+#[test]
+fn what_was_asked_for_and_cannot_be_written_is_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    for argument in ["--version", "--help"] {
+        let mut command = sweeper(dir.path());
+        command.arg(argument).stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains("write to standard output: No space left"), "{said}");
+    }
+}
+
+#[test]
 fn each_is_met_by_what_a_good_colleague_would_say() {
-    for mistake in of_configuration().into_iter().chain(of_arguments()).chain(of_place()).chain(of_names()) {
+    let all = [of_configuration(), of_the_key(), of_arguments(), of_place(), of_names(), of_files()];
+    for mistake in all.into_iter().flatten() {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path(), &mistake);
         let mut command = sweeper(dir.path());

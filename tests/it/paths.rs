@@ -228,4 +228,10 @@ async fn the_file_in_etc_is_read_if_no_other_is_named_but_never_by_the_demo_and_
     let script = format!("{prepare} && ln -sf nowhere /etc/sweeper/sweeper.toml && exec {BINARY} init");
     let (code, _, err) = mounting(dir.path(), &script).await.unwrap();
     assert!(code == 2 && err.contains("/etc/sweeper/sweeper.toml: there is no such file"), "{err}");
+    let script =
+        format!("mount -t tmpfs none /etc && touch /etc/sweeper && unset SWEEPER_CONFIG && exec {BINARY} init");
+    let (code, _, err) = mounting(dir.path(), &script).await.unwrap();
+    let said = "/etc/sweeper/sweeper.toml: /etc/sweeper is a file, and must be a directory";
+    assert!(code == 2 && err.contains(said), "{err}");
+    assert!(!dir.path().join("sweeper.db").exists(), "no queue of the defaults");
 }

@@ -74,6 +74,23 @@ async fn the_filter_can_be_changed_to_debug_and_back() {
 }
 
 #[tokio::test]
+async fn a_stricter_filter_does_not_hide_that_the_configuration_was_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    queue(dir.path(), 1).await;
+    let text = settings("1000", "filter = 'info'", "");
+    let daemon = Daemon::start(command(dir.path(), &sandbox, &text)).until("request").await;
+    write(dir.path(), &settings("1", "filter = 'warn'", ""));
+    daemon.signal("HUP");
+    let daemon = daemon.until("reloaded").await;
+    daemon.signal("TERM");
+    let (code, log) = daemon.ended().await;
+    let changes = "log.filter: info -> warn, rate_limit.requests_per_second: 1000 -> 1";
+    assert_eq!((code, log.last("reloaded", "changes").as_str()), (0, changes), "{log:#?}");
+    assert_eq!(log.count("stopping", "INFO"), 0, "the new filter is in effect");
+}
+
+#[tokio::test]
 async fn a_file_that_is_wrong_changes_nothing_and_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use audio_cache_sweeper::{
-    api::{self, Api, Reply, Transport as _, key::KeySource},
+    api::{self, Api, Reply, Transport as _},
     model::{
         deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane},
         envelope::Envelope,
@@ -22,7 +22,7 @@ use crate::{
 fn api(url: &str) -> Api {
     let options = api::Options {
         base_url: url.parse().unwrap(),
-        key: KeySource::Given(KEY.into()),
+        key: KEY.into(),
         proxy: None,
         ca_file: None,
         connect_timeout: Duration::from_secs(5),

@@ -76,6 +76,15 @@ fn every_event_is_a_sentence_in_local_time_without_epoch_numbers() {
     );
 }
 
+#[test]
+fn on_a_narrow_terminal_the_agent_is_cut_before_the_counts() {
+    let said = text(Width::Columns(40), requests);
+    for row in ["INFO  PR…2I  20 deleted  0.21 s", "WARN  PR…I  20 released: 429 t…", "WARN  PR…I  20 retried, none d…"]
+    {
+        assert!(said.contains(row), "{row}: {said}");
+    }
+}
+
 /// Whoever adds an event shows here how it reads.
 #[test]
 fn the_snapshot_has_an_event_of_each_kind() {

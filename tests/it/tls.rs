@@ -10,7 +10,7 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    api::{self, Api, Transport as _, key::KeySource},
+    api::{self, Api, Transport as _},
     model::clock::{Clock, Timestamp},
     sandbox::{Mood, Options, Sandbox},
 };
@@ -266,9 +266,9 @@ async fn without_any_issuer_a_start_and_a_check_say_what_to_do_and_loopback_with
     fs::create_dir(dir.path().join("dir")).unwrap();
     let cases = [
         (None, &["CA certificates", "ca-certificates", "api.ca_file"][..]),
-        (Some("nowhere.pem"), &["api.ca_file nowhere.pem", "No such file"]),
-        (Some("none.pem"), &["api.ca_file none.pem", "no certificate in PEM"]),
-        (Some("dir"), &["api.ca_file dir", "is a directory"]),
+        (Some("nowhere.pem"), &["api.ca_file /", "/nowhere.pem: No such file"]),
+        (Some("none.pem"), &["/none.pem: ", "no certificate in PEM"]),
+        (Some("dir"), &["/dir: ", "is a directory"]),
     ];
     for (ca_file, said) in cases {
         for name in ["check", "run"] {
@@ -354,7 +354,7 @@ async fn a_connection_lives_for_a_minute_and_not_beyond_a_run_of_faults() {
     let clock = Clock::manual(Timestamp(4_000_000_000_000));
     let options = api::Options {
         base_url: sandbox.url().parse().unwrap(),
-        key: KeySource::Given(KEY.into()),
+        key: KEY.into(),
         proxy: None,
         ca_file: None,
         connect_timeout: Duration::from_secs(5),

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, Metadata},
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
 };
@@ -15,6 +15,7 @@ use rustix::{
 use super::line::Line;
 use crate::{
     cli::times::{show_text, show_time},
+    permission::{Need, refusal},
     printable::absolute,
     queue::sqlite::{Inspection, OpenError, names_of},
     small_file,
@@ -37,6 +38,8 @@ pub(super) fn lines(database: &Path, inspection: &Inspection) -> Vec<Line> {
             lines.push(Line::not("tables", said));
         }
         Err(OpenError::Missing { .. }) => {}
+        // The line about the file has said it.
+        Err(OpenError::Denied { .. }) if fs::metadata(&path).is_err() => {}
         Err(OpenError::Empty(_)) => {
             let said =
                 "not made yet, or to be brought up to date; `sweeper init` or the next start of the daemon does that";
@@ -59,7 +62,7 @@ fn file(path: &Path, users: &Users) -> Line {
             may_write("database", facts, path, users)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => directory(path, users),
-        Err(error) => Line::not("database", format!("{shown} cannot be looked at by {}: {error}", users.me())),
+        Err(error) => Line::not("database", format!("{shown}: {}", unseen(path, &error, users))),
     }
 }
 
@@ -80,10 +83,13 @@ fn directory(path: &Path, users: &Users) -> Line {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             Line::not("database", format!("{shown}: there is no directory {within}; create it, or set database.path"))
         }
-        Err(error) => {
-            Line::not("database", format!("{shown}: {within} cannot be looked at by {}: {error}", users.me()))
-        }
+        Err(error) => Line::not("database", format!("{shown}: {within}: {}", unseen(directory, &error, users))),
     }
+}
+
+/// Why a file cannot be looked at.
+fn unseen(path: &Path, error: &io::Error, users: &Users) -> String {
+    refusal(path, Need::Write).unwrap_or_else(|| format!("cannot be looked at by {}: {error}", users.me()))
 }
 
 fn may_write(name: &'static str, facts: String, path: &Path, users: &Users) -> Line {

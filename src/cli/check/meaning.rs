@@ -10,8 +10,10 @@ use crate::{
     durations,
     model::{
         deletion::AgentId,
+        envelope::Envelope,
         outcome::{Answer, Fault, RetryAfter},
     },
+    printable::absolute,
 };
 
 /// The longest message of the API that is shown, in characters.
@@ -153,7 +155,12 @@ impl Asked<'_> {
                 );
                 (About::Connection, text)
             }
-            Fault::Status { status: 404, .. } if !is_the_api_s => (About::Connection, self.foreign(404, &said)),
+            Fault::Status { status: status @ (401 | 403), .. } if !is_the_api_s => {
+                (About::Connection, self.in_between(*status, &said))
+            }
+            Fault::Status { status: 404, .. } if reply.envelope.as_ref().is_none_or(Envelope::speaks_of_the_way) => {
+                (About::Connection, self.in_between(404, &said))
+            }
             Fault::Status { status, retry_after } => self.status(*status, *retry_after, &said, permission),
         };
         let id = reply.remote_ids.first().filter(|_| is_the_api_s);
@@ -207,6 +214,16 @@ impl Asked<'_> {
         )
     }
 
+    /// A status that the API gives, with a body that is not the API's or that is about a route.
+    fn in_between(&self, status: u16, said: &str) -> String {
+        let (region, said) = (self.region(), if said.is_empty() { "nothing" } else { said });
+        format!(
+            "{} answered with {status}, and not in the API's form (said: {said}). A gateway, a proxy or another server may \
+             have answered in the API's place. Is {region} right?",
+            self.way_there()
+        )
+    }
+
     fn unreachable(&self, said: &str) -> String {
         let way = self.way_there();
         let proxy = match &self.config.proxy {
@@ -244,15 +261,18 @@ impl Asked<'_> {
     }
 
     fn throttled(&self, status: u16, after: Option<RetryAfter>) -> String {
-        let when = match after {
+        let (when, again) = match after {
             Some(RetryAfter::Seconds(seconds)) => {
-                format!(" for another {}", durations::show_roughly(Duration::from_secs(seconds.min(31_536_000))))
+                let left = durations::show_roughly(Duration::from_secs(seconds.min(31_536_000)));
+                (format!(", and wants nothing for another {left}"), "Try again after that")
             }
-            Some(RetryAfter::At(at)) => format!(" until {}", show_time(at)),
-            None => String::new(),
+            Some(RetryAfter::At(at)) => {
+                (format!(", and wants nothing until {}", show_time(at)), "Try again after that")
+            }
+            None => (", and does not say for how long it wants nothing".to_owned(), "Try again in a minute"),
         };
         let shared = if self.is_shared { "A daemon runs, and shares the limit with this. " } else { "" };
-        format!("{status}: the API is asked too often, and wants nothing{when}. {shared}Try again after that")
+        format!("{status}: the API is asked too often{when}. {shared}{again}")
     }
 
     /// The way that the request went, and how long it took.
@@ -282,7 +302,7 @@ impl Asked<'_> {
             (None, Some(system)) => format!("TLS trusts {system} in place of the system's certificates"),
             (Some(path), system) => {
                 let (set, system) = (self.set("api.ca_file"), system.unwrap_or_else(|| "the system's".to_owned()));
-                format!("TLS trusts the certificates in {}, api.ca_file{set}, and {system}", path.display())
+                format!("TLS trusts the certificates in {}, api.ca_file{set}, and {system}", absolute(path).display())
             }
         }
     }
@@ -291,9 +311,9 @@ impl Asked<'_> {
     fn key(&self) -> String {
         match &self.config.key {
             Some(KeySource::File(path)) => {
-                format!("the one in {}, api.key_file{}", path.display(), self.set("api.key_file"))
+                format!("the one in {}, api.key_file{}", absolute(path).display(), self.set("api.key_file"))
             }
-            Some(KeySource::Given(_)) | None => format!("api.key{}", self.set("api.key")),
+            Some(KeySource::Given { .. }) | None => format!("api.key{}", self.set("api.key")),
         }
     }
 

@@ -22,16 +22,17 @@ impl OddIds {
         }
     }
 
-    /// The warning, if there was such an ID.
-    pub(super) fn warning(&self) -> Option<String> {
+    /// The warning, if there was such an ID. After a `dry_run`, nothing is in the queue.
+    pub(super) fn warning(&self, dry_run: bool) -> Option<String> {
         let (place, id) = self.first.as_ref()?;
         let others = match self.count {
             0 | 1 => String::new(),
             count => format!(" (the first of {})", plural(count, "such ID", "such IDs")),
         };
+        let remedy = if dry_run { "" } else { "; `sweeper cancel` takes it out of the queue" };
         Some(format!(
             "{place}{id:?} is not a number{others}, and the API's entry IDs are numbers: check the input, because a wrong ID \
-             costs up to 11 requests; `sweeper cancel` takes it out of the queue"
+             costs up to 11 requests{remedy}"
         ))
     }
 }
@@ -49,14 +50,14 @@ mod tests {
         for number in ["4711", "0", "00", "123456789012345678901234567890"] {
             look_at(&mut odd, number);
         }
-        assert_eq!(odd.warning(), None);
+        assert_eq!(odd.warning(false), None);
         look_at(&mut odd, "4711x");
-        let warning = odd.warning().unwrap();
+        let warning = odd.warning(false).unwrap();
         assert!(warning.starts_with("at 4711x: \"4711x\" is not a number, and the API's"), "{warning}");
         for other in ["-1", "4711,4712"] {
             look_at(&mut odd, other);
         }
-        let warning = odd.warning().unwrap();
+        let warning = odd.warning(false).unwrap();
         assert!(warning.starts_with("at 4711x: \"4711x\" is not a number (the first of 3 such IDs), and"), "{warning}");
     }
 }

@@ -26,6 +26,7 @@ use crate::cli::{
     terminal::{progress, warn_person},
     times::{plural, show_count},
 };
+use crate::printable::absolute;
 
 /// How many refused lines are shown.
 const SHOWN: u64 = 20;
@@ -43,14 +44,18 @@ impl Source {
     /// Opens a file. `database`: the path of the queue.
     ///
     /// # Errors
-    /// If the file cannot be opened, or is the database.
+    /// If the file cannot be opened, is a directory, or is the database.
     pub(super) fn file(path: &Path, database: &Path) -> Result<Self, Failure> {
-        let name = path.display().to_string();
+        let name = absolute(path).display().to_string();
         if let (Ok(given), Ok(queue)) = (fs::metadata(path), fs::metadata(database))
             && (given.dev(), given.ino()) == (queue.dev(), queue.ino())
         {
             // Closing any handle of the database ends the locks that SQLite holds on it in this process.
             return Err(Failure::Usage(format!("--file {name}: that is the database itself")));
+        }
+        // A directory can be opened, and fails only when it is read.
+        if path.is_dir() {
+            return Err(Failure::Usage(format!("--file {name}: is a directory; name a file in it")));
         }
         // A file that cannot be opened is most likely a misspelt name, hence an error of usage.
         let file = File::open(path).map_err(|error| Failure::Usage(format!("--file {name}: {error}")))?;
@@ -140,7 +145,7 @@ impl Reading {
             }
             self.flush(sink).await?;
         }
-        self.show_remarks();
+        self.show_remarks(sink.dry_run);
         if sink.taken == 0 && self.refused == 0 {
             warn_person(&format!("{}: nothing was read: there is no ID in it", self.name));
         }
@@ -241,7 +246,7 @@ impl Reading {
             }
         }
         self.flush(sink).await?;
-        self.show_remarks();
+        self.show_remarks(sink.dry_run);
         sink.tell(self.refused);
         let (by, last, name) = (signal.name(), self.last, &self.name);
         let rest = self.rest.as_ref().map_or("", |_| "; the next line was cut off, and is left out");
@@ -252,12 +257,12 @@ impl Reading {
     }
 
     /// Says at the end what is said once.
-    fn show_remarks(&mut self) {
+    fn show_remarks(&mut self, dry_run: bool) {
         self.progress.finish_and_clear();
         if self.refused > SHOWN {
             let more = plural(self.refused - SHOWN, "more line was", "more lines were");
             warn_person(&format!("… and {more} refused"));
         }
-        self.odd.warning().iter().for_each(|text| warn_person(text));
+        self.odd.warning(dry_run).iter().for_each(|text| warn_person(text));
     }
 }

@@ -33,12 +33,32 @@ pub(super) fn binary(first: &[u8], next: &[u8]) -> Option<String> {
             "it is UTF-16 text, expected UTF-8: convert it with `iconv -f {encoding} -t UTF-8 file | sweeper enqueue …`"
         ));
     }
+    if has_lone_carriage_return(first) {
+        let said = r"its lines end in a carriage return alone, as on an old Mac, expected a line feed: convert them with
+            `tr '\r' '\n' <file | sweeper enqueue …`";
+        return Some(said.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
     let is_binary = |byte: &u8| byte.is_ascii_control() && !CONTROLS_OF_TEXT.contains(byte);
     // The first line of some binary files has no control character, but is no text either. A single line in another encoding is
     // only refused itself.
     let is_text = str::from_utf8(first).is_ok();
     let found = first.iter().any(is_binary) || (!is_text && next.contains(&0));
     found.then(|| "it is binary, expected text: an entry ID a line, CSV, or a JSON object a line".to_owned())
+}
+
+/// Whether a carriage return stands before other text. Text in quotation marks may have one.
+fn has_lone_carriage_return(line: &[u8]) -> bool {
+    let at = line.iter().position(|byte| *byte == b'\r');
+    at.is_some_and(|at| {
+        let (before, after) = (&line[..at], line[at + 1..].trim_ascii());
+        !before.contains(&b'"') && !after.is_empty() && str::from_utf8(line).is_ok()
+    })
+}
+
+/// The text between the quotation marks around an ID.
+pub(in crate::cli) fn in_quotes(text: &str) -> Option<&str> {
+    let between = |mark: char| text.strip_prefix(mark)?.strip_suffix(mark).filter(|text| !text.contains(mark));
+    ['"', '\''].into_iter().find_map(between).filter(|text| !text.is_empty() && !text.contains(','))
 }
 
 /// iconv's name of the encoding, if this is UTF-16. Without a byte order mark, every second byte of ASCII text is zero.

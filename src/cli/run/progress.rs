@@ -19,8 +19,9 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use super::RunArgs;
 use crate::{
     cli::{
+        screen::columns,
         terminal::bar_of_rows,
-        times::{plural, show_count},
+        times::{plural, show_count, show_text},
     },
     config::Config,
     durations,
@@ -36,6 +37,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const SHARE: u32 = 20;
 /// The time over which the pace is measured.
 const PACE_OF: Duration = Duration::from_secs(20);
+/// The columns before the text, by [`bar_of_rows`].
+const BEFORE_TEXT: usize = 23;
 /// How long the end waits for the terminal.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -108,7 +111,7 @@ impl Progress {
             // The worker says what is wrong with the database.
             if let Ok(remaining) = look(queue, now).await {
                 let per_s = pace.take(begun, done);
-                let text = text(done, &remaining, per_s, now);
+                let text = fitted(&text(done, &remaining, per_s, now), columns());
                 let picture = Picture { done, total: done + remaining.pending, text };
                 // If the terminal is stopped, this one is left out.
                 let _ = self.pictures.as_ref().map(|pictures| pictures.try_send(picture));
@@ -189,6 +192,11 @@ fn text(done: u64, remaining: &Remaining, per_s: f64, now: Timestamp) -> String 
     )
 }
 
+/// The text in a terminal of so many columns. Text that is cut ends with a mark.
+fn fitted(text: &str, columns: Option<usize>) -> String {
+    show_text(text, columns.map_or(usize::MAX - 1, |columns| columns.saturating_sub(BEFORE_TEXT)))
+}
+
 /// The sentence at the end, in place of the last log line.
 pub(super) fn summary(ended: Ended, totals: &Totals, took: Duration) -> String {
     let why = match ended {
@@ -229,6 +237,16 @@ mod tests {
             (left(825, 1, 0), 85.4, "1,000 of 1,825 rows, 85/s; 1 row is held (operator)"),
         ] {
             assert_eq!(text(1_000, &remaining, per_s, NOW), said);
+        }
+    }
+
+    #[test]
+    fn text_that_is_cut_ends_with_a_mark() {
+        let text = "1,000 of 1,825 rows, 85/s; the rest is held (forbidden, operator)";
+        assert_eq!(fitted(text, Some(80)), "1,000 of 1,825 rows, 85/s; the rest is held (forbidden, …");
+        assert_eq!(fitted(text, Some(80)).chars().count(), 80 - BEFORE_TEXT);
+        for columns in [Some(120), None] {
+            assert_eq!(fitted(text, columns), text);
         }
     }
 

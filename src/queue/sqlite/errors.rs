@@ -105,6 +105,20 @@ pub enum OpenError {
         /// Where the path comes from, and what to do: the end of the message.
         named: String,
     },
+    /// The directory for the file is missing.
+    #[error(
+        "database {}: there is no directory {dir}{named}; make it with `mkdir -p {dir}`, or give database.path another file",
+        absolute(.path).display(),
+        dir = .directory.display()
+    )]
+    NoDirectory {
+        /// Its path.
+        path: PathBuf,
+        /// The absolute path of the missing directory.
+        directory: PathBuf,
+        /// Where the path comes from: a part of the message.
+        named: String,
+    },
     /// The permissions of the file, or of a directory above it, keep this process out.
     #[error("database {}: {refusal}", absolute(.path).display())]
     Denied {
@@ -169,6 +183,7 @@ impl Doubtful for OpenError {
             | Self::Incomplete { .. }
             | Self::Empty(_)
             | Self::Missing { .. }
+            | Self::NoDirectory { .. }
             | Self::Denied { .. }
             | Self::Location(_)
             | Self::Lock { .. } => None,
@@ -196,6 +211,7 @@ impl OpenError {
             | Self::Altered { .. }
             | Self::Incomplete { .. }
             | Self::Empty(_)
+            | Self::NoDirectory { .. }
             | Self::Denied { .. }
             | Self::Location(_) => false,
         };
@@ -227,6 +243,7 @@ impl OpenError {
             | Self::Incomplete { .. }
             | Self::Empty(_)
             | Self::Missing { .. }
+            | Self::NoDirectory { .. }
             | Self::Denied { .. }
             | Self::Location(_) => false,
         }

@@ -1,6 +1,10 @@
 //! Opening the queue for a daemon or for `sweeper init`: lock, checks, settings, migrations.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sqlx::{AssertSqlSafe, migrate::MigrateError};
 
@@ -20,7 +24,7 @@ use super::{
     upkeep::enable_incremental_vacuum,
     watched_files::{WatchedFiles, beside},
 };
-use crate::permission::Need;
+use crate::{permission::Need, printable::absolute};
 
 /// The writing connection's page cache, in KiB. Rows of many agents lie far apart, and more memory makes them settle faster.
 const CACHE_KIB: u32 = 16 * 1024;
@@ -95,6 +99,7 @@ impl Store {
 
     async fn open_at_once(purpose: Purpose, options: Options) -> Result<Self, OpenError> {
         location::refuse(&options.path)?;
+        require_directory(&options.path)?;
         refuse_older(&options).await?;
         let lock = Lock::take(&options, purpose).await?;
         let mut conn = connect(&options, false).await?;
@@ -254,5 +259,21 @@ impl Store {
             }
             Err(source) => Err(blame_migration(&mut self.conn, &self.steps, &self.options.path, source).await),
         }
+    }
+}
+
+/// Fails if the directory that the database is or will be in is missing. The lock file would be the first to fail, and would be
+/// named in place of the directory.
+///
+/// # Errors
+/// In that case.
+fn require_directory(database: &Path) -> Result<(), OpenError> {
+    let path = absolute(database);
+    match path.parent() {
+        Some(directory) if fs::metadata(directory).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
+            let directory = directory.to_owned();
+            Err(OpenError::NoDirectory { path, directory, named: String::new() })
+        }
+        _ => Ok(()),
     }
 }

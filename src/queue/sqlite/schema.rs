@@ -130,8 +130,13 @@ async fn try_to_connect_known(options: &Options, read_only: bool) -> Result<(Sql
 /// brought along without its index is then not read.
 ///
 /// # Errors
-/// If the file does not exist, is not ours or not up to date, or SQLite fails.
+/// If the file does not exist or may not be read, is not ours or not up to date, or SQLite fails.
 pub(super) async fn connect_untouching(options: &Options) -> Result<SqliteConnection, OpenError> {
+    let connected = try_to_connect_untouching(options).await;
+    connected.map_err(|error| error.explained(&options.path, Need::Read))
+}
+
+async fn try_to_connect_untouching(options: &Options) -> Result<SqliteConnection, OpenError> {
     if !options.path.exists() {
         return Err(OpenError::Missing { path: options.path.clone(), named: String::new() });
     }

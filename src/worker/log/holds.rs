@@ -43,13 +43,14 @@ impl HoldLog {
 
     /// Logs a hold that others placed or lifted, that is over, or that the start has found.
     pub fn changed(&mut self, change: &HoldChange) {
-        self.answered(change, None);
+        self.answered(change, None, false);
     }
 
-    /// Logs a hold, with the detail of the answer that placed or lifted it.
-    pub fn answered(&mut self, change: &HoldChange, detail: Option<&str>) {
+    /// Logs a hold, with the detail of the answer that placed or lifted it. `is_foreign`: the answer is an error that is not in
+    /// the API's form.
+    pub fn answered(&mut self, change: &HoldChange, detail: Option<&str>, is_foreign: bool) {
         match change {
-            HoldChange::Placed { row, is_longest } => self.placed(row, *is_longest, detail),
+            HoldChange::Placed { row, is_longest } => self.placed(row, *is_longest, detail, is_foreign),
             HoldChange::Lifted { scope, cause, .. } => {
                 self.found.remove(&(scope.clone(), *cause));
                 info!(event = event::HOLD_LIFTED, scope = scope.as_str(), cause = cause.as_str(), "hold lifted");
@@ -57,9 +58,13 @@ impl HoldLog {
         }
     }
 
-    fn placed(&mut self, row: &HoldRow, is_longest: bool, detail: Option<&str>) {
+    fn placed(&mut self, row: &HoldRow, is_longest: bool, detail: Option<&str>, is_foreign: bool) {
         let HoldRow { scope, cause, until_at, repeats, why, .. } = row;
-        let remedy = remedy(*cause, scope, is_longest, &self.names);
+        let mut remedy = remedy(*cause, scope, is_longest, &self.names);
+        if is_foreign && matches!(cause, Cause::Unauthorized | Cause::Forbidden | Cause::UnknownAgent) {
+            remedy += if remedy.ends_with('?') { " The" } else { "; the" };
+            remedy += " answer is not in the API's form: a gateway may have answered";
+        }
         let (name, until_at, reason) = (cause.as_str(), until_at.map(|at| at.0), reason(*cause));
         let key = (scope.clone(), *cause);
         let scope = scope.as_str();

@@ -142,8 +142,8 @@ async fn a_queue_is_made_only_where_somebody_asks_for_it_or_sees_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().canonicalize().unwrap().join("sweeper.db");
     let refused = format!(
-        "sweeper: {}: there is no queue: name the daemon's with --config or SWEEPER__DATABASE__PATH, or give --create to make a \
-         new one\n",
+        "sweeper: {}: there is no queue; this path is the default, in the working directory. Name the daemon's with --config or \
+         SWEEPER__DATABASE__PATH, or give --create to make a new one\n",
         path.display()
     );
     for (arguments, input) in [(&["1"][..], ""), (&["-"], "1\n"), (&["--from-cache", "--yes"], "")] {

@@ -35,6 +35,19 @@ fn refused_as_a_whole() -> Vec<Mistake> {
         (&["--agent", "a", "4.71E+15"], vec![], &["\"4.71E+15\" is a number in floating-point notation", "as text"]),
         (&["--agent", "a", "4711.0"], vec![], &["\"4711.0\" is a number in floating-point notation", "as text"]),
         (&["--agent", "a", "ids.txt"], vec![], &["\"ids.txt\"", "there is a file of that name: --file ids.txt?"]),
+        (A, "\"4711\"\n".into(), &["line 1: \"4711\" is in quotation marks, which are not part of an ID: remove them"]),
+        (A, "'4711'\n'4712'\n".into(), &["line 1: '4711' is in quotation marks"]),
+        (
+            &["--agent", "a", "\"4711\""],
+            vec![],
+            &["\"4711\" is in quotation marks, which are not part of an ID: give 4711"],
+        ),
+        (
+            A,
+            "4711\r4712\r4713\r".into(),
+            &["line 1: its lines end in a carriage return alone", "`tr '\\r' '\\n' <file |"],
+        ),
+        (A, "entry_id,priority\r1,2\r".into(), &["line 1: its lines end in a carriage return alone"]),
         (&["ids.txt"], vec![], &["there is a file of that name: --file ids.txt?"]),
         (A, "Entry ID\n1\n".into(), &["line 1: column \"Entry ID\": did you mean entry_id?", "--format lines"]),
         (A, "entryId,priority\n1,2\n".into(), &["column \"entryId\": did you mean entry_id?"]),
@@ -127,6 +140,10 @@ async fn what_is_odd_is_said_once_and_enqueued_all_the_same() {
         assert!(err.starts_with(&said) && err.lines().count() == 1, "{arguments:?}, {input:?}: {err}");
     }
     assert_eq!(rows(dir.path()).await.len(), 6, "1, x, 2, y, 7, z");
+    for (arguments, has_remedy) in [(&["--agent", "a", "--dry-run", "q"][..], false), (&["--agent", "a", "z"], true)] {
+        let (_, _, err) = enqueue(dir.path(), arguments, "");
+        assert_eq!(err.contains("`sweeper cancel` takes it out of the queue"), has_remedy, "{arguments:?}: {err}");
+    }
     let (code, _, err) = enqueue(dir.path(), A, "1\n2\n");
     assert_eq!((code, err.as_str()), (0, ""), "numbers are nothing to speak of");
 }

@@ -71,7 +71,7 @@ impl Default for Plan {
             adaptive: false,
             growth: Backoff::new(Duration::from_secs(5), Duration::from_secs(600)).unwrap(),
             base_url: None,
-            key: KeySource::Given(KEY.into()),
+            key: KEY.into(),
             request_timeout: Duration::from_secs(30),
             busy_timeout: Duration::from_secs(5),
         }

@@ -25,6 +25,7 @@ fn tunables(plan: &Plan) -> Tunables {
         adaptive: plan.adaptive,
         hold_growth: plan.growth,
         names: Names::default(),
+        filter: None,
         key: None,
         changes: Vec::new(),
     }

@@ -56,6 +56,38 @@ pub fn requests() {
     );
     warn!(
         event = event::REQUEST,
+        request = 9,
+        agent,
+        kind = "bulk",
+        size = 20,
+        status = 429,
+        fault = "throttled",
+        deleted = 0,
+        absent = 0,
+        retried = 20,
+        released = 20,
+        dead = 0,
+        took_ms = 80,
+        "request failed"
+    );
+    warn!(
+        event = event::REQUEST,
+        request = 9,
+        agent,
+        kind = "bulk",
+        size = 20,
+        status = 200,
+        cause = "api_failed",
+        deleted = 0,
+        absent = 0,
+        retried = 20,
+        released = 0,
+        dead = 0,
+        took_ms = 80,
+        "request failed"
+    );
+    warn!(
+        event = event::REQUEST,
         request = 10,
         agent = "long-".repeat(51),
         kind = "bulk",

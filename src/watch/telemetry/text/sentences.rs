@@ -9,6 +9,8 @@ use crate::{durations, event, model::clock::Timestamp};
 
 /// An agent takes at least so many columns of a row, so that the rows of most agents are aligned.
 const AGENT_WIDTH: usize = 16;
+/// An agent is cut to no less than this, so that the counts of a row stay.
+const LEAST_AGENT: usize = 4;
 /// A detail is left out of a row that has less room for it than this.
 const LEAST_DETAIL: usize = 12;
 
@@ -43,7 +45,7 @@ pub(super) fn sentence(fields: &Fields, look: &Look<'_>) -> Option<String> {
             format!("stopped with exit code {}: {}", shown("exit_code"), shown("error"))
         }
         event::STOPPED => {
-            let settled = settled(fields, &["deleted", "absent", "retried", "dead"]);
+            let settled = settled(fields, &["deleted", "absent", "retried", "released", "dead"]);
             format!("stopped with exit code {}: {}; {settled}", shown("exit_code"), requests(fields))
         }
         _ => return None,
@@ -63,27 +65,32 @@ pub(super) fn fallback(fields: &Fields, event: &Event<'_>, look: &Look<'_>) -> S
     parts.join(" ")
 }
 
-/// `PROJECT-58RP822I  20 retried: 503 server_error  0.21 s  upstream conn…`: in one row, whatever the lengths.
+/// `PROJECT-58RP822I  20 released: 503 server_error  0.21 s  upstream conn…`: in one row, whatever the lengths.
 fn request(fields: &Fields, look: &Look<'_>) -> String {
-    let most = look.room.map_or(usize::MAX, |room| (room / 3).max(AGENT_WIDTH));
-    let agent = clipped(fields.text("agent"), most);
-    let mut outcome = settled(fields, &["deleted", "absent", "dead", "retried"]);
+    let mut outcome = settled(fields, &["deleted", "absent", "dead", "retried", "released"]);
     if fields.has("fault") {
         outcome += &format!(": {} {}", fields.shown("status", look), fields.text("fault")).replace(":  ", ": ");
+    }
+    if fields.has("cause") {
+        outcome += &format!(", none deleted: {}", fields.text("cause"));
     }
     if fields.text("kind") == "single" {
         outcome += " (single-entry)";
     }
     let seconds = fields.number("took_ms") as f64 / 1e3;
-    let row = format!("{agent:<AGENT_WIDTH$}  {outcome}  {seconds:.2} s");
+    let end = format!("  {outcome}  {seconds:.2} s");
+    let most = look.room.map_or(usize::MAX, |room| {
+        let left = room.saturating_sub(end.chars().count()).max(LEAST_AGENT);
+        left.min((room / 3).max(AGENT_WIDTH))
+    });
+    let (agent, width) = (clipped(fields.text("agent"), most), most.min(AGENT_WIDTH));
+    let row = format!("{agent:<width$}{end}");
     let (detail, length) = (fields.text("detail"), row.chars().count() + 2);
     let room = look.room.map_or(usize::MAX, |room| room.saturating_sub(length));
     if detail.is_empty() || room < LEAST_DETAIL {
-        return look.room.map_or_else(|| row.clone(), |room| clipped(&row, room));
+        return look.room.map_or_else(|| row.clone(), |room| begun(&row, room));
     }
-    let end: String = detail.chars().take(room).collect();
-    let end = if end.len() < detail.len() { end.chars().take(room - 1).chain(['…']).collect() } else { end };
-    format!("{row}  {end}")
+    format!("{row}  {}", begun(detail, room))
 }
 
 fn deletion(fields: &Fields, look: &Look<'_>) -> String {
@@ -193,16 +200,28 @@ fn requests(fields: &Fields) -> String {
     count(fields.number("requests"), "request")
 }
 
-/// The counts that are not 0, or the last one.
+/// The counts that are not 0. The field `retried` counts released rows, too; here each row is in one count.
 fn settled(fields: &Fields, names: &[&str]) -> String {
-    let some = names.iter().filter(|name| fields.number(name) > 0);
-    let some: Vec<String> = some.map(|name| format!("{} {name}", fields.number(name))).collect();
+    let count = |name: &str| match name {
+        "retried" => fields.number(name) - fields.number("released"),
+        _ => fields.number(name),
+    };
+    let some = names.iter().filter(|name| count(name) > 0);
+    let some: Vec<String> = some.map(|name| format!("{} {name}", count(name))).collect();
     if some.is_empty() { "0 deleted".to_owned() } else { some.join(", ") }
 }
 
 fn count(number: i64, noun: &str) -> String {
     let s = if number == 1 { "" } else { "s" };
     format!("{number} {noun}{s}")
+}
+
+/// The beginning of the text, in at most this many columns.
+fn begun(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// The text in at most this many columns: its beginning and its end, because the ends of IDs tell most.
