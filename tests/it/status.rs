@@ -1,5 +1,6 @@
 //! `sweeper status` and `sweeper show`, from outside: what they say, and that they only look.
 
+mod estimate;
 mod watch;
 mod why;
 

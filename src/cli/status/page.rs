@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     acts::act_lines,
+    empty,
     json::{AgentReport, DaemonReport, InFlight, Report, Rows, WaitReport},
     layout::{Section, lay_out},
     outlook::time_of,
@@ -77,53 +78,13 @@ fn daemon_lines(report: &Report, standing: &Standing, now: Timestamp) -> Vec<Str
         let (most, requests) = (most.unwrap_or_default(), plural(requests, "request", "requests"));
         facts.push(("in flight", format!("{requests}{most}, with {}{orphans}", plural(rows, "row", "rows"))));
     }
-    let (empty, but) = empty(report, standing);
-    facts.push(("empty", empty));
-    facts.extend(but.map(|but| ("", but)));
+    let names = std::iter::once("empty").chain(std::iter::repeat(""));
+    facts.extend(names.zip(empty::lines(report, standing)));
     facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect()
 }
 
-/// When the queue will be empty, and which rows are left then.
-fn empty(report: &Report, standing: &Standing) -> (String, Option<String>) {
-    let (outlook, pending) = (report.outlook, report.rows.pending);
-    if pending == 0 {
-        return ("nothing is pending".to_owned(), None);
-    }
-    let held = (outlook.stopped > 0).then(|| {
-        let of = format!("{} of {}", show_count(outlook.stopped), plural(pending, "row", "rows"));
-        (stoppers(report, standing), of)
-    });
-    if let (Some((scope, of)), Some(Duration::ZERO)) = (&held, outlook.rest_in) {
-        return (styled(RED, format!("not while {scope} held ({of})")), None);
-    }
-    let empty = match outlook.rest_in {
-        Some(span) if outlook.waits_for_due_rows => {
-            format!("in about {}, when the last row is due", durations::show_roughly(span))
-        }
-        Some(span) => format!("in about {}, at the pace of the last minutes", durations::show_roughly(span)),
-        None if report.daemon.running == Some(false) => "not before a daemon runs".to_owned(),
-        None => "cannot be estimated: no row reached an end lately".to_owned(),
-    };
-    let but = held.map(|(scope, of)| styled(RED, format!("but {scope} held ({of})")));
-    (empty, but)
-}
-
-/// The scopes that are held until a person acts, with their verb: `PROJECT-58RP822I is`.
-fn stoppers(report: &Report, standing: &Standing) -> String {
-    let stopping = standing.holds.iter().filter(|hold| needs_a_person(hold));
-    if stopping.clone().any(|hold| hold.scope == Scope::All) {
-        return "everything is".to_owned();
-    }
-    let mut agents = report.agents.iter().filter(|agent| agent.waits_for == Some(Reason::NeedsAPerson));
-    let first = agents.next().map_or_else(|| "an agent".to_owned(), |agent| name(&agent.agent_id, 30));
-    match agents.count() {
-        0 => format!("{first} is"),
-        others => format!("{first} and {} are", plural(others as u64, "other", "others")),
-    }
-}
-
 /// The name, cut to `spare` characters less than the width.
-fn name(agent: &str, spare: usize) -> String {
+pub(super) fn name(agent: &str, spare: usize) -> String {
     let most = screen::columns().map_or(usize::MAX - 1, |columns| columns.saturating_sub(spare + 20));
     show_text(agent, most.max(10))
 }
@@ -153,15 +114,21 @@ fn row_lines(report: &Report, now: Timestamp) -> Vec<String> {
     };
     let due = format!("{} due{oldest}", show_count(*due));
     let row = |state: &str, rows: &u64, note: &str| [state.to_owned(), show_count(*rows), note.to_owned()];
-    let waits = report.waits.iter().map(|wait| {
-        let (word, note) = told(wait, report, now);
-        row(&format!("  {word}"), &wait.rows, &note)
-    });
+    let (waits, reasons): (Vec<_>, Vec<_>) = report
+        .waits
+        .iter()
+        .flat_map(|wait| {
+            let (word, note) = told(wait, report, now);
+            let probe = probe(wait, report, now).map(|probe| [String::new(), String::new(), probe]);
+            let first = row(&format!("  {word}"), &wait.rows, &note);
+            std::iter::once(first).chain(probe).map(|row| (row, wait.reason))
+        })
+        .unzip();
     let settled = [row("deleted", deleted, ""), row("absent", absent, ""), row("dead", dead, "")];
     let rows = std::iter::once(row("pending", pending, &due)).chain(waits).chain(settled);
     let mut lines = table(["state", "rows", ""], &[1], rows);
-    for (line, wait) in lines.iter_mut().skip(2).zip(&report.waits) {
-        *line = match wait.reason {
+    for (line, reason) in lines.iter_mut().skip(2).zip(reasons) {
+        *line = match reason {
             Reason::NeedsAPerson => styled(RED, &line),
             Reason::InFlight => styled(GREEN, &line),
             Reason::Held | Reason::NoDaemon => styled(YELLOW, &line),
@@ -209,6 +176,16 @@ fn told(wait: &WaitReport, report: &Report, now: Timestamp) -> (&'static str, St
             ("due later", next)
         }
     }
+}
+
+/// When a request probes holds that need a person: whoever has mended the cause need do no more.
+fn probe(wait: &WaitReport, report: &Report, now: Timestamp) -> Option<String> {
+    let until = wait.until_at.map(Timestamp)?;
+    if wait.reason != Reason::NeedsAPerson || report.daemon.running == Some(false) {
+        return None;
+    }
+    let until = if until > now { show_clock(until, now) } else { "the next request".to_owned() };
+    Some(format!("or until {until}: one request probes"))
 }
 
 /// The hold that needs a person, if it is the only one.
