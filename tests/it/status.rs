@@ -3,6 +3,7 @@
 mod estimate;
 mod watch;
 mod why;
+mod width;
 
 use audio_cache_sweeper::queue::Counter as _;
 use std::{path::Path, time::Duration};

@@ -6,7 +6,7 @@ use super::{
     acts::act_lines,
     empty,
     json::{AgentReport, DaemonReport, InFlight, Report, Rows, WaitReport},
-    layout::{Section, lay_out},
+    layout::{Section, lay_out, least_height},
     outlook::time_of,
     why::{Reason, needs_a_person},
 };
@@ -27,42 +27,67 @@ use crate::{
     queue::sqlite::Standing,
 };
 
-/// Agents that are listed where the height of a terminal does not decide.
+/// Agents that are listed on a terminal whose height does not decide.
 const SHOWN_AGENTS: usize = 15;
 /// Holds, likewise.
 const SHOWN_HOLDS: usize = 10;
+/// Agents, and holds, that are listed where there is no terminal.
+const MOST_LISTED: usize = 5_000;
+/// Holds, and agents, that a screen shows before it shows less important sections.
+const LEAST_LISTED: usize = 2;
 /// The longest version that is shown whole.
 const MAX_VERSION: usize = 36;
 /// The width from which agents have more columns.
 const WIDE: usize = 110;
 
-/// The longest reason of a hold that is shown whole.
-const MAX_WHY: usize = 60;
+/// The names of the lines that tell when the queue will be empty: the first has one.
+const EMPTY: [&str; 4] = ["empty", "", "", ""];
 
 /// The page, as wide as the terminal. With a `height`, it has that many lines at most.
 pub(super) fn show(report: &Report, standing: &Standing, height: Option<usize>) -> Vec<String> {
-    let now = Timestamp(report.at);
-    let mut sections = vec![Section::of(daemon_lines(report, standing, now)), Section::of(row_lines(report, now))];
-    let most = height.unwrap_or(SHOWN_AGENTS.max(SHOWN_HOLDS));
-    // What needs a person stands before what is long.
-    if !report.dead.is_empty() {
-        sections.push(Section::of(dead_lines(report)));
+    let full = sections(report, standing, height, false);
+    // The last acts of operators are left out before the facts are shortened.
+    let important = &full[..full.len() - usize::from(!standing.acts.is_empty())];
+    match height {
+        Some(height) if least_height(important) > height => {
+            lay_out(&sections(report, standing, Some(height), true), Some(height))
+        }
+        _ => lay_out(&full, height),
     }
+}
+
+/// The sections, the most important lists first. `is_short`: the facts take fewer lines, so that holds and agents have some.
+fn sections(report: &Report, standing: &Standing, height: Option<usize>, is_short: bool) -> Vec<Section> {
+    let now = Timestamp(report.at);
+    let most = |usual: usize| height.unwrap_or(if screen::columns().is_some() { usual } else { MOST_LISTED });
+    let facts = Section::of(daemon_lines(report, standing, is_short, now));
+    let mut sections = vec![facts, Section::of(row_lines(report, is_short, now))];
     if !standing.holds.is_empty() {
-        sections.push(holds(standing, most, now));
+        sections.push(holds(standing, most(SHOWN_HOLDS), now));
+    }
+    if !report.dead.is_empty() && !is_short {
+        sections.push(Section::list(dead_lines(report), 1));
     }
     if !report.agents.is_empty() && report.agent.is_none() {
-        sections.push(agents(report, most, now));
+        sections.push(agents(report, most(SHOWN_AGENTS), now));
     }
-    if !standing.acts.is_empty() {
-        sections.push(Section::of(act_lines(&standing.acts, now)));
+    if !standing.acts.is_empty() && !is_short {
+        sections.push(Section::list(act_lines(&standing.acts, now), 1));
     }
-    lay_out(&sections, height)
+    sections
 }
 
 /// The daemon, its rate, and when the queue will be empty.
-fn daemon_lines(report: &Report, standing: &Standing, now: Timestamp) -> Vec<String> {
+fn daemon_lines(report: &Report, standing: &Standing, is_short: bool, now: Timestamp) -> Vec<String> {
     let mut facts = vec![("daemon", daemon(&report.daemon, now))];
+    if is_short {
+        facts.extend(empty::lines(report, standing).into_iter().zip(EMPTY).map(|(text, name)| (name, text)));
+        let Rows { deleted, absent, dead, .. } = &report.rows;
+        let [deleted, absent, lost] = [deleted, absent, dead].map(|rows| show_count(*rows));
+        let lost = if *dead > 0 { styled(RED, format!("{lost} dead")) } else { format!("{lost} dead") };
+        facts.push(("settled", format!("{deleted} deleted, {absent} absent, {lost}")));
+        return facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect();
+    }
     if let (Some(pid), Some(version)) = (report.daemon.pid, &report.daemon.version) {
         let other = if version == version::SHORT { String::new() } else { format!(" (this is {})", version::SHORT) };
         facts.push(("process", format!("{pid}, version {}{other}", show_text(version, MAX_VERSION))));
@@ -78,8 +103,7 @@ fn daemon_lines(report: &Report, standing: &Standing, now: Timestamp) -> Vec<Str
         let (most, requests) = (most.unwrap_or_default(), plural(requests, "request", "requests"));
         facts.push(("in flight", format!("{requests}{most}, with {}{orphans}", plural(rows, "row", "rows"))));
     }
-    let names = std::iter::once("empty").chain(std::iter::repeat(""));
-    facts.extend(names.zip(empty::lines(report, standing)));
+    facts.extend(EMPTY.into_iter().zip(empty::lines(report, standing)));
     facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect()
 }
 
@@ -106,7 +130,7 @@ fn daemon(daemon: &DaemonReport, now: Timestamp) -> String {
 }
 
 /// The number of rows in each state, and what the pending ones wait for.
-fn row_lines(report: &Report, now: Timestamp) -> Vec<String> {
+fn row_lines(report: &Report, is_short: bool, now: Timestamp) -> Vec<String> {
     let Rows { pending, due, deleted, absent, dead } = &report.rows;
     let oldest = match due {
         0 => String::new(),
@@ -125,6 +149,7 @@ fn row_lines(report: &Report, now: Timestamp) -> Vec<String> {
         })
         .unzip();
     let settled = [row("deleted", deleted, ""), row("absent", absent, ""), row("dead", dead, "")];
+    let settled = settled.into_iter().take(if is_short { 0 } else { usize::MAX });
     let rows = std::iter::once(row("pending", pending, &due)).chain(waits).chain(settled);
     let mut lines = table(["state", "rows", ""], &[1], rows);
     for (line, reason) in lines.iter_mut().skip(2).zip(reasons) {
@@ -135,7 +160,7 @@ fn row_lines(report: &Report, now: Timestamp) -> Vec<String> {
             Reason::Daemon | Reason::Concurrency | Reason::Rate | Reason::Gathering | Reason::DueLater => continue,
         };
     }
-    if let Some(line) = lines.last_mut().filter(|_| *dead > 0) {
+    if let Some(line) = lines.last_mut().filter(|_| *dead > 0 && !is_short) {
         *line = styled(RED, &line);
     }
     lines
@@ -239,7 +264,7 @@ fn agents(report: &Report, most: usize, now: Timestamp) -> Section {
         let agents = plural(agents as u64, "more agent", "more agents");
         format!("… and {agents}, {} pending; --json has all of them", show_count(rows))
     };
-    Section { head, rows: lines, all, most: SHOWN_AGENTS, more: Box::new(more) }
+    Section { head, rows: lines, all, least: LEAST_LISTED, more: Box::new(more) }
 }
 
 /// What the rows of an agent wait for, in a few words.
@@ -281,7 +306,7 @@ fn holds(standing: &Standing, most: usize, now: Timestamp) -> Section {
     let more = move |shown: usize| {
         format!("… and {}; --json has all of them", plural((all - shown) as u64, "more hold", "more holds"))
     };
-    Section { head, rows: lines, all, most: SHOWN_HOLDS, more: Box::new(more) }
+    Section { head, rows: lines, all, least: LEAST_LISTED, more: Box::new(more) }
 }
 
 /// Scope, cause, age and end of holds.
@@ -299,7 +324,7 @@ pub(in crate::cli) fn hold_lines<'h>(holds: impl IntoIterator<Item = &'h HoldRow
             Some(at) if at <= now => "the next request probes".to_owned(),
             Some(at) => format!("in {}", durations::show_roughly(at.since(now))),
         };
-        let why = hold.why.as_ref().map_or_else(String::new, |why| format!(": {}", show_text(why, MAX_WHY)));
+        let why = hold.why.as_ref().map_or_else(String::new, |why| format!(": {}", printable::line(why)));
         [scope, format!("{}{why}", hold.cause.as_str()), durations::show_roughly(now.since(hold.since_at)), until]
     });
     let mut lines = table(["held", "because", "since", "until"], &[2], rows);
