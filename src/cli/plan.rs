@@ -60,11 +60,11 @@ pub(super) async fn plan(args: PlanArgs, config: &Config, clock: Clock) -> Resul
     if args.json {
         let line = serde_json::to_string(&report).context("write JSON")?;
         say_in_colour(&printable::json_line(&line))?;
-    } else if report.total.rows > 0 || args.agent.is_none() {
+    } else if !report.is_empty() || args.agent.is_none() {
         say_in_colour(&page::show(&report))?;
     }
     match &args.agent {
-        Some(agent) if report.total.rows == 0 => {
+        Some(agent) if report.is_empty() => {
             let said = unknown_agent(agent, config).await?.unwrap_or_else(|| {
                 format!(
                     "{agent}: no row of this agent is pending in {}; `sweeper status` lists the agents",

@@ -1,6 +1,7 @@
 //! `sweeper status`: the state of the queue, for people and for programs.
 
 mod acts;
+mod empty;
 mod json;
 mod label;
 mod layout;

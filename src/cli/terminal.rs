@@ -142,7 +142,7 @@ pub(super) fn table<const N: usize>(
         table.add_row(row);
     }
     for (at, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
+        column.set_padding((0, if at + 1 == N { 0 } else { 2 }));
         if right.contains(&at) {
             column.set_cell_alignment(CellAlignment::Right);
         }

@@ -134,7 +134,53 @@ async fn a_row_that_no_request_can_carry_is_told_apart() {
     assert_eq!(report(dir.path(), &[]).await["refused"], 2);
     assert_eq!(report(dir.path(), &["--agent", "a"]).await["refused"], 1);
     assert_eq!(report(dir.path(), &["--agent", "b"]).await["refused"], 0);
-    assert!(page(dir.path()).await.contains("2 rows of the total have values that no request can carry"));
+    let shown = page(dir.path()).await;
+    assert!(shown.contains("\nrefused    2 more rows have values that no request can carry"), "{shown}");
+}
+
+#[tokio::test]
+async fn rows_that_no_request_can_carry_are_in_no_sum() {
+    let dir = tempfile::tempdir().unwrap();
+    queue(dir.path(), 3).await;
+    let statement = "INSERT INTO deletions (agent_id, entry_id, due_at)
+        VALUES ('a', '1 2', 0), ('c c', '1', 0), ('a', 'never', 1e300), ('d', 'late', 9e18), ('d', 'soon', 'soon')";
+    sql(dir.path(), &format!("{UNCHECKED}; {statement}")).await;
+    let told = report(dir.path(), &[]).await;
+    let carried = serde_json::json!({"rows": 3, "requests": 1});
+    assert_eq!((&told["now"], &told["total"], &told["later"]["rows"]), (&carried, &carried, &0.into()), "{told}");
+    assert_eq!((&told["refused"], told["agents"].as_array().unwrap().len()), (&5.into(), 1), "{told}");
+    let shown = page(dir.path()).await;
+    assert!(shown.contains("\nnow        3 rows in 1 request: ") && !shown.contains("\nlater "), "{shown}");
+    // An agent that has only such rows has rows.
+    let (code, out, err) = plan(dir.path(), &["--agent", "d"]).await;
+    assert!(code == 0 && err.is_empty() && out.contains("\nrefused    2 more rows have values "), "{out}{err}");
+}
+
+#[tokio::test]
+async fn the_time_that_a_hold_lasts_has_two_units_as_in_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = "CAST(strftime('%s', 'now') AS INTEGER)";
+    for (agent, cause, seconds) in [("PROJECT-58RP822I", "unknown_agent", 5_399), ("b", "server_error", 604_790)] {
+        sweeper(dir.path()).arg("init").output().unwrap();
+        sql(dir.path(), &format!("INSERT INTO deletions (agent_id, entry_id) VALUES ('{agent}', 1)")).await;
+        let until = format!("({now} + {seconds}) * 1000");
+        sql(dir.path(), &format!("INSERT INTO holds (scope, cause, until_at) VALUES ('{agent}', '{cause}', {until})"))
+            .await;
+    }
+    sql(
+        dir.path(),
+        &format!("INSERT INTO deletions (agent_id, entry_id, due_at) VALUES ('c', 1, ({now} + 7199) * 1000)"),
+    )
+    .await;
+    let (code, out, _) = plan(dir.path(), &[]).await;
+    assert_eq!(code, 0);
+    for goes in ["held 1h 29m: unknown_agent\n", "held 6d 23h: server_error\n", "  in 1h 59m\n"] {
+        assert!(out.contains(goes), "no {goes:?} in {out}");
+    }
+    let mut narrow = sweeper(dir.path());
+    narrow.arg("plan").env("COLUMNS", "80");
+    let (_, narrow, _) = finish(narrow).await;
+    assert!(narrow.contains("held 6d 23h: server_error\n"), "{narrow}");
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! `sweeper status` and `sweeper show`, from outside: what they say, and that they only look.
 
+mod estimate;
 mod watch;
 mod why;
+mod width;
 
 use audio_cache_sweeper::queue::Counter as _;
 use std::{path::Path, time::Duration};

@@ -97,6 +97,11 @@ impl AgentReport {
 }
 
 impl Report {
+    /// Whether nothing is pending.
+    pub(super) fn is_empty(&self) -> bool {
+        self.total.rows + self.refused == 0
+    }
+
     pub(super) fn new(config: &Config, agent: Option<&AgentId>, outlook: Outlook, now: Timestamp) -> Self {
         let Outlook { daemon, agents, refused, in_flight, holds } = outlook;
         let mut agents: Vec<_> = agents.into_iter().map(|load| AgentReport::new(load, &holds, now)).collect();

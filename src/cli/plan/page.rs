@@ -58,7 +58,7 @@ fn facts(report: &Report, now: Timestamp) -> Vec<(&'static str, String)> {
         facts.push(("in flight", format!("{} of the total{orphans}", sum(report.in_flight))));
     }
     if report.refused > 0 {
-        let rows = plural(report.refused, "row of the total has a value", "rows of the total have values");
+        let rows = plural(report.refused, "more row has a value", "more rows have values");
         facts.push(("refused", styled(RED, format!("{rows} that no request can carry; the daemon makes them dead"))));
     }
     if report.total.rows > 0 {
@@ -101,11 +101,7 @@ fn agent_lines(agents: &[AgentReport], now: Timestamp) -> Vec<String> {
 
 /// When the first of these rows goes.
 fn goes(agent: &AgentReport, now: Timestamp) -> String {
-    // The largest unit is enough here, and all that there is room for.
-    let left = |at: i64| {
-        let left = durations::show_roughly(Timestamp(at).since(now));
-        left.split_once(' ').map_or(left.clone(), |(unit, _)| unit.to_owned())
-    };
+    let left = |at: i64| durations::show_roughly(Timestamp(at).since(now));
     match (&agent.hold, agent.next_due_at) {
         (Some(hold), _) if !hold.probes => {
             let until = hold.until_at.map_or_else(|| ", no end".to_owned(), |at| format!(" {}", left(at)));

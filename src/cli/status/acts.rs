@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{
+        screen,
         terminal::table,
         times::{plural, show_text},
     },
@@ -12,12 +13,11 @@ use crate::{
         act::{Act, ActKind},
         clock::Timestamp,
     },
+    printable,
 };
 
-/// The longest name that is shown whole.
+/// The longest name that is shown whole where there is a width.
 const MAX_NAME: usize = 16;
-/// The longest detail that is shown; the table cuts it further.
-const MAX_DETAIL: usize = 60;
 
 #[derive(Debug, Serialize)]
 pub(super) struct ActReport {
@@ -41,8 +41,10 @@ impl ActReport {
 pub(super) fn act_lines(acts: &[Act], now: Timestamp) -> Vec<String> {
     let rows = acts.iter().map(|act| {
         let ago = durations::show_roughly(now.since(act.acted_at));
+        let most = if screen::columns().is_some() { MAX_NAME } else { usize::MAX - 1 };
+        let name = show_text(&act.operator, most);
         let kind = act.kind.map_or("?", ActKind::as_str).to_owned();
-        [kind, show_text(&act.operator, MAX_NAME), ago, show_text(&what(act), MAX_DETAIL)]
+        [kind, name, ago, printable::line(&what(act)).into_owned()]
     });
     table(["last acts", "by", "ago", ""], &[2], rows)
 }

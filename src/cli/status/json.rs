@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     acts::ActReport,
     outlook::Outlook,
-    why::{Reason, Wait, hold_on, needs_a_person, rows_under, together, waits_of},
+    why::{Reason, Wait, hold_on, is_probed, needs_a_person, rows_under, together, waits_of},
 };
 use crate::{
     model::{clock::Timestamp, deletion::AgentId, hold::HoldRow},
@@ -92,6 +92,8 @@ pub(super) struct AgentReport {
     /// The cause of the hold that its rows wait for.
     #[serde(skip)]
     pub(super) cause: Option<&'static str>,
+    #[serde(skip)]
+    pub(super) is_probed: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -146,6 +148,7 @@ impl Report {
                     waits_for: first.map(|wait| wait.reason),
                     until_at: first.and_then(|wait| wait.until).map(|at| at.0),
                     cause,
+                    is_probed: is_probed(&standing.holds, &agent.agent, now),
                 };
                 (report, waits)
             })
@@ -167,7 +170,7 @@ impl Report {
             oldest_due_s: seconds(standing.oldest_due),
             deleted_per_minute: per_minute(recent.deleted, recent.span),
             ended_per_minute,
-            empty_in_s: rest_empty_in_s.filter(|_| outlook.stopped == 0),
+            empty_in_s: rest_empty_in_s.filter(|_| outlook.stopped + outlook.probed == 0),
             rest_empty_in_s,
             agents: agents.into_iter().map(|(agent, _)| agent).collect(),
             dead: standing

@@ -126,7 +126,7 @@ fn json(
 ) -> Result<String, Failure> {
     let LabelStanding { pending, deleted, absent, dead, cancelled, wished_at, closed_at } = *standing;
     let report = Report {
-        database: config.store.path.display().to_string(),
+        database: printable::absolute(&config.store.path).display().to_string(),
         at: now.0,
         label: label.as_str(),
         agent: agent.map(AgentId::as_str),
@@ -167,16 +167,18 @@ fn conclusion(label: &Label, standing: &LabelStanding) -> Vec<String> {
     let LabelStanding { pending, deleted, absent, dead, cancelled, .. } = *standing;
     let name = quoted(label.as_str());
     let lost = dead + cancelled;
-    let open = plural(pending, "wish is open", "wishes are open");
     if lost > 0 {
-        let mut lines = vec![styled(RED, plural(lost, "wish is not fulfilled", "wishes are not fulfilled"))];
+        let lost = plural(lost, "wish", "wishes");
+        let open = if pending > 0 { format!("; {} open", plural(pending, "is", "are")) } else { String::new() };
+        let said = format!("{lost} cannot be fulfilled without you (dead or cancelled){open}");
+        let mut lines = vec![styled(RED, said)];
         lines.push(format!("which ones: sweeper list --label {name} --state dead,cancelled"));
         if dead > 0 {
             lines.push(format!("try the dead again: sweeper retry --label {name}"));
         }
         lines
     } else if pending > 0 {
-        vec![open]
+        vec![plural(pending, "wish is open", "wishes are open")]
     } else {
         let all = plural(deleted + absent, "wish is fulfilled", "wishes are fulfilled");
         vec![styled(GREEN, format!("all: {all}"))]

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::{
     acts::act_lines,
+    empty,
     json::{AgentReport, DaemonReport, InFlight, Report, Rows, WaitReport},
-    layout::{Section, lay_out},
+    layout::{Section, lay_out, least_height},
     outlook::time_of,
     why::{Reason, needs_a_person},
 };
@@ -26,42 +27,67 @@ use crate::{
     queue::sqlite::Standing,
 };
 
-/// Agents that are listed where the height of a terminal does not decide.
+/// Agents that are listed on a terminal whose height does not decide.
 const SHOWN_AGENTS: usize = 15;
 /// Holds, likewise.
 const SHOWN_HOLDS: usize = 10;
+/// Agents, and holds, that are listed where there is no terminal.
+const MOST_LISTED: usize = 5_000;
+/// Holds, and agents, that a screen shows before it shows less important sections.
+const LEAST_LISTED: usize = 2;
 /// The longest version that is shown whole.
 const MAX_VERSION: usize = 36;
 /// The width from which agents have more columns.
 const WIDE: usize = 110;
 
-/// The longest reason of a hold that is shown whole.
-const MAX_WHY: usize = 60;
+/// The names of the lines that tell when the queue will be empty: the first has one.
+const EMPTY: [&str; 4] = ["empty", "", "", ""];
 
 /// The page, as wide as the terminal. With a `height`, it has that many lines at most.
 pub(super) fn show(report: &Report, standing: &Standing, height: Option<usize>) -> Vec<String> {
-    let now = Timestamp(report.at);
-    let mut sections = vec![Section::of(daemon_lines(report, standing, now)), Section::of(row_lines(report, now))];
-    let most = height.unwrap_or(SHOWN_AGENTS.max(SHOWN_HOLDS));
-    // What needs a person stands before what is long.
-    if !report.dead.is_empty() {
-        sections.push(Section::of(dead_lines(report)));
+    let full = sections(report, standing, height, false);
+    // The last acts of operators are left out before the facts are shortened.
+    let important = &full[..full.len() - usize::from(!standing.acts.is_empty())];
+    match height {
+        Some(height) if least_height(important) > height => {
+            lay_out(&sections(report, standing, Some(height), true), Some(height))
+        }
+        _ => lay_out(&full, height),
     }
+}
+
+/// The sections, the most important lists first. `is_short`: the facts take fewer lines, so that holds and agents have some.
+fn sections(report: &Report, standing: &Standing, height: Option<usize>, is_short: bool) -> Vec<Section> {
+    let now = Timestamp(report.at);
+    let most = |usual: usize| height.unwrap_or(if screen::columns().is_some() { usual } else { MOST_LISTED });
+    let facts = Section::of(daemon_lines(report, standing, is_short, now));
+    let mut sections = vec![facts, Section::of(row_lines(report, is_short, now))];
     if !standing.holds.is_empty() {
-        sections.push(holds(standing, most, now));
+        sections.push(holds(standing, most(SHOWN_HOLDS), now));
+    }
+    if !report.dead.is_empty() && !is_short {
+        sections.push(Section::list(dead_lines(report), 1));
     }
     if !report.agents.is_empty() && report.agent.is_none() {
-        sections.push(agents(report, most, now));
+        sections.push(agents(report, most(SHOWN_AGENTS), now));
     }
-    if !standing.acts.is_empty() {
-        sections.push(Section::of(act_lines(&standing.acts, now)));
+    if !standing.acts.is_empty() && !is_short {
+        sections.push(Section::list(act_lines(&standing.acts, now), 1));
     }
-    lay_out(&sections, height)
+    sections
 }
 
 /// The daemon, its rate, and when the queue will be empty.
-fn daemon_lines(report: &Report, standing: &Standing, now: Timestamp) -> Vec<String> {
+fn daemon_lines(report: &Report, standing: &Standing, is_short: bool, now: Timestamp) -> Vec<String> {
     let mut facts = vec![("daemon", daemon(&report.daemon, now))];
+    if is_short {
+        facts.extend(empty::lines(report, standing).into_iter().zip(EMPTY).map(|(text, name)| (name, text)));
+        let Rows { deleted, absent, dead, .. } = &report.rows;
+        let [deleted, absent, lost] = [deleted, absent, dead].map(|rows| show_count(*rows));
+        let lost = if *dead > 0 { styled(RED, format!("{lost} dead")) } else { format!("{lost} dead") };
+        facts.push(("settled", format!("{deleted} deleted, {absent} absent, {lost}")));
+        return facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect();
+    }
     if let (Some(pid), Some(version)) = (report.daemon.pid, &report.daemon.version) {
         let other = if version == version::SHORT { String::new() } else { format!(" (this is {})", version::SHORT) };
         facts.push(("process", format!("{pid}, version {}{other}", show_text(version, MAX_VERSION))));
@@ -77,53 +103,12 @@ fn daemon_lines(report: &Report, standing: &Standing, now: Timestamp) -> Vec<Str
         let (most, requests) = (most.unwrap_or_default(), plural(requests, "request", "requests"));
         facts.push(("in flight", format!("{requests}{most}, with {}{orphans}", plural(rows, "row", "rows"))));
     }
-    let (empty, but) = empty(report, standing);
-    facts.push(("empty", empty));
-    facts.extend(but.map(|but| ("", but)));
+    facts.extend(EMPTY.into_iter().zip(empty::lines(report, standing)));
     facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect()
 }
 
-/// When the queue will be empty, and which rows are left then.
-fn empty(report: &Report, standing: &Standing) -> (String, Option<String>) {
-    let (outlook, pending) = (report.outlook, report.rows.pending);
-    if pending == 0 {
-        return ("nothing is pending".to_owned(), None);
-    }
-    let held = (outlook.stopped > 0).then(|| {
-        let of = format!("{} of {}", show_count(outlook.stopped), plural(pending, "row", "rows"));
-        (stoppers(report, standing), of)
-    });
-    if let (Some((scope, of)), Some(Duration::ZERO)) = (&held, outlook.rest_in) {
-        return (styled(RED, format!("not while {scope} held ({of})")), None);
-    }
-    let empty = match outlook.rest_in {
-        Some(span) if outlook.waits_for_due_rows => {
-            format!("in about {}, when the last row is due", durations::show_roughly(span))
-        }
-        Some(span) => format!("in about {}, at the pace of the last minutes", durations::show_roughly(span)),
-        None if report.daemon.running == Some(false) => "not before a daemon runs".to_owned(),
-        None => "cannot be estimated: no row reached an end lately".to_owned(),
-    };
-    let but = held.map(|(scope, of)| styled(RED, format!("but {scope} held ({of})")));
-    (empty, but)
-}
-
-/// The scopes that are held until a person acts, with their verb: `PROJECT-58RP822I is`.
-fn stoppers(report: &Report, standing: &Standing) -> String {
-    let stopping = standing.holds.iter().filter(|hold| needs_a_person(hold));
-    if stopping.clone().any(|hold| hold.scope == Scope::All) {
-        return "everything is".to_owned();
-    }
-    let mut agents = report.agents.iter().filter(|agent| agent.waits_for == Some(Reason::NeedsAPerson));
-    let first = agents.next().map_or_else(|| "an agent".to_owned(), |agent| name(&agent.agent_id, 30));
-    match agents.count() {
-        0 => format!("{first} is"),
-        others => format!("{first} and {} are", plural(others as u64, "other", "others")),
-    }
-}
-
 /// The name, cut to `spare` characters less than the width.
-fn name(agent: &str, spare: usize) -> String {
+pub(super) fn name(agent: &str, spare: usize) -> String {
     let most = screen::columns().map_or(usize::MAX - 1, |columns| columns.saturating_sub(spare + 20));
     show_text(agent, most.max(10))
 }
@@ -145,7 +130,7 @@ fn daemon(daemon: &DaemonReport, now: Timestamp) -> String {
 }
 
 /// The number of rows in each state, and what the pending ones wait for.
-fn row_lines(report: &Report, now: Timestamp) -> Vec<String> {
+fn row_lines(report: &Report, is_short: bool, now: Timestamp) -> Vec<String> {
     let Rows { pending, due, deleted, absent, dead } = &report.rows;
     let oldest = match due {
         0 => String::new(),
@@ -153,22 +138,29 @@ fn row_lines(report: &Report, now: Timestamp) -> Vec<String> {
     };
     let due = format!("{} due{oldest}", show_count(*due));
     let row = |state: &str, rows: &u64, note: &str| [state.to_owned(), show_count(*rows), note.to_owned()];
-    let waits = report.waits.iter().map(|wait| {
-        let (word, note) = told(wait, report, now);
-        row(&format!("  {word}"), &wait.rows, &note)
-    });
+    let (waits, reasons): (Vec<_>, Vec<_>) = report
+        .waits
+        .iter()
+        .flat_map(|wait| {
+            let (word, note) = told(wait, report, now);
+            let probe = probe(wait, report, now).map(|probe| [String::new(), String::new(), probe]);
+            let first = row(&format!("  {word}"), &wait.rows, &note);
+            std::iter::once(first).chain(probe).map(|row| (row, wait.reason))
+        })
+        .unzip();
     let settled = [row("deleted", deleted, ""), row("absent", absent, ""), row("dead", dead, "")];
+    let settled = settled.into_iter().take(if is_short { 0 } else { usize::MAX });
     let rows = std::iter::once(row("pending", pending, &due)).chain(waits).chain(settled);
     let mut lines = table(["state", "rows", ""], &[1], rows);
-    for (line, wait) in lines.iter_mut().skip(2).zip(&report.waits) {
-        *line = match wait.reason {
+    for (line, reason) in lines.iter_mut().skip(2).zip(reasons) {
+        *line = match reason {
             Reason::NeedsAPerson => styled(RED, &line),
             Reason::InFlight => styled(GREEN, &line),
             Reason::Held | Reason::NoDaemon => styled(YELLOW, &line),
             Reason::Daemon | Reason::Concurrency | Reason::Rate | Reason::Gathering | Reason::DueLater => continue,
         };
     }
-    if let Some(line) = lines.last_mut().filter(|_| *dead > 0) {
+    if let Some(line) = lines.last_mut().filter(|_| *dead > 0 && !is_short) {
         *line = styled(RED, &line);
     }
     lines
@@ -209,6 +201,16 @@ fn told(wait: &WaitReport, report: &Report, now: Timestamp) -> (&'static str, St
             ("due later", next)
         }
     }
+}
+
+/// When a request probes holds that need a person: whoever has mended the cause need do no more.
+fn probe(wait: &WaitReport, report: &Report, now: Timestamp) -> Option<String> {
+    let until = wait.until_at.map(Timestamp)?;
+    if wait.reason != Reason::NeedsAPerson || report.daemon.running == Some(false) {
+        return None;
+    }
+    let until = if until > now { show_clock(until, now) } else { "the next request".to_owned() };
+    Some(format!("or until {until}: one request probes"))
 }
 
 /// The hold that needs a person, if it is the only one.
@@ -262,7 +264,7 @@ fn agents(report: &Report, most: usize, now: Timestamp) -> Section {
         let agents = plural(agents as u64, "more agent", "more agents");
         format!("… and {agents}, {} pending; --json has all of them", show_count(rows))
     };
-    Section { head, rows: lines, all, most: SHOWN_AGENTS, more: Box::new(more) }
+    Section { head, rows: lines, all, least: LEAST_LISTED, more: Box::new(more) }
 }
 
 /// What the rows of an agent wait for, in a few words.
@@ -304,7 +306,7 @@ fn holds(standing: &Standing, most: usize, now: Timestamp) -> Section {
     let more = move |shown: usize| {
         format!("… and {}; --json has all of them", plural((all - shown) as u64, "more hold", "more holds"))
     };
-    Section { head, rows: lines, all, most: SHOWN_HOLDS, more: Box::new(more) }
+    Section { head, rows: lines, all, least: LEAST_LISTED, more: Box::new(more) }
 }
 
 /// Scope, cause, age and end of holds.
@@ -322,7 +324,7 @@ pub(in crate::cli) fn hold_lines<'h>(holds: impl IntoIterator<Item = &'h HoldRow
             Some(at) if at <= now => "the next request probes".to_owned(),
             Some(at) => format!("in {}", durations::show_roughly(at.since(now))),
         };
-        let why = hold.why.as_ref().map_or_else(String::new, |why| format!(": {}", show_text(why, MAX_WHY)));
+        let why = hold.why.as_ref().map_or_else(String::new, |why| format!(": {}", printable::line(why)));
         [scope, format!("{}{why}", hold.cause.as_str()), durations::show_roughly(now.since(hold.since_at)), until]
     });
     let mut lines = table(["held", "because", "since", "until"], &[2], rows);

@@ -3,7 +3,11 @@
 use serde::Serialize;
 
 use crate::{
-    model::{clock::Timestamp, hold::HoldRow, outcome::Scope},
+    model::{
+        clock::Timestamp,
+        hold::HoldRow,
+        outcome::{Cause, Scope},
+    },
     queue::sqlite::{AgentStanding, Standing},
 };
 
@@ -58,6 +62,11 @@ fn concerns(hold: &HoldRow, agent: &str) -> bool {
 pub(super) fn hold_on<'h>(holds: &'h [HoldRow], agent: &str, now: Timestamp) -> Option<&'h HoldRow> {
     let in_force = holds.iter().filter(|hold| concerns(hold, agent) && !hold.is_over(now));
     in_force.max_by_key(|hold| (needs_a_person(hold), hold.until_at.unwrap_or(Timestamp::MAX)))
+}
+
+/// Whether a hold of the daemon's is in force, which ends only when a probe gets through.
+pub(super) fn is_probed(holds: &[HoldRow], agent: &str, now: Timestamp) -> bool {
+    holds.iter().any(|hold| concerns(hold, agent) && !hold.is_over(now) && hold.cause != Cause::Operator)
 }
 
 /// The number of pending rows that wait for the hold.

@@ -107,6 +107,8 @@ async fn status_of_a_label_counts_its_wishes_and_ends_with_what_they_came_to() {
     settle(dir.path(), "dead", "'8'").await;
     let (code, out, _) = run(dir.path(), &["status", "--label", "T"], "");
     assert_eq!(code, 4, "a wish that needs a person goes before one that is open");
+    let (_, report) = json(dir.path(), "T");
+    assert_eq!(report["database"], dir.path().join("sweeper.db").display().to_string(), "absolute, as everywhere");
     insta::assert_snapshot!("label_unfulfilled", stable(&out));
     assert_eq!(run(dir.path(), &["status", "--label", "T", "--agent", "b"], "").0, 0, "those of the agent");
 }

@@ -102,6 +102,32 @@ async fn three_hundred_agents_fit_on_the_terminal_and_the_rest_is_summed_up() {
 }
 
 #[tokio::test]
+async fn what_needs_a_person_comes_first_and_no_heading_stands_without_a_row() {
+    let dir = tempfile::tempdir().unwrap();
+    crowd(dir.path()).await;
+    for statement in [
+        "INSERT INTO holds (scope, cause, until_at) VALUES ('agent-101', 'throttled', 4000000000000)",
+        "UPDATE deletions SET state = 'dead', settled_at = 1790000000000, last_cause = 'lost' WHERE agent_id = 'agent-102'",
+        "INSERT INTO acts (acted_at, act, operator, rows, updated_at) VALUES (5, 'enqueue', 'ann', 2, 5)",
+    ] {
+        sql(dir.path(), statement).await;
+    }
+    let Some((_, shown)) = watched(dir.path(), &[]).await else { return };
+    let page = plain(shown.split("\u{1b}[H").nth(1).unwrap());
+    let lines: Vec<&str> = page.lines().collect();
+    assert!(lines.len() <= 23 && widest(&page) <= 80, "{page}");
+    let held = lines.iter().position(|line| line.starts_with("held  ")).unwrap();
+    assert!(lines[held + 1].starts_with("agent-399 ") && lines[held + 2].starts_with("agent-101 "), "{page}");
+    let agents = lines.iter().position(|line| line.starts_with("agent  ")).unwrap();
+    assert!(lines[agents + 1].starts_with("agent-399 ") && lines[agents + 2].starts_with("agent-101 "), "{page}");
+    assert!(page.contains(" 40 dead\n") && page.contains("… and 2"), "{page}");
+    for heading in ["last acts", "dead because"] {
+        let at = lines.iter().position(|line| line.starts_with(heading));
+        assert!(at.is_none_or(|at| lines.get(at + 1).is_some_and(|row| !row.trim().is_empty())), "{page}");
+    }
+}
+
+#[tokio::test]
 async fn without_colours_it_is_still_drawn_in_its_place_and_on_a_dumb_terminal_it_is_not() {
     let dir = tempfile::tempdir().unwrap();
     crowd(dir.path()).await;

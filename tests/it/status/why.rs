@@ -29,7 +29,7 @@ async fn more(dir: &std::path::Path, agent: &str, rows: u64, due_at: i64) {
 }
 
 /// The page, while the sandbox goes on answering.
-async fn page(dir: &std::path::Path) -> String {
+pub async fn page(dir: &std::path::Path) -> String {
     let dir = dir.to_owned();
     blocking(move || run(&dir, &["status"])).await
 }

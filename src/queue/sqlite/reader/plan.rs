@@ -18,12 +18,12 @@ use crate::{
     queue::sqlite::StoreError,
 };
 
-/// ?1 now; ?2 agent or NULL. A row for each lane, grouped in the order of the index, so that nothing is sorted.
+/// ?1 now; ?2 agent or NULL; ?3 ids that are left out: [id, …]. A row for each lane, grouped in the order of the index, so that nothing is sorted.
 pub(in crate::queue::sqlite) const LANES_TO_SEND: &str = "
 SELECT agent_id, priority, batch_max, sum(due_at <= ?1), sum(due_at > ?1), min(iif(due_at > ?1, due_at, NULL)),
     max(iif(due_at > ?1, due_at, NULL)), min(id)
 FROM deletions INDEXED BY deletions_due
-WHERE state = 'pending' AND (?2 IS NULL OR agent_id = ?2)
+WHERE state = 'pending' AND (?2 IS NULL OR agent_id = ?2) AND id NOT IN (SELECT value FROM json_each(?3))
 GROUP BY priority, agent_id, batch_max";
 
 /// ?1 agent or NULL
@@ -59,7 +59,7 @@ impl Load {
 /// The open rows of one agent that have the same priority.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentLoad {
-    /// The agent. In an invalid row, this may be any text.
+    /// The agent.
     pub agent: String,
     /// The priority. Higher ones go first.
     pub priority: i64,
@@ -80,10 +80,9 @@ pub struct AgentLoad {
 pub struct Outlook {
     /// The daemon that works on the queue.
     pub daemon: Daemon,
-    /// The open rows. Whoever goes first comes first, if nothing is held.
+    /// The open rows that a request can carry. Whoever goes first comes first, if nothing is held.
     pub agents: Vec<AgentLoad>,
-    /// The open rows that no request can carry, because they have values that the schema does not allow. They are counted with
-    /// their agents, too.
+    /// The other open rows: they have values that the schema does not allow, so that no request can carry them.
     pub refused: u64,
     /// The requests without an answer.
     pub in_flight: Load,
@@ -138,7 +137,8 @@ impl Reader {
     pub async fn remaining(&mut self, now: Timestamp) -> Result<Remaining, StoreError> {
         let read = async {
             let _budget = self.steps.allow(whole_file(&self.path));
-            let lanes = sqlx::query(LANES_TO_SEND).bind(now.0).bind(None::<&str>).fetch_all(&mut self.conn).await?;
+            let lanes = sqlx::query(LANES_TO_SEND).bind(now.0).bind(None::<&str>).bind("[]");
+            let lanes = lanes.fetch_all(&mut self.conn).await?;
             Ok(Remaining::of(&agents(&lanes, 1), &holds(&mut self.conn).await?, now))
         };
         read.await.map_err(|source| StoreError { path: self.path.clone(), doing: "count what is left", source })
@@ -185,7 +185,8 @@ async fn outlook(
     now: Timestamp,
 ) -> Result<Outlook, sqlx::Error> {
     let name = agent.map(AgentId::as_str);
-    let lanes = sqlx::query(LANES_TO_SEND).bind(now.0).bind(name).fetch_all(&mut *conn).await?;
+    let refused = refused(conn).await?;
+    let lanes = sqlx::query(LANES_TO_SEND).bind(now.0).bind(name).bind(json(&refused)).fetch_all(&mut *conn).await?;
     let in_flight = sqlx::query(IN_FLIGHT).bind(name).fetch_one(&mut *conn).await?;
     let introduction = introduction(conn, pid).await?;
     // Whoever asks may have another configuration than the daemon.
@@ -193,7 +194,7 @@ async fn outlook(
     let batch_size = in_effect.map_or(batch_size, |settings| settings.batch_size);
     Ok(Outlook {
         agents: agents(&lanes, batch_size),
-        refused: refused(conn, name).await?,
+        refused: count_of(conn, &refused, name).await?,
         in_flight: Load { requests: count(&in_flight, 0), rows: count(&in_flight, 1) },
         holds: concerning(holds(conn).await?, agent),
         daemon: Daemon { introduction, ..Daemon::default() },
@@ -228,20 +229,24 @@ fn agents(lanes: &[SqliteRow], batch_size: u8) -> Vec<AgentLoad> {
     agents
 }
 
-/// The number of open rows that the daemon would make dead, because they cannot be read.
-async fn refused(conn: &mut SqliteConnection, agent: Option<&str>) -> Result<u64, sqlx::Error> {
-    let (mut refused, mut from) = (0, Some(i64::MIN));
+/// The open rows that the daemon would make dead, because they cannot be read.
+async fn refused(conn: &mut SqliteConnection) -> Result<Vec<i64>, sqlx::Error> {
+    let (mut refused, mut from) = (Vec::new(), Some(i64::MIN));
     while let Some(first) = from {
         let (found, next) = invalid(conn, first).await?;
-        let ids = found.ids;
-        refused += match agent {
-            Some(agent) if !ids.is_empty() => {
-                let of_agent = sqlx::query(OF_AGENT).bind(json(&ids)).bind(agent).fetch_one(&mut *conn).await?;
-                count(&of_agent, 0)
-            }
-            Some(_) | None => ids.len() as u64,
-        };
+        refused.extend(found.ids);
         from = next;
     }
     Ok(refused)
+}
+
+/// The number of these rows, or of those of one agent.
+async fn count_of(conn: &mut SqliteConnection, ids: &[i64], agent: Option<&str>) -> Result<u64, sqlx::Error> {
+    match agent {
+        Some(agent) if !ids.is_empty() => {
+            let of_agent = sqlx::query(OF_AGENT).bind(json(&ids)).bind(agent).fetch_one(conn).await?;
+            Ok(count(&of_agent, 0))
+        }
+        Some(_) | None => Ok(ids.len() as u64),
+    }
 }
