@@ -1,5 +1,5 @@
 # The builder has a Rust toolchain and a C compiler, which is all that is needed.
-FROM rust:1-slim-bookworm AS build
+FROM rust:1.95.0-slim-trixie AS build
 RUN apt-get update && apt-get install -y --no-install-recommends build-essential && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 # The dependencies first, in a layer of their own that stays until Cargo.lock changes. Cargo wants every target's file.
@@ -16,7 +16,7 @@ ARG SWEEPER_BUILD_COMMIT=
 RUN touch src/lib.rs src/main.rs && cargo build --release --locked && mkdir /data
 
 # A C library and the certificates of authorities; no shell, no package manager. The same Debian as the builder's.
-FROM gcr.io/distroless/cc-debian12
+FROM gcr.io/distroless/cc-debian13:nonroot
 COPY --from=build /build/target/release/sweeper /usr/local/bin/sweeper
 COPY --from=build --chown=10001:10001 /data /data
 USER 10001:10001

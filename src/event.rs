@@ -1,5 +1,5 @@
-//! The names of the log events: the values of the field `event`. They are stable, because other programs read the logs. The
-//! README has the table.
+//! The names of the log events: the values of the field `event`. They are stable, because other programs read the logs.
+//! docs/reference-logs.md has the table.
 
 /// The daemon has started.
 pub const STARTED: &str = "started";

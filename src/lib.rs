@@ -118,7 +118,7 @@
 //! 11. No agent waits for the faults of another agent.
 //! 12. When the API is well and no person holds anything, every due row ends within a bound.
 //!
-//! The README names the tests of each invariant.
+//! docs/guarantees.md names the tests of each invariant.
 
 pub mod event;
 

@@ -37,7 +37,7 @@ Exit codes: 0 shown, 1 no row of that agent is pending, 2 usage or configuration
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct PlanArgs {
-    /// Print one JSON object on one line. The README describes it.
+    /// Print one JSON object on one line. docs/reference-status-json.md describes it.
     #[arg(long)]
     json: bool,
     /// Show only the rows of this agent.

@@ -59,7 +59,7 @@ Exit codes: 0 shown, whether or not a daemon runs, 1 the agent has no row, 2 usa
 #[derive(Debug, Default, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct StatusArgs {
-    /// Print one JSON object on one line. The README describes it.
+    /// Print one JSON object on one line. docs/reference-status-json.md describes it.
     #[arg(long)]
     json: bool,
     /// Show it again every DURATION (2s by default) until interrupted.

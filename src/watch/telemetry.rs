@@ -1,4 +1,4 @@
-//! The log: its events, its formats and its output. The events are an interface; the README documents them.
+//! The log: its events, its formats and its output. The events are an interface; docs/reference-logs.md documents them.
 
 mod text;
 mod writer;

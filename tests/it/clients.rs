@@ -1,6 +1,6 @@
-//! Other languages and ORMs: what the README shows for them, run with the real libraries beside a real daemon.
+//! Other languages and ORMs: what docs/enqueueing.md shows for them, run with the real libraries beside a real daemon.
 //!
-//! `clients/*.py` and `clients/*.mjs` are one program for each client. Each has the README's lines in it, between `README` and
+//! `clients/*.py` and `clients/*.mjs` are one program for each client. Each has the page's lines in it, between `docs` and
 //! `end`, and says what each of its ways to enqueue does. The tests here ask for it and look into the table.
 //!
 //! What is not installed is skipped. `SWEEPER_CLIENTS=install cargo test clients` installs it below `target/tmp`.
@@ -224,10 +224,10 @@ async fn reads_then_writes(scene: &mut Scene, form: &str, locks: bool) {
 
 async fn check(script: &str) {
     let Some(mut scene) = Scene::new(script).await else { return };
-    assert!(section().contains(&scene.client.title), "the README names no {}", scene.client.title);
+    assert!(section().contains(&scene.client.title), "docs/enqueueing.md names no {}", scene.client.title);
     assert!(scene.client.busy_timeout >= 1_000, "{script}: {} ms", scene.client.busy_timeout);
     for Form { name: form, does, numbers } in scene.client.forms.clone() {
-        assert!(section().contains(&form), "{script}: the README says nothing of {form}");
+        assert!(section().contains(&form), "{script}: docs/enqueueing.md says nothing of {form}");
         match does.as_str() {
             "enqueues" => enqueues(&mut scene, &form, &numbers, false).await,
             "tells the ids" => enqueues(&mut scene, &form, &numbers, true).await,
@@ -256,33 +256,33 @@ macro_rules! clients {
 }
 
 clients! {
-    python_s_sqlite3_does_what_the_readme_says: "driver_sqlite3.py",
-    sqlalchemy_does_what_the_readme_says: "orm_sqlalchemy.py",
-    django_does_what_the_readme_says: "orm_django.py",
-    pandas_does_what_the_readme_says: "frame_pandas.py",
-    better_sqlite3_does_what_the_readme_says: "driver_better_sqlite3.mjs",
-    node_sqlite_does_what_the_readme_says: "driver_node_sqlite.mjs",
-    libsql_does_what_the_readme_says: "driver_libsql.mjs",
-    prisma_does_what_the_readme_says: "orm_prisma.mjs",
-    drizzle_does_what_the_readme_says: "orm_drizzle.mjs",
-    kysely_does_what_the_readme_says: "orm_kysely.mjs",
-    knex_does_what_the_readme_says: "orm_knex.mjs",
-    typeorm_does_what_the_readme_says: "orm_typeorm.mjs",
-    sequelize_does_what_the_readme_says: "orm_sequelize.mjs",
+    python_s_sqlite3_does_what_docs_enqueueing_says: "driver_sqlite3.py",
+    sqlalchemy_does_what_docs_enqueueing_says: "orm_sqlalchemy.py",
+    django_does_what_docs_enqueueing_says: "orm_django.py",
+    pandas_does_what_docs_enqueueing_says: "frame_pandas.py",
+    better_sqlite3_does_what_docs_enqueueing_says: "driver_better_sqlite3.mjs",
+    node_sqlite_does_what_docs_enqueueing_says: "driver_node_sqlite.mjs",
+    libsql_does_what_docs_enqueueing_says: "driver_libsql.mjs",
+    prisma_does_what_docs_enqueueing_says: "orm_prisma.mjs",
+    drizzle_does_what_docs_enqueueing_says: "orm_drizzle.mjs",
+    kysely_does_what_docs_enqueueing_says: "orm_kysely.mjs",
+    knex_does_what_docs_enqueueing_says: "orm_knex.mjs",
+    typeorm_does_what_docs_enqueueing_says: "orm_typeorm.mjs",
+    sequelize_does_what_docs_enqueueing_says: "orm_sequelize.mjs",
 }
 
-/// What the README says about other languages.
+/// What docs/enqueueing.md says about other languages.
 fn section() -> &'static str {
-    let readme = include_str!("../../README.md");
-    readme.split("### From other languages and ORMs\n").nth(1).unwrap().split("\n## ").next().unwrap()
+    let page = include_str!("../../docs/enqueueing.md");
+    page.split("## From other languages and ORMs\n").nth(1).unwrap().split("\n## ").next().unwrap()
 }
 
-/// What stands between `README` and `end` in a file, without the indentation of its first line.
+/// What stands between `docs` and `end` in a file, without the indentation of its first line.
 fn shown(text: &str) -> Vec<String> {
     let is_mark = |line: &str, mark| line.trim().trim_start_matches(['#', '/']).trim_start() == mark;
     let mut parts = Vec::new();
     let mut lines = text.lines();
-    while lines.any(|line| is_mark(line, "README")) {
+    while lines.any(|line| is_mark(line, "docs")) {
         let part: Vec<&str> = lines.by_ref().take_while(|line| !is_mark(line, "end")).collect();
         let indent = part[0].len() - part[0].trim_start().len();
         parts.push(part.iter().map(|line| line.get(indent..).unwrap_or("").trim_end()).collect::<Vec<_>>().join("\n"));
@@ -291,12 +291,12 @@ fn shown(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_the_readme_shows_of_other_languages_is_what_the_tests_run() {
+fn what_docs_enqueueing_shows_of_other_languages_is_what_the_tests_run() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients");
     let mut seen = 0;
     for script in SCRIPTS.iter().chain(&["schema.prisma"]) {
         for part in shown(&fs::read_to_string(root.join(script)).unwrap()) {
-            assert!(section().contains(&part), "{script} has, and the README has not:\n{part}");
+            assert!(section().contains(&part), "{script} has, and docs/enqueueing.md has not:\n{part}");
             seen += 1;
         }
     }

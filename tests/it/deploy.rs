@@ -1,32 +1,27 @@
-//! What others run us with: the Dockerfile, the Compose example, the unit, the alerts. No file of theirs names what is not there.
+//! What others run us with: the Dockerfile, Compose, Kubernetes, the units. No file of theirs names what is not there.
 
-use std::{collections::HashMap, fs, path::Path, time::Duration};
+use std::{collections::HashMap, fs, path::Path, process::Command, time::Duration};
 
 use audio_cache_sweeper::{
+    api::key::KeySource,
     config::{Config, DEFAULT_FILE},
-    sandbox::Options,
 };
 use regex::Regex;
+use serde_json::Value;
 
-use crate::{
-    daemon::{Daemon, configured, queue, sandbox, sweeper},
-    health::{address, listening, scrape},
-    scrape::Family,
-};
+use crate::daemon::{skipped, sweeper};
 
-fn text(path: &str) -> String {
+pub fn text(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The block of YAML in the README that begins with this line.
-fn yaml(first: &str) -> String {
-    let readme = text("README.md");
-    let block = readme.split("```yaml\n").skip(1).find(|block| block.starts_with(first)).unwrap();
-    block.split("```").next().unwrap().to_owned()
+/// All documents of a YAML file.
+pub fn yaml(path: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(&text(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// Every group of every match.
-fn all(form: &str, text: &str) -> Vec<Vec<String>> {
+pub fn all(form: &str, text: &str) -> Vec<Vec<String>> {
     let form = Regex::new(form).unwrap();
     let groups =
         |found: regex::Captures<'_>| found.iter().skip(1).flatten().map(|group| group.as_str().to_owned()).collect();
@@ -98,109 +93,122 @@ fn the_image_is_made_of_what_is_there_and_runs_what_we_understand() {
     assert!(set.listen.is_some(), "the health check asks there");
 }
 
+/// The variables of a container, as [name, value].
+fn variables<'v>(entries: impl Iterator<Item = (&'v str, &'v Value)>) -> Vec<Vec<String>> {
+    entries.map(|(name, value)| vec![name.to_owned(), value.as_str().unwrap().to_owned()]).collect()
+}
+
+/// How long a daemon with these settings may take to stop.
+fn stops_within(set: &Config) -> Duration {
+    set.worker.grace + set.store.busy_timeout * 3
+}
+
+fn volume() -> String {
+    one(r"(?m)^VOLUME (.*)$", &text("Dockerfile"))
+}
+
 #[test]
-fn the_compose_example_sets_what_there_is_and_leaves_time_to_stop() {
-    let compose = yaml("services:");
-    let variables = all(r"(?m)^ +(SWEEPER__[A-Z_]+): (\S+)", &compose);
-    let set = configuration(&variables);
+fn the_compose_file_sets_what_there_is_and_leaves_time_to_stop() {
+    let compose = &yaml("config/compose.yaml")[0];
+    let service = &compose["services"]["sweeper"];
+    let set = configuration(&variables(
+        service["environment"].as_object().unwrap().iter().map(|(name, value)| (name.as_str(), value)),
+    ));
     let port = set.listen.unwrap().port();
-    assert!(compose.contains(&format!("ports: [\"127.0.0.1:{port}:{port}\"]")), "{port} is published");
-    let key = one(r"SWEEPER__API__KEY_FILE: /run/secrets/(\S+)", &compose);
-    assert!(compose.contains(&format!("secrets: [{key}]")) && compose.contains(&format!("\n  {key}:\n    file: ")));
-    let volume = one(r"(?m)^VOLUME (.*)$", &text("Dockerfile"));
-    let name = one(&format!(r#"volumes: \["([a-z]+):{volume}"\]"#), &compose);
-    assert!(compose.contains(&format!("\nvolumes:\n  {name}:\n")));
-    let seconds = |form: &str, text: &str| Duration::from_secs(one(form, text).parse().unwrap());
-    let stop = set.worker.grace + set.store.busy_timeout * 3;
-    assert!(seconds(r"stop_grace_period: (\d+)s", &compose) > stop);
+    assert_eq!(service["ports"][0], format!("127.0.0.1:{port}:{port}"));
+    let secret = service["secrets"][0].as_str().unwrap();
+    assert_eq!(service["environment"]["SWEEPER__API__KEY_FILE"], format!("/run/secrets/{secret}"));
+    assert!(compose["secrets"][secret]["file"].is_string());
+    let (name, path) = service["volumes"][0].as_str().unwrap().split_once(':').unwrap();
+    assert!(path == volume() && compose["volumes"].as_object().unwrap().contains_key(name));
+    let stop: u64 = service["stop_grace_period"].as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
+    assert!(Duration::from_secs(stop) > stops_within(&set));
+    let context = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(service["build"].as_str().unwrap());
+    assert!(context.join("Dockerfile").exists());
+}
+
+#[test]
+fn the_kubernetes_manifest_sets_what_there_is_and_runs_one_daemon() {
+    let documents = yaml("config/kubernetes.yaml");
+    let of = |kind: &str| documents.iter().find(|document| document["kind"] == kind).unwrap();
+    let spec = &of("Deployment")["spec"];
+    assert!(spec["replicas"] == 1 && spec["strategy"]["type"] == "Recreate", "a queue has one daemon");
+    let pod = &spec["template"]["spec"];
+    assert_eq!(spec["selector"]["matchLabels"], spec["template"]["metadata"]["labels"]);
+    let container = &pod["containers"][0];
+    let entries = container["env"].as_array().unwrap();
+    let set = configuration(&variables(entries.iter().map(|entry| (entry["name"].as_str().unwrap(), &entry["value"]))));
+    assert_eq!(container["ports"][0]["containerPort"], set.listen.unwrap().port());
+    assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/livez");
+    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
+    let stop = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(Duration::from_secs(stop) > stops_within(&set));
+    let user = one(r"(?m)^USER (\d+):", &text("Dockerfile")).parse::<u64>().unwrap();
+    assert!(pod["securityContext"]["runAsUser"] == user && pod["securityContext"]["fsGroup"] == user);
+    let mounted = |name: &str| {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        mounts.iter().find(|mount| mount["name"] == name).unwrap()["mountPath"].as_str().unwrap()
+    };
+    let volumes = pod["volumes"].as_array().unwrap();
+    let queue = volumes.iter().find(|volume| volume["persistentVolumeClaim"].is_object()).unwrap();
+    assert_eq!(mounted(queue["name"].as_str().unwrap()), volume());
+    assert_eq!(queue["persistentVolumeClaim"]["claimName"], of("PersistentVolumeClaim")["metadata"]["name"]);
+    let secret = volumes.iter().find(|volume| volume["secret"].is_object()).unwrap();
+    let Some(KeySource::File(key)) = &set.key else { panic!("the key is a file") };
+    assert!(key.starts_with(mounted(secret["name"].as_str().unwrap())));
+    let mode = secret["secret"]["defaultMode"].as_u64().unwrap();
+    assert_eq!(mode & 0o026, 0, "others may not read the key: {mode:o}");
+}
+
+/// A unit without its comments, its description, and what is its own.
+fn settings(unit: &str, own: &[&str]) -> Vec<String> {
+    let unit = text(unit);
+    let lines = unit.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.filter(|line| !own.iter().any(|key| line.starts_with(key))).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_units_start_what_we_understand_and_leave_time_to_stop() {
+    let own = ["Description=", "ExecStart=", "EnvironmentFile=", "StateDirectory="];
+    assert_eq!(settings("config/sweeper.service", &own), settings("config/sweeper@.service", &own));
     let unit = text("config/sweeper.service");
-    configuration(&all(r"(?m)^Environment=(SWEEPER__[A-Z_]+)=(\S+)$", &unit));
     let file = one(r"(?m)^ExecStart=\S+ run --config (\S+)$", &unit);
     assert_eq!(file, DEFAULT_FILE, "commands read it, too");
-    assert!(unit.contains(&format!(
-        "#   install -m 644 config/sweeper.toml {}/",
-        Path::new(&file).parent().unwrap().display()
-    )));
+    let folder = Path::new(&file).parent().unwrap().display().to_string();
+    assert!(unit.contains(&format!("#   install -m 644 config/sweeper.toml {folder}/")));
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sweeper.toml");
-    let shipped = Config::load(Some(&shipped), &HashMap::new()).unwrap();
+    let set = Config::load(Some(&shipped), &HashMap::new()).unwrap();
     let state = Path::new("/var/lib").join(one(r"(?m)^StateDirectory=(\S+)$", &unit));
-    assert_eq!(shipped.store.path.parent(), Some(state.as_path()));
-    assert!(seconds(r"(?m)^TimeoutStopSec=(\d+)$", &unit) > stop);
-    assert!(seconds(r"(?m)^WatchdogSec=(\d+)$", &unit) > set.store.busy_timeout * 4);
-    let umask = u32::from_str_radix(&one(r"(?m)^UMask=(\d+)$", &unit), 8).unwrap();
-    assert_eq!(0o660 & !umask, 0o660, "members of the group can enqueue");
-    assert!(
-        text("README.md")
-            .contains(&format!("With `UMask={umask:04o}`, as in the unit, members of the group can enqueue"))
-    );
+    assert_eq!(set.store.path.parent(), Some(state.as_path()));
+    let Some(KeySource::File(key)) = &set.key else { panic!("the key is a file") };
+    assert!(unit.contains(&format!("#   install -m 400 -o sweeper -g sweeper key {}", key.display())));
+    let template = text("config/sweeper@.service");
+    assert_eq!(one(r"(?m)^ExecStart=\S+ run --config (\S+)$", &template), format!("{folder}/%i.toml"));
+    assert_eq!(one(r"(?m)^StateDirectory=(\S+)$", &template), "sweeper/%i");
+    let seconds = |form: &str| Duration::from_secs(one(form, &unit).parse().unwrap());
+    assert!(seconds(r"(?m)^TimeoutStopSec=(\d+)$") > stops_within(&set));
+    assert!(seconds(r"(?m)^WatchdogSec=(\d+)$") > set.store.busy_timeout * 4);
+    assert_eq!(one(r"(?m)^LimitCORE=(\d+)$", &unit), "0", "a core dump has the key in it");
+    let umask = one(r"(?m)^UMask=(\d+)$", &unit);
+    assert_eq!(0o660 & !u32::from_str_radix(&umask, 8).unwrap(), 0o660, "members of the group can enqueue");
+    assert!(text("docs/deploy-systemd.md").contains(&format!("With `UMask={umask}`, as in the unit")));
 }
 
-/// What is wrong with an expression of PromQL, as far as it names metrics, labels and values of labels.
-fn unserved(expression: &str, families: &[Family]) -> Vec<String> {
-    let samples: Vec<&str> =
-        families.iter().flat_map(|family| &family.samples).map(|(sample, _)| sample.as_str()).collect();
-    // What Prometheus adds to every sample, and makes for every target.
-    let ours = |name: &str| !["instance", "job"].contains(&name);
-    let mut wrong = Vec::new();
-    let mut named = Vec::new();
-    let form = Regex::new(r"\b((?:sweeper|process|up)[a-z_]*)(?:\{([^}]*)\})?").unwrap();
-    for found in form.captures_iter(expression) {
-        let name = found[1].to_owned();
-        let of_it: Vec<&str> =
-            samples.iter().copied().filter(|sample| sample.split('{').next() == Some(&name)).collect();
-        if of_it.is_empty() && name != "up" {
-            wrong.push(name);
-            continue;
-        }
-        named.extend(of_it.clone());
-        let matchers = found.get(2).map_or("", |matchers| matchers.as_str());
-        for matcher in all(r#"([a-z_]+)(=~|=)"([^"]*)""#, matchers).iter().filter(|matcher| ours(&matcher[0])) {
-            // Each of several values must be there, or it is a slip.
-            let values = if matcher[1] == "=~" { matcher[2].split('|').collect() } else { vec![matcher[2].as_str()] };
-            for value in values {
-                let sample = Regex::new(&format!(r#"[{{,]{}="{value}"[,}}]"#, matcher[0])).unwrap();
-                if !of_it.iter().any(|has| sample.is_match(has)) {
-                    wrong.push(format!("{name}: {}{}{value}", matcher[0], matcher[1]));
-                }
-            }
-        }
+#[test]
+fn systemd_understands_the_units() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return skipped("there is no systemd-analyze that reads the units");
     }
-    for labels in all(r"\b(?:by|on) \(([^)]*)\)", expression) {
-        for label in labels[0].split(", ").filter(|label| ours(label)) {
-            if !named
-                .iter()
-                .any(|sample| sample.contains(&format!("{{{label}=")) || sample.contains(&format!(",{label}=")))
-            {
-                wrong.push(format!("by {label}"));
-            }
-        }
-    }
-    wrong
-}
-
-#[tokio::test]
-async fn the_alerts_name_metrics_and_labels_that_are_served() {
     let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(Options::default()).await;
-    queue(dir.path(), 1).await;
-    let daemon = Daemon::start(listening(configured(dir.path(), &sandbox))).until("request").await;
-    let families = scrape(address(&daemon)).await;
-    let rules = yaml("groups:");
-    let alerts = rules.split("- alert: ").skip(1);
-    let mut seen = 0;
-    for alert in alerts {
-        seen += 1;
-        let expression = alert.split("expr:").nth(1).unwrap().split(" for:").next().unwrap();
-        assert!(["sweeper_", "up{"].iter().any(|name| expression.contains(name)), "{expression}");
-        assert_eq!(unserved(expression, &families), [""; 0], "{alert}");
+    for name in ["sweeper.service", "sweeper@.service"] {
+        // The program is not installed here.
+        let unit = text(&format!("config/{name}")).replace("/usr/local/bin/sweeper", "/bin/true");
+        let path = dir.path().join(name);
+        fs::write(&path, unit).unwrap();
+        let said = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        // Other units of this machine may have their own faults.
+        let ours: Vec<&str> = said.lines().filter(|line| line.contains("sweeper")).collect();
+        assert_eq!(ours, [""; 0], "{name}");
     }
-    assert!(seen >= 7, "only {seen} alerts");
-    let readme = text("README.md");
-    let mentioned = all(r"`(rate\(.*\))`\)", &readme);
-    assert_eq!(mentioned.len(), 1);
-    assert_eq!(unserved(&mentioned[0][0], &families), [""; 0]);
-    let slips = r#"sum by (instance, agent) (sweeper_holds{cause=~"forbidden|forbiden"}) > sweeper_total{} or
-                   sweeper_queue_depth{status="due"}"#;
-    let wrong = ["sweeper_holds: cause=~forbiden", "sweeper_total", "sweeper_queue_depth: status=due", "by agent"];
-    assert_eq!(unserved(slips, &families), wrong, "what this test is for");
 }

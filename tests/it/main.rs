@@ -3,6 +3,7 @@
 
 mod access;
 mod acts;
+mod alerts;
 mod bed;
 mod binary;
 mod build;
@@ -15,6 +16,7 @@ mod crowded;
 mod daemon;
 mod demo;
 mod deploy;
+mod docs;
 mod dumps;
 mod engines;
 mod enqueue;

@@ -168,13 +168,13 @@ async fn what_the_refusal_says_takes_the_pending_rows_over() {
 }
 
 #[tokio::test]
-async fn so_does_what_the_readme_says() {
+async fn so_does_what_docs_operating_says() {
     let dir = tempfile::tempdir().unwrap();
     make(&dir.path().join("old.db")).await.close().await.unwrap();
     assert!(sweeper(dir.path()).arg("init").status().unwrap().success());
-    let readme = include_str!("../../README.md");
-    let start = readme.find("ATTACH 'old.db' AS old;").unwrap();
-    let statement = readme[start..].split("```").next().unwrap();
+    let page = include_str!("../../docs/operating.md");
+    let start = page.find("ATTACH 'old.db' AS old;").unwrap();
+    let statement = page[start..].split("```").next().unwrap();
     let mut conn = open(&dir.path().join("sweeper.db")).await;
     let path = dir.path().join("old.db");
     let quoted = statement.replace("old.db", path.to_str().unwrap());

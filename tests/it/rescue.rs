@@ -1,4 +1,4 @@
-//! What the README and the messages say about a damaged file, done to damaged files, with the shell that Debian 12 has.
+//! What docs/operating.md and the messages say about a damaged file, done to damaged files, with the shell that Debian 12 has.
 
 use std::{
     fs::{self, File},
@@ -14,15 +14,15 @@ use crate::{
     reads::shell,
 };
 
-const README: &str = include_str!("../../README.md");
+const PAGE: &str = include_str!("../../docs/operating.md");
 
 fn dump() -> &'static str {
-    README.lines().find(|line| line.starts_with("sqlite3 sweeper.db .dump | sed")).unwrap()
+    PAGE.lines().find(|line| line.starts_with("sqlite3 sweeper.db .dump | sed")).unwrap()
 }
 
 fn missing_rows() -> &'static str {
-    let start = README.find("ATTACH 'sweeper.db' AS old;\nWITH name").unwrap();
-    README[start..].split("```").next().unwrap()
+    let start = PAGE.find("ATTACH 'sweeper.db' AS old;\nWITH name").unwrap();
+    PAGE[start..].split("```").next().unwrap()
 }
 
 /// 4,000 rows that are pending, some with a time or a priority, 2,000 that are not, and what was asked for those.
@@ -70,7 +70,7 @@ async fn pending(dir: &Path) -> String {
     sql(dir, sum).await.remove(0).0
 }
 
-/// Does what the README says, and puts the new file in the place of the old one.
+/// Does what docs/operating.md says, and puts the new file in the place of the old one.
 fn rescue(dir: &Path, is_index_whole: bool) {
     let done = clean("sh", dir).args(["-c", dump()]).output().unwrap();
     assert!(done.status.success(), "{done:?}");

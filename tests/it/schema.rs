@@ -176,30 +176,6 @@ async fn an_id_can_be_neither_given_nor_changed_so_that_others_cannot_insert() {
 }
 
 #[tokio::test]
-async fn the_readme_s_sql_runs() {
-    let (dir, options, _store) = opened().await;
-    let mut conn = client(&options).await;
-    let blocks: Vec<&str> = include_str!("../../README.md")
-        .split("```sql\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
-    assert_eq!(blocks.len(), 5);
-    // An empty file, as the sqlite3 shell would make it; and another queue, whose rows are taken over.
-    std::fs::File::create(dir.path().join("archive.db")).unwrap();
-    let copy = format!("VACUUM INTO '{}'", dir.path().join("old.db").display());
-    sqlx::raw_sql(AssertSqlSafe(copy)).execute(&mut conn).await.unwrap();
-    for block in blocks {
-        // In this test's directory.
-        let files = [("archive.db", "archive.db"), ("old.db", "old.db"), ("sweeper.db", "old.db")];
-        let block = files.iter().fold(block.to_owned(), |block, (name, file)| {
-            block.replace(&format!("'{name}'"), &format!("'{}'", dir.path().join(file).display()))
-        });
-        sqlx::raw_sql(AssertSqlSafe(block)).execute(&mut conn).await.unwrap();
-    }
-}
-
-#[tokio::test]
 async fn a_time_that_is_none_is_refused_of_a_row_that_is_there_too_and_changes_nothing() {
     let (_dir, options, _store) = opened().await;
     let mut conn = client(&options).await;

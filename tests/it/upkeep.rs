@@ -154,7 +154,7 @@ async fn a_file_without_auto_vacuum_gives_nothing_back_until_it_was_vacuumed_onc
     assert!(!store.give_back(100).await.unwrap());
     assert_eq!(pages(&options).await, before);
     store.close().await.unwrap();
-    // The remedy in the README.
+    // The remedy in docs/operating.md.
     let once = "PRAGMA auto_vacuum = INCREMENTAL; VACUUM";
     sqlx::raw_sql(once).execute(&mut client(&options).await).await.unwrap();
     let mut store = Store::open(options.clone()).await.unwrap();

@@ -90,7 +90,7 @@ fn rescue(path: &Path) -> String {
     format!(
         "; it is damaged, or its disk cannot read it (then the system's log says so): restore it from a backup, or rescue what \
          can be read of it: sqlite3 '{path}' .dump | sed 's/^ROLLBACK; -- due to errors$/COMMIT;/' | sqlite3 rescued.db \
-         (and go on as the README says, at \"A damaged file\")"
+         (and go on as docs/operating.md says, at \"A damaged file\")"
     )
 }
 

@@ -11,7 +11,7 @@ const db = new Database("sweeper.db");
 function insert(rows) {
   const sql = INSERT;
   for (const row of rows) {
-    // README
+    // docs
     db.prepare(sql).run(row)
     // end
   }
@@ -25,7 +25,7 @@ function readThenWrite(rows) {
 
 function immediate(rows) {
   const work = () => readThenWrite(rows);
-  // README
+  // docs
   db.transaction(work).immediate()
   // end
 }

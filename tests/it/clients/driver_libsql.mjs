@@ -6,12 +6,12 @@ need("@libsql/client", "0.18");
 
 const { createClient } = require("@libsql/client");
 
-// README
+// docs
 const client = createClient({ url: "file:sweeper.db", timeout: 5000 })
 // end
 
 async function batch(sql, rows) {
-  // README
+  // docs
   await client.batch(rows.map((args) => ({ sql, args })), "write")
   // end
 }
@@ -39,7 +39,7 @@ async function inTransaction(transaction, rows) {
 }
 
 async function immediate(rows) {
-  // README
+  // docs
   const transaction = await client.transaction("write")
   // end
   await inTransaction(transaction, rows);

@@ -11,7 +11,7 @@ try {
 const [major, minor] = process.versions.node.split(".").map(Number);
 if (major < 22 || (major === 22 && minor < 16)) missing(`Node 22.16 or newer (this is ${process.versions.node})`);
 
-// README
+// docs
 const db = new DatabaseSync("sweeper.db", { timeout: 5000 })
 // end
 
@@ -33,7 +33,7 @@ function inTransaction(begin, rows) {
 }
 
 function immediate() {
-  // README
+  // docs
   db.exec("BEGIN IMMEDIATE")
   // end
 }

@@ -28,7 +28,7 @@ def lastrowid(rows):
 
 
 def immediate(rows):
-    # README
+    # docs
     queue = sqlite3.connect("sweeper.db", isolation_level=None)  # Python's sqlite3, to read first
     queue.execute("BEGIN IMMEDIATE")
     # end

@@ -13,7 +13,7 @@ import pandas
 def to_sql(rows):
     frame = pandas.DataFrame(rows)
     with closing(sqlite3.connect("sweeper.db")) as connection:
-        # README
+        # docs
         frame.to_sql("deletions", connection, if_exists="append", index=False)
         # end
 

@@ -9,7 +9,7 @@ from django.conf import settings
 
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "sweeper.db"}
 IMMEDIATE = {
-    # README
+    # docs
     "OPTIONS": {"transaction_mode": "IMMEDIATE"}
     # end
 }
@@ -19,7 +19,7 @@ django.setup()
 from django.db import connection, models, transaction
 
 
-# README
+# docs
 class Deletion(models.Model):                                # Django
     pk = models.CompositePrimaryKey("agent_id", "entry_id")
     agent_id, entry_id = models.CharField(max_length=255), models.CharField(max_length=255)
@@ -44,7 +44,7 @@ def create(rows):
 
 
 def bulk_create(rows):
-    # README
+    # docs
     Deletion.objects.bulk_create([Deletion(**row) for row in rows])
     # end
 

@@ -20,13 +20,13 @@ const columns = {
   due_at: integer().default(0),
 };
 const deletions = sqliteTable("deletions", columns, (table) => [
-  // README
+  // docs
   primaryKey({ columns: [table.agent_id, table.entry_id] })
   // end
 ]);
 
 async function insert(rows) {
-  // README
+  // docs
   await db.insert(deletions).values(rows)
   // end
 }
@@ -44,7 +44,7 @@ function inTransaction(options, rows) {
     tx.insert(deletions).values(rows).run();
   };
   if (options === "deferred") return db.transaction(work);
-  // README
+  // docs
   db.transaction(work, { behavior: "immediate" })
   // end
 }

@@ -9,7 +9,7 @@ const connection = { filename: "sweeper.db" };
 const knex = require("knex")({ client: "better-sqlite3", connection, useNullAsDefault: true });
 
 async function insert(rows) {
-  // README
+  // docs
   await knex("deletions").insert(rows)
   // end
 }
@@ -27,7 +27,7 @@ async function readThenWrite(tx, rows) {
 
 async function lockFirst(rows) {
   await knex.transaction(async (tx) => {
-    // README
+    // docs
     await tx.raw("DELETE FROM deletions WHERE 0")
     // end
     await readThenWrite(tx, rows);

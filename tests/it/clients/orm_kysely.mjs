@@ -12,7 +12,7 @@ const database = new Database("sweeper.db");
 const db = new Kysely({ dialect: new SqliteDialect({ database }) });
 
 async function insert(rows) {
-  // README
+  // docs
   await db.insertInto("deletions").values(rows).execute()
   // end
 }
@@ -32,7 +32,7 @@ async function readThenWrite(tx, rows) {
 
 async function lockFirst(rows) {
   await db.transaction().execute(async (tx) => {
-    // README
+    // docs
     await sql`DELETE FROM deletions WHERE 0`.execute(tx)
     // end
     await readThenWrite(tx, rows);

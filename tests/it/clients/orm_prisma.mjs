@@ -15,7 +15,7 @@ const idOf = async ({ agent_id, entry_id }) =>
   (await prisma.$queryRaw`SELECT id FROM deletions WHERE agent_id = ${agent_id} AND entry_id = ${entry_id}`)[0].id;
 
 async function createMany(rows) {
-  // README
+  // docs
   await prisma.deletion.createMany({ data: rows })
   // end
 }
@@ -29,7 +29,7 @@ async function upsert(rows) {
   for (const row of rows) {
     const { agent_id } = row;
     const where = key(row);
-    // README
+    // docs
     await prisma.deletion.upsert({ where, create: row, update: { agent_id } })
     // end
     ids.push(await idOf(row));
@@ -49,7 +49,7 @@ async function readThenWrite(tx, rows) {
 
 async function lockFirst(rows) {
   await prisma.$transaction(async (tx) => {
-    // README
+    // docs
     await tx.$executeRaw`DELETE FROM deletions WHERE 0`
     // end
     await readThenWrite(tx, rows);

@@ -20,7 +20,7 @@ const id = { type: DataTypes.INTEGER, primaryKey: true, autoIncrement: true };
 const WithId = sequelize.define("withId", { id, agent_id: DataTypes.TEXT, entry_id: DataTypes.TEXT }, options);
 
 async function bulkCreate(rows) {
-  // README
+  // docs
   await Deletion.bulkCreate(rows)
   // end
 }
@@ -42,7 +42,7 @@ async function inTransaction(options, rows) {
     await Deletion.bulkCreate(rows, { transaction });
   };
   if (options === "deferred") return void (await sequelize.transaction(work));
-  // README
+  // docs
   await sequelize.transaction({ type: Transaction.TYPES.IMMEDIATE }, work)
   // end
 }

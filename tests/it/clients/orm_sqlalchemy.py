@@ -13,7 +13,7 @@ class Base(DeclarativeBase):
     pass
 
 
-# README
+# docs
 class Deletion(Base):                                        # SQLAlchemy
     __tablename__ = "deletions"
     agent_id: Mapped[str] = mapped_column(primary_key=True)
@@ -52,14 +52,14 @@ engine = create_engine("sqlite:///sweeper.db")
 
 def add_all(rows):
     with Session(engine) as session, session.begin():
-        # README
+        # docs
         session.add_all(Deletion(**row) for row in rows)
         # end
 
 
 def upsert(rows):
     with engine.begin() as connection:
-        # README
+        # docs
         new = insert(Deletion).values(rows)                          # sqlalchemy.dialects.sqlite.insert: for the ids, unordered
         new = new.on_conflict_do_update(index_elements=["agent_id", "entry_id"], set_={"agent_id": new.excluded.agent_id})
         ids = connection.scalars(new.returning(text("id"))).all()
@@ -97,7 +97,7 @@ def read_then_write(engine, rows):
 
 
 def immediate(rows):
-    # README
+    # docs
     engine = create_engine("sqlite:///sweeper.db", connect_args={"isolation_level": None})   # to read first
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     # end

@@ -21,7 +21,7 @@ await source.initialize();
 const repository = source.getRepository(Deletion);
 
 async function insert(rows) {
-  // README
+  // docs
   await repository.insert(rows)
   // end
 }
@@ -34,7 +34,7 @@ async function readThenWrite(manager, rows) {
 
 async function lockFirst(rows) {
   await source.transaction(async (manager) => {
-    // README
+    // docs
     await manager.query("DELETE FROM deletions WHERE 0")
     // end
     await readThenWrite(manager, rows);

@@ -40,7 +40,7 @@ pub struct Client {
     child: Child,
     lines: UnboundedReceiver<Value>,
     errors: PathBuf,
-    /// What the README calls it.
+    /// What docs/enqueueing.md calls it.
     pub title: String,
     pub busy_timeout: i64,
     pub forms: Vec<Form>,
