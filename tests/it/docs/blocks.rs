@@ -189,6 +189,11 @@ impl Scene {
     }
 
     async fn run(&self, block: &Block) -> Result<(), String> {
+        let needs_shell = block.language == "sh" && block.text.contains("sqlite3 ");
+        if needs_shell && Command::new("sqlite3").arg("--version").output().is_err() {
+            skipped(&format!("{}: there is no sqlite3", block.place));
+            return Ok(());
+        }
         let program = match block.language.as_str() {
             "sql" => return self.run_sql(&block.text).await,
             "sh" => "bash",
