@@ -7,6 +7,7 @@ use std::{
     path::{self, Path},
 };
 
+use nix::unistd::{Gid, Group, Uid, User};
 use rustix::{
     fs::{Access, AtFlags, CWD, accessat},
     io::Errno,
@@ -105,18 +106,19 @@ impl Act {
 
 fn explained(path: &Path, act: Act) -> String {
     let us = geteuid().as_raw();
-    let we = who("/etc/passwd", us);
+    let we = who(us);
     let Ok(found) = fs::metadata(path) else {
         return format!("permission denied: this process, {we}, may not {} ({})", act.words(), path.display());
     };
     let kind = if found.is_dir() { "directory" } else { "file" };
     let mode = found.mode() & 0o7777;
-    let group = name("/etc/group", found.gid()).unwrap_or_else(|| found.gid().to_string());
+    let group = Group::from_gid(Gid::from_raw(found.gid())).ok().flatten().map(|group| group.name);
+    let group = group.unwrap_or_else(|| found.gid().to_string());
     format!(
         "permission denied: the {kind} {} belongs to {} and the group {group}, has mode {mode:04o}, and this process, {we}, may not {}; \
          {}",
         path.display(),
-        who("/etc/passwd", found.uid()),
+        who(found.uid()),
         act.words(),
         remedy(path, &found, act, us, &group)
     )
@@ -126,7 +128,7 @@ fn remedy(path: &Path, found: &Metadata, act: Act, us: u32, group: &str) -> Stri
     if found.uid() == us {
         return format!("its owner is this user: chmod u+{} {}", act.letters(), path.display());
     }
-    let owner = name("/etc/passwd", found.uid()).unwrap_or_else(|| format!("'#{}'", found.uid()));
+    let owner = user_name(found.uid()).unwrap_or_else(|| format!("'#{}'", found.uid()));
     let as_owner =
         if found.uid() == 0 { "sudo sweeper …".to_owned() } else { format!("sudo -u {owner} sweeper …") };
     let as_member = if found.mode() & act.bits() == act.bits() && found.gid() != 0 {
@@ -138,15 +140,15 @@ fn remedy(path: &Path, found: &Metadata, act: Act, us: u32, group: &str) -> Stri
 }
 
 /// A user with the number: `sweeper (uid 997)`.
-fn who(list: &str, id: u32) -> String {
-    name(list, id).map_or_else(|| format!("uid {id}"), |name| format!("{name} (uid {id})"))
+#[must_use]
+pub fn who(uid: u32) -> String {
+    user_name(uid).map_or_else(|| format!("uid {uid}"), |name| format!("{name} (uid {uid})"))
 }
 
-/// The name of a user or a group, by `/etc/passwd` or `/etc/group`. Users of a directory service are in neither.
-fn name(list: &str, id: u32) -> Option<String> {
-    let list = fs::read_to_string(list).ok()?;
-    let of_it = |line: &&str| line.split(':').nth(2).is_some_and(|number| number.parse() == Ok(id));
-    list.lines().find(of_it)?.split(':').next().map(str::to_owned)
+/// The name of a user; `None` if the system knows none.
+#[must_use]
+pub fn user_name(uid: u32) -> Option<String> {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
 }
 
 #[cfg(test)]
@@ -154,10 +156,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_the_lists() {
-        assert_eq!(name("/etc/passwd", 0).as_deref(), Some("root"));
-        assert_eq!(who("/etc/passwd", 4_000_000_000), "uid 4000000000");
-        assert_eq!(name("/nowhere", 0), None);
+    fn users_have_names_where_the_system_knows_them() {
+        assert_eq!([who(0), who(4_000_000_000)], ["root (uid 0)", "uid 4000000000"]);
     }
 
     #[test]

@@ -32,6 +32,16 @@ pub fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| is_harmful(c) && c != '\n' && c != '\t')
 }
 
+/// `text` as a shell takes it: in quotation marks unless it needs none.
+#[must_use]
+pub fn shell(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%=,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.into();
+    }
+    format!("'{}'", text.replace('\'', r"'\''")).into()
+}
+
 fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.chars().any(&is_escaped) {
         return text.into();
@@ -128,6 +138,21 @@ mod tests {
         }
         assert_eq!(lines("a\n\tb\u{1b}[2J\r"), "a\n\tb\\u{1b}[2J\\r");
         assert_eq!(line("a\nb\u{202e}"), "a\\nb\\u{202e}");
+    }
+
+    #[test]
+    fn text_is_quoted_for_a_shell_only_where_it_must_be() {
+        for (text, shown) in [
+            ("ERASURE-17", "ERASURE-17"),
+            ("/var/lib/sweeper.db", "/var/lib/sweeper.db"),
+            ("erasure 17", "'erasure 17'"),
+            ("it's", r"'it'\''s'"),
+            ("$(id)", "'$(id)'"),
+            ("a;b", "'a;b'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell(text), shown);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use super::{
     Failure,
     arguments::{agent_id, entry_id, label},
-    names::{unknown_agent, warn_if_unknown},
+    names::unknown,
     operator::{As, Login},
     steps::Steps,
     terminal::{ask, report, say, warn_person, will_ask},
@@ -96,11 +96,6 @@ async fn cancel_with(
     config: &Config,
     clock: Clock,
 ) -> Result<ExitCode, Failure> {
-    if let Some(label) = &args.label
-        && warn_if_unknown(label, config).await?
-    {
-        return Ok(ExitCode::from(1));
-    }
     let (ids, missing) = match (&args.agent, &args.label) {
         (Some(agent), label) if !args.entries.is_empty() => {
             named(producer, agent, &args.entries, label.as_ref()).await?
@@ -114,8 +109,7 @@ async fn cancel_with(
         None => plural(ids.len() as u64, "pending row", "pending rows"),
     };
     if ids.is_empty()
-        && let (Some(agent), None) = (&args.agent, &args.label)
-        && let Some(said) = unknown_agent(agent, config).await?
+        && let Some(said) = unknown(args.agent.as_ref(), args.label.as_ref(), config).await?
     {
         warn_person(&said);
         return Ok(ExitCode::from(1));

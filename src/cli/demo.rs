@@ -28,7 +28,7 @@ use crate::{
         clock::Clock,
         deletion::{AgentId, EntryId},
     },
-    printable::absolute,
+    printable::{absolute, shell},
     queue::{
         Queue as _,
         sqlite::{Producer, Store},
@@ -137,8 +137,10 @@ impl Place {
             return "The database is removed now. `sweeper demo --keep` keeps it, and prints the commands to look at it."
                 .to_owned();
         }
-        let program = env::current_exe().map_or_else(|_| "sweeper".to_owned(), |path| quoted(&path));
-        let (db, dir) = (quoted(&self.database()), quoted(&self.dir));
+        let program = env::current_exe()
+            .map_or_else(|_| "sweeper".to_owned(), |path| shell(&path.display().to_string()).into_owned());
+        let (db, dir) = (self.database().display().to_string(), self.dir.display().to_string());
+        let (db, dir) = (shell(&db), shell(&dir));
         let (agent, entry) = missing();
         format!(
             "Look for yourself:\n\
@@ -160,13 +162,6 @@ impl Drop for Place {
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
-}
-
-/// The path as a shell reads it.
-fn quoted(path: &Path) -> String {
-    let path = path.display().to_string();
-    let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c));
-    if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// The agent and the ID of the first deletion for an entry that does not exist.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     Failure,
     arguments::{agent_id, label},
-    names::{unknown_agent, unknown_label},
+    names::unknown,
     retry::causes,
     terminal::{is_read, warn_person, write_coloured},
     times::show_time,
@@ -171,19 +171,7 @@ pub(super) async fn list(args: ListArgs, config: &Config, clock: Clock) -> Resul
 
 /// Says why nothing was listed.
 async fn nothing(args: &ListArgs, config: &Config) -> Result<ExitCode, Failure> {
-    let look = async || {
-        let mut reader = Reader::open(&config.store).await?;
-        if let Some(label) = &args.label
-            && !reader.knows_label(label).await?
-        {
-            return Ok(Some(unknown_label(label, &mut reader, config).await?));
-        }
-        Ok::<_, Failure>(None)
-    };
-    let mut said = twice_if_damaged(look).await?;
-    if let Some(agent) = args.agent.as_ref().filter(|_| args.label.is_none()) {
-        said = unknown_agent(agent, config).await?;
-    }
+    let said = unknown(args.agent.as_ref(), args.label.as_ref(), config).await?;
     warn_person(said.as_deref().unwrap_or("nothing matches"));
     Ok(ExitCode::from(u8::from(said.is_some())))
 }

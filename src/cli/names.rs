@@ -1,16 +1,15 @@
-//! Names that somebody gives of things in the queue: what was meant, and how a shell takes them.
+//! Names that somebody gives of things in the queue, and what was meant.
 
 use std::borrow::Cow;
 
 use super::{
     Failure,
-    terminal::warn_person,
     times::{plural, show_text},
 };
 use crate::{
     config::{Config, nearest::nearest_ids},
     model::{deletion::AgentId, label::Label},
-    printable::absolute,
+    printable::{absolute, shell},
     queue::sqlite::{Reader, twice_if_damaged},
 };
 
@@ -42,59 +41,46 @@ fn without_rows(agent: &AgentId, agents: &[AgentId], config: &Config) -> String 
     format!("{said}; did you mean {}?", near.join(" or "))
 }
 
-/// The message about a label that no wish has.
+/// The message about a label that no wish has. `None` if one has it.
 ///
 /// # Errors
 /// If the database cannot be read.
-pub(super) async fn unknown_label(label: &Label, reader: &mut Reader, config: &Config) -> Result<String, Failure> {
-    let meant = meant(label.as_str(), &reader.labels().await?);
-    let (label, path) = (quoted(label.as_str()), absolute(&config.store.path));
-    Ok(format!(
-        "no wish has the label {label} in {}, or they all ended longer ago than queue.retention{meant}",
-        path.display()
-    ))
-}
-
-/// Warns of a label that no wish has. Returns whether it did.
-///
-/// # Errors
-/// If the database cannot be read.
-pub(super) async fn warn_if_unknown(label: &Label, config: &Config) -> Result<bool, Failure> {
+pub(super) async fn unknown_label(label: &Label, config: &Config) -> Result<Option<String>, Failure> {
     let look = async || {
         let mut reader = Reader::open(&config.store).await?;
-        let is_known = reader.knows_label(label).await?;
-        Ok::<_, Failure>(if is_known { None } else { Some(unknown_label(label, &mut reader, config).await?) })
+        Ok::<_, Failure>(if reader.knows_label(label).await? { None } else { Some(reader.labels().await?) })
     };
-    let said = twice_if_damaged(look).await?;
-    said.iter().for_each(|said| warn_person(said));
-    Ok(said.is_some())
+    Ok(twice_if_damaged(look).await?.map(|labels| {
+        let (meant, label) = (meant(label.as_str(), &labels), shell(label.as_str()));
+        let path = absolute(&config.store.path);
+        format!(
+            "no wish has the label {label} in {}, or they all ended longer ago than queue.retention{meant}",
+            path.display()
+        )
+    }))
+}
+
+/// The message about the label or the agent by which nothing was found, if nothing in the queue has it.
+///
+/// # Errors
+/// If the database cannot be read.
+pub(super) async fn unknown(
+    agent: Option<&AgentId>,
+    label: Option<&Label>,
+    config: &Config,
+) -> Result<Option<String>, Failure> {
+    let said = match label {
+        Some(label) => unknown_label(label, config).await?,
+        None => None,
+    };
+    match (said, agent) {
+        (None, Some(agent)) => unknown_agent(agent, config).await,
+        (said, _) => Ok(said),
+    }
 }
 
 fn meant(written: &str, names: &[String]) -> String {
     let near = nearest_ids(written, names.iter().map(String::as_str));
-    let near: Vec<Cow<'_, str>> = near.into_iter().map(quoted).collect();
+    let near: Vec<Cow<'_, str>> = near.into_iter().map(shell).collect();
     if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) }
-}
-
-/// The name as a shell takes it: in quotation marks unless it needs none.
-pub(super) fn quoted(name: &str) -> Cow<'_, str> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/@%+=,".contains(c);
-    if !name.is_empty() && name.chars().all(is_plain) {
-        return Cow::Borrowed(name);
-    }
-    Cow::Owned(format!("'{}'", name.replace('\'', r"'\''")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_quoted_for_a_shell_only_where_it_must_be() {
-        for (name, shown) in
-            [("ERASURE-17", "ERASURE-17"), ("erasure 17", "'erasure 17'"), ("it's", r"'it'\''s'"), ("$(id)", "'$(id)'")]
-        {
-            assert_eq!(quoted(name), shown);
-        }
-    }
 }

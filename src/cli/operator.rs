@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use clap::Args;
-use nix::unistd::{User, getuid};
+use nix::unistd::getuid;
 
 use crate::{
     model::{
         act::{ActKind, Draft, MAX_DETAIL, MAX_OPERATOR},
         outcome::Scope,
     },
+    permission::user_name,
     printable::is_harmful,
 };
 
@@ -49,7 +50,7 @@ impl Login {
 /// The name of the user who started this process; without a name, the user's number.
 fn login_name() -> Option<String> {
     let uid = getuid();
-    let name = User::from_uid(uid).ok().flatten().and_then(|user| harmless(&user.name));
+    let name = user_name(uid.as_raw()).as_deref().and_then(harmless);
     Some(name.unwrap_or_else(|| format!("uid {uid}")))
 }
 

@@ -10,7 +10,7 @@ use clap::{
 use super::{
     Failure,
     arguments::{agent_id, label},
-    names::{unknown_agent, warn_if_unknown},
+    names::unknown,
     operator::{As, Login},
     steps::Steps,
     terminal::{ask, report, say, warn_person, will_ask},
@@ -124,19 +124,13 @@ async fn retry_with(
     config: &Config,
     clock: Clock,
 ) -> Result<ExitCode, Failure> {
-    if let Some(label) = &args.label
-        && warn_if_unknown(label, config).await?
-    {
-        return Ok(ExitCode::from(1));
-    }
     let (ids, scheduled) = choose(producer, args, clock.now()).await?;
     let rows = if args.now { ("waiting row", "waiting rows") } else { ("dead row", "dead rows") };
     let count = plural(ids.len() as u64, rows.0, rows.1);
     let early = plural(scheduled, "was enqueued", "were enqueued");
     let early = if scheduled > 0 { format!(", of which {early} for a later time") } else { String::new() };
     if ids.is_empty()
-        && let (Some(agent), None) = (&args.agent, &args.label)
-        && let Some(said) = unknown_agent(agent, config).await?
+        && let Some(said) = unknown(args.agent.as_ref(), args.label.as_ref(), config).await?
     {
         warn_person(&said);
         return Ok(ExitCode::from(1));

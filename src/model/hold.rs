@@ -1,8 +1,11 @@
 //! Holds as the database stores them, and changes of them.
 
-use crate::model::{
-    clock::Timestamp,
-    outcome::{Cause, Scope},
+use crate::{
+    model::{
+        clock::Timestamp,
+        outcome::{Cause, Scope},
+    },
+    printable::shell,
 };
 
 /// A row of `holds`.
@@ -37,7 +40,7 @@ impl HoldRow {
     pub fn command_to_lift(scope: &Scope, cause: Cause) -> String {
         let which = match scope {
             Scope::All => "--all".to_owned(),
-            Scope::Agent(agent) => format!("--agent {}", quoted(agent.as_str())),
+            Scope::Agent(agent) => format!("--agent {}", shell(agent.as_str())),
         };
         let cause = if cause == Cause::Operator { String::new() } else { format!(" --cause {}", cause.as_str()) };
         format!("sweeper release {which}{cause}")
@@ -60,12 +63,6 @@ impl HoldRow {
     pub fn outlasts(&self, other: &Self) -> bool {
         self.until_at.unwrap_or(Timestamp(i64::MAX)) > other.until_at.unwrap_or(Timestamp(i64::MAX))
     }
-}
-
-/// The ID as a shell takes it. An agent's ID has no white space and no control characters.
-fn quoted(id: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '@' | '%' | '+');
-    if id.chars().all(is_plain) { id.to_owned() } else { format!("'{}'", id.replace('\'', r"'\''")) }
 }
 
 /// A change of a hold, to be written to `holds` and logged.

@@ -198,6 +198,8 @@ fn of_names() -> Vec<Mistake> {
         ),
         unknown("release --agent BAKERY", 1, &["nothing was released: no operator holds BAKERY"]),
         unknown("status --label TICKET-2", 1, &["TICKET-2", "did you mean TICKET-1?"]),
+        unknown("cancel --label TICKET-1 --agent BAKREY --yes", 1, &["no row of agent BAKREY", "did you mean BAKERY?"]),
+        unknown("cancel --label TICKET-2 --yes", 1, &["TICKET-2", "did you mean TICKET-1?"]),
         unknown("list --label TICKET-2", 1, &["TICKET-2", "did you mean TICKET-1?"]),
     ]
 }

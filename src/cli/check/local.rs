@@ -15,20 +15,15 @@ use rustix::{
 use super::line::Line;
 use crate::{
     cli::times::{show_text, show_time},
-    permission::{Need, refusal},
+    permission::{Need, refusal, who},
     printable::absolute,
     queue::sqlite::{Inspection, OpenError, names_of},
-    small_file,
 };
-
-/// The longest /etc/passwd that is read, in bytes.
-const MAX_PASSWD_BYTES: u64 = 4 << 20;
 
 /// The file, its tables, and the daemon.
 pub(super) fn lines(database: &Path, inspection: &Inspection) -> Vec<Line> {
     let path = absolute(database);
-    let users = Users::read();
-    let mut lines = vec![file(&path, &users)];
+    let mut lines = vec![file(&path)];
     match &inspection.tables {
         Ok(tables) if tables.changes.is_empty() => lines.push(Line::ok("tables", "up to date")),
         Ok(tables) => {
@@ -51,23 +46,23 @@ pub(super) fn lines(database: &Path, inspection: &Inspection) -> Vec<Line> {
     lines
 }
 
-fn file(path: &Path, users: &Users) -> Line {
+fn file(path: &Path) -> Line {
     let shown = path.display();
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
             Line::not("database", format!("{shown} is a directory; give database.path the file in it"))
         }
         Ok(found) => {
-            let facts = format!("{shown}, {}, {} KiB", describe(&found, users), found.len().div_ceil(1_024));
-            may_write("database", facts, path, users)
+            let facts = format!("{shown}, {}, {} KiB", describe(&found), found.len().div_ceil(1_024));
+            may_write("database", facts, path)
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => directory(path, users),
-        Err(error) => Line::not("database", format!("{shown}: {}", unseen(path, &error, users))),
+        Err(error) if error.kind() == ErrorKind::NotFound => directory(path),
+        Err(error) => Line::not("database", format!("{shown}: {}", unseen(path, &error))),
     }
 }
 
 /// The directory of a database that does not exist.
-fn directory(path: &Path, users: &Users) -> Line {
+fn directory(path: &Path) -> Line {
     let shown = path.display();
     let Some(directory) = path.parent() else { return Line::not("database", format!("{shown} is no file")) };
     let within = directory.display();
@@ -75,25 +70,25 @@ fn directory(path: &Path, users: &Users) -> Line {
         Ok(found) if found.is_dir() => {
             let facts = format!(
                 "{shown} is not there; `sweeper init` or the daemon creates it in {within}, {}",
-                describe(&found, users)
+                describe(&found)
             );
-            may_write("database", facts, directory, users)
+            may_write("database", facts, directory)
         }
         Ok(_) => Line::not("database", format!("{shown}: {within} is no directory")),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             Line::not("database", format!("{shown}: there is no directory {within}; create it, or set database.path"))
         }
-        Err(error) => Line::not("database", format!("{shown}: {within}: {}", unseen(directory, &error, users))),
+        Err(error) => Line::not("database", format!("{shown}: {within}: {}", unseen(directory, &error))),
     }
 }
 
 /// Why a file cannot be looked at.
-fn unseen(path: &Path, error: &io::Error, users: &Users) -> String {
-    refusal(path, Need::Write).unwrap_or_else(|| format!("cannot be looked at by {}: {error}", users.me()))
+fn unseen(path: &Path, error: &io::Error) -> String {
+    refusal(path, Need::Write).unwrap_or_else(|| format!("cannot be looked at by {}: {error}", who(geteuid().as_raw())))
 }
 
-fn may_write(name: &'static str, facts: String, path: &Path, users: &Users) -> Line {
-    let me = users.me();
+fn may_write(name: &'static str, facts: String, path: &Path) -> Line {
+    let me = who(geteuid().as_raw());
     match access(path, Access::WRITE_OK) {
         Ok(()) => Line::ok(name, format!("{facts}; {me} may write it")),
         Err(error) => Line::not(
@@ -105,8 +100,8 @@ fn may_write(name: &'static str, facts: String, path: &Path, users: &Users) -> L
     }
 }
 
-fn describe(found: &Metadata, users: &Users) -> String {
-    format!("mode {:04o}, owner {}", found.permissions().mode() & 0o7777, users.name(found.uid()))
+fn describe(found: &Metadata) -> String {
+    format!("mode {:04o}, owner {}", found.permissions().mode() & 0o7777, who(found.uid()))
 }
 
 fn daemon(inspection: &Inspection) -> Line {
@@ -124,40 +119,5 @@ fn daemon(inspection: &Inspection) -> Line {
         }
         (Some(false), _) => Line::open("daemon", "not running"),
         (None, _) => Line::open("daemon", "unknown: this user cannot read the lock file beside the database"),
-    }
-}
-
-/// The names of users.
-struct Users(String);
-
-impl Users {
-    /// Without /etc/passwd, users have numbers only.
-    fn read() -> Self {
-        let text = small_file::read(Path::new("/etc/passwd"), MAX_PASSWD_BYTES).unwrap_or_default();
-        Self(String::from_utf8_lossy(&text).into_owned())
-    }
-
-    fn name(&self, uid: u32) -> String {
-        let name = self.0.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
-        });
-        name.map_or_else(|| uid.to_string(), |name| format!("{name} ({uid})"))
-    }
-
-    fn me(&self) -> String {
-        self.name(geteuid().as_raw())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn users_have_names_where_the_system_knows_them() {
-        let users = Users("root:x:0:0:root:/root:/bin/sh\nbroken\nalice:x:1000:1000::/home/alice:/bin/sh\n".to_owned());
-        assert_eq!([users.name(0), users.name(1_000), users.name(7)], ["root (0)", "alice (1000)", "7"]);
     }
 }

@@ -15,7 +15,7 @@ use super::StatusArgs;
 use crate::{
     cli::{
         Failure,
-        names::{quoted, unknown_label},
+        names::unknown_label,
         terminal::{GREEN, RED, YELLOW, styled, table, warn_person, write_coloured},
         times::{plural, show_count, show_time},
     },
@@ -25,7 +25,7 @@ use crate::{
         deletion::AgentId,
         label::Label,
     },
-    printable,
+    printable::{self, shell},
     queue::sqlite::{LabelStanding, Reader, twice_if_damaged},
 };
 
@@ -98,14 +98,12 @@ async fn look(
     agent: Option<&AgentId>,
     config: &Config,
 ) -> Result<Result<LabelStanding, String>, Failure> {
-    let mut reader = Reader::open(&config.store).await?;
-    match (reader.label(label, agent).await?, agent) {
-        (Some(standing), _) => Ok(Ok(standing)),
-        (None, Some(agent)) if reader.knows_label(label).await? => {
-            Ok(Err(format!("no wish with the label {} is for agent {agent}", quoted(label.as_str()))))
-        }
-        (None, _) => Ok(Err(unknown_label(label, &mut reader, config).await?)),
+    if let Some(standing) = Reader::open(&config.store).await?.label(label, agent).await? {
+        return Ok(Ok(standing));
     }
+    let whose = agent.map_or_else(String::new, |agent| format!(" for agent {agent}"));
+    let none = || format!("there is no wish with the label {}{whose}", shell(label.as_str()));
+    Ok(Err(unknown_label(label, config).await?.unwrap_or_else(none)))
 }
 
 /// 4 if a wish will not be fulfilled without a person, else 1 if one is open, else 0.
@@ -165,7 +163,7 @@ fn page(label: &Label, agent: Option<&AgentId>, standing: &LabelStanding) -> Vec
 /// What the numbers come to, and what to do about them.
 fn conclusion(label: &Label, standing: &LabelStanding) -> Vec<String> {
     let LabelStanding { pending, deleted, absent, dead, cancelled, .. } = *standing;
-    let name = quoted(label.as_str());
+    let name = shell(label.as_str());
     let lost = dead + cancelled;
     if lost > 0 {
         let lost = plural(lost, "wish", "wishes");

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, io, path::Path};
 
-use crate::printable::absolute;
+use crate::printable::{absolute, shell};
 
 /// Whether a statement that failed with this extended code may succeed later, without anybody changing the file.
 pub(super) fn is_temporary_code(code: i32) -> bool {
@@ -86,10 +86,11 @@ fn file_size_limit() -> Option<u64> {
 /// The command that rescues the most of a damaged file. It does without `.recover`, which Debian's shell does not have. A dump
 /// reads a damaged table up to the damage, then from the end back to the damage, and ends with ROLLBACK; `sed` makes that a COMMIT.
 fn rescue(path: &Path) -> String {
-    let path = absolute(path).display().to_string().replace('\'', r"'\''");
+    let path = absolute(path).display().to_string();
+    let path = shell(&path);
     format!(
         "; it is damaged, or its disk cannot read it (then the system's log says so): restore it from a backup, or rescue what \
-         can be read of it: sqlite3 '{path}' .dump | sed 's/^ROLLBACK; -- due to errors$/COMMIT;/' | sqlite3 rescued.db \
+         can be read of it: sqlite3 {path} .dump | sed 's/^ROLLBACK; -- due to errors$/COMMIT;/' | sqlite3 rescued.db \
          (and go on as docs/operating.md says, at \"A damaged file\")"
     )
 }

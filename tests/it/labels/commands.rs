@@ -136,7 +136,7 @@ fn a_label_that_no_wish_has_is_unknown_to_every_command_and_the_nearest_is_named
     let (code, _, err) = run(dir.path(), &["status", "--label", "other"], "");
     assert!(code == 1 && !err.contains("did you mean"), "{err}");
     let (code, _, err) = run(dir.path(), &["status", "--label", "ERASURE-17", "--agent", "b"], "");
-    assert!(code == 1 && err.contains("no wish with the label ERASURE-17 is for agent b"), "{err}");
+    assert!(code == 1 && err.contains("there is no wish with the label ERASURE-17 for agent b"), "{err}");
 }
 
 #[tokio::test]
