@@ -14,6 +14,8 @@ use rustix::{
     process::geteuid,
 };
 
+use crate::printable::shell;
+
 /// What a process is to do with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -126,7 +128,8 @@ fn explained(path: &Path, act: Act) -> String {
 
 fn remedy(path: &Path, found: &Metadata, act: Act, us: u32, group: &str) -> String {
     if found.uid() == us {
-        return format!("its owner is this user: chmod u+{} {}", act.letters(), path.display());
+        let path = path.display().to_string();
+        return format!("its owner is this user: chmod u+{} {}", act.letters(), shell(&path));
     }
     let owner = user_name(found.uid()).unwrap_or_else(|| format!("'#{}'", found.uid()));
     let as_owner =

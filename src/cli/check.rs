@@ -117,8 +117,10 @@ fn consequences(config: &Config) -> String {
 fn warnings(config: &Config, key_is_short: bool) -> Vec<String> {
     let mut warnings = Vec::new();
     for exposure in config.exposures() {
-        let (path, mode, what, may) = (exposure.path.display(), exposure.mode, exposure.what, exposure.may());
-        warnings.push(format!("{what} {path} has mode {mode:04o}: {may}; chmod 600 {path} ends that"));
+        let (path, mode, what, may) =
+            (exposure.path.display().to_string(), exposure.mode, exposure.what, exposure.may());
+        warnings
+            .push(format!("{what} {path} has mode {mode:04o}: {may}; chmod 600 {} ends that", printable::shell(&path)));
     }
     if key_is_short && !config.is_on_loopback() {
         let said = "the API key is too short to be told from other text: if the API sends it back, the log shows it";

@@ -251,6 +251,13 @@ fn of_files() -> Vec<Mistake> {
             said: &["{dir}/sweeper.db: there is no queue", "give --create to make a new one"],
             ..Mistake::default()
         },
+        Mistake {
+            variables: &[("SWEEPER__DATABASE__PATH", "my queue/q.db")],
+            typed: "init",
+            code: 3,
+            said: &["there is no directory {dir}/my queue", "`mkdir -p '{dir}/my queue'`"],
+            ..Mistake::default()
+        },
         no_directory("run"),
         no_directory("init"),
         no_directory("enqueue --create --agent a 1"),

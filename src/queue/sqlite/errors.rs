@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     permission::{Need, refusal},
-    printable::absolute,
+    printable::{absolute, shell},
     queue::{QueueError, Remedy},
 };
 
@@ -107,8 +107,9 @@ pub enum OpenError {
     },
     /// The directory for the file is missing.
     #[error(
-        "database {}: there is no directory {dir}{named}; make it with `mkdir -p {dir}`, or give database.path another file",
+        "database {}: there is no directory {dir}{named}; make it with `mkdir -p {}`, or give database.path another file",
         absolute(.path).display(),
+        shell(&.directory.display().to_string()),
         dir = .directory.display()
     )]
     NoDirectory {
