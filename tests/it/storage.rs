@@ -323,7 +323,7 @@ async fn corrupt_pages_end_it_with_3_and_the_message_says_what_to_do() {
     assert_unusable(
         code,
         &log.last("stopped", "error"),
-        &["sweeper.db", "malformed", "backup", "/sweeper.db' .dump | sed "],
+        &["sweeper.db", "malformed", "backup", "/sweeper.db .dump | sed "],
     );
     assert_eq!(log.count("database_unavailable", "WARN"), 2, "looked at again, twice");
 }
