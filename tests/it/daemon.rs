@@ -25,6 +25,11 @@ pub fn clean(program: &str, dir: &Path) -> Command {
     }
     // The terminal of whoever runs the tests has no say in the width of a page.
     command.env_remove("COLUMNS").env_remove("LINES");
+    // Nor has it a say in colours. CI is among the variables: where it is set, a dumb terminal counts as one that has colours.
+    for name in ["CI", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+        command.env_remove(name);
+    }
+    command.env("TERM", "xterm");
     // A file in /etc is not the tests' either.
     command.env("SWEEPER_CONFIG", "");
     command.current_dir(dir).stdin(Stdio::null());

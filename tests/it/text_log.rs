@@ -100,7 +100,7 @@ fn the_snapshot_has_an_event_of_each_kind() {
 /// Runs the daemon until it gives up, on a terminal with this many columns. What it has written there.
 async fn on_a_terminal(dir: &Path, sandbox: &Sandbox, columns: u32, variables: &[(&str, &str)]) -> Option<String> {
     let mut script = configure(clean("script", dir), sandbox);
-    script.env("SHELL", "/bin/sh").env("TERM", "xterm").env_remove("NO_COLOR").envs(variables.iter().copied());
+    script.env("SHELL", "/bin/sh").envs(variables.iter().copied());
     script.env("SWEEPER__DELIVERY__CONCURRENCY", "1").env("TZ", "UTC");
     let run = format!("stty cols {columns}; exec {BINARY} run --until-empty --give-up-after 1s");
     script.args(["-qec", &run, "typescript"]);
