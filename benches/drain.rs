@@ -213,7 +213,7 @@ async fn run(entrant: &Entrant, turn: &mut usize, dir: &Path, peers: &Peers) -> 
         fs::copy(&template, &database).unwrap();
         File::open(&database).unwrap().sync_all().unwrap();
     }
-    let stand_in = StandIn::start();
+    let stand_in = StandIn::start(&[]);
     let run = match who {
         Who::Sweeper => {
             let before = fs::metadata(&database).unwrap().len();
@@ -499,7 +499,7 @@ async fn minimal(dir: &Path) {
         for concurrency in [1, 8, 64] {
             let database = dir.join(format!("minimal-{agents}-{concurrency}.db"));
             fill(&database, 10_007, agents).await;
-            let stand_in = StandIn::start();
+            let stand_in = StandIn::start(&[]);
             work(&database, &stand_in.url, 10_007, concurrency).await;
             let (requests, fewest) = verify(&database).await;
             told.push_str(&format!(" {:>13}", format!("{requests} / {fewest}")));

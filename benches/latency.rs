@@ -86,7 +86,7 @@ fn main() {
     println!("\nsmall");
     idle(&dir.path().join("idle.db"), Duration::from_secs(number("LATENCY_IDLE", 20).into()));
     let database = copy(&template);
-    let (before, stand_in) = (fs::metadata(&database).unwrap().len(), StandIn::start());
+    let (before, stand_in) = (fs::metadata(&database).unwrap().len(), StandIn::start(&[]));
     let drained = watch(sweeper(&database, &stand_in.url, &["--until-empty"], &[]), &database);
     let grown = fs::metadata(&database).unwrap().len() - before;
     println!(
@@ -125,7 +125,7 @@ async fn neighbour(template: &Path, samples: u32) {
     let alone = Told::by(SINGLE, &copy(template), samples);
     println!("  one row per transaction, alone:     {}", quantiles(alone.took, &[(50, None), (99, None)]));
 
-    let (database, stand_in) = (copy(template), StandIn::start());
+    let (database, stand_in) = (copy(template), StandIn::start(&[]));
     let mut daemon = sweeper(&database, &stand_in.url, &[], &[]);
     thread::sleep(SETTLED);
     let (clock, before) = (Clock::system(), sent(&database).await);
@@ -142,7 +142,7 @@ async fn neighbour(template: &Path, samples: u32) {
     let (mut alone, mut beside, mut locked, mut note) = (Vec::new(), Vec::new(), 0, "");
     for _ in 0..BULKS {
         alone.extend(Told::by(BULK, &copy(template), BULK_ROWS).took);
-        let (database, stand_in) = (copy(template), StandIn::start());
+        let (database, stand_in) = (copy(template), StandIn::start(&[]));
         let mut daemon = sweeper(&database, &stand_in.url, &[], &[]);
         thread::sleep(SETTLED);
         let told = Told::by(BULK, &database, BULK_ROWS);
@@ -165,7 +165,7 @@ async fn neighbour(template: &Path, samples: u32) {
 
 /// A daemon that may send [`FAIR_RATE`] requests a second, beside a producer that commits one row after the other.
 async fn fair_share(database: &Path) {
-    let (requests, stand_in) = (FAIR_RATE * FAIR_SECONDS, StandIn::start());
+    let (requests, stand_in) = (FAIR_RATE * FAIR_SECONDS, StandIn::start(&[]));
     // Twice as many as can be sent, so that there is always one to send.
     fill(database, u32::try_from(requests * 20 * 2).unwrap(), 10).await;
     let settings = [

@@ -16,29 +16,34 @@ use crate::common::memory_kib;
 /// How often a process is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// `sweeper sandbox`, which knows every entry; it ends when this is dropped.
+/// A process that is killed when this is dropped.
+#[derive(Debug)]
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        end(&mut self.0);
+    }
+}
+
+/// `sweeper sandbox`, which knows every entry. It ends when this is dropped.
 #[derive(Debug)]
 pub struct StandIn {
-    child: Child,
+    _process: Killed,
     /// Where it answers.
     pub url: String,
 }
 
 impl StandIn {
-    /// Starts it, and waits until it answers.
-    pub fn start() -> Self {
+    /// Starts it with more `arguments`, and waits until it answers.
+    pub fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sweeper"));
-        let mut child = command.args(["sandbox", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+        command.args(["sandbox", "--listen", "127.0.0.1:0"]).args(arguments).stdout(Stdio::piped());
+        let mut process = Killed(command.spawn().unwrap());
         let mut said = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
         let url = said.trim().rsplit(' ').next().unwrap().to_owned();
-        Self { child, url }
-    }
-}
-
-impl Drop for StandIn {
-    fn drop(&mut self) {
-        end(&mut self.child);
+        Self { _process: process, url }
     }
 }
 
@@ -49,29 +54,25 @@ pub fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Starts `sweeper run` on `database`, limiter out of the way, all else as it is by default but for `settings`; its log,
-/// a line per request, goes nowhere.
+/// `sweeper run` on `database`, with the defaults of everything but `settings`.
+pub fn daemon(database: &Path, url: &str, settings: &[(&str, &str)]) -> Command {
+    let always = [("DATABASE__PATH", database.to_str().unwrap()), ("API__BASE_URL", url), ("API__KEY", "k")];
+    let settings = always.iter().chain(settings).map(|(key, value)| (format!("SWEEPER__{key}"), *value));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sweeper"));
+    command.arg("run").env_clear().envs(settings).env("SWEEPER_CONFIG", "");
+    command
+}
+
+/// Starts [`daemon`] with the limiter out of the way; its log, a line per request, goes nowhere.
 pub fn sweeper(database: &Path, url: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Child {
-    let always = [
-        ("DATABASE__PATH", database.to_str().unwrap()),
-        ("API__BASE_URL", url),
-        ("API__KEY", "k"),
+    let fast = [
         ("RATE_LIMIT__REQUESTS_PER_SECOND", "100000"),
         ("RATE_LIMIT__BURST", "100000"),
         ("DELIVERY__CONCURRENCY", "64"),
         ("DELIVERY__LINGER", "0ms"),
     ];
-    let settings = always.iter().chain(settings).map(|(key, value)| (format!("SWEEPER__{key}"), *value));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sweeper"));
-    command
-        .arg("run")
-        .args(arguments)
-        .env_clear()
-        .envs(settings)
-        .env("SWEEPER_CONFIG", "")
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+    let settings: Vec<_> = fast.iter().chain(settings).copied().collect();
+    daemon(database, url, &settings).args(arguments).stdout(Stdio::null()).spawn().unwrap()
 }
 
 /// What a drain took.
