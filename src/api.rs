@@ -5,6 +5,7 @@ mod aside;
 mod connections;
 pub mod key;
 mod listing;
+mod rate_headers;
 mod reply;
 mod retry_after;
 mod trial;
@@ -249,6 +250,7 @@ impl Api {
         let ids = text_headers(response.headers(), CORRELATION_ID);
         let remote_ids = ids.take(MAX_REMOTE_IDS).map(|id| self.clean(id)).collect();
         let retry_after = retry_after::parse(response.headers());
+        let windows = rate_headers::parse(response.headers());
         let mut envelope = None;
         let most = if status.is_success() { most_bytes } else { MAX_ERROR_BYTES };
         let body = read_body(&mut response, most).await;
@@ -278,7 +280,7 @@ impl Api {
         let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         let key_changed = is_refused && self.reread_key(key).await;
         let detail = detail.map(|detail| self.clean(&detail));
-        Reply { result, status: Some(status.as_u16()), detail, remote_ids, envelope, key_changed }
+        Reply { result, status: Some(status.as_u16()), detail, remote_ids, envelope, windows, key_changed }
     }
 
     /// Reads the key file again. Returns true if it has another key than the refused one.

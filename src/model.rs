@@ -23,3 +23,5 @@ pub mod remedy;
 pub mod judge;
 
 pub mod evidence;
+
+pub mod window;

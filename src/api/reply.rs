@@ -5,6 +5,7 @@ use reqwest::{Response, header::HeaderMap};
 use crate::model::{
     envelope::{Envelope, without_bom},
     outcome::{Answer, Fault},
+    window::Window,
 };
 
 /// The outcome of one request. `T` is the content of a 200.
@@ -20,6 +21,8 @@ pub struct Reply<T = Answer> {
     pub remote_ids: Vec<String>,
     /// The body of an error, if it has a shape that the API itself uses.
     pub envelope: Option<Envelope>,
+    /// The windows of the rate limit that the response's headers tell.
+    pub windows: Vec<Window>,
     /// The key file had another key after a 401 or a 403, so no person is needed.
     pub key_changed: bool,
 }
@@ -34,6 +37,7 @@ impl<T> Reply<T> {
             detail: Some(detail.into()),
             remote_ids: Vec::new(),
             envelope: None,
+            windows: Vec::new(),
             key_changed: false,
         }
     }

@@ -43,7 +43,7 @@ fn wishes(line: &str) -> Vec<RetryAfter> {
 }
 
 /// `30`, `30.5`, `30s`: whole seconds, rounded up.
-fn seconds(text: &str) -> Option<u64> {
+pub(super) fn seconds(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let number = ["seconds", "second", "secs", "sec", "s"].iter().find_map(|unit| text.strip_suffix(unit));
     let number = number.unwrap_or(&text).trim_end();
@@ -62,7 +62,7 @@ fn whole_seconds(span: Duration) -> u64 {
 }
 
 /// Reads a date in the forms of RFC 9110, also with `UTC` or an offset in place of `GMT`, and in those of RFC 3339.
-fn date(text: &str) -> Option<Timestamp> {
+pub(super) fn date(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     if let Ok(at) = httpdate::parse_http_date(text) {
         return Some(at.into());

@@ -8,6 +8,7 @@ use audio_cache_sweeper::{
         deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane},
         envelope::Envelope,
         outcome::{Fault, RetryAfter},
+        window::Window,
     },
     sandbox::{Mood, Options, Sandbox},
 };
@@ -80,6 +81,23 @@ async fn the_envelope_of_every_error_comes_along_without_the_key() {
     }
     let long = format!(r#"{{"success":false,"error_code":"{}"}}"#, "X".repeat(1_000));
     assert_eq!(reply("404 x", "", &long).await.envelope.map(|envelope| envelope.code.len()), Some(300));
+}
+
+#[tokio::test]
+async fn the_windows_that_headers_tell_come_with_any_answer() {
+    let headers = "RateLimit-Policy: \"a\";q=100;w=60\r\nrAtElImIt: \"a\";r=50;t=30\r\nX-RateLimit-Limit-Hour: -1\r\n";
+    let window = Window {
+        limit: Some(100),
+        length: Some(Duration::from_secs(60)),
+        remaining: Some(50),
+        reset: Some(Duration::from_secs(30)),
+    };
+    for status in ["200 OK", "404 x", "429 x", "503 x"] {
+        assert_eq!(reply(status, headers, "{}").await.windows, [window], "{status}");
+    }
+    let long = format!("RateLimit-Policy: \"{}\";q=1;w=60\r\n", "a".repeat(200_000));
+    let reply = reply("200 OK", &long, r#"{"deleted":["7"]}"#).await;
+    assert_eq!((reply.windows, reply.result.is_ok()), (vec![], true), "no answer is lost by it");
 }
 
 #[tokio::test]
