@@ -10,6 +10,7 @@ mod mood;
 mod replies;
 mod swap;
 mod treat;
+mod windows;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -26,7 +27,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes},
-    http::HeaderMap,
+    http::{HeaderMap, HeaderName, HeaderValue},
     response::Response,
 };
 use governor::{DefaultDirectRateLimiter, Quota};
@@ -42,8 +43,10 @@ use tower::ServiceExt as _;
 
 pub use faults::{Missing, Outage, Permission, Poison};
 pub use mood::Mood;
+pub use windows::{Limit, RateHeaders};
 
 use swap::Swap;
+use windows::Windows;
 
 /// How the sandbox behaves.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +85,12 @@ pub struct Options {
     pub garbage_ratio: f64,
     /// The rate limit in requests per second, above which requests are answered with 429. One second's worth may come at once.
     pub rate_limit: Option<NonZeroU32>,
+    /// The limits in fixed windows, above which requests are answered with 429.
+    pub limits: Vec<Limit>,
+    /// The headers in which each answer tells [`Self::limits`].
+    pub rate_headers: Option<RateHeaders>,
+    /// Headers that each answer has.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The `Retry-After` of a 429.
     pub retry_after: Option<String>,
     /// The seed of all random choices.
@@ -144,6 +153,7 @@ struct World {
 struct Shared {
     options: Options,
     limiter: Option<DefaultDirectRateLimiter>,
+    windows: Windows,
     world: Mutex<World>,
     gate: Semaphore,
     arrived: watch::Sender<usize>,
@@ -187,9 +197,11 @@ impl Sandbox {
             outages: HashMap::new(),
         };
         let limiter = options.rate_limit.map(|rate| DefaultDirectRateLimiter::direct(Quota::per_second(rate)));
+        let windows = Windows::new(options.limits.clone(), options.rate_headers);
         let shared = Arc::new(Shared {
             options,
             limiter,
+            windows,
             world: Mutex::new(world),
             gate: Semaphore::new(0),
             arrived: watch::Sender::new(0),

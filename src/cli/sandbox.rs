@@ -3,15 +3,17 @@
 use std::{future::Future, net::SocketAddr, num::NonZeroU32, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
+use axum::http::{HeaderName, HeaderValue};
 use clap::Args;
 
 use super::{Failure, arguments::duration, terminal::say};
-use crate::sandbox::{Missing, Options, Outage, Permission, Poison, Sandbox};
+use crate::sandbox::{Limit, Missing, Options, Outage, Permission, Poison, RateHeaders, Sandbox};
 
 const EXAMPLES: &str = "\
 Examples:
   sweeper sandbox --listen 127.0.0.1:8080 --key k --agent BAKERY=600 --latency 60ms --fail-ratio 0.05
   sweeper sandbox --key k --poison 666=500 --poison 13=hang --missing gateway
+  sweeper sandbox --limit 5/1s --limit 100/1m --rate-headers kong
   SWEEPER__API__BASE_URL=http://127.0.0.1:8080 SWEEPER__API__KEY=k sweeper run --until-empty";
 
 /// Where it answers, and which faults it has.
@@ -77,6 +79,18 @@ pub(super) struct SandboxArgs {
     /// Allow N requests per second, and answer 429 to more.
     #[arg(long, value_name = "N")]
     rate_limit: Option<NonZeroU32>,
+    /// Allow N requests in each window of TIME (600/60s), counted from the start, and answer 429 to more. Several limits
+    /// apply together.
+    #[arg(long = "limit", value_name = "N/TIME")]
+    limits: Vec<Limit>,
+    /// Tell each --limit in the headers of every answer. HOW is ietf (RateLimit and RateLimit-Policy of the present
+    /// draft), ietf-07 (of draft 07), ratelimit (RateLimit-Limit, -Remaining and -Reset), x-ratelimit (the same with X-,
+    /// without the lengths) or kong (X-RateLimit-Limit-Minute and the like).
+    #[arg(long, value_name = "HOW", requires = "limits")]
+    rate_headers: Option<RateHeaders>,
+    /// A header that every answer has.
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
     /// Retry-After of a 429: seconds or an HTTP date.
     #[arg(long, value_name = "TEXT")]
     retry_after: Option<String>,
@@ -92,6 +106,15 @@ fn ratio(text: &str) -> Result<f64, String> {
 fn agent(text: &str) -> Result<(String, u64), String> {
     let (agent, count) = text.rsplit_once('=').ok_or("must be AGENT=COUNT")?;
     Ok((agent.to_owned(), count.parse().map_err(|_| "must be AGENT=COUNT, with a number for COUNT")?))
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("must be NAME: VALUE")?;
+    let name = name.trim().parse().map_err(|_| "must be NAME: VALUE, and NAME is no name of a header")?;
+    Ok((
+        name,
+        value.trim().parse().map_err(|_| "must be NAME: VALUE, and VALUE has characters that no header can have")?,
+    ))
 }
 
 fn poison(text: &str) -> Result<(String, Poison), String> {
@@ -123,6 +146,9 @@ pub(super) async fn sandbox(args: SandboxArgs, shutdown: impl Future<Output = ()
         reset_ratio: args.reset_ratio,
         garbage_ratio: args.garbage_ratio,
         rate_limit: args.rate_limit,
+        limits: args.limits,
+        rate_headers: args.rate_headers,
+        headers: args.headers,
         retry_after: args.retry_after,
         seed: args.seed,
         record: false,

@@ -89,7 +89,12 @@ async fn serve_one(shared: &Shared, agent: &str, asked: Asked, request: Request)
     let echo = head.headers.get(CORRELATION_ID);
     let correlation_id = echo.and_then(|id| id.to_str().ok()).unwrap_or_default();
     let call = Call { shared, agent, correlation_id, mood };
-    let mut response = call.treat(asked, &head.headers, &body).await;
+    let (is_allowed, told) = shared.windows.count();
+    let is_allowed = is_allowed && shared.limiter.as_ref().is_none_or(|limiter| limiter.check().is_ok());
+    let mut response = if is_allowed { call.treat(asked, &head.headers, &body).await } else { call.throttle() };
+    for (name, value) in told.into_iter().chain(shared.options.headers.iter().cloned()) {
+        response.headers_mut().append(name, value);
+    }
     if let (Some(id), false) = (echo, response.headers().contains_key(CORRELATION_ID)) {
         response.headers_mut().insert(CORRELATION_ID, id.clone());
     }
@@ -116,16 +121,18 @@ impl Call<'_> {
         error(status, self.correlation_id, code, message)
     }
 
+    fn throttle(&self) -> Response {
+        let mut response = self.refuse(429, "RATE_LIMITED", "too many requests");
+        let retry_after = self.shared.options.retry_after.as_ref();
+        if let Some(value) = retry_after.and_then(|text| HeaderValue::from_str(text).ok()) {
+            response.headers_mut().insert(RETRY_AFTER, value);
+        }
+        response
+    }
+
     async fn treat(&self, asked: Asked, headers: &HeaderMap, body: &Bytes) -> Response {
         let Self { shared, agent, .. } = *self;
         let options = &shared.options;
-        if shared.limiter.as_ref().is_some_and(|limiter| limiter.check().is_err()) {
-            let mut response = self.refuse(429, "RATE_LIMITED", "too many requests");
-            if let Some(value) = options.retry_after.as_ref().and_then(|text| HeaderValue::from_str(text).ok()) {
-                response.headers_mut().insert(RETRY_AFTER, value);
-            }
-            return response;
-        }
         if let Some(response) = self.before().await {
             return response;
         }

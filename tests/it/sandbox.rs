@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use audio_cache_sweeper::{
     api::{CORRELATION_ID, MAX_ANSWER_BYTES},
-    sandbox::{Missing, Mood, Options, Outage, Poison, Sandbox},
+    sandbox::{Missing, Mood, Options, Outage, Poison, RateHeaders, Sandbox},
 };
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
@@ -178,6 +178,35 @@ async fn faults_come_as_ordered() {
         }
     }
     assert!((1..40).contains(&done), "some before and some after: {done}");
+}
+
+#[tokio::test]
+async fn fixed_windows_are_counted_together_and_told_in_every_answer() {
+    let options = Options {
+        limits: vec!["2/1m".parse().unwrap(), "9/1h".parse().unwrap()],
+        rate_headers: Some(RateHeaders::Kong),
+        headers: vec![("x-more".parse().unwrap(), "yes".parse().unwrap())],
+        ..Options::default()
+    };
+    let sandbox = start(options).await;
+    for (status, minute, hour) in [(200, "1", "8"), (200, "0", "7"), (429, "0", "7")] {
+        let response = post(&sandbox, "a", "k", &ids([1])).await.unwrap();
+        let header = |name: &str| response.headers()[name].to_str().unwrap();
+        assert_eq!(response.status().as_u16(), status);
+        let remaining = (header("x-ratelimit-remaining-minute"), header("x-ratelimit-remaining-hour"));
+        assert_eq!((remaining, header("ratelimit-remaining")), ((minute, hour), minute));
+        assert!((50..=60).contains(&header("ratelimit-reset").parse::<u32>().unwrap()));
+        assert_eq!(header("x-more"), "yes");
+    }
+    let short = start(Options { limits: vec!["1/1s".parse().unwrap()], ..Options::default() }).await;
+    let mut statuses = Vec::new();
+    for _ in 0..9 {
+        let response = post(&short, "a", "k", &ids([1])).await.unwrap();
+        assert!(response.headers().keys().all(|name| !name.as_str().contains("ratelimit")), "nobody asked for them");
+        statuses.push(response.status().as_u16());
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!((statuses[0], statuses.contains(&429), statuses[1..].contains(&200)), (200, true, true), "{statuses:?}");
 }
 
 /// Status, `Retry-After`, body; `None` if the connection was cut.
