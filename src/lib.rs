@@ -10,7 +10,7 @@
 //! | [`permission`] | explains why this process may not use a file | |
 //! | [`durations`] | parses and prints durations | pure |
 //! | [`model`] | deletions, time, backoff, holds, outcomes, and the decision table [`model::judge`] | pure |
-//! | [`pace`] | whether a request may go out: permits, the adaptive rate, holds, requests in flight | no I/O |
+//! | [`pace`] | whether a request may go out: permits, the adaptive rate, the limit that headers tell, holds, requests in flight | no I/O |
 //! | [`queue`] | the seam between the worker and the engine that stores the queue | pure |
 //! | [`queue::sqlite`] | the engine, with all of the SQL | |
 //! | [`api`] | one request and its reply, the list of an agent's cache, the API key | |
@@ -52,6 +52,7 @@
 //! | evidence | the facts that a verdict on a row rests on: see the rule below |
 //! | split | to send the rows of a failed batch again in smaller batches, because one ID may be the reason |
 //! | reopened | a settled row that somebody enqueues again |
+//! | window | a number of requests that the gateway allows in a time, as its headers tell it |
 //! | throttled | answered with 429, or with 503 and `Retry-After` |
 //! | streak | faults in a row, about different rows, with nothing settled in between |
 //! | hold | a pause of one agent or of everything, until a time, for a cause |

@@ -1,12 +1,14 @@
 //! Whether a request may go out: the rate limit, the holds, and the number of requests in flight.
 //!
 //! Nothing here waits, reads or writes. Time comes in as a value, and changes go out as values. The configured rate is a
-//! ceiling, below which the adaptive rate searches for the API's own limit.
+//! ceiling, below which the adaptive rate searches for the API's own limit, and obeys the limit that the API's headers tell.
 
 pub mod concurrency;
 pub mod holds;
+mod limits;
 pub mod permits;
 pub mod rate;
+pub mod told;
 
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ pub use rate::RateChange;
 
 use crate::model::backoff::Backoff;
 use concurrency::AdaptiveConcurrency;
+use told::Told;
 
 /// Probes take at most one permit in this many while other requests may go.
 const PROBE_SHARE: u32 = 10;
@@ -42,6 +45,10 @@ pub struct Pace {
     /// The holds.
     pub holds: Holds,
     concurrency: Option<AdaptiveConcurrency>,
+    /// The limit that the API's headers tell.
+    told: Told,
+    /// The number of permits that were taken and whose requests have not left.
+    taken: u32,
     /// The number of requests since the last probe, up to [`PROBE_SHARE`].
     since_probe: u32,
 }
@@ -50,7 +57,14 @@ impl Pace {
     /// A pace with the rate limit `rate`, whose holds grow by `growth`.
     #[must_use]
     pub fn new(rate: RateLimit, growth: Backoff) -> Self {
-        Self { permits: Permits::new(rate), holds: Holds::new(growth), concurrency: None, since_probe: PROBE_SHARE }
+        Self {
+            permits: Permits::new(rate),
+            holds: Holds::new(growth),
+            concurrency: None,
+            told: Told::default(),
+            taken: 0,
+            since_probe: PROBE_SHARE,
+        }
     }
 
     /// Makes the pace adaptive: the configured rate and `concurrency` become ceilings, below which it searches for what the API
@@ -75,6 +89,13 @@ impl Pace {
             (limit, true) => *limit = Some(AdaptiveConcurrency::new(concurrency)),
             (limit, false) => *limit = None,
         }
+        if !is_adaptive {
+            self.told.forget();
+        }
+    }
+
+    fn is_adaptive(&self) -> bool {
+        self.concurrency.is_some()
     }
 
     /// The most requests in flight, up to `most`.

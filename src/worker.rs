@@ -253,7 +253,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         }
         if let Err(error) = self.write(&mut plan, &over, now).await {
             self.queue.undo().await;
-            self.schedule.pace.permits.give_back();
+            self.schedule.pace.give_back();
             self.schedule.lanes.restore(plan.taken);
             return Err(error);
         }
@@ -264,7 +264,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         self.view.lanes_stale |= self.ledger.forget_settled(&mut self.schedule);
         let sent = plan.claims.len();
         self.schedule.spend(sent);
-        self.schedule.pace.permits.leave(self.clock.elapsed());
+        self.schedule.pace.leave(self.clock.elapsed());
         for claim in plan.claims {
             let probed = self.schedule.pace.holds.sent(claim.request, &claim.batch.lane().agent, now);
             log::probes(claim.request, &probed);

@@ -72,6 +72,8 @@ pub enum Why {
     Delivered,
     /// No answer was throttled for long enough, so the rate takes a step up.
     Probing,
+    /// The API's headers tell a lower limit, or another one, or none any more.
+    Told,
 }
 
 impl Why {
@@ -82,6 +84,7 @@ impl Why {
             Self::Throttled => "throttled",
             Self::Delivered => "delivered",
             Self::Probing => "probing",
+            Self::Told => "told",
         }
     }
 }

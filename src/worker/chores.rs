@@ -100,7 +100,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         self.chores.deleted_before = self.ledger.totals.deleted;
         let per_s = (deleted as f64 / since.as_secs_f64() * 10.0).round() / 10.0;
         let (totals, in_flight, at) = (self.ledger.totals, self.calls.len(), self.clock.now());
-        let (holds, rate) = (self.schedule.pace.holds.count(), self.schedule.pace.permits.rate());
+        let (holds, rate) = (self.schedule.pace.holds.count(), self.schedule.pace.rate());
         let counter = self.queue.counter();
         self.chores.counting.spawn(async move {
             match counter.census(at).await {

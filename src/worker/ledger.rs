@@ -129,6 +129,9 @@ impl Ledger {
             // The next request goes out with the new key, and may succeed.
             judgement.hold = None;
         }
+        let windows = reply.status.is_some().then_some(reply.windows.as_slice());
+        let told = schedule.pace.ended(call.sent, call.sent + took, windows);
+        told.iter().for_each(log::rate);
         if heard {
             self.learn(&call, &reply, &judgement, took, together, schedule);
         }
@@ -154,6 +157,7 @@ impl Ledger {
                 log::mixed_up(call, &reply.remote_ids);
                 reply.result = Err(Fault::Garbled);
                 reply.envelope = None;
+                reply.windows.clear();
                 reply.detail = Some("the answer has the correlation ID of another request".to_owned());
                 true
             }
@@ -185,7 +189,7 @@ impl Ledger {
         let cause = fault.filter(|_| !judgement.is_answer).map(Fault::cause);
         let too_much = is_too_much(cause, fault.is_some_and(Fault::is_too_much), judgement.has_settled);
         let elapsed = schedule.clock.elapsed();
-        let change = schedule.pace.permits.learn(call.request, too_much, self.newest, elapsed);
+        let change = schedule.pace.learn(call.request, too_much, self.newest, elapsed);
         change.iter().for_each(log::rate);
         if reply.result.is_ok() {
             schedule.pace.timed(took, together.max(call.together)).iter().for_each(log::concurrency);

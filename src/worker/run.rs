@@ -100,7 +100,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     fn come_round(&mut self) {
         self.supervisor.feed(self.clock.elapsed());
         let calls = self.calls.len();
-        self.ledger.metrics.turned(self.schedule.pace.permits.rate(), calls, calls + self.ledger.unsettled.len());
+        self.ledger.metrics.turned(self.schedule.pace.rate(), calls, calls + self.ledger.unsettled.len());
     }
 
     /// Waits until a turn may have something to do.

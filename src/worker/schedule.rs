@@ -99,7 +99,7 @@ pub(super) struct Schedule {
 /// The settings in effect, for those who look at the queue. Whatever changes one of them, this is what is written.
 pub(super) fn in_effect(pace: &Pace, settings: &Settings) -> InEffect {
     InEffect {
-        requests_per_second: pace.permits.rate(),
+        requests_per_second: pace.rate(),
         concurrency: pace.concurrency(settings.concurrency),
         batch_size: settings.batch_size,
         linger: settings.linger,
@@ -140,7 +140,7 @@ impl Schedule {
     /// The number of requests that could be sent now. Takes no permits.
     fn room(&self, in_flight: usize, now: Timestamp) -> usize {
         let free = self.pace.concurrency(self.settings.concurrency).saturating_sub(in_flight);
-        let free = free.min(self.pace.permits.most(self.clock.elapsed())).min(self.allowance.unwrap_or(usize::MAX));
+        let free = free.min(self.pace.most(self.clock.elapsed())).min(self.allowance.unwrap_or(usize::MAX));
         match self.pace.holds.admit_any(now) {
             Admission::Free => free,
             Admission::Probe => free.min(1),
@@ -291,7 +291,7 @@ impl Schedule {
             return None;
         }
         let look = || {
-            let permit = self.pace.permits.next().saturating_sub(elapsed);
+            let permit = self.pace.next().saturating_sub(elapsed);
             Some(self.lanes.next_look()?.saturating_sub(elapsed).max(permit))
         };
         match self.pace.holds.admit_any(now) {

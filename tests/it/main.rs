@@ -41,6 +41,7 @@ mod paths;
 mod plan;
 mod producers;
 mod progress;
+mod rate_headers;
 mod reads;
 mod reload;
 mod replaced;

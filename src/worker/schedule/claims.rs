@@ -61,7 +61,7 @@ impl Schedule {
                 self.claim_probe(tx, plan, lane, how, &mut turn).await?;
             }
             self.claim_free(tx, plan, picked.free, &mut turn).await?;
-            if self.pace.permits.most(self.clock.elapsed()) == 0 {
+            if self.pace.most(self.clock.elapsed()) == 0 {
                 break;
             }
             self.pick(plan, known.evidence, now);
@@ -129,7 +129,7 @@ impl Schedule {
             }
             return Ok(());
         };
-        if !self.pace.permits.take(self.clock.elapsed()) {
+        if !self.pace.take(self.clock.elapsed()) {
             self.return_to_turn(lane);
             return Ok(());
         }
@@ -192,7 +192,7 @@ impl Schedule {
             batches(lane, look, asked, room, &turn.busy, &turn.rules_for(lane, self.clock.elapsed()), now);
         let (wanted, mut served) = (found.len(), 0);
         for batch in found {
-            if !self.pace.permits.take(self.clock.elapsed()) {
+            if !self.pace.take(self.clock.elapsed()) {
                 break;
             }
             self.pace.took(false);
