@@ -9,27 +9,20 @@
 #[path = "common/machine.rs"]
 mod machine;
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap},
-    net::SocketAddr,
-    time::Duration,
-};
+#[path = "../tests/it/pace/simulation.rs"]
+mod simulation;
+
+use std::{net::SocketAddr, time::Duration};
 
 use audio_cache_sweeper::{
     api::{self, Api},
-    model::{
-        backoff::Backoff,
-        clock::{Clock, Timestamp},
-        deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane, RequestId},
-        judge::{Heard, Policy, Sent, Standing, judge},
-        outcome::{Answer, Fault, RetryAfter},
-    },
-    pace::{self, Admission, Pace, RateLimit},
+    model::{backoff::Backoff, clock::Clock, judge::Policy},
+    pace::{Pace, RateLimit},
     queue::sqlite::{Options, Producer, Store, Synchronous},
     sandbox::{self, Sandbox},
     worker::{LoggedRequests, Settings, Worker},
 };
+use simulation::{Kind, LOOPBACK, Limit, RECORDED, Run, Scene, Told, simulate};
 
 /// How long each simulated run takes.
 const LENGTH: Duration = Duration::from_secs(1_200);
@@ -37,116 +30,7 @@ const LENGTH: Duration = Duration::from_secs(1_200);
 const SETTLED: Duration = Duration::from_secs(20);
 const SEEDS: u64 = 5;
 const CONCURRENCY: usize = 16;
-
-/// How the API counts.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    /// So many a second, and a second's worth at once.
-    Bucket,
-    /// So many in each so many seconds, all at once if need be; they begin at any time.
-    Window { length: f64, offset: f64 },
-    /// So many at the same time, however many a second.
-    Concurrent { most: u32 },
-}
-
-/// What a throttled answer says about when to come back.
-#[derive(Clone, Copy, Debug)]
-enum Told {
-    Nothing,
-    /// When it is right.
-    Exactly,
-    /// So many seconds, whatever is right.
-    Always(u64),
-}
-
-/// What an answer takes: as sibling routes were recorded, 60 ms, and sometimes much more.
-const LATENCY: (f64, f64) = (0.05, 0.03);
-const SLOW_LATENCY: (f64, u8) = (0.25, 20);
-/// On average.
-const MEAN_LATENCY: f64 = LATENCY.0 + LATENCY.1 / 2.0 + SLOW_LATENCY.0 / SLOW_LATENCY.1 as f64;
-
-#[derive(Clone, Debug)]
-struct Limit {
-    kind: Kind,
-    /// Requests per second.
-    rate: f64,
-    left: f64,
-    at: f64,
-    in_flight: u32,
-}
-
-impl Limit {
-    fn new(kind: Kind, rate: f64) -> Self {
-        Self { kind, rate, left: rate, at: f64::NEG_INFINITY, in_flight: 0 }
-    }
-
-    fn window(now: f64, length: f64, offset: f64) -> f64 {
-        ((now + offset) / length).floor()
-    }
-
-    fn change(&mut self, from: f64, factor: f64) {
-        if self.rate == from {
-            self.rate *= factor;
-            if let Kind::Concurrent { most } = &mut self.kind {
-                *most = (f64::from(*most) * factor) as u32;
-            }
-        }
-    }
-
-    /// Whether a request that arrives now is taken up; what counts over time is counted when it is answered.
-    fn takes_up(&mut self) -> bool {
-        let Kind::Concurrent { most } = self.kind else { return true };
-        let takes_up = self.in_flight < most;
-        self.in_flight += u32::from(takes_up);
-        takes_up
-    }
-
-    /// Whether what was taken up is done.
-    fn allows(&mut self, now: f64) -> bool {
-        match self.kind {
-            Kind::Concurrent { .. } => {
-                self.in_flight -= 1;
-                return true;
-            }
-            Kind::Bucket => {
-                let earned = if self.at.is_finite() { (now - self.at) * self.rate } else { self.rate };
-                self.left = (self.left + earned).min(self.rate.max(1.0));
-                self.at = now;
-            }
-            Kind::Window { length, offset } => {
-                let window = Self::window(now, length, offset);
-                if window > self.at {
-                    self.left = (self.rate * length).round();
-                    self.at = window;
-                }
-            }
-        }
-        let allowed = self.left >= 1.0;
-        self.left -= f64::from(u8::from(allowed));
-        allowed
-    }
-
-    /// How many requests it allows from [`SETTLED`] to [`LENGTH`], when so many were answered since the last window began.
-    fn allowance(&self, answered: impl Fn(f64, f64) -> f64) -> f64 {
-        let (from, to) = (SETTLED.as_secs_f64(), LENGTH.as_secs_f64());
-        match self.kind {
-            Kind::Bucket | Kind::Concurrent { .. } => self.rate * (to - from),
-            Kind::Window { length, offset } => {
-                let begun = Self::window(from, length, offset) * length - offset;
-                self.rate * length - answered(begun, from) + self.rate * (to - begun - length)
-            }
-        }
-    }
-
-    fn retry_after(&self, now: f64) -> u64 {
-        let wait = match self.kind {
-            Kind::Bucket => (1.0 - self.left) / self.rate,
-            Kind::Window { length, offset } => length - (now + offset) % length,
-            Kind::Concurrent { .. } => 1.0,
-        };
-        wait.ceil().max(1.0) as u64
-    }
-}
+const LEAD: Duration = Duration::from_millis(20);
 
 /// What came of a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -163,117 +47,104 @@ struct Outcome {
     calm: f64,
 }
 
-/// When it is answered, the request's number, and whether the API took it up.
-type Flight = Reverse<(Duration, i64, bool)>;
-
-/// `changes`: by which factor the limit changes at [`LENGTH`], and it goes on as long again.
-#[expect(clippy::too_many_lines, reason = "the state of one simulation, whose parts all change each other")]
-fn simulate(kind: Kind, rate: f64, told: Told, changes: Option<f64>, seed: u64) -> Outcome {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let growth = Backoff::new(Duration::from_secs(1), Duration::from_secs(600)).unwrap();
-    let policy = Policy {
-        max_attempts: 8,
-        retry: growth,
-        min_retry_after: growth.base(),
-        max_retry_after: Duration::from_secs(3_600),
-        ask_singly: true,
+fn run(kind: Kind, rate: f64, told: Told, seed: u64) -> Outcome {
+    let scene = Scene {
+        kind,
+        rate,
+        told,
+        terrain: RECORDED,
+        ceiling: rate * 10.0,
+        concurrency: CONCURRENCY,
+        length: LENGTH,
+        change: None,
     };
-    let ceiling = RateLimit { requests_per_second: rate * 10.0, burst: 5.try_into().unwrap() };
-    let mut pace = Pace::new(ceiling, growth).adaptive(CONCURRENCY, Duration::ZERO);
-    let agent = AgentId::parse("a").unwrap();
-    let row = Deletion::new(DeletionId(1), EntryId::parse("1").unwrap());
-    let lane = Lane { priority: 0, agent: agent.clone(), batch_max: 20 };
-    let batch = Batch::new(lane, vec![row]).unwrap();
-    let mut limit = Limit::new(kind, rate);
-    let (mut now, mut newest) = (Duration::ZERO, 0_i64);
-    let mut flights: BinaryHeap<Flight> = BinaryHeap::new();
-    let (mut answered, mut throttled, mut found) = (Vec::new(), Vec::new(), f64::NAN);
-    let wall = |now: Duration| Timestamp(4_000_000_000_000).plus(now);
-    let length = if changes.is_some() { LENGTH * 2 } else { LENGTH };
-    while now < length {
-        // Sends what may go.
-        let mut next = Duration::MAX;
-        while flights.len() < CONCURRENCY {
-            match pace.holds.admit(&agent, wall(now)) {
-                Admission::Free | Admission::Probe => {}
-                Admission::Held(Some(until)) => {
-                    next = now + until.since(wall(now)).max(Duration::from_millis(1));
-                    break;
-                }
-                Admission::Probing | Admission::Held(None) => break,
-            }
-            if !pace.permits.take(now) {
-                next = pace.permits.next().max(now + Duration::from_micros(1));
-                break;
-            }
-            newest += 1;
-            pace.permits.leave(now);
-            pace.holds.sent(RequestId(newest), &agent, wall(now));
-            let slow = if rng.u8(..SLOW_LATENCY.1) == 0 { SLOW_LATENCY.0 } else { 0.0 };
-            let latency = Duration::from_secs_f64(LATENCY.0 + LATENCY.1 * rng.f64() + slow);
-            flights.push(Reverse((now + latency, newest, limit.takes_up())));
-        }
-        // Then the next thing that happens.
-        let answer = flights.peek().map_or(Duration::MAX, |Reverse((at, ..))| *at);
-        now = answer.min(next);
-        if now < answer {
-            continue;
-        }
-        let Some(Reverse((_, request, taken_up))) = flights.pop() else { continue };
-        if let Some(factor) = changes.filter(|_| now >= LENGTH) {
-            limit.change(rate, factor);
-        }
-        let at = now.as_secs_f64();
-        let result = if taken_up && limit.allows(at) {
-            answered.push(at);
-            Ok(Answer { deleted: vec!["1".to_owned()], failed: Vec::new() })
-        } else {
-            throttled.push(at);
-            let retry_after = match told {
-                Told::Nothing => None,
-                Told::Exactly => Some(RetryAfter::Seconds(limit.retry_after(at))),
-                Told::Always(seconds) => Some(RetryAfter::Seconds(seconds)),
-            };
-            Err(Fault::Status { status: 429, retry_after })
-        };
-        let sent = Sent { request: RequestId(request), batch: &batch, correlation_id: "" };
-        let heard = Heard { result: &result, envelope: None };
-        let judgement = judge(sent, heard, &Standing::default(), &policy, wall(now), &mut rng);
-        if found.is_nan() && (0.9 * rate..1.1 * rate).contains(&pace.permits.rate()) {
-            found = at.round();
-        }
-        let (request, newest) = (RequestId(request), RequestId(newest));
-        pace.permits.learn(request, Some(result.is_err()), newest, now);
-        let outcome = pace::Outcome {
-            request,
-            agent: agent.clone(),
-            hold: judgement.hold,
-            reached: None,
-            has_settled: judgement.has_settled,
-            asks_first: judgement.asks_first,
-            newest,
-        };
-        pace.holds.answered(outcome, BTreeSet::new, wall(now), &mut rng);
-    }
-    let count_of =
-        |times: &[f64], from: f64, to: f64| times.iter().filter(|at| (from..to).contains(*at)).count() as f64;
-    let count = |from: f64, to: f64| count_of(&answered, from, to);
-    // How long after the change.
-    let first = |is_so: &dyn Fn(f64) -> bool| {
-        let from = LENGTH.as_secs();
-        let at = (from..2 * from).find(|at| is_so(*at as f64));
-        at.map_or(f64::NAN, |at| (at - from) as f64)
-    };
+    let stays = simulate(scene, seed, Duration::ZERO);
+    let change = |factor| Scene { length: LENGTH * 2, change: Some((LENGTH, factor)), ..scene };
+    let doubled = simulate(change(2.0), seed, Duration::ZERO);
+    let halved = simulate(change(0.5), seed, Duration::ZERO);
     let (settled, whole) = (SETTLED.as_secs_f64(), LENGTH.as_secs_f64());
     Outcome {
-        goodput: count(settled, whole) / Limit::new(kind, rate).allowance(count),
-        throttled: throttled.len() as f64 / (throttled.len() + answered.len()) as f64,
-        found,
-        used: first(&|at| count(at, at + 60.0) >= 0.9 * 2.0 * rate * 60.0),
-        calm: first(&|at| {
-            let throttled = count_of(&throttled, at, at + 300.0);
-            at + 300.0 <= 2.0 * whole && throttled <= 0.01 * (throttled + count(at, at + 300.0))
-        }),
+        goodput: stays.delivered(settled, whole)
+            / Limit::new(kind, rate).allowance(|from, to| stays.delivered(from, to), settled, whole),
+        throttled: stays.share(0.0, whole),
+        found: stays.found.map_or(f64::NAN, f64::round),
+        used: first(whole, |at| doubled.delivered(at, at + 60.0) >= 0.9 * 2.0 * rate * 60.0),
+        calm: first(whole, |at| at + 300.0 <= 2.0 * whole && halved.share(at, at + 300.0) <= 0.01),
+    }
+}
+
+/// How many seconds after `from` it is so for the first time.
+fn first(from: f64, is_so: impl Fn(f64) -> bool) -> f64 {
+    (0..from as u64).map(|after| after as f64).find(|after| is_so(from + after)).unwrap_or(f64::NAN)
+}
+
+/// A gateway of which nothing is told, and from when to when it is looked at.
+fn gateways() -> Vec<(String, f64, Kind, usize, f64)> {
+    let spaced = |burst, is_delayed| Kind::Spaced { burst, is_delayed };
+    vec![
+        ("nginx 10 r/s".to_owned(), 10.0, spaced(0, false), 8, 200.0),
+        ("nginx 60 r/m".to_owned(), 1.0, spaced(0, false), 8, 600.0),
+        ("nginx 10 r/s, burst 5 nodelay".to_owned(), 10.0, spaced(5, false), 8, 200.0),
+        ("nginx 10 r/s, burst 20 nodelay".to_owned(), 10.0, spaced(20, false), 8, 200.0),
+        ("nginx 10 r/s, burst 20".to_owned(), 10.0, spaced(20, true), 8, 200.0),
+        ("HAProxy 100 in 10 s".to_owned(), 10.0, Kind::Sliding { length: 10.0 }, 8, 200.0),
+        ("HAProxy 10 in 1 s".to_owned(), 10.0, Kind::Sliding { length: 1.0 }, 8, 200.0),
+        ("HAProxy 600 in 60 s".to_owned(), 10.0, Kind::Sliding { length: 60.0 }, 8, 200.0),
+        ("nginx limit_conn 4".to_owned(), 4.0 / LOOPBACK.mean_latency(), Kind::Concurrent { most: 4 }, 16, 200.0),
+        ("nginx limit_conn 2".to_owned(), 2.0 / LOOPBACK.mean_latency(), Kind::Concurrent { most: 2 }, 16, 200.0),
+    ]
+}
+
+fn show_gateways(only: &str) {
+    println!("\ngateways, a ceiling of 2, 10 and 50 times the limit; worst of {SEEDS} seeds; from second 60 on");
+    println!(
+        "{:>32}  {:>23}  {:>23}  {:>14}  {:>12}",
+        "limit", "goodput, %", "throttled, %", "doubled, used", "halved, calm"
+    );
+    for (name, rate, kind, concurrency, until) in gateways().into_iter().filter(|row| row.0.contains(only)) {
+        let (mut goodput, mut throttled) = (Vec::new(), Vec::new());
+        let (mut used, mut calm) = (0.0, 0.0);
+        for times in [2.0, 10.0, 50.0] {
+            let scene = Scene {
+                kind,
+                rate,
+                told: Told::Nothing,
+                terrain: LOOPBACK,
+                ceiling: rate * times,
+                concurrency,
+                length: Duration::from_secs_f64(until),
+                change: None,
+            };
+            let runs: Vec<Run> = (0..SEEDS).map(|seed| simulate(scene, seed, LEAD)).collect();
+            if std::env::var("PACE_TRACE").is_ok() {
+                for (at, change) in &runs[0].told {
+                    println!("{times} {at:.2} {change:?}");
+                }
+            }
+            let good = |run: &Run| run.delivered(60.0, until) / (rate * (until - 60.0));
+            goodput.push(format!("{:.1}", 100.0 * runs.iter().map(good).fold(f64::MAX, f64::min)));
+            let bad = |run: &Run| run.share(60.0, until);
+            throttled.push(format!("{:.2}", 100.0 * runs.iter().map(bad).fold(0.0, f64::max)));
+            for seed in 0..SEEDS {
+                let change = |factor| Scene {
+                    length: Duration::from_secs(900),
+                    change: Some((Duration::from_secs(300), factor)),
+                    ceiling: rate * times.max(3.0),
+                    ..scene
+                };
+                let doubled = simulate(change(2.0), seed, LEAD);
+                let halved = simulate(change(0.5), seed, LEAD);
+                used = last(used, first(300.0, |at| doubled.delivered(at, at + 60.0) >= 0.9 * 2.0 * rate * 60.0));
+                calm = last(calm, first(300.0, |at| halved.share(at, at + 60.0) <= 0.01));
+            }
+        }
+        println!(
+            "{name:>32}  {:>23}  {:>23}  {:>14}  {:>12}",
+            goodput.join(" / "),
+            throttled.join(" / "),
+            seconds(used),
+            seconds(calm)
+        );
     }
 }
 
@@ -305,7 +176,7 @@ fn rows() -> Vec<Row> {
     rows.extend(either.map(|told| window(10.0, 20.0, |seed| Kind::Window { length: 20.0, offset: seed * 13.0 }, told)));
     rows.extend(
         either.map(|told| -> Row {
-            ("4 at a time".to_owned(), 4.0 / MEAN_LATENCY, |_| Kind::Concurrent { most: 4 }, told)
+            ("4 at a time".to_owned(), 4.0 / RECORDED.mean_latency(), |_| Kind::Concurrent { most: 4 }, told)
         }),
     );
     rows
@@ -313,6 +184,11 @@ fn rows() -> Vec<Row> {
 
 fn main() {
     println!("machine: {}", machine::machine());
+    let only = std::env::var("PACE_ONLY").unwrap_or_default();
+    show_gateways(&only);
+    if !only.is_empty() {
+        return;
+    }
     println!(
         "virtual time, a ceiling of ten times the limit, {SEEDS} seeds, the worst of them; goodput from {} s to {} s",
         SETTLED.as_secs(),
@@ -325,8 +201,7 @@ fn main() {
     for (name, rate, kind, told) in rows() {
         let runs: Vec<Outcome> = (0..SEEDS)
             .map(|seed| {
-                let run = |changes| simulate(kind(seed as f64), rate, told, changes, seed);
-                Outcome { used: run(Some(2.0)).used, calm: run(Some(0.5)).calm, ..run(None) }
+                run(kind(seed as f64), rate, told, seed)
             })
             .collect();
         let worst = |of: fn(&Outcome) -> f64, worse: fn(f64, f64) -> f64| runs.iter().map(of).reduce(worse).unwrap();
@@ -343,6 +218,9 @@ fn main() {
             seconds(worst(|run| run.used, last)),
             seconds(worst(|run| run.calm, last)),
         );
+    }
+    if std::env::var("PACE_VIRTUAL").is_ok() {
+        return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     println!(

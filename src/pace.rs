@@ -3,22 +3,26 @@
 //! Nothing here waits, reads or writes. Time comes in as a value, and changes go out as values. The configured rate is a
 //! ceiling, below which the adaptive rate searches for the API's own limit, and obeys the limit that the API's headers tell.
 
+pub mod adaptive;
+pub mod burst;
 pub mod concurrency;
+pub mod deliveries;
 pub mod holds;
 mod limits;
 pub mod permits;
 pub mod rate;
 pub mod told;
+pub mod tuning;
 
 use std::time::Duration;
 
+pub use adaptive::{Adaptive, Changes, Heard};
 pub use concurrency::ConcurrencyChange;
 pub use holds::{Admission, Holds, Outcome, Probe};
-pub use permits::{Permits, RateLimit, is_too_much};
+pub use permits::{Departure, Permits, RateLimit, is_too_much};
 pub use rate::RateChange;
 
 use crate::model::backoff::Backoff;
-use concurrency::AdaptiveConcurrency;
 use told::Told;
 
 /// Probes take at most one permit in this many while other requests may go.
@@ -26,7 +30,7 @@ const PROBE_SHARE: u32 = 10;
 
 /// The settings of a [`Pace`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Tuning {
+pub struct Settings {
     /// The configured rate limit.
     pub rate: RateLimit,
     /// Whether the rate and the requests in flight adapt to what the API bears.
@@ -44,7 +48,7 @@ pub struct Pace {
     pub permits: Permits,
     /// The holds.
     pub holds: Holds,
-    concurrency: Option<AdaptiveConcurrency>,
+    adaptive: Option<Adaptive>,
     /// The limit that the API's headers tell.
     told: Told,
     /// The number of permits that were taken and whose requests have not left.
@@ -60,7 +64,7 @@ impl Pace {
         Self {
             permits: Permits::new(rate),
             holds: Holds::new(growth),
-            concurrency: None,
+            adaptive: None,
             told: Told::default(),
             taken: 0,
             since_probe: PROBE_SHARE,
@@ -71,42 +75,68 @@ impl Pace {
     /// bears.
     #[must_use]
     pub fn adaptive(mut self, concurrency: usize, elapsed: Duration) -> Self {
-        self.permits.adapt(elapsed);
-        self.concurrency = Some(AdaptiveConcurrency::new(concurrency));
+        self.adaptive = Some(Adaptive::new(self.permits.limit().requests_per_second, concurrency, elapsed));
         self
     }
 
     /// Takes over new settings. `ago` is as for [`Permits::relimit`].
-    pub fn retune(&mut self, tuning: Tuning, ago: Option<&[Duration]>, elapsed: Duration) {
-        let Tuning { rate, is_adaptive, concurrency, growth } = tuning;
-        self.permits.set_adaptive(is_adaptive, elapsed);
+    pub fn retune(&mut self, settings: Settings, ago: Option<&[Duration]>, elapsed: Duration) {
+        let Settings { rate, is_adaptive, concurrency, growth } = settings;
         if rate != self.permits.limit() {
             self.permits.relimit(rate, ago, elapsed);
         }
         self.holds.set_growth(growth);
-        match (&mut self.concurrency, is_adaptive) {
-            (Some(limit), true) => limit.set_max(concurrency),
-            (limit, true) => *limit = Some(AdaptiveConcurrency::new(concurrency)),
-            (limit, false) => *limit = None,
+        match (&mut self.adaptive, is_adaptive) {
+            (Some(adaptive), true) => {
+                adaptive.rate.set_ceiling(rate.requests_per_second);
+                adaptive.concurrency.set_max(concurrency);
+            }
+            (adaptive, true) => *adaptive = Some(Adaptive::new(rate.requests_per_second, concurrency, elapsed)),
+            (adaptive, false) => *adaptive = None,
         }
         if !is_adaptive {
             self.told.forget();
         }
+        self.space();
     }
 
-    fn is_adaptive(&self) -> bool {
-        self.concurrency.is_some()
+    /// The rate that was found, or the configured one, in requests per second.
+    fn found(&self) -> f64 {
+        self.adaptive.as_ref().map_or(self.permits.limit().requests_per_second, |adaptive| adaptive.rate.current())
     }
 
     /// The most requests in flight, up to `most`.
     #[must_use]
     pub fn concurrency(&self, most: usize) -> usize {
-        self.concurrency.as_ref().map_or(most, |limit| limit.limit().min(most))
+        self.adaptive.as_ref().map_or(most, |adaptive| adaptive.concurrency.limit().min(most))
+    }
+
+    /// Takes in that the requests leave for which permits were taken. Returns the departure of each.
+    pub fn leave(&mut self, elapsed: Duration) -> Vec<Departure> {
+        let departures = self.permits.leave(elapsed);
+        self.taken = 0;
+        departures.iter().for_each(|departure| self.told.leave(1, departure.at));
+        if let Some(adaptive) = &mut self.adaptive {
+            departures.iter().for_each(|departure| adaptive.sent(departure.at));
+        }
+        departures
+    }
+
+    /// Learns from an answer.
+    pub fn heard(&mut self, heard: Heard, elapsed: Duration) -> Changes {
+        let Some(adaptive) = &mut self.adaptive else { return Changes::default() };
+        let changes = adaptive.heard(heard, elapsed);
+        self.space();
+        Changes { rate: changes.rate.and_then(|change| self.in_effect(change)), ..changes }
     }
 
     /// Learns from the time that an answer took, and from the number of requests that were in flight with it.
     pub fn timed(&mut self, took: Duration, in_flight: usize) -> Option<ConcurrencyChange> {
-        self.concurrency.as_mut()?.answered(took, in_flight)
+        self.adaptive.as_mut()?.concurrency.answered(took, in_flight)
+    }
+
+    fn space(&mut self) {
+        self.permits.space_evenly(self.adaptive.as_ref().and_then(Adaptive::even_rate));
     }
 
     /// Whether a probe may take the next permit while other requests may go.

@@ -264,12 +264,12 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         self.view.lanes_stale |= self.ledger.forget_settled(&mut self.schedule);
         let sent = plan.claims.len();
         self.schedule.spend(sent);
-        self.schedule.pace.leave(self.clock.elapsed());
-        for claim in plan.claims {
+        let departures = self.schedule.pace.leave(self.clock.elapsed());
+        for (claim, departure) in plan.claims.into_iter().zip(departures) {
             let probed = self.schedule.pace.holds.sent(claim.request, &claim.batch.lane().agent, now);
             log::probes(claim.request, &probed);
             self.ledger.sent(&claim);
-            self.calls.send(claim);
+            self.calls.send(claim, departure);
         }
         Ok(sent)
     }

@@ -370,6 +370,9 @@ impl Start {
     }
 }
 
+/// How long before its departure a request may be claimed. A commit takes a few milliseconds, and seldom more than this.
+const LEAD: Duration = Duration::from_millis(20);
+
 /// A worker on the queue, with a client for the API.
 ///
 /// # Errors
@@ -378,7 +381,8 @@ async fn worker(config: &Config, clock: &Clock, start: &mut Start) -> Result<Wor
     let api = Api::new(config.api()?)?.named(config.names.clone());
     let store = Store::open(config.store.clone()).await?;
     start.log(config, store.opened());
-    let pace = Pace::new(config.rate, config.hold_growth);
+    let mut pace = Pace::new(config.rate, config.hold_growth);
+    pace.permits.lead_by(LEAD);
     let pace = if config.adaptive { pace.adaptive(config.worker.concurrency, clock.elapsed()) } else { pace };
     Ok(Worker::new(store, api, pace, config.worker, clock.clone(), rng()).await?)
 }

@@ -1,9 +1,11 @@
-//! The adaptive limit of requests in flight. It follows the API's latency.
+//! The adaptive limit of requests in flight. It follows the API's latency, and a limit on concurrency that the API may have.
 //!
-//! An overloaded API may become slow instead of saying so, and more requests in flight then only make it slower. As in TCP
-//! Vegas (Brakmo and Peterson, 1995) and Vector's adaptive request concurrency, the recent latency is compared with the usual
-//! one. When answers are slow, the limit falls by a tenth, at most once in each round of answers. It rises by one for each round
-//! in which the whole limit was used and answers were not slow.
+//! * **Latency.** An overloaded API may become slow instead of saying so, and more requests in flight then only make it slower. As
+//!   in TCP Vegas (Brakmo and Peterson, 1995) and Vector's adaptive request concurrency, the recent latency is compared with the
+//!   usual one. When answers are slow, the limit falls by a tenth, at most once in each round of answers. It rises by one for each
+//!   round in which the whole limit was used and answers were not slow.
+//! * **Throttled answers.** A gateway may allow a number of requests in flight, however fast they come. Then requests are delivered
+//!   up to a number in flight, and throttled from the next number on. A limit on the rate throttles at any number in flight.
 
 use std::time::Duration;
 
@@ -19,6 +21,39 @@ const RECENT: f64 = 0.1;
 /// cannot be its cause. With more requests in flight, the usual latency never rises. So if an API stays slow whatever it gets,
 /// the limit falls to one, and then rises again.
 const USUAL_ALONE: f64 = 20.0;
+/// As many requests must have been delivered with a number in flight before a throttled answer with more is blamed on the number.
+/// If the number were not the reason, one in as many throttled answers would look as if it were.
+const EVIDENCE: f64 = 20.0;
+/// Of the requests with too many in flight, at most this share was delivered: a gateway may have answered a request that counts
+/// as in flight here.
+const SELDOM: f64 = 0.05;
+const SUSPICIONS: u32 = 2;
+/// The calm after which one request more in flight is tried. A doubled limit is then used within three minutes, and one answer in
+/// two minutes is throttled.
+const CALM: Duration = Duration::from_secs(110);
+
+/// Why the limit changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConcurrencyWhy {
+    /// Answers became slow, or are no longer slow.
+    Latency,
+    /// Requests were throttled when more were in flight.
+    Throttled,
+    /// No answer was throttled for long enough, so one request more is tried.
+    Probing,
+}
+
+impl ConcurrencyWhy {
+    /// The string in the logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::Throttled => "throttled",
+            Self::Probing => "probing",
+        }
+    }
+}
 
 /// The limit, below its maximum.
 #[derive(Clone, Debug)]
@@ -31,36 +66,119 @@ pub struct AdaptiveConcurrency {
     recent: f64,
     /// The number of answers until the limit may fall again.
     round: usize,
+    /// The most requests in flight that the API was found to allow.
+    allowed: Option<Allowed>,
+    /// The number of recent deliveries for each number in flight, the older ones at a discount.
+    delivered: Vec<f64>,
+    suspicions: u32,
 }
 
-/// A change to be logged: every fall, and the return to the maximum.
+/// A limit that throttled answers have shown.
+#[derive(Clone, Copy, Debug)]
+struct Allowed {
+    requests: usize,
+    /// When one request more is tried, in elapsed time.
+    raise_at: Duration,
+}
+
+/// A change to be logged: every fall, each raise that is tried, and the return to the maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConcurrencyChange {
     /// The limit before the change.
     pub from: usize,
     /// The limit after the change.
     pub to: usize,
+    /// The reason.
+    pub why: ConcurrencyWhy,
 }
 
 impl AdaptiveConcurrency {
     /// Starts at the maximum.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { max, current: max.max(1) as f64, usual: None, recent: 0.0, round: 0 }
+        Self {
+            max,
+            current: max.max(1) as f64,
+            usual: None,
+            recent: 0.0,
+            round: 0,
+            allowed: None,
+            delivered: Vec::new(),
+            suspicions: 0,
+        }
     }
 
     /// Replaces the maximum. A limit that was learnt is kept, if it is not above the new maximum.
     pub fn set_max(&mut self, max: usize) {
-        let is_lowered = self.limit() < self.max;
         let most = max.max(1) as f64;
-        self.current = if is_lowered { self.current.min(most) } else { most };
+        self.current = if (self.current as usize) < self.max { self.current.min(most) } else { most };
         self.max = max;
+        self.allowed = self.allowed.filter(|allowed| allowed.requests < max);
     }
 
     /// The most requests in flight: 1 to the maximum.
     #[must_use]
     pub fn limit(&self) -> usize {
-        (self.current as usize).clamp(1, self.max.max(1))
+        let allowed = self.allowed.map_or(usize::MAX, |allowed| allowed.requests);
+        (self.current as usize).min(allowed).clamp(1, self.max.max(1))
+    }
+
+    /// The limit that throttled answers have shown.
+    #[must_use]
+    pub fn allowed(&self) -> Option<usize> {
+        self.allowed.map(|allowed| allowed.requests)
+    }
+
+    /// Takes in that a request was delivered that left with `in_flight` in flight, its own included.
+    pub fn delivered(&mut self, in_flight: usize, elapsed: Duration) -> Option<ConcurrencyChange> {
+        let in_flight = in_flight.min(self.max);
+        if self.delivered.len() <= in_flight {
+            self.delivered.resize(in_flight + 1, 0.0);
+        }
+        self.delivered[in_flight] += 1.0;
+        let allowed = self.allowed.as_mut().filter(|allowed| elapsed >= allowed.raise_at)?;
+        // What was tried last is borne if it was used as often as is evidence. Otherwise it is not tried yet.
+        if self.delivered.get(allowed.requests).is_none_or(|delivered| *delivered < EVIDENCE) {
+            return None;
+        }
+        let from = self.limit();
+        let allowed = self.allowed.as_mut()?;
+        allowed.requests += 1;
+        if allowed.requests >= self.max {
+            self.allowed = None;
+        }
+        self.changed(from, ConcurrencyWhy::Probing)
+    }
+
+    /// Takes in that a request was throttled that left with `in_flight` in flight, its own included. Returns whether the number is
+    /// the reason; then the limit is lower from now on.
+    pub fn throttled(&mut self, in_flight: usize, is_new_rate: bool, elapsed: Duration) -> Option<ConcurrencyChange> {
+        let from = self.limit();
+        let reached: f64 = self.delivered.iter().skip(in_flight).sum();
+        let below: f64 = self.delivered.iter().take(in_flight).sum();
+        let highest = self.delivered.iter().take(in_flight).rposition(|delivered| *delivered >= 1.0);
+        let allows = highest.filter(|_| below >= EVIDENCE && reached <= SELDOM * below);
+        // A rate that has just been raised may be the reason as well. Twice in a row, it is not.
+        self.suspicions = if allows.is_some() { self.suspicions + 1 } else { 0 };
+        let requests = allows.filter(|_| !is_new_rate || self.suspicions >= SUSPICIONS)?;
+        self.allowed = Some(Allowed { requests, raise_at: elapsed + CALM });
+        self.changed(from, ConcurrencyWhy::Throttled)
+    }
+
+    /// Takes the last limit back: a request that went alone was throttled as well.
+    pub fn acquit(&mut self) -> Option<ConcurrencyChange> {
+        let from = self.limit();
+        self.allowed = None;
+        self.changed(from, ConcurrencyWhy::Probing).filter(|change| change.from != change.to)
+    }
+
+    /// Forgets what was delivered, because it was delivered at another rate.
+    pub fn rate_changed(&mut self) {
+        self.delivered.clear();
+    }
+
+    fn changed(&self, from: usize, why: ConcurrencyWhy) -> Option<ConcurrencyChange> {
+        Some(ConcurrencyChange { from, to: self.limit(), why })
     }
 
     /// Takes in the time that an answer took, and the number of requests in flight, its own included.
@@ -90,7 +208,11 @@ impl AdaptiveConcurrency {
             self.current = (self.current + 1.0 / self.current).min(self.max as f64);
         }
         let to = self.limit();
-        (to < from || (to > from && to == self.max)).then_some(ConcurrencyChange { from, to })
+        (to < from || (to > from && to == self.max)).then_some(ConcurrencyChange {
+            from,
+            to,
+            why: ConcurrencyWhy::Latency,
+        })
     }
 }
 

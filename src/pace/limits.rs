@@ -7,13 +7,13 @@ use super::{
     Pace,
     rate::{RateChange, Why},
 };
-use crate::model::{deletion::RequestId, window::Window};
+use crate::model::window::Window;
 
 impl Pace {
     /// The current rate, in requests per second.
     #[must_use]
     pub fn rate(&self) -> f64 {
-        self.capped(self.permits.rate())
+        self.capped(self.found())
     }
 
     /// This rate, or the one that the API's headers tell if it is lower.
@@ -30,21 +30,15 @@ impl Pace {
     /// When the next permit is available, in elapsed time. It may be in the past. [`Duration::MAX`] if an answer must come first.
     #[must_use]
     pub fn next(&self) -> Duration {
-        self.permits.next().max(self.told.next(self.taken, self.permits.rate()))
+        self.permits.next().max(self.told.next(self.taken, self.found()))
     }
 
     /// Takes a permit for a request that will leave soon, if one is available at `elapsed`. [`Pace::leave`] tells when the request
     /// leaves.
     pub fn take(&mut self, elapsed: Duration) -> bool {
-        let is_taken = elapsed >= self.told.next(self.taken, self.permits.rate()) && self.permits.take(elapsed);
+        let is_taken = elapsed >= self.told.next(self.taken, self.found()) && self.permits.take(elapsed);
         self.taken += u32::from(is_taken);
         is_taken
-    }
-
-    /// Takes in that the requests leave for which permits were taken.
-    pub fn leave(&mut self, elapsed: Duration) {
-        self.told.leave(std::mem::take(&mut self.taken), elapsed);
-        self.permits.leave(elapsed);
     }
 
     /// Returns the permits that were taken: their requests do not leave.
@@ -56,22 +50,14 @@ impl Pace {
     /// Takes in that a request has ended that left at `sent` and ended at `at`, in elapsed time, and what the headers of its
     /// answer told. `None`: no answer came.
     pub fn ended(&mut self, sent: Duration, at: Duration, windows: Option<&[Window]>) -> Option<RateChange> {
-        let (from, is_adaptive) = (self.rate(), self.is_adaptive());
+        let (from, is_adaptive) = (self.rate(), self.adaptive.is_some());
         self.told.ended(sent, at, windows.map(|told| if is_adaptive { told } else { &[] }));
         let to = self.rate();
         (from != to).then_some(RateChange { from, to, why: Why::Told })
     }
 
-    /// Learns from the outcome of a request. `is_too_much` is from [`is_too_much`](super::is_too_much).
-    pub fn learn(
-        &mut self,
-        request: RequestId,
-        is_too_much: Option<bool>,
-        newest: RequestId,
-        elapsed: Duration,
-    ) -> Option<RateChange> {
-        let RateChange { from, to, why } = self.permits.learn(request, is_too_much, newest, elapsed)?;
-        // A rate above the one that is told is not in effect.
+    /// This change, as far as it is below the rate that is told.
+    pub(super) fn in_effect(&self, RateChange { from, to, why }: RateChange) -> Option<RateChange> {
         let (from, to) = (self.capped(from), self.capped(to));
         (from != to).then_some(RateChange { from, to, why })
     }

@@ -20,11 +20,7 @@ use governor::{
     state::{NotKeyed, StateStore},
 };
 
-use super::rate::{AdaptiveRate, RateChange};
-use crate::model::{deletion::RequestId, outcome::Cause};
-
-/// How far requests may fall behind an even spacing and still catch up, because turns come a few milliseconds late.
-const MAX_CATCH_UP: Duration = Duration::from_millis(50);
+use crate::model::outcome::Cause;
 
 /// The configured rate limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,14 +92,24 @@ impl StateStore for Arrival {
 type Limiter = RateLimiter<NotKeyed, Arrival, FakeRelativeClock, NoOpMiddleware<Nanos>>;
 
 /// The permits whose requests have not left yet, and the state before they were taken.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Taken {
-    count: u32,
+    /// The earliest departure of each.
+    from: Vec<Duration>,
     arrival: u64,
     spaced: Duration,
 }
 
-/// The limiter, and the adaptive rate below its rate.
+/// When a request leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// In elapsed time; at most the lead after [`Permits::leave`] was called.
+    pub at: Duration,
+    /// The least time since the departure before it: zero, unless departures are spaced evenly.
+    pub gap: Duration,
+}
+
+/// The limiter, and the even spacing below its rate.
 #[derive(Debug)]
 pub struct Permits {
     limiter: Limiter,
@@ -114,9 +120,14 @@ pub struct Permits {
     /// In elapsed time: the limiter has no permit before this.
     next: Duration,
     limit: RateLimit,
-    adaptive: Option<AdaptiveRate>,
-    /// In elapsed time: the next permit at a lowered rate. Such permits are spaced evenly.
+    /// How long before its departure a permit may be taken.
+    lead: Duration,
+    /// The time between two departures, if they are to be spaced evenly.
+    gap: Option<Duration>,
+    /// In elapsed time: the next departure, if they are spaced evenly.
     spaced: Duration,
+    /// The last departure.
+    left: Option<Duration>,
     taken: Option<Taken>,
 }
 
@@ -136,15 +147,25 @@ impl Permits {
             clock_shows: Duration::ZERO,
             next: Duration::ZERO,
             limit,
-            adaptive: None,
+            lead: Duration::ZERO,
+            gap: None,
             spaced: Duration::ZERO,
+            left: None,
             taken: None,
         }
     }
 
-    /// Makes the configured rate a ceiling, below which the rate adapts to the API's limit.
-    pub fn adapt(&mut self, elapsed: Duration) {
-        self.adaptive = Some(AdaptiveRate::new(self.limit.requests_per_second, elapsed));
+    /// Lets a permit be taken this long before its request departs, if departures are spaced evenly. The request is claimed
+    /// meanwhile, so that a commit delays no departure. The caller must wait for the departure that [`Permits::leave`] returns.
+    pub fn lead_by(&mut self, lead: Duration) {
+        self.lead = lead;
+    }
+
+    /// Spaces departures evenly at `rate` requests per second, without catching up: the API's limit may have no burst. `None`:
+    /// only the limit counts.
+    pub fn space_evenly(&mut self, rate: Option<f64>) {
+        self.gap = rate.map(|rate| Duration::from_secs_f64(1.0 / rate));
+        self.spaced = self.left.zip(self.gap).map_or(Duration::ZERO, |(left, gap)| left + gap);
     }
 
     /// Replaces the limit. `ago`: how long ago requests were sent, oldest first, as far as [`RateLimit::looks_back`] of the new
@@ -171,20 +192,6 @@ impl Permits {
         }
         self.arrival.set(self.arrival.get().max(nanos(elapsed + known)));
         self.next = Duration::ZERO;
-        if let Some(rate) = &mut self.adaptive {
-            rate.set_ceiling(limit.requests_per_second);
-        }
-        self.spaced = self.spaced.min(elapsed + Duration::from_secs_f64(1.0 / self.rate()));
-    }
-
-    /// Makes the rate adapt to the API's limit, or not. A rate that was learnt is kept.
-    pub fn set_adaptive(&mut self, is_adaptive: bool, elapsed: Duration) {
-        if !is_adaptive {
-            self.adaptive = None;
-            self.spaced = Duration::ZERO;
-        } else if self.adaptive.is_none() {
-            self.adapt(elapsed);
-        }
     }
 
     /// Takes in how long ago earlier processes sent requests, oldest first. These requests count, too.
@@ -209,84 +216,64 @@ impl Permits {
         self.limit
     }
 
-    /// The current rate, in requests per second.
-    #[must_use]
-    pub fn rate(&self) -> f64 {
-        self.adaptive.as_ref().map_or(self.limit.requests_per_second, AdaptiveRate::current)
-    }
-
-    /// Learns from the outcome of a request. `is_too_much` is from [`is_too_much`].
-    pub fn learn(
-        &mut self,
-        request: RequestId,
-        is_too_much: Option<bool>,
-        newest: RequestId,
-        elapsed: Duration,
-    ) -> Option<RateChange> {
-        let rate = self.adaptive.as_mut()?;
-        match is_too_much? {
-            true => rate.throttled(request, newest, elapsed),
-            false => rate.delivered(request, elapsed),
-        }
-    }
-
     /// An upper bound of the permits at `elapsed`. Taking one may still fail.
     #[must_use]
     pub fn most(&self, elapsed: Duration) -> usize {
         if elapsed < self.next() { 0 } else { self.limit.burst.get() as usize }
     }
 
-    /// When the next permit is available, in elapsed time. It may be in the past.
+    /// When the next permit can be taken, in elapsed time. It may be in the past.
     #[must_use]
     pub fn next(&self) -> Duration {
-        self.next.max(self.spaced)
+        self.next.max(self.spaced.saturating_sub(self.lead))
     }
 
     /// Takes a permit for a request that will leave soon, if one is available at `elapsed`. [`Permits::leave`] tells when the request
     /// leaves.
     pub fn take(&mut self, elapsed: Duration) -> bool {
-        if elapsed < self.spaced {
+        if elapsed + self.lead < self.spaced {
             return false;
         }
-        self.clock.advance(elapsed.saturating_sub(self.clock_shows));
-        self.clock_shows = self.clock_shows.max(elapsed);
-        let before = Taken { count: 0, arrival: self.arrival.get(), spaced: self.spaced };
+        // A request that is claimed ahead needs its permit when it departs.
+        let from = elapsed.max(self.spaced);
+        self.clock.advance(from.saturating_sub(self.clock_shows));
+        self.clock_shows = self.clock_shows.max(from);
+        let before = (self.arrival.get(), self.spaced);
         match self.limiter.check() {
             Ok(()) => {
-                self.taken.get_or_insert(before).count += 1;
-                self.space(elapsed);
+                let (arrival, spaced) = before;
+                let taken = self.taken.get_or_insert_with(|| Taken { from: Vec::new(), arrival, spaced });
+                taken.from.push(self.clock_shows);
+                self.space(from);
                 true
             }
             Err(not_until) => {
-                self.next = elapsed + not_until.wait_time_from(self.clock.now());
+                self.next = self.clock_shows + not_until.wait_time_from(self.clock.now());
                 false
             }
         }
     }
 
-    /// Moves the next permit later, if the rate is lowered.
-    fn space(&mut self, elapsed: Duration) {
-        self.spaced = match &self.adaptive {
-            Some(rate) if rate.is_lowered() => {
-                self.spaced.max(elapsed.saturating_sub(MAX_CATCH_UP)) + Duration::from_secs_f64(1.0 / rate.current())
-            }
-            Some(_) | None => Duration::ZERO,
-        };
+    /// Moves the next departure, after one at `at`.
+    fn space(&mut self, at: Duration) {
+        self.spaced = self.gap.map_or(Duration::ZERO, |gap| at + gap);
     }
 
-    /// Takes in that the requests leave for which permits were taken. The permits count from now. Permits that were refilled during
-    /// the claim are taken back, so that never more than a burst leaves at once.
-    pub fn leave(&mut self, elapsed: Duration) {
-        let Some(Taken { count, arrival, spaced }) = self.taken.take() else { return };
-        let period = nanos(self.limit.period());
-        self.arrival.set(arrival.max(nanos(elapsed)).saturating_add(period.saturating_mul(count.into())));
+    /// Takes in that the requests leave for which permits were taken, and returns the departure of each. The permits count from
+    /// then on. Permits that were refilled during the claim are taken back, so that never more than a burst leaves at once.
+    pub fn leave(&mut self, elapsed: Duration) -> Vec<Departure> {
+        let Some(Taken { from, arrival, spaced }) = self.taken.take() else { return Vec::new() };
+        self.arrival.set(arrival);
         self.spaced = spaced;
-        for _ in 0..count {
-            self.space(elapsed);
-            if let Some(rate) = self.adaptive.as_mut() {
-                rate.sent(elapsed);
-            }
-        }
+        let period = nanos(self.limit.period());
+        let depart = |from: Duration| {
+            let at = elapsed.max(from).max(self.spaced);
+            self.arrival.set(self.arrival.get().max(nanos(at)).saturating_add(period));
+            self.space(at);
+            self.left = Some(at);
+            Departure { at, gap: self.gap.unwrap_or_default() }
+        };
+        from.into_iter().map(depart).collect()
     }
 
     /// Returns the permits that were taken: their requests do not leave.

@@ -1,67 +1,29 @@
 //! The adaptive rate. PolyAI publishes no limit, so the daemon searches for it by sending.
 //!
-//! The rate falls quickly and climbs slowly, as in TCP's congestion control, from which the parts are taken:
+//! A limit is a rate, and a number of requests that it lets through at once. Neither is known. In any time, a limit lets through
+//! at most its rate times the time, and that number. So deliveries show a rate that it allows at least, and a throttled answer
+//! shows one that is too high. The rate falls quickly and climbs slowly, as in TCP's congestion control:
 //!
-//! * **Down** to the rate that got through. After a throttled answer, a hold lets only probes out. The first probe that is
-//!   answered ends the excess. The requests delivered since the last excess, divided by the time, are a rate that the API has
-//!   borne (TCP Westwood+: Casetti et al., "TCP Westwood: end-to-end congestion control", 2002). The new rate is a little more
-//!   than that, but at most 95 % of the rate that was too high. The time is the time of sending plus the refusal. With a limit
-//!   per second, the refusal is short. With a limit per minute that is spent in the first seconds, the refusal is the rest of
-//!   the minute, so the next minute's requests are spread over all of it. Three times are left out because they do not measure
-//!   the API: idle time, a refusal too long for a limit per minute, and a refusal that is short compared with the sending.
-//! * **Search**, if the new rate is far below the one that was too high, because the refusal may have been longer than
-//!   necessary. As in BIC (Xu, Harfoush and Rhee, "Binary increase congestion control for fast long-distance networks", 2004),
-//!   the limit is between the two rates. The steps grow at first, and get smaller again towards 95 % of the higher rate.
-//! * **Stay** on a plateau below the rate that was too high, as in CUBIC (RFC 9438, section 4), so that few answers are
-//!   throttled. The plateau lasts as long as 250 requests for each throttled answer, or 15 times the refusal if that is longer,
-//!   within one and five minutes. So, except at low rates, at most one answer in 250 is throttled in the long run.
-//! * **Up** after the plateau, in steps that start at 1 % and grow up to doublings, so that a raised limit is found. Idle time
-//!   does not count, because an unused rate is not known to be borne.
+//! * **Down.** After a throttled answer, a hold lets only probes out. The first probe that is delivered ends the excess. Then the
+//!   rate is just below the one that the deliveries show. If they show little, it goes half the way. If the rate is too high all
+//!   the same, without a step up, more requests went through at once than assumed: that number doubles, and with it the time over
+//!   which the deliveries are measured. It halves with each excess that a step up caused.
+//! * **Windows.** If the API refuses for long, a window of the limit is used up. The requests that were delivered in it, divided by
+//!   the time of sending and of the refusal, are the rate (TCP Westwood+: Casetti et al., "TCP Westwood: end-to-end congestion
+//!   control", 2002).
+//! * **Search.** If the new rate is far below the one that was too high, the limit is between the two, as in BIC (Xu, Harfoush and
+//!   Rhee, "Binary increase congestion control for fast long-distance networks", 2004). The steps grow at first, and get smaller
+//!   again towards the higher rate.
+//! * **Stay** on a plateau below the rate that was too high, as in CUBIC (RFC 9438, section 4), so that few answers are throttled.
+//!   A plateau is never longer than the time that is known.
+//! * **Up** after the plateau, in steps that start small and grow, so that a raised limit is found. Idle time does not count,
+//!   because an unused rate is not known to be borne.
 //!
 //! Time comes in as a value, and every change goes out as one.
 
 use std::time::Duration;
 
-use crate::model::deletion::RequestId;
-
-/// The highest rate that is tried after an excess, as a share of the rate that was too high.
-const DECREASE: f64 = 0.95;
-/// With fewer answers than this, the measured rate is not reliable, and the rate is at most halved.
-const CREDIBLE: u32 = 20;
-/// The factor from the measured rate to the one that is tried next: some requests were sent before the last steps up.
-const GAIN: f64 = 1.03;
-/// A search begins if the rate that was too high exceeds the next one by more than this factor.
-const APART: f64 = 1.5;
-/// The longest window that we assume a limit has. After an idle time this long, measuring restarts.
-const WINDOW: Duration = Duration::from_secs(60);
-/// The longest refusal that a limit explains, with the delay of holds that double. A longer one is an outage.
-const MAX_REFUSAL: Duration = Duration::from_secs(90);
-/// A refusal without a refused probe may have been longer than necessary. It is left out if the sending took more than this many
-/// times as long.
-const SHORT: u32 = 5;
-/// A plateau lasts as long as this many requests for each throttled answer before it, or this many times the refusal, whichever
-/// is longer, within the two limits.
-const PLATEAU_REQUESTS: f64 = 250.0;
-const PLATEAU_REFUSALS: u32 = 15;
-const MIN_PLATEAU: Duration = Duration::from_secs(60);
-const MAX_PLATEAU: Duration = Duration::from_secs(300);
-/// The first step up after a plateau, and in a search, as shares of the rate; the factor from each step to the next; and the
-/// largest step.
-const STEP: f64 = 0.01;
-const SEARCHING_STEP: f64 = 0.03;
-const STEP_GROWTH: f64 = 1.3;
-const MAX_STEP: f64 = 1.0;
-/// One step of a search multiplies the rate by at most (end / current) to this power.
-const SEARCHED_AT_ONCE: f64 = 0.2;
-/// The shortest time between steps is half of the refusal, within the two limits. A limit with a long window refuses late, and
-/// then for long. Each excess with a shorter refusal reduces the time to this share.
-const MIN_STEP_TIME: Duration = Duration::from_secs(1);
-const MAX_STEP_TIME: Duration = Duration::from_secs(30);
-const FORGOTTEN: f64 = 0.8;
-/// How late a request may leave without idle time, because turns come late.
-const LATE: Duration = Duration::from_millis(50);
-/// The lowest rate, in requests per second, unless the ceiling is lower: one request in fifty seconds.
-const FLOOR: f64 = 0.02;
+use super::{deliveries::Deliveries, tuning::Tuning};
 
 /// Why the rate changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,32 +64,41 @@ pub struct RateChange {
 
 /// An excess: from a throttled answer until a later request is answered and not throttled.
 #[derive(Clone, Copy, Debug)]
-struct Excess {
+pub struct Excess {
     /// The rate that was too high.
-    at: f64,
+    pub at: f64,
+    /// When the first throttled request left, in elapsed time.
+    pub left: Duration,
     /// When the first answer was throttled, in elapsed time.
-    since: Duration,
+    pub since: Duration,
     /// The number of throttled answers.
-    throttled: u32,
+    pub throttled: u32,
     /// When the last probe was throttled, in elapsed time.
-    probed: Option<Duration>,
+    pub probed: Option<Duration>,
 }
 
 /// The current rate, below its ceiling.
 #[derive(Clone, Debug)]
 pub struct AdaptiveRate {
+    tuning: Tuning,
     ceiling: f64,
     current: f64,
-    /// Requests up to this one were sent before the last excess was noticed, so their answers are about that excess.
-    noticed: RequestId,
-    excess: Option<Excess>,
-    /// The number of answers that were not throttled since the last excess ended, or since a long idle time; and the elapsed time
-    /// when that was.
-    delivered: u32,
-    delivered_since: Duration,
-    /// The idle time since then, and when the next request is due if there is one.
+    /// The requests that were delivered, in time of sending: elapsed time without the idle time.
+    deliveries: Deliveries,
+    /// The end of the last excess, in time of sending, and the number of deliveries up to then.
+    since: (Duration, u32),
+    /// The idle time so far, and up to the last step; and when the next request is due if there is one.
     idle: Duration,
+    idle_before: Duration,
     due_at: Duration,
+    /// How many requests the limit lets through at once, as far as we know.
+    at_once: f64,
+    /// The number of excesses in a row at a rate that the deliveries had shown.
+    strikes: u32,
+    /// The deliveries have shown the present rate, and it has not taken a step up since.
+    is_shown: bool,
+    /// The rate has taken a step up since the last excess.
+    has_stepped: bool,
     /// The size of the next step, its elapsed time, and the time between steps.
     step: f64,
     step_at: Duration,
@@ -141,18 +112,28 @@ impl AdaptiveRate {
     /// Starts at the ceiling, in requests per second.
     #[must_use]
     pub fn new(ceiling: f64, elapsed: Duration) -> Self {
+        Self::tuned(ceiling, Tuning::DEFAULT, elapsed)
+    }
+
+    /// Starts at the ceiling, in requests per second, with other numbers.
+    #[must_use]
+    pub fn tuned(ceiling: f64, tuning: Tuning, elapsed: Duration) -> Self {
         Self {
+            tuning,
             ceiling,
             current: ceiling,
-            noticed: RequestId(0),
-            excess: None,
-            delivered: 0,
-            delivered_since: elapsed,
+            deliveries: Deliveries::new(tuning.least_time),
+            since: (elapsed, 0),
             idle: Duration::ZERO,
+            idle_before: Duration::ZERO,
             due_at: elapsed,
-            step: STEP,
+            at_once: 0.0,
+            strikes: 0,
+            is_shown: false,
+            has_stepped: false,
+            step: tuning.step,
             step_at: elapsed,
-            step_time: MIN_STEP_TIME,
+            step_time: tuning.min_step_time,
             searched: None,
             plateau: Duration::ZERO,
         }
@@ -164,10 +145,22 @@ impl AdaptiveRate {
         self.current
     }
 
+    /// The ceiling in requests per second.
+    #[must_use]
+    pub fn ceiling(&self) -> f64 {
+        self.ceiling
+    }
+
     /// Whether the current rate is below the ceiling.
     #[must_use]
     pub fn is_lowered(&self) -> bool {
         self.current < self.ceiling
+    }
+
+    /// Whether the rate has taken a step up since the last excess, so that it may be too high now.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.has_stepped
     }
 
     /// Replaces the ceiling, in requests per second. A rate that was learnt is kept, if it is not above the new ceiling.
@@ -176,57 +169,56 @@ impl AdaptiveRate {
         self.ceiling = ceiling;
     }
 
-    /// Takes in that a request was sent.
-    pub fn sent(&mut self, elapsed: Duration) {
-        let pause = elapsed.saturating_sub(LATE).saturating_sub(self.due_at);
-        // A pause because of a throttled answer is not idle time.
-        if self.excess.is_none() {
+    /// Goes on from a rate that an earlier process has learnt, in requests per second.
+    pub fn resume(&mut self, rate: f64, elapsed: Duration) {
+        self.current = rate.clamp(self.tuning.floor.min(self.ceiling), self.ceiling);
+        self.climb_from(None, self.tuning.step, elapsed);
+        self.step_at = elapsed + self.tuning.min_plateau;
+    }
+
+    /// Takes in that a request leaves at `at`. `is_refused`: an excess goes on, so a pause before it is not idle time.
+    pub fn sent(&mut self, at: Duration, is_refused: bool) {
+        let pause = at.saturating_sub(self.tuning.late).saturating_sub(self.due_at);
+        if !is_refused {
             self.idle += pause;
             self.step_at += pause;
-            if pause > WINDOW {
-                self.measure_from(elapsed);
+            if pause > self.tuning.window {
+                self.deliveries = Deliveries::new(self.tuning.least_time);
+                self.since = (self.sending(at), 0);
             }
         }
         self.due_at += pause + Duration::from_secs_f64(1.0 / self.current);
     }
 
-    /// Takes in that `request` was throttled. `newest` is the newest request that was sent.
-    pub fn throttled(&mut self, request: RequestId, newest: RequestId, elapsed: Duration) -> Option<RateChange> {
-        if let Some(excess) = &mut self.excess {
-            excess.throttled = excess.throttled.saturating_add(1);
-            if request > self.noticed {
-                excess.probed = Some(elapsed);
-            }
-            return None;
-        }
-        if request <= self.noticed {
-            return None;
-        }
-        self.noticed = newest.max(request);
-        self.excess = Some(Excess { at: self.current, since: elapsed, throttled: 1, probed: None });
-        self.change(self.current * DECREASE, Why::Throttled)
+    /// Counts the answer to a request that left at `departure` and was not throttled.
+    pub fn delivered(&mut self, departure: Duration) {
+        self.deliveries.add(self.sending(departure));
     }
 
-    /// Takes in that `request` was answered and not throttled.
-    pub fn delivered(&mut self, request: RequestId, elapsed: Duration) -> Option<RateChange> {
-        self.delivered = self.delivered.saturating_add(1);
-        if request <= self.noticed {
-            return None;
-        }
-        if let Some(excess) = self.excess.take() {
-            return self.recover(excess, elapsed);
-        }
+    /// Lowers the rate a little, because it was exceeded.
+    pub fn exceeded(&mut self) -> Option<RateChange> {
+        self.change(self.current * self.tuning.margin, Why::Throttled)
+    }
+
+    /// Takes a step up, if it is time for one.
+    pub fn climb(&mut self, elapsed: Duration) -> Option<RateChange> {
         if !self.is_lowered() || elapsed < self.step_at {
             return None;
         }
-        let step = 1.0 + self.step;
-        self.step = (self.step * STEP_GROWTH).min(MAX_STEP);
         self.step_at = elapsed + self.step_time;
+        // Fewer requests in flight may keep the rate from being used.
+        let idle = self.idle.saturating_sub(std::mem::replace(&mut self.idle_before, self.idle));
+        if idle > self.step_time / 4 {
+            return None;
+        }
+        let factor = 1.0 + self.step;
+        self.step = (self.step * self.tuning.step_growth).min(self.tuning.leap - 1.0);
+        self.has_stepped = true;
         let to = match self.searched {
-            None => self.current * step,
+            None => self.current * factor,
             Some(end) => {
-                let most = (end / self.current).powf(SEARCHED_AT_ONCE).max(1.0 + STEP);
-                let to = end.min(self.current * step.min(most));
+                let most = (end / self.current).powf(self.tuning.searched_at_once).max(1.0 + self.tuning.step);
+                let to = end.min(self.current * factor.min(most));
                 if to == end {
                     self.stay(elapsed);
                 }
@@ -237,60 +229,105 @@ impl AdaptiveRate {
     }
 
     /// Ends an excess: the API answers again.
-    fn recover(&mut self, excess: Excess, elapsed: Duration) -> Option<RateChange> {
-        // The limit reopened between the last refused probe and this answer. The midpoint is assumed.
-        let until = excess.probed.map_or(elapsed, |probed| probed + elapsed.saturating_sub(probed) / 2);
-        let refusal = until.saturating_sub(excess.since);
-        // A long refusal is an outage and does not count.
-        let refusal = if refusal > MAX_REFUSAL { Duration::ZERO } else { refusal };
-        let next = self.borne(&excess, refusal).min(excess.at * DECREASE);
+    pub fn recover(&mut self, excess: &Excess, elapsed: Duration) -> Option<RateChange> {
+        let refusal = self.refusal(excess, elapsed);
+        let is_long = self.is_long(excess, refusal);
+        self.strike(is_long);
+        let measured = self.of_window(excess, refusal).filter(|_| is_long);
+        let next = measured.unwrap_or_else(|| self.shown(excess));
+        let next = next.max(self.least(excess.at)).min(excess.at * self.tuning.margin);
+        self.at_once = if measured.is_some() { self.at_once.max(1.0) } else { self.at_once };
+        self.is_shown &= measured.is_none();
         let change = self.change(next, Why::Delivered);
-        self.measure_from(elapsed);
-        self.step_time = (refusal / 2).max(self.step_time.mul_f64(FORGOTTEN)).clamp(MIN_STEP_TIME, MAX_STEP_TIME);
-        let requests = f64::from(excess.throttled) * PLATEAU_REQUESTS;
-        let plateau = Duration::from_secs_f64(requests / self.current).max(refusal * PLATEAU_REFUSALS);
-        self.plateau = plateau.min(MAX_PLATEAU);
-        if self.current <= FLOOR {
+        self.has_stepped = false;
+        self.since = (self.sending(elapsed), self.deliveries.count());
+        self.step_time = (refusal / 2).clamp(self.tuning.min_step_time, self.tuning.max_step_time);
+        let requests = f64::from(excess.throttled) * self.tuning.plateau_requests;
+        self.plateau = Duration::from_secs_f64(requests / self.current).min(self.tuning.max_plateau);
+        // A limit that lets nothing through at once is between the last two steps.
+        let is_sharp = self.at_once == 0.0 && measured.is_none();
+        let apart = if is_sharp { 1.0 + 3.0 * (1.0 - self.tuning.margin) } else { self.tuning.apart };
+        if self.current <= self.tuning.floor {
             // At the lowest rate, a plateau would only delay the way back.
-            self.climb(None, MAX_STEP, elapsed);
-        } else if excess.at > APART * next {
-            self.climb(Some(excess.at * DECREASE), SEARCHING_STEP, elapsed);
+            self.climb_from(None, 1.0, elapsed);
+        } else if excess.at > apart * next {
+            self.climb_from(Some(excess.at * self.tuning.margin), self.tuning.searching_step, elapsed);
         } else {
             self.stay(elapsed);
         }
         change
     }
 
-    fn climb(&mut self, searched: Option<f64>, step: f64, elapsed: Duration) {
+    /// How long the API refused. An outage does not count.
+    fn refusal(&self, excess: &Excess, elapsed: Duration) -> Duration {
+        // The limit reopened between the last refused probe and this answer. The midpoint is assumed.
+        let until = excess.probed.map_or(elapsed, |probed| probed + elapsed.saturating_sub(probed) / 2);
+        let refusal = until.saturating_sub(excess.since);
+        if refusal > self.tuning.window * 3 / 2 { Duration::ZERO } else { refusal }
+    }
+
+    /// Whether the API refused for longer than our own hold took.
+    fn is_long(&self, excess: &Excess, refusal: Duration) -> bool {
+        let sending = self.sending(excess.left).saturating_sub(self.since.0);
+        excess.probed.is_some() || refusal > self.tuning.own_hold && sending < refusal
+    }
+
+    /// Learns how many requests the limit lets through at once.
+    fn strike(&mut self, is_long: bool) {
+        if self.is_shown && !self.has_stepped && !is_long {
+            self.at_once = (self.at_once * 2.0).max(1.0);
+            self.strikes += 1;
+        } else {
+            self.strikes = 0;
+            self.at_once = if self.at_once >= 1.0 { self.at_once / 2.0 } else { 0.0 };
+        }
+    }
+
+    /// The rate of a limit whose window was used up, if enough is known.
+    fn of_window(&self, excess: &Excess, refusal: Duration) -> Option<f64> {
+        let (delivered, credible) = (self.deliveries.count() - self.since.1, self.tuning.credible);
+        let is_credible = delivered >= credible && refusal.as_secs_f64() * excess.at >= f64::from(credible);
+        let over = self.sending(excess.since).saturating_sub(self.since.0) + refusal;
+        is_credible.then(|| f64::from(delivered) / over.as_secs_f64())
+    }
+
+    /// The rate just below the one that the deliveries show, or half the way there if they show little.
+    fn shown(&mut self, excess: &Excess) -> f64 {
+        let allowed = self.deliveries.allowed(self.at_once, self.sending(excess.left));
+        let is_near = allowed * self.tuning.leap >= excess.at;
+        self.is_shown = is_near && self.deliveries.count() >= self.tuning.credible;
+        if is_near {
+            allowed * self.tuning.margin
+        } else {
+            (allowed * excess.at).sqrt().max(excess.at / self.tuning.leap)
+        }
+    }
+
+    /// The lowest next rate after strikes. Deliveries of a short time show little, so the rate falls in growing steps.
+    fn least(&self, at: f64) -> f64 {
+        let Some(before) = self.strikes.checked_sub(1) else { return 0.0 };
+        at * (1.0 - 2.5 * (1.0 - self.tuning.margin) * f64::from(1_u32 << before.min(4)))
+    }
+
+    fn climb_from(&mut self, searched: Option<f64>, step: f64, elapsed: Duration) {
         (self.searched, self.step, self.step_at) = (searched, step, elapsed + self.step_time);
     }
 
-    /// Begins a plateau. After it, the time between steps is a tenth of its length.
+    /// Begins a plateau.
     fn stay(&mut self, elapsed: Duration) {
-        self.step_time = self.step_time.max(self.plateau / 10);
-        self.climb(None, STEP, elapsed);
-        self.step_at = elapsed + self.plateau.max(MIN_PLATEAU);
+        self.step_time = self.step_time.max(self.plateau / self.tuning.plateau_steps);
+        self.climb_from(None, self.tuning.step, elapsed);
+        let known = self.deliveries.since().map_or(Duration::ZERO, |since| self.sending(elapsed).saturating_sub(since));
+        self.step_at = elapsed + self.plateau.max(self.tuning.min_plateau).min(known);
     }
 
-    /// The rate that got through, with the gain.
-    fn borne(&self, excess: &Excess, refusal: Duration) -> f64 {
-        let sending = excess.since.saturating_sub(self.delivered_since).saturating_sub(self.idle);
-        let is_short = excess.probed.is_none() && sending > refusal * SHORT;
-        let over = if is_short { sending } else { sending + refusal };
-        let borne = f64::from(self.delivered) / over.as_secs_f64().max(1e-3) * GAIN;
-        // If most of the time was idle, the refusal may have been idle time, too.
-        let is_credible = self.delivered >= CREDIBLE && self.idle <= sending;
-        if is_credible { borne } else { borne.max(excess.at / 2.0) }
-    }
-
-    fn measure_from(&mut self, elapsed: Duration) {
-        self.delivered = 0;
-        self.delivered_since = elapsed;
-        self.idle = Duration::ZERO;
+    /// Elapsed time without the idle time.
+    fn sending(&self, elapsed: Duration) -> Duration {
+        elapsed.saturating_sub(self.idle)
     }
 
     fn change(&mut self, to: f64, why: Why) -> Option<RateChange> {
-        let from = std::mem::replace(&mut self.current, to.clamp(FLOOR.min(self.ceiling), self.ceiling));
+        let from = std::mem::replace(&mut self.current, to.clamp(self.tuning.floor.min(self.ceiling), self.ceiling));
         (from != self.current).then_some(RateChange { from, to: self.current, why })
     }
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     model::{backoff::Backoff, deletion::RequestId},
-    pace::{Pace, RateChange, RateLimit, Tuning, rate::Why},
+    pace::{Departure, Heard, Pace, RateChange, RateLimit, Tuning, rate::Why},
 };
 
 const fn seconds(s: u64) -> Duration {
@@ -154,7 +154,10 @@ fn a_told_limit_caps_the_rate_and_never_raises_it() {
 #[test]
 fn steps_of_the_rate_above_what_is_told_are_no_changes() {
     let (mut pace, _) = told(&[window(600, 60, 599, 60)]);
-    assert_eq!(pace.learn(RequestId(2), Some(true), RequestId(2), seconds(1)), None, "95 is above 9.8");
+    let departure = Departure { at: seconds(1), gap: Duration::MAX };
+    let (request, newest) = (RequestId(2), RequestId(2));
+    let heard = Heard { request, newest, departure, in_flight: 1, is_throttled: true };
+    assert_eq!(pace.heard(heard, seconds(1)).rate, None, "95 is above 9.8");
     assert_eq!(pace.rate(), 9.8);
 }
 

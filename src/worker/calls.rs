@@ -2,11 +2,17 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use tokio::task::{Id as TaskId, JoinError, JoinSet};
+use tokio::{
+    task::{Id as TaskId, JoinError, JoinSet},
+    time::sleep,
+};
 use uuid::Uuid;
 
 use super::plan::Busy;
@@ -19,11 +25,24 @@ use crate::{
         clock::Clock,
         deletion::{AgentId, Batch, DeletionId, Kind, Lane, RequestId},
     },
+    pace::Departure,
     queue::Claim,
 };
 
-/// A finished call with its duration, measured in its own task because judging may come later.
-type Returned = Result<(TaskId, (Reply, Duration)), JoinError>;
+/// A planned departure is put off by this at most, because the one before it was late.
+const LATE: Duration = Duration::from_millis(50);
+
+/// A call that has come back.
+type Returned = Result<(TaskId, Back), JoinError>;
+
+/// A reply, and what was measured in the call's own task because judging may come later.
+#[derive(Debug)]
+pub(super) struct Back {
+    pub(super) reply: Reply,
+    pub(super) took: Duration,
+    /// Number of requests that were out when this one left, itself included.
+    pub(super) together: usize,
+}
 
 /// A request in flight.
 #[derive(Debug)]
@@ -31,10 +50,8 @@ pub(super) struct InFlight {
     pub(super) request: RequestId,
     pub(super) correlation_id: Uuid,
     pub(super) batch: Batch,
-    /// Elapsed time at which it was sent.
-    pub(super) sent: Duration,
-    /// Number of calls in flight when it was sent, itself included.
-    pub(super) together: usize,
+    /// When it was sent.
+    pub(super) departure: Departure,
 }
 
 /// The requests in flight, each under the ID of its task.
@@ -44,11 +61,55 @@ pub(super) type Flights = HashMap<TaskId, InFlight>;
 pub(super) struct Over {
     pub(super) call: InFlight,
     /// `None` if we cut the call short. That says nothing about the API, so no hold follows.
-    pub(super) reply: Option<(Reply, Duration)>,
+    pub(super) back: Option<Back>,
     /// Number of calls in flight at its end, itself included.
     pub(super) together: usize,
     /// Another call of the same agent is in flight.
     pub(super) has_company: bool,
+}
+
+/// What all calls have in common on their way.
+#[derive(Debug, Default)]
+struct Road {
+    /// Number of requests that have left and are not answered. A call that has come back and is not judged yet does not count.
+    out: AtomicUsize,
+    /// When the last request left, in microseconds of elapsed time.
+    left: AtomicU64,
+}
+
+impl Road {
+    /// Waits for the departure, and returns when it was. A task may be woken late. So the gap counts from when the request before
+    /// really left, because a gateway counts from there.
+    async fn depart(&self, departure: Departure, clock: &Clock) -> Duration {
+        let left = Duration::from_micros(self.left.load(Ordering::Relaxed));
+        let earliest = departure.at.max((left + departure.gap).min(departure.at + LATE));
+        let early = earliest.saturating_sub(clock.elapsed());
+        if !early.is_zero() {
+            sleep(early).await;
+        }
+        let now = clock.elapsed();
+        self.left.store(u64::try_from(now.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        now
+    }
+}
+
+/// A request that is out, from its departure to its reply. It also ends if its call is cut short.
+struct Out<'r> {
+    road: &'r Road,
+    together: usize,
+}
+
+impl<'r> Out<'r> {
+    fn enter(road: &'r Road) -> Self {
+        let together = road.out.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { road, together }
+    }
+}
+
+impl Drop for Out<'_> {
+    fn drop(&mut self) {
+        self.road.out.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// All calls, and the client that makes them.
@@ -56,7 +117,8 @@ pub(super) struct Over {
 pub(super) struct Calls<T> {
     api: Arc<T>,
     clock: Clock,
-    tasks: JoinSet<(Reply, Duration)>,
+    tasks: JoinSet<Back>,
+    road: Arc<Road>,
     in_flight: Flights,
     /// Calls that came back while the loop was waiting. The next turn judges them.
     returned: Vec<Returned>,
@@ -64,7 +126,14 @@ pub(super) struct Calls<T> {
 
 impl<T: Transport> Calls<T> {
     pub(super) fn new(api: T, clock: Clock) -> Self {
-        Self { api: Arc::new(api), clock, tasks: JoinSet::new(), in_flight: HashMap::new(), returned: Vec::new() }
+        Self {
+            api: Arc::new(api),
+            clock,
+            tasks: JoinSet::new(),
+            road: Arc::default(),
+            in_flight: HashMap::new(),
+            returned: Vec::new(),
+        }
     }
 
     /// Number of requests that are in flight, or have come back and are not judged.
@@ -95,19 +164,21 @@ impl<T: Transport> Calls<T> {
         !self.returned.is_empty()
     }
 
-    pub(super) fn send(&mut self, claim: Claim) {
+    /// Sends a claimed request at its departure.
+    pub(super) fn send(&mut self, claim: Claim, departure: Departure) {
         let Claim { request, correlation_id, batch } = claim;
-        let sent = self.clock.elapsed();
-        let (api, clock, sending) = (Arc::clone(&self.api), self.clock.clone(), batch.clone());
+        let (api, clock, sending, road) =
+            (Arc::clone(&self.api), self.clock.clone(), batch.clone(), Arc::clone(&self.road));
         let task = self.tasks.spawn(async move {
+            let sent = road.depart(departure, &clock).await;
+            let out = Out::enter(&road);
             let reply = match sending.kind() {
                 Kind::Bulk => api.bulk_delete(&sending, correlation_id).await,
                 Kind::Single => api.delete_one(&sending, correlation_id).await,
             };
-            (reply, clock.elapsed().saturating_sub(sent))
+            Back { reply, took: clock.elapsed().saturating_sub(sent), together: out.together }
         });
-        let together = self.in_flight.len() + 1;
-        self.in_flight.insert(task.id(), InFlight { request, correlation_id, batch, sent, together });
+        self.in_flight.insert(task.id(), InFlight { request, correlation_id, batch, departure });
     }
 
     /// Waits until a call has come back. Returns at once if there is none in flight.
@@ -123,15 +194,15 @@ impl<T: Transport> Calls<T> {
         returned.extend(std::iter::from_fn(|| self.tasks.try_join_next_with_id()));
         let together = self.in_flight.len();
         let over = |returned: Returned| {
-            let (task, reply) = match returned {
-                Ok((task, reply)) => (task, Some(reply)),
+            let (task, back) = match returned {
+                Ok((task, back)) => (task, Some(back)),
                 // We cut it short at a shutdown, or it panicked. Its rows must be settled all the same.
                 Err(error) => (error.id(), None),
             };
             let call = self.in_flight.remove(&task)?;
             let agent = &call.batch.lane().agent;
             let has_company = self.in_flight.values().any(|other| other.batch.lane().agent == *agent);
-            Some(Over { call, reply, together, has_company })
+            Some(Over { call, back, together, has_company })
         };
         returned.into_iter().filter_map(over).collect()
     }
@@ -174,7 +245,7 @@ pub(super) fn on_their_way(
     lanes: &[Lane],
 ) -> Vec<DeletionId> {
     let lanes: HashSet<&Lane> = lanes.iter().collect();
-    let moved = |call: &InFlight| others_wrote.is_some_and(|at| at >= call.sent);
+    let moved = |call: &InFlight| others_wrote.is_some_and(|at| at >= call.departure.at);
     let sent = flights.values().filter(|call| lanes.contains(call.batch.lane()) || moved(call)).map(|call| &call.batch);
     let claimed = claims.iter().map(|claim| &claim.batch).filter(|batch| lanes.contains(batch.lane()));
     sent.chain(claimed).flat_map(Batch::deletions).map(|row| row.id).collect()

@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::{
     Settings, Totals,
-    calls::{InFlight, Over},
+    calls::{Back, InFlight, Over},
     log,
     schedule::Schedule,
 };
@@ -23,7 +23,7 @@ use crate::{
         judge::{Heard, Sent, Standing, judge},
         outcome::{Fault, Judgement},
     },
-    pace::{Outcome, is_too_much},
+    pace::{self, Changes, Outcome, is_too_much},
     queue::{Claim, Settlement, Tx},
     watch::metrics::Metrics,
 };
@@ -112,11 +112,13 @@ impl Ledger {
 
     /// Judges a call that has ended. True if its answer belongs to another request: then no open connection can be trusted.
     pub(super) fn judge(&mut self, over: Over, schedule: &mut Schedule, now: Timestamp) -> bool {
-        let Over { call, reply, together, has_company } = over;
+        let Over { call, back, together, has_company } = over;
         let elapsed = schedule.clock.elapsed();
-        let heard = reply.is_some();
-        let (mut reply, took) = reply.unwrap_or_else(|| {
-            (Reply::unheard(Fault::Lost, "cut short before the answer"), elapsed.saturating_sub(call.sent))
+        let heard = back.is_some();
+        let Back { mut reply, took, together: at_departure } = back.unwrap_or_else(|| Back {
+            reply: Reply::unheard(Fault::Lost, "cut short before the answer"),
+            took: elapsed.saturating_sub(call.departure.at),
+            together: 1,
         });
         let is_mixed_up = self.is_mixed_up(&call, &mut reply);
         let standing = self.standing(&call, has_company, schedule, elapsed);
@@ -129,11 +131,14 @@ impl Ledger {
             // The next request goes out with the new key, and may succeed.
             judgement.hold = None;
         }
+        // Only the departure and the present are known. In between, the request left, and was counted and answered.
         let windows = reply.status.is_some().then_some(reply.windows.as_slice());
-        let told = schedule.pace.ended(call.sent, call.sent + took, windows);
-        told.iter().for_each(log::rate);
+        schedule.pace.ended(call.departure.at, elapsed, windows).iter().for_each(log::rate);
         if heard {
-            self.learn(&call, &reply, &judgement, took, together, schedule);
+            self.learn(&call, &reply, &judgement, at_departure, schedule);
+            if reply.result.is_ok() {
+                schedule.pace.timed(took, together.max(at_departure)).iter().for_each(log::concurrency);
+            }
         }
         let holds = if heard {
             self.hold(&call, &judgement, standing.is_old_news, schedule, now)
@@ -181,19 +186,18 @@ impl Ledger {
         call: &InFlight,
         reply: &Reply,
         judgement: &Judgement,
-        took: Duration,
-        together: usize,
+        in_flight: usize,
         schedule: &mut Schedule,
     ) {
         let fault = reply.result.as_ref().err();
         let cause = fault.filter(|_| !judgement.is_answer).map(Fault::cause);
         let too_much = is_too_much(cause, fault.is_some_and(Fault::is_too_much), judgement.has_settled);
-        let elapsed = schedule.clock.elapsed();
-        let change = schedule.pace.learn(call.request, too_much, self.newest, elapsed);
-        change.iter().for_each(log::rate);
-        if reply.result.is_ok() {
-            schedule.pace.timed(took, together.max(call.together)).iter().for_each(log::concurrency);
-        }
+        let Some(is_throttled) = too_much else { return };
+        let (request, newest, departure) = (call.request, self.newest, call.departure);
+        let heard = pace::Heard { request, newest, departure, in_flight, is_throttled };
+        let Changes { rate, concurrency, .. } = schedule.pace.heard(heard, schedule.clock.elapsed());
+        rate.iter().for_each(log::rate);
+        concurrency.iter().for_each(log::concurrency);
     }
 
     /// The changes of holds that follow from the answer.
@@ -258,7 +262,7 @@ impl Ledger {
         holds.iter().for_each(|change| schedule.hold_log.answered(change, detail, is_foreign));
         let lifts = holds.iter().any(|change| matches!(change, HoldChange::Lifted { .. }));
         self.hold_changes.extend(holds);
-        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.sent, lifts });
+        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.departure.at, lifts });
     }
 
     /// After a commit, forgets the settled answers, and notes the lanes of the rows that come back. True if the lanes must be

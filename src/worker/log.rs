@@ -205,8 +205,8 @@ pub fn rate(change: &RateChange) {
 
 /// Logs a change of the concurrency.
 pub fn concurrency(change: &ConcurrencyChange) {
-    let ConcurrencyChange { from, to } = change;
-    info!(event = event::CONCURRENCY_CHANGED, from, to, "requests at a time changed with what answers take");
+    let ConcurrencyChange { from, to, why } = change;
+    info!(event = event::CONCURRENCY_CHANGED, from, to, why = why.as_str(), "the most requests in flight changed");
 }
 
 /// Rounds to three decimals for the log.

@@ -13,7 +13,7 @@ use crate::{
     },
     event,
     model::{backoff::Backoff, remedy::Names},
-    pace::{RateLimit, Tuning},
+    pace::{self, RateLimit},
     queue::{Queue, Tx as _},
     watch::telemetry::NewFilter,
 };
@@ -64,8 +64,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
         let lately = sent_lately(&mut self.queue, rate, now).await;
         let growth = hold_growth;
-        let tuning = Tuning { rate, is_adaptive: adaptive, concurrency: settings.concurrency, growth };
-        self.schedule.pace.retune(tuning, lately.as_deref().ok(), elapsed);
+        let limits = pace::Settings { rate, is_adaptive: adaptive, concurrency: settings.concurrency, growth };
+        self.schedule.pace.retune(limits, lately.as_deref().ok(), elapsed);
         self.schedule.hold_log.rename(names);
         (self.settings, self.schedule.settings) = (settings, settings);
         self.ledger.evidence.set_limits(settings.after_faults, settings.longest_hold);

@@ -8,6 +8,12 @@ use crate::model::{
     outcome::{Cause, Hold, HoldEnd},
 };
 
+/// A throttled hold grows this often, to eight times the base delay. Then it keeps its length for as many probes as a limit per
+/// minute needs to reopen with a base delay of a second, so that little of the next minute is lost. After that it grows on: then
+/// it is an outage.
+const GROWS_FIRST: u32 = 3;
+const KEEPS_LENGTH: u32 = 8;
+
 impl Holds {
     /// The delays of holds for this cause.
     fn growth(&self, cause: Cause) -> Backoff {
@@ -23,7 +29,11 @@ impl Holds {
         now: Timestamp,
         rng: &mut fastrand::Rng,
     ) -> Timestamp {
-        let grown = now.plus(self.growth(cause).jittered(repeats.saturating_add(1), Jitter::draw(rng)));
+        let grown = match cause {
+            Cause::Throttled => repeats.min(GROWS_FIRST.max(repeats.saturating_sub(KEEPS_LENGTH))),
+            _ => repeats,
+        };
+        let grown = now.plus(self.growth(cause).jittered(grown.saturating_add(1), Jitter::draw(rng)));
         let until = match hold.map(|hold| hold.end) {
             // The API asked for this time.
             Some(HoldEnd::At(until)) => until,

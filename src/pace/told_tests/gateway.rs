@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{millis, pace, seconds};
-use crate::{
-    model::{deletion::RequestId, window::Window},
-    pace::Pace,
-};
+use crate::{model::window::Window, pace::Pace};
 /// A fixed window of the gateway.
 #[derive(Clone, Debug)]
 pub struct Fixed {
@@ -94,7 +91,7 @@ pub enum Step {
     /// The gateway counts it. `knows`: it was decided on after the first answer.
     Counted { sent: Duration, knows: bool },
     /// The answer comes, unless it is lost.
-    Answered { sent: Duration, ok: bool, windows: Option<Vec<Window>> },
+    Answered { sent: Duration, windows: Option<Vec<Window>> },
 }
 
 impl World {
@@ -170,24 +167,20 @@ impl World {
     fn step(&mut self, at: Duration, request: i64, step: Step) {
         match step {
             Step::Counted { sent, knows } => {
-                let (ok, windows) = self.count(at, knows);
+                let windows = self.count(at, knows);
                 let answered = at + self.draw(self.latency.1);
                 let windows = (self.rng.f64() >= self.lost).then_some(windows);
-                self.events.insert((answered, request), Step::Answered { sent, ok, windows });
+                self.events.insert((answered, request), Step::Answered { sent, windows });
             }
-            Step::Answered { sent, ok, windows } => {
-                let is_lost = windows.is_none();
-                self.has_heard |= !is_lost;
+            Step::Answered { sent, windows } => {
+                self.has_heard |= windows.is_some();
                 self.pace.ended(sent, at, windows.as_deref());
-                let newest = RequestId(self.newest);
-                let too_much = (!is_lost).then_some(!ok);
-                self.pace.learn(RequestId(request), too_much, newest, at);
             }
         }
     }
 
     /// The gateway counts a request.
-    fn count(&mut self, now: Duration, knows: bool) -> (bool, Vec<Window>) {
+    fn count(&mut self, now: Duration, knows: bool) -> Vec<Window> {
         self.windows.iter_mut().for_each(|window| window.roll(now));
         let ok = self.windows.iter().all(|window| window.count < window.limit);
         for window in &mut self.windows {
@@ -198,6 +191,6 @@ impl World {
         self.accepted += u32::from(ok);
         self.refused += u32::from(!ok);
         self.overrun += u32::from(!ok && knows);
-        (ok, self.windows.iter().map(|window| window.told(now, self.style, self.rounds_up)).collect())
+        self.windows.iter().map(|window| window.told(now, self.style, self.rounds_up)).collect()
     }
 }

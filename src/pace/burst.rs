@@ -1,0 +1,46 @@
+//! The adaptive burst. A limit may allow no burst at all, whatever the rate.
+//!
+//! The simplest configuration of a gateway allows a request only if the one before it is long enough ago. So once a request was
+//! throttled that left shortly after another, requests are spaced evenly. The burst is tried again after a long calm.
+
+use std::time::Duration;
+
+/// The calm after which a burst is tried again, and its longest length. It doubles with each burst that is throttled, so that a
+/// limit without a burst costs one throttled burst an hour in the long run.
+const CALM: Duration = Duration::from_secs(600);
+const LONGEST_CALM: Duration = Duration::from_secs(3_600);
+
+/// Whether requests may leave in a burst.
+#[derive(Clone, Debug)]
+pub struct AdaptiveBurst {
+    /// When a burst may be tried again, in elapsed time. `None`: bursts are allowed.
+    retry_at: Option<Duration>,
+    calm: Duration,
+}
+
+impl AdaptiveBurst {
+    /// Starts with the configured burst.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { retry_at: None, calm: CALM }
+    }
+
+    /// Whether requests must be spaced evenly.
+    #[must_use]
+    pub fn is_even(&self) -> bool {
+        self.retry_at.is_some()
+    }
+
+    /// Spaces requests evenly from now on, because a limit was met. `is_blamed`: a burst met it.
+    pub fn throttled(&mut self, elapsed: Duration) {
+        let was_even = self.retry_at.replace(elapsed + self.calm).is_some();
+        if !was_even {
+            self.calm = (self.calm * 2).min(LONGEST_CALM);
+        }
+    }
+
+    /// Takes in that the rate is at its ceiling and a request was delivered. Allows bursts again after the calm.
+    pub fn delivered(&mut self, elapsed: Duration) {
+        self.retry_at = self.retry_at.filter(|at| elapsed < *at);
+    }
+}
