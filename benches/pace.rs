@@ -17,7 +17,7 @@ use std::{net::SocketAddr, time::Duration};
 use audio_cache_sweeper::{
     api::{self, Api},
     model::{backoff::Backoff, clock::Clock, judge::Policy},
-    pace::{Pace, RateLimit},
+    pace::{Pace, RateLimit, Tuning},
     queue::sqlite::{Options, Producer, Store, Synchronous},
     sandbox::{self, Sandbox},
     worker::{LoggedRequests, Settings, Worker},
@@ -57,11 +57,13 @@ fn run(kind: Kind, rate: f64, told: Told, seed: u64) -> Outcome {
         concurrency: CONCURRENCY,
         length: LENGTH,
         change: None,
+        lead: Duration::ZERO,
+        tuning: Tuning::DEFAULT,
     };
-    let stays = simulate(scene, seed, Duration::ZERO);
+    let stays = simulate(scene, seed);
     let change = |factor| Scene { length: LENGTH * 2, change: Some((LENGTH, factor)), ..scene };
-    let doubled = simulate(change(2.0), seed, Duration::ZERO);
-    let halved = simulate(change(0.5), seed, Duration::ZERO);
+    let doubled = simulate(change(2.0), seed);
+    let halved = simulate(change(0.5), seed);
     let (settled, whole) = (SETTLED.as_secs_f64(), LENGTH.as_secs_f64());
     Outcome {
         goodput: stays.delivered(settled, whole)
@@ -114,8 +116,10 @@ fn show_gateways(only: &str) {
                 concurrency,
                 length: Duration::from_secs_f64(until),
                 change: None,
+                lead: LEAD,
+                tuning: Tuning::DEFAULT,
             };
-            let runs: Vec<Run> = (0..SEEDS).map(|seed| simulate(scene, seed, LEAD)).collect();
+            let runs: Vec<Run> = (0..SEEDS).map(|seed| simulate(scene, seed)).collect();
             if std::env::var("PACE_TRACE").is_ok() {
                 for (at, change) in &runs[0].told {
                     println!("{times} {at:.2} {change:?}");
@@ -132,8 +136,8 @@ fn show_gateways(only: &str) {
                     ceiling: rate * times.max(3.0),
                     ..scene
                 };
-                let doubled = simulate(change(2.0), seed, LEAD);
-                let halved = simulate(change(0.5), seed, LEAD);
+                let doubled = simulate(change(2.0), seed);
+                let halved = simulate(change(0.5), seed);
                 used = last(used, first(300.0, |at| doubled.delivered(at, at + 60.0) >= 0.9 * 2.0 * rate * 60.0));
                 calm = last(calm, first(300.0, |at| halved.share(at, at + 60.0) <= 0.01));
             }
@@ -174,11 +178,9 @@ fn rows() -> Vec<Row> {
     rows.extend(rates.iter().flat_map(|rate| [3, 10].map(|told| bucket(*rate, Told::Always(told)))));
     rows.extend(either.map(|told| window(10.0, 10.0, |seed| Kind::Window { length: 10.0, offset: seed * 13.0 }, told)));
     rows.extend(either.map(|told| window(10.0, 20.0, |seed| Kind::Window { length: 20.0, offset: seed * 13.0 }, told)));
-    rows.extend(
-        either.map(|told| -> Row {
-            ("4 at a time".to_owned(), 4.0 / RECORDED.mean_latency(), |_| Kind::Concurrent { most: 4 }, told)
-        }),
-    );
+    rows.extend(either.map(|told| -> Row {
+        ("4 at a time".to_owned(), 4.0 / RECORDED.mean_latency(), |_| Kind::Concurrent { most: 4 }, told)
+    }));
     rows
 }
 
@@ -199,11 +201,7 @@ fn main() {
         "limit", "Retry-After", "goodput", "throttled", "found", "doubled, used", "halved, calm"
     );
     for (name, rate, kind, told) in rows() {
-        let runs: Vec<Outcome> = (0..SEEDS)
-            .map(|seed| {
-                run(kind(seed as f64), rate, told, seed)
-            })
-            .collect();
+        let runs: Vec<Outcome> = (0..SEEDS).map(|seed| run(kind(seed as f64), rate, told, seed)).collect();
         let worst = |of: fn(&Outcome) -> f64, worse: fn(f64, f64) -> f64| runs.iter().map(of).reduce(worse).unwrap();
         println!(
             "{name:>24}  {:>11}  {:>6.1} %  {:>7.2} %  {:>8}  {:>14}  {:>12}",

@@ -21,8 +21,10 @@ pub use concurrency::ConcurrencyChange;
 pub use holds::{Admission, Holds, Outcome, Probe};
 pub use permits::{Departure, Permits, RateLimit, is_too_much};
 pub use rate::RateChange;
+pub use tuning::Tuning;
 
 use crate::model::backoff::Backoff;
+use rate::AdaptiveRate;
 use told::Told;
 
 /// Probes take at most one permit in this many while other requests may go.
@@ -74,8 +76,17 @@ impl Pace {
     /// Makes the pace adaptive: the configured rate and `concurrency` become ceilings, below which it searches for what the API
     /// bears.
     #[must_use]
-    pub fn adaptive(mut self, concurrency: usize, elapsed: Duration) -> Self {
-        self.adaptive = Some(Adaptive::new(self.permits.limit().requests_per_second, concurrency, elapsed));
+    pub fn adaptive(self, concurrency: usize, elapsed: Duration) -> Self {
+        self.tuned(concurrency, Tuning::DEFAULT, elapsed)
+    }
+
+    /// The same as [`Pace::adaptive`], with other numbers in the search.
+    #[must_use]
+    pub fn tuned(mut self, concurrency: usize, tuning: Tuning, elapsed: Duration) -> Self {
+        let ceiling = self.permits.limit().requests_per_second;
+        let mut adaptive = Adaptive::new(ceiling, concurrency, elapsed);
+        adaptive.rate = AdaptiveRate::tuned(ceiling, tuning, elapsed);
+        self.adaptive = Some(adaptive);
         self
     }
 

@@ -14,6 +14,9 @@ use super::{
 };
 use crate::model::deletion::RequestId;
 
+/// A rate that changed by more than this share is another rate: as many requests as before are not in flight with it.
+const ANOTHER_RATE: f64 = 0.05;
+
 /// An answer, as far as something can be learnt from it.
 #[derive(Clone, Copy, Debug)]
 pub struct Heard {
@@ -67,7 +70,7 @@ impl Adaptive {
     pub fn new(rate: f64, concurrency: usize, elapsed: Duration) -> Self {
         Self {
             rate: AdaptiveRate::new(rate, elapsed),
-            burst: AdaptiveBurst::new(),
+            burst: AdaptiveBurst::default(),
             concurrency: AdaptiveConcurrency::new(concurrency),
             noticed: RequestId(0),
             excess: None,
@@ -88,8 +91,9 @@ impl Adaptive {
     /// Learns from an answer.
     pub fn heard(&mut self, heard: Heard, elapsed: Duration) -> Changes {
         let was_even = self.burst.is_even();
-        let mut changes = if heard.is_throttled { self.throttled(heard, elapsed) } else { self.delivered(heard, elapsed) };
-        if changes.rate.is_some() {
+        let mut changes =
+            if heard.is_throttled { self.throttled(heard, elapsed) } else { self.delivered(heard, elapsed) };
+        if changes.rate.is_some_and(|RateChange { from, to, .. }| (to / from - 1.0).abs() > ANOTHER_RATE) {
             self.concurrency.rate_changed();
         }
         changes.is_even = Some(self.burst.is_even()).filter(|is_even| *is_even != was_even);
@@ -148,3 +152,7 @@ impl Adaptive {
         changes
     }
 }
+
+#[cfg(test)]
+#[path = "adaptive_tests.rs"]
+mod tests;

@@ -1,12 +1,12 @@
 //! The adaptive burst. A limit may allow no burst at all, whatever the rate.
 //!
-//! The simplest configuration of a gateway allows a request only if the one before it is long enough ago. So once a request was
-//! throttled that left shortly after another, requests are spaced evenly. The burst is tried again after a long calm.
+//! The simplest configuration of a gateway allows a request only if the one before it is long enough ago. So once a limit was met,
+//! requests are spaced evenly. Bursts are tried again after a long calm at the ceiling.
 
 use std::time::Duration;
 
-/// The calm after which a burst is tried again, and its longest length. It doubles with each burst that is throttled, so that a
-/// limit without a burst costs one throttled burst an hour in the long run.
+/// The calm after which bursts are tried again, and its longest length. It doubles with each time that bursts end, so that a limit
+/// without a burst costs one throttled burst an hour in the long run.
 const CALM: Duration = Duration::from_secs(600);
 const LONGEST_CALM: Duration = Duration::from_secs(3_600);
 
@@ -18,20 +18,21 @@ pub struct AdaptiveBurst {
     calm: Duration,
 }
 
-impl AdaptiveBurst {
+impl Default for AdaptiveBurst {
     /// Starts with the configured burst.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { retry_at: None, calm: CALM }
     }
+}
 
+impl AdaptiveBurst {
     /// Whether requests must be spaced evenly.
     #[must_use]
     pub fn is_even(&self) -> bool {
         self.retry_at.is_some()
     }
 
-    /// Spaces requests evenly from now on, because a limit was met. `is_blamed`: a burst met it.
+    /// Spaces requests evenly from now on, because a limit was met.
     pub fn throttled(&mut self, elapsed: Duration) {
         let was_even = self.retry_at.replace(elapsed + self.calm).is_some();
         if !was_even {

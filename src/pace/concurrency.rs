@@ -23,11 +23,14 @@ const RECENT: f64 = 0.1;
 const USUAL_ALONE: f64 = 20.0;
 /// As many requests must have been delivered with a number in flight before a throttled answer with more is blamed on the number.
 /// If the number were not the reason, one in as many throttled answers would look as if it were.
-const EVIDENCE: f64 = 20.0;
-/// Of the requests with too many in flight, at most this share was delivered: a gateway may have answered a request that counts
-/// as in flight here.
-const SELDOM: f64 = 0.05;
+const EVIDENCE: u32 = 20;
+/// Of the requests with too many in flight, at most one was delivered for this many with fewer: a gateway may have answered a
+/// request that counts as in flight here.
+const SELDOM: u32 = 20;
+/// After a step up, the new rate may be the reason as well. It is not if this many excesses in a row look like a number in flight, or
+/// if there is this many times the evidence.
 const SUSPICIONS: u32 = 2;
+const MUCH: u32 = 5;
 /// The calm after which one request more in flight is tried. A doubled limit is then used within three minutes, and one answer in
 /// two minutes is throttled.
 const CALM: Duration = Duration::from_secs(110);
@@ -68,8 +71,9 @@ pub struct AdaptiveConcurrency {
     round: usize,
     /// The most requests in flight that the API was found to allow.
     allowed: Option<Allowed>,
-    /// The number of recent deliveries for each number in flight, the older ones at a discount.
-    delivered: Vec<f64>,
+    /// The number of deliveries at the present rate, for each number in flight.
+    delivered: Vec<u32>,
+    /// The number of excesses in a row that a number in flight would explain.
     suspicions: u32,
 }
 
@@ -133,16 +137,15 @@ impl AdaptiveConcurrency {
     pub fn delivered(&mut self, in_flight: usize, elapsed: Duration) -> Option<ConcurrencyChange> {
         let in_flight = in_flight.min(self.max);
         if self.delivered.len() <= in_flight {
-            self.delivered.resize(in_flight + 1, 0.0);
+            self.delivered.resize(in_flight + 1, 0);
         }
-        self.delivered[in_flight] += 1.0;
-        let allowed = self.allowed.as_mut().filter(|allowed| elapsed >= allowed.raise_at)?;
-        // What was tried last is borne if it was used as often as is evidence. Otherwise it is not tried yet.
-        if self.delivered.get(allowed.requests).is_none_or(|delivered| *delivered < EVIDENCE) {
-            return None;
-        }
+        self.delivered[in_flight] = self.delivered[in_flight].saturating_add(1);
         let from = self.limit();
-        let allowed = self.allowed.as_mut()?;
+        // The limit must be used, and borne as often as is evidence.
+        let is_borne = |allowed: &&mut Allowed| {
+            elapsed >= allowed.raise_at && in_flight >= allowed.requests && self.delivered[in_flight] >= EVIDENCE
+        };
+        let allowed = self.allowed.as_mut().filter(is_borne)?;
         allowed.requests += 1;
         if allowed.requests >= self.max {
             self.allowed = None;
@@ -150,17 +153,17 @@ impl AdaptiveConcurrency {
         self.changed(from, ConcurrencyWhy::Probing)
     }
 
-    /// Takes in that a request was throttled that left with `in_flight` in flight, its own included. Returns whether the number is
-    /// the reason; then the limit is lower from now on.
+    /// Takes in that a request was throttled that left with `in_flight` in flight, its own included. Returns a change, perhaps to the
+    /// same limit, if the number is the reason. `is_new_rate`: the rate has just been raised.
     pub fn throttled(&mut self, in_flight: usize, is_new_rate: bool, elapsed: Duration) -> Option<ConcurrencyChange> {
         let from = self.limit();
-        let reached: f64 = self.delivered.iter().skip(in_flight).sum();
-        let below: f64 = self.delivered.iter().take(in_flight).sum();
-        let highest = self.delivered.iter().take(in_flight).rposition(|delivered| *delivered >= 1.0);
-        let allows = highest.filter(|_| below >= EVIDENCE && reached <= SELDOM * below);
-        // A rate that has just been raised may be the reason as well. Twice in a row, it is not.
-        self.suspicions = if allows.is_some() { self.suspicions + 1 } else { 0 };
-        let requests = allows.filter(|_| !is_new_rate || self.suspicions >= SUSPICIONS)?;
+        let (below, reached) = self.delivered.split_at(in_flight.min(self.delivered.len()));
+        let highest = below.iter().rposition(|delivered| *delivered > 0);
+        let (below, reached): (u32, u32) = (below.iter().sum(), reached.iter().sum());
+        let allows = highest.filter(|_| below >= EVIDENCE && reached <= below / SELDOM);
+        self.suspicions = if allows.is_some() { self.suspicions.saturating_add(1) } else { 0 };
+        let is_clear = !is_new_rate || self.suspicions >= SUSPICIONS || below >= EVIDENCE * MUCH;
+        let requests = allows.filter(|_| is_clear)?;
         self.allowed = Some(Allowed { requests, raise_at: elapsed + CALM });
         self.changed(from, ConcurrencyWhy::Throttled)
     }
@@ -221,6 +224,82 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_000);
+
+    /// A limit of 16, of which `counts` were delivered with one, two and more in flight.
+    fn after(counts: &[u32]) -> AdaptiveConcurrency {
+        let mut limit = AdaptiveConcurrency::new(16);
+        for (in_flight, count) in (1..).zip(counts) {
+            (0..*count).for_each(|_| assert_eq!(limit.delivered(in_flight, NOW), None));
+        }
+        limit
+    }
+
+    #[test]
+    fn a_number_in_flight_is_the_reason_if_only_more_were_throttled() {
+        for (counts, throttled, allowed) in [
+            (&[0, 1, 4, 15][..], 5, Some(4)),
+            (&[0, 1, 4, 15], 7, Some(4)),
+            (&[20], 2, Some(1)),
+            (&[0, 100, 100, 100, 10], 5, Some(4)),
+            // Too little was delivered to tell, or as much was with as many in flight, or the request went alone.
+            (&[0, 1, 4, 14], 5, None),
+            (&[0, 100, 100, 100, 20], 5, None),
+            (&[0, 1, 4, 15], 4, None),
+            (&[50], 1, None),
+            (&[], 5, None),
+        ] {
+            let mut limit = after(counts);
+            let change = limit.throttled(throttled, false, NOW);
+            let expected = allowed.map(|to| ConcurrencyChange { from: 16, to, why: ConcurrencyWhy::Throttled });
+            assert_eq!((change, limit.allowed()), (expected, allowed), "{counts:?} {throttled}");
+        }
+    }
+
+    #[test]
+    fn a_rate_that_was_raised_may_be_the_reason_as_well_but_not_twice_in_a_row() {
+        let mut limit = after(&[0, 0, 0, 40]);
+        assert_eq!(limit.throttled(5, true, NOW), None);
+        assert_eq!(limit.throttled(5, true, NOW).map(|change| change.to), Some(4));
+        let mut limit = after(&[0, 0, 0, 40]);
+        assert_eq!(limit.throttled(5, true, NOW), None);
+        assert_eq!(limit.throttled(3, true, NOW), None, "a smaller number was throttled");
+        assert_eq!(limit.throttled(5, true, NOW), None);
+        assert!(after(&[0, 0, 0, 100]).throttled(5, true, NOW).is_some(), "much was delivered");
+    }
+
+    #[test]
+    fn deliveries_at_another_rate_are_no_evidence() {
+        let mut limit = after(&[0, 0, 0, 40]);
+        limit.rate_changed();
+        assert_eq!(limit.throttled(5, false, NOW), None);
+    }
+
+    #[test]
+    fn after_a_calm_one_more_is_tried_if_the_limit_is_used() {
+        let mut limit = after(&[0, 0, 0, 40]);
+        limit.throttled(5, false, NOW);
+        let mut deliver = |count: u32, in_flight, at| (0..count).find_map(|_| limit.delivered(in_flight, at));
+        assert_eq!(deliver(100, 4, NOW + CALM - Duration::from_secs(1)), None, "too early");
+        assert_eq!(deliver(100, 3, NOW + CALM), None, "less is used than allowed, and 4 was counted before");
+        let up = |to| Some(ConcurrencyChange { from: to - 1, to, why: ConcurrencyWhy::Probing });
+        assert_eq!(deliver(1, 4, NOW + CALM), up(5));
+        assert_eq!(deliver(19, 5, NOW + CALM), None);
+        assert_eq!(deliver(1, 5, NOW + CALM), up(6), "it is borne, so the next follows at once");
+        for to in 7..=16 {
+            assert_eq!(deliver(20, to - 1, NOW + CALM), up(to));
+        }
+        assert_eq!((limit.allowed(), limit.limit()), (None, 16), "back at the maximum");
+    }
+
+    #[test]
+    fn a_limit_is_taken_back_if_a_request_alone_was_throttled_too() {
+        let mut limit = after(&[0, 0, 0, 40]);
+        limit.throttled(5, false, NOW);
+        assert_eq!(limit.acquit().map(|change| (change.from, change.to)), Some((4, 16)));
+        assert_eq!(limit.acquit(), None);
+    }
 
     /// Sends rounds to an API that answers up to `bears` requests in flight in 100 ms. With more, its latency grows in proportion.
     fn rounds(limit: &mut AdaptiveConcurrency, bears: usize, rounds: usize) {

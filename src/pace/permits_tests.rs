@@ -17,15 +17,6 @@ fn send_all(permits: &mut Permits, elapsed: Duration) -> u32 {
     u32::try_from(taken).unwrap()
 }
 
-/// A rate of 10 a second, burst 5, that a throttled answer has lowered.
-fn lowered() -> Permits {
-    let mut permits = Permits::new(limit(10.0, 5));
-    permits.adapt(Duration::ZERO);
-    let change = permits.learn(RequestId(1), Some(true), RequestId(1), Duration::ZERO).unwrap();
-    assert!(change.to < 10.0 && permits.rate() == change.to);
-    permits
-}
-
 #[test]
 fn a_period_is_rounded_up_so_that_it_is_never_faster_than_configured() {
     assert_eq!(limit(3.0, 1).period(), Duration::from_nanos(333_333_334));
@@ -149,40 +140,7 @@ fn a_limit_that_is_changed_goes_on_from_what_was_sent() {
 }
 
 #[test]
-fn a_rate_that_was_learnt_outlives_a_change_of_the_limit() {
-    let mut permits = lowered();
-    let learnt = permits.rate();
-    permits.relimit(limit(100.0, 5), Some(&[]), millis(100));
-    assert_eq!(permits.rate(), learnt);
-    permits.relimit(limit(2.0, 5), Some(&[]), millis(100));
-    assert_eq!(permits.rate(), 2.0);
-    permits.set_adaptive(false, millis(100));
-    permits.relimit(limit(50.0, 5), Some(&[]), millis(100));
-    assert_eq!((permits.rate(), send_all(&mut permits, millis(100))), (50.0, 5), "no even spacing is left");
-    permits.set_adaptive(true, millis(100));
-    permits.relimit(limit(60.0, 5), Some(&[]), millis(100));
-    assert_eq!(permits.rate(), 60.0, "nothing has lowered it");
-}
-
-#[test]
-fn without_adapting_the_configured_rate_stays() {
-    let mut permits = Permits::new(limit(10.0, 5));
-    assert_eq!(permits.learn(RequestId(1), Some(true), RequestId(1), Duration::ZERO), None);
-    assert_eq!(permits.rate(), 10.0);
-    permits.adapt(Duration::ZERO);
-    assert_eq!(send_all(&mut permits, Duration::ZERO), 5, "as long as no limit was met, there is a burst");
-}
-
-#[test]
-fn only_what_says_something_about_the_rate_changes_it() {
-    let mut permits = Permits::new(limit(10.0, 5));
-    permits.adapt(Duration::ZERO);
-    assert_eq!(permits.learn(RequestId(1), None, RequestId(1), Duration::ZERO), None);
-    assert_eq!(permits.learn(RequestId(1), Some(false), RequestId(1), Duration::ZERO), None);
-    assert_eq!(permits.rate(), 10.0);
-    assert!(permits.learn(RequestId(2), Some(true), RequestId(2), Duration::ZERO).is_some());
-    let mut up = |n| permits.learn(RequestId(n), Some(false), RequestId(n), Duration::from_secs(n.unsigned_abs()));
-    assert!((3..200).any(|n| up(n).is_some_and(|change| change.to > change.from)), "it climbs again");
+fn only_some_outcomes_say_something_about_the_rate() {
     for (cause, is_429, has_settled, expected) in [
         (Some(Cause::Throttled), true, false, Some(true)),
         (Some(Cause::Throttled), false, false, None),
@@ -197,37 +155,58 @@ fn only_what_says_something_about_the_rate_changes_it() {
     }
 }
 
-#[test]
-fn a_lowered_rate_spaces_requests_evenly_and_catches_up_only_a_little() {
-    let mut permits = lowered();
-    let gap = Duration::from_secs_f64(1.0 / permits.rate());
-    let start = millis(1_000);
-    assert!(permits.take(start) && !permits.take(start), "one at a time");
-    permits.leave(start);
-    let next = start - MAX_CATCH_UP + gap;
-    assert_eq!((permits.next(), permits.most(next - millis(1)), permits.most(next)), (next, 0, 5));
-    assert!(!permits.take(next - millis(1)) && permits.take(next));
-    permits.leave(next);
-    assert_eq!(permits.next(), next + gap, "evenly from then on");
-    let late = next + gap + millis(30);
-    assert!(permits.take(late));
-    permits.leave(late);
-    assert_eq!(permits.next(), next + gap * 2, "30 ms late is caught up");
-    let late = next + gap * 2 + millis(400);
-    assert!(permits.take(late));
-    permits.leave(late);
-    assert_eq!(permits.next(), late - MAX_CATCH_UP + gap, "400 ms is not");
+fn departures(permits: &mut Permits, elapsed: Duration) -> Vec<Duration> {
+    while permits.take(elapsed) {}
+    permits.leave(elapsed).into_iter().map(|departure| departure.at).collect()
 }
 
 #[test]
-fn a_lowered_rate_counts_from_when_requests_leave_and_not_at_all_if_none_does() {
-    let mut permits = lowered();
-    let gap = Duration::from_secs_f64(1.0 / permits.rate());
+fn evenly_spaced_requests_never_catch_up() {
+    let mut permits = Permits::new(limit(10.0, 5));
+    permits.space_evenly(Some(8.0));
+    assert_eq!(departures(&mut permits, millis(1_000)), [millis(1_000)], "one at a time");
+    assert_eq!((permits.next(), permits.most(millis(1_124)), permits.most(millis(1_125))), (millis(1_125), 0, 5));
+    assert_eq!(departures(&mut permits, millis(1_124)), []);
+    assert_eq!(departures(&mut permits, millis(1_165)), [millis(1_165)], "40 ms late");
+    assert_eq!(permits.next(), millis(1_290), "which delays all that follow");
+    permits.space_evenly(Some(5.0));
+    assert_eq!(permits.next(), millis(1_365), "a lower rate counts from the last departure on");
+    permits.space_evenly(None);
+    assert_eq!(departures(&mut permits, millis(2_000)).len(), 5, "a burst again");
+}
+
+#[test]
+fn a_request_that_is_claimed_ahead_departs_at_its_time() {
+    let mut permits = Permits::new(limit(1_000.0, 5));
+    permits.lead_by(millis(20));
+    permits.space_evenly(Some(125.0));
+    // Every 8 ms one departs. Those of the next 20 ms are claimed now, and the commit takes 3 ms.
+    assert!((0..3).all(|_| permits.take(millis(1_000))) && !permits.take(millis(1_000)));
+    let left = permits.leave(millis(1_003));
+    assert_eq!(left.iter().map(|left| left.at).collect::<Vec<_>>(), [1_003, 1_011, 1_019].map(millis));
+    assert!(left.iter().all(|left| left.gap == millis(8)));
+    assert_eq!(permits.next(), millis(1_007), "20 ms before the next departure");
+    assert_eq!(departures(&mut permits, millis(1_007)), [millis(1_027)]);
+    // The limit itself counts departures, too, and without even spacing nothing is claimed ahead.
+    let mut permits = Permits::new(limit(10.0, 1));
+    permits.lead_by(millis(20));
+    permits.space_evenly(Some(9.5));
+    assert_eq!(departures(&mut permits, millis(1_000)), [millis(1_000)]);
+    let next = departures(&mut permits, millis(1_090));
+    assert_eq!(next, [millis(1_000) + Duration::from_secs_f64(1.0 / 9.5)]);
+    permits.space_evenly(None);
+    assert!(!permits.take(millis(1_199)), "the last departure was at 1,105 ms");
+}
+
+#[test]
+fn even_spacing_counts_from_when_requests_leave_and_not_at_all_if_none_does() {
+    let mut permits = Permits::new(limit(10.0, 5));
+    permits.space_evenly(Some(8.0));
     assert!(permits.take(millis(1_000)));
     permits.give_back();
     assert!(permits.take(millis(1_000)), "nothing left for it");
     permits.leave(millis(3_000));
-    assert_eq!(permits.next(), millis(3_000) - MAX_CATCH_UP + gap);
+    assert_eq!(permits.next(), millis(3_125));
 }
 
 /// A step of a process: wait, take permits, and let the requests leave some time later, or fail to claim them.

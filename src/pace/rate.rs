@@ -23,7 +23,7 @@
 
 use std::time::Duration;
 
-use super::{deliveries::Deliveries, tuning::Tuning};
+use super::{Tuning, deliveries::Deliveries};
 
 /// Why the rate changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +85,8 @@ pub struct AdaptiveRate {
     current: f64,
     /// The requests that were delivered, in time of sending: elapsed time without the idle time.
     deliveries: Deliveries,
-    /// The end of the last excess, in time of sending, and the number of deliveries up to then.
-    since: (Duration, u32),
+    /// The end of the last excess, in time of sending; and the number of deliveries and the idle time up to then.
+    since: (Duration, u32, Duration),
     /// The idle time so far, and up to the last step; and when the next request is due if there is one.
     idle: Duration,
     idle_before: Duration,
@@ -123,7 +123,7 @@ impl AdaptiveRate {
             ceiling,
             current: ceiling,
             deliveries: Deliveries::new(tuning.least_time),
-            since: (elapsed, 0),
+            since: (elapsed, 0, Duration::ZERO),
             idle: Duration::ZERO,
             idle_before: Duration::ZERO,
             due_at: elapsed,
@@ -184,7 +184,7 @@ impl AdaptiveRate {
             self.step_at += pause;
             if pause > self.tuning.window {
                 self.deliveries = Deliveries::new(self.tuning.least_time);
-                self.since = (self.sending(at), 0);
+                self.since = (self.sending(at), 0, self.idle);
             }
         }
         self.due_at += pause + Duration::from_secs_f64(1.0 / self.current);
@@ -240,7 +240,7 @@ impl AdaptiveRate {
         self.is_shown &= measured.is_none();
         let change = self.change(next, Why::Delivered);
         self.has_stepped = false;
-        self.since = (self.sending(elapsed), self.deliveries.count());
+        self.since = (self.sending(elapsed), self.deliveries.count(), self.idle);
         self.step_time = (refusal / 2).clamp(self.tuning.min_step_time, self.tuning.max_step_time);
         let requests = f64::from(excess.throttled) * self.tuning.plateau_requests;
         self.plateau = Duration::from_secs_f64(requests / self.current).min(self.tuning.max_plateau);
@@ -288,7 +288,9 @@ impl AdaptiveRate {
         let (delivered, credible) = (self.deliveries.count() - self.since.1, self.tuning.credible);
         let is_credible = delivered >= credible && refusal.as_secs_f64() * excess.at >= f64::from(credible);
         let over = self.sending(excess.since).saturating_sub(self.since.0) + refusal;
-        is_credible.then(|| f64::from(delivered) / over.as_secs_f64())
+        // If most of the time was idle, the refusal may have been idle time, too.
+        let is_busy = self.idle.saturating_sub(self.since.2) <= over;
+        (is_credible && is_busy).then(|| f64::from(delivered) / over.as_secs_f64())
     }
 
     /// The rate just below the one that the deliveries show, or half the way there if they show little.
@@ -331,7 +333,3 @@ impl AdaptiveRate {
         (from != self.current).then_some(RateChange { from, to: self.current, why })
     }
 }
-
-#[cfg(test)]
-#[path = "rate_tests.rs"]
-mod tests;

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     model::{backoff::Backoff, deletion::RequestId},
-    pace::{Departure, Heard, Pace, RateChange, RateLimit, Tuning, rate::Why},
+    pace::{Departure, Heard, Pace, RateChange, RateLimit, Settings, rate::Why},
 };
 
 const fn seconds(s: u64) -> Duration {
@@ -215,7 +215,7 @@ fn nothing_goes_before_the_reset_and_after_an_hour_one_request_asks() {
 
 #[test]
 fn without_adapting_nothing_that_is_told_counts() {
-    let tuning = |is_adaptive| Tuning { rate: limit(100.0), is_adaptive, concurrency: 8, growth: growth() };
+    let tuning = |is_adaptive| Settings { rate: limit(100.0), is_adaptive, concurrency: 8, growth: growth() };
     let mut pace = Pace::new(limit(100.0), growth());
     let none = [window(60, 60, 0, 60)];
     assert!(pace.take(Duration::ZERO));

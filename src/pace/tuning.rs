@@ -40,7 +40,8 @@ pub struct Tuning {
     /// The longest time between steps, which is half of the refusal otherwise: a limit with a long window refuses late, and then
     /// for long.
     pub max_step_time: Duration,
-    /// At least one step's time in as many parts of a plateau. At a low rate, few requests go between two steps.
+    /// The time between two steps after a plateau is at least one part of it in as many. At a low rate, few requests go between two
+    /// steps, and a window shows late that it is used up.
     pub plateau_steps: u32,
     /// The shortest time over which a rate is measured. Over a shorter time, one answer more or less counts too much.
     pub least_time: Duration,

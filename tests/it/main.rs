@@ -37,6 +37,7 @@ mod mistakes;
 mod older;
 mod outside;
 mod owner;
+mod pace;
 mod paths;
 mod plan;
 mod producers;

@@ -29,10 +29,8 @@ impl Holds {
         now: Timestamp,
         rng: &mut fastrand::Rng,
     ) -> Timestamp {
-        let grown = match cause {
-            Cause::Throttled => repeats.min(GROWS_FIRST.max(repeats.saturating_sub(KEEPS_LENGTH))),
-            _ => repeats,
-        };
+        let keeps = cause == Cause::Throttled;
+        let grown = if keeps { repeats.min(GROWS_FIRST.max(repeats.saturating_sub(KEEPS_LENGTH))) } else { repeats };
         let grown = now.plus(self.growth(cause).jittered(grown.saturating_add(1), Jitter::draw(rng)));
         let until = match hold.map(|hold| hold.end) {
             // The API asked for this time.

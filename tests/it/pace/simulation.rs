@@ -16,7 +16,7 @@ use audio_cache_sweeper::{
         judge::{Heard, Policy, Sent, Standing, judge},
         outcome::{Answer, Fault, RetryAfter},
     },
-    pace::{self, Admission, Pace, RateLimit},
+    pace::{self, Admission, Pace, RateLimit, Tuning},
 };
 
 /// How the API counts.
@@ -63,8 +63,13 @@ pub struct Terrain {
 pub const RECORDED: Terrain =
     Terrain { latency: (0.05, 0.03), slow: (0.25, 20), commit: (0.0, 0.0, 0), jitter: 0.0, refusal: None };
 /// As measured between processes of one machine.
-pub const LOOPBACK: Terrain =
-    Terrain { latency: (0.06, 0.003), slow: (0.0, 0), commit: (0.001, 0.003, 30), jitter: 0.0015, refusal: Some(0.001) };
+pub const LOOPBACK: Terrain = Terrain {
+    latency: (0.06, 0.003),
+    slow: (0.0, 0),
+    commit: (0.001, 0.003, 30),
+    jitter: 0.0015,
+    refusal: Some(0.001),
+};
 
 impl Terrain {
     /// What an answer takes on average, in seconds.
@@ -183,7 +188,9 @@ impl Limit {
                 let begun = Self::window(from, length, offset) * length - offset;
                 self.rate * length - answered(begun, from) + self.rate * (to - begun - length)
             }
-            _ => self.rate * (to - from),
+            Kind::Bucket | Kind::Concurrent { .. } | Kind::Spaced { .. } | Kind::Sliding { .. } => {
+                self.rate * (to - from)
+            }
         }
     }
 
@@ -191,7 +198,7 @@ impl Limit {
         let wait = match self.kind {
             Kind::Bucket => (1.0 - self.left) / self.rate,
             Kind::Window { length, offset } => length - (now + offset) % length,
-            _ => 1.0,
+            Kind::Concurrent { .. } | Kind::Spaced { .. } | Kind::Sliding { .. } => 1.0,
         };
         wait.ceil().max(1.0) as u64
     }
@@ -211,6 +218,9 @@ pub struct Scene {
     pub length: Duration,
     /// By which factor the limit changes, and when.
     pub change: Option<(Duration, f64)>,
+    /// How long before its departure a request may be claimed.
+    pub lead: Duration,
+    pub tuning: Tuning,
 }
 
 /// What came of a run.
@@ -281,7 +291,7 @@ struct Simulation {
 const EPOCH: Timestamp = Timestamp(4_000_000_000_000);
 
 impl Simulation {
-    fn new(scene: Scene, seed: u64, lead: Duration) -> Self {
+    fn new(scene: Scene, seed: u64) -> Self {
         let growth = Backoff::new(Duration::from_secs(1), Duration::from_secs(600)).unwrap();
         let policy = Policy {
             max_attempts: 8,
@@ -291,8 +301,8 @@ impl Simulation {
             ask_singly: true,
         };
         let ceiling = RateLimit { requests_per_second: scene.ceiling, burst: 5.try_into().unwrap() };
-        let mut pace = Pace::new(ceiling, growth).adaptive(scene.concurrency, Duration::ZERO);
-        pace.permits.lead_by(lead);
+        let mut pace = Pace::new(ceiling, growth).tuned(scene.concurrency, scene.tuning, Duration::ZERO);
+        pace.permits.lead_by(scene.lead);
         let agent = AgentId::parse("a").unwrap();
         let row = Deletion::new(DeletionId(1), EntryId::parse("1").unwrap());
         let lane = Lane { priority: 0, agent: agent.clone(), batch_max: 20 };
@@ -339,8 +349,8 @@ impl Simulation {
                 }
                 Admission::Probe | Admission::Probing | Admission::Held(None) => break,
             }
-            if !self.pace.permits.take(self.now) {
-                next = self.pace.permits.next().max(self.now + Duration::from_micros(1));
+            if !self.pace.take(self.now) {
+                next = self.pace.next().max(self.now + Duration::from_micros(1));
                 break;
             }
             taken += 1;
@@ -379,7 +389,11 @@ impl Simulation {
             Event::Replies { is_taken_up } => {
                 *out -= 1;
                 let is_delivered = is_taken_up && self.limit.allows(at);
-                if is_delivered { self.run.delivered.push(at) } else { self.run.throttled.push(at) }
+                if is_delivered {
+                    self.run.delivered.push(at)
+                } else {
+                    self.run.throttled.push(at)
+                }
                 self.inbox.push_back((flight, is_delivered));
             }
         }
@@ -428,8 +442,8 @@ impl Simulation {
 }
 
 /// Runs a daemon with endless work through a scene.
-pub fn simulate(scene: Scene, seed: u64, lead: Duration) -> Run {
-    let mut simulation = Simulation::new(scene, seed, lead);
+pub fn simulate(scene: Scene, seed: u64) -> Run {
+    let mut simulation = Simulation::new(scene, seed);
     let (mut out, mut change) = (0, scene.change);
     while simulation.now < scene.length {
         let next = if simulation.now >= simulation.busy {
