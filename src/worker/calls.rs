@@ -81,15 +81,20 @@ impl Road {
     /// Waits for the departure, and returns when it was. A task may be woken late. So the gap counts from when the request before
     /// really left, because a gateway counts from there.
     async fn depart(&self, departure: Departure, clock: &Clock) -> Duration {
+        sleep_until(departure.at, clock).await;
         let left = Duration::from_micros(self.left.load(Ordering::Relaxed));
-        let earliest = departure.at.max((left + departure.gap).min(departure.at + LATE));
-        let early = earliest.saturating_sub(clock.elapsed());
-        if !early.is_zero() {
-            sleep(early).await;
-        }
+        sleep_until((left + departure.gap).min(departure.at + LATE), clock).await;
         let now = clock.elapsed();
         self.left.store(u64::try_from(now.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         now
+    }
+}
+
+/// Sleeps once, as a manual clock may stand still.
+async fn sleep_until(at: Duration, clock: &Clock) {
+    let early = at.saturating_sub(clock.elapsed());
+    if !early.is_zero() {
+        sleep(early).await;
     }
 }
 
