@@ -32,7 +32,7 @@ use crate::{
         judge::Policy,
         outcome::Scope,
     },
-    pace::Pace,
+    pace::{Departure, Pace},
     queue::{InEffect, Queue, QueueError as _, Remedy, Tx as _},
     watch::{metrics::Metrics, supervisor::Supervisor},
 };
@@ -251,6 +251,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         if self.ledger.is_written() && plan.is_idle() && over.is_empty() && !self.is_set_anew() {
             return Ok(0);
         }
+        let begun = self.clock.elapsed();
         if let Err(error) = self.write(&mut plan, &over, now).await {
             self.queue.undo().await;
             self.schedule.pace.give_back();
@@ -264,7 +265,11 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         self.view.lanes_stale |= self.ledger.forget_settled(&mut self.schedule);
         let sent = plan.claims.len();
         self.schedule.spend(sent);
-        let departures = self.schedule.pace.leave(self.clock.elapsed());
+        let elapsed = self.clock.elapsed();
+        self.schedule.pace.permits.claimed_in(elapsed.saturating_sub(begun));
+        // There is a permit for each claim. If one were missing, its claim would still have to go.
+        let departures = self.schedule.pace.leave(elapsed).into_iter();
+        let departures = departures.chain(std::iter::repeat(Departure { at: elapsed, gap: Duration::ZERO }));
         for (claim, departure) in plan.claims.into_iter().zip(departures) {
             let probed = self.schedule.pace.holds.sent(claim.request, &claim.batch.lane().agent, now);
             log::probes(claim.request, &probed);

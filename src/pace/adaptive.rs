@@ -62,6 +62,8 @@ pub struct Adaptive {
     /// Requests up to this one were sent before the last excess was noticed, so their answers are about that excess.
     noticed: RequestId,
     excess: Option<(Excess, Blame)>,
+    /// The rate at which the requests in flight are counted.
+    counted_at: f64,
 }
 
 impl Adaptive {
@@ -74,6 +76,7 @@ impl Adaptive {
             concurrency: AdaptiveConcurrency::new(concurrency),
             noticed: RequestId(0),
             excess: None,
+            counted_at: rate,
         }
     }
 
@@ -93,7 +96,8 @@ impl Adaptive {
         let was_even = self.burst.is_even();
         let mut changes =
             if heard.is_throttled { self.throttled(heard, elapsed) } else { self.delivered(heard, elapsed) };
-        if changes.rate.is_some_and(|RateChange { from, to, .. }| (to / from - 1.0).abs() > ANOTHER_RATE) {
+        if (self.rate.current() / self.counted_at - 1.0).abs() > ANOTHER_RATE {
+            self.counted_at = self.rate.current();
             self.concurrency.rate_changed();
         }
         changes.is_even = Some(self.burst.is_even()).filter(|is_even| *is_even != was_even);
@@ -134,22 +138,27 @@ impl Adaptive {
         if heard.request <= self.noticed {
             return changes;
         }
-        changes.concurrency = self.concurrency.delivered(heard.in_flight, elapsed);
         match self.excess.take() {
-            Some((excess, blame)) if blame == Blame::Rate || excess.probed.is_some() => {
-                if blame == Blame::Concurrency {
-                    changes.concurrency = self.concurrency.acquit();
-                    self.burst.throttled(elapsed);
-                }
-                changes.rate = self.rate.recover(&excess, elapsed);
-            }
-            Some(_) => {}
+            Some((excess, blame)) => self.recovered(&excess, blame, elapsed, &mut changes),
             None => changes.rate = self.rate.climb(elapsed),
         }
+        changes.concurrency = changes.concurrency.or_else(|| self.concurrency.delivered(heard.in_flight, elapsed));
         if !self.rate.is_lowered() {
             self.burst.delivered(elapsed);
         }
         changes
+    }
+
+    fn recovered(&mut self, excess: &Excess, blame: Blame, elapsed: Duration, changes: &mut Changes) {
+        if blame == Blame::Concurrency {
+            // A limit on the requests in flight lets a request through that goes alone, and soon.
+            if !self.rate.is_refused_for_long(excess, elapsed) {
+                return;
+            }
+            changes.concurrency = self.concurrency.acquit();
+            self.burst.throttled(elapsed);
+        }
+        changes.rate = self.rate.recover(excess, elapsed);
     }
 }
 

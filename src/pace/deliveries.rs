@@ -2,10 +2,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-/// The number of points in time that are kept. With a point every half second, they reach back longer than two plateaus.
+/// The number of points in time that are kept. With a point every half second, they reach back 150 s, which is longer than the
+/// shortest plateau. At a low rate, each delivery is a point, and they reach back further.
 const MOST: usize = 300;
 /// The least number of deliveries over which a rate is measured.
-const FEWEST: u32 = 3;
+const FEWEST: u64 = 3;
 
 /// The deliveries, counted at points in time.
 #[derive(Clone, Debug)]
@@ -13,8 +14,8 @@ pub struct Deliveries {
     /// The least time between two points.
     every: Duration,
     /// Points in time of sending, and the number of deliveries up to each.
-    points: VecDeque<(Duration, u32)>,
-    count: u32,
+    points: VecDeque<(Duration, u64)>,
+    count: u64,
 }
 
 impl Deliveries {
@@ -37,7 +38,7 @@ impl Deliveries {
 
     /// The number of all deliveries.
     #[must_use]
-    pub fn count(&self) -> u32 {
+    pub fn count(&self) -> u64 {
         self.count
     }
 
@@ -51,10 +52,10 @@ impl Deliveries {
     /// to `until`, it lets through the rate times the time and these.
     #[must_use]
     pub fn allowed(&self, at_once: f64, until: Duration) -> f64 {
-        let rate = |(from, before): &(Duration, u32)| {
+        let rate = |(from, before): &(Duration, u64)| {
             let (over, count) = (until.saturating_sub(*from), self.count - before);
             let is_long = over >= self.every && count >= FEWEST;
-            if is_long { (f64::from(count) - at_once) / over.as_secs_f64() } else { 0.0 }
+            if is_long { (count as f64 - at_once) / over.as_secs_f64() } else { 0.0 }
         };
         self.points.iter().map(rate).fold(0.0, f64::max)
     }

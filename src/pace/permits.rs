@@ -22,6 +22,11 @@ use governor::{
 
 use crate::model::outcome::Cause;
 
+/// With each claim, the slowest one so far counts this share of before: about the last twenty decide.
+const FORGOTTEN: f64 = 0.95;
+/// The longest lead. A hold that is placed meanwhile does not stop the requests that were claimed.
+const LONGEST_LEAD: Duration = Duration::from_millis(250);
+
 /// The configured rate limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateLimit {
@@ -120,8 +125,11 @@ pub struct Permits {
     /// In elapsed time: the limiter has no permit before this.
     next: Duration,
     limit: RateLimit,
-    /// How long before its departure a permit may be taken.
+    /// How long before its departure a permit may be taken, and the least of that.
     lead: Duration,
+    least_lead: Duration,
+    /// What the slowest of the recent claims took.
+    slow: Duration,
     /// The time between two departures, if they are to be spaced evenly.
     gap: Option<Duration>,
     /// In elapsed time: the next departure, if they are spaced evenly.
@@ -148,6 +156,8 @@ impl Permits {
             next: Duration::ZERO,
             limit,
             lead: Duration::ZERO,
+            least_lead: Duration::ZERO,
+            slow: Duration::ZERO,
             gap: None,
             spaced: Duration::ZERO,
             left: None,
@@ -158,7 +168,17 @@ impl Permits {
     /// Lets a permit be taken this long before its request departs, if departures are spaced evenly. The request is claimed
     /// meanwhile, so that a commit delays no departure. The caller must wait for the departure that [`Permits::leave`] returns.
     pub fn lead_by(&mut self, lead: Duration) {
-        self.lead = lead;
+        (self.least_lead, self.lead) = (lead, lead);
+    }
+
+    /// Takes in how long the last claim took, its commit included. Where claims take long, the lead is longer: departures that are
+    /// spaced evenly do not catch up. Does nothing without a lead.
+    pub fn claimed_in(&mut self, took: Duration) {
+        if !self.least_lead.is_zero() {
+            let slow = took.max(self.slow.mul_f64(FORGOTTEN));
+            self.slow = slow;
+            self.lead = self.least_lead.max(slow * 3 / 2).min(LONGEST_LEAD);
+        }
     }
 
     /// Spaces departures evenly at `rate` requests per second, without catching up: the API's limit may have no burst. `None`:

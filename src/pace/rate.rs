@@ -86,7 +86,7 @@ pub struct AdaptiveRate {
     /// The requests that were delivered, in time of sending: elapsed time without the idle time.
     deliveries: Deliveries,
     /// The end of the last excess, in time of sending; and the number of deliveries and the idle time up to then.
-    since: (Duration, u32, Duration),
+    since: (Duration, u64, Duration),
     /// The idle time so far, and up to the last step; and when the next request is due if there is one.
     idle: Duration,
     idle_before: Duration,
@@ -258,6 +258,12 @@ impl AdaptiveRate {
         change
     }
 
+    /// Whether the API refused a probe, or for longer than our own hold takes.
+    #[must_use]
+    pub fn is_refused_for_long(&self, excess: &Excess, elapsed: Duration) -> bool {
+        excess.probed.is_some() || elapsed.saturating_sub(excess.since) > self.tuning.own_hold
+    }
+
     /// How long the API refused. An outage does not count.
     fn refusal(&self, excess: &Excess, elapsed: Duration) -> Duration {
         // The limit reopened between the last refused probe and this answer. The midpoint is assumed.
@@ -266,10 +272,10 @@ impl AdaptiveRate {
         if refusal > self.tuning.window * 3 / 2 { Duration::ZERO } else { refusal }
     }
 
-    /// Whether the API refused for longer than our own hold took.
+    /// Whether the API refused for longer than our own hold took: a probe was refused as well, or the API asked for more time.
     fn is_long(&self, excess: &Excess, refusal: Duration) -> bool {
         let sending = self.sending(excess.left).saturating_sub(self.since.0);
-        excess.probed.is_some() || refusal > self.tuning.own_hold && sending < refusal
+        excess.probed.is_some() || (refusal > self.tuning.own_hold && sending < refusal)
     }
 
     /// Learns how many requests the limit lets through at once.
@@ -286,18 +292,18 @@ impl AdaptiveRate {
     /// The rate of a limit whose window was used up, if enough is known.
     fn of_window(&self, excess: &Excess, refusal: Duration) -> Option<f64> {
         let (delivered, credible) = (self.deliveries.count() - self.since.1, self.tuning.credible);
-        let is_credible = delivered >= credible && refusal.as_secs_f64() * excess.at >= f64::from(credible);
+        let is_credible = delivered >= u64::from(credible) && refusal.as_secs_f64() * excess.at >= f64::from(credible);
         let over = self.sending(excess.since).saturating_sub(self.since.0) + refusal;
         // If most of the time was idle, the refusal may have been idle time, too.
         let is_busy = self.idle.saturating_sub(self.since.2) <= over;
-        (is_credible && is_busy).then(|| f64::from(delivered) / over.as_secs_f64())
+        (is_credible && is_busy).then(|| delivered as f64 / over.as_secs_f64())
     }
 
     /// The rate just below the one that the deliveries show, or half the way there if they show little.
     fn shown(&mut self, excess: &Excess) -> f64 {
         let allowed = self.deliveries.allowed(self.at_once, self.sending(excess.left));
         let is_near = allowed * self.tuning.leap >= excess.at;
-        self.is_shown = is_near && self.deliveries.count() >= self.tuning.credible;
+        self.is_shown = is_near && self.deliveries.count() >= u64::from(self.tuning.credible);
         if is_near {
             allowed * self.tuning.margin
         } else {

@@ -50,7 +50,9 @@ pub(super) struct InFlight {
     pub(super) request: RequestId,
     pub(super) correlation_id: Uuid,
     pub(super) batch: Batch,
-    /// When it was sent.
+    /// When its claim was committed, in elapsed time: from then on, others see it.
+    pub(super) committed: Duration,
+    /// When it is planned to leave.
     pub(super) departure: Departure,
 }
 
@@ -78,15 +80,16 @@ struct Road {
 }
 
 impl Road {
-    /// Waits for the departure, and returns when it was. A task may be woken late. So the gap counts from when the request before
-    /// really left, because a gateway counts from there.
+    /// Waits for the departure, and returns when it was. A task may be woken late. So the gap counts from the departure before as it
+    /// really was, because a gateway counts from there. The place is taken before the second sleep: those that are woken with this
+    /// one must keep the gap, too.
     async fn depart(&self, departure: Departure, clock: &Clock) -> Duration {
         sleep_until(departure.at, clock).await;
         let left = Duration::from_micros(self.left.load(Ordering::Relaxed));
-        sleep_until((left + departure.gap).min(departure.at + LATE), clock).await;
-        let now = clock.elapsed();
-        self.left.store(u64::try_from(now.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        now
+        let at = clock.elapsed().max((left + departure.gap).min(departure.at + LATE));
+        self.left.store(u64::try_from(at.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        sleep_until(at, clock).await;
+        clock.elapsed()
     }
 }
 
@@ -174,6 +177,7 @@ impl<T: Transport> Calls<T> {
         let Claim { request, correlation_id, batch } = claim;
         let (api, clock, sending, road) =
             (Arc::clone(&self.api), self.clock.clone(), batch.clone(), Arc::clone(&self.road));
+        let committed = self.clock.elapsed();
         let task = self.tasks.spawn(async move {
             let sent = road.depart(departure, &clock).await;
             let out = Out::enter(&road);
@@ -183,7 +187,7 @@ impl<T: Transport> Calls<T> {
             };
             Back { reply, took: clock.elapsed().saturating_sub(sent), together: out.together }
         });
-        self.in_flight.insert(task.id(), InFlight { request, correlation_id, batch, departure });
+        self.in_flight.insert(task.id(), InFlight { request, correlation_id, batch, committed, departure });
     }
 
     /// Waits until a call has come back. Returns at once if there is none in flight.
@@ -250,7 +254,7 @@ pub(super) fn on_their_way(
     lanes: &[Lane],
 ) -> Vec<DeletionId> {
     let lanes: HashSet<&Lane> = lanes.iter().collect();
-    let moved = |call: &InFlight| others_wrote.is_some_and(|at| at >= call.departure.at);
+    let moved = |call: &InFlight| others_wrote.is_some_and(|at| at >= call.committed);
     let sent = flights.values().filter(|call| lanes.contains(call.batch.lane()) || moved(call)).map(|call| &call.batch);
     let claimed = claims.iter().map(|claim| &claim.batch).filter(|batch| lanes.contains(batch.lane()));
     sent.chain(claimed).flat_map(Batch::deletions).map(|row| row.id).collect()

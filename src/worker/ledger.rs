@@ -262,7 +262,7 @@ impl Ledger {
         holds.iter().for_each(|change| schedule.hold_log.answered(change, detail, is_foreign));
         let lifts = holds.iter().any(|change| matches!(change, HoldChange::Lifted { .. }));
         self.hold_changes.extend(holds);
-        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.departure.at, lifts });
+        self.unsettled.push(Unsettled { settlement, lane: call.batch.lane().clone(), sent: call.committed, lifts });
     }
 
     /// After a commit, forgets the settled answers, and notes the lanes of the rows that come back. True if the lanes must be

@@ -123,10 +123,16 @@ fn a_limit_on_concurrency_is_told_from_one_on_the_rate() {
         for seed in 0..SEEDS {
             let run = simulate(scene, seed);
             assert!(
-                run.told.iter().any(|(_, changes)| changes.concurrency.is_some_and(is_found)),
+                run.changes.iter().any(|(_, changes)| changes.concurrency.is_some_and(is_found)),
                 "{most}, seed {seed}"
             );
         }
+    }
+    // A limit with a window refuses for long, also if it says for how long: it is on the rate.
+    let told = Scene { told: Told::Exactly, length: seconds(300.0), ..window(10.0, 60.0) };
+    let last = |run: Run| run.changes.iter().rev().find_map(|(_, changes)| changes.concurrency);
+    for seed in 0..SEEDS {
+        assert!(last(simulate(told, seed)).is_none_or(|change| change.to == 16), "seed {seed}");
     }
     // No limit on the rate is taken for one on concurrency that costs anything.
     for scene in [nginx(10.0, 0, 10.0), nginx(10.0, 5, 10.0), haproxy(10.0), bucket(50.0)] {
@@ -214,4 +220,14 @@ fn without_each_number_of_the_search_a_scenario_fails() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn slow_commits_cost_no_goodput() {
+    for (rate, commit) in [(10.0, 0.06), (50.0, 0.03)] {
+        let slow = Terrain { commit: (commit, 0.005, 0), ..LOOPBACK };
+        let scene = Scene { terrain: slow, concurrency: 16, ..nginx(rate, 20, 10.0) };
+        let good = goodput(scene, 300.0);
+        assert!(good >= 0.85, "{rate}/s, {commit} s: {good:.3}");
+    }
 }

@@ -232,8 +232,8 @@ pub struct Run {
     pub throttled: Vec<f64>,
     /// When the rate came within a tenth of the limit, in seconds.
     pub found: Option<f64>,
-    /// The changes, for whoever wants to know.
-    pub told: Vec<(f64, pace::Changes)>,
+    /// The changes, and when they were, in seconds.
+    pub changes: Vec<(f64, pace::Changes)>,
 }
 
 impl Run {
@@ -356,7 +356,9 @@ impl Simulation {
             taken += 1;
         }
         if taken > 0 {
-            self.busy = self.now + self.scene.terrain.commit(&mut self.rng);
+            let commit = self.scene.terrain.commit(&mut self.rng);
+            self.pace.permits.claimed_in(commit);
+            self.busy = self.now + commit;
             for departure in self.pace.leave(self.busy) {
                 self.flights.push(Flight { departure, in_flight: 0 });
                 let request = self.newest();
@@ -421,7 +423,7 @@ impl Simulation {
             let heard = pace::Heard { request, newest, departure, in_flight, is_throttled: !is_delivered };
             let changes = self.pace.heard(heard, self.now);
             if changes != pace::Changes::default() {
-                self.run.told.push((at, changes));
+                self.run.changes.push((at, changes));
             }
             let outcome = pace::Outcome {
                 request,
