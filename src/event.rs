@@ -33,6 +33,8 @@ pub const OPERATOR_ACT: &str = "operator_act";
 pub const RATE_CHANGED: &str = "rate_changed";
 /// The limit of requests in flight has changed.
 pub const CONCURRENCY_CHANGED: &str = "concurrency_changed";
+/// Requests are spaced evenly from now on, or may leave in a burst again.
+pub const BURST_CHANGED: &str = "burst_changed";
 /// The key file has another key, which is used from now on.
 pub const KEY_CHANGED: &str = "key_changed";
 /// The key file was read again and cannot be used.

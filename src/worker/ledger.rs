@@ -23,7 +23,7 @@ use crate::{
         judge::{Heard, Sent, Standing, judge},
         outcome::{Fault, Judgement},
     },
-    pace::{self, Changes, Outcome, is_too_much},
+    pace::{self, Outcome, is_too_much},
     queue::{Claim, Settlement, Tx},
     watch::metrics::Metrics,
 };
@@ -195,9 +195,8 @@ impl Ledger {
         let Some(is_throttled) = too_much else { return };
         let (request, newest, departure) = (call.request, self.newest, call.departure);
         let heard = pace::Heard { request, newest, departure, in_flight, is_throttled };
-        let Changes { rate, concurrency, .. } = schedule.pace.heard(heard, schedule.clock.elapsed());
-        rate.iter().for_each(log::rate);
-        concurrency.iter().for_each(log::concurrency);
+        let changes = schedule.pace.heard(heard, schedule.clock.elapsed());
+        log::limits(&changes, schedule.pace.permits.limit().burst);
     }
 
     /// The changes of holds that follow from the answer.

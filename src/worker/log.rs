@@ -3,7 +3,7 @@
 mod holds;
 mod invalid_rows;
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use tracing::{debug, info, warn};
 
@@ -17,7 +17,7 @@ use crate::{
         act::{Act, ActKind},
         outcome::{Cause, Verdict},
     },
-    pace::{ConcurrencyChange, RateChange},
+    pace::{Changes, ConcurrencyChange, RateChange, rate::Why},
     queue::{Counts, Settlement, Tally},
     watch::telemetry::dropped_lines,
 };
@@ -195,6 +195,18 @@ pub fn act(act: &Act) {
         ended,
         "{operator} {what}{cut}"
     );
+}
+
+/// Logs changes of the limits. `burst`: the configured one.
+pub fn limits(changes: &Changes, burst: NonZeroU32) {
+    changes.rate.iter().for_each(rate);
+    changes.concurrency.iter().for_each(concurrency);
+    let Some(is_even) = changes.is_even else { return };
+    let (one, burst) = (1, burst.get());
+    let (from, to, why) = if is_even { (burst, one, Why::Throttled) } else { (one, burst, Why::Probing) };
+    if from != to {
+        info!(event = event::BURST_CHANGED, from, to, why = why.as_str(), "the most requests at once changed");
+    }
 }
 
 /// Logs a change of the rate.

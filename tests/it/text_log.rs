@@ -18,7 +18,7 @@ use audio_cache_sweeper::{
 };
 use regex::Regex;
 
-use events::{NOW, acts, holds, life, requests};
+use events::{NOW, acts, holds, life, limits, requests};
 
 use crate::daemon::{BINARY, clean, configure, configured, finish, queue, sandbox, skipped, sql};
 
@@ -58,6 +58,7 @@ fn every_event_is_a_sentence_in_local_time_without_epoch_numbers() {
     let all = || {
         requests();
         holds();
+        limits();
         acts();
         life();
     };

@@ -215,8 +215,17 @@ pub fn holds() {
         "the hold is over; one request probes"
     );
     info!(event = event::HOLD_LIFTED, scope = "*", cause = "lost", "hold lifted");
+}
+
+pub fn limits() {
     info!(event = event::RATE_CHANGED, from = 5.0, to = 4.75, why = "throttled", "rate changed");
-    info!(event = event::CONCURRENCY_CHANGED, from = 8, to = 7, "requests at a time changed with what answers take");
+    for (from, to, why) in [(8, 7, "latency"), (7, 8, "latency"), (8, 4, "throttled"), (4, 5, "probing"), (2, 1, "new")]
+    {
+        info!(event = event::CONCURRENCY_CHANGED, from, to, why, "the most requests in flight changed");
+    }
+    for (from, to, why) in [(5, 1, "throttled"), (1, 5, "probing")] {
+        info!(event = event::BURST_CHANGED, from, to, why, "the most requests at once changed");
+    }
 }
 
 #[expect(clippy::too_many_lines, reason = "one event after the other")]

@@ -34,8 +34,10 @@ pub(super) fn sentence(fields: &Fields, look: &Look<'_>) -> Option<String> {
             format!("the rate goes from {} to {} requests a second ({})", shown("from"), shown("to"), shown("why"))
         }
         event::CONCURRENCY_CHANGED => {
-            format!("at most {} requests at a time, not {}: answers take another time", shown("to"), shown("from"))
+            let why = concurrency_why(fields);
+            format!("at most {} at a time, not {}: {why}", count(fields.number("to"), "request"), shown("from"))
         }
+        event::BURST_CHANGED => burst(fields, look),
         event::SUMMARY if fields.has("pending") => summary(fields, look),
         event::STARTED => started(fields, look),
         event::STOPPING => {
@@ -50,6 +52,24 @@ pub(super) fn sentence(fields: &Fields, look: &Look<'_>) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+fn concurrency_why(fields: &Fields) -> &str {
+    match fields.text("why") {
+        "latency" if fields.number("to") < fields.number("from") => "answers are slow",
+        "latency" => "answers are no longer slow",
+        "throttled" => "the API throttles more",
+        "probing" => "the API may bear more",
+        other => other,
+    }
+}
+
+fn burst(fields: &Fields, look: &Look<'_>) -> String {
+    let (from, to) = (fields.shown("from", look), fields.shown("to", look));
+    match fields.number("to") {
+        1 => format!("requests are spaced evenly, and not up to {from} at once: the API throttled some"),
+        _ => format!("up to {to} requests may leave at once again: the API may bear them"),
+    }
 }
 
 /// The message of an event with its fields, and the target if the event is not one of ours.
