@@ -6,6 +6,8 @@ pub mod deletion;
 
 pub mod label;
 
+pub mod limits;
+
 pub mod backoff;
 
 pub mod envelope;

@@ -33,7 +33,7 @@ use crate::{
         outcome::Scope,
     },
     pace::{Departure, Pace},
-    queue::{InEffect, Queue, QueueError as _, Remedy, Tx as _},
+    queue::{Queue, QueueError as _, Remedy, Tx as _},
     watch::{metrics::Metrics, supervisor::Supervisor},
 };
 use calls::Calls;
@@ -307,13 +307,10 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         Ok(())
     }
 
-    /// Whether somebody has changed settings since they were written. Rate and concurrency change by themselves all the time, and are
-    /// written with what is written anyway.
+    /// Whether somebody has changed settings since they were written. The limits change by themselves all the time, and are written with
+    /// what is written anyway.
     fn is_set_anew(&self) -> bool {
-        let InEffect { requests_per_second, concurrency, .. } = self.chores.told;
-        let set =
-            InEffect { requests_per_second, concurrency, ..in_effect(&self.schedule.pace, &self.schedule.settings) };
-        set != self.chores.told
+        !in_effect(&self.schedule.pace, &self.schedule.settings).has_settings_of(&self.chores.told)
     }
 
     /// Time until a turn may have something to do, if no call comes back and nobody writes.

@@ -498,15 +498,20 @@ CREATE TABLE acts (
 -- This index has one entry per act that the daemon is still to log.
 CREATE INDEX acts_unlogged ON acts (id) WHERE logged = 0;
 
--- The daemon that works on the queue, for `sweeper status`. It writes this one row at its start, and again with its next write
--- after its rate or another setting in this row has changed. The row outlives its writer: only the lock beside the file tells whether the daemon still runs.
+-- The daemon that works on the queue, for `sweeper status`. It writes this one row at its start, and again
+-- with its next write after its rate or another setting in this row has changed. The row outlives its writer: only the lock beside
+-- the file tells whether the daemon still runs.
 CREATE TABLE daemon (
     id                  INTEGER PRIMARY KEY,
     pid                 INTEGER NOT NULL,
     version             TEXT    NOT NULL,
     started_at          INTEGER NOT NULL,
     requests_per_second REAL    NOT NULL, -- the current rate, below the configured one if the API bears less
+    rate_ceiling        REAL    NOT NULL, -- rate_limit.requests_per_second
+    rate_why            TEXT    NOT NULL, -- ceiling; found: the API throttled more; told: by its headers
     concurrency         INTEGER NOT NULL, -- the current limit of requests in flight, likewise
+    concurrency_ceiling INTEGER NOT NULL, -- delivery.concurrency
+    concurrency_why     TEXT    NOT NULL, -- ceiling; throttled: the API throttles more; latency: answers are slow
     batch_size          INTEGER NOT NULL, -- delivery.batch_size, delivery.linger, retry.base_delay and retry.max_delay
     linger_ms           INTEGER NOT NULL,
     retry_base_ms       INTEGER NOT NULL,

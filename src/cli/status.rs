@@ -5,6 +5,7 @@ mod empty;
 mod json;
 mod label;
 mod layout;
+mod limits;
 mod outlook;
 mod page;
 mod why;

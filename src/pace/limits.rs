@@ -7,7 +7,10 @@ use super::{
     Pace,
     rate::{RateChange, Why},
 };
-use crate::model::window::Window;
+use crate::model::{
+    limits::{ConcurrencyReason, RateReason},
+    window::Window,
+};
 
 impl Pace {
     /// The current rate, in requests per second.
@@ -19,6 +22,33 @@ impl Pace {
     /// This rate, or the one that the API's headers tell if it is lower.
     fn capped(&self, rate: f64) -> f64 {
         self.told.cap().map_or(rate, |cap| rate.min(cap))
+    }
+
+    /// Why the current rate is what it is.
+    #[must_use]
+    pub fn rate_reason(&self) -> RateReason {
+        let found = self.found();
+        if self.rate() < found {
+            RateReason::Told
+        } else if found >= self.permits.limit().requests_per_second {
+            RateReason::Ceiling
+        } else {
+            RateReason::Found
+        }
+    }
+
+    /// Why the limit of requests in flight is what it is, whose ceiling is `most`.
+    #[must_use]
+    pub fn concurrency_reason(&self, most: usize) -> ConcurrencyReason {
+        let limit = self.concurrency(most);
+        let allowed = self.adaptive.as_ref().and_then(|adaptive| adaptive.concurrency.allowed());
+        if limit >= most {
+            ConcurrencyReason::Ceiling
+        } else if allowed.is_some_and(|allowed| allowed <= limit) {
+            ConcurrencyReason::Throttled
+        } else {
+            ConcurrencyReason::Latency
+        }
     }
 
     /// An upper bound of the permits at `elapsed`. Taking one may still fail.

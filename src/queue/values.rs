@@ -6,22 +6,40 @@ use crate::model::{
     backoff::Backoff,
     clock::Timestamp,
     deletion::{Batch, Deletion, DeletionId, RequestId},
+    limits::{ConcurrencyReason, RateReason},
     outcome::{Cause, Judged, Verdict},
 };
 
-/// The settings of a daemon that decide when due rows go out, for those who look at the queue.
+/// The settings and limits of a daemon that decide when due rows go out, for those who look at the queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InEffect {
     /// The current rate.
     pub requests_per_second: f64,
+    /// The configured rate, which the current one never exceeds.
+    pub rate_ceiling: f64,
+    /// Why the current rate is what it is.
+    pub rate_reason: RateReason,
     /// The current limit of requests in flight.
     pub concurrency: usize,
+    /// The configured limit of requests in flight.
+    pub concurrency_ceiling: usize,
+    /// Why the current limit of requests in flight is what it is.
+    pub concurrency_reason: ConcurrencyReason,
     /// Most IDs per request, 1 to 20.
     pub batch_size: u8,
     /// How long a request that is not full waits for more rows.
     pub linger: Duration,
     /// The delays between attempts.
     pub retry: Backoff,
+}
+
+impl InEffect {
+    /// Whether only limits differ that change by themselves.
+    #[must_use]
+    pub fn has_settings_of(&self, other: &Self) -> bool {
+        let Self { requests_per_second, rate_reason, concurrency, concurrency_reason, .. } = *other;
+        Self { requests_per_second, rate_reason, concurrency, concurrency_reason, ..*self } == *other
+    }
 }
 
 /// A request that was claimed and never answered: its daemon died.

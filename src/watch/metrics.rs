@@ -21,8 +21,13 @@ use prometheus_client::{
 };
 
 use crate::{
-    model::{clock::Timestamp, deletion::Kind, outcome::Cause},
-    queue::{Census, Counts},
+    model::{
+        clock::Timestamp,
+        deletion::Kind,
+        limits::{ConcurrencyReason, RateReason},
+        outcome::Cause,
+    },
+    queue::{Census, Counts, InEffect},
 };
 pub use exposition::Exposition;
 
@@ -63,6 +68,12 @@ struct CauseLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabels {
+    limit: &'static str,
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
 }
@@ -81,6 +92,10 @@ struct Inner {
     durations: Histogram,
     sizes: Histogram,
     rate: Decimal,
+    rate_ceiling: Decimal,
+    concurrency_limit: Gauge,
+    /// 1 for the reason of each limit, 0 for the others.
+    reasons: Family<ReasonLabels, Gauge>,
     in_flight: Gauge,
     unsettled: AtomicUsize,
     /// Empty while the database cannot be read, because an old number would look current.
@@ -100,6 +115,9 @@ impl Metrics {
             durations: Histogram::new(DURATIONS),
             sizes: Histogram::new(SIZES),
             rate: Decimal::default(),
+            rate_ceiling: Decimal::default(),
+            concurrency_limit: Gauge::default(),
+            reasons: Family::default(),
             in_flight: Gauge::default(),
             unsettled: AtomicUsize::new(0),
             depth: Family::default(),
@@ -144,11 +162,20 @@ impl Metrics {
         ended.into_iter().map(|verdict| self.0.deletions.get_or_create(&VerdictLabel { verdict }).get()).sum()
     }
 
-    /// Takes in the rate and the requests after a turn: those in flight, and those that are in flight or not settled yet.
-    pub fn turned(&self, requests_per_second: f64, in_flight: usize, unsettled: usize) {
+    /// Takes in the limits and the requests after a turn: those in flight, and those that are in flight or not settled yet.
+    pub fn turned(&self, limits: &InEffect, in_flight: usize, unsettled: usize) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.0.unsettled.store(unsettled, Ordering::Relaxed);
-        self.0.rate.set(requests_per_second);
-        self.0.in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+        self.0.rate.set(limits.requests_per_second);
+        self.0.rate_ceiling.set(limits.rate_ceiling);
+        self.0.concurrency_limit.set(number(limits.concurrency));
+        self.0.in_flight.set(number(in_flight));
+        let reasons = RateReason::ALL.map(|reason| ("rate", reason.as_str(), reason == limits.rate_reason));
+        let of_concurrency =
+            ConcurrencyReason::ALL.map(|reason| ("concurrency", reason.as_str(), reason == limits.concurrency_reason));
+        for (limit, why, is_it) in reasons.into_iter().chain(of_concurrency) {
+            self.0.reasons.get_or_create(&ReasonLabels { limit, why }).set(i64::from(is_it));
+        }
     }
 
     /// The number of requests that are in flight or whose answers are not written: what a crash would leave to the next start.
@@ -208,6 +235,12 @@ impl Inner {
         r.register("sweeper_in_flight", "Requests in flight", self.in_flight.clone());
         let help = "The current rate limit: the configured rate, or the adaptive rate below it";
         r.register("sweeper_rate_requests_per_second", help, self.rate.clone());
+        let help = "The configured rate limit, which the current one never exceeds";
+        r.register("sweeper_rate_ceiling_requests_per_second", help, self.rate_ceiling.clone());
+        let help = "The current limit of requests in flight: the configured one, or less if the API bears less";
+        r.register("sweeper_concurrency_limit", help, self.concurrency_limit.clone());
+        let help = "Why a limit is what it is: 1 for the reason, 0 for the others";
+        r.register("sweeper_limit_reason", help, self.reasons.clone());
         let help = "Rows in the database; due rows count as pending, too";
         r.register("sweeper_queue_depth", help, self.depth.clone());
         let help = "Time since the oldest due row was due, among the rows that are next in their lanes";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::{Worker, log};
+use super::{Worker, log, schedule::in_effect};
 use crate::{
     api::Transport,
     event,
@@ -100,11 +100,12 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         self.chores.deleted_before = self.ledger.totals.deleted;
         let per_s = (deleted as f64 / since.as_secs_f64() * 10.0).round() / 10.0;
         let (totals, in_flight, at) = (self.ledger.totals, self.calls.len(), self.clock.now());
-        let (holds, rate) = (self.schedule.pace.holds.count(), self.schedule.pace.rate());
+        let holds = self.schedule.pace.holds.count();
+        let limits = in_effect(&self.schedule.pace, &self.schedule.settings);
         let counter = self.queue.counter();
         self.chores.counting.spawn(async move {
             match counter.census(at).await {
-                Ok(census) => log::summary(&census.tally, &totals, per_s, in_flight, holds, rate),
+                Ok(census) => log::summary(&census.tally, &totals, per_s, in_flight, holds, &limits),
                 Err(error) => warn!(event = event::SUMMARY, %error, "the queue could not be counted"),
             }
         });

@@ -18,7 +18,7 @@ use crate::{
         outcome::{Cause, Verdict},
     },
     pace::{Changes, ConcurrencyChange, RateChange, rate::Why},
-    queue::{Counts, Settlement, Tally},
+    queue::{Counts, InEffect, Settlement, Tally},
     watch::telemetry::dropped_lines,
 };
 
@@ -227,7 +227,7 @@ pub fn rounded(rate: f64) -> f64 {
 }
 
 /// Logs the summary.
-pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: usize, holds: usize, rate: f64) {
+pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: usize, holds: usize, limits: &InEffect) {
     info!(
         event = event::SUMMARY,
         pending = tally.pending,
@@ -237,7 +237,12 @@ pub fn summary(tally: &Tally, totals: &Totals, deleted_per_s: f64, in_flight: us
         oldest_due_s = tally.oldest_due.as_secs(),
         deleted_per_s,
         holds,
-        requests_per_second = rounded(rate),
+        requests_per_second = rounded(limits.requests_per_second),
+        rate_ceiling = rounded(limits.rate_ceiling),
+        rate_why = limits.rate_reason.as_str(),
+        concurrency = limits.concurrency,
+        concurrency_ceiling = limits.concurrency_ceiling,
+        concurrency_why = limits.concurrency_reason.as_str(),
         requests_total = totals.requests,
         deleted_total = totals.deleted,
         absent_total = totals.absent,

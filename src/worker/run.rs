@@ -10,7 +10,7 @@ use std::{
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
-use super::{Ended, Until, Worker, reload};
+use super::{Ended, Until, Worker, reload, schedule::in_effect};
 use crate::{
     api::Transport,
     event,
@@ -100,7 +100,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     fn come_round(&mut self) {
         self.supervisor.feed(self.clock.elapsed());
         let calls = self.calls.len();
-        self.ledger.metrics.turned(self.schedule.pace.rate(), calls, calls + self.ledger.unsettled.len());
+        let limits = in_effect(&self.schedule.pace, &self.schedule.settings);
+        self.ledger.metrics.turned(&limits, calls, calls + self.ledger.unsettled.len());
     }
 
     /// Waits until a turn may have something to do.

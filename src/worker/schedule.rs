@@ -100,7 +100,11 @@ pub(super) struct Schedule {
 pub(super) fn in_effect(pace: &Pace, settings: &Settings) -> InEffect {
     InEffect {
         requests_per_second: pace.rate(),
+        rate_ceiling: pace.permits.limit().requests_per_second,
+        rate_reason: pace.rate_reason(),
         concurrency: pace.concurrency(settings.concurrency),
+        concurrency_ceiling: settings.concurrency,
+        concurrency_reason: pace.concurrency_reason(settings.concurrency),
         batch_size: settings.batch_size,
         linger: settings.linger,
         retry: settings.policy.retry,

@@ -210,6 +210,11 @@ impl Drop for Daemon {
 pub struct Log(Vec<Value>);
 
 impl Log {
+    /// All lines.
+    pub fn lines(&self) -> &[Value] {
+        &self.0
+    }
+
     /// How often an event came at a level.
     pub fn count(&self, event: &str, level: &str) -> usize {
         self.0.iter().filter(|line| line["event"] == event && line["level"] == level).count()

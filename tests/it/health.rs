@@ -130,6 +130,9 @@ async fn the_metrics_are_openmetrics_and_say_what_the_database_says() {
             ("sweeper_batch_size", "histogram"),
             ("sweeper_in_flight", "gauge"),
             ("sweeper_rate_requests_per_second", "gauge"),
+            ("sweeper_rate_ceiling_requests_per_second", "gauge"),
+            ("sweeper_concurrency_limit", "gauge"),
+            ("sweeper_limit_reason", "gauge"),
             ("sweeper_queue_depth", "gauge"),
             ("sweeper_oldest_due_age_seconds", "gauge"),
             ("sweeper_holds", "gauge"),
@@ -164,7 +167,12 @@ async fn the_metrics_are_openmetrics_and_say_what_the_database_says() {
     is("sweeper_holds{cause=\"operator\"}", 0.0);
     let oldest = value(&families, "sweeper_oldest_due_age_seconds");
     assert!((0.0..600.0).contains(&oldest), "{oldest}");
-    assert!(value(&families, "sweeper_rate_requests_per_second") > 0.0);
+    is("sweeper_rate_requests_per_second", 1_000.0);
+    is("sweeper_rate_ceiling_requests_per_second", 1_000.0);
+    is("sweeper_concurrency_limit", 8.0);
+    for (limit, why, is_it) in [("rate", "ceiling", 1.0), ("rate", "found", 0.0), ("concurrency", "ceiling", 1.0)] {
+        is(&format!("sweeper_limit_reason{{limit=\"{limit}\",why=\"{why}\"}}"), is_it);
+    }
 
     daemon.signal("TERM");
     assert_eq!(daemon.ended().await.0, 0);

@@ -29,6 +29,7 @@ mod interface;
 mod invocation;
 mod key;
 mod labels;
+mod limits;
 mod list;
 mod lock;
 mod log_lines;

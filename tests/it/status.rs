@@ -174,7 +174,7 @@ async fn the_json_has_what_the_readme_says_and_all_of_it() {
     for name in &found {
         assert!(page.contains(&format!("`{name}`")), "docs/reference-status-json.md has no {name}");
     }
-    assert_eq!(found.len(), 60, "{found:?}");
+    assert_eq!(found.len(), 64, "{found:?}");
     assert_eq!(
         all["rows"],
         serde_json::json!({"pending": 1_141, "due": 1_107, "deleted": 100, "absent": 3, "dead": 12})
@@ -203,6 +203,12 @@ async fn status_tells_whether_a_daemon_runs_and_what_it_does() {
     );
     assert_eq!(running["daemon"]["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(running["daemon"]["requests_per_second"], 1_000.0);
+    assert_eq!(
+        (&running["daemon"]["rate_ceiling"], &running["daemon"]["rate_why"]),
+        (&1_000.0.into(), &"ceiling".into())
+    );
+    let why = &running["daemon"]["concurrency_why"];
+    assert_eq!((&running["daemon"]["concurrency_ceiling"], why), (&8.into(), &"ceiling".into()));
     assert!(
         (running["at"].as_i64().unwrap() - running["daemon"]["started_at"].as_i64().unwrap()) < 600_000,
         "{running}"

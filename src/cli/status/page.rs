@@ -7,6 +7,7 @@ use super::{
     empty,
     json::{AgentReport, DaemonReport, InFlight, Report, Rows, WaitReport},
     layout::{Section, lay_out, least_height},
+    limits,
     outlook::time_of,
     why::{Reason, needs_a_person},
 };
@@ -92,17 +93,15 @@ fn daemon_lines(report: &Report, standing: &Standing, is_short: bool, now: Times
         let other = if version == version::SHORT { String::new() } else { format!(" (this is {})", version::SHORT) };
         facts.push(("process", format!("{pid}, version {}{other}", show_text(version, MAX_VERSION))));
     }
+    let settings = report.settings.as_ref();
     let lately = format!("lately {} deleted per minute", show_count(report.deleted_per_minute.round() as u64));
-    let rate = report.daemon.requests_per_second;
-    let rate = rate.map_or_else(String::new, |rate| format!("at most {rate:.2} requests/s; "));
-    facts.push(("rate", format!("{rate}{lately}")));
+    facts.extend(["rate", ""].into_iter().zip(settings.map(limits::rate).into_iter().chain([lately])));
     let InFlight { requests, rows } = report.in_flight;
-    if requests > 0 {
+    let flying = (requests > 0).then(|| {
         let orphans = if report.daemon.running == Some(false) { ", until the next daemon settles them" } else { "" };
-        let most = report.settings.map(|settings| format!(" of at most {}", show_count(settings.concurrency as u64)));
-        let (most, requests) = (most.unwrap_or_default(), plural(requests, "request", "requests"));
-        facts.push(("in flight", format!("{requests}{most}, with {}{orphans}", plural(rows, "row", "rows"))));
-    }
+        format!("{} with {}{orphans}", plural(requests, "request", "requests"), plural(rows, "row", "rows"))
+    });
+    facts.extend(["in flight", ""].into_iter().zip(flying.into_iter().chain(settings.map(limits::concurrency))));
     facts.extend(EMPTY.into_iter().zip(empty::lines(report, standing)));
     facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect()
 }

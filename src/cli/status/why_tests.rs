@@ -2,7 +2,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    model::{backoff::Backoff, deletion::AgentId, outcome::Cause},
+    model::{
+        backoff::Backoff,
+        deletion::AgentId,
+        limits::{ConcurrencyReason, RateReason},
+        outcome::Cause,
+    },
     queue::{InEffect, sqlite::Daemon, sqlite::Introduction},
 };
 
@@ -31,7 +36,17 @@ fn agent(agent: &str) -> AgentStanding {
 fn working(calls: u64) -> Standing {
     let retry = Backoff::new(Duration::from_secs(1), Duration::from_secs(2)).unwrap();
     let linger = Duration::from_secs(1);
-    let in_effect = Some(InEffect { requests_per_second: 2.0, concurrency: 8, batch_size: 20, linger, retry });
+    let in_effect = Some(InEffect {
+        requests_per_second: 2.0,
+        rate_ceiling: 2.0,
+        rate_reason: RateReason::Ceiling,
+        concurrency: 8,
+        concurrency_ceiling: 8,
+        concurrency_reason: ConcurrencyReason::Ceiling,
+        batch_size: 20,
+        linger,
+        retry,
+    });
     let introduction = Some(Introduction { version: "1".to_owned(), started_at: NOW, in_effect });
     let daemon = Daemon { running: Some(true), pid: Some(1), introduction };
     Standing { daemon, calls, agents: vec![agent("a"), agent("b")], pending: 200, ..Standing::default() }

@@ -48,6 +48,7 @@ use crate::{
         clock::Timestamp,
         deletion::{AgentId, EntryId},
         hold::HoldRow,
+        limits::{ConcurrencyReason, RateReason},
         outcome::Scope,
     },
     queue::InEffect,
@@ -190,9 +191,14 @@ pub(super) async fn introduction(
 /// The settings in the daemon's row.
 fn in_effect(row: &SqliteRow) -> Option<InEffect> {
     let ms = |column| Some(Duration::from_millis(u64::try_from(value::<i64, _>(row, column)?).ok()?));
+    let number = |column| usize::try_from(value::<i64, _>(row, column)?).ok();
     Some(InEffect {
         requests_per_second: value(row, "requests_per_second")?,
-        concurrency: usize::try_from(value::<i64, _>(row, "concurrency")?).ok()?,
+        rate_ceiling: value(row, "rate_ceiling")?,
+        rate_reason: RateReason::parse(value(row, "rate_why")?)?,
+        concurrency: number("concurrency")?,
+        concurrency_ceiling: number("concurrency_ceiling")?,
+        concurrency_reason: ConcurrencyReason::parse(value(row, "concurrency_why")?)?,
         batch_size: value(row, "batch_size")?,
         linger: ms("linger_ms")?,
         retry: Backoff::new(ms("retry_base_ms")?, ms("retry_max_ms")?).ok()?,

@@ -28,15 +28,16 @@ const CLAIM: &str = "
 INSERT INTO requests (claimed_at, id, correlation_id, agent_id, deletion_ids, size, kind)
 SELECT ?, value->>0, value->>1, value->>2, value->'$[3]', value->>4, value->>5 FROM json_each(?)";
 
-/// ?1 now; ?2 to ?7 the settings; ?8 process; ?9 version
+/// ?1 now; ?2 to ?11 the settings; ?12 process; ?13 version
 const WRITE_DAEMON: &str = "
-INSERT OR REPLACE INTO daemon (id, pid, version, started_at, updated_at,
-    requests_per_second, concurrency, batch_size, linger_ms, retry_base_ms, retry_max_ms)
-VALUES (1, ?8, ?9, ?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-/// ?1 now; ?2 to ?7 the settings
+INSERT OR REPLACE INTO daemon (id, pid, version, started_at, updated_at, requests_per_second, rate_ceiling, rate_why,
+    concurrency, concurrency_ceiling, concurrency_why, batch_size, linger_ms, retry_base_ms, retry_max_ms)
+VALUES (1, ?12, ?13, ?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+/// ?1 now; ?2 to ?11 the settings
 const WRITE_SETTINGS: &str = "
-UPDATE daemon SET updated_at = ?1, requests_per_second = ?2, concurrency = ?3, batch_size = ?4, linger_ms = ?5,
-    retry_base_ms = ?6, retry_max_ms = ?7";
+UPDATE daemon SET updated_at = ?1, requests_per_second = ?2, rate_ceiling = ?3, rate_why = ?4, concurrency = ?5,
+    concurrency_ceiling = ?6, concurrency_why = ?7, batch_size = ?8, linger_ms = ?9, retry_base_ms = ?10,
+    retry_max_ms = ?11";
 
 /// Changes with each commit of another connection.
 pub(super) const DATA_VERSION: &str = "PRAGMA data_version";
@@ -44,11 +45,14 @@ const COMMIT: &str = "COMMIT";
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
 
-/// Binds ?1 to ?7 of [`WRITE_DAEMON`] and [`WRITE_SETTINGS`].
+/// Binds ?1 to ?11 of [`WRITE_DAEMON`] and [`WRITE_SETTINGS`].
 fn bind_settings<'q>(query: Query<'q>, settings: &InEffect, now: Timestamp) -> Query<'q> {
     let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    let InEffect { requests_per_second, concurrency, batch_size, linger, retry } = settings;
-    let query = query.bind(now.0).bind(*requests_per_second).bind(i64::try_from(*concurrency).unwrap_or(i64::MAX));
+    let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let InEffect { requests_per_second, rate_ceiling, rate_reason, batch_size, linger, retry, .. } = settings;
+    let InEffect { concurrency, concurrency_ceiling, concurrency_reason, .. } = settings;
+    let query = query.bind(now.0).bind(*requests_per_second).bind(*rate_ceiling).bind(rate_reason.as_str());
+    let query = query.bind(number(*concurrency)).bind(number(*concurrency_ceiling)).bind(concurrency_reason.as_str());
     query.bind(*batch_size).bind(ms(*linger)).bind(ms(retry.base())).bind(ms(retry.delay(u32::MAX)))
 }
 

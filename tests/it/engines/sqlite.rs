@@ -1,19 +1,17 @@
 //! SQLite for the suite: a file, a connection for producers and operators, and the worker's store.
 
+mod daemon;
+
 use std::{cell::RefCell, future::Future, path::Path, process::Command, time::Duration};
 
 use audio_cache_sweeper::{
     model::{
         act::{Act, ActKind},
-        backoff::Backoff,
         clock::Timestamp,
         deletion::{AgentId, Kind, State},
         outcome::{Cause, Scope},
     },
-    queue::{
-        InEffect,
-        sqlite::{OpenError, Options, Store, Synchronous},
-    },
+    queue::sqlite::{OpenError, Options, Store, Synchronous},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, FromRow, Row as _, SqliteConnection,
@@ -169,18 +167,7 @@ impl Engine for Sqlite {
     }
 
     async fn daemon(&mut self) -> Option<Daemon> {
-        let sql =
-            "SELECT pid, version, started_at, updated_at, requests_per_second, concurrency, batch_size, linger_ms,
-                retry_base_ms, retry_max_ms FROM daemon";
-        type Row = (u32, String, i64, i64, f64, u32, u8, i64, i64, i64);
-        let row = sqlx::query_as::<_, Row>(sql).fetch_optional(&mut self.conn).await.unwrap()?;
-        let (pid, version, started_at, updated_at, requests_per_second, concurrency, batch_size, linger, base, max) =
-            row;
-        let [started_at, updated_at] = [started_at, updated_at].map(Timestamp);
-        let [linger, base, max] = [linger, base, max].map(|ms| Duration::from_millis(ms.unsigned_abs()));
-        let (concurrency, retry) = (usize::try_from(concurrency).unwrap(), Backoff::new(base, max).unwrap());
-        let settings = InEffect { requests_per_second, concurrency, batch_size, linger, retry };
-        Some(Daemon { pid, version, started_at, settings, updated_at })
+        daemon::daemon(&mut self.conn).await
     }
 
     async fn pending(&mut self) -> usize {

@@ -160,7 +160,10 @@ async fn rows_that_wait_for_a_call_to_end_are_told_how_many_may_be_in_flight() {
     let told = report(dir.path(), &[]).await;
     assert_eq!(waits(&told), expected(&[("concurrency", 30), ("in_flight", 20)]));
     let shown = page(dir.path()).await;
-    assert!(shown.contains("in flight  1 request of at most 1, with 20 rows\n"), "{shown}");
+    assert!(
+        shown.contains("in flight  1 request with 20 rows\n           at most 1 request (the ceiling)\n"),
+        "{shown}"
+    );
     assert!(shown.contains("for an answer: as many calls as may be are in flight, 1\n"), "{shown}");
     // Another agent waits for the same calls.
     more(dir.path(), "b", 2, 0).await;

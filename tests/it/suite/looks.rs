@@ -7,6 +7,7 @@ use audio_cache_sweeper::{
         backoff::Backoff,
         clock::Timestamp,
         deletion::{DeletionId, Lane, State},
+        limits::{ConcurrencyReason, RateReason},
         outcome::Cause,
     },
     queue::{InEffect, Look, Queue as _, Tx as _},
@@ -124,8 +125,17 @@ pub async fn a_fresh_connection_undoes_what_was_open_and_the_worker_stays_the_ow
     let before = seam.tables().await;
     let mut tx = seam.queue.begin().await.unwrap();
     let retry = Backoff::new(Duration::from_secs(1), Duration::from_secs(2)).unwrap();
-    let linger = Duration::ZERO;
-    let settings = InEffect { requests_per_second: 1.0, concurrency: 1, batch_size: 1, linger, retry };
+    let settings = InEffect {
+        requests_per_second: 1.0,
+        rate_ceiling: 1.0,
+        rate_reason: RateReason::Ceiling,
+        concurrency: 1,
+        concurrency_ceiling: 1,
+        concurrency_reason: ConcurrencyReason::Ceiling,
+        batch_size: 1,
+        linger: Duration::ZERO,
+        retry,
+    };
     tx.introduce(&settings, NOW).await.unwrap();
     drop(tx);
     seam.queue.reconnect().await.unwrap();

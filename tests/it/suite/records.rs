@@ -6,6 +6,7 @@ use audio_cache_sweeper::{
     model::{
         backoff::Backoff,
         deletion::{AgentId, DeletionId},
+        limits::{ConcurrencyReason, RateReason},
         outcome::Cause,
     },
     queue::{Counter as _, InEffect, Queue as _, Tx as _},
@@ -100,7 +101,11 @@ pub async fn the_queue_says_who_works_on_it_and_how_fast<E: Engine>() {
     let mut tx = seam.queue.begin().await.unwrap();
     let settings = InEffect {
         requests_per_second: 7.5,
+        rate_ceiling: 7.5,
+        rate_reason: RateReason::Ceiling,
         concurrency: 8,
+        concurrency_ceiling: 8,
+        concurrency_reason: ConcurrencyReason::Ceiling,
         batch_size: 20,
         linger: seconds(1),
         retry: Backoff::new(seconds(10), seconds(60)).unwrap(),
@@ -113,7 +118,11 @@ pub async fn the_queue_says_who_works_on_it_and_how_fast<E: Engine>() {
     let later = NOW.plus(seconds(1));
     let other = InEffect {
         requests_per_second: 2.5,
+        rate_ceiling: 100.0,
+        rate_reason: RateReason::Found,
         concurrency: 2,
+        concurrency_ceiling: 9,
+        concurrency_reason: ConcurrencyReason::Latency,
         batch_size: 1,
         linger: seconds(0),
         retry: Backoff::new(seconds(1), seconds(2)).unwrap(),

@@ -168,12 +168,13 @@ fn summary(fields: &Fields, look: &Look<'_>) -> String {
     if fields.number("due") > 0 {
         parts[0] += &format!(" (the oldest for {})", shown("oldest_due_s"));
     }
-    parts.push(format!("{} in flight", shown("in_flight")));
     parts.push(format!(
-        "{} deleted a second, at {} requests a second",
-        shown("deleted_per_s"),
-        shown("requests_per_second")
+        "{} in flight, {}",
+        shown("in_flight"),
+        limit(fields, look, ["concurrency", "concurrency"], "")
     ));
+    let rate = limit(fields, look, ["requests_per_second", "rate"], " requests a second");
+    parts.push(format!("{} deleted a second, {rate}", shown("deleted_per_s")));
     if fields.number("holds") > 0 {
         parts.push(count(fields.number("holds"), "hold"));
     }
@@ -188,6 +189,15 @@ fn summary(fields: &Fields, look: &Look<'_>) -> String {
         parts.push(format!("{} of the log dropped", count(fields.number("log_lines_dropped"), "line")));
     }
     parts.join("; ")
+}
+
+/// `at most 4.75 of 100 requests a second (found)`, or `at most 100 requests a second` at the ceiling.
+fn limit(fields: &Fields, look: &Look<'_>, [current, limit]: [&str; 2], unit: &str) -> String {
+    let current = fields.shown(current, look);
+    match fields.text(&format!("{limit}_why")) {
+        "" | "ceiling" => format!("at most {current}{unit}"),
+        why => format!("at most {current} of {}{unit} ({why})", fields.shown(&format!("{limit}_ceiling"), look)),
+    }
 }
 
 fn started(fields: &Fields, look: &Look<'_>) -> String {
