@@ -8,6 +8,7 @@ pub mod burst;
 pub mod concurrency;
 pub mod deliveries;
 pub mod holds;
+mod learnt;
 mod limits;
 pub mod permits;
 pub mod rate;
@@ -24,6 +25,7 @@ pub use rate::RateChange;
 pub use tuning::Tuning;
 
 use crate::model::backoff::Backoff;
+use learnt::Memory;
 use rate::AdaptiveRate;
 use told::Told;
 
@@ -53,6 +55,7 @@ pub struct Pace {
     adaptive: Option<Adaptive>,
     /// The limit that the API's headers tell.
     told: Told,
+    memory: Memory,
     /// The number of permits that were taken and whose requests have not left.
     taken: u32,
     /// The number of requests since the last probe, up to [`PROBE_SHARE`].
@@ -68,6 +71,7 @@ impl Pace {
             holds: Holds::new(growth),
             adaptive: None,
             told: Told::default(),
+            memory: Memory::default(),
             taken: 0,
             since_probe: PROBE_SHARE,
         }

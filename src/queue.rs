@@ -16,6 +16,7 @@ use crate::model::{
     clock::Timestamp,
     deletion::{AgentId, DeletionId, Lane, RequestId},
     hold::{HoldChange, HoldRow},
+    limits::Learnt,
     outcome::Scope,
 };
 
@@ -82,6 +83,13 @@ pub trait Queue {
     /// # Errors
     /// If the database fails.
     async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, Self::Error>;
+
+    /// What the daemon before has learnt about the API's limits: the last [`InEffect::learnt`] that was written, whatever its age.
+    /// Values that are none count as not learnt.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn learnt(&mut self) -> Result<Option<Learnt>, Self::Error>;
 
     /// The newest time in the queue, if there is any: what the clock showed when the queue was used last.
     ///

@@ -498,7 +498,7 @@ CREATE TABLE acts (
 -- This index has one entry per act that the daemon is still to log.
 CREATE INDEX acts_unlogged ON acts (id) WHERE logged = 0;
 
--- The daemon that works on the queue, for `sweeper status`. It writes this one row at its start, and again
+-- The daemon that works on the queue, for `sweeper status` and for the next daemon. It writes this one row at its start, and again
 -- with its next write after its rate or another setting in this row has changed. The row outlives its writer: only the lock beside
 -- the file tells whether the daemon still runs.
 CREATE TABLE daemon (
@@ -508,7 +508,7 @@ CREATE TABLE daemon (
     started_at          INTEGER NOT NULL,
     requests_per_second REAL    NOT NULL, -- the current rate, below the configured one if the API bears less
     rate_ceiling        REAL    NOT NULL, -- rate_limit.requests_per_second
-    rate_why            TEXT    NOT NULL, -- ceiling; found: the API throttled more; told: by its headers
+    rate_why            TEXT    NOT NULL, -- ceiling; found: the API throttled more; told: by its headers; learnt: found before the start
     concurrency         INTEGER NOT NULL, -- the current limit of requests in flight, likewise
     concurrency_ceiling INTEGER NOT NULL, -- delivery.concurrency
     concurrency_why     TEXT    NOT NULL, -- ceiling; throttled: the API throttles more; latency: answers are slow
@@ -516,6 +516,10 @@ CREATE TABLE daemon (
     linger_ms           INTEGER NOT NULL,
     retry_base_ms       INTEGER NOT NULL,
     retry_max_ms        INTEGER NOT NULL,
+    learnt_rate         REAL,             -- what a restart goes on from: requests per second, or NULL
+    learnt_even         INTEGER,          -- 1: requests are spaced evenly, because the API throttled a burst
+    learnt_concurrency  INTEGER,          -- the most requests in flight that the API allows, or NULL
+    learnt_at           INTEGER,          -- when this was last in effect while the API answered; NULL: nothing was learnt
     updated_at          INTEGER NOT NULL,
     CONSTRAINT "there is one daemon" CHECK (id = 1)
 );

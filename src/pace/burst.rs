@@ -40,6 +40,11 @@ impl AdaptiveBurst {
         }
     }
 
+    /// Spaces requests evenly from now on, because an earlier process did. Bursts are tried again after the calm.
+    pub fn restore(&mut self, elapsed: Duration) {
+        self.retry_at = Some(elapsed + self.calm);
+    }
+
     /// Takes in that the rate is at its ceiling and a request was delivered. Allows bursts again after the calm.
     pub fn delivered(&mut self, elapsed: Duration) {
         self.retry_at = self.retry_at.filter(|at| elapsed < *at);

@@ -44,6 +44,8 @@ pub enum ConcurrencyWhy {
     Probing,
     /// The number was not the reason after all: a request that went alone was throttled, too, or the API refused for long.
     Acquitted,
+    /// An earlier process has learnt it.
+    Learnt,
 }
 
 impl ConcurrencyWhy {
@@ -55,6 +57,7 @@ impl ConcurrencyWhy {
             Self::Throttled => "throttled",
             Self::Probing => "probing",
             Self::Acquitted => "acquitted",
+            Self::Learnt => "learnt",
         }
     }
 }
@@ -167,6 +170,14 @@ impl AdaptiveConcurrency {
         let requests = allows.filter(|_| is_clear)?;
         self.allowed = Some(Allowed { requests, raise_at: elapsed + CALM });
         self.changed(from, ConcurrencyWhy::Throttled)
+    }
+
+    /// Goes on from a limit that throttled answers have shown to an earlier process. Returns a change, unless the maximum is not above
+    /// the limit.
+    pub fn restore(&mut self, allowed: usize, elapsed: Duration) -> Option<ConcurrencyChange> {
+        let from = self.limit();
+        self.allowed = Some(Allowed { requests: allowed, raise_at: elapsed + CALM }).filter(|_| allowed < self.max);
+        self.changed(from, ConcurrencyWhy::Learnt).filter(|change| change.from != change.to)
     }
 
     /// Takes the last limit back: a request that went alone was throttled as well.

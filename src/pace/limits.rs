@@ -32,6 +32,8 @@ impl Pace {
             RateReason::Told
         } else if found >= self.permits.limit().requests_per_second {
             RateReason::Ceiling
+        } else if self.memory.restored == Some(found) {
+            RateReason::Learnt
         } else {
             RateReason::Found
         }
@@ -90,5 +92,37 @@ impl Pace {
     pub(super) fn in_effect(&self, RateChange { from, to, why }: RateChange) -> Option<RateChange> {
         let (from, to) = (self.capped(from), self.capped(to));
         (from != to).then_some(RateChange { from, to, why })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{backoff::Backoff, clock::Timestamp, limits::Learnt},
+        pace::RateLimit,
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn each_limit_has_the_reason_that_makes_it_lowest() {
+        let rate = RateLimit { requests_per_second: 100.0, burst: 5.try_into().unwrap() };
+        let mut pace = Pace::new(rate, Backoff::new(SECOND, SECOND).unwrap()).adaptive(8, SECOND);
+        assert_eq!((pace.rate_reason(), pace.concurrency_reason(8)), (RateReason::Ceiling, ConcurrencyReason::Ceiling));
+        pace.timed(SECOND / 20, 8);
+        for _ in 0..20 {
+            pace.timed(2 * SECOND, 8);
+        }
+        assert!((5..8).contains(&pace.concurrency(8)));
+        assert_eq!(pace.concurrency_reason(8), ConcurrencyReason::Latency);
+        assert_eq!(pace.concurrency_reason(2), ConcurrencyReason::Ceiling, "of a lower ceiling");
+        let learnt = Learnt { rate: Some(50.0), is_even: true, concurrency: Some(4), at: Timestamp::ZERO };
+        pace.restore(&learnt, Timestamp::ZERO, SECOND);
+        assert_eq!(pace.concurrency_reason(8), ConcurrencyReason::Throttled, "it is lower than the limit for latency");
+        assert_eq!((pace.rate(), pace.rate_reason()), (50.0, RateReason::Learnt));
+        let window = Window { limit: Some(10), remaining: Some(9), reset: Some(SECOND), length: Some(SECOND) };
+        pace.ended(SECOND, SECOND, Some(&[window]));
+        assert!(pace.rate() < 10.0 && pace.rate_reason() == RateReason::Told);
     }
 }

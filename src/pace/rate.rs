@@ -36,6 +36,8 @@ pub enum Why {
     Probing,
     /// The API's headers tell a lower limit, or another one, or none any more.
     Told,
+    /// An earlier process has learnt it.
+    Learnt,
 }
 
 impl Why {
@@ -47,6 +49,7 @@ impl Why {
             Self::Delivered => "delivered",
             Self::Probing => "probing",
             Self::Told => "told",
+            Self::Learnt => "learnt",
         }
     }
 }

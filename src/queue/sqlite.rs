@@ -84,6 +84,7 @@ use crate::{
         clock::Timestamp,
         deletion::{AgentId, DeletionId, Lane, RequestId},
         hold::HoldRow,
+        limits::Learnt,
     },
     queue::{Orphan, Queue, Swept, Upkeep},
 };
@@ -233,6 +234,10 @@ impl Queue for Store {
     async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, StoreError> {
         let rejected = async |conn: &mut SqliteConnection| listing::last_rejected(conn, most).await;
         self.read("read the last rejections", SOME_ROWS, rejected).await
+    }
+
+    async fn learnt(&mut self) -> Result<Option<Learnt>, StoreError> {
+        self.read("read what was learnt", SOME_ROWS, reader::learnt).await
     }
 
     async fn newest_time(&mut self) -> Result<Option<Timestamp>, StoreError> {

@@ -6,11 +6,12 @@ use crate::model::{
     backoff::Backoff,
     clock::Timestamp,
     deletion::{Batch, Deletion, DeletionId, RequestId},
-    limits::{ConcurrencyReason, RateReason},
+    limits::{ConcurrencyReason, Learnt, RateReason},
     outcome::{Cause, Judged, Verdict},
 };
 
-/// The settings and limits of a daemon that decide when due rows go out, for those who look at the queue.
+/// The settings and limits of a daemon that decide when due rows go out, for those who look at the queue; and what the next daemon
+/// is to know.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InEffect {
     /// The current rate.
@@ -31,14 +32,16 @@ pub struct InEffect {
     pub linger: Duration,
     /// The delays between attempts.
     pub retry: Backoff,
+    /// What was learnt about the API's limits, for the next daemon.
+    pub learnt: Option<Learnt>,
 }
 
 impl InEffect {
     /// Whether only limits differ that change by themselves.
     #[must_use]
     pub fn has_settings_of(&self, other: &Self) -> bool {
-        let Self { requests_per_second, rate_reason, concurrency, concurrency_reason, .. } = *other;
-        Self { requests_per_second, rate_reason, concurrency, concurrency_reason, ..*self } == *other
+        let Self { requests_per_second, rate_reason, concurrency, concurrency_reason, learnt, .. } = *other;
+        Self { requests_per_second, rate_reason, concurrency, concurrency_reason, learnt, ..*self } == *other
     }
 }
 

@@ -196,7 +196,8 @@ impl Ledger {
         let (request, newest, departure) = (call.request, self.newest, call.departure);
         let heard = pace::Heard { request, newest, departure, in_flight, is_throttled };
         let changes = schedule.pace.heard(heard, schedule.clock.elapsed());
-        log::limits(&changes, schedule.pace.permits.limit().burst);
+        schedule.pace.answered(schedule.clock.now());
+        log::limits(&changes, schedule.pace.permits.limit().burst, false);
     }
 
     /// The changes of holds that follow from the answer.

@@ -197,13 +197,14 @@ pub fn act(act: &Act) {
     );
 }
 
-/// Logs changes of the limits. `burst`: the configured one.
-pub fn limits(changes: &Changes, burst: NonZeroU32) {
+/// Logs changes of the limits. `burst`: the configured one. `is_restored`: an earlier daemon has learnt the limits.
+pub fn limits(changes: &Changes, burst: NonZeroU32, is_restored: bool) {
     changes.rate.iter().for_each(rate);
     changes.concurrency.iter().for_each(concurrency);
     let Some(is_even) = changes.is_even else { return };
     let (one, burst) = (1, burst.get());
     let (from, to, why) = if is_even { (burst, one, Why::Throttled) } else { (one, burst, Why::Probing) };
+    let why = if is_restored { Why::Learnt } else { why };
     if from != to {
         info!(event = event::BURST_CHANGED, from, to, why = why.as_str(), "the most requests at once changed");
     }

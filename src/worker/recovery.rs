@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::{Settings, Totals, clocks, clocks::Clocks, log::InvalidRows, schedule::in_effect};
+use super::{
+    Settings, Totals, clocks,
+    clocks::Clocks,
+    log::{self, InvalidRows},
+    schedule::in_effect,
+};
 use crate::{
     event,
     model::{
@@ -16,8 +21,8 @@ use crate::{
     queue::{InEffect, Orphan, Queue, QueueError as _, Remedy, Settlement, Tx as _},
 };
 
-/// Prepares the first turn: checks the clock, charges the rate limit for requests that an earlier daemon sent, and settles its
-/// orphans.
+/// Prepares the first turn: checks the clock, charges the rate limit for requests that an earlier daemon sent, goes on from the
+/// limits that it has learnt, and settles its orphans.
 pub(super) async fn begin<Q: Queue>(
     queue: &mut Q,
     pace: &mut Pace,
@@ -27,6 +32,8 @@ pub(super) async fn begin<Q: Queue>(
 ) -> Result<(Clocks, Totals, InvalidRows), Q::Error> {
     let clocks = clocks::start(queue, settings, clock).await?;
     remember_what_was_sent(queue, pace, clock).await?;
+    let learnt = queue.learnt().await?;
+    let restored = learnt.map(|learnt| pace.restore(&learnt, clock.now(), clock.elapsed())).unwrap_or_default();
     let (in_effect, mut swept, mut invalid_rows) = (in_effect(pace, settings), 0, InvalidRows::default());
     loop {
         match recover(queue, &settings.policy, &in_effect, clock.now(), rng).await {
@@ -38,6 +45,7 @@ pub(super) async fn begin<Q: Queue>(
             recovered => {
                 let mut totals = recovered?;
                 totals.dead += swept;
+                log::limits(&restored, pace.permits.limit().burst, true);
                 return Ok((clocks, totals, invalid_rows));
             }
         }

@@ -108,6 +108,7 @@ pub(super) fn in_effect(pace: &Pace, settings: &Settings) -> InEffect {
         batch_size: settings.batch_size,
         linger: settings.linger,
         retry: settings.policy.retry,
+        learnt: pace.learnt(),
     }
 }
 

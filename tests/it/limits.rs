@@ -1,4 +1,4 @@
-//! The limits of the binary, and what it says of them.
+//! The limits of the binary: what it says of them, and that a restart goes on from what was learnt.
 
 use std::{path::Path, process::Command};
 
@@ -6,7 +6,7 @@ use audio_cache_sweeper::sandbox::{Mood, Options, RateHeaders, Sandbox};
 use serde_json::Value;
 
 use crate::{
-    daemon::{Daemon, configured, finish, queue, sandbox, sweeper},
+    daemon::{Daemon, configured, finish, queue, sandbox, sql, sweeper},
     health::{address, listening, scrape, value},
 };
 
@@ -76,10 +76,56 @@ async fn throttled(dir: &Path, sandbox: &Sandbox) -> f64 {
 }
 
 #[tokio::test]
-async fn a_throttled_answer_is_the_reason_for_a_lower_rate() {
+async fn a_restart_goes_on_from_what_was_learnt_and_status_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Options::default()).await;
-    assert!(throttled(dir.path(), &sandbox).await > 0.0);
+    let rate = throttled(dir.path(), &sandbox).await;
+    // As if it had learnt a limit on requests in flight as well.
+    sql(dir.path(), "UPDATE daemon SET learnt_concurrency = 4").await;
+    let daemon = Daemon::start(daemon(dir.path(), &sandbox)).until("burst_changed").await;
+    let told = told(dir.path(), "rate_why", "learnt").await;
+    assert_eq!((&told["concurrency"], &told["concurrency_ceiling"]), (&4.into(), &8.into()), "{told}");
+    assert_eq!(told["concurrency_why"], "throttled");
+    let shown = status(dir.path(), &[]).await;
+    let line = format!("rate       at most {rate:.2} of 100 requests/s (found before the restart)\n");
+    assert!(shown.contains(&line), "{shown}");
+    assert!(shown.contains("at most 4 of 8 requests (the API throttles more)\n"), "{shown}");
+    let expected = [("rate_changed", 100.0, rate), ("concurrency_changed", 8.0, 4.0), ("burst_changed", 5.0, 1.0)];
+    let expected = expected.map(|(event, from, to)| (event.to_owned(), from, to, "learnt".to_owned()));
+    assert_eq!(changes(daemon).await[..3], expected);
+}
+
+#[tokio::test]
+async fn what_is_too_old_or_nonsense_is_ignored_and_harms_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Options::default()).await;
+    throttled(dir.path(), &sandbox).await;
+    sql(dir.path(), "DELETE FROM deletions").await;
+    sql(dir.path(), "DELETE FROM holds").await;
+    sql(dir.path(), "CREATE TABLE kept AS SELECT * FROM daemon").await;
+    for change in [
+        "learnt_at = learnt_at - 3600000 - 600000",
+        "learnt_at = learnt_at + 3600000",
+        "learnt_at = 'yesterday'",
+        "learnt_at = NULL",
+        "learnt_at = 9e999",
+        "learnt_at = x'00'",
+        "learnt_rate = 'fast', learnt_even = 'yes', learnt_concurrency = 'many'",
+        "learnt_rate = -1, learnt_even = -1, learnt_concurrency = -1",
+        "learnt_rate = 0, learnt_even = 2, learnt_concurrency = 0",
+        "learnt_rate = 9e999, learnt_even = 9e999, learnt_concurrency = 9223372036854775807",
+        "learnt_rate = x'00', learnt_even = x'00', learnt_concurrency = 0.5",
+    ] {
+        sql(dir.path(), "INSERT OR REPLACE INTO daemon SELECT * FROM kept").await;
+        sql(dir.path(), &format!("UPDATE daemon SET {change}")).await;
+        let mut command = daemon(dir.path(), &sandbox);
+        command.args(["run", "--until-empty"]);
+        let (code, out, err) = finish(command).await;
+        assert_eq!((code, err.as_str()), (0, ""), "{change}: {out}");
+        assert!(!out.contains("learnt") && out.contains(r#""event":"started""#), "{change}: {out}");
+        let left = sql(dir.path(), "SELECT rate_why || coalesce(learnt_at, '') FROM daemon").await;
+        assert_eq!(left, [("ceiling".to_owned(),)], "{change}");
+    }
 }
 
 #[tokio::test]

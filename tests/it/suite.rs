@@ -14,6 +14,7 @@ mod delivery;
 pub mod engine;
 mod evidence;
 mod holds;
+mod learnt;
 mod lines;
 mod looks;
 mod queue;
@@ -65,7 +66,7 @@ macro_rules! conformance {
     ($name:ident: $engine:ty) => {
         mod $name {
             conformance!(@ $engine:
-                acts, alone, clocks, contract, crash, crowds, delivery, evidence, holds, lines, looks, queue, records, reload,
+                acts, alone, clocks, contract, crash, crowds, delivery, evidence, holds, learnt, lines, looks, queue, records, reload,
                 retry, shutdown, simulator, transitions, verdicts, waste, wishes
             );
         }

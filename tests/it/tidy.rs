@@ -20,7 +20,7 @@ const ROOMS: [&[&str]; 10] = [
 ];
 
 /// Files and folders that decide, and neither wait nor read nor write: below `src`.
-const PURE: [&str; 13] = [
+const PURE: [&str; 14] = [
     "printable.rs",
     "durations.rs",
     "model/",
@@ -28,6 +28,7 @@ const PURE: [&str; 13] = [
     "queue.rs",
     "pace/holds.rs",
     "pace/holds/",
+    "pace/learnt.rs",
     "pace/rate.rs",
     "pace/told.rs",
     "pace/concurrency.rs",

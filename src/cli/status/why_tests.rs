@@ -46,6 +46,7 @@ fn working(calls: u64) -> Standing {
         batch_size: 20,
         linger,
         retry,
+        learnt: None,
     });
     let introduction = Some(Introduction { version: "1".to_owned(), started_at: NOW, in_effect });
     let daemon = Daemon { running: Some(true), pid: Some(1), introduction };

@@ -48,7 +48,7 @@ use crate::{
         clock::Timestamp,
         deletion::{AgentId, EntryId},
         hold::HoldRow,
-        limits::{ConcurrencyReason, RateReason},
+        limits::{ConcurrencyReason, Learnt, RateReason},
         outcome::Scope,
     },
     queue::InEffect,
@@ -202,6 +202,21 @@ fn in_effect(row: &SqliteRow) -> Option<InEffect> {
         batch_size: value(row, "batch_size")?,
         linger: ms("linger_ms")?,
         retry: Backoff::new(ms("retry_base_ms")?, ms("retry_max_ms")?).ok()?,
+        learnt: learnt_in(row),
+    })
+}
+
+/// What the last daemon has learnt about the API's limits.
+pub(super) async fn learnt(conn: &mut SqliteConnection) -> Result<Option<Learnt>, sqlx::Error> {
+    Ok(sqlx::query("SELECT * FROM daemon").fetch_optional(conn).await?.as_ref().and_then(learnt_in))
+}
+
+fn learnt_in(row: &SqliteRow) -> Option<Learnt> {
+    Some(Learnt {
+        rate: value(row, "learnt_rate"),
+        is_even: value::<i64, _>(row, "learnt_even") == Some(1),
+        concurrency: value::<i64, _>(row, "learnt_concurrency").and_then(|number| usize::try_from(number).ok()),
+        at: Timestamp(value(row, "learnt_at")?),
     })
 }
 

@@ -28,16 +28,17 @@ const CLAIM: &str = "
 INSERT INTO requests (claimed_at, id, correlation_id, agent_id, deletion_ids, size, kind)
 SELECT ?, value->>0, value->>1, value->>2, value->'$[3]', value->>4, value->>5 FROM json_each(?)";
 
-/// ?1 now; ?2 to ?11 the settings; ?12 process; ?13 version
+/// ?1 now; ?2 to ?15 the settings; ?16 process; ?17 version
 const WRITE_DAEMON: &str = "
 INSERT OR REPLACE INTO daemon (id, pid, version, started_at, updated_at, requests_per_second, rate_ceiling, rate_why,
-    concurrency, concurrency_ceiling, concurrency_why, batch_size, linger_ms, retry_base_ms, retry_max_ms)
-VALUES (1, ?12, ?13, ?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-/// ?1 now; ?2 to ?11 the settings
+    concurrency, concurrency_ceiling, concurrency_why, batch_size, linger_ms, retry_base_ms, retry_max_ms,
+    learnt_rate, learnt_even, learnt_concurrency, learnt_at)
+VALUES (1, ?16, ?17, ?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+/// ?1 now; ?2 to ?15 the settings
 const WRITE_SETTINGS: &str = "
 UPDATE daemon SET updated_at = ?1, requests_per_second = ?2, rate_ceiling = ?3, rate_why = ?4, concurrency = ?5,
     concurrency_ceiling = ?6, concurrency_why = ?7, batch_size = ?8, linger_ms = ?9, retry_base_ms = ?10,
-    retry_max_ms = ?11";
+    retry_max_ms = ?11, learnt_rate = ?12, learnt_even = ?13, learnt_concurrency = ?14, learnt_at = ?15";
 
 /// Changes with each commit of another connection.
 pub(super) const DATA_VERSION: &str = "PRAGMA data_version";
@@ -45,15 +46,17 @@ const COMMIT: &str = "COMMIT";
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
 
-/// Binds ?1 to ?11 of [`WRITE_DAEMON`] and [`WRITE_SETTINGS`].
+/// Binds ?1 to ?15 of [`WRITE_DAEMON`] and [`WRITE_SETTINGS`].
 fn bind_settings<'q>(query: Query<'q>, settings: &InEffect, now: Timestamp) -> Query<'q> {
     let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     let InEffect { requests_per_second, rate_ceiling, rate_reason, batch_size, linger, retry, .. } = settings;
-    let InEffect { concurrency, concurrency_ceiling, concurrency_reason, .. } = settings;
+    let InEffect { concurrency, concurrency_ceiling, concurrency_reason, learnt, .. } = settings;
     let query = query.bind(now.0).bind(*requests_per_second).bind(*rate_ceiling).bind(rate_reason.as_str());
     let query = query.bind(number(*concurrency)).bind(number(*concurrency_ceiling)).bind(concurrency_reason.as_str());
-    query.bind(*batch_size).bind(ms(*linger)).bind(ms(retry.base())).bind(ms(retry.delay(u32::MAX)))
+    let query = query.bind(*batch_size).bind(ms(*linger)).bind(ms(retry.base())).bind(ms(retry.delay(u32::MAX)));
+    let query = query.bind(learnt.and_then(|learnt| learnt.rate)).bind(learnt.map(|learnt| learnt.is_even));
+    query.bind(learnt.and_then(|learnt| learnt.concurrency).map(number)).bind(learnt.map(|learnt| learnt.at.0))
 }
 
 /// A transaction that writes. Without [`Tx::commit`] it has no effect: the [`super::Store`] rolls it back.

@@ -135,6 +135,7 @@ pub async fn a_fresh_connection_undoes_what_was_open_and_the_worker_stays_the_ow
         batch_size: 1,
         linger: Duration::ZERO,
         retry,
+        learnt: None,
     };
     tx.introduce(&settings, NOW).await.unwrap();
     drop(tx);

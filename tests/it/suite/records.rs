@@ -6,7 +6,7 @@ use audio_cache_sweeper::{
     model::{
         backoff::Backoff,
         deletion::{AgentId, DeletionId},
-        limits::{ConcurrencyReason, RateReason},
+        limits::{ConcurrencyReason, Learnt, RateReason},
         outcome::Cause,
     },
     queue::{Counter as _, InEffect, Queue as _, Tx as _},
@@ -97,7 +97,7 @@ pub async fn the_newest_time_is_what_the_clock_showed_when_the_queue_was_used_la
 
 pub async fn the_queue_says_who_works_on_it_and_how_fast<E: Engine>() {
     let mut seam = Seam::<E>::new().await;
-    assert_eq!(seam.engine.daemon().await, None);
+    assert_eq!((seam.engine.daemon().await, seam.queue.learnt().await.unwrap()), (None, None));
     let mut tx = seam.queue.begin().await.unwrap();
     let settings = InEffect {
         requests_per_second: 7.5,
@@ -109,12 +109,13 @@ pub async fn the_queue_says_who_works_on_it_and_how_fast<E: Engine>() {
         batch_size: 20,
         linger: seconds(1),
         retry: Backoff::new(seconds(10), seconds(60)).unwrap(),
+        learnt: None,
     };
     tx.introduce(&settings, NOW).await.unwrap();
     tx.commit(&[], None, NOW).await.unwrap();
     let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION").to_owned());
     let daemon = Daemon { pid, version, started_at: NOW, settings, updated_at: NOW };
-    assert_eq!(seam.engine.daemon().await, Some(daemon.clone()));
+    assert_eq!((seam.engine.daemon().await, seam.queue.learnt().await.unwrap()), (Some(daemon.clone()), None));
     let later = NOW.plus(seconds(1));
     let other = InEffect {
         requests_per_second: 2.5,
@@ -126,10 +127,11 @@ pub async fn the_queue_says_who_works_on_it_and_how_fast<E: Engine>() {
         batch_size: 1,
         linger: seconds(0),
         retry: Backoff::new(seconds(1), seconds(2)).unwrap(),
+        learnt: Some(Learnt { rate: Some(2.5), is_even: true, concurrency: Some(3), at: NOW }),
     };
     seam.queue.begin().await.unwrap().commit(&[], Some(&other), later).await.unwrap();
     let slower = Daemon { settings: other, updated_at: later, ..daemon.clone() };
-    assert_eq!(seam.engine.daemon().await, Some(slower));
+    assert_eq!((seam.engine.daemon().await, seam.queue.learnt().await.unwrap()), (Some(slower), other.learnt));
     // Another daemon starts.
     let mut tx = seam.queue.begin().await.unwrap();
     tx.introduce(&settings, later).await.unwrap();

@@ -18,7 +18,7 @@ use super::{
 use crate::logs::Log;
 
 /// What a plan's worker runs with.
-fn tunables(plan: &Plan) -> Tunables {
+pub fn tunables(plan: &Plan) -> Tunables {
     Tunables {
         settings: plan.settings,
         rate: plan.rate,

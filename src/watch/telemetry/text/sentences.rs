@@ -60,14 +60,18 @@ fn concurrency_why(fields: &Fields) -> &str {
         "latency" => "answers are no longer slow",
         "throttled" => "the API throttles more",
         "probing" => "the API may bear more",
+        "learnt" => "the API throttled more before the restart",
         other => other,
     }
 }
 
 fn burst(fields: &Fields, look: &Look<'_>) -> String {
     let (from, to) = (fields.shown("from", look), fields.shown("to", look));
-    match fields.number("to") {
-        1 => format!("requests are spaced evenly, and not up to {from} at once: the API throttled some"),
+    match (fields.text("why"), fields.number("to")) {
+        ("learnt", _) => {
+            format!("requests are spaced evenly, and not up to {from} at once: as before the restart")
+        }
+        (_, 1) => format!("requests are spaced evenly, and not up to {from} at once: the API throttled some"),
         _ => format!("up to {to} requests may leave at once again: the API may bear them"),
     }
 }

@@ -6,7 +6,7 @@ use audio_cache_sweeper::{
     model::{
         backoff::Backoff,
         clock::Timestamp,
-        limits::{ConcurrencyReason, RateReason},
+        limits::{ConcurrencyReason, Learnt, RateReason},
     },
     queue::InEffect,
 };
@@ -18,6 +18,8 @@ const ITSELF: &str = "SELECT pid, version, started_at, updated_at FROM daemon";
 const SETTINGS: &str = "SELECT batch_size, linger_ms, retry_base_ms, retry_max_ms FROM daemon";
 const LIMITS: &str =
     "SELECT requests_per_second, rate_ceiling, rate_why, concurrency, concurrency_ceiling, concurrency_why FROM daemon";
+const LEARNT: &str =
+    "SELECT learnt_rate, learnt_even, learnt_concurrency, learnt_at FROM daemon WHERE learnt_at IS NOT NULL";
 
 pub async fn daemon(conn: &mut SqliteConnection) -> Option<Daemon> {
     let row = sqlx::query_as(ITSELF).fetch_optional(&mut *conn).await.unwrap();
@@ -31,6 +33,8 @@ async fn in_effect(conn: &mut SqliteConnection) -> InEffect {
     let settings: (u8, u32, u32, u32) = sqlx::query_as(SETTINGS).fetch_one(&mut *conn).await.unwrap();
     let [linger, base, max] = [settings.1, settings.2, settings.3].map(|ms| Duration::from_millis(ms.into()));
     let limits: (f64, f64, String, u32, u32, String) = sqlx::query_as(LIMITS).fetch_one(&mut *conn).await.unwrap();
+    let learnt: Option<(Option<f64>, bool, Option<u32>, i64)> =
+        sqlx::query_as(LEARNT).fetch_optional(&mut *conn).await.unwrap();
     InEffect {
         requests_per_second: limits.0,
         rate_ceiling: limits.1,
@@ -41,5 +45,11 @@ async fn in_effect(conn: &mut SqliteConnection) -> InEffect {
         batch_size: settings.0,
         linger,
         retry: Backoff::new(base, max).unwrap(),
+        learnt: learnt.map(|(rate, is_even, concurrency, at)| Learnt {
+            rate,
+            is_even,
+            concurrency: concurrency.map(number),
+            at: Timestamp(at),
+        }),
     }
 }
