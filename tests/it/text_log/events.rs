@@ -220,9 +220,15 @@ pub fn holds() {
 pub fn limits() {
     info!(event = event::RATE_CHANGED, from = 5.0, to = 4.75, why = "throttled", "rate changed");
     info!(event = event::RATE_CHANGED, from = 5.0, to = 4.75, why = "learnt", "rate changed");
-    for (from, to, why) in
-        [(8, 7, "latency"), (7, 8, "latency"), (8, 4, "throttled"), (4, 5, "probing"), (8, 1, "learnt"), (2, 3, "new")]
-    {
+    for (from, to, why) in [
+        (8, 7, "latency"),
+        (7, 8, "latency"),
+        (8, 4, "throttled"),
+        (4, 5, "probing"),
+        (5, 8, "acquitted"),
+        (8, 1, "learnt"),
+        (2, 3, "new"),
+    ] {
         info!(event = event::CONCURRENCY_CHANGED, from, to, why, "the most requests in flight changed");
     }
     for (from, to, why) in [(5, 1, "throttled"), (1, 5, "probing"), (5, 1, "learnt")] {

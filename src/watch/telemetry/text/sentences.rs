@@ -60,6 +60,7 @@ fn concurrency_why(fields: &Fields) -> &str {
         "latency" => "answers are no longer slow",
         "throttled" => "the API throttles more",
         "probing" => "the API may bear more",
+        "acquitted" => "the API throttled one request alone, too",
         "learnt" => "the API throttled more before the restart",
         other => other,
     }
