@@ -88,8 +88,8 @@ async fn a_hold_that_needs_a_person_is_said_to_be_probed_by_a_daemon() {
     sql(dir.path(), &hold).await;
     assert!(!run(dir.path(), &["status"]).contains("one request probes"), "no daemon runs");
     let _daemon = Daemon::start(configured(dir.path(), &sandbox)).until("started").await;
-    sql(dir.path(), "DELETE FROM holds").await;
-    sql(dir.path(), &hold).await;
+    // In one transaction: without the hold, the rows would go.
+    sql(dir.path(), &format!("BEGIN IMMEDIATE; DELETE FROM holds; {hold}; COMMIT")).await;
     let shown = page(dir.path()).await;
     let line = shown.split("until a person acts: a, unknown_agent").nth(1).unwrap().lines().nth(1).unwrap();
     let told = regex::Regex::new(r"^ +or until (20\d\d-\d\d-\d\d )?\d\d:\d\d:\d\d UTC: one request probes$").unwrap();
