@@ -5,8 +5,8 @@
 //!
 //! * `GATEWAYS_CASES="limit_conn 4,600 per"`: the cases whose names contain one of these, or whose set is `tuned`, `untuned`
 //!   (the daemon's constants were chosen without these limits in view) or `changed`.
-//! * `GATEWAYS_SECONDS=200`: the length of a run. Answers count from second 60 on. Without this variable, limits below 2/s run
-//!   for 600 s. A limit that changes does so at the end of this time, and its run goes on for 300 s more.
+//! * `GATEWAYS_SECONDS=200`: the length of a run. Answers count from second 60 on. Limits below 2/s run for 600 s at
+//!   least. A limit that changes does so at the end of this time, and its run goes on for 300 s more.
 //! * `GATEWAYS_CEILINGS=2,10,50`: the daemon's ceilings, as multiples of the limit.
 //! * `GATEWAYS_RUNS=3`: how often each ceiling is run. The tables have the worst figure.
 //! * `GATEWAYS_KEEP=1`: the directories stay, which have the logs of the daemon and of the gateway, and the queue.
@@ -119,7 +119,7 @@ impl Choice {
     }
 
     fn length(&self, case: &Case) -> Duration {
-        case.length(self.length, LENGTH)
+        case.length(self.length.unwrap_or(LENGTH))
     }
 }
 

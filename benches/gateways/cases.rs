@@ -8,7 +8,7 @@ use super::gateway::Limit;
 pub const LATENCY: Duration = Duration::from_millis(60);
 /// How long a run goes on after its limit has changed.
 pub const AFTER_CHANGE: Duration = Duration::from_secs(300);
-/// Below this rate, answers are few, so a run takes [`SLOW_LENGTH`] if no length is given.
+/// Below this rate, answers are few, so a run takes [`SLOW_LENGTH`] at least.
 const SLOW: f64 = 2.0;
 const SLOW_LENGTH: Duration = Duration::from_secs(600);
 
@@ -114,9 +114,9 @@ impl Case {
         Self::all().into_iter().filter(|case| words.is_empty() || is_chosen(case)).collect()
     }
 
-    /// How long the limit is measured before it changes. `given` holds for every case.
-    pub fn length(&self, given: Option<Duration>, usual: Duration) -> Duration {
-        given.unwrap_or(if self.allowed < SLOW { usual.max(SLOW_LENGTH) } else { usual })
+    /// How long the limit is measured before it changes. A slow one needs longer.
+    pub fn length(&self, usual: Duration) -> Duration {
+        if self.allowed < SLOW { usual.max(SLOW_LENGTH) } else { usual }
     }
 
     /// The rows that the daemon needs, so that it never runs dry.

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-/// The calm after which bursts are tried again, and its longest length. It doubles with each time that bursts end, so that a limit
-/// without a burst costs one throttled burst an hour in the long run.
+/// The time without a throttled answer after which bursts are tried again, and its longest length. It doubles with each time that
+/// bursts end again, so that a limit without a burst costs one throttled burst an hour in the long run.
 const CALM: Duration = Duration::from_secs(600);
 const LONGEST_CALM: Duration = Duration::from_secs(3_600);
 
@@ -15,13 +15,15 @@ const LONGEST_CALM: Duration = Duration::from_secs(3_600);
 pub struct AdaptiveBurst {
     /// When a burst may be tried again, in elapsed time. `None`: bursts are allowed.
     retry_at: Option<Duration>,
+    /// The calm after the present excess, and after bursts were throttled once more.
     calm: Duration,
+    next_calm: Duration,
 }
 
 impl Default for AdaptiveBurst {
     /// Starts with the configured burst.
     fn default() -> Self {
-        Self { retry_at: None, calm: CALM }
+        Self { retry_at: None, calm: CALM, next_calm: CALM }
     }
 }
 
@@ -34,10 +36,11 @@ impl AdaptiveBurst {
 
     /// Spaces requests evenly from now on, because a limit was met.
     pub fn throttled(&mut self, elapsed: Duration) {
-        let was_even = self.retry_at.replace(elapsed + self.calm).is_some();
-        if !was_even {
-            self.calm = (self.calm * 2).min(LONGEST_CALM);
+        if !self.is_even() {
+            self.calm = self.next_calm;
+            self.next_calm = (self.calm * 2).min(LONGEST_CALM);
         }
+        self.retry_at = Some(elapsed + self.calm);
     }
 
     /// Spaces requests evenly from now on, because an earlier process did. Bursts are tried again after the calm.
@@ -48,5 +51,23 @@ impl AdaptiveBurst {
     /// Takes in that the rate is at its ceiling and a request was delivered. Allows bursts again after the calm.
     pub fn delivered(&mut self, elapsed: Duration) {
         self.retry_at = self.retry_at.filter(|at| elapsed < *at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_calm_doubles_with_each_time_that_bursts_end_and_not_with_each_throttled_answer() {
+        let (mut burst, mut now) = (AdaptiveBurst::default(), Duration::ZERO);
+        for calm in [600, 1_200, 2_400, 3_600, 3_600].map(Duration::from_secs) {
+            (0..3).for_each(|_| burst.throttled(now));
+            burst.delivered(now + calm - Duration::from_secs(1));
+            assert!(burst.is_even(), "{calm:?}");
+            now += calm;
+            burst.delivered(now);
+            assert!(!burst.is_even(), "{calm:?}");
+        }
     }
 }
