@@ -26,8 +26,8 @@ const REPEATED: Duration = Duration::from_secs(60);
 /// A window is forgotten after this many answers in a row that do not tell it, and [`REPEATED`] since it was told. Some answers come
 /// from a proxy that does not know the limit.
 const SILENT: u32 = 20;
-/// After this time without an answer that tells the window, one request asks again, whatever was told. So no header stops the
-/// daemon for longer.
+/// When nothing has been in flight for this long, one request asks again, whatever was told. So no header stops the daemon for
+/// longer. A silent answer after this time without a word about the window makes the window forgotten.
 const LONGEST: Duration = Duration::from_secs(3_600);
 /// Limits below one request in this time are no limits that a gateway would have for this API.
 const SLOWEST: Duration = Duration::from_secs(3_600);
@@ -162,22 +162,29 @@ impl Known {
         own.open.saturating_add(more).saturating_add(u32::try_from(unheard).unwrap_or(u32::MAX))
     }
 
-    /// When one more request may go, if `more` others are about to.
+    /// When one more request may go, if `more` others are about to. Where our own requests are remembered, a reading matters only
+    /// until its window ends. Otherwise, the unheard ones may count in a later window.
     fn next(&self, own: &Own, more: u32) -> Duration {
+        let is_idle = own.open == 0 && more == 0;
         let by_own = self.remembered().map_or(Duration::ZERO, |(limit, length)| own.next(limit, length, more));
         let by_readings = self.readings.iter().map(|reading| {
             let uncounted = self.uncounted(reading, own, more);
             if uncounted < reading.remaining {
                 Duration::ZERO
-            } else if uncounted < self.limit.unwrap_or(1) {
+            } else if self.remembered().is_some() || uncounted < self.limit.unwrap_or(1) {
                 // The next window has begun by then.
                 reading.until
+            } else if is_idle {
+                // No answer will come. One request asks when the unheard ones count no longer.
+                let unheard = self.unheard.iter().max().copied().unwrap_or_default();
+                reading.until.max(unheard + self.length.unwrap_or(self.longest_reset) + ROUNDED)
             } else {
                 Duration::MAX
             }
         });
         let next = by_readings.fold(by_own, Duration::max);
-        if own.open == 0 && more == 0 { next.min(self.told_at + LONGEST) } else { next }
+        let longest = own.ended.back().filter(|_| is_idle).map_or(Duration::MAX, |last| *last + LONGEST);
+        next.min(longest)
     }
 
     /// The rate that spreads the limit over the window, in requests per second. A window of unknown length is as long as the
@@ -199,7 +206,10 @@ impl Known {
 
     /// Takes in that a request has ended without a word about the window. Returns whether the window is to be kept.
     fn miss(&mut self, at: Duration, is_answer: bool) -> bool {
-        if !self.readings.is_empty() && self.unheard.len() < MAX_UNHEARD {
+        if !self.readings.is_empty() {
+            if self.unheard.len() == MAX_UNHEARD {
+                self.unheard.remove(0);
+            }
             self.unheard.push(at);
         }
         self.silent += u32::from(is_answer);

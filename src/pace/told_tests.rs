@@ -201,6 +201,41 @@ fn a_limit_that_is_not_repeated_is_forgotten() {
     }
 }
 
+/// A window of unknown length.
+fn unknown(limit: u32, remaining: u32, reset: u64) -> Window {
+    Window { length: None, ..window(limit, 0, remaining, reset) }
+}
+
+#[test]
+fn lost_and_silent_answers_stop_nothing_for_longer_than_a_window() {
+    for (window, most) in [(unknown(10, 9, 1), millis(2_100)), (window(10, 60, 9, 1), millis(60_100))] {
+        for answer in [None, Some(&[][..])] {
+            let (mut pace, _) = told(&[window]);
+            let mut sent = Duration::ZERO;
+            for _ in 0..19 {
+                assert!(pace.next() <= sent + most, "{:?} after {sent:?}", pace.next());
+                sent = pace.next();
+                assert!(pace.take(sent));
+                pace.leave(sent);
+                pace.ended(sent, sent + millis(100), answer);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_request_at_a_time_asks_after_lost_answers_however_many_they_are() {
+    let (mut pace, _) = told(&[unknown(10, 9, 1)]);
+    for n in 0..2_000 {
+        let sent = pace.next();
+        assert!(pace.take(sent));
+        pace.leave(sent);
+        assert!(n < 10 || pace.next() == Duration::MAX, "another goes after {n}");
+        pace.ended(sent, sent + millis(100), None);
+        assert!(n < 9 || pace.next() == sent + millis(2_100), "{:?} after {n}, sent at {sent:?}", pace.next());
+    }
+}
+
 #[test]
 fn nothing_goes_before_the_reset_and_after_an_hour_one_request_asks() {
     let (mut pace, _) = told(&[window(60, 60, 0, 20)]);
@@ -246,7 +281,7 @@ proptest! {
         style in prop::sample::select(vec![Style::All, Style::NoReset]),
         (rounds_up, counts_refused) in any::<(bool, bool)>(),
         concurrency in 1_usize..17, up in 0_u64..400, down in 0_u64..400, commit in 0_u64..20,
-        lost in prop::sample::select(vec![0.0, 0.0, 0.1]), rest in 0_u64..9_000, seed: u64,
+        lost in prop::sample::select(vec![0.0, 0.0, 0.1, 0.5]), rest in 0_u64..9_000, seed: u64,
     ) {
         let mut fixed: Vec<Fixed> = Vec::new();
         for (limit, length, offset, used) in windows {
@@ -264,13 +299,15 @@ proptest! {
         world.rest(seconds(130) + millis(if rest > 8_900 { 9_000_000 } else { rest }));
         world.run(world.now + seconds(70));
         prop_assert_eq!(world.overrun, 0, "{:?}", world.windows);
+        let longest = world.windows.iter().map(|window| window.length).max().unwrap();
+        prop_assert!(world.longest_pause <= seconds(longest + 4), "{:?}", world.longest_pause);
     }
 
     #[test]
     fn a_window_of_unknown_length_is_not_overrun_either(
         (limit, length, offset, used) in any_window(), ceiling in 1.0..500.0_f64, rounds_up: bool, counts_refused: bool,
         concurrency in 1_usize..17, up in 0_u64..400, down in 0_u64..400,
-        lost in prop::sample::select(vec![0.0, 0.2]), seed: u64,
+        lost in prop::sample::select(vec![0.0, 0.2, 0.5]), seed: u64,
     ) {
         let fixed = Fixed::new(limit, length, millis(offset % (length * 1_000)), used);
         let rng = fastrand::Rng::with_seed(seed);
@@ -280,6 +317,7 @@ proptest! {
             World { style: Style::NoLength, rounds_up, counts_refused, concurrency, latency, lost, rng, ..world };
         world.run(seconds(200));
         prop_assert_eq!(world.overrun, 0, "{:?}", world.windows);
+        prop_assert!(world.longest_pause <= seconds(length + 4), "{:?}", world.longest_pause);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{millis, pace, seconds};
+use super::{ROUNDED, millis, pace, seconds};
 use crate::{model::window::Window, pace::Pace};
 /// A fixed window of the gateway.
 #[derive(Clone, Debug)]
@@ -79,16 +79,19 @@ pub struct World {
     pub newest: i64,
     pub accepted: u32,
     pub refused: u32,
-    /// The number of refused requests that were decided on after the first answer.
+    /// The number of refused requests that were decided on when the limit was known.
     pub overrun: u32,
     pub has_heard: bool,
+    /// When the last request left, and the longest time without one.
+    pub left: Duration,
+    pub longest_pause: Duration,
     pub events: BTreeMap<(Duration, i64), Step>,
 }
 
 /// What happens to a request next.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// The gateway counts it. `knows`: it was decided on after the first answer.
+    /// The gateway counts it. `knows`: see [`World::knows`].
     Counted { sent: Duration, knows: bool },
     /// The answer comes, unless it is lost.
     Answered { sent: Duration, windows: Option<Vec<Window>> },
@@ -114,12 +117,24 @@ impl World {
             refused: 0,
             overrun: 0,
             has_heard: false,
+            left: Duration::ZERO,
+            longest_pause: Duration::ZERO,
             events: BTreeMap::new(),
         }
     }
 
     fn draw(&mut self, most: Duration) -> Duration {
         most.mul_f64(self.rng.f64())
+    }
+
+    /// Whether an answer has come. If the length is not told and answers are lost, the time to a reset must have been told whose
+    /// window is as long, but for a fraction of a second.
+    fn knows(&self) -> bool {
+        let is_told = !matches!(self.style, Style::NoLength) || self.lost == 0.0;
+        let is_known = |fixed: &Fixed| {
+            self.pace.told.windows.iter().any(|known| known.longest_reset + ROUNDED >= seconds(fixed.length))
+        };
+        self.has_heard && (is_told || self.windows.iter().all(is_known))
     }
 
     fn in_flight(&self) -> usize {
@@ -134,8 +149,10 @@ impl World {
                 self.pace.leave(sent);
                 self.newest += 1;
                 let counted = sent + self.draw(self.latency.0);
-                self.events.insert((counted, self.newest), Step::Counted { sent, knows: self.has_heard });
+                self.events.insert((counted, self.newest), Step::Counted { sent, knows: self.knows() });
                 self.now = sent;
+                self.pause();
+                self.left = sent;
                 self.happen();
             }
             let next = if self.in_flight() < self.concurrency { self.pace.next() } else { Duration::MAX };
@@ -148,11 +165,17 @@ impl World {
             self.now = self.now.max(event);
             self.happen();
         }
+        self.pause();
+    }
+
+    fn pause(&mut self) {
+        self.longest_pause = self.longest_pause.max(self.now.saturating_sub(self.left));
     }
 
     /// Has nothing to send until then.
     pub fn rest(&mut self, until: Duration) {
         self.now = self.now.max(until);
+        self.left = self.now;
         self.happen();
     }
 
