@@ -20,6 +20,8 @@ const MARGIN: f64 = 0.98;
 const LATE: Duration = Duration::from_millis(50);
 /// How much later than told a reset may be: whole seconds may be rounded down.
 const ROUNDED: Duration = Duration::from_secs(1);
+/// The share of the longest time to a reset that repeats it. No request may have been sent right after a window began.
+const NEARLY: f64 = 0.9;
 /// A higher limit is believed when the lower one was not told for this long. Routes may have different limits, and an answer may
 /// be old news.
 const REPEATED: Duration = Duration::from_secs(60);
@@ -84,8 +86,11 @@ struct Known {
     /// When this limit was last told, and when anything about the window was.
     limit_at: Duration,
     told_at: Duration,
-    /// The longest time to a reset so far: at most the length of the window.
+    /// The longest time to a reset, at most the length of the window, and when it or nearly as much was last told.
     longest_reset: Duration,
+    longest_at: Duration,
+    /// The longest that was told since.
+    longest_since: Duration,
     /// The readings that the answer to a later request has not replaced.
     readings: Vec<Reading>,
     /// When requests ended that told nothing of the window, as far as the readings may not have counted them.
@@ -102,6 +107,8 @@ impl Known {
             limit_at: at,
             told_at: at,
             longest_reset: Duration::ZERO,
+            longest_at: at,
+            longest_since: Duration::ZERO,
             readings: Vec::new(),
             unheard: Vec::new(),
             silent: 0,
@@ -112,7 +119,7 @@ impl Known {
     fn hear(&mut self, window: &Window, sent: Duration, at: Duration, own: &Own) {
         self.silent = 0;
         self.told_at = self.told_at.max(at);
-        self.longest_reset = self.longest_reset.max(window.reset.unwrap_or_default());
+        self.hear_reset(window.reset.unwrap_or_default(), at);
         if let Some(limit) = window.limit
             && self.limit.is_none_or(|known| limit <= known || sent >= self.limit_at + REPEATED)
         {
@@ -122,6 +129,21 @@ impl Known {
         if let Some(remaining) = window.remaining {
             self.read(remaining, window.reset, (sent, at), own);
         }
+    }
+
+    /// Takes in a time to a reset. In twice the longest one, a whole window passes. If none that is nearly as long is told in that
+    /// time, the longest one was an error or a penalty, and would lower the rate for good.
+    fn hear_reset(&mut self, reset: Duration, at: Duration) {
+        self.longest_since = self.longest_since.max(reset);
+        if self.longest_since >= self.longest_reset.mul_f64(NEARLY) {
+            self.longest_reset = self.longest_reset.max(self.longest_since);
+        } else if at.saturating_sub(self.longest_at) / 2 >= self.longest_reset {
+            self.longest_reset = self.longest_since;
+        } else {
+            return;
+        }
+        self.longest_at = at;
+        self.longest_since = Duration::ZERO;
     }
 
     fn read(&mut self, remaining: u32, reset: Option<Duration>, (sent, heard): (Duration, Duration), own: &Own) {

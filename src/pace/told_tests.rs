@@ -201,6 +201,26 @@ fn a_limit_that_is_not_repeated_is_forgotten() {
     }
 }
 
+#[test]
+fn one_odd_reset_lowers_the_rate_for_no_longer_than_twice_its_time() {
+    let (mut pace, _) = told(&[unknown(100, 99, 60)]);
+    let usual = pace.rate();
+    let change = answered(&mut pace, seconds(60), &[unknown(100, 99, 3_000)]);
+    let odd = change.map(|change| change.to).unwrap();
+    assert!(odd < usual / 49.0, "{odd}");
+    for minute in 2..=100 {
+        assert_eq!(answered(&mut pace, seconds(minute * 60), &[unknown(100, 99, 60)]), None, "{minute}");
+        assert_eq!(answered(&mut pace, seconds(minute * 60 + 35), &[unknown(100, 50, 25)]), None, "{minute}");
+    }
+    let change = answered(&mut pace, seconds(6_061), &[unknown(100, 70, 25)]);
+    assert_eq!(change, Some(RateChange { from: odd, to: usual, why: Why::Told }));
+    // What is nearly told in each window stays.
+    for half in 203..400 {
+        let reset = if half % 2 == 0 { 55 } else { 25 };
+        assert_eq!(answered(&mut pace, seconds(half * 30), &[unknown(100, 99, reset)]), None, "{half}");
+    }
+}
+
 /// A window of unknown length.
 fn unknown(limit: u32, remaining: u32, reset: u64) -> Window {
     Window { length: None, ..window(limit, 0, remaining, reset) }
