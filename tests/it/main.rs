@@ -10,6 +10,7 @@ mod build;
 mod canary;
 mod check;
 mod clients;
+mod cluster;
 mod config;
 mod crash;
 mod crowded;
