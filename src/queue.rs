@@ -4,6 +4,8 @@
 //! A second engine is a folder beside [`sqlite`] that implements [`Queue`], [`Tx`] and [`Counter`], and passes the suite in
 //! `tests/it/suite`.
 
+mod label_walk;
+mod rows;
 pub mod sqlite;
 mod values;
 

@@ -86,10 +86,9 @@ use crate::{
         hold::HoldRow,
         limits::Learnt,
     },
-    queue::{Orphan, Queue, Swept, Upkeep},
+    queue::{Orphan, Queue, Swept, Upkeep, label_walk::LabelWalk},
 };
 use connection::Connection;
-use expired_labels::LabelWalk;
 use interference::blame;
 use lock::{LOCK_SUFFIX, Lock};
 use schema_watch::SchemaWatch;

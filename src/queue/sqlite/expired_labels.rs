@@ -1,11 +1,13 @@
-//! Removes the wishes of labels whose last wish was closed long ago.
-//!
-//! The wishes of a label go together, so that its numbers are true until then. First, a walk through all of them shows that none
-//! is open or young; it ends at the first one that is. Then the fulfilled ones go, and the dead and cancelled ones last: a
-//! label that is half removed never looks better than it was. Each step reads a bounded number of wishes, however many there are.
+//! Removes the wishes of labels whose last wish was closed long ago: see [`crate::queue::label_walk`].
 
 use super::{Store, StoreError, step_limit::STEP_OF_UPKEEP, upkeep::STRETCH};
-use crate::{model::clock::Timestamp, queue::Upkeep};
+use crate::{
+    model::clock::Timestamp,
+    queue::{
+        Upkeep,
+        label_walk::{LabelWalk, Stage},
+    },
+};
 
 /// ?1 label. The next label in order. A wish without a label has the label '', and goes with its row.
 pub(super) const NEXT: &str = "SELECT min(label) FROM wishes WHERE label > ?1";
@@ -33,44 +35,6 @@ pub(super) const REMOVE: &str = concat!(
     stretch!(),
     ") WHERE state IS NOT NULL AND (closed_at >= ?5) IS NOT TRUE AND (?6 OR state IN ('deleted', 'absent')))"
 );
-
-/// A walk through the labels, one step at a time.
-#[derive(Debug, Default)]
-pub(super) struct LabelWalk {
-    label: String,
-    /// The agent and the entry after which the label's wishes go on.
-    after: (String, String),
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    /// The label is done, or is the empty one at the start.
-    #[default]
-    Done,
-    /// Nothing open or young was found so far.
-    Check,
-    /// All of it is old: the fulfilled wishes go.
-    Fulfilled,
-    /// The other ones go.
-    Rest,
-}
-
-impl LabelWalk {
-    /// Goes on behind this stretch, which ends the stage if it has fewer wishes than were asked for.
-    fn pass(&mut self, count: i64, most: u32, last: (String, String)) {
-        if count >= i64::from(most) {
-            self.after = last;
-            return;
-        }
-        self.after = (String::new(), String::new());
-        self.stage = match self.stage {
-            Stage::Check => Stage::Fulfilled,
-            Stage::Fulfilled => Stage::Rest,
-            Stage::Rest | Stage::Done => Stage::Done,
-        };
-    }
-}
 
 impl Store {
     /// Removes up to `most` wishes of labels of which no wish is open, and the last was closed before `cutoff`. Each call goes on where

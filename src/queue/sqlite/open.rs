@@ -12,7 +12,6 @@ use super::{
     Store,
     connection::{Connection, connect, switch_to_wal},
     errors::{OpenError, REOPEN, StoreError},
-    expired_labels::LabelWalk,
     interference::blame_migration,
     location,
     lock::Lock,
@@ -24,7 +23,7 @@ use super::{
     upkeep::enable_incremental_vacuum,
     watched_files::{WatchedFiles, beside},
 };
-use crate::{permission::Need, printable::absolute};
+use crate::{permission::Need, printable::absolute, queue::label_walk::LabelWalk};
 
 /// The writing connection's page cache, in KiB. Rows of many agents lie far apart, and more memory makes them settle faster.
 const CACHE_KIB: u32 = 16 * 1024;

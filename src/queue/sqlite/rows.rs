@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use sqlx::{Column as _, Row, SqliteConnection, sqlite::SqliteRow};
 
+pub(super) use crate::queue::rows::json;
 use crate::{
     model::{
         act::MAX_WHY,
@@ -13,7 +14,10 @@ use crate::{
         hold::HoldRow,
         outcome::{Cause, Scope, Verdict},
     },
-    queue::{Counts, DueRow, Look, Orphan, Settlement},
+    queue::{
+        Counts, DueRow, Look, Orphan, Settlement,
+        rows::{due_since, given, grouped, is_retry},
+    },
 };
 
 /// The id of a lane's first row, the lane, and the due time of that row.
@@ -175,18 +179,6 @@ fn valid(at: Timestamp) -> Result<Timestamp, sqlx::Error> {
     Err(sqlx::Error::Decode(format!("{} is not between 1970 and the year 9999", at.0).into()))
 }
 
-/// Since when a row could have been sent: `due_at`, but not before it was enqueued. A `created_at` in the future, from a producer's
-/// clock that is ahead of ours, does not count.
-pub(super) fn due_since(due_at: i64, created_at: i64, now: Timestamp) -> Timestamp {
-    Timestamp(if created_at <= now.0 { due_at.max(created_at) } else { due_at })
-}
-
-/// Whether a due row may wait for the rows that failed at the same time in other requests. A `due_at` of 0 is somebody's word that it
-/// goes at once.
-pub(super) fn is_retry(due_at: i64, attempts: u32, cause: Option<Cause>) -> bool {
-    due_at != 0 && attempts > 0 && cause.is_some_and(Cause::gathers)
-}
-
 /// The values that are written onto rows that have reached their end, the same for many rows.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Ending {
@@ -206,18 +198,6 @@ impl Serialize for RowsOfRequests {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().copied())
     }
-}
-
-/// Groups values by key, in the order in which the keys first come. Looks through all groups each time, because keys are few.
-fn grouped<K: PartialEq, V>(pairs: impl Iterator<Item = (K, V)>) -> Vec<(K, Vec<V>)> {
-    let mut groups: Vec<(K, Vec<V>)> = Vec::new();
-    for (key, value) in pairs {
-        match groups.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, values)) => values.push(value),
-            None => groups.push((key, vec![value])),
-        }
-    }
-    groups
 }
 
 /// The rows that have reached their end, grouped by the values that are written onto them.
@@ -258,25 +238,6 @@ pub(super) fn returning(settlement: &Settlement) -> Vec<Group> {
     grouped(rows).into_iter().map(group).collect()
 }
 
-/// A request's verdict on some of its rows, as the view `outcomes` reads it in `requests.verdicts`.
-#[derive(Serialize)]
-struct Given {
-    verdict: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<&'static str>,
-    /// Left out if these are all rows of the manifest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deletion_ids: Option<Vec<i64>>,
-}
-
-fn given(settlement: &Settlement) -> Vec<Given> {
-    let rows = settlement.rows.iter();
-    let groups = grouped(rows.map(|row| ((row.verdict.as_str(), row.verdict.cause().map(Cause::as_str)), row.id.0)));
-    let is_all = settlement.is_whole && groups.len() == 1;
-    let given = |((verdict, cause), ids)| Given { verdict, cause, deletion_ids: (!is_all).then_some(ids) };
-    groups.into_iter().map(given).collect()
-}
-
 /// An answer in the form that [`super::settle::SETTLE_REQUESTS`] reads.
 pub(super) fn answer(settlement: &Settlement) -> impl Serialize + use<'_> {
     let Counts { deleted, absent, retried, dead, .. } = settlement.counts();
@@ -293,9 +254,4 @@ pub(super) fn answer(settlement: &Settlement) -> impl Serialize + use<'_> {
         settlement.remote_id.as_deref(),
         given(settlement),
     )
-}
-
-pub(super) fn json(value: &impl Serialize) -> String {
-    // Numbers and strings, in lists and maps, always have a JSON form.
-    serde_json::to_string(value).unwrap_or_default()
 }

@@ -7,17 +7,17 @@ use std::{
 
 use sqlx::SqliteConnection;
 
-use super::{
-    super::rows::{due_since, is_retry, json},
-    count, text, value,
-};
+use super::{count, text, value};
 use crate::{
     model::{
         clock::Timestamp,
         deletion::{AgentId, MAX_BATCH_SIZE},
         outcome::Cause,
     },
-    queue::InEffect,
+    queue::{
+        InEffect,
+        rows::{due_since, is_retry, json},
+    },
 };
 
 /// ?1 now; ?2 agent or NULL. Grouped in the order of the index, so that nothing is sorted.

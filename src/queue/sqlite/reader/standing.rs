@@ -5,23 +5,14 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
-    super::{
-        listing::LANES,
-        rows::{due_since, holds},
-    },
+    super::{listing::LANES, rows::holds},
     acts,
     backlog::{AgentStanding, backlog},
     concerning, count, introduction, text, value,
 };
 use crate::{
-    model::{
-        act::Act,
-        clock::Timestamp,
-        deletion::AgentId,
-        hold::HoldRow,
-        outcome::{Cause, Scope},
-    },
-    queue::InEffect,
+    model::{act::Act, clock::Timestamp, deletion::AgentId, hold::HoldRow, outcome::Cause},
+    queue::{InEffect, rows::waited},
 };
 
 /// The time that [`RecentPace`] covers.
@@ -150,8 +141,6 @@ pub struct RecentPace {
 }
 
 /// For how long the oldest rows have been due, with their agents: up to two rows for each lane.
-///
-/// A release overwrites a row's due time. A released row counts as waiting since its hold began.
 pub(in crate::queue::sqlite) async fn waiting(
     conn: &mut SqliteConnection,
     holds: &[HoldRow],
@@ -162,19 +151,9 @@ pub(in crate::queue::sqlite) async fn waiting(
         let agent = text(row, 0)?;
         // An invalid row with a time that is no number does not count.
         let (due_at, created_at): (i64, i64) = (value(row, 1)?, value(row, 2)?);
-        let due_since = due_since(due_at, created_at, now);
         let cause = text(row, 3).and_then(|cause| Cause::parse(&cause));
-        let covers = |hold: &&HoldRow, cause| match &hold.scope {
-            Scope::All => hold.cause == cause,
-            Scope::Agent(held) => hold.cause == cause && held.as_str() == agent,
-        };
-        let held =
-            cause.and_then(|cause| holds.iter().filter(|hold| covers(hold, cause)).map(|hold| hold.since_at).min());
-        if due_since > now && held.is_none() {
-            return Some((agent, Duration::ZERO));
-        }
-        let since = held.map_or(due_since, |held| due_since.min(held.max(Timestamp(created_at))));
-        Some((agent, now.since(since)))
+        let age = waited(&agent, (due_at, created_at), cause, holds, now);
+        Some((agent, age))
     };
     Ok(rows.iter().filter_map(age).collect())
 }
