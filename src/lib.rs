@@ -12,7 +12,8 @@
 //! | [`model`] | deletions, time, backoff, holds, outcomes, and the decision table [`model::judge`] | pure |
 //! | [`pace`] | whether a request may go out: permits, the adaptive rate, the limit that headers tell, holds, requests in flight | no I/O |
 //! | [`queue`] | the seam between the worker and the engine that stores the queue | pure |
-//! | [`queue::sqlite`] | the engine, with all of the SQL | |
+//! | [`queue::sqlite`] | the engine for a file on one machine, with all of its SQL | |
+//! | [`queue::postgres`] | the engine for a server, with all of its SQL | |
 //! | [`api`] | one request and its reply, the list of an agent's cache, the API key | |
 //! | [`watch`] | logs, metrics, health, HTTP, the service manager | |
 //! | [`worker`] | the loop: settle, refresh, schedule, commit, send | |

@@ -1,10 +1,11 @@
 //! The seam between the worker and the engine that keeps the queue: what an engine must do for the worker, and the values that
 //! go through it. No SQL.
 //!
-//! A second engine is a folder beside [`sqlite`] that implements [`Queue`], [`Tx`] and [`Counter`], and passes the suite in
-//! `tests/it/suite`.
+//! An engine is a folder that implements [`Queue`], [`Tx`] and [`Counter`], and passes the suite in `tests/it/suite`: [`sqlite`] and
+//! [`postgres`].
 
 mod label_walk;
+pub mod postgres;
 mod rows;
 pub mod sqlite;
 mod values;

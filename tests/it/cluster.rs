@@ -140,6 +140,11 @@ impl Cluster {
         options.disable_statement_logging().connect().await.unwrap()
     }
 
+    /// The URL of a database.
+    pub fn url(&self, role: &str, database: &str) -> String {
+        format!("postgres://{role}@localhost/{database}?host={}", self.dir.display())
+    }
+
     /// Makes a database that belongs to [`OWNER`], and returns its name.
     pub async fn make_database(&self, template: &str) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));

@@ -14,6 +14,7 @@ mod delivery;
 pub mod engine;
 mod evidence;
 mod holds;
+mod killed;
 mod learnt;
 mod lines;
 mod looks;
@@ -38,6 +39,9 @@ macro_rules! tests {
                 $(
                     #[test]
                     fn $test() {
+                        if !<$d engine as crate::suite::engine::Engine>::is_here() {
+                            return;
+                        }
                         crate::suite::$module::$test::<$d engine>();
                     }
                 )*
@@ -51,6 +55,9 @@ macro_rules! tests {
                 $(
                     #[tokio::test]
                     async fn $test() {
+                        if !<$d engine as crate::suite::engine::Engine>::is_here() {
+                            return;
+                        }
                         crate::suite::$module::$test::<$d engine>().await;
                     }
                 )*
@@ -61,13 +68,14 @@ macro_rules! tests {
 }
 use tests;
 
-/// Makes the tests of one engine: `suite::ENGINE::MODULE::TEST`.
+/// Makes the tests of one engine: `suite::ENGINE::MODULE::TEST`. `and`: modules that not every engine's tests are of.
 macro_rules! conformance {
-    ($name:ident: $engine:ty) => {
+    ($name:ident: $engine:ty $(, and $($more:ident),+)?) => {
         mod $name {
             conformance!(@ $engine:
-                acts, alone, clocks, contract, crash, crowds, delivery, evidence, holds, learnt, lines, looks, queue, records, reload,
-                retry, shutdown, simulator, transitions, verdicts, waste, wishes
+                acts, alone, clocks, contract, crash, crowds, delivery, evidence, holds, learnt, lines, looks, queue, records,
+                reload, retry, shutdown, simulator, transitions, verdicts, waste, wishes
+                $(, $($more),+)?
             );
         }
     };
@@ -80,4 +88,6 @@ macro_rules! conformance {
     };
 }
 
-conformance!(sqlite: crate::engines::sqlite::Sqlite);
+conformance!(postgres: crate::engines::postgres::Postgres);
+// The binary works on SQLite's queues.
+conformance!(sqlite: crate::engines::sqlite::Sqlite, and killed);

@@ -38,7 +38,7 @@ const PURE: [&str; 14] = [
 ];
 
 /// The engines: each is the only one to know its database.
-const ENGINES: [&str; 1] = ["queue/sqlite"];
+const ENGINES: [&str; 2] = ["queue/sqlite", "queue/postgres"];
 /// Rooms that know which engines there are. All others know the seam alone.
 const KNOW_ENGINES: [&str; 3] = ["cli", "config", "queue"];
 
@@ -163,6 +163,8 @@ fn the_suite_that_every_engine_must_pass_names_no_database_and_no_sql() {
             "sqlx",
             "sqlite",
             "Sqlite",
+            "postgres",
+            "Postgres",
             "SELECT ",
             "INSERT INTO",
             "UPDATE ",
@@ -178,7 +180,9 @@ fn the_suite_that_every_engine_must_pass_names_no_database_and_no_sql() {
 #[test]
 fn the_worker_and_whoever_watches_know_no_engine() {
     for (room, path, code) in sources() {
-        let names = ["sqlite::", "sqlite,", "Sqlite"].iter().any(|name| code.contains(name));
+        let names = ["sqlite::", "sqlite,", "Sqlite", "postgres::", "postgres,", "Postgres"]
+            .iter()
+            .any(|name| code.contains(name));
         assert!(KNOW_ENGINES.contains(&room.as_str()) || !names, "{path} names an engine");
     }
 }

@@ -128,7 +128,7 @@ impl Request {
     pub fn new(id: i64, agent: &str, rows: &[i64]) -> Self {
         Self {
             id,
-            correlation_id: format!("test-{id}"),
+            correlation_id: Uuid::from_u128(id.unsigned_abs().into()).to_string(),
             agent: agent.to_owned(),
             kind: Kind::Bulk,
             rows: rows.to_vec(),
@@ -207,6 +207,11 @@ pub struct Daemon {
 pub trait Engine: Debug + Sized + 'static {
     type Queue: Queue + Debug + 'static;
     type Witness: Witness;
+
+    /// Whether this engine's tests can be run here. If not, that has been said.
+    fn is_here() -> bool {
+        true
+    }
 
     /// Makes an empty queue.
     async fn create(setup: Setup) -> Self;

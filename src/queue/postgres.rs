@@ -1,0 +1,247 @@
+//! The PostgreSQL engine: producers on any machine append, and one daemon leads.
+//!
+//! One [`Store`] leads: its session has the advisory lock, and is the only one that writes. Producers append to the inbox, a partition
+//! of the table that they name. The leader takes the wishes in, to the partition with one row for each entry. All that a turn of the
+//! worker writes is one [`Transaction`], which is one statement if it can be.
+//!
+//! | files | concern |
+//! | --- | --- |
+//! | `address`, `open`, `schema`, `session` | connecting, the lock, the epoch, migrations |
+//! | `inbox` | what producers and operators wrote |
+//! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
+//! | `listing`, `rows`, `counter` | reading |
+//! | `clocks`, `invalid_rows`, `upkeep`, `expired_labels` | repair and upkeep |
+//! | `errors`, `codes` | errors |
+
+mod address;
+mod clocks;
+mod codes;
+mod counter;
+mod cursors;
+mod daemon;
+mod due_rows;
+mod errors;
+mod expired_labels;
+mod holds;
+mod inbox;
+mod invalid_rows;
+mod listing;
+mod open;
+mod rows;
+mod schema;
+mod session;
+mod settle;
+mod tx;
+mod upkeep;
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+
+pub use address::{Address, AddressError};
+pub use counter::Counter;
+pub use errors::{OpenError, StoreError};
+pub use open::Options;
+pub use tx::Transaction;
+
+use crate::{
+    model::{
+        act::Act,
+        clock::Timestamp,
+        deletion::{AgentId, DeletionId, Lane, RequestId},
+        hold::HoldRow,
+        limits::Learnt,
+    },
+    queue::{Orphan, Queue, Swept, Upkeep, label_walk::LabelWalk},
+};
+use cursors::Cursors;
+use inbox::Inbox;
+use session::Session;
+
+/// The queue, open for the one daemon that leads.
+#[derive(Debug)]
+pub struct Store {
+    session: Session,
+    options: Options,
+    /// The number of our leadership.
+    epoch: i64,
+    next_request: i64,
+    /// Somebody else has written, and the worker was not told so yet.
+    news: bool,
+    inbox: Inbox,
+    cursors: Cursors,
+    /// A transaction of the worker was begun, and not committed.
+    is_writing: bool,
+    /// The id after which pruning goes on.
+    prune_after: i64,
+    /// Pruning has reached the end of the rows, and goes on with the labels.
+    is_at_labels: bool,
+    /// Where the removal of labels goes on.
+    labels: LabelWalk,
+    /// The id from which the sweep for invalid rows goes on.
+    sweep_from: i64,
+}
+
+impl Store {
+    /// Does `work` in our session.
+    async fn run<T>(
+        &mut self,
+        doing: &'static str,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        self.session.run(work).await.map_err(|source| StoreError::new(&self.options.address, doing, source))
+    }
+
+    /// The same outside of a transaction: one that was left open is undone first.
+    async fn run_alone<T>(
+        &mut self,
+        doing: &'static str,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        self.ready().await?;
+        self.run(doing, work).await
+    }
+
+    /// Begins a transaction of the server, unless one is open.
+    async fn begin_transaction(&mut self) -> Result<(), StoreError> {
+        if !self.session.is_open {
+            // Before the statement: if it is cut short, the transaction may be open.
+            self.session.is_open = true;
+            self.run("begin", async |conn: &mut PgConnection| sqlx::raw_sql("BEGIN").execute(conn).await).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits the transaction of the server, if one is open.
+    async fn commit_transaction(&mut self) -> Result<(), StoreError> {
+        if self.session.is_open {
+            self.run("commit", async |conn: &mut PgConnection| sqlx::raw_sql("COMMIT").execute(conn).await).await?;
+            self.session.is_open = false;
+        }
+        Ok(())
+    }
+}
+
+impl Queue for Store {
+    type Error = StoreError;
+    type Tx<'q> = Transaction<'q>;
+    type Counter = Counter;
+
+    /// The lock and the session end together, so the server itself refuses what a former leader would write.
+    fn check_owner(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn changed(&mut self) -> Result<bool, StoreError> {
+        self.ready().await?;
+        self.take_in_news().await
+    }
+
+    async fn lanes(&mut self) -> Result<Vec<(Lane, Timestamp)>, StoreError> {
+        // Rows that others have changed by hand may lie behind a cursor.
+        self.cursors.clear();
+        self.run_alone("list the lanes", listing::lanes).await
+    }
+
+    async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
+        self.run_alone("read the holds", listing::holds).await
+    }
+
+    async fn acts(&mut self, quiet_since: Timestamp, most: u32) -> Result<Vec<Act>, StoreError> {
+        let read = async |conn: &mut PgConnection| listing::acts(conn, quiet_since, most).await;
+        self.run_alone("read the acts", read).await
+    }
+
+    async fn orphans(&mut self) -> Result<Vec<Orphan>, StoreError> {
+        self.run_alone("find unanswered requests", listing::orphans).await
+    }
+
+    async fn sent_since(&mut self, since: Timestamp, most: u32, now: Timestamp) -> Result<Vec<Timestamp>, StoreError> {
+        let read = async |conn: &mut PgConnection| listing::sent_since(conn, since, most, now).await;
+        self.run_alone("read the last requests", read).await
+    }
+
+    async fn last_rejected(&mut self, most: u32) -> Result<Vec<(AgentId, DeletionId)>, StoreError> {
+        let read = async |conn: &mut PgConnection| listing::last_rejected(conn, most).await;
+        self.run_alone("read the last rejections", read).await
+    }
+
+    async fn learnt(&mut self) -> Result<Option<Learnt>, StoreError> {
+        self.run_alone("read what was learnt", daemon::learnt).await
+    }
+
+    async fn newest_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.run_alone("read the newest time", clocks::newest_time).await
+    }
+
+    async fn put_clock_right(
+        &mut self,
+        before: RequestId,
+        longest: Duration,
+        now: Timestamp,
+    ) -> Result<(Option<RequestId>, u64), StoreError> {
+        self.ready().await?;
+        self.put_due_times_right(before, longest, now).await
+    }
+
+    async fn is_empty(&mut self) -> Result<bool, StoreError> {
+        self.run_alone("look for open rows", listing::has_open_rows).await.map(|open| !open)
+    }
+
+    async fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
+        self.undo_writing().await?;
+        self.is_writing = true;
+        Ok(Transaction::new(self))
+    }
+
+    async fn undo(&mut self) {
+        // If that fails, the next use of the session tries again.
+        let _ = self.undo_writing().await;
+    }
+
+    async fn can_write(&mut self) -> Result<(), StoreError> {
+        // One script is one transaction. The lock is the one that every write takes.
+        let write =
+            "LOCK TABLE deletions_known, requests, holds IN ROW EXCLUSIVE MODE; UPDATE leadership SET epoch = epoch";
+        let write = async |conn: &mut PgConnection| sqlx::raw_sql(write).execute(conn).await;
+        self.run_alone("write", write).await.map(drop)
+    }
+
+    async fn upkeep(&mut self, cutoff: Option<Timestamp>) -> Result<Upkeep, StoreError> {
+        self.ready().await?;
+        self.upkeep_step(cutoff).await
+    }
+
+    async fn sweep(&mut self, now: Timestamp) -> Result<Swept, StoreError> {
+        self.ready().await?;
+        self.sweep_step(now).await
+    }
+
+    /// There is nothing of the server's to look after: that is its administrator's.
+    async fn inspect(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn reconnect(&mut self) -> Result<(), StoreError> {
+        self.replace_session().await
+    }
+
+    async fn explain(&mut self, error: StoreError) -> StoreError {
+        self.undo().await;
+        error
+    }
+
+    /// Nobody waits for us: producers write to a partition of their own.
+    fn gap(&self, _wrote_for: Duration, _others_wrote: Option<Duration>) -> Duration {
+        Duration::ZERO
+    }
+
+    fn counter(&self) -> Counter {
+        Counter::new(self.options.clone())
+    }
+
+    async fn close(self) -> Result<(), StoreError> {
+        let Self { session, options, .. } = self;
+        session.close().await.map_err(|source| StoreError::new(&options.address, "close", source))
+    }
+}

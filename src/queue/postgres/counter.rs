@@ -1,0 +1,75 @@
+//! Counts rows on a connection of its own, because that takes longer than a turn of the worker may.
+
+use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
+
+use super::{Options, errors::StoreError, listing, listing::with_lanes};
+use crate::{
+    model::{clock::Timestamp, hold::HoldRow, outcome::Cause},
+    queue::{self, Census, Tally, rows::waited},
+};
+
+/// $1 now. A wish that is not taken in yet counts as the row that it will most likely be.
+const COUNTS: &str = "
+SELECT sum(pending)::bigint, sum(due)::bigint, (SELECT count(*) FROM deletions_known WHERE state = 'dead') FROM (
+    SELECT count(*) AS pending, count(*) FILTER (WHERE due_at <= $1) AS due FROM deletions_known WHERE state = 'pending'
+    UNION ALL SELECT count(*), count(*) FILTER (WHERE due_at <= $1) FROM deletions_new
+) AS counts";
+
+/// Two rows of each lane: the one that goes next, and the first with a due time. A release gives a row a new due time, and rows that
+/// were enqueued since, which are due since 0, go before it. O(lanes).
+const FIRST_ROWS: &str = with_lanes!(
+    "SELECT agent_id, due_at, created_at, last_cause FROM lane
+UNION ALL
+SELECT lane.agent_id, next.due_at, next.created_at, next.last_cause FROM lane CROSS JOIN LATERAL (
+    SELECT due_at, created_at, last_cause FROM deletions_known AS known
+    WHERE state = 'pending' AND known.priority = lane.priority AND known.agent_id = lane.agent_id
+        AND known.batch_max = lane.batch_max AND known.due_at > 0
+    ORDER BY due_at, id LIMIT 1) AS next"
+);
+
+/// Counts the rows of a queue on a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Counter {
+    options: Options,
+}
+
+impl Counter {
+    /// Counts in this database. No daemon need lead.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { options }
+    }
+}
+
+impl queue::Counter for Counter {
+    type Error = StoreError;
+
+    async fn census(&self, now: Timestamp) -> Result<Census, StoreError> {
+        let counted = async {
+            let mut conn = self.options.address.connect().await?;
+            sqlx::raw_sql("SET search_path = sweeper; SET statement_timeout = '60s'").execute(&mut conn).await?;
+            let counted = census(&mut conn, now).await;
+            // Whatever became of it: what was counted is counted.
+            let _ = conn.close().await;
+            counted
+        };
+        counted.await.map_err(|source| StoreError::new(&self.options.address, "count", source))
+    }
+}
+
+async fn census(conn: &mut PgConnection, now: Timestamp) -> Result<Census, sqlx::Error> {
+    let (pending, due, dead): (i64, i64, i64) = sqlx::query_as(COUNTS).bind(now.0).fetch_one(&mut *conn).await?;
+    let holds = listing::holds(conn).await?;
+    let first = sqlx::query(FIRST_ROWS).fetch_all(conn).await?;
+    let ages = first.iter().map(|row| age(row, &holds, now)).collect::<Result<Vec<_>, _>>()?;
+    let count = |n: i64| u64::try_from(n).unwrap_or(0);
+    let oldest_due = ages.into_iter().max().unwrap_or_default();
+    let tally = Tally { pending: count(pending), due: count(due), dead: count(dead), oldest_due };
+    Ok(Census { tally, holds: holds.iter().map(|hold| hold.cause).collect() })
+}
+
+/// For how long the row has been due: agent_id, due_at, created_at, last_cause.
+fn age(row: &PgRow, holds: &[HoldRow], now: Timestamp) -> Result<std::time::Duration, sqlx::Error> {
+    let cause = row.try_get::<Option<&str>, _>(3)?.and_then(Cause::parse);
+    Ok(waited(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?), cause, holds, now))
+}

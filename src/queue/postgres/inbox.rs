@@ -1,0 +1,227 @@
+//! The inbox: what producers have written, and how the leader takes it in. And what operators have changed by hand.
+
+use sqlx::{PgConnection, Row as _};
+
+use super::{Store, errors::StoreError, rows::lane_of};
+
+/// $1 the place in the inbox after which to look. Whether there are wishes, and whether somebody has changed rows by hand.
+pub(super) const POLL: &str = "
+SELECT EXISTS (SELECT 1 FROM deletions_new WHERE ctid > $1::text::tid), EXISTS (SELECT 1 FROM edits)";
+
+/// $1 the place in the inbox after which to look; $2 the most wishes. Returns their places, and whether labels are concerned: in a
+/// queue that has none, nothing is done about them.
+pub(super) const PICK: &str = "
+SELECT coalesce(array_agg(place), '{}'), coalesce(bool_or(label IS NOT NULL), false) OR EXISTS (SELECT 1 FROM wishes)
+FROM (SELECT ctid::text AS place, label FROM deletions_new WHERE ctid > $1::text::tid LIMIT $2) AS picked";
+
+/// $1 places. Takes the wishes out of the inbox, and makes of them what one INSERT after the other would: one row per entry, with the
+/// highest priority. A pending row that was not tried takes over an earlier due time, and a settled one is reopened. What a row that is
+/// due at once is reopened with is the time of its wish: its id is an old one, and others that are due at once go by their ids.
+///
+/// Returns, for each lane that has got rows, the first of them that is due at once, and the first due time of the others; and the
+/// number of wishes.
+pub(super) const TAKE_IN: &str = "
+WITH taken AS MATERIALIZED (
+    DELETE FROM deletions_new WHERE ctid = ANY ($1::text[]::tid[])
+    RETURNING id, agent_id, entry_id, priority, due_at, created_at, label
+),
+wish AS (
+    SELECT DISTINCT ON (agent_id, entry_id) id, agent_id, entry_id, created_at,
+        max(priority) OVER same AS priority,
+        CASE WHEN due_at = created_at THEN due_at ELSE min(due_at) OVER same END AS due_at,
+        substr(max(lpad(id::text, 19, '0') || label) OVER same, 20) AS label -- the last one that is not NULL
+    FROM taken
+    WINDOW same AS (PARTITION BY agent_id, entry_id)
+    ORDER BY agent_id, entry_id, id
+),
+put AS (
+    INSERT INTO deletions_known AS known (id, agent_id, entry_id, priority, state, due_at, created_at, label)
+    OVERRIDING SYSTEM VALUE
+    SELECT id, agent_id, entry_id, priority, 'pending', due_at, created_at, label FROM wish
+    ON CONFLICT (agent_id, entry_id) DO UPDATE SET
+        state = 'pending',
+        settled_at = NULL,
+        priority = CASE known.state WHEN 'pending' THEN greatest(known.priority, excluded.priority) ELSE excluded.priority END,
+        due_at = CASE
+            WHEN known.state <> 'pending' THEN CASE
+                WHEN excluded.due_at = 0 AND excluded.created_at >= 100000000000 THEN excluded.created_at
+                ELSE excluded.due_at END
+            WHEN known.request_id IS NULL AND known.attempts = 0 AND known.due_at <> known.created_at
+            THEN least(known.due_at, excluded.due_at)
+            ELSE known.due_at END,
+        attempts = CASE known.state WHEN 'pending' THEN known.attempts ELSE 0 END,
+        batch_max = CASE known.state WHEN 'pending' THEN known.batch_max ELSE 20 END,
+        asks = CASE known.state WHEN 'pending' THEN known.asks ELSE 0 END,
+        maybe_done = known.state = 'pending' AND known.maybe_done,
+        request_id = CASE known.state WHEN 'pending' THEN known.request_id END,
+        first_fault = CASE known.state WHEN 'pending' THEN known.first_fault END,
+        evidence = CASE known.state WHEN 'pending' THEN known.evidence END,
+        last_cause = CASE known.state WHEN 'pending' THEN known.last_cause END,
+        created_at = CASE known.state WHEN 'pending' THEN known.created_at ELSE excluded.created_at END,
+        -- Labels whose wishes are fulfilled have no part in it. A dead row's wishes open again with it.
+        label = CASE WHEN known.state IN ('pending', 'dead') THEN coalesce(excluded.label, known.label) ELSE excluded.label END
+    WHERE known.state <> 'pending' OR known.priority < excluded.priority
+        OR (excluded.due_at < known.due_at AND known.due_at <> known.created_at AND known.request_id IS NULL
+            AND known.attempts = 0)
+        OR (excluded.label IS NOT NULL AND excluded.label IS DISTINCT FROM known.label)
+    RETURNING known.priority, known.agent_id, known.batch_max, known.due_at, known.id
+)
+SELECT priority, agent_id, batch_max, min(id) FILTER (WHERE due_at = 0), min(due_at) FILTER (WHERE due_at <> 0), NULL::bigint
+FROM put GROUP BY priority, agent_id, batch_max
+UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, count(*) FROM taken";
+
+/// $1 places, before [`TAKE_IN`] has changed the rows. Writes the wishes of labels: opens each again, or makes it. If a row with a label
+/// is wished for without one as well, that wish has the label ''.
+pub(super) const TAKE_IN_LABELS: &str = "
+WITH wish AS MATERIALIZED (
+    SELECT id, agent_id, entry_id, created_at, label FROM deletions_new WHERE ctid = ANY ($1::text[]::tid[])
+),
+entry AS (
+    SELECT wish.agent_id, wish.entry_id, bool_or(wish.label IS NOT NULL) AS labelled, bool_or(wish.label IS NULL) AS plain,
+        (array_agg(wish.created_at ORDER BY wish.id) FILTER (WHERE wish.label IS NULL))[1] AS plain_at
+    FROM wish GROUP BY wish.agent_id, wish.entry_id
+),
+plain AS (
+    SELECT entry.agent_id, entry.entry_id,
+        CASE WHEN known.is_open AND known.label IS NULL THEN known.created_at ELSE entry.plain_at END AS wished_at
+    FROM entry LEFT JOIN LATERAL (
+        SELECT state IN ('pending', 'dead') AS is_open, label, created_at FROM deletions_known
+        WHERE agent_id = entry.agent_id AND entry_id = entry.entry_id
+    ) AS known ON true
+    WHERE CASE WHEN known.is_open THEN (entry.labelled OR known.label IS NOT NULL) AND (entry.plain OR known.label IS NULL)
+        ELSE entry.labelled AND entry.plain END
+)
+INSERT INTO wishes AS known (label, agent_id, entry_id, wished_at)
+SELECT '', agent_id, entry_id, wished_at FROM plain
+UNION ALL (SELECT DISTINCT ON (label, agent_id, entry_id) label, agent_id, entry_id, created_at FROM wish
+    WHERE label IS NOT NULL ORDER BY label, agent_id, entry_id, id)
+ON CONFLICT (label, agent_id, entry_id) DO UPDATE SET
+    state = NULL, closed_at = NULL, closed_by = NULL, wished_at = excluded.wished_at
+WHERE known.state IS NOT NULL AND known.label <> ''";
+
+/// Wishes that are taken in at a time. That takes some tens of milliseconds.
+const CHUNK: i64 = 2_000;
+/// Chunks between two turns.
+const CHUNKS: u32 = 4;
+/// After this number of wishes, the inbox is cleaned up: each poll steps over their places.
+const MOST_DEAD: i64 = 50_000;
+/// Until then, a poll looks behind the last place, and this often from the start.
+const WHOLE: u32 = 20;
+
+const POLLING: &str = "look for changes";
+const TAKING_IN: &str = "take in wishes";
+
+/// The first place of a table.
+const START: &str = "(0,0)";
+
+/// Where the inbox is read.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    /// The last place from which a wish was taken.
+    after: String,
+    /// Wishes taken since the inbox was cleaned up.
+    dead: i64,
+    polls: u32,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self { after: START.to_owned(), dead: 0, polls: 0 }
+    }
+}
+
+impl Inbox {
+    /// The place after which to look.
+    fn place(&mut self) -> &str {
+        self.polls = (self.polls + 1) % WHOLE;
+        if self.dead < MOST_DEAD || self.polls == 0 { START } else { &self.after }
+    }
+}
+
+impl Store {
+    /// Whether there are wishes after this place, and whether somebody has changed rows by hand.
+    async fn poll_after(&mut self, place: &str) -> Result<(bool, bool), StoreError> {
+        self.run(POLLING, async |conn: &mut PgConnection| sqlx::query_as(POLL).bind(place).fetch_one(conn).await).await
+    }
+
+    /// Whether anybody else has written something that was not taken in yet.
+    pub(super) async fn has_news(&mut self) -> Result<bool, StoreError> {
+        let place = self.inbox.place().to_owned();
+        let (wishes, edits) = self.poll_after(&place).await?;
+        Ok(wishes || edits || self.news)
+    }
+
+    /// Takes in what there is, up to some thousand wishes. True if anything has changed since this was called the last time.
+    pub(super) async fn take_in_news(&mut self) -> Result<bool, StoreError> {
+        let place = self.inbox.place().to_owned();
+        let (wishes, edits) = self.poll_after(&place).await?;
+        if edits {
+            // Of the changes that this removes, all can be seen by whoever reads after it.
+            self.run(POLLING, async |conn: &mut PgConnection| sqlx::query("DELETE FROM edits").execute(conn).await)
+                .await?;
+            self.cursors.clear();
+            self.news = true;
+        }
+        if wishes {
+            self.take_in(place).await?;
+        }
+        Ok(std::mem::take(&mut self.news))
+    }
+
+    async fn take_in(&mut self, mut place: String) -> Result<(), StoreError> {
+        for _ in 0..CHUNKS {
+            let from = place.as_str();
+            let pick =
+                async |conn: &mut PgConnection| sqlx::query_as(PICK).bind(from).bind(CHUNK).fetch_one(conn).await;
+            let (places, has_labels): (Vec<String>, bool) = self.run(TAKING_IN, pick).await?;
+            let Some(last) = places.last().cloned() else { return self.clean_up().await };
+            self.inbox.dead += self.take_in_chunk(&places, has_labels).await?;
+            self.inbox.after.clone_from(&last);
+            place = last;
+        }
+        Ok(())
+    }
+
+    /// Returns the number of wishes.
+    async fn take_in_chunk(&mut self, places: &[String], has_labels: bool) -> Result<i64, StoreError> {
+        if has_labels {
+            self.begin_transaction().await?;
+            let labels = async |conn: &mut PgConnection| sqlx::query(TAKE_IN_LABELS).bind(places).execute(conn).await;
+            self.run(TAKING_IN, labels).await?;
+        }
+        let take = async |conn: &mut PgConnection| sqlx::query(TAKE_IN).bind(places).fetch_all(conn).await;
+        let rows = self.run(TAKING_IN, take).await?;
+        if has_labels {
+            self.commit_transaction().await?;
+        }
+        self.news = true;
+        let mut taken = 0;
+        for row in &rows {
+            let decoded = |source| StoreError::new(&self.options.address, TAKING_IN, source);
+            if let Some(count) = row.try_get::<Option<i64>, _>(5).map_err(decoded)? {
+                taken = count;
+                continue;
+            }
+            // A lane that cannot be read has no cursor.
+            let Ok(lane) = lane_of(row) else { continue };
+            if let Some(id) = row.try_get::<Option<i64>, _>(3).map_err(decoded)? {
+                self.cursors.set_back(&lane, 0, id);
+            }
+            if let Some(due_at) = row.try_get::<Option<i64>, _>(4).map_err(decoded)? {
+                self.cursors.set_back(&lane, due_at, 0);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Once the inbox is empty: frees the places of what was taken, if they are many. If the server is at that already, leaves it alone.
+    async fn clean_up(&mut self) -> Result<(), StoreError> {
+        if self.inbox.dead >= MOST_DEAD {
+            let vacuum = "VACUUM (SKIP_LOCKED) deletions_new";
+            self.run("clean up the inbox", async |conn: &mut PgConnection| sqlx::raw_sql(vacuum).execute(conn).await)
+                .await?;
+            self.inbox = Inbox::default();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! A transaction of the worker. What it writes is kept until the commit, and is then one statement if it can be: with a database at
+//! some distance, each statement costs more for the way than for the work.
+
+use std::collections::BTreeSet;
+
+use sqlx::{PgConnection, Row as _};
+
+use super::{
+    Store,
+    daemon::{bind_settings, introduction},
+    due_rows,
+    errors::StoreError,
+    holds::HoldWrites,
+    rows::{hold_columns, hold_row, lane_of},
+    settle::{Judgements, SETTLE, TURN, bind_claims},
+};
+use crate::{
+    model::{
+        act::ActId,
+        clock::Timestamp,
+        deletion::{DeletionId, Lane, RequestId},
+        hold::{HoldChange, HoldRow},
+        outcome::Scope,
+    },
+    queue::{Claim, InEffect, Look, Settlement, Tx},
+};
+
+/// $1 scopes
+const HOLDS_OF: &str = concat!("SELECT ", hold_columns!(), " FROM holds WHERE scope = ANY ($1)");
+/// $1 ids
+const MARK_LOGGED: &str = "UPDATE acts SET logged = true WHERE id = ANY ($1)";
+
+const SETTLING: &str = "settle";
+const CLAIMING: &str = "claim and commit";
+
+/// A transaction that writes. Without [`Tx::commit`] it has no effect.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    store: &'a mut Store,
+    /// What is to be settled, and is not written yet.
+    judgements: Judgements,
+    holds: HoldWrites,
+    acts: Vec<i64>,
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn new(store: &'a mut Store) -> Self {
+        Self { store, judgements: Judgements::default(), holds: HoldWrites::default(), acts: Vec::new() }
+    }
+
+    /// Writes what is to be settled, in a transaction of the server.
+    async fn write_judgements(&mut self) -> Result<(), StoreError> {
+        self.store.begin_transaction().await?;
+        let mut judgements = std::mem::take(&mut self.judgements);
+        let query = judgements.bind(sqlx::query(SETTLE));
+        let returned = self.store.run(SETTLING, async |conn: &mut PgConnection| query.fetch_all(conn).await).await?;
+        for row in &returned {
+            let place = |source| StoreError::new(&self.store.options.address, SETTLING, source);
+            let (due_at, id) = (row.try_get(3).map_err(place)?, row.try_get(4).map_err(place)?);
+            // A lane that cannot be read has no cursor.
+            if let Ok(lane) = lane_of(row) {
+                self.store.cursors.set_back(&lane, due_at, id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the changes of holds, in a transaction of the server.
+    async fn write_holds(&mut self) -> Result<(), StoreError> {
+        if self.holds.is_empty() {
+            return Ok(());
+        }
+        self.store.begin_transaction().await?;
+        let holds = std::mem::take(&mut self.holds);
+        self.store.run("change the holds", async |conn: &mut PgConnection| holds.write(conn).await).await
+    }
+
+    async fn write_acts(&mut self) -> Result<(), StoreError> {
+        if self.acts.is_empty() {
+            return Ok(());
+        }
+        self.store.begin_transaction().await?;
+        let acts = std::mem::take(&mut self.acts);
+        let mark = async |conn: &mut PgConnection| sqlx::query(MARK_LOGGED).bind(acts).execute(conn).await;
+        self.store.run("mark the acts as logged", mark).await.map(drop)
+    }
+}
+
+impl Tx for Transaction<'_> {
+    type Error = StoreError;
+
+    async fn settle<'s>(
+        &mut self,
+        settlements: impl Iterator<Item = &'s Settlement> + Clone,
+    ) -> Result<(), StoreError> {
+        settlements.for_each(|settlement| self.judgements.add(settlement));
+        Ok(())
+    }
+
+    async fn change_holds(&mut self, changes: &[HoldChange]) -> Result<(), StoreError> {
+        self.holds.change(changes);
+        Ok(())
+    }
+
+    async fn lift_over(&mut self, scopes: &[Scope], now: Timestamp) -> Result<(), StoreError> {
+        self.holds.lift_over(scopes, now);
+        Ok(())
+    }
+
+    async fn acts_logged(&mut self, acts: &[ActId]) -> Result<(), StoreError> {
+        self.acts.extend(acts.iter().map(|act| act.0));
+        Ok(())
+    }
+
+    async fn news(&mut self) -> Result<bool, StoreError> {
+        self.store.has_news().await
+    }
+
+    async fn holds_of(&mut self, scopes: &BTreeSet<Scope>) -> Result<Vec<HoldRow>, StoreError> {
+        self.write_holds().await?;
+        let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
+        let read = async |conn: &mut PgConnection| sqlx::query(HOLDS_OF).bind(scopes).fetch_all(conn).await;
+        Ok(self.store.run("read the holds", read).await?.iter().filter_map(hold_row).collect())
+    }
+
+    async fn look(
+        &mut self,
+        lanes: &[Lane],
+        most: usize,
+        in_flight: &[DeletionId],
+        newest_first: bool,
+        now: Timestamp,
+    ) -> Result<Vec<Look>, StoreError> {
+        // Rows that come back may be due, and then belong among those that are found. Rows that reach their end only have to be left
+        // out, for which nothing need be written yet.
+        if self.judgements.has_returning() {
+            self.write_judgements().await?;
+        }
+        let mut left_out = in_flight.to_vec();
+        left_out.extend(self.judgements.ended().map(DeletionId));
+        // On the side: the session cannot be lent out together with the cursors.
+        let mut cursors = std::mem::take(&mut self.store.cursors);
+        let look = async |conn: &mut PgConnection| {
+            due_rows::look(conn, &mut cursors, lanes, most, &left_out, newest_first, now).await
+        };
+        let looks = self.store.run("look for due rows", look).await?;
+        self.store.cursors = cursors;
+        Ok(looks)
+    }
+
+    fn next_request_id(&mut self) -> RequestId {
+        let id = self.store.next_request;
+        self.store.next_request = id.saturating_add(1);
+        RequestId(id)
+    }
+
+    async fn introduce(&mut self, settings: &InEffect, now: Timestamp) -> Result<(), StoreError> {
+        self.store.begin_transaction().await?;
+        let query = introduction(settings, now);
+        let write = async |conn: &mut PgConnection| query.execute(conn).await;
+        self.store.run("write the daemon's row", write).await.map(drop)
+    }
+
+    async fn commit(mut self, claims: &[Claim], settings: Option<&InEffect>, now: Timestamp) -> Result<(), StoreError> {
+        self.write_holds().await?;
+        self.write_acts().await?;
+        if self.judgements.has_returning() {
+            self.write_judgements().await?;
+        }
+        if !self.judgements.is_empty() || !claims.is_empty() || settings.is_some() {
+            let query = self.judgements.bind(sqlx::query(TURN)).bind(now.0).bind(self.store.epoch);
+            let query = bind_claims(query.bind(self.store.session.backend()), claims).bind(settings.is_some());
+            let query = bind_settings(query, settings);
+            let turn = async |conn: &mut PgConnection| query.fetch_one(conn).await?.try_get(0);
+            let claimed: i64 = self.store.run(CLAIMING, turn).await?;
+            if usize::try_from(claimed) != Ok(claims.len()) {
+                return Err(StoreError::deposed(&self.store.options.address, CLAIMING));
+            }
+        }
+        self.store.commit_transaction().await?;
+        self.store.is_writing = false;
+        Ok(())
+    }
+}
