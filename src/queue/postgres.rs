@@ -6,7 +6,7 @@
 //!
 //! | files | concern |
 //! | --- | --- |
-//! | `address`, `open`, `schema`, `session` | connecting, the lock, the epoch, migrations |
+//! | `address`, `open`, `schema`, `session`, `grants` | connecting, the lock, the epoch, migrations, rights |
 //! | `inbox` | what producers and operators wrote |
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
 //! | `listing`, `rows`, `counter` | reading |
@@ -22,6 +22,7 @@ mod daemon;
 mod due_rows;
 mod errors;
 mod expired_labels;
+mod grants;
 mod holds;
 mod inbox;
 mod invalid_rows;
@@ -41,6 +42,7 @@ use sqlx::PgConnection;
 pub use address::{Address, AddressError};
 pub use counter::Counter;
 pub use errors::{OpenError, StoreError};
+pub use grants::Grant;
 pub use open::Options;
 pub use tx::Transaction;
 

@@ -36,7 +36,7 @@ pub const OWNER: &str = "sweeper";
 const WATCHDOG: &str = r#"
 trap '' INT TERM HUP
 "$1"/postgres -D "$2"/data -k "$2" -c listen_addresses= -c fsync=off -c full_page_writes=off -c synchronous_commit=off \
-    -c autovacuum=off -c max_connections=200 -c shared_buffers=64MB -c max_wal_size=4GB >> "$2"/log 2>&1 &
+    -c autovacuum=off -c log_line_prefix='%d %a ' -c max_connections=200 -c shared_buffers=64MB -c max_wal_size=4GB >> "$2"/log 2>&1 &
 cat > /dev/null
 kill -QUIT $!
 wait
@@ -131,7 +131,12 @@ impl Cluster {
             }
             sleep(Duration::from_millis(10));
         }
-        panic!("the server does not start: {}", fs::read_to_string(self.dir.join("log")).unwrap_or_default());
+        panic!("the server does not start: {}", fs::read_to_string(self.log()).unwrap_or_default());
+    }
+
+    /// The server's log. Each line begins with the database and the application.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
     }
 
     /// Connects.

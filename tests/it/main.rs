@@ -42,6 +42,7 @@ mod owner;
 mod pace;
 mod paths;
 mod plan;
+mod postgres;
 mod producers;
 mod progress;
 mod rate_headers;

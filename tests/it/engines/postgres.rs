@@ -15,7 +15,10 @@ use audio_cache_sweeper::{
     },
     queue::postgres::{Address, OpenError, Options, Store},
 };
-use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row as _, postgres::PgRow};
+use sqlx::{
+    AssertSqlSafe, FromRow, PgConnection, Row as _,
+    postgres::{PgCopyIn, PgRow},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -46,6 +49,17 @@ impl Postgres {
     /// Executes statements in one transaction, or as part of the open one.
     pub async fn execute(&mut self, sql: &str) {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.conn).await.unwrap();
+    }
+
+    /// The same, if that is refused: the server's message.
+    pub async fn try_to(&mut self, sql: &str) -> Result<(), String> {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.conn).await;
+        done.map(drop).map_err(|error| error.as_database_error().unwrap().message().to_owned())
+    }
+
+    /// Begins a COPY.
+    pub async fn copy(&mut self, sql: &str) -> PgCopyIn<&mut PgConnection> {
+        self.conn.copy_in_raw(sql).await.unwrap()
     }
 
     pub async fn query<T: for<'r> FromRow<'r, PgRow> + Send + Unpin>(&mut self, sql: &str) -> Vec<T> {

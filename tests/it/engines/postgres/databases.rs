@@ -38,6 +38,10 @@ impl Drop for Database {
 }
 
 impl Database {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where it is.
     pub fn url(&self) -> String {
         url(&self.name)

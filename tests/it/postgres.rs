@@ -1,0 +1,20 @@
+//! What only PostgreSQL's queues have: the inbox, the leader's session, the plans of statements, and rights. What every engine must do
+//! is in `suite`.
+
+mod grants;
+mod inbox;
+mod labels;
+mod plans;
+mod pruning;
+mod schema;
+mod sessions;
+
+use crate::{cluster::cluster, engines::postgres::Postgres, suite::seam::Seam};
+
+/// An open queue, with its producers and operators; `None` without a server, which was said then.
+async fn scene() -> Option<Seam<Postgres>> {
+    match cluster() {
+        Some(_) => Some(Seam::new().await),
+        None => None,
+    }
+}

@@ -1,0 +1,126 @@
+//! The inbox: many producers, many wishes, and transactions that stay open.
+
+use std::collections::BTreeMap;
+
+use audio_cache_sweeper::queue::Queue as _;
+use sqlx::AssertSqlSafe;
+
+use super::scene;
+use crate::{engines::postgres::Postgres, suite::seam::Seam};
+
+async fn take_in(seam: &mut Seam<Postgres>) -> usize {
+    let mut times = 0;
+    while seam.queue.changed().await.unwrap() {
+        times += 1;
+    }
+    times
+}
+
+const PRODUCERS: u64 = 8;
+const TRANSACTIONS: u64 = 60;
+
+/// Each inserts overlapping keys in an order of its own, which makes rivals of a UNIQUE constraint wait for each other in a circle.
+#[tokio::test]
+async fn producers_of_the_same_entries_stand_in_nobody_s_way_and_none_of_their_wishes_is_lost() {
+    let Some(mut seam) = scene().await else { return };
+    let mut highest: BTreeMap<u64, i64> = BTreeMap::new();
+    let mut producers = tokio::task::JoinSet::new();
+    for producer in 0..PRODUCERS {
+        let mut rng = fastrand::Rng::with_seed(producer);
+        let mut transactions = Vec::new();
+        for _ in 0..TRANSACTIONS {
+            let mut wishes: Vec<(u64, i64)> = (0..30).map(|_| (rng.u64(..200), rng.i64(..4))).collect();
+            rng.shuffle(&mut wishes);
+            for (entry, priority) in &wishes {
+                highest.entry(*entry).and_modify(|known| *known = (*known).max(*priority)).or_insert(*priority);
+            }
+            let values: Vec<String> =
+                wishes.iter().map(|(entry, priority)| format!("('a', '{entry}', {priority})")).collect();
+            transactions
+                .push(format!("INSERT INTO deletions (agent_id, entry_id, priority) VALUES {}", values.join(", ")));
+        }
+        let mut conn = seam.engine.database.connect().await;
+        producers.spawn(async move {
+            for sql in transactions {
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    let mut times = 0;
+    while !producers.is_empty() {
+        times += take_in(&mut seam).await;
+        while let Some(ended) = producers.try_join_next() {
+            ended.unwrap();
+        }
+        tokio::task::yield_now().await;
+    }
+    take_in(&mut seam).await;
+    assert!(times > 1, "the leader was at it meanwhile: {times}");
+    let rows: Vec<(String, i64, String)> = seam.engine.query("SELECT entry_id, priority, state FROM deletions").await;
+    let rows: BTreeMap<u64, i64> = rows
+        .into_iter()
+        .map(|(entry, priority, state)| {
+            assert_eq!(state, "pending");
+            (entry.parse().unwrap(), priority)
+        })
+        .collect();
+    assert_eq!(rows, highest);
+}
+
+#[tokio::test]
+async fn a_great_many_wishes_are_taken_in_in_steps_and_their_room_is_free_then() {
+    let Some(mut seam) = scene().await else { return };
+    let many =
+        "INSERT INTO deletions (agent_id, entry_id) SELECT 'a' || n % 7, n::text FROM generate_series(1, 60000) AS n";
+    seam.engine.execute(many).await;
+    let steps = take_in(&mut seam).await;
+    assert!((4..=10).contains(&steps), "{steps}");
+    let counts =
+        "SELECT count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'new') FROM deletions";
+    assert_eq!(seam.engine.query::<(i64, i64)>(counts).await, [(60_000, 0)]);
+    let size = "SELECT pg_relation_size('deletions_new')";
+    assert_eq!(seam.engine.query::<(i64,)>(size).await, [(0,)]);
+    assert_eq!(seam.queue.lanes().await.unwrap().len(), 7);
+}
+
+/// Its wishes lie before others that were taken in long ago.
+#[tokio::test]
+async fn the_wishes_of_a_transaction_that_was_open_for_long_are_taken_in_when_it_commits() {
+    let Some(mut seam) = scene().await else { return };
+    let mut slow = seam.engine.database.connect().await;
+    let first = "BEGIN; INSERT INTO deletions (agent_id, entry_id) VALUES ('slow', '1')";
+    sqlx::raw_sql(first).execute(&mut slow).await.unwrap();
+    for from in [1, 30_001] {
+        let to = from + 29_999;
+        let sql = format!(
+            "INSERT INTO deletions (agent_id, entry_id) SELECT 'quick', n::text FROM generate_series({from}, {to}) AS n"
+        );
+        seam.engine.execute(&sql).await;
+        take_in(&mut seam).await;
+    }
+    assert_eq!(seam.queue.lanes().await.unwrap().len(), 1);
+    sqlx::raw_sql("COMMIT").execute(&mut slow).await.unwrap();
+    assert!(take_in(&mut seam).await > 0);
+    assert_eq!(seam.queue.lanes().await.unwrap().len(), 2);
+    // And of one that is open while more are taken in than are cleaned up at a time.
+    sqlx::raw_sql("BEGIN; INSERT INTO deletions (agent_id, entry_id) VALUES ('slow', '2')")
+        .execute(&mut slow)
+        .await
+        .unwrap();
+    let many = "INSERT INTO deletions (agent_id, entry_id) SELECT 'many', n::text FROM generate_series(1, 70000) AS n";
+    seam.engine.execute(many).await;
+    for _ in 0..8 {
+        assert!(seam.queue.changed().await.unwrap());
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut slow).await.unwrap();
+    // Behind the last place there is always more; within some polls, the leader looks from the start.
+    let mut polls = 0;
+    while seam.engine.query::<(i64,)>("SELECT count(*) FROM deletions_new WHERE agent_id = 'slow'").await[0].0 > 0 {
+        let more = format!("INSERT INTO deletions (agent_id, entry_id) VALUES ('more', '{polls}')");
+        seam.engine.execute(&more).await;
+        seam.queue.changed().await.unwrap();
+        polls += 1;
+        assert!(polls <= 40, "it is not found");
+    }
+}
