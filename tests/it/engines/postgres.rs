@@ -90,6 +90,10 @@ impl Engine for Postgres {
         cluster().is_some()
     }
 
+    fn runs(all: u64) -> u64 {
+        all / 4
+    }
+
     async fn create(setup: Setup) -> Self {
         let (database, conn) = databases::take().await;
         let address = Address::parse(&database.url()).unwrap();

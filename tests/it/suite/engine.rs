@@ -213,6 +213,11 @@ pub trait Engine: Debug + Sized + 'static {
         true
     }
 
+    /// How many of the simulator's runs `cargo test` does. A run on a server takes longer than one on a file.
+    fn runs(all: u64) -> u64 {
+        all
+    }
+
     /// Makes an empty queue.
     async fn create(setup: Setup) -> Self;
 

@@ -153,11 +153,11 @@ fn on_a_runtime<T>(future: impl Future<Output = T>) -> T {
 
 #[expect(clippy::print_stdout, reason = "figures, for whoever asks with --nocapture")]
 pub fn whatever_happens_every_row_is_accounted_for<E: Engine>() {
-    let mut total = Figures::default();
-    for_seeds(SEEDS, |seed| simulate::<E>(seed).0).into_iter().for_each(|figures| total.add(figures));
+    let (mut total, runs) = (Figures::default(), E::runs(SEEDS));
+    for_seeds(runs, |seed| simulate::<E>(seed).0).into_iter().for_each(|figures| total.add(figures));
     println!("{total:#?}");
     let count = total.seeds;
-    if count < SEEDS {
+    if count < runs {
         return;
     }
     assert!(total.absent > count, "{total:?}");
@@ -188,7 +188,7 @@ fn live<E: Engine>(seed: u64) -> (Kind, live::Figures) {
 
 #[expect(clippy::print_stdout, reason = "figures, for whoever asks with --nocapture")]
 pub fn under_laws_every_row_ends_in_time_and_no_good_one_is_condemned<E: Engine>() {
-    let all = for_seeds(WORLDS, live::<E>);
+    let all = for_seeds(E::runs(WORLDS), live::<E>);
     for kind in KINDS {
         let of_kind = all.iter().filter(|(of, _)| *of == kind).map(|(_, figures)| figures);
         let most = |what: fn(&live::Figures) -> f64| of_kind.clone().map(what).fold(0.0, f64::max);
