@@ -74,6 +74,8 @@ pub struct Store {
     cursors: Cursors,
     /// A transaction of the worker was begun, and not committed.
     is_writing: bool,
+    /// Requests of commits of which nobody knows whether they happened. As these commits ended in errors, none of them was sent.
+    doubtful: Vec<i64>,
     /// The id after which pruning goes on.
     prune_after: i64,
     /// Pruning has reached the end of the rows, and goes on with the labels.

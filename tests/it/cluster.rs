@@ -134,6 +134,11 @@ impl Cluster {
         panic!("the server does not start: {}", fs::read_to_string(self.log()).unwrap_or_default());
     }
 
+    /// The directory with the server's socket.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The server's log. Each line begins with the database and the application.
     pub fn log(&self) -> PathBuf {
         self.dir.join("log")

@@ -1,10 +1,12 @@
 //! What only PostgreSQL's queues have: the inbox, the leader's session, the plans of statements, and rights. What every engine must do
 //! is in `suite`.
 
+mod doubts;
 mod grants;
 mod inbox;
 mod labels;
 mod plans;
+mod proxy;
 mod pruning;
 mod schema;
 mod sessions;

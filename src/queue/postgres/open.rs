@@ -21,6 +21,8 @@ const BEGIN_EPOCH: &str = "
 UPDATE leadership SET epoch = epoch + 1
 RETURNING epoch, greatest(last_request, coalesce((SELECT max(id) FROM requests), 0))";
 const EPOCH: &str = "SELECT epoch FROM leadership";
+/// $1 requests. Takes back claims that were never sent.
+const TAKE_BACK: &str = "DELETE FROM requests WHERE id = ANY ($1) AND answered_at IS NULL";
 
 /// The server ends a session that was cut off as soon as it notices, and only then gives its lock back. It is tried again this often,
 /// with this pause.
@@ -77,6 +79,7 @@ impl Store {
             inbox: Inbox::default(),
             cursors: Cursors::default(),
             is_writing: false,
+            doubtful: Vec::new(),
             prune_after: 0,
             is_at_labels: false,
             labels: LabelWalk::default(),
@@ -128,10 +131,17 @@ impl Store {
         // Under the lock, nobody else can begin an epoch.
         let read = async |conn: &mut PgConnection| sqlx::query_scalar(EPOCH).fetch_one(conn).await;
         let epoch: i64 = fresh.run(read).await.map_err(error)?;
-        self.session = fresh;
         if epoch != self.epoch {
+            self.session = fresh;
             return Err(StoreError::deposed(&address, REOPEN));
         }
+        if !self.doubtful.is_empty() {
+            let doubtful = &self.doubtful;
+            let take_back = async |conn: &mut PgConnection| sqlx::query(TAKE_BACK).bind(doubtful).execute(conn).await;
+            fresh.run(take_back).await.map_err(error)?;
+            self.doubtful.clear();
+        }
+        self.session = fresh;
         // A commit in doubt may have changed any row.
         self.cursors.clear();
         self.news = true;

@@ -1,8 +1,9 @@
 //! The session of the leader: the one connection that writes, and that holds the lock.
 
-use std::{io, time::Duration};
+use std::{future::Future, io, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::time::timeout;
 
 use super::{
     address::Address,
@@ -36,6 +37,11 @@ WHERE lock.locktype = 'advisory' AND lock.granted AND lock.objsubid = 1
     AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND (lock.classid::bigint << 32 | lock.objid::bigint) = to_regnamespace('sweeper')::oid::bigint";
 
+/// A connection is there by then, or the server cannot be reached.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
+/// A statement has ended by then, also one that the server has given up, or the way to the server is cut.
+const ENDED_WITHIN: Duration = Duration::from_secs(45);
+
 /// A connection of the leader.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -55,11 +61,11 @@ impl Session {
     /// # Errors
     /// If the server cannot be reached, or refuses us.
     pub(super) async fn connect(address: &Address, patience: Duration) -> Result<Self, sqlx::Error> {
-        let mut conn = address.connect().await?;
+        let mut conn = within(CONNECTED_WITHIN, address.connect()).await?;
         // Zero would mean for ever.
         let patience = patience.as_millis().max(1);
         let settings = AssertSqlSafe(format!("{SETTINGS} SET lock_timeout = '{patience}ms'"));
-        sqlx::raw_sql(settings).execute(&mut conn).await?;
+        within(CONNECTED_WITHIN, sqlx::raw_sql(settings).execute(&mut conn)).await?;
         Ok(Self { conn: Some(conn), backend: 0, in_doubt: false, is_open: false })
     }
 
@@ -92,7 +98,7 @@ impl Session {
         self.in_doubt
     }
 
-    /// Does `work`. If its future is dropped, or the connection fails, the session is in doubt.
+    /// Does `work`. If its future is dropped, or the connection fails or stays silent, the session is in doubt.
     ///
     /// # Errors
     /// The error of `work`.
@@ -102,7 +108,7 @@ impl Session {
     ) -> Result<T, sqlx::Error> {
         self.in_doubt = true;
         let conn = self.conn.as_mut().ok_or_else(|| sqlx::Error::Io(io::ErrorKind::NotConnected.into()))?;
-        let done = work(conn).await;
+        let done = within(ENDED_WITHIN, work(conn)).await;
         self.in_doubt = done.as_ref().is_err_and(|error| class_of(error) == Class::Lost);
         done
     }
@@ -123,4 +129,11 @@ impl Session {
             None => Ok(()),
         }
     }
+}
+
+/// An error if the server is silent for so long. What it was doing is dropped, and its connection cannot be used any more.
+async fn within<T>(time: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let silent =
+        io::Error::new(io::ErrorKind::TimedOut, format!("the server has not answered for {} s", time.as_secs()));
+    timeout(time, work).await.unwrap_or(Err(sqlx::Error::Io(silent)))
 }

@@ -84,6 +84,31 @@ impl<'a> Transaction<'a> {
         let mark = async |conn: &mut PgConnection| sqlx::query(MARK_LOGGED).bind(acts).execute(conn).await;
         self.store.run("mark the acts as logged", mark).await.map(drop)
     }
+
+    /// Writes everything that is not written yet, and commits.
+    async fn write_all(
+        &mut self,
+        claims: &[Claim],
+        settings: Option<&InEffect>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write_holds().await?;
+        self.write_acts().await?;
+        if self.judgements.has_returning() {
+            self.write_judgements().await?;
+        }
+        if !self.judgements.is_empty() || !claims.is_empty() || settings.is_some() {
+            let query = self.judgements.bind(sqlx::query(TURN)).bind(now.0).bind(self.store.epoch);
+            let query = bind_claims(query.bind(self.store.session.backend()), claims).bind(settings.is_some());
+            let query = bind_settings(query, settings);
+            let turn = async |conn: &mut PgConnection| query.fetch_one(conn).await?.try_get(0);
+            let claimed: i64 = self.store.run(CLAIMING, turn).await?;
+            if usize::try_from(claimed) != Ok(claims.len()) {
+                return Err(StoreError::deposed(&self.store.options.address, CLAIMING));
+            }
+        }
+        self.store.commit_transaction().await
+    }
 }
 
 impl Tx for Transaction<'_> {
@@ -162,23 +187,11 @@ impl Tx for Transaction<'_> {
     }
 
     async fn commit(mut self, claims: &[Claim], settings: Option<&InEffect>, now: Timestamp) -> Result<(), StoreError> {
-        self.write_holds().await?;
-        self.write_acts().await?;
-        if self.judgements.has_returning() {
-            self.write_judgements().await?;
+        let committed = self.write_all(claims, settings, now).await;
+        if committed.is_err() && self.store.session.is_in_doubt() {
+            self.store.doubtful.extend(claims.iter().map(|claim| claim.request.0));
         }
-        if !self.judgements.is_empty() || !claims.is_empty() || settings.is_some() {
-            let query = self.judgements.bind(sqlx::query(TURN)).bind(now.0).bind(self.store.epoch);
-            let query = bind_claims(query.bind(self.store.session.backend()), claims).bind(settings.is_some());
-            let query = bind_settings(query, settings);
-            let turn = async |conn: &mut PgConnection| query.fetch_one(conn).await?.try_get(0);
-            let claimed: i64 = self.store.run(CLAIMING, turn).await?;
-            if usize::try_from(claimed) != Ok(claims.len()) {
-                return Err(StoreError::deposed(&self.store.options.address, CLAIMING));
-            }
-        }
-        self.store.commit_transaction().await?;
-        self.store.is_writing = false;
-        Ok(())
+        self.store.is_writing = committed.is_err();
+        committed
     }
 }
