@@ -27,15 +27,15 @@ SET jit = off;
 SET statement_timeout = '30s';
 SET idle_in_transaction_session_timeout = '10s';";
 
-/// The lock of whoever leads. Its key is our schema's object ID, so other programs' keys cannot meet it. `NULL` without the schema.
-const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(to_regnamespace('sweeper')::oid::bigint), pg_backend_pid()";
+/// The lock of whoever leads. Its first key is our schema's object ID, so the keys of other programs are unlikely to meet it.
+const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(to_regnamespace('sweeper')::oid::integer, 1), pg_backend_pid()";
 /// The session that has the lock.
 const HOLDER: &str = "
 SELECT concat_ws(' ', 'user', activity.usename, 'from', coalesce(activity.client_addr::text, 'this machine'), 'session', activity.pid)
 FROM pg_locks AS lock JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
-WHERE lock.locktype = 'advisory' AND lock.granted AND lock.objsubid = 1
+WHERE lock.locktype = 'advisory' AND lock.granted AND lock.objsubid = 2
     AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND (lock.classid::bigint << 32 | lock.objid::bigint) = to_regnamespace('sweeper')::oid::bigint";
+    AND lock.classid = to_regnamespace('sweeper')::oid AND lock.objid = 1";
 
 /// A connection is there by then, or the server cannot be reached.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
