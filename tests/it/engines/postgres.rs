@@ -23,7 +23,7 @@ use crate::{
 };
 use databases::Database;
 use values::{
-    HOLD, REQUEST, ROW, SET, cause_of, delete, hold, inserts, known, nullable, place_hold, request, request_values,
+    HOLD, REQUEST, ROW, SET, cause_of, delete, hold, inserts, known, nullable, place_holds, request, request_values,
     row, row_values, text,
 };
 
@@ -188,8 +188,7 @@ impl Engine for Postgres {
     }
 
     async fn place(&mut self, holds: &[Hold]) {
-        let sql: String = holds.iter().map(place_hold).collect();
-        self.execute(&sql).await;
+        self.execute(&place_holds(holds)).await;
     }
 
     async fn lift(&mut self, holds: &[Hold]) {

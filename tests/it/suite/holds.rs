@@ -85,16 +85,21 @@ async fn slowly<F: Future>(future: F, clock: &Clock) -> F::Output {
 
 pub async fn a_lifted_hold_is_noticed_also_if_the_lanes_are_listed_before_the_holds_are_read_again<E: Engine>() {
     let mut bed = Bed::<E>::new(Plan::default()).await;
+    // Some engines take longer for the first listing, and for the first reading.
+    bed.work().await;
     bed.insert_many("a", 3).await;
     bed.pause("a").await;
     let others: Vec<Hold> = (1..=3_000).map(|n| Hold::on(&format!("b{n}"))).collect();
     bed.place(&others).await;
     let clock = bed.clock.clone();
-    // Reading 3,000 holds takes long, so they are not read again soon. The one lane is listed at once.
+    // Reading 3,000 holds takes longer than listing the one lane, so they are read again later than it is listed.
     assert_eq!(slowly(bed.worker.turn(), &clock).await.unwrap().sent, 0);
     bed.lift_all().await;
-    bed.clock.advance(Duration::from_millis(100));
-    assert_eq!(bed.worker.turn().await.unwrap().sent, 0, "the holds were read again: this tests nothing");
+    for step in 0..200 {
+        bed.clock.advance(Duration::from_millis(1));
+        let sent = bed.worker.turn().await.unwrap().sent;
+        assert!(step > 0 || sent == 0, "the holds were read again at once: this tests nothing");
+    }
     bed.clock.advance(Duration::from_secs(30));
     bed.work().await;
     assert_eq!(bed.count_in(State::Deleted).await, 3, "the lane was forgotten");
