@@ -239,9 +239,9 @@ END $$;
 -- setting `sweeper.leads`.
 CREATE TRIGGER deletions_edited AFTER UPDATE OR DELETE ON deletions FOR EACH STATEMENT
 WHEN (current_setting('sweeper.leads', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION edited();
-CREATE TRIGGER deletions_edited AFTER INSERT OR UPDATE OR DELETE ON deletions_known FOR EACH STATEMENT
+CREATE TRIGGER deletions_edited AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON deletions_known FOR EACH STATEMENT
 WHEN (current_setting('sweeper.leads', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION edited();
-CREATE TRIGGER holds_edited AFTER INSERT OR UPDATE OR DELETE ON holds FOR EACH STATEMENT
+CREATE TRIGGER holds_edited AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON holds FOR EACH STATEMENT
 WHEN (current_setting('sweeper.leads', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION edited();
 CREATE TRIGGER acts_edited AFTER INSERT OR UPDATE OR DELETE ON acts FOR EACH STATEMENT
 WHEN (current_setting('sweeper.leads', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION edited();

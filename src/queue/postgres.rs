@@ -76,6 +76,8 @@ pub struct Store {
     is_writing: bool,
     /// Requests of commits of which nobody knows whether they happened. As these commits ended in errors, none of them was sent.
     doubtful: Vec<i64>,
+    /// Somebody else has led since.
+    is_deposed: bool,
     /// The id after which pruning goes on.
     prune_after: i64,
     /// Pruning has reached the end of the rows, and goes on with the labels.
@@ -131,9 +133,10 @@ impl Queue for Store {
     type Tx<'q> = Transaction<'q>;
     type Counter = Counter;
 
-    /// The lock and the session end together, so the server itself refuses what a former leader would write.
+    /// The lock and the session end together, so the server itself refuses what a former leader would write. Here, only what is known
+    /// already counts.
     fn check_owner(&self) -> Result<(), StoreError> {
-        Ok(())
+        self.check_not_deposed()
     }
 
     async fn changed(&mut self) -> Result<bool, StoreError> {
@@ -227,6 +230,7 @@ impl Queue for Store {
     }
 
     async fn reconnect(&mut self) -> Result<(), StoreError> {
+        self.check_not_deposed()?;
         self.replace_session().await
     }
 

@@ -12,10 +12,10 @@ const APPLICATION: &str = "sweeper";
 #[error("it is not the URL of a PostgreSQL database: {0}; write it as postgres://USER@HOST/DATABASE")]
 pub struct AddressError(String);
 
-/// A database of a PostgreSQL server. Its `Display` and its `Debug` have no password.
+/// A database of a PostgreSQL server. Cheap to clone. Its `Display` and its `Debug` have no password.
 #[derive(Clone)]
 pub struct Address {
-    options: PgConnectOptions,
+    options: Arc<PgConnectOptions>,
     name: Arc<str>,
 }
 
@@ -32,7 +32,7 @@ impl Address {
             Some(socket) => format!("{database} at {}", socket.display()),
             None => format!("{database} at {}:{}", options.get_host(), options.get_port()),
         };
-        Ok(Self { name: name.into(), options })
+        Ok(Self { name: name.into(), options: options.into() })
     }
 
     pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {

@@ -69,7 +69,7 @@ enum Failure {
     Sql(sqlx::Error),
     /// Somebody else leads.
     Deposed,
-    /// The lock is not free, although nobody else has led since: the server has not ended our last session yet.
+    /// The lock is not free. As far as is known, nobody else leads: the server has not ended our last session yet.
     Waiting,
 }
 
@@ -89,8 +89,8 @@ impl StoreError {
     }
 }
 
-/// The server's message, with its detail: that of a refused row has the row.
-pub(super) fn message_of(error: &sqlx::Error) -> String {
+/// The message of the server, or of the connection.
+fn message_of(error: &sqlx::Error) -> String {
     match error.as_database_error() {
         Some(error) => error.message().to_owned(),
         None => error.to_string(),

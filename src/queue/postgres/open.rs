@@ -80,6 +80,7 @@ impl Store {
             cursors: Cursors::default(),
             is_writing: false,
             doubtful: Vec::new(),
+            is_deposed: false,
             prune_after: 0,
             is_at_labels: false,
             labels: LabelWalk::default(),
@@ -90,6 +91,7 @@ impl Store {
     /// Makes sure that what is done next is done under the lock, and in no old transaction: rolls back one that was left open, and
     /// replaces a session that is in doubt.
     pub(super) async fn ready(&mut self) -> Result<(), StoreError> {
+        self.check_not_deposed()?;
         if self.session.is_in_doubt() {
             return self.replace_session().await;
         }
@@ -132,8 +134,9 @@ impl Store {
         let read = async |conn: &mut PgConnection| sqlx::query_scalar(EPOCH).fetch_one(conn).await;
         let epoch: i64 = fresh.run(read).await.map_err(error)?;
         if epoch != self.epoch {
-            self.session = fresh;
-            return Err(StoreError::deposed(&address, REOPEN));
+            // Dropped with its lock: whoever leads next need not wait for this process to end.
+            self.is_deposed = true;
+            return self.check_not_deposed();
         }
         if !self.doubtful.is_empty() {
             let doubtful = &self.doubtful;
@@ -146,6 +149,10 @@ impl Store {
         self.cursors.clear();
         self.news = true;
         Ok(())
+    }
+
+    pub(super) fn check_not_deposed(&self) -> Result<(), StoreError> {
+        if self.is_deposed { Err(StoreError::deposed(&self.options.address, REOPEN)) } else { Ok(()) }
     }
 
     /// The epoch, which begins with each opening. Claims carry it.

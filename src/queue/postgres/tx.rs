@@ -104,6 +104,7 @@ impl<'a> Transaction<'a> {
             let turn = async |conn: &mut PgConnection| query.fetch_one(conn).await?.try_get(0);
             let claimed: i64 = self.store.run(CLAIMING, turn).await?;
             if usize::try_from(claimed) != Ok(claims.len()) {
+                self.store.is_deposed = true;
                 return Err(StoreError::deposed(&self.store.options.address, CLAIMING));
             }
         }

@@ -124,3 +124,29 @@ async fn the_wishes_of_a_transaction_that_was_open_for_long_are_taken_in_when_it
         assert!(polls <= 40, "it is not found");
     }
 }
+
+/// Each as the leader must notice it, and nothing that the leader itself writes.
+#[tokio::test]
+async fn whatever_somebody_changes_by_hand_is_news_to_the_leader() {
+    let Some(mut seam) = scene().await else { return };
+    seam.engine.execute("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '1'), ('a', '2'), ('a', '3')").await;
+    take_in(&mut seam).await;
+    for sql in [
+        "UPDATE deletions SET priority = 4 WHERE entry_id = '1'",
+        "UPDATE deletions_known SET priority = 5 WHERE entry_id = '1'",
+        "DELETE FROM deletions WHERE entry_id = '1'",
+        "INSERT INTO deletions_known (id, agent_id, entry_id, state) OVERRIDING SYSTEM VALUE VALUES (99, 'a', '9', 'pending')",
+        "INSERT INTO holds (scope) VALUES ('*')",
+        "UPDATE holds SET until_at = 1900000000000",
+        "DELETE FROM holds",
+        "INSERT INTO acts (acted_at, act, operator, rows, updated_at) VALUES (0, 'hold', 'ann', 1, 0)",
+        "TRUNCATE holds",
+        "TRUNCATE deletions",
+    ] {
+        seam.engine.execute(sql).await;
+        assert_eq!(take_in(&mut seam).await, 1, "{sql}");
+    }
+    assert_eq!(seam.queue.lanes().await.unwrap(), []);
+    let left: Vec<(i64,)> = seam.engine.query("SELECT count(*) FROM edits").await;
+    assert_eq!(left, [(0,)]);
+}

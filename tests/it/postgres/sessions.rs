@@ -118,6 +118,10 @@ async fn who_was_deposed_while_its_session_was_gone_neither_writes_nor_reads_any
     };
     assert_eq!(error.remedy(), Remedy::Lost, "{error}");
     assert!(error.to_string().contains("another sweeper works on this queue now"), "{error}");
+    // For good, and it does not keep the lock from others.
+    assert_eq!(seam.queue.check_owner().unwrap_err().remedy(), Remedy::Lost);
+    assert_eq!(seam.queue.changed().await.unwrap_err().remedy(), Remedy::Lost);
+    open(&seam.engine.options).await;
 }
 
 #[tokio::test]

