@@ -1,6 +1,9 @@
 //! What the worker sees of the open rows: the lanes, and the due rows of each in the order in which they go out.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use audio_cache_sweeper::{
     model::{
@@ -8,14 +11,14 @@ use audio_cache_sweeper::{
         clock::Timestamp,
         deletion::{DeletionId, Lane, State},
         limits::{ConcurrencyReason, RateReason},
-        outcome::Cause,
+        outcome::{Cause, Verdict},
     },
     queue::{InEffect, Look, Queue as _, Tx as _},
 };
 
 use super::{
-    engine::{Engine, Hold, Row},
-    seam::{NOW, Seam, far, lane},
+    engine::{Engine, Hold, Request, Row, Wish},
+    seam::{NOW, Seam, far, judged, lane, settlement},
     tests,
 };
 
@@ -119,6 +122,35 @@ pub async fn a_created_at_ahead_of_our_clock_does_not_count<E: Engine>() {
     assert_eq!((ids(&found), found.due[0].due_since), (vec![1], Timestamp::ZERO));
 }
 
+/// An engine may remember where it has looked. Whatever comes in before that place must be found, with no listing in between.
+pub async fn a_row_that_comes_in_before_those_that_were_looked_at_is_found<E: Engine>() {
+    let rows: Vec<Row> = (1..=4).map(|id| Row::new(id, "a", &id.to_string())).collect();
+    let mut seam = Seam::<E>::with(&rows, &[Request::new(1, "a", &[1]), Request::new(2, "a", &[2])]).await;
+    seam.queue.changed().await.unwrap();
+    seam.queue.lanes().await.unwrap();
+    // Rows 1 and 2 are in flight. The rows of a transaction that is dropped are not.
+    let in_flight = [DeletionId(1), DeletionId(2)];
+    let mut tx = seam.queue.begin().await.unwrap();
+    let found = tx.look(&[lane("a")], 20, &in_flight, false, NOW).await.unwrap().remove(0);
+    assert_eq!(ids(&found), [3, 4]);
+    let claimed = [1, 2, 3, 4].map(DeletionId);
+    assert_eq!(ids(&tx.look(&[lane("a")], 20, &claimed, false, NOW).await.unwrap().remove(0)), [0; 0]);
+    drop(tx);
+    assert_eq!(ids(&look(&mut seam, lane("a"), 20, &[1, 2], false).await), [3, 4]);
+    // Row 1 comes back, and is due.
+    let due = Verdict::Release { due_at: ago(9), cause: Cause::Throttled };
+    seam.settle(&[settlement(1, vec![judged(1, due)])]).await;
+    assert_eq!(ids(&look(&mut seam, lane("a"), 20, &[2, 3, 4], false).await), [1]);
+    // Row 2 ends, and is wished for again.
+    seam.settle(&[settlement(2, vec![judged(2, Verdict::Deleted)])]).await;
+    assert_eq!(ids(&look(&mut seam, lane("a"), 20, &[1, 3, 4], false).await), [0; 0]);
+    seam.engine.enqueue(&[Wish::of("a", "2"), Wish::of("a", "5")]).await;
+    assert!(seam.queue.changed().await.unwrap());
+    let found = look(&mut seam, lane("a"), 20, &[1, 3, 4], false).await;
+    let entries: BTreeSet<&str> = found.due.iter().map(|row| row.deletion.entry.as_str()).collect();
+    assert_eq!(entries, BTreeSet::from(["2", "5"]));
+}
+
 pub async fn a_fresh_connection_undoes_what_was_open_and_the_worker_stays_the_owner<E: Engine>() {
     let mut seam = Seam::<E>::with(&[Row::new(1, "a", "1")], &[]).await;
     seam.engine.pause("a").await;
@@ -154,5 +186,6 @@ tests!($ looks:
     of_the_due_rows_the_one_goes_first_that_could_have_gone_first,
     a_row_that_is_looked_at_is_told_with_all_that_judging_needs,
     a_created_at_ahead_of_our_clock_does_not_count,
+    a_row_that_comes_in_before_those_that_were_looked_at_is_found,
     a_fresh_connection_undoes_what_was_open_and_the_worker_stays_the_owner,
 );
