@@ -84,6 +84,17 @@ async fn slowly<F: Future>(future: F, clock: &Clock) -> F::Output {
 }
 
 pub async fn a_lifted_hold_is_noticed_also_if_the_lanes_are_listed_before_the_holds_are_read_again<E: Engine>() {
+    // On a busy machine, the engine may list the lane for longer than it reads the holds. That tests nothing.
+    for _ in 0..10 {
+        if a_lane_is_listed_before_its_hold_is_seen_to_be_lifted::<E>().await {
+            return;
+        }
+    }
+    panic!("the holds were read again at once, ten times");
+}
+
+/// False if the holds were read again at once.
+async fn a_lane_is_listed_before_its_hold_is_seen_to_be_lifted<E: Engine>() -> bool {
     let mut bed = Bed::<E>::new(Plan::default()).await;
     // Some engines take longer for the first listing, and for the first reading.
     bed.work().await;
@@ -98,11 +109,14 @@ pub async fn a_lifted_hold_is_noticed_also_if_the_lanes_are_listed_before_the_ho
     for step in 0..200 {
         bed.clock.advance(Duration::from_millis(1));
         let sent = bed.worker.turn().await.unwrap().sent;
-        assert!(step > 0 || sent == 0, "the holds were read again at once: this tests nothing");
+        if step == 0 && sent > 0 {
+            return false;
+        }
     }
     bed.clock.advance(Duration::from_secs(30));
     bed.work().await;
     assert_eq!(bed.count_in(State::Deleted).await, 3, "the lane was forgotten");
+    true
 }
 
 pub async fn a_person_s_hold_ends_at_its_time_without_a_probe_and_its_row_goes<E: Engine>() {
