@@ -39,7 +39,11 @@ use crate::{
     api::{ApiError, SetupError, key::KeyError},
     config::{Config, ConfigError},
     model::clock::Clock,
-    queue::sqlite::{Doubtful, OpenError, StoreError},
+    queue::{
+        either::{OpenError, StoreError},
+        postgres,
+        sqlite::{self, Doubtful},
+    },
     watch::supervisor::Supervisor,
     worker::EVENT_INTERVAL,
 };
@@ -156,6 +160,30 @@ enum Failure {
     Other(#[from] anyhow::Error),
 }
 
+impl From<sqlite::OpenError> for Failure {
+    fn from(error: sqlite::OpenError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+impl From<sqlite::StoreError> for Failure {
+    fn from(error: sqlite::StoreError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl From<postgres::OpenError> for Failure {
+    fn from(error: postgres::OpenError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+impl From<postgres::StoreError> for Failure {
+    fn from(error: postgres::StoreError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         match error {
@@ -188,16 +216,16 @@ impl Failure {
     /// The same failure. If there is no database, or no directory for it, it says where the path comes from.
     fn naming(self, origin: Option<&String>) -> Self {
         match (self, origin) {
-            (Self::Open(OpenError::Missing { path, .. }), Some(origin)) => {
+            (Self::Open(OpenError::Sqlite(sqlite::OpenError::Missing { path, .. })), Some(origin)) => {
                 let named = format!(
                     "; this path is {origin}. A daemon's queue is named by the daemon's configuration: give its file with \
                      --config. If there is no queue yet, `sweeper init` makes one here"
                 );
-                Self::Open(OpenError::Missing { path, named })
+                sqlite::OpenError::Missing { path, named }.into()
             }
-            (Self::Open(OpenError::NoDirectory { path, directory, .. }), Some(origin)) => {
+            (Self::Open(OpenError::Sqlite(sqlite::OpenError::NoDirectory { path, directory, .. })), Some(origin)) => {
                 let named = format!(", and the database's path is {origin}");
-                Self::Open(OpenError::NoDirectory { path, directory, named })
+                sqlite::OpenError::NoDirectory { path, directory, named }.into()
             }
             (failure, _) => failure,
         }
@@ -286,7 +314,7 @@ impl Command {
             Self::Release(args) => release::release(args, &config()?, Clock::system(), login).await,
             Self::Retry(args) => retry::retry(args, &config()?, Clock::system(), login).await,
             Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system(), login).await,
-            Self::Init => init::init(&config()?.store).await,
+            Self::Init => init::init(config()?.sqlite()?).await,
             Self::Check(args) => check::check(&args, config(), &layers.environment, &Clock::system()).await,
             Self::Demo(args) => demo::demo(args, shutdown()?).await,
             Self::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,

@@ -39,7 +39,7 @@ use crate::{
     model::{backoff::Backoff, remedy::Names},
     pace::RateLimit,
     printable::absolute,
-    queue::sqlite,
+    queue::{either, sqlite},
     watch::telemetry::Format,
     worker,
 };
@@ -78,6 +78,9 @@ pub enum ConfigError {
          in api.key_file (SWEEPER__API__KEY_FILE)"
     )]
     NoKey,
+    /// What was asked for works on a file alone.
+    #[error("configuration: database.url is given, and this command works with a file (database.path) alone")]
+    OnServer,
     /// The daemon offers no health endpoint that could be asked.
     #[error(
         "configuration: http.listen is {0}, so there is no endpoint to ask; set it to an address and a port, such as \
@@ -92,7 +95,7 @@ pub struct Config {
     /// The absolute path of the configuration file, if one was read.
     pub file: Option<PathBuf>,
     /// How the database is opened.
-    pub store: sqlite::Options,
+    pub store: either::Options,
     /// The API's base URL.
     pub base_url: Url,
     /// Where the API key comes from; `None` if the configuration does not say.
@@ -181,9 +184,9 @@ impl Config {
                 .ignore_empty(true)
                 .source(Some(environment.clone())),
         );
-        if let Some(variable) = variables::unnamed_database(environment) {
-            origins.insert("database.path".to_owned(), Origin::Variable(variable));
-            builder = builder.set_override("database.path", "").map_err(|error| layer_error(error, path.as_deref()))?;
+        if let Some((key, variable)) = variables::unnamed_database(environment) {
+            origins.insert(key.to_owned(), Origin::Variable(variable));
+            builder = builder.set_override(key, "").map_err(|error| layer_error(error, path.as_deref()))?;
         }
         let layers = builder.build().map_err(|error| layer_error(error, path.as_deref()))?;
         let shown = shown::shown(&layers.cache);
@@ -207,11 +210,22 @@ impl Config {
         self.key.as_ref().and_then(KeySource::exposure).into_iter().chain(file)
     }
 
-    /// Where the path of the database comes from: `set in FILE, line 3`, `set by VARIABLE`, or that it is the default.
+    /// Where the path or the URL of the database comes from: `set in FILE, line 3`, `set by VARIABLE`, or that it is the default.
     #[must_use]
     pub fn database_origin(&self) -> String {
-        let origin = self.set.get("database.path");
+        let origin = self.set.get("database.url").or_else(|| self.set.get("database.path"));
         origin.map_or_else(|| "the default, in the working directory".to_owned(), |origin| format!("set {origin}"))
+    }
+
+    /// The file, for what only a file can do.
+    ///
+    /// # Errors
+    /// If the queue is on a server.
+    pub fn sqlite(&self) -> Result<&sqlite::Options, ConfigError> {
+        match &self.store {
+            either::Options::Sqlite(options) => Ok(options),
+            either::Options::Postgres(_) => Err(ConfigError::OnServer),
+        }
     }
 
     /// Whether the API is on this machine, and so not the real one.

@@ -2,8 +2,9 @@
 //! go through it. No SQL.
 //!
 //! An engine is a folder that implements [`Queue`], [`Tx`] and [`Counter`], and passes the suite in `tests/it/suite`: [`sqlite`] and
-//! [`postgres`].
+//! [`postgres`]. [`either`] is for the commands, which work on the one that is configured.
 
+pub mod either;
 mod label_walk;
 pub mod postgres;
 mod rows;

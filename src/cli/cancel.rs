@@ -78,7 +78,7 @@ pub(super) async fn cancel(
     if !args.yes && !args.dry_run {
         will_ask()?;
     }
-    let mut producer = Producer::join(&config.store).await?;
+    let mut producer = Producer::join(config.sqlite()?).await?;
     // A label or a cause may be about any agents.
     let scope = args.agent.clone().map(Scope::Agent).or(args.all.then_some(Scope::All));
     let detail = if args.entries.is_empty() { "pending rows" } else { "named entries" };

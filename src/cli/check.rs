@@ -82,8 +82,8 @@ pub(super) async fn check(
         say(&format!("\n{warning}"))?;
     }
     say("")?;
-    let inspection = inspect(&config.store).await;
-    let mut is_well = line::tell(&local::lines(&config.store.path, &inspection))?;
+    let inspection = inspect(config.sqlite()?).await;
+    let mut is_well = line::tell(&local::lines(&config.sqlite()?.path, &inspection))?;
     if args.online {
         let lines = online::ask(args, &api, &config, environment, &inspection, clock).await?;
         is_well &= line::tell(&lines)?;

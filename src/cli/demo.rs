@@ -181,9 +181,9 @@ pub(super) async fn demo(args: DemoArgs, shutdown: impl Future<Output = ()>) -> 
     let log = telemetry::init(Format::Text, EnvFilter::new("info"), Width::Terminal).context("start the log")?;
 
     // Create the tables. Everything after that is what a producer does: plain INSERTs.
-    Store::make(config.store.clone()).await?.close().await?;
+    Store::make(config.sqlite()?.clone()).await?.close().await?;
     let ids = deletions();
-    let mut producer = Producer::open(&config.store).await?;
+    let mut producer = Producer::open(config.sqlite()?).await?;
     producer.insert(ids.iter().map(|(agent, id)| (*agent, id.as_str(), 0))).await?;
     let total = ids.len();
     say(&format!("{total} deletions are queued in {}; the API is {}\n", place.database().display(), sandbox.url()))?;

@@ -124,8 +124,12 @@ pub(super) async fn enqueue(
     login: &Login,
 ) -> Result<ExitCode, Failure> {
     let source = source(&args);
-    let mut sink =
-        Sink::new(config, &clock, login.act(&args.whose, ActKind::Enqueue, None, Some(&source)), args.dry_run);
+    let mut sink = Sink::new(
+        config.sqlite()?,
+        &clock,
+        login.act(&args.whose, ActKind::Enqueue, None, Some(&source)),
+        args.dry_run,
+    );
     let done = fill(&mut sink, args, config).await;
     sink.close().await;
     done
@@ -186,7 +190,7 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
         return Ok(sink.finish(0));
     }
     let source = match &args.file {
-        Some(path) if path.as_os_str() != "-" => Source::file(path, &config.store.path)?,
+        Some(path) if path.as_os_str() != "-" => Source::file(path, &config.sqlite()?.path)?,
         file => Source::standard_input(stdin_is_meant || file.is_some())?,
     };
     let stop = stopped()?;
@@ -196,7 +200,7 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
 
 /// Refuses to make a queue where no person sees it. No daemon would work on it.
 fn require_queue(config: &Config) -> Result<(), Failure> {
-    let database = &config.store.path;
+    let database = &config.sqlite()?.path;
     let path = absolute(database);
     // Where the directory is missing too, opening the file fails with a better message.
     // An empty file is no queue either: a program that opened a wrong path has left it.

@@ -149,7 +149,7 @@ pub(super) async fn list(args: ListArgs, config: &Config, clock: Clock) -> Resul
             let now = clock.elapsed();
             let (mut open, since) = match reader.take() {
                 Some((open, since)) if now.saturating_sub(since) < MAX_READER_AGE => (open, since),
-                _ => (Reader::open(&config.store).await?, now),
+                _ => (Reader::open(config.sqlite()?).await?, now),
             };
             let page = open.listed(&mut listing).await?;
             reader = Some((open, since));

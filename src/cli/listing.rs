@@ -138,7 +138,7 @@ impl Lister {
         // This limiter is all there is when no daemon runs.
         let permits = Permits::new(config.rate);
         let max_retry_after = config.worker.policy.max_retry_after;
-        let (queue, backoff) = (config.store.clone(), config.hold_growth);
+        let (queue, backoff) = (config.sqlite()?.clone(), config.hold_growth);
         let (gap, spaced) = (Duration::ZERO, Duration::ZERO);
         Ok(Self { api, agent, permits, backoff, max_retry_after, clock, rng, queue, gap, spaced })
     }

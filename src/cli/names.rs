@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config::{Config, nearest::nearest_ids},
     model::{deletion::AgentId, label::Label},
-    printable::{absolute, shell},
+    printable::shell,
     queue::sqlite::{Reader, twice_if_damaged},
 };
 
@@ -21,14 +21,14 @@ const MAX_NAME: usize = 60;
 /// # Errors
 /// If the database cannot be read.
 pub(super) async fn unknown_agent(agent: &AgentId, config: &Config) -> Result<Option<String>, Failure> {
-    let look = async || Ok::<_, Failure>(Reader::open(&config.store).await?.agents().await?);
+    let look = async || Ok::<_, Failure>(Reader::open(config.sqlite()?).await?.agents().await?);
     let agents = twice_if_damaged(look).await?;
     Ok((!agents.contains(agent)).then(|| without_rows(agent, &agents, config)))
 }
 
 fn without_rows(agent: &AgentId, agents: &[AgentId], config: &Config) -> String {
-    let database = absolute(&config.store.path);
-    let said = format!("there is no row of agent {} in {}", show_text(agent.as_str(), MAX_NAME), database.display());
+    let database = &config.store;
+    let said = format!("there is no row of agent {} in {}", show_text(agent.as_str(), MAX_NAME), database);
     if agents.is_empty() {
         return format!("{said}; there is no row at all");
     }
@@ -47,16 +47,13 @@ fn without_rows(agent: &AgentId, agents: &[AgentId], config: &Config) -> String 
 /// If the database cannot be read.
 pub(super) async fn unknown_label(label: &Label, config: &Config) -> Result<Option<String>, Failure> {
     let look = async || {
-        let mut reader = Reader::open(&config.store).await?;
+        let mut reader = Reader::open(config.sqlite()?).await?;
         Ok::<_, Failure>(if reader.knows_label(label).await? { None } else { Some(reader.labels().await?) })
     };
     Ok(twice_if_damaged(look).await?.map(|labels| {
         let (meant, label) = (meant(label.as_str(), &labels), shell(label.as_str()));
-        let path = absolute(&config.store.path);
-        format!(
-            "no wish has the label {label} in {}, or they all ended longer ago than queue.retention{meant}",
-            path.display()
-        )
+        let database = &config.store;
+        format!("no wish has the label {label} in {database}, or they all ended longer ago than queue.retention{meant}")
     }))
 }
 

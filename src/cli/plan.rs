@@ -52,7 +52,7 @@ pub(super) struct PlanArgs {
 pub(super) async fn plan(args: PlanArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
     let now = clock.now();
     let look = async || {
-        let mut reader = Reader::open(&config.store).await?;
+        let mut reader = Reader::open(config.sqlite()?).await?;
         Ok::<_, Failure>(reader.outlook(args.agent.as_ref(), config.worker.batch_size, now).await?)
     };
     let outlook = twice_if_damaged(look).await?;

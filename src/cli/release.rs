@@ -87,7 +87,7 @@ pub(super) async fn release(
         false => (vec![cause], format!("cause: {}", cause.as_str())),
     };
     let draft = login.act(&args.whose, ActKind::Release, scope.clone(), Some(&chosen));
-    let mut producer = Producer::join(&config.store).await?;
+    let mut producer = Producer::join(config.sqlite()?).await?;
     producer.begin_act(draft, 1);
     let now = clock.now();
     let released = producer.release(scope.as_ref(), &causes, now).await;

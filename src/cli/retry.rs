@@ -110,7 +110,7 @@ pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock, login:
     // A label or a cause may be about any agents.
     let scope = args.agent.clone().map(Scope::Agent).or(args.all.then_some(Scope::All));
     let act = login.act(&args.whose, ActKind::Retry, scope, Some(&args.chosen()));
-    let mut producer = Producer::join(&config.store).await?;
+    let mut producer = Producer::join(config.sqlite()?).await?;
     producer.begin_act(act, 1);
     let done = retry_with(&mut producer, &args, config, clock).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.

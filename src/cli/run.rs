@@ -31,7 +31,6 @@ use crate::{
     event,
     model::clock::Clock,
     pace::Pace,
-    printable::absolute,
     queue::sqlite::{self, Counter, Doubtful as _, OpenError, Opened, Store},
     watch::{
         health::Health,
@@ -149,7 +148,7 @@ pub(super) async fn run(
         None => work.await,
         Some(line) => tokio::select! {
             done = work => done,
-            never = line.follow(&config.store, &metrics, &clock) => match never {},
+            never = line.follow(config.sqlite()?, &metrics, &clock) => match never {},
         },
     };
     let is_followed = line.is_some();
@@ -266,16 +265,16 @@ fn listen(
     let sources = Sources {
         metrics: metrics.clone(),
         health: health.clone(),
-        counter: Counter::new(config.store.clone()),
+        counter: Counter::new(config.sqlite()?.clone()),
         clock: clock.clone(),
     };
     let remedy = "give http.listen an address of this machine with a free port, or off";
     let endpoint = Endpoint::start(address, sources).map_err(|error| {
-        let path = config.store.path.clone();
-        match sqlite::holder(&path) {
-            // Another daemon on the same database has the port, too: the database is the more useful thing to name.
-            Ok(Some(pid)) => Failure::from(OpenError::Taken { path, pid }),
-            Ok(None) | Err(_) => anyhow!("http.listen = \"{address}\": cannot listen: {error}; {remedy}").into(),
+        // Another daemon on the same database has the port, too: the database is the more useful thing to name.
+        let holder = config.sqlite().ok().and_then(|file| Some((file.path.clone(), sqlite::holder(&file.path).ok()??)));
+        match holder {
+            Some((path, pid)) => Failure::from(OpenError::Taken { path, pid }),
+            None => anyhow!("http.listen = \"{address}\": cannot listen: {error}; {remedy}").into(),
         }
     })?;
     info!(event = event::LISTENING, address = %endpoint.address(), "serving metrics and health");
@@ -346,7 +345,7 @@ impl Start {
         info!(
             event = event::STARTED,
             version = env!("CARGO_PKG_VERSION"),
-            database = %absolute(&config.store.path).display(),
+            database = %config.store,
             created = opened == Opened::Created,
             adopted = opened == Opened::Adopted,
             api = %config.base_url,
@@ -379,7 +378,7 @@ const LEAD: Duration = Duration::from_millis(20);
 /// If there is no API key, or the database cannot be used.
 async fn worker(config: &Config, clock: &Clock, start: &mut Start) -> Result<Worker<Store>, Failure> {
     let api = Api::new(config.api()?)?.named(config.names.clone());
-    let store = Store::open(config.store.clone()).await?;
+    let store = Store::open(config.sqlite()?.clone()).await?;
     start.log(config, store.opened());
     let mut pace = Pace::new(config.rate, config.hold_growth);
     pace.permits.lead_by(LEAD);

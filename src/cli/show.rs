@@ -18,7 +18,7 @@ use crate::{
         clock::{Clock, Timestamp},
         deletion::{AgentId, EntryId},
     },
-    printable::{self, absolute},
+    printable,
     queue::sqlite::{Reader, SentRequest, Story, WishStanding, twice_if_damaged},
 };
 
@@ -55,7 +55,7 @@ impl ShowArgs {
 pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
     let ShowArgs { agent, entry } = args;
     let look = async || {
-        let mut reader = Reader::open(&config.store).await?;
+        let mut reader = Reader::open(config.sqlite()?).await?;
         let story = reader.story(&agent, &entry).await?;
         // Wishes outlive their row.
         let wishes = if story.is_none() { reader.wishes(&agent, &entry).await? } else { Vec::new() };
@@ -67,7 +67,7 @@ pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Resul
         warn_person(&format!(
             "{agent} {entry}: there is no such row in {}: it was never enqueued, was cancelled, or was settled longer ago \
              than queue.retention",
-            absolute(&config.store.path).display()
+            config.store
         ));
         if !wishes.is_empty() {
             say_in_colour(&wish_lines(&wishes).join("\n"))?;

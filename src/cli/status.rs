@@ -95,7 +95,7 @@ pub(super) async fn status(
         let now = clock.now();
         let may_be_absent = show.is_first && args.agent.is_some();
         let look = async || {
-            let mut reader = Reader::open(&config.store).await?;
+            let mut reader = Reader::open(config.sqlite()?).await?;
             let standing = reader.standing(args.agent.as_ref(), now).await?;
             Ok::<_, Failure>(standing)
         };
@@ -108,7 +108,7 @@ pub(super) async fn status(
             warn_person(&format!("sweeper: {said}"));
             return Ok(ExitCode::from(1));
         }
-        let report = Report::new(&config.store.path, args.agent.as_ref(), &standing, now);
+        let report = Report::new(&config.sqlite()?.path, args.agent.as_ref(), &standing, now);
         let has_reader = show.print(&report, &standing)?;
         let Some(pause) = args.watch.filter(|_| has_reader) else { return Ok(ExitCode::SUCCESS) };
         tokio::select! {

@@ -1,5 +1,7 @@
 //! The configuration as written: every key is known, and every value is still text.
 
+use std::fmt;
+
 use serde::Deserialize;
 
 /// All sections. An unknown section or key is an error.
@@ -33,7 +35,15 @@ macro_rules! section {
     };
 }
 
-section!(RawDatabase { path: String, busy_timeout: String, synchronous: String });
+section!(RawDatabase {
+    path: String,
+    url: Option<Urls>,
+    password_file: Option<String>,
+    ca_file: Option<String>,
+    lease: String,
+    busy_timeout: String,
+    synchronous: String,
+});
 section!(RawApi {
     region: String,
     base_url: Option<String>,
@@ -75,5 +85,28 @@ pub(super) struct Secret(pub(super) secrecy::SecretString);
 impl From<String> for Secret {
     fn from(text: String) -> Self {
         Self(text.into())
+    }
+}
+
+/// One URL, or a list. `Debug` does not print them: they may have a password in them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Urls {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Urls {
+    pub(super) fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(url) => std::slice::from_ref(url),
+            Self::Several(urls) => urls,
+        }
+    }
+}
+
+impl fmt::Debug for Urls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().finish_non_exhaustive()
     }
 }

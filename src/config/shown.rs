@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::Path};
 use config::{Value, ValueKind};
 
 use super::urls;
-use crate::{api::key::looks_like_a_key, printable};
+use crate::{api::key::looks_like_a_key, printable, queue::postgres};
 
 /// Stands for a value that may be the API key, pasted into the wrong place.
 pub(super) const HIDDEN: &str = "(not shown, because it looks like a key)";
@@ -19,7 +19,11 @@ pub(super) fn shown(root: &Value) -> BTreeMap<String, String> {
                 walk(&path, value, into);
             }
         } else {
-            into.insert(path.to_owned(), shown_value(path, value.to_string()));
+            let text = match &value.kind {
+                ValueKind::Array(values) => values.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+                _ => value.to_string(),
+            };
+            into.insert(path.to_owned(), shown_value(path, text));
         }
     }
     let mut into = BTreeMap::new();
@@ -31,10 +35,18 @@ fn shown_value(key: &str, value: String) -> String {
     let refused = "[refused, and not shown]".to_owned();
     match key {
         "api.key" => "[redacted]".to_owned(),
+        "database.url" => {
+            let shown = postgres::split_urls(&value).into_iter().map(postgres::without_password);
+            shown.map(|url| url.unwrap_or_else(|| refused.clone())).collect::<Vec<_>>().join(",")
+        }
         // People put keys into URLs.
         "api.base_url" if urls::parse_base_url(&value).is_err() => refused,
         "api.proxy" if value != "off" && urls::parse_proxy(&value).is_err() => refused,
-        "api.key_file" | "api.ca_file" if Path::new(&value).exists() => value,
+        "api.key_file" | "api.ca_file" | "database.password_file" | "database.ca_file"
+            if Path::new(&value).exists() =>
+        {
+            value
+        }
         "database.path" | "api.base_url" | "api.proxy" | "http.listen" | "log.filter" => value,
         _ if looks_like_a_key(&value) => HIDDEN.to_owned(),
         _ => value,

@@ -19,7 +19,11 @@ use crate::{
     api::key::KeySource,
     model::{backoff::Backoff, judge::Policy, remedy::Names},
     pace::RateLimit,
-    queue::sqlite,
+    queue::{
+        either,
+        postgres::{self, Address},
+        sqlite,
+    },
     watch::telemetry::Format,
     worker::{self, LoggedRequests},
 };
@@ -67,21 +71,45 @@ impl RawConfig {
     }
 }
 
-fn store(raw: &RawDatabase, p: &mut Problems) -> sqlite::Options {
+/// The database: the server that `database.url` names, or else the file that `database.path` names.
+fn store(raw: &RawDatabase, p: &mut Problems) -> either::Options {
     // The path is shown even if it looks like a key: `Config::shown` has it, too.
     let path = paths::database(&raw.path).unwrap_or_else(|problem| {
         p.add_shown("database.path", &raw.path, &problem);
         PathBuf::new()
     });
-    sqlite::Options {
-        path,
-        busy_timeout: p.duration("database.busy_timeout", &raw.busy_timeout, ms(0)..=ms(300_000)),
-        synchronous: p.word(
-            "database.synchronous",
-            &raw.synchronous,
-            &[("full", sqlite::Synchronous::Full), ("normal", sqlite::Synchronous::Normal)],
-            sqlite::Synchronous::Full,
-        ),
+    let busy_timeout = p.duration("database.busy_timeout", &raw.busy_timeout, ms(0)..=ms(300_000));
+    let synchronous = p.word(
+        "database.synchronous",
+        &raw.synchronous,
+        &[("full", sqlite::Synchronous::Full), ("normal", sqlite::Synchronous::Normal)],
+        sqlite::Synchronous::Full,
+    );
+    let lease = p.duration("database.lease", &raw.lease, ms(2_000)..=ms(60_000));
+    let files = [("database.password_file", &raw.password_file), ("database.ca_file", &raw.ca_file)];
+    let files = files.map(|(key, file)| file.as_ref().map(|file| p.file(key, file)));
+    let Some(urls) = &raw.url else {
+        for (key, _) in [("database.password_file", &files[0]), ("database.ca_file", &files[1])]
+            .iter()
+            .filter(|(_, file)| file.is_some())
+        {
+            p.add(key, "is for a server, and database.url names none; give database.url, or leave this out");
+        }
+        return either::Options::Sqlite(sqlite::Options { path, busy_timeout, synchronous });
+    };
+    if p.origins.contains_key("database.path") {
+        let too = p.origin("database.path");
+        p.add("database.url", &format!("database.path is given, too{too}; give one of them, not both"));
+    }
+    let [password_file, ca_file] = files;
+    // A refused value is not shown: it may have a password in it.
+    let address = Address::parse(urls.as_slice()).and_then(|address| address.with_files(password_file, ca_file));
+    match address {
+        Ok(address) => either::Options::Postgres(postgres::Options { address, busy_timeout, lease }),
+        Err(problem) => {
+            p.add("database.url", &problem.to_string());
+            either::Options::Sqlite(sqlite::Options { path, busy_timeout, synchronous })
+        }
     }
 }
 

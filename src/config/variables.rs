@@ -22,11 +22,14 @@ pub(super) fn origins(environment: &HashMap<String, String>) -> Origins {
         .collect()
 }
 
-/// The variable of `database.path`, if it is set and empty. That is an error, because the variable may have been set from
-/// another one that is missing (`="$QUEUE"`), and the default would be another queue.
-pub(super) fn unnamed_database(environment: &HashMap<String, String>) -> Option<String> {
-    let is_unnamed = |(name, value): &(&String, &String)| is_variable(name, "database", "path") && value.is_empty();
-    environment.iter().find(is_unnamed).map(|(name, _)| name.clone())
+/// `database.path` or `database.url`, with its variable, if that is set and empty. That is an error, because the variable may have been
+/// set from another one that is missing (`="$QUEUE"`), and the default would be another queue.
+pub(super) fn unnamed_database(environment: &HashMap<String, String>) -> Option<(&'static str, String)> {
+    let mut keys = [("database.path", "path"), ("database.url", "url")].into_iter();
+    keys.find_map(|(named, key)| {
+        let is_unnamed = |(name, value): &(&String, &String)| is_variable(name, "database", key) && value.is_empty();
+        Some((named, environment.iter().find(is_unnamed)?.0.clone()))
+    })
 }
 
 /// What is wrong with variables that look like ours, in the order of their names. Variables that only begin like ours are

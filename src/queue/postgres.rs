@@ -6,7 +6,7 @@
 //!
 //! | files | concern |
 //! | --- | --- |
-//! | `address`, `open`, `schema`, `session`, `grants` | connecting, the lock, the epoch, migrations, rights |
+//! | `url`, `address`, `open`, `schema`, `session`, `grants` | connecting, the lock, the epoch, migrations, rights |
 //! | `inbox` | what producers and operators wrote |
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
 //! | `listing`, `rows`, `counter` | reading |
@@ -34,6 +34,7 @@ mod session;
 mod settle;
 mod tx;
 mod upkeep;
+mod url;
 
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ pub use errors::{OpenError, StoreError};
 pub use grants::Grant;
 pub use open::Options;
 pub use tx::Transaction;
+pub use url::{UrlError, split as split_urls, without_password};
 
 use crate::{
     model::{

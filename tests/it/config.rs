@@ -29,7 +29,7 @@ fn load(file: &str, entries: &[(&str, &str)]) -> Result<Config, String> {
 fn the_defaults_are_complete_and_the_documented_ones() {
     let config = Config::load(None, &HashMap::new()).unwrap();
     assert_eq!(config.base_url.as_str(), "https://api.us.poly.ai/");
-    assert_eq!(config.store.path, PathBuf::from("sweeper.db"));
+    assert_eq!(config.sqlite().unwrap().path, PathBuf::from("sweeper.db"));
     assert_eq!((config.rate.requests_per_second, config.rate.burst.get()), (5.0, 5));
     assert_eq!((config.worker.batch_size, config.worker.concurrency), (20, 8));
     assert_eq!(config.worker.retention, Duration::from_secs(30 * 86_400));

@@ -89,7 +89,7 @@ fn the_image_is_made_of_what_is_there_and_runs_what_we_understand() {
         assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains(&usage), "{arguments:?}");
     }
     let set = configuration(&all(r"(SWEEPER__[A-Z_]+)=(\S+)", &one(r"(?m)^ENV (.*)$", &dockerfile)));
-    assert_eq!(set.store.path.parent(), Some(Path::new(&one(r"(?m)^VOLUME (.*)$", &dockerfile))));
+    assert_eq!(set.sqlite().unwrap().path.parent(), Some(Path::new(&one(r"(?m)^VOLUME (.*)$", &dockerfile))));
     assert!(set.listen.is_some(), "the health check asks there");
 }
 
@@ -100,7 +100,7 @@ fn variables<'v>(entries: impl Iterator<Item = (&'v str, &'v Value)>) -> Vec<Vec
 
 /// How long a daemon with these settings may take to stop.
 fn stops_within(set: &Config) -> Duration {
-    set.worker.grace + set.store.busy_timeout * 3
+    set.worker.grace + set.store.longest_wait() * 3
 }
 
 fn volume() -> String {
@@ -179,7 +179,7 @@ fn the_units_start_what_we_understand_and_leave_time_to_stop() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sweeper.toml");
     let set = Config::load(Some(&shipped), &HashMap::new()).unwrap();
     let state = Path::new("/var/lib").join(one(r"(?m)^StateDirectory=(\S+)$", &unit));
-    assert_eq!(set.store.path.parent(), Some(state.as_path()));
+    assert_eq!(set.sqlite().unwrap().path.parent(), Some(state.as_path()));
     let Some(KeySource::File(key)) = &set.key else { panic!("the key is a file") };
     assert!(unit.contains(&format!("#   install -m 400 -o sweeper -g sweeper key {}", key.display())));
     let template = text("config/sweeper@.service");
@@ -187,7 +187,7 @@ fn the_units_start_what_we_understand_and_leave_time_to_stop() {
     assert_eq!(one(r"(?m)^StateDirectory=(\S+)$", &template), "sweeper/%i");
     let seconds = |form: &str| Duration::from_secs(one(form, &unit).parse().unwrap());
     assert!(seconds(r"(?m)^TimeoutStopSec=(\d+)$") > stops_within(&set));
-    assert!(seconds(r"(?m)^WatchdogSec=(\d+)$") > set.store.busy_timeout * 4);
+    assert!(seconds(r"(?m)^WatchdogSec=(\d+)$") > set.store.longest_wait() * 4);
     assert_eq!(one(r"(?m)^LimitCORE=(\d+)$", &unit), "0", "a core dump has the key in it");
     let umask = one(r"(?m)^UMask=(\d+)$", &unit);
     assert_eq!(0o660 & !u32::from_str_radix(&umask, 8).unwrap(), 0o660, "members of the group can enqueue");

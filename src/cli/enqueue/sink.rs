@@ -11,7 +11,6 @@ use crate::{
         steps::MAX_GAP,
         terminal::{report, warn_person},
     },
-    config::Config,
     model::{act::Draft, clock::Clock},
     queue::sqlite::{Enqueued, Opened, Options, Producer, Wish},
 };
@@ -43,9 +42,9 @@ pub(super) struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    pub(super) fn new(config: &'a Config, clock: &'a Clock, act: Draft, dry_run: bool) -> Self {
+    pub(super) fn new(options: &'a Options, clock: &'a Clock, act: Draft, dry_run: bool) -> Self {
         Self {
-            options: &config.store,
+            options,
             clock,
             dry_run,
             act,

@@ -5,7 +5,6 @@ use serde::Serialize;
 use crate::{
     config::Config,
     model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, outcome::Scope},
-    printable::absolute,
     queue::sqlite::{AgentLoad, Load, Outlook},
 };
 
@@ -120,7 +119,7 @@ impl Report {
         let said = daemon.introduction.as_ref().and_then(|said| said.in_effect).map(|said| said.requests_per_second);
         let rate = said.unwrap_or(config.rate.requests_per_second);
         Self {
-            database: absolute(&config.store.path).display().to_string(),
+            database: config.store.to_string(),
             at: now.0,
             agent: agent.map(|agent| agent.as_str().to_owned()),
             daemon: daemon.pid,

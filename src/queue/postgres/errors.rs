@@ -5,7 +5,7 @@ use std::fmt;
 use sqlx::migrate::MigrateError;
 
 use super::{
-    address::Address,
+    address::{Address, message_of},
     codes::{Class, class_of},
 };
 use crate::queue::{QueueError, Remedy};
@@ -50,6 +50,17 @@ pub enum OpenError {
     Sql(#[from] StoreError),
 }
 
+impl OpenError {
+    /// Whether waiting can help.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Sql(error) => error.remedy() == Remedy::Wait,
+            Self::Taken { .. } | Self::OldServer { .. } | Self::Newer { .. } | Self::Migrate { .. } => false,
+        }
+    }
+}
+
 fn holder_text(holder: Option<&str>) -> String {
     holder.map_or_else(String::new, |holder| format!(" ({holder})"))
 }
@@ -86,14 +97,6 @@ impl StoreError {
     /// The lock of our own last session is still held.
     pub(super) fn waiting(address: &Address, doing: &'static str) -> Self {
         Self { address: address.clone(), doing, cause: Failure::Waiting }
-    }
-}
-
-/// The message of the server, or of the connection.
-fn message_of(error: &sqlx::Error) -> String {
-    match error.as_database_error() {
-        Some(error) => error.message().to_owned(),
-        None => error.to_string(),
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Options {
     pub address: Address,
     /// How long a write waits for the locks of others.
     pub busy_timeout: Duration,
+    /// For how long a leader that is silent still leads. After that, the server gives its lock to another one.
+    pub lease: Duration,
 }
 
 impl Options {

@@ -27,6 +27,9 @@ use values::{
     row, row_values, text,
 };
 
+/// The lease of the tests' leaders: none of them stands still for so long.
+pub const LEASE: Duration = Duration::from_secs(60);
+
 /// A queue in a database of its own.
 pub struct Postgres {
     pub database: Database,
@@ -93,8 +96,13 @@ impl Engine for Postgres {
 
     async fn create(setup: Setup) -> Self {
         let (database, conn) = databases::take().await;
-        let address = Address::parse(&database.url()).unwrap();
-        Self { options: Options { address, busy_timeout: setup.busy_timeout }, database, conn, is_unchecked: false }
+        let address = Address::parse(&[&database.url()]).unwrap();
+        Self {
+            options: Options { address, busy_timeout: setup.busy_timeout, lease: LEASE },
+            database,
+            conn,
+            is_unchecked: false,
+        }
     }
 
     async fn open(&self) -> Store {

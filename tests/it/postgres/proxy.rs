@@ -56,7 +56,7 @@ impl Proxy {
     /// The address of a database, by this way.
     pub fn address(&self, database: &str) -> Address {
         let url = format!("postgres://{OWNER}@localhost/{database}?host={}", self.dir.path().display());
-        Address::parse(&url).unwrap()
+        Address::parse(&[&url]).unwrap()
     }
 
     pub fn set(&self, breaks: Break) {

@@ -9,6 +9,7 @@ use audio_cache_sweeper::queue::{
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 
+use super::LEASE;
 use crate::cluster::{Cluster, OWNER, cluster};
 
 /// Those that no test uses now.
@@ -90,7 +91,8 @@ pub async fn take() -> (Database, PgConnection) {
 
 async fn template() -> String {
     let name = server().make_database("template1").await;
-    let options = Options { address: Address::parse(&url(&name)).unwrap(), busy_timeout: std::time::Duration::ZERO };
+    let address = Address::parse(&[&url(&name)]).unwrap();
+    let options = Options { address, busy_timeout: std::time::Duration::ZERO, lease: LEASE };
     Store::open(options).await.unwrap().close().await.unwrap();
     // A database in which somebody is cannot be copied.
     let mut conn = server().connect("postgres", "postgres").await;

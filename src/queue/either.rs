@@ -1,0 +1,40 @@
+//! The queue that the configuration names, whichever engine keeps it: for the commands. The worker knows the seam alone.
+
+mod errors;
+
+use std::{fmt, time::Duration};
+
+pub use errors::{OpenError, StoreError};
+
+use super::{postgres, sqlite};
+use crate::printable::absolute;
+
+/// Which database is used, and how.
+#[derive(Clone, Debug)]
+pub enum Options {
+    /// A file on this machine.
+    Sqlite(sqlite::Options),
+    /// A server.
+    Postgres(postgres::Options),
+}
+
+impl Options {
+    /// The longest that a healthy engine waits for others, within one statement.
+    #[must_use]
+    pub fn longest_wait(&self) -> Duration {
+        match self {
+            Self::Sqlite(options) => options.longest_wait(),
+            Self::Postgres(options) => options.longest_wait(),
+        }
+    }
+}
+
+/// The place, for people: the absolute path of the file, or the database and its server, without a password.
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(options) => absolute(&options.path).display().fmt(f),
+            Self::Postgres(options) => options.address.fmt(f),
+        }
+    }
+}
