@@ -6,7 +6,7 @@
 //!
 //! | files | concern |
 //! | --- | --- |
-//! | `url`, `address`, `open`, `schema`, `session`, `grants` | connecting, the lock, the epoch, migrations, rights |
+//! | `url`, `address`, `open`, `schema`, `session`, `command`, `grants` | connecting, the lock, the epoch, migrations, rights |
 //! | `inbox` | what producers and operators wrote |
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
 //! | `listing`, `rows`, `counter` | reading |
@@ -16,6 +16,7 @@
 mod address;
 mod clocks;
 mod codes;
+mod command;
 mod counter;
 mod cursors;
 mod daemon;

@@ -37,6 +37,32 @@ pub enum OpenError {
         /// The first migration that this version does not know.
         version: i64,
     },
+    /// The tables are those of an older sweeper.
+    #[error(
+        "database {address}: made by an older sweeper (schema {version}); `sweeper init`, or a daemon of this version, brings the \
+         tables up to date once no other daemon leads"
+    )]
+    Older {
+        /// The database.
+        address: Address,
+        /// The last migration that was made.
+        version: i64,
+    },
+    /// There are no tables.
+    #[error("database {address}: there is no queue in it yet; `sweeper init` makes one, and so does the first daemon")]
+    Empty {
+        /// The database.
+        address: Address,
+    },
+    /// There may be a queue, which this role may not see.
+    #[error(
+        "database {address}: this role may not use the schema sweeper; its owner runs `sweeper grant --operator ROLE`, or \
+         `sweeper grant --producer ROLE`"
+    )]
+    NoAccess {
+        /// The database.
+        address: Address,
+    },
     /// A migration failed.
     #[error("database {address}: migrate: {source}")]
     Migrate {
@@ -56,7 +82,13 @@ impl OpenError {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Sql(error) => error.remedy() == Remedy::Wait,
-            Self::Taken { .. } | Self::OldServer { .. } | Self::Newer { .. } | Self::Migrate { .. } => false,
+            Self::Taken { .. }
+            | Self::OldServer { .. }
+            | Self::Newer { .. }
+            | Self::Older { .. }
+            | Self::Empty { .. }
+            | Self::NoAccess { .. }
+            | Self::Migrate { .. } => false,
         }
     }
 }
