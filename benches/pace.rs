@@ -257,6 +257,7 @@ async fn sent(requests_per_second: f64) -> f64 {
         poll_interval: Duration::from_millis(100),
         retention: Duration::from_secs(86_400),
         grace: Duration::from_secs(1),
+        request_timeout: Duration::from_secs(30),
         logged_requests: LoggedRequests::All,
     };
     let store = Store::open(options.clone()).await.unwrap();

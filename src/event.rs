@@ -3,6 +3,16 @@
 
 /// The daemon has started.
 pub const STARTED: &str = "started";
+/// Another daemon leads, or this program is too old to lead: this daemon stands by.
+pub const STANDBY: &str = "standby";
+/// This daemon leads.
+pub const LEADING: &str = "leading";
+/// Another daemon leads instead of this one.
+pub const DEPOSED: &str = "deposed";
+/// The server's clock and ours differ.
+pub const CLOCK_SKEW: &str = "clock_skew";
+/// A transaction that is open for long keeps the server from removing old rows.
+pub const OLD_SNAPSHOT: &str = "old_snapshot";
 /// Requests that an earlier daemon left unanswered were settled as lost.
 pub const RECOVERED: &str = "recovered";
 /// A request has ended, with an answer or without.

@@ -6,6 +6,7 @@
 
 pub mod either;
 mod label_walk;
+pub mod lease;
 pub mod postgres;
 mod rows;
 pub mod sqlite;
@@ -14,6 +15,8 @@ mod values;
 use std::{collections::BTreeSet, future::Future, time::Duration};
 
 pub use values::{Census, Claim, Counts, DueRow, InEffect, Look, Orphan, Settlement, Swept, Tally, Upkeep};
+
+use lease::Lease;
 
 use crate::model::{
     act::{Act, ActId},
@@ -43,6 +46,25 @@ pub trait Queue {
     /// # Errors
     /// With [`Remedy::Lost`], if it does not.
     fn check_owner(&self) -> Result<(), Self::Error>;
+
+    /// For how long this process may send. Each use of the queue prolongs it.
+    fn lease(&self) -> Lease {
+        Lease::endless()
+    }
+
+    /// Makes sure that this process still owns the queue, which prolongs the lease.
+    ///
+    /// # Errors
+    /// As [`Queue::check_owner`], or if the database fails.
+    async fn renew(&mut self) -> Result<(), Self::Error> {
+        self.check_owner()
+    }
+
+    /// Whether the queue may have been another machine's until it was opened. Then the requests without an answer may still be under
+    /// way, and their times are those of another clock.
+    fn was_shared(&self) -> bool {
+        false
+    }
 
     /// Whether anybody else has written since this was asked the last time.
     ///

@@ -74,6 +74,8 @@ pub struct Settings {
     pub retention: Duration,
     /// At a shutdown, calls in flight may take this long to finish.
     pub grace: Duration,
+    /// The longest time that a call takes: `api.request_timeout`.
+    pub request_timeout: Duration,
     /// Which requests are logged at info or warn.
     pub logged_requests: LoggedRequests,
 }
@@ -120,11 +122,12 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         };
         let (now, metrics, told) = (clock.elapsed(), Metrics::new(clock.now()), Arc::new(AtomicBool::default()));
         let hold_log = log::HoldLog::new(api.names());
+        let calls = Calls::new(api, clock.clone(), queue.lease());
         let mut worker = Self {
             queue,
             clock: clock.clone(),
             settings,
-            calls: Calls::new(api, clock.clone()),
+            calls,
             ledger: Ledger::new(&settings, totals, metrics, rng.fork(), now),
             view: View::default(),
             clocks,
@@ -264,6 +267,10 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         }
         self.view.lanes_stale |= self.ledger.forget_settled(&mut self.schedule);
         let sent = plan.claims.len();
+        if sent > 0 && !self.queue.lease().is_valid() {
+            // The commit took long. If this fails, no request leaves, and the next turn shows why.
+            let _ = self.queue.renew().await;
+        }
         self.schedule.spend(sent);
         let elapsed = self.clock.elapsed();
         self.schedule.pace.permits.claimed_in(elapsed.saturating_sub(begun));

@@ -43,6 +43,7 @@ pub async fn worker(store: Store, url: &str, concurrency: usize) -> Worker<Store
         poll_interval: Duration::from_millis(100),
         retention: Duration::from_secs(86_400),
         grace: Duration::from_secs(8),
+        request_timeout: Duration::from_secs(30),
         logged_requests: LoggedRequests::All,
     };
     let pace = Pace::new(rate, growth);

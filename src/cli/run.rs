@@ -1,6 +1,11 @@
 //! `sweeper run`: the daemon, from its start to its exit code.
 
+mod alone;
 mod progress;
+mod relay;
+mod shutdown;
+mod standby;
+mod start;
 
 use std::{
     future::{Future, pending},
@@ -31,7 +36,12 @@ use crate::{
     event,
     model::clock::Clock,
     pace::Pace,
-    queue::sqlite::{self, Counter, Doubtful as _, OpenError, Opened, Store},
+    queue::{
+        Counter, Queue,
+        either::Options,
+        postgres,
+        sqlite::{self, OpenError},
+    },
     watch::{
         health::Health,
         http::{Endpoint, Sources},
@@ -39,12 +49,15 @@ use crate::{
         supervisor::Supervisor,
         telemetry::{self, Log, Width},
     },
-    worker::{Doubts, Ended, Totals, Until, Worker, tell_of_a_doubt},
+    worker::{Ended, Totals, Until, Worker},
 };
 use progress::Progress;
+use relay::Relay;
+use shutdown::Shutdown;
+use start::Start;
 
 /// Pause before a start tries a database again that could not be used.
-const START_RETRY: Duration = Duration::from_secs(1);
+pub(super) const START_RETRY: Duration = Duration::from_secs(1);
 
 /// Interval between two messages to the service manager during a long start.
 const START_BEAT: Duration = Duration::from_secs(1);
@@ -187,6 +200,19 @@ fn last_words(metrics: Metrics, log: Log) -> impl FnOnce(Signal) + Send + 'stati
     }
 }
 
+/// What the start of a worker and its run need.
+pub(super) struct Job<'c> {
+    pub(super) config: &'c Config,
+    pub(super) end: End,
+    pub(super) metrics: &'c Metrics,
+    pub(super) clock: Clock,
+    pub(super) supervisor: Supervisor,
+    start: Start,
+}
+
+/// How a run has ended, and what was done in it.
+type Done = Result<(Ended, Totals), Failure>;
+
 /// Works on the queue until `shutdown` completes or `end` is reached.
 ///
 /// # Errors
@@ -198,57 +224,110 @@ pub(super) async fn work(
     shutdown: impl Future<Output = ()>,
     supervisor: Supervisor,
     reloader: Option<Reloader>,
-) -> Result<(Ended, Totals), Failure> {
-    let (clock, until) = (Clock::system(), end.until);
+) -> Done {
+    let clock = Clock::system();
     let endpoint = config.listen.map(|address| listen(address, config, metrics, &clock)).transpose()?;
     // The endpoint answers until this function returns: also while the database is waited for, and while the daemon stops.
-    let (_endpoint, mut supervisor) = match endpoint {
+    let (_endpoint, supervisor) = match endpoint {
         Some((endpoint, health)) => (Some(endpoint), supervisor.telling(health)),
         None => (None, supervisor),
     };
-    let mut shutdown = pin!(shutdown);
-    let give_up = async {
-        match until {
-            Until::Empty { give_up_after: Some(after) } => sleep(after).await,
-            Until::Empty { give_up_after: None } | Until::Told => pending().await,
-        }
-    };
-    let worker = tokio::select! {
-        biased;
-        // Dropping a start midway leaves the file as a crash would: the next start carries on from there.
-        () = &mut shutdown => Err(Ended::Told),
-        worker = patient_worker(config, &clock, &mut supervisor) => Ok(worker?),
-        () = give_up => Err(Ended::GaveUp),
-    };
-    let worker = match worker {
-        Ok(worker) => worker,
-        Err(ended) => {
-            info!(event = event::STOPPING, why = ended.as_str(), in_flight = 0, "stopping");
-            supervisor.stopping();
-            return Ok((ended, Totals::default()));
-        }
-    };
+    let mut job = Job { config, end, metrics, clock, supervisor, start: Start::default() };
+    let mut shutdown = pin!(Shutdown::new(shutdown));
     let (reload, reloads) = unbounded_channel();
-    let worker = worker.supervised_by(supervisor).measured_by(metrics.clone()).reloaded_by(reloads);
-    let mut worker = worker.sending_at_most(end.max_requests);
+    let mut relay = Relay::new(reloads);
     let reloading = async {
         match reloader {
             Some(reloader) => reloader.serve(reload).await,
             None => pending().await,
         }
     };
-    let ended = tokio::select! {
-        biased;
-        ended = worker.run(shutdown, until) => ended,
-        never = reloading => match never {},
+    let working = async {
+        match &config.store {
+            Options::Sqlite(options) => alone::work(options, &mut job, shutdown.as_mut(), &mut relay).await,
+            Options::Postgres(options) => standby::work(options, &mut job, shutdown.as_mut(), &mut relay).await,
+        }
     };
-    let totals = worker.totals();
-    // Close after a failure, too: the WAL may hold commits that are not in the file yet, and somebody may remove it.
-    if let Err(error) = worker.close().await {
-        // Everything is committed, and the next process that opens the file finishes the clean-up.
-        debug!(%error, "the database was not closed in good order");
+    tokio::select! {
+        biased;
+        done = working => done,
+        never = reloading => match never {},
     }
-    Ok((ended?, totals))
+}
+
+impl Job<'_> {
+    /// Runs a worker that has been made, until its end, and closes its queue.
+    async fn run<Q: Queue>(
+        &self,
+        worker: Worker<Q>,
+        shutdown: impl Future<Output = ()>,
+        relay: &mut Relay,
+    ) -> (Result<Ended, Q::Error>, Totals) {
+        let (reload, reloads) = unbounded_channel();
+        let worker =
+            worker.supervised_by(self.supervisor.clone()).measured_by(self.metrics.clone()).reloaded_by(reloads);
+        let mut worker = worker.sending_at_most(self.end.max_requests);
+        self.metrics.leads(true);
+        let ended = tokio::select! {
+            biased;
+            ended = worker.run(shutdown, self.end.until) => ended,
+            never = relay.forward(&reload) => match never {},
+        };
+        self.metrics.leads(false);
+        let totals = worker.totals();
+        // Close after a failure, too: the WAL may hold commits that are not in the file yet, and somebody may remove it.
+        if let Err(error) = worker.close().await {
+            // Everything is committed, and the next process that opens the file finishes the clean-up.
+            debug!(%error, "the database was not closed in good order");
+        }
+        (ended, totals)
+    }
+
+    /// A worker on an opened queue, with a client for the API.
+    ///
+    /// # Errors
+    /// If there is no API key, or the database cannot be used.
+    async fn worker<Q: Queue>(&self, queue: Q) -> Result<Worker<Q>, Failure>
+    where
+        Failure: From<Q::Error>,
+    {
+        let config = self.config;
+        let api = Api::new(config.api()?)?.named(config.names.clone());
+        let mut pace = Pace::new(config.rate, config.hold_growth);
+        pace.permits.lead_by(LEAD);
+        let begun = self.clock.elapsed();
+        let pace = if config.adaptive { pace.adaptive(config.worker.concurrency, begun) } else { pace };
+        Ok(Worker::new(queue, api, pace, config.worker, self.clock.clone(), rng()).await?)
+    }
+
+    /// Does a part of the start, and tells the service manager meanwhile that it takes time: a migration of large tables and the recovery
+    /// after a crash can take minutes.
+    async fn starting<T>(&mut self, part: impl AsyncFnOnce(&mut Self) -> T) -> T {
+        let mut supervisor = self.supervisor.clone();
+        let mut part = pin!(part(self));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut part => return done,
+                () = sleep(START_BEAT) => supervisor.starting(START_BEAT * 10),
+            }
+        }
+    }
+
+    /// The end of a run that was told to stop before its worker was made, or gave up.
+    fn stopped_early(&mut self, ended: Ended) -> (Ended, Totals) {
+        info!(event = event::STOPPING, why = ended.as_str(), in_flight = 0, "stopping");
+        self.supervisor.stopping();
+        (ended, Totals::default())
+    }
+}
+
+/// Completes when a run until the queue is empty has waited for its start for as long as it may.
+async fn give_up(until: Until) {
+    match until {
+        Until::Empty { give_up_after: Some(after) } => sleep(after).await,
+        Until::Empty { give_up_after: None } | Until::Told => pending().await,
+    }
 }
 
 /// Serves metrics and health on `address`, starting before the database is opened.
@@ -262,14 +341,12 @@ fn listen(
     clock: &Clock,
 ) -> Result<(Endpoint, Health), Failure> {
     let health = Health::new(config.store.longest_wait());
-    let sources = Sources {
-        metrics: metrics.clone(),
-        health: health.clone(),
-        counter: Counter::new(config.sqlite()?.clone()),
-        clock: clock.clone(),
+    let started = match &config.store {
+        Options::Sqlite(options) => serve(address, sqlite::Counter::new(options.clone()), &health, metrics, clock),
+        Options::Postgres(options) => serve(address, postgres::Counter::new(options.clone()), &health, metrics, clock),
     };
     let remedy = "give http.listen an address of this machine with a free port, or off";
-    let endpoint = Endpoint::start(address, sources).map_err(|error| {
+    let endpoint = started.map_err(|error| {
         // Another daemon on the same database has the port, too: the database is the more useful thing to name.
         let holder = config.sqlite().ok().and_then(|file| Some((file.path.clone(), sqlite::holder(&file.path).ok()??)));
         match holder {
@@ -281,107 +358,16 @@ fn listen(
     Ok((endpoint, health))
 }
 
-/// A [`worker`], as soon as the database can be used. A locked database and a full disk are waited for.
-///
-/// # Errors
-/// If there is no API key, or the database cannot be used and waiting does not help.
-async fn patient_worker(config: &Config, clock: &Clock, supervisor: &mut Supervisor) -> Result<Worker<Store>, Failure> {
-    let (mut start, mut waiting, mut doubts) = (Start::default(), false, Doubts::default());
-    loop {
-        let made = {
-            let mut made = pin!(worker(config, clock, &mut start));
-            loop {
-                tokio::select! {
-                    biased;
-                    made = &mut made => break made,
-                    // A migration of a large file and the recovery after a crash can take minutes.
-                    () = sleep(START_BEAT) => supervisor.starting(START_BEAT * 10),
-                }
-            }
-        };
-        // Each try opens the file anew.
-        if let Some(doubt) = made.as_ref().err().and_then(Failure::doubt)
-            && doubts.may_look_again(clock.elapsed())
-        {
-            waiting = true;
-            tell_of_a_doubt(&doubt);
-            sleep(START_RETRY).await;
-            continue;
-        }
-        match made {
-            Err(failure) if failure.is_temporary() => {
-                if std::mem::replace(&mut waiting, true) {
-                    debug!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database still cannot be used");
-                } else {
-                    let next = "trying again every second until it can";
-                    warn!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database cannot be used; {next}");
-                }
-                // A try may wait twice that long: to open the file, and to recover.
-                supervisor.waiting((config.store.longest_wait() + START_RETRY) * 4);
-                sleep(START_RETRY).await;
-            }
-            done => {
-                if waiting && done.is_ok() {
-                    info!(event = event::DATABASE_AVAILABLE, "the database can be used again");
-                }
-                return done;
-            }
-        }
-    }
-}
-
-/// One start of the daemon, which may take several tries.
-#[derive(Default)]
-struct Start {
-    is_logged: bool,
-}
-
-impl Start {
-    /// Logs once that the daemon has started, and what its operator should know.
-    fn log(&mut self, config: &Config, opened: Opened) {
-        if std::mem::replace(&mut self.is_logged, true) {
-            return;
-        }
-        info!(
-            event = event::STARTED,
-            version = env!("CARGO_PKG_VERSION"),
-            database = %config.store,
-            created = opened == Opened::Created,
-            adopted = opened == Opened::Adopted,
-            api = %config.base_url,
-            requests_per_second = config.rate.requests_per_second,
-            burst = config.rate.burst,
-            concurrency = config.worker.concurrency,
-            "started"
-        );
-        for exposure in config.exposures() {
-            let (path, mode, setting) = (exposure.path.display(), format!("{:04o}", exposure.mode), exposure.what);
-            let may = exposure.may();
-            warn!(event = event::KEY_EXPOSED, setting, %path, mode, "the file with the API key: {may}; chmod 600 ends that");
-        }
-        if !config.unused_proxies.is_empty() {
-            let variables = config.unused_proxies.join(", ");
-            warn!(
-                event = event::PROXY_IGNORED,
-                variables, "the environment names a proxy, which is not used; api.proxy names the one to use"
-            );
-        }
-    }
+fn serve(
+    address: SocketAddr,
+    counter: impl Counter,
+    health: &Health,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> io::Result<Endpoint> {
+    let (metrics, health, clock) = (metrics.clone(), health.clone(), clock.clone());
+    Endpoint::start(address, Sources { metrics, health, counter, clock })
 }
 
 /// How long before its departure a request may be claimed. A commit takes a few milliseconds, and seldom more than this.
 const LEAD: Duration = Duration::from_millis(20);
-
-/// A worker on the queue, with a client for the API.
-///
-/// # Errors
-/// If there is no API key, or the database cannot be used.
-async fn worker(config: &Config, clock: &Clock, start: &mut Start) -> Result<Worker<Store>, Failure> {
-    let api = Api::new(config.api()?)?.named(config.names.clone());
-    let store = Store::open(config.sqlite()?.clone()).await?;
-    start.log(config, store.opened());
-    let mut pace = Pace::new(config.rate, config.hold_growth);
-    pace.permits.lead_by(LEAD);
-    let pace = if config.adaptive { pace.adaptive(config.worker.concurrency, clock.elapsed()) } else { pace };
-    Ok(Worker::new(store, api, pace, config.worker, clock.clone(), rng()).await?)
-}

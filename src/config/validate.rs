@@ -61,7 +61,7 @@ impl RawConfig {
             rate,
             adaptive,
             hold_growth,
-            worker,
+            worker: worker::Settings { request_timeout: api.request_timeout, ..worker },
             log_format,
             log_filter,
             listen,
@@ -217,6 +217,8 @@ fn worker(
         poll_interval,
         retention,
         grace,
+        // It is another section's.
+        request_timeout: Duration::ZERO,
         logged_requests,
     };
     Some((settings, growth))

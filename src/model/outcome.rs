@@ -292,6 +292,18 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// The same, but the row is not due before `at`.
+    #[must_use]
+    pub fn not_before(self, at: Timestamp) -> Self {
+        match self {
+            Self::Retry { due_at, cause } => Self::Retry { due_at: due_at.max(at), cause },
+            Self::Release { due_at, cause } => Self::Release { due_at: due_at.max(at), cause },
+            Self::Deleted | Self::Absent | Self::Dead { .. } => self,
+        }
+    }
+}
+
 /// A verdict with the other changes of its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judged {
@@ -309,6 +321,14 @@ pub struct Judged {
     pub first_fault: Option<RequestId>,
     /// The request that has shown that the row itself is the reason for its failures: others got through.
     pub evidence: Option<RequestId>,
+}
+
+impl Judged {
+    /// The same, but the row is not due before `at`.
+    #[must_use]
+    pub fn not_before(self, at: Timestamp) -> Self {
+        Self { verdict: self.verdict.not_before(at), ..self }
+    }
 }
 
 /// What a hold pauses.

@@ -6,7 +6,7 @@
 //!
 //! | files | concern |
 //! | --- | --- |
-//! | `url`, `address`, `open`, `schema`, `session`, `command`, `grants` | connecting, the lock, the epoch, migrations, rights |
+//! | `url`, `address`, `candidate`, `open`, `schema`, `session`, `command`, `grants` | connecting, the lock, the epoch, migrations, rights |
 //! | `inbox` | what producers and operators wrote |
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
 //! | `listing`, `rows`, `counter` | reading |
@@ -14,6 +14,7 @@
 //! | `errors`, `codes` | errors |
 
 mod address;
+mod candidate;
 mod clocks;
 mod codes;
 mod command;
@@ -42,6 +43,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 pub use address::{Address, AddressError};
+pub use candidate::{Attempt, Candidate};
 pub use counter::Counter;
 pub use errors::{OpenError, StoreError};
 pub use grants::Grant;
@@ -57,7 +59,7 @@ use crate::{
         hold::HoldRow,
         limits::Learnt,
     },
-    queue::{Orphan, Queue, Swept, Upkeep, label_walk::LabelWalk},
+    queue::{Orphan, Queue, Swept, Upkeep, label_walk::LabelWalk, lease::Lease},
 };
 use cursors::Cursors;
 use inbox::Inbox;
@@ -68,8 +70,11 @@ use session::Session;
 pub struct Store {
     session: Session,
     options: Options,
+    lease: Lease,
     /// The number of our leadership.
     epoch: i64,
+    /// Requests without an answer at its beginning.
+    orphaned: u64,
     next_request: i64,
     /// Somebody else has written, and the worker was not told so yet.
     news: bool,
@@ -140,6 +145,22 @@ impl Queue for Store {
     /// already counts.
     fn check_owner(&self) -> Result<(), StoreError> {
         self.check_not_deposed()
+    }
+
+    fn lease(&self) -> Lease {
+        self.lease.clone()
+    }
+
+    async fn renew(&mut self) -> Result<(), StoreError> {
+        self.run_alone("make sure that this daemon leads", async |conn: &mut PgConnection| {
+            sqlx::raw_sql("SELECT").execute(conn).await.map(drop)
+        })
+        .await
+    }
+
+    /// Another machine may have led until now, and may not know yet that it does not. Before the first leader there was none.
+    fn was_shared(&self) -> bool {
+        self.epoch > 1
     }
 
     async fn changed(&mut self) -> Result<bool, StoreError> {

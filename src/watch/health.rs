@@ -23,6 +23,8 @@ pub enum State {
     Starting,
     /// The loop runs.
     Working,
+    /// Another daemon leads, and this one is ready to take over.
+    StandingBy,
     /// The database cannot be used at present.
     DatabaseDown,
     /// The daemon shuts down. No other state follows.
@@ -76,7 +78,7 @@ impl Health {
     #[must_use]
     pub fn state(&self) -> State {
         let state = self.0.state.load(Ordering::Relaxed);
-        [State::Starting, State::Working, State::DatabaseDown]
+        [State::Starting, State::Working, State::StandingBy, State::DatabaseDown]
             .into_iter()
             .find(|known| *known as u8 == state)
             .unwrap_or(State::Stopping)

@@ -247,7 +247,7 @@ async fn livez<C: Counter>(State(shared): State<Arc<Shared<C>>>) -> Response {
 async fn readyz<C: Counter>(State(shared): State<Arc<Shared<C>>>) -> Response {
     let ready = shared.sources.alive().and_then(|()| match shared.sources.health.state() {
         Life::Starting => Err("starting: the database is being opened".to_owned()),
-        Life::Working => Ok(()),
+        Life::Working | Life::StandingBy => Ok(()),
         Life::DatabaseDown => Err("the database cannot be used; the log says why".to_owned()),
         Life::Stopping => Err("stopping".to_owned()),
     });

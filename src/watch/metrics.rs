@@ -97,6 +97,7 @@ struct Inner {
     /// 1 for the reason of each limit, 0 for the others.
     reasons: Family<ReasonLabels, Gauge>,
     in_flight: Gauge,
+    leader: Gauge,
     unsettled: AtomicUsize,
     /// Empty while the database cannot be read, because an old number would look current.
     depth: Family<StateLabel, Gauge>,
@@ -119,6 +120,7 @@ impl Metrics {
             concurrency_limit: Gauge::default(),
             reasons: Family::default(),
             in_flight: Gauge::default(),
+            leader: Gauge::default(),
             unsettled: AtomicUsize::new(0),
             depth: Family::default(),
             oldest: Decimal::default(),
@@ -178,6 +180,11 @@ impl Metrics {
         }
     }
 
+    /// Takes in whether this daemon works on the queue, or stands by.
+    pub fn leads(&self, leads: bool) {
+        self.0.leader.set(i64::from(leads));
+    }
+
     /// The number of requests that are in flight or whose answers are not written: what a crash would leave to the next start.
     #[must_use]
     pub fn unsettled(&self) -> usize {
@@ -233,6 +240,7 @@ impl Inner {
         r.register_with_unit("sweeper_request_duration", help, Unit::Seconds, self.durations.clone());
         r.register("sweeper_batch_size", "IDs in each bulk request", self.sizes.clone());
         r.register("sweeper_in_flight", "Requests in flight", self.in_flight.clone());
+        r.register("sweeper_leader", "1 if this daemon works on the queue, 0 if it stands by", self.leader.clone());
         let help = "The current rate limit: the configured rate, or the adaptive rate below it";
         r.register("sweeper_rate_requests_per_second", help, self.rate.clone());
         let help = "The configured rate limit, which the current one never exceeds";

@@ -23,7 +23,7 @@ const FEEDS: u32 = 4;
 const BEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The service manager, if there is one, and the health.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Supervisor {
     socket: Option<PathBuf>,
     health: Option<Health>,
@@ -52,6 +52,12 @@ impl Supervisor {
     pub fn ready(&mut self) {
         self.is(State::Working);
         self.tell(&[NotifyState::Ready, NotifyState::Status("working")]);
+    }
+
+    /// Tells that this daemon stands by, and is ready to lead.
+    pub fn standing_by(&mut self) {
+        self.is(State::StandingBy);
+        self.tell(&[NotifyState::Ready, NotifyState::Status("standing by")]);
     }
 
     /// Tells that the start waits for the database, and asks for `more` time.

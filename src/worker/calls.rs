@@ -26,14 +26,14 @@ use crate::{
         deletion::{AgentId, Batch, DeletionId, Kind, Lane, RequestId},
     },
     pace::Departure,
-    queue::Claim,
+    queue::{Claim, lease::Lease},
 };
 
 /// A planned departure is put off by this at most, because the one before it was late.
 const LATE: Duration = Duration::from_millis(50);
 
 /// A call that has come back.
-type Returned = Result<(TaskId, Back), JoinError>;
+type Returned = Result<(TaskId, Option<Back>), JoinError>;
 
 /// A reply, and what was measured in the call's own task because judging may come later.
 #[derive(Debug)]
@@ -59,11 +59,21 @@ pub(super) struct InFlight {
 /// The requests in flight, each under the ID of its task.
 pub(super) type Flights = HashMap<TaskId, InFlight>;
 
+/// How a call has ended. What is not the API's doing says nothing about it, so no hold follows.
+#[derive(Debug)]
+pub(super) enum End {
+    /// With a reply.
+    Back(Back),
+    /// We cut it short.
+    CutShort,
+    /// It was never sent, because the lease was over.
+    Unsent,
+}
+
 /// A call that has ended.
 pub(super) struct Over {
     pub(super) call: InFlight,
-    /// `None` if we cut the call short. That says nothing about the API, so no hold follows.
-    pub(super) back: Option<Back>,
+    pub(super) end: End,
     /// Number of calls in flight at its end, itself included.
     pub(super) together: usize,
     /// Another call of the same agent is in flight.
@@ -125,7 +135,8 @@ impl Drop for Out<'_> {
 pub(super) struct Calls<T> {
     api: Arc<T>,
     clock: Clock,
-    tasks: JoinSet<Back>,
+    lease: Lease,
+    tasks: JoinSet<Option<Back>>,
     road: Arc<Road>,
     in_flight: Flights,
     /// Calls that came back while the loop was waiting. The next turn judges them.
@@ -133,10 +144,12 @@ pub(super) struct Calls<T> {
 }
 
 impl<T: Transport> Calls<T> {
-    pub(super) fn new(api: T, clock: Clock) -> Self {
+    /// Requests leave only while `lease` is valid.
+    pub(super) fn new(api: T, clock: Clock, lease: Lease) -> Self {
         Self {
             api: Arc::new(api),
             clock,
+            lease,
             tasks: JoinSet::new(),
             road: Arc::default(),
             in_flight: HashMap::new(),
@@ -175,17 +188,21 @@ impl<T: Transport> Calls<T> {
     /// Sends a claimed request at its departure.
     pub(super) fn send(&mut self, claim: Claim, departure: Departure) {
         let Claim { request, correlation_id, batch } = claim;
-        let (api, clock, sending, road) =
-            (Arc::clone(&self.api), self.clock.clone(), batch.clone(), Arc::clone(&self.road));
+        let (api, clock, lease) = (Arc::clone(&self.api), self.clock.clone(), self.lease.clone());
+        let (sending, road) = (batch.clone(), Arc::clone(&self.road));
         let committed = self.clock.elapsed();
         let task = self.tasks.spawn(async move {
             let sent = road.depart(departure, &clock).await;
+            // This process may have stood still since the claim, and another one may own the queue now.
+            if !lease.is_valid() {
+                return None;
+            }
             let out = Out::enter(&road);
             let reply = match sending.kind() {
                 Kind::Bulk => api.bulk_delete(&sending, correlation_id).await,
                 Kind::Single => api.delete_one(&sending, correlation_id).await,
             };
-            Back { reply, took: clock.elapsed().saturating_sub(sent), together: out.together }
+            Some(Back { reply, took: clock.elapsed().saturating_sub(sent), together: out.together })
         });
         self.in_flight.insert(task.id(), InFlight { request, correlation_id, batch, committed, departure });
     }
@@ -203,15 +220,15 @@ impl<T: Transport> Calls<T> {
         returned.extend(std::iter::from_fn(|| self.tasks.try_join_next_with_id()));
         let together = self.in_flight.len();
         let over = |returned: Returned| {
-            let (task, back) = match returned {
-                Ok((task, back)) => (task, Some(back)),
+            let (task, end) = match returned {
+                Ok((task, back)) => (task, back.map_or(End::Unsent, End::Back)),
                 // We cut it short at a shutdown, or it panicked. Its rows must be settled all the same.
-                Err(error) => (error.id(), None),
+                Err(error) => (error.id(), End::CutShort),
             };
             let call = self.in_flight.remove(&task)?;
             let agent = &call.batch.lane().agent;
             let has_company = self.in_flight.values().any(|other| other.batch.lane().agent == *agent);
-            Some(Over { call, back, together, has_company })
+            Some(Over { call, end, together, has_company })
         };
         returned.into_iter().filter_map(over).collect()
     }

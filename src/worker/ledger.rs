@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::{
     Settings, Totals,
-    calls::{Back, InFlight, Over},
+    calls::{Back, End, InFlight, Over},
     log,
     schedule::Schedule,
 };
@@ -112,14 +112,18 @@ impl Ledger {
 
     /// Judges a call that has ended. True if its answer belongs to another request: then no open connection can be trusted.
     pub(super) fn judge(&mut self, over: Over, schedule: &mut Schedule, now: Timestamp) -> bool {
-        let Over { call, back, together, has_company } = over;
+        let Over { call, end, together, has_company } = over;
         let elapsed = schedule.clock.elapsed();
-        let heard = back.is_some();
-        let Back { mut reply, took, together: at_departure } = back.unwrap_or_else(|| Back {
-            reply: Reply::unheard(Fault::Lost, "cut short before the answer"),
-            took: elapsed.saturating_sub(call.departure.at),
-            together: 1,
-        });
+        let heard = matches!(end, End::Back(_));
+        let unheard = |fault, detail| {
+            let took = elapsed.saturating_sub(call.departure.at);
+            Back { reply: Reply::unheard(fault, detail), took, together: 1 }
+        };
+        let Back { mut reply, took, together: at_departure } = match end {
+            End::Back(back) => back,
+            End::CutShort => unheard(Fault::Lost, "cut short before the answer"),
+            End::Unsent => unheard(Fault::Unreachable, "not sent: the daemon stood still, and another one may lead"),
+        };
         let is_mixed_up = self.is_mixed_up(&call, &mut reply);
         let standing = self.standing(&call, has_company, schedule, elapsed);
         let correlation_id = call.correlation_id.to_string();

@@ -14,7 +14,7 @@ use crate::{
     event,
     model::{
         clock::{Clock, Timestamp},
-        judge::{Heard, Policy, Sent, Standing, judge},
+        judge::{Heard, Sent, Standing, judge},
         outcome::Fault,
     },
     pace::{Pace, RateLimit},
@@ -36,7 +36,7 @@ pub(super) async fn begin<Q: Queue>(
     let restored = learnt.map(|learnt| pace.restore(&learnt, clock.now(), clock.elapsed())).unwrap_or_default();
     let (in_effect, mut swept, mut invalid_rows) = (in_effect(pace, settings), 0, InvalidRows::default());
     loop {
-        match recover(queue, &settings.policy, &in_effect, clock.now(), rng).await {
+        match recover(queue, settings, &in_effect, clock.now(), rng).await {
             // A row of an orphan cannot be read.
             Err(error) if error.remedy() == Remedy::Sweep => match sweep(queue, &mut invalid_rows, clock).await? {
                 0 => return Err(error),
@@ -69,12 +69,14 @@ async fn sweep<Q: Queue>(queue: &mut Q, invalid_rows: &mut InvalidRows, clock: &
 /// Settles the orphans as lost, and introduces this daemon with its settings.
 async fn recover<Q: Queue>(
     queue: &mut Q,
-    policy: &Policy,
+    settings: &Settings,
     in_effect: &InEffect,
     now: Timestamp,
     rng: &mut fastrand::Rng,
 ) -> Result<Totals, Q::Error> {
     let orphans = queue.orphans().await?;
+    // Whoever sent them may live, and wait for their answers for that long by its own clock.
+    let not_before = if queue.was_shared() { now.plus(settings.request_timeout) } else { Timestamp::ZERO };
     let mut totals = Totals::default();
     let requests = orphans.len();
     let settlements: Vec<Settlement> = orphans
@@ -92,7 +94,8 @@ async fn recover<Q: Queue>(
                 let heard = Heard { result: &Err(Fault::Lost), envelope: None };
                 // The attempt always counts: a row whose request ends the daemon every time must come to an end.
                 let standing = Standing { is_orphan: true, ..Standing::default() };
-                judge(sent, heard, &standing, policy, now, rng).rows
+                let rows = judge(sent, heard, &standing, &settings.policy, now, rng).rows;
+                rows.into_iter().map(|row| row.not_before(not_before)).collect()
             }),
             is_whole: false,
         })
@@ -112,7 +115,13 @@ async fn recover<Q: Queue>(
 
 /// Charges the rate limit for requests that were sent before this start: a restart loop must not send a burst each time.
 async fn remember_what_was_sent<Q: Queue>(queue: &mut Q, pace: &mut Pace, clock: &Clock) -> Result<(), Q::Error> {
-    let ago = sent_lately(queue, pace.permits.limit(), clock.now()).await?;
+    let limit = pace.permits.limit();
+    let ago = if queue.was_shared() {
+        // The times of another machine's clock cannot be compared with ours: as if a whole burst had just been sent.
+        vec![Duration::ZERO; usize::try_from(limit.burst.get()).unwrap_or(usize::MAX)]
+    } else {
+        sent_lately(queue, limit, clock.now()).await?
+    };
     pace.permits.sent_before(&ago, clock.elapsed());
     Ok(())
 }

@@ -117,6 +117,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         }
         let upkeep = self.chores.upkeep_at.saturating_sub(now);
         let poll = self.supervisor.at_most(self.settings.poll_interval).min(upkeep);
+        let poll = self.queue.lease().use_every().map_or(poll, |every| poll.min(every));
         let wait = wait.map_or(poll, |wait| wait.min(poll));
         if !self.calls.is_empty() {
             // Cancel-safe: a call that comes back later is still in the set.
@@ -154,9 +155,14 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             self.come_round();
             let left = deadline.saturating_sub(self.clock.elapsed());
             let pause = self.supervisor.at_most(left);
+            let pause = self.queue.lease().use_every().map_or(pause, |every| pause.min(every));
             if timeout(pause, self.wait_for_a_call()).await.is_err() {
                 if pause == left {
                     break;
+                }
+                // Until the answers are written, the queue must stay our own.
+                if let Err(error) = self.queue.renew().await {
+                    self.endure(error).await?;
                 }
                 continue;
             }

@@ -64,6 +64,19 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Adds those of another worker.
+    pub fn merge(&mut self, other: &Self) {
+        let Self { requests, deleted, absent, retried, released, dead, dead_by_request, longest_write } = *other;
+        self.requests += requests;
+        self.deleted += deleted;
+        self.absent += absent;
+        self.retried += retried;
+        self.released += released;
+        self.dead += dead;
+        self.dead_by_request += dead_by_request;
+        self.longest_write = self.longest_write.max(longest_write);
+    }
+
     /// Rows that have reached an end.
     pub(super) fn ended(&self) -> u64 {
         self.deleted + self.absent + self.dead

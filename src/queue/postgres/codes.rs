@@ -7,6 +7,8 @@ pub(super) enum Class {
     Lost,
     /// Others kept us from it, or the server lacks something. Later it may work, on the same connection.
     Busy,
+    /// The server does not let us in.
+    Denied,
     /// A read failed, or the data is damaged.
     Damaged,
     /// A row has a value that none of ours has.
@@ -39,6 +41,8 @@ fn class_of_code(code: &str) -> Class {
         "XX001" | "XX002" | "58030" => Class::Damaged,
         // connection_exception
         _ if code.starts_with("08") => Class::Lost,
+        // invalid_authorization_specification
+        _ if code.starts_with("28") => Class::Denied,
         // insufficient_resources: a full disk, no memory, too many connections
         _ if code.starts_with("53") => Class::Busy,
         _ => Class::Other,
@@ -54,6 +58,7 @@ mod tests {
         for (class, codes) in [
             (Class::Busy, vec!["57014", "55P03", "40001", "40P01", "53100", "53300"]),
             (Class::Lost, vec!["57P01", "57P03", "08006", "08P01", "25P03", "57P05"]),
+            (Class::Denied, vec!["28000", "28P01"]),
             (Class::Damaged, vec!["XX001", "XX002", "58030"]),
             (Class::Other, vec!["42P01", "42501", "23505", "25006", "XX000"]),
         ] {

@@ -62,6 +62,6 @@ pub(super) async fn connect_known(options: &Options) -> Result<PgConnection, Ope
 }
 
 /// The newest migration that this version has.
-fn newest() -> i64 {
+pub(super) fn newest() -> i64 {
     migrator().iter().map(|migration| migration.version).max().unwrap_or(0)
 }

@@ -48,6 +48,15 @@ pub enum OpenError {
         /// The last migration that was made.
         version: i64,
     },
+    /// There is a pooler in between.
+    #[error(
+        "database {address}: a pooler gives each transaction another session, and the daemon needs one to itself: connect past the \
+         pooler, or through it in session mode (producers may use any pooler)"
+    )]
+    Pooled {
+        /// The database.
+        address: Address,
+    },
     /// There are no tables.
     #[error("database {address}: there is no queue in it yet; `sweeper init` makes one, and so does the first daemon")]
     Empty {
@@ -81,13 +90,14 @@ impl OpenError {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Sql(error) => error.remedy() == Remedy::Wait,
+            Self::Sql(error) => error.is_temporary(),
             Self::Taken { .. }
             | Self::OldServer { .. }
             | Self::Newer { .. }
             | Self::Older { .. }
             | Self::Empty { .. }
             | Self::NoAccess { .. }
+            | Self::Pooled { .. }
             | Self::Migrate { .. } => false,
         }
     }
@@ -114,6 +124,8 @@ enum Failure {
     Deposed,
     /// The lock is not free. As far as is known, nobody else leads: the server has not ended our last session yet.
     Waiting,
+    /// Another database answers under the same name.
+    AnotherDatabase,
 }
 
 impl StoreError {
@@ -124,6 +136,33 @@ impl StoreError {
     /// This daemon does not lead any more.
     pub(super) fn deposed(address: &Address, doing: &'static str) -> Self {
         Self { address: address.clone(), doing, cause: Failure::Deposed }
+    }
+
+    /// Another database than before answers.
+    pub(super) fn another_database(address: &Address, doing: &'static str) -> Self {
+        Self { address: address.clone(), doing, cause: Failure::AnotherDatabase }
+    }
+
+    /// Whether waiting can help, without anybody doing something about it.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match &self.cause {
+            Failure::Sql(error) => matches!(class_of(error), Class::Lost | Class::Busy),
+            Failure::Waiting => true,
+            Failure::Deposed | Failure::AnotherDatabase => false,
+        }
+    }
+
+    /// Whether the server does not let us in.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(&self.cause, Failure::Sql(error) if class_of(error) == Class::Denied)
+    }
+
+    /// Whether another daemon leads instead of this one.
+    #[must_use]
+    pub fn is_deposed(&self) -> bool {
+        matches!(self.cause, Failure::Deposed)
     }
 
     /// The lock of our own last session is still held.
@@ -141,6 +180,9 @@ impl fmt::Display for StoreError {
                 f.write_str("another sweeper works on this queue now; this one neither sends nor writes any more")
             }
             Failure::Waiting => f.write_str("the server has not ended the session of before yet"),
+            Failure::AnotherDatabase => {
+                f.write_str("another database answers than before; start the daemon again if it is to work on that one")
+            }
         }
     }
 }
@@ -149,7 +191,7 @@ impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
             Failure::Sql(error) => Some(error),
-            Failure::Deposed | Failure::Waiting => None,
+            Failure::Deposed | Failure::Waiting | Failure::AnotherDatabase => None,
         }
     }
 }
@@ -159,8 +201,10 @@ impl QueueError for StoreError {
         match &self.cause {
             Failure::Deposed => Remedy::Lost,
             Failure::Waiting => Remedy::Wait,
+            Failure::AnotherDatabase => Remedy::End,
             Failure::Sql(error) => match class_of(error) {
-                Class::Lost | Class::Busy => Remedy::Wait,
+                // A password or a right may have been replaced, and be in order in a moment: the daemon worked until now.
+                Class::Lost | Class::Busy | Class::Denied => Remedy::Wait,
                 Class::Damaged => Remedy::Reconnect(format!("{self} (a read failed, or the data is damaged)")),
                 Class::InvalidRow => Remedy::Sweep,
                 Class::Other => Remedy::End,

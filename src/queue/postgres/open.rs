@@ -1,4 +1,4 @@
-//! Opening the queue for a daemon: connect, take the lock, migrate, and begin an epoch. And a fresh connection after a failure.
+//! Opening the queue for a daemon, and a fresh connection after a failure.
 
 use std::time::Duration;
 
@@ -8,18 +8,13 @@ use tokio::time::sleep;
 use super::{
     Store,
     address::Address,
-    cursors::Cursors,
+    candidate::{Attempt, Candidate},
     errors::{OpenError, StoreError},
-    inbox::Inbox,
-    schema::{OLDEST_SERVER, make_schema, migrator, server_version},
+    schema::migrator,
     session::Session,
 };
-use crate::queue::label_walk::LabelWalk;
+use crate::model::clock::Clock;
 
-/// Begins an epoch. Returns its number, and the highest ID of a request so far, also of a pruned one.
-const BEGIN_EPOCH: &str = "
-UPDATE leadership SET epoch = epoch + 1
-RETURNING epoch, greatest(last_request, coalesce((SELECT max(id) FROM requests), 0))";
 const EPOCH: &str = "SELECT epoch FROM leadership";
 /// $1 requests. Takes back claims that were never sent.
 const TAKE_BACK: &str = "DELETE FROM requests WHERE id = ANY ($1) AND answered_at IS NULL";
@@ -52,42 +47,21 @@ impl Options {
 }
 
 impl Store {
-    /// Takes the lock, brings the tables up to date or makes them, and leads from then on.
+    /// Takes the lock, brings the tables up to date or makes them, and leads from then on. `clock` measures the lease.
     ///
     /// # Errors
     /// If another daemon leads, if the server is too old or the tables are of a newer version, or if the server fails.
-    pub async fn open(options: Options) -> Result<Self, OpenError> {
-        let address = options.address.clone();
-        let error = |source| OpenError::from(StoreError::new(&address, OPEN, source));
-        let mut session = Session::connect(&address, options.busy_timeout).await.map_err(error)?;
-        let version = session.run(server_version).await.map_err(error)?;
-        if version < OLDEST_SERVER {
-            return Err(OpenError::OldServer { address, version });
+    pub async fn open(options: Options, clock: &Clock) -> Result<Self, OpenError> {
+        match Candidate::connect(options, clock).await?.try_to_lead().await? {
+            Attempt::Leads(store) => Ok(*store),
+            Attempt::StandsBy(candidate) => Err(candidate.taken().await?),
         }
-        session.run(make_schema).await.map_err(error)?;
-        if !session.try_lock().await.map_err(error)? {
-            let holder = session.holder().await.map_err(error)?;
-            return Err(OpenError::Taken { address, holder });
-        }
-        migrate(&mut session, &address).await?;
-        let begin = async |conn: &mut PgConnection| sqlx::query_as(BEGIN_EPOCH).fetch_one(conn).await;
-        let (epoch, last_request): (i64, i64) = session.run(begin).await.map_err(error)?;
-        Ok(Self {
-            session,
-            options,
-            epoch,
-            next_request: last_request.saturating_add(1),
-            news: false,
-            inbox: Inbox::default(),
-            cursors: Cursors::default(),
-            is_writing: false,
-            doubtful: Vec::new(),
-            is_deposed: false,
-            prune_after: 0,
-            is_at_labels: false,
-            labels: LabelWalk::default(),
-            sweep_from: i64::MIN,
-        })
+    }
+
+    /// The requests without an answer at the beginning of the epoch.
+    #[must_use]
+    pub fn orphaned(&self) -> u64 {
+        self.orphaned
     }
 
     /// Makes sure that what is done next is done under the lock, and in no old transaction: rolls back one that was left open, and
@@ -122,23 +96,30 @@ impl Store {
     pub(super) async fn replace_session(&mut self) -> Result<(), StoreError> {
         let address = self.options.address.clone();
         let error = |source| StoreError::new(&address, REOPEN, source);
-        let mut fresh = Session::connect(&address, self.options.busy_timeout).await.map_err(error)?;
+        let mut fresh = Session::connect(&self.options, &self.lease).await.map_err(error)?;
+        if fresh.identity != self.session.identity {
+            return Err(StoreError::another_database(&address, REOPEN));
+        }
         self.session.abandon();
+        let read = async |conn: &mut PgConnection| sqlx::query_scalar::<_, i64>(EPOCH).fetch_one(conn).await;
         let mut tries = 0;
-        while !fresh.try_lock().await.map_err(error)? {
+        loop {
+            let has_lock = fresh.try_lock().await.map_err(error)?;
+            // Under the lock, nobody else can begin an epoch. Without it, whoever leads now has begun one already.
+            if fresh.run(read).await.map_err(error)? != self.epoch {
+                // Dropped with its lock: whoever leads next need not wait for this process to end.
+                self.is_deposed = true;
+                fresh.abandon();
+                return self.check_not_deposed();
+            }
+            if has_lock {
+                break;
+            }
             tries += 1;
             if tries == TRIES {
                 return Err(StoreError::waiting(&address, REOPEN));
             }
             sleep(PAUSE).await;
-        }
-        // Under the lock, nobody else can begin an epoch.
-        let read = async |conn: &mut PgConnection| sqlx::query_scalar(EPOCH).fetch_one(conn).await;
-        let epoch: i64 = fresh.run(read).await.map_err(error)?;
-        if epoch != self.epoch {
-            // Dropped with its lock: whoever leads next need not wait for this process to end.
-            self.is_deposed = true;
-            return self.check_not_deposed();
         }
         if !self.doubtful.is_empty() {
             let doubtful = &self.doubtful;
@@ -164,7 +145,7 @@ impl Store {
     }
 }
 
-async fn migrate(session: &mut Session, address: &Address) -> Result<(), OpenError> {
+pub(super) async fn migrate(session: &mut Session, address: &Address) -> Result<(), OpenError> {
     let mut outcome = Ok(());
     let run = async |conn: &mut PgConnection| {
         outcome = migrator().run(conn).await;

@@ -2,19 +2,21 @@
 
 use std::{future::Future, io, time::Duration};
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::types::Oid};
 use tokio::time::timeout;
 
 use super::{
     address::Address,
     codes::{Class, class_of},
+    open::Options,
 };
+use crate::queue::lease::Lease;
 
 /// The schema with our tables.
 pub(super) const SCHEMA: &str = "sweeper";
 
 /// How the leader's session plans and waits. The plans are those that the statements are written for, also while the tables are
-/// empty or were never analysed. No statement waits for long, and no transaction stays open if this process is stopped.
+/// empty or were never analysed. No statement waits for long.
 const SETTINGS: &str = "
 SET search_path = sweeper;
 SET sweeper.leads = 'on';
@@ -24,8 +26,20 @@ SET enable_mergejoin = off;
 SET enable_bitmapscan = off;
 SET plan_cache_mode = force_generic_plan;
 SET jit = off;
-SET statement_timeout = '30s';
-SET idle_in_transaction_session_timeout = '10s';";
+SET statement_timeout = '15s';
+SET tcp_keepalives_idle = 2;
+SET tcp_keepalives_interval = 1;
+SET tcp_keepalives_count = 3;";
+
+/// Not every system can do that: it notices within a statement that the client is gone.
+const NOTICE_LOST_CLIENT: &str = "SET client_connection_check_interval = '1s'";
+
+/// The database, as far as it can be told from another one of the same name: a server that was promoted has the number of the one before.
+const IDENTITY: &str = "
+SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()) FROM pg_control_system()";
+
+/// What a pooler in transaction mode gives to one statement: another session than to the next.
+const BACKEND: &str = "SELECT pg_backend_pid()";
 
 /// The lock of whoever leads. Its first key is our schema's object ID, so the keys of other programs are unlikely to meet it.
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(to_regnamespace('sweeper')::oid::integer, 1), pg_backend_pid()";
@@ -37,10 +51,22 @@ WHERE lock.locktype = 'advisory' AND lock.granted AND lock.objsubid = 2
     AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND lock.classid = to_regnamespace('sweeper')::oid AND lock.objid = 1";
 
+/// The longest that a statement waits for the locks of others.
+const MOST_PATIENCE: Duration = Duration::from_secs(10);
 /// A connection is there by then, or the server cannot be reached.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
 /// A statement has ended by then, also one that the server has given up, or the way to the server is cut.
-const ENDED_WITHIN: Duration = Duration::from_secs(45);
+const ENDED_WITHIN: Duration = Duration::from_secs(18);
+
+/// The part of the lease for which a leader sends. The server's own count begins later than ours, and ends after this.
+const SENDS_FOR: (u32, u32) = (3, 5);
+
+/// The database behind a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    system: i64,
+    database: i64,
+}
 
 /// A connection of the leader.
 #[derive(Debug)]
@@ -53,20 +79,60 @@ pub(super) struct Session {
     in_doubt: bool,
     /// A transaction is open.
     pub(super) is_open: bool,
+    pub(super) identity: Identity,
+    /// It has the lock, and each statement proves that.
+    is_locked: bool,
+    lease: Lease,
+}
+
+/// For how long a leader may send after a statement, with this lease of its session.
+pub(super) fn sends_for(lease: Duration) -> Duration {
+    lease * SENDS_FOR.0 / SENDS_FOR.1
 }
 
 impl Session {
-    /// Connects, without the lock. A statement waits for the locks of others for `patience` at most.
+    /// Connects, without the lock. Once it has the lock, its statements prolong `lease`.
     ///
     /// # Errors
     /// If the server cannot be reached, or refuses us.
-    pub(super) async fn connect(address: &Address, patience: Duration) -> Result<Self, sqlx::Error> {
-        let mut conn = within(CONNECTED_WITHIN, address.connect()).await?;
-        // Zero would mean for ever.
-        let patience = patience.as_millis().max(1);
-        let settings = AssertSqlSafe(format!("{SETTINGS} SET lock_timeout = '{patience}ms'"));
-        within(CONNECTED_WITHIN, sqlx::raw_sql(settings).execute(&mut conn)).await?;
-        Ok(Self { conn: Some(conn), backend: 0, in_doubt: false, is_open: false })
+    pub(super) async fn connect(options: &Options, lease: &Lease) -> Result<Self, sqlx::Error> {
+        let connecting = async {
+            let mut conn = options.address.connect().await?;
+            // Zero would mean for ever. With more, a statement's own time would end before.
+            let patience = options.busy_timeout.clamp(Duration::from_millis(1), MOST_PATIENCE).as_millis();
+            let lease = options.lease.as_millis();
+            // The server is the watchdog: it ends the session, and with it the lock, of a leader that stands still or was cut off.
+            let settings = AssertSqlSafe(format!(
+                "{SETTINGS} SET lock_timeout = '{patience}ms'; SET idle_session_timeout = '{lease}ms'; \
+                 SET idle_in_transaction_session_timeout = '{lease}ms'; SET tcp_user_timeout = '{lease}ms'; \
+                 SET application_name = 'sweeper standby'"
+            ));
+            sqlx::raw_sql(settings).execute(&mut conn).await?;
+            // Without it, a server that lost its client within a statement ends that statement first.
+            let _ = sqlx::raw_sql(NOTICE_LOST_CLIENT).execute(&mut conn).await;
+            let (system, database) = sqlx::query_as::<_, (i64, Oid)>(IDENTITY).fetch_one(&mut conn).await?;
+            Ok((conn, Identity { system, database: i64::from(database.0) }))
+        };
+        let (conn, identity) = within(CONNECTED_WITHIN, connecting).await?;
+        let (backend, in_doubt, is_open, is_locked) = (0, false, false, false);
+        Ok(Self { conn: Some(conn), backend, in_doubt, is_open, identity, is_locked, lease: lease.clone() })
+    }
+
+    /// Whether there is a pooler between us and the server that gives each transaction another session. The lock would stay on one of
+    /// them, and nothing would be under it.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub(super) async fn is_pooled(&mut self, address: &Address) -> Result<bool, sqlx::Error> {
+        let backend = async |conn: &mut PgConnection| sqlx::query_scalar::<_, i32>(BACKEND).fetch_one(conn).await;
+        let first = self.run(backend).await?;
+        let mut other = within(CONNECTED_WITHIN, address.connect()).await?;
+        // A transaction keeps the pooler from giving the other one's session to us.
+        sqlx::raw_sql("BEGIN").execute(&mut other).await?;
+        let of_other = backend(&mut other).await?;
+        let second = self.run(backend).await?;
+        other.close().await?;
+        Ok(first != second || first == of_other)
     }
 
     /// Takes the lock, unless another session has it.
@@ -77,6 +143,13 @@ impl Session {
         let lock = async |conn: &mut PgConnection| sqlx::query_as(TRY_LOCK).fetch_one(conn).await;
         let (locked, backend): (bool, i32) = self.run(lock).await?;
         self.backend = backend;
+        if locked {
+            let begun = self.lease.begin();
+            let named = "SET application_name = 'sweeper leader'";
+            self.run(async |conn: &mut PgConnection| sqlx::raw_sql(named).execute(conn).await).await?;
+            self.is_locked = true;
+            self.lease.prolong(begun);
+        }
         Ok(locked)
     }
 
@@ -107,14 +180,21 @@ impl Session {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
         self.in_doubt = true;
+        let begun = self.lease.begin();
         let conn = self.conn.as_mut().ok_or_else(|| sqlx::Error::Io(io::ErrorKind::NotConnected.into()))?;
         let done = within(ENDED_WITHIN, work(conn)).await;
         self.in_doubt = done.as_ref().is_err_and(|error| class_of(error) == Class::Lost);
+        if self.in_doubt {
+            self.lease.end();
+        } else if self.is_locked {
+            self.lease.prolong(begun);
+        }
         done
     }
 
     /// Closes our side of the connection. The server ends the session, and gives its lock back, once its last statement has ended.
     pub(super) fn abandon(&mut self) {
+        self.lease.end();
         self.conn = None;
         self.in_doubt = true;
     }
@@ -124,6 +204,7 @@ impl Session {
     /// # Errors
     /// If the server fails.
     pub(super) async fn close(self) -> Result<(), sqlx::Error> {
+        self.lease.end();
         match self.conn {
             Some(conn) => conn.close().await,
             None => Ok(()),

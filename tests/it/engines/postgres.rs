@@ -8,7 +8,10 @@ mod values;
 use std::{fmt, process::Command, time::Duration};
 
 use audio_cache_sweeper::{
-    model::act::{Act, ActKind},
+    model::{
+        act::{Act, ActKind},
+        clock::Clock,
+    },
     queue::postgres::{Address, OpenError, Options, Store},
 };
 use sqlx::{
@@ -74,7 +77,7 @@ impl Postgres {
 /// Opens the queue. The server ends the session of a worker that was dropped a moment ago, and until then that session has the lock.
 pub async fn open(options: &Options) -> Store {
     for _ in 0..10_000 {
-        match Store::open(options.clone()).await {
+        match Store::open(options.clone(), &Clock::system()).await {
             Err(OpenError::Taken { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
             opened => return opened.unwrap(),
         }
@@ -92,6 +95,10 @@ impl Engine for Postgres {
 
     fn runs(all: u64) -> u64 {
         all / 4
+    }
+
+    fn takes_over() -> bool {
+        true
     }
 
     async fn create(setup: Setup) -> Self {

@@ -35,7 +35,7 @@ impl Planned {
 
 /// What the sessions of daemons have executed in this database.
 fn planned(log: &str, database: &str) -> Vec<Planned> {
-    let ours = format!("{database} sweeper LOG:  duration:");
+    let ours = format!("{database} sweeper leader LOG:  duration:");
     let mut found: Vec<Planned> = Vec::new();
     let mut is_ours = false;
     for line in log.lines() {

@@ -218,6 +218,12 @@ pub trait Engine: Debug + Sized + 'static {
         all
     }
 
+    /// Whether another machine may have led before, and live on: a daemon that starts then has an empty rate limiter, and waits before
+    /// it sends the IDs of requests without an answer again.
+    fn takes_over() -> bool {
+        false
+    }
+
     /// Makes an empty queue.
     async fn create(setup: Setup) -> Self;
 

@@ -143,11 +143,12 @@ pub async fn holds_outlive_a_restart_and_orphans_are_settled_as_lost<E: Engine>(
     assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "the probe, which hangs");
     bed.sandbox.arrived(2).await;
     let [claimed] = &bed.unanswered().await[..] else { panic!("one request") };
+    let restarted_at = bed.clock.now();
     let mut bed = bed.restart().await;
     let after: Vec<Request> = bed.requests().await.into_iter().filter(|request| request.id == claimed.id).collect();
     let rows = claimed.rows.len();
     let counts = Counts { retried: u32::try_from(rows).unwrap(), ..Counts::default() };
-    let (answered_at, fault) = (Some(bed.clock.now()), Some(Cause::Lost));
+    let (answered_at, fault) = (Some(restarted_at), Some(Cause::Lost));
     let detail = after[0].detail.clone();
     assert_eq!(after, [Request { answered_at, counts: Some(counts), fault, detail, ..claimed.clone() }]);
     let lost = |row: &Row| row.maybe_done && row.attempts == 1 && row.last_cause == Some(Cause::Lost);

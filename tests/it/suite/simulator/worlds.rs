@@ -97,6 +97,7 @@ fn settings(rng: &mut fastrand::Rng) -> (Settings, Backoff) {
         poll_interval: Duration::from_millis(100),
         retention: 24 * 365 * HOUR,
         grace: Duration::ZERO,
+        request_timeout: Duration::ZERO,
         logged_requests: LoggedRequests::All,
     };
     (settings, Backoff::new(Duration::from_secs(1), longest_hold).unwrap())

@@ -1,0 +1,136 @@
+//! A daemon that would lead: it stands by, tries to take the lock, and then brings the tables up to date and begins an epoch.
+
+use sqlx::PgConnection;
+
+use super::{
+    Store,
+    command::newest,
+    cursors::Cursors,
+    errors::{OpenError, StoreError},
+    inbox::Inbox,
+    open::{OPEN, Options, migrate},
+    schema::{OLDEST_SERVER, make_schema, server_version},
+    session::{Session, sends_for},
+};
+use crate::{
+    model::clock::Clock,
+    queue::{label_walk::LabelWalk, lease::Lease},
+};
+
+/// Begins an epoch. Returns its number; the highest ID of a request so far, also of a pruned one; and the number of requests without an
+/// answer.
+const BEGIN_EPOCH: &str = "
+UPDATE leadership SET epoch = epoch + 1
+RETURNING epoch, greatest(last_request, coalesce((SELECT max(id) FROM requests), 0)),
+    (SELECT count(*) FROM requests WHERE answered_at IS NULL)";
+
+/// The newest migration, if there are tables.
+const VERSION: &str = "SELECT coalesce(max(version), 0) FROM _sqlx_migrations";
+const HAS_VERSION: &str = "SELECT to_regclass('sweeper._sqlx_migrations') IS NOT NULL";
+
+/// A daemon that stands by.
+#[derive(Debug)]
+pub struct Candidate {
+    session: Session,
+    options: Options,
+    lease: Lease,
+}
+
+/// What became of an attempt to lead.
+#[derive(Debug)]
+pub enum Attempt {
+    /// It leads.
+    Leads(Box<Store>),
+    /// Somebody else does.
+    StandsBy(Candidate),
+}
+
+impl Candidate {
+    /// Connects, and makes sure that this program can lead on this server. Makes the schema, without tables, if there is none, because
+    /// the lock is the schema's.
+    ///
+    /// # Errors
+    /// If the server cannot be reached or is too old, if a pooler is in between, if the tables are of a newer version, or if this role
+    /// may not make the schema.
+    pub async fn connect(options: Options, clock: &Clock) -> Result<Self, OpenError> {
+        let address = options.address.clone();
+        let error = |source| OpenError::from(StoreError::new(&address, OPEN, source));
+        let lease = Lease::new(clock.clone(), sends_for(options.lease));
+        let mut session = Session::connect(&options, &lease).await.map_err(error)?;
+        let version = session.run(server_version).await.map_err(error)?;
+        if version < OLDEST_SERVER {
+            return Err(OpenError::OldServer { address, version });
+        }
+        if session.is_pooled(&address).await.map_err(error)? {
+            return Err(OpenError::Pooled { address });
+        }
+        session.run(make_schema).await.map_err(error)?;
+        let mut candidate = Self { session, options, lease };
+        candidate.check_version().await?;
+        Ok(candidate)
+    }
+
+    /// An older program must not work on newer tables, nor keep a newer program from that.
+    async fn check_version(&mut self) -> Result<(), OpenError> {
+        let address = &self.options.address;
+        let read = async |conn: &mut PgConnection| {
+            let has_version: bool = sqlx::query_scalar(HAS_VERSION).fetch_one(&mut *conn).await?;
+            if has_version { sqlx::query_scalar(VERSION).fetch_one(conn).await } else { Ok(0) }
+        };
+        let version: i64 = self.session.run(read).await.map_err(|source| StoreError::new(address, OPEN, source))?;
+        if version > newest() { Err(OpenError::Newer { address: address.clone(), version }) } else { Ok(()) }
+    }
+
+    /// Tries to take the lock, and leads if it was free. Whoever waited in the lock's queue instead would keep the server from
+    /// removing old rows.
+    ///
+    /// # Errors
+    /// If the server fails, or the tables cannot be brought up to date.
+    pub async fn try_to_lead(mut self) -> Result<Attempt, OpenError> {
+        let address = self.options.address.clone();
+        let error = |source| OpenError::from(StoreError::new(&address, OPEN, source));
+        if !self.session.try_lock().await.map_err(error)? {
+            return Ok(Attempt::StandsBy(self));
+        }
+        let Self { mut session, options, lease } = self;
+        migrate(&mut session, &address).await?;
+        let begin = async |conn: &mut PgConnection| sqlx::query_as(BEGIN_EPOCH).fetch_one(conn).await;
+        let (epoch, last_request, orphaned): (i64, i64, i64) = session.run(begin).await.map_err(error)?;
+        Ok(Attempt::Leads(Box::new(Store {
+            session,
+            options,
+            lease,
+            epoch,
+            orphaned: u64::try_from(orphaned).unwrap_or(0),
+            next_request: last_request.saturating_add(1),
+            news: false,
+            inbox: Inbox::default(),
+            cursors: Cursors::default(),
+            is_writing: false,
+            doubtful: Vec::new(),
+            is_deposed: false,
+            prune_after: 0,
+            is_at_labels: false,
+            labels: LabelWalk::default(),
+            sweep_from: i64::MIN,
+        })))
+    }
+
+    /// The session that leads, in words; `None` if it cannot be seen.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn leader(&mut self) -> Result<Option<String>, OpenError> {
+        let address = &self.options.address;
+        Ok(self.session.holder().await.map_err(|source| StoreError::new(address, OPEN, source))?)
+    }
+
+    /// The error that another daemon leads.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn taken(mut self) -> Result<OpenError, OpenError> {
+        let holder = self.leader().await?;
+        Ok(OpenError::Taken { address: self.options.address, holder })
+    }
+}
