@@ -323,7 +323,7 @@ impl Command {
             Self::Release(args) => release::release(args, &config()?, Clock::system(), login).await,
             Self::Retry(args) => retry::retry(args, &config()?, Clock::system(), login).await,
             Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system(), login).await,
-            Self::Init => init::init(config()?.sqlite()?).await,
+            Self::Init => init::init(&config()?.store).await,
             Self::Check(args) => check::check(&args, config(), &layers.environment, &Clock::system()).await,
             Self::Demo(args) => demo::demo(args, shutdown()?).await,
             Self::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,

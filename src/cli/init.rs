@@ -7,9 +7,11 @@ use super::{
     terminal::{say, warn_person},
 };
 use crate::{
+    model::clock::Clock,
     printable::absolute,
     queue::{
-        Queue as _,
+        Queue as _, either,
+        postgres::{self, Candidate, Made},
         sqlite::{self, Introduction, OpenError, Opened, Options, Reader, Store, twice_if_damaged},
     },
 };
@@ -18,6 +20,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   sweeper init
   SWEEPER__DATABASE__PATH=/var/lib/sweeper/queue.db sweeper init
+  SWEEPER__DATABASE__URL=postgres://sweeper@db.example.org/app sweeper init
 
 Exit codes: 0 created or up to date, 2 configuration, 3 database unusable.";
 
@@ -27,7 +30,27 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 ///
 /// # Errors
 /// If the database cannot be used, or standard output cannot be written.
-pub(super) async fn init(options: &Options) -> Result<ExitCode, Failure> {
+pub(super) async fn init(options: &either::Options) -> Result<ExitCode, Failure> {
+    match options {
+        either::Options::Sqlite(options) => init_file(options).await,
+        either::Options::Postgres(options) => init_server(options).await,
+    }
+}
+
+async fn init_server(options: &postgres::Options) -> Result<ExitCode, Failure> {
+    let address = &options.address;
+    say(&match Candidate::make(options.clone(), &Clock::system()).await? {
+        Made::Created => format!("{address}: created, in the schema sweeper"),
+        Made::Existing => format!("{address}: up to date"),
+        Made::InUse(leader) => {
+            let leader = leader.map_or_else(String::new, |leader| format!(" ({leader})"));
+            format!("{address}: up to date, and in use by a sweeper{leader}")
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn init_file(options: &Options) -> Result<ExitCode, Failure> {
     let path = absolute(&options.path);
     let path = path.display();
     let done = match twice_if_damaged(async || Store::make(options.clone()).await).await {

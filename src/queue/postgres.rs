@@ -10,7 +10,7 @@
 //! | `inbox` | what producers and operators wrote |
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
 //! | `listing`, `rows`, `counter` | reading |
-//! | `clocks`, `invalid_rows`, `upkeep`, `expired_labels` | repair and upkeep |
+//! | `clocks`, `invalid_rows`, `upkeep`, `inspection`, `expired_labels` | repair and upkeep |
 //! | `errors`, `codes` | errors |
 
 mod address;
@@ -27,6 +27,7 @@ mod expired_labels;
 mod grants;
 mod holds;
 mod inbox;
+mod inspection;
 mod invalid_rows;
 mod listing;
 mod open;
@@ -43,7 +44,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 pub use address::{Address, AddressError};
-pub use candidate::{Attempt, Candidate};
+pub use candidate::{Attempt, Candidate, Made};
 pub use counter::Counter;
 pub use errors::{OpenError, StoreError};
 pub use grants::Grant;
@@ -54,7 +55,7 @@ pub use url::{UrlError, split as split_urls, without_password};
 use crate::{
     model::{
         act::Act,
-        clock::Timestamp,
+        clock::{Clock, Timestamp},
         deletion::{AgentId, DeletionId, Lane, RequestId},
         hold::HoldRow,
         limits::Learnt,
@@ -71,6 +72,7 @@ pub struct Store {
     session: Session,
     options: Options,
     lease: Lease,
+    clock: Clock,
     /// The number of our leadership.
     epoch: i64,
     /// Requests without an answer at its beginning.
@@ -248,9 +250,8 @@ impl Queue for Store {
         self.sweep_step(now).await
     }
 
-    /// There is nothing of the server's to look after: that is its administrator's.
     async fn inspect(&mut self) -> Result<(), StoreError> {
-        Ok(())
+        self.inspect_server().await
     }
 
     async fn reconnect(&mut self) -> Result<(), StoreError> {

@@ -18,7 +18,7 @@ use audio_cache_sweeper::{
 };
 use regex::Regex;
 
-use events::{NOW, acts, holds, life, limits, requests};
+use events::{NOW, acts, holds, leaders, life, limits, requests};
 
 use crate::daemon::{BINARY, clean, configure, configured, finish, queue, sandbox, skipped, sql};
 
@@ -60,6 +60,7 @@ fn every_event_is_a_sentence_in_local_time_without_epoch_numbers() {
         holds();
         limits();
         acts();
+        leaders();
         life();
     };
     for columns in [80, 120] {

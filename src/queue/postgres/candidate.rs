@@ -34,6 +34,20 @@ pub struct Candidate {
     session: Session,
     options: Options,
     lease: Lease,
+    clock: Clock,
+    /// The newest migration of the tables; 0: there are none.
+    version: i64,
+}
+
+/// What was in the database before the tables were made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// No tables.
+    Created,
+    /// Tables, which are up to date now.
+    Existing,
+    /// Tables that are up to date, because a daemon leads: its session, in words, if it can be seen.
+    InUse(Option<String>),
 }
 
 /// What became of an attempt to lead.
@@ -65,9 +79,30 @@ impl Candidate {
             return Err(OpenError::Pooled { address });
         }
         session.run(make_schema).await.map_err(error)?;
-        let mut candidate = Self { session, options, lease };
+        let mut candidate = Self { session, options, lease, clock: clock.clone(), version: 0 };
         candidate.check_version().await?;
         Ok(candidate)
+    }
+
+    /// Makes the tables, or brings them up to date, without leading.
+    ///
+    /// # Errors
+    /// As [`Candidate::connect`]; or if the tables are of an older version and a daemon leads.
+    pub async fn make(options: Options, clock: &Clock) -> Result<Made, OpenError> {
+        let mut candidate = Self::connect(options, clock).await?;
+        let address = candidate.options.address.clone();
+        let error = |source| OpenError::from(StoreError::new(&address, OPEN, source));
+        let before = candidate.version;
+        if !candidate.session.try_lock().await.map_err(error)? {
+            return if before == newest() {
+                Ok(Made::InUse(candidate.leader().await?))
+            } else {
+                Err(candidate.taken().await?)
+            };
+        }
+        migrate(&mut candidate.session, &address).await?;
+        candidate.session.close().await.map_err(error)?;
+        Ok(if before == 0 { Made::Created } else { Made::Existing })
     }
 
     /// An older program must not work on newer tables, nor keep a newer program from that.
@@ -78,6 +113,7 @@ impl Candidate {
             if has_version { sqlx::query_scalar(VERSION).fetch_one(conn).await } else { Ok(0) }
         };
         let version: i64 = self.session.run(read).await.map_err(|source| StoreError::new(address, OPEN, source))?;
+        self.version = version;
         if version > newest() { Err(OpenError::Newer { address: address.clone(), version }) } else { Ok(()) }
     }
 
@@ -92,7 +128,7 @@ impl Candidate {
         if !self.session.try_lock().await.map_err(error)? {
             return Ok(Attempt::StandsBy(self));
         }
-        let Self { mut session, options, lease } = self;
+        let Self { mut session, options, lease, clock, .. } = self;
         migrate(&mut session, &address).await?;
         let begin = async |conn: &mut PgConnection| sqlx::query_as(BEGIN_EPOCH).fetch_one(conn).await;
         let (epoch, last_request, orphaned): (i64, i64, i64) = session.run(begin).await.map_err(error)?;
@@ -100,6 +136,7 @@ impl Candidate {
             session,
             options,
             lease,
+            clock,
             epoch,
             orphaned: u64::try_from(orphaned).unwrap_or(0),
             next_request: last_request.saturating_add(1),

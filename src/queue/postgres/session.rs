@@ -18,6 +18,7 @@ pub(super) const SCHEMA: &str = "sweeper";
 /// How the leader's session plans and waits. The plans are those that the statements are written for, also while the tables are
 /// empty or were never analysed. No statement waits for long.
 const SETTINGS: &str = "
+SET client_min_messages = error;
 SET search_path = sweeper;
 SET sweeper.leads = 'on';
 SET enable_seqscan = off;
@@ -45,7 +46,7 @@ const BACKEND: &str = "SELECT pg_backend_pid()";
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(to_regnamespace('sweeper')::oid::integer, 1), pg_backend_pid()";
 /// The session that has the lock.
 const HOLDER: &str = "
-SELECT concat_ws(' ', 'user', activity.usename, 'from', coalesce(activity.client_addr::text, 'this machine'), 'session', activity.pid)
+SELECT concat_ws(' ', 'user', activity.usename, 'from', coalesce(host(activity.client_addr), 'this machine'), 'session', activity.pid)
 FROM pg_locks AS lock JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
 WHERE lock.locktype = 'advisory' AND lock.granted AND lock.objsubid = 2
     AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())

@@ -373,6 +373,24 @@ pub fn life() {
     info!(number = 1, "no event of ours");
 }
 
+pub fn leaders() {
+    let leader = "user sweeper from 10.0.0.7 session 4711";
+    info!(event = event::STANDBY, leader, "standing by: another daemon leads");
+    info!(event = event::LEADING, epoch = 7, orphans = 2, waited_ms = 5_120, "this daemon leads");
+    let why = "database app at db:5432: reconnect: another sweeper works on this queue now";
+    warn!(event = event::DEPOSED, why, "another daemon leads now; this one stands by");
+    let consequence = "after a take-over, retries and the ends of holds come at other times";
+    warn!(event = event::CLOCK_SKEW, skew_ms = -2_400, "the server's clock and this machine's differ: {consequence}");
+    warn!(
+        event = event::OLD_SNAPSHOT,
+        pid = 4_712,
+        user = "ann",
+        application = "psql",
+        age_s = 660,
+        "a transaction that is open for long keeps the server from removing old rows, and the queue gets slower: end it"
+    );
+}
+
 pub fn acts() {
     info!(
         event = event::OPERATOR_ACT,
