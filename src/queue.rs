@@ -14,7 +14,7 @@ mod values;
 
 use std::{collections::BTreeSet, future::Future, time::Duration};
 
-pub use values::{Census, Claim, Counts, DueRow, InEffect, Look, Orphan, Settlement, Swept, Tally, Upkeep};
+pub use values::{Census, Claim, Committed, Counts, DueRow, InEffect, Look, Orphan, Settlement, Swept, Tally, Upkeep};
 
 use lease::Lease;
 
@@ -278,9 +278,17 @@ pub trait Tx {
 
     /// Writes the claims, each with its manifest, and commits everything. Writes `settings`, too, if there are new ones.
     ///
+    /// If somebody has changed rows or holds since this transaction looked at them, an engine that lets others write meanwhile makes
+    /// no claim, and commits the rest: a claimed row may be gone.
+    ///
     /// # Errors
     /// If the database fails. Whether it happened then shows when the queue is read next.
-    async fn commit(self, claims: &[Claim], settings: Option<&InEffect>, now: Timestamp) -> Result<(), Self::Error>;
+    async fn commit(
+        self,
+        claims: &[Claim],
+        settings: Option<&InEffect>,
+        now: Timestamp,
+    ) -> Result<Committed, Self::Error>;
 }
 
 /// Counts the rows of a queue, beside whoever works on it.

@@ -33,7 +33,7 @@ use crate::{
         outcome::Scope,
     },
     pace::{Departure, Pace},
-    queue::{Queue, QueueError as _, Remedy, Tx as _},
+    queue::{Committed, Queue, QueueError as _, Remedy, Tx as _},
     watch::{metrics::Metrics, supervisor::Supervisor},
 };
 use calls::Calls;
@@ -255,11 +255,21 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             return Ok(0);
         }
         let begun = self.clock.elapsed();
-        if let Err(error) = self.write(&mut plan, &over, now).await {
-            self.queue.undo().await;
+        let written = self.write(&mut plan, &over, now).await;
+        if !matches!(written, Ok(Committed::Whole)) {
             self.schedule.pace.give_back();
-            self.schedule.lanes.restore(plan.taken);
-            return Err(error);
+            self.schedule.lanes.restore(std::mem::take(&mut plan.taken));
+        }
+        match written {
+            Ok(Committed::Whole) => {}
+            Ok(Committed::WithoutClaims) => {
+                plan.claims.clear();
+                self.others_have_written();
+            }
+            Err(error) => {
+                self.queue.undo().await;
+                return Err(error);
+            }
         }
         if !over.is_empty() {
             let Schedule { pace, hold_log, .. } = &mut self.schedule;
@@ -287,7 +297,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     }
 
     /// Settles the judged answers, removes the holds that are `over`, and fills `plan` with claims.
-    async fn write(&mut self, plan: &mut Plan, over: &[Scope], now: Timestamp) -> Result<(), Q::Error> {
+    async fn write(&mut self, plan: &mut Plan, over: &[Scope], now: Timestamp) -> Result<Committed, Q::Error> {
         let mut tx = self.queue.begin().await?;
         let begun = self.clock.elapsed();
         let changes = self.ledger.settle(&mut tx, MOST_LIFTED).await?;
@@ -307,11 +317,11 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         let committed = tx.commit(&plan.claims, news, now).await;
         self.wrote_for = self.clock.elapsed().saturating_sub(begun);
         self.ledger.totals.longest_write = self.ledger.totals.longest_write.max(self.wrote_for);
-        committed?;
+        let committed = committed?;
         self.ledger.hold_changes.drain(..changes);
         self.ledger.acts.clear();
         self.chores.told = in_effect;
-        Ok(())
+        Ok(committed)
     }
 
     /// Whether somebody has changed settings since they were written. The limits change by themselves all the time, and are written with

@@ -223,17 +223,32 @@ CREATE TABLE leadership (
 INSERT INTO leadership DEFAULT VALUES;
 
 -- Somebody other than the leader has changed rows that the leader keeps in memory: one row for each statement. The leader reads and
--- removes them. Producers write none.
+-- removes them, and claims nothing while there are any of another table than `acts`. Producers write none.
 CREATE TABLE edits (
+    relation  text COLLATE "C" NOT NULL, -- the table
     edited_at bigint NOT NULL DEFAULT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_insert_threshold = -1);
 
 -- SECURITY DEFINER: who may change a hold need not have rights on `edits`.
 CREATE FUNCTION edited() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = sweeper, pg_temp AS $$
 BEGIN
-    INSERT INTO edits DEFAULT VALUES;
+    INSERT INTO edits (relation) VALUES (TG_TABLE_NAME);
     RETURN NULL;
 END $$;
+
+-- Whoever changes or removes rows calls this first in the transaction: it waits until a turn of the leader under way is committed, and
+-- keeps the next one out, and others who call this, until the transaction ends. What is read after it is exact: which rows are in flight, and that a row that is
+-- removed is never sent. Called later than that, when rows are locked, it could wait for a turn that waits for those rows.
+--
+--     BEGIN; SELECT sweeper.between_turns(); DELETE FROM sweeper.deletions WHERE …; COMMIT;
+--
+-- The leader stands still meanwhile, so a transaction that is left open is ended.
+CREATE FUNCTION between_turns() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = sweeper, pg_temp AS $$
+BEGIN
+    LOCK TABLE requests IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM set_config('idle_in_transaction_session_timeout', '30s', true);
+END $$;
+REVOKE EXECUTE ON FUNCTION between_turns() FROM PUBLIC;
 
 -- A trigger for statements runs for the table that a statement names, so both tables need one. The session of the leader has the
 -- setting `sweeper.leads`.

@@ -66,6 +66,13 @@ use cursors::Cursors;
 use inbox::Inbox;
 use session::Session;
 
+/// Begins a transaction that may write to any table. Who changes rows locks `requests` first, and rows after that. In another order
+/// than that, the two could wait for each other.
+const BEGIN: &str = "BEGIN; LOCK TABLE requests IN ROW EXCLUSIVE MODE";
+
+/// After this number of commits in a row that made no claim, others are kept out while rows are looked at.
+const MOST_REFUSALS: u32 = 3;
+
 /// The queue, open for the one daemon that leads.
 #[derive(Debug)]
 pub struct Store {
@@ -84,6 +91,8 @@ pub struct Store {
     cursors: Cursors,
     /// A transaction of the worker was begun, and not committed.
     is_writing: bool,
+    /// Commits in a row that made no claim, because others have changed rows.
+    refusals: u32,
     /// Requests of commits of which nobody knows whether they happened. As these commits ended in errors, none of them was sent.
     doubtful: Vec<i64>,
     /// Somebody else has led since.
@@ -123,9 +132,16 @@ impl Store {
         if !self.session.is_open {
             // Before the statement: if it is cut short, the transaction may be open.
             self.session.is_open = true;
-            self.run("begin", async |conn: &mut PgConnection| sqlx::raw_sql("BEGIN").execute(conn).await).await?;
+            self.run("begin", async |conn: &mut PgConnection| sqlx::raw_sql(BEGIN).execute(conn).await).await?;
         }
         Ok(())
+    }
+
+    /// Keeps those out who change rows, until the commit, and reads what they have changed. If they change rows all the time, the
+    /// worker still makes claims this way.
+    async fn shut_out(&mut self) -> Result<(), StoreError> {
+        self.begin_transaction().await?;
+        self.take_in_edits().await
     }
 
     /// Commits the transaction of the server, if one is open.
@@ -224,6 +240,9 @@ impl Queue for Store {
     async fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
         self.undo_writing().await?;
         self.is_writing = true;
+        if self.refusals >= MOST_REFUSALS {
+            self.shut_out().await?;
+        }
         Ok(Transaction::new(self))
     }
 

@@ -101,6 +101,15 @@ pub struct Claim {
     pub batch: Batch,
 }
 
+/// What a commit wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// Everything.
+    Whole,
+    /// Everything but the claims, because others have changed rows or holds meanwhile. None of the claimed requests may be sent.
+    WithoutClaims,
+}
+
 /// An answered request, judged.
 #[derive(Debug)]
 pub struct Settlement {

@@ -144,6 +144,7 @@ impl Candidate {
             inbox: Inbox::default(),
             cursors: Cursors::default(),
             is_writing: false,
+            refusals: 0,
             doubtful: Vec::new(),
             is_deposed: false,
             prune_after: 0,

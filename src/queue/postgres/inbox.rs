@@ -14,14 +14,18 @@ pub(super) const PICK: &str = "
 SELECT coalesce(array_agg(place), '{}'), coalesce(bool_or(label IS NOT NULL), false) OR EXISTS (SELECT 1 FROM wishes)
 FROM (SELECT ctid::text AS place, label FROM deletions_new WHERE ctid > $1::text::tid LIMIT $2) AS picked";
 
-/// $1 places. Takes the wishes out of the inbox, and makes of them what one INSERT after the other would: one row per entry, with the
+/// $1 places. The first part changes nothing: with it, the server locks `requests` before all else, so that no row comes out of the
+/// inbox while somebody changes rows (`between_turns()`). Takes the wishes out of the inbox, and makes of them what one INSERT after the other would: one row per entry, with the
 /// highest priority. A pending row that was not tried takes over an earlier due time, and a settled one is reopened. What a row that is
 /// due at once is reopened with is the time of its wish: its id is an old one, and others that are due at once go by their ids.
 ///
 /// Returns, for each lane that has got rows, the first of them that is due at once, and the first due time of the others; and the
 /// number of wishes.
 pub(super) const TAKE_IN: &str = "
-WITH taken AS MATERIALIZED (
+WITH kept_out AS (
+    DELETE FROM requests WHERE false
+),
+taken AS MATERIALIZED (
     DELETE FROM deletions_new WHERE ctid = ANY ($1::text[]::tid[])
     RETURNING id, agent_id, entry_id, priority, due_at, created_at, label
 ),
@@ -144,11 +148,14 @@ impl Store {
         self.run(POLLING, async |conn: &mut PgConnection| sqlx::query_as(POLL).bind(place).fetch_one(conn).await).await
     }
 
-    /// Whether anybody else has written something that was not taken in yet.
+    /// Whether anybody else has written something that the worker was not told of yet. Takes no wishes in.
     pub(super) async fn has_news(&mut self) -> Result<bool, StoreError> {
         let place = self.inbox.place().to_owned();
         let (wishes, edits) = self.poll_after(&place).await?;
-        Ok(wishes || edits || self.news)
+        if edits {
+            self.take_in_edits().await?;
+        }
+        Ok(wishes || self.news)
     }
 
     /// Takes in what there is, up to some thousand wishes. True if anything has changed since this was called the last time.
@@ -156,16 +163,20 @@ impl Store {
         let place = self.inbox.place().to_owned();
         let (wishes, edits) = self.poll_after(&place).await?;
         if edits {
-            // Of the changes that this removes, all can be seen by whoever reads after it.
-            self.run(POLLING, async |conn: &mut PgConnection| sqlx::query("DELETE FROM edits").execute(conn).await)
-                .await?;
-            self.cursors.clear();
-            self.news = true;
+            self.take_in_edits().await?;
         }
         if wishes {
             self.take_in(place).await?;
         }
         Ok(std::mem::take(&mut self.news))
+    }
+
+    /// Removes the notes on changes that others have made by hand. All that these have changed can be seen by whoever reads after this.
+    pub(super) async fn take_in_edits(&mut self) -> Result<(), StoreError> {
+        self.run(POLLING, async |conn: &mut PgConnection| sqlx::query("DELETE FROM edits").execute(conn).await).await?;
+        self.cursors.clear();
+        self.news = true;
+        Ok(())
     }
 
     async fn take_in(&mut self, mut place: String) -> Result<(), StoreError> {

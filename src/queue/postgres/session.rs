@@ -20,6 +20,7 @@ pub(super) const SCHEMA: &str = "sweeper";
 const SETTINGS: &str = "
 SET client_min_messages = error;
 SET search_path = sweeper;
+SET default_transaction_isolation = 'read committed';
 SET sweeper.leads = 'on';
 SET enable_seqscan = off;
 SET enable_hashjoin = off;

@@ -63,8 +63,11 @@ pub(super) const SETTLE: &str = concat!(
 );
 
 /// Settles, and claims: $24 now; $25 the epoch; $26 the server's process of our session; $27 to $32 claims, each with its manifest as a
-/// text; $33 whether there are new settings, $34 to $47 the settings. Returns the number of claims, which is 0 in another session than
-/// ours.
+/// text; $33 whether there are new settings, $34 to $47 the settings. Returns whether this is our session, and the number of claims.
+///
+/// There are no claims in another session than ours, and none if somebody has changed rows or holds since they were looked at: a row
+/// may be gone. The server locks `requests` for this statement before it takes the statement's snapshot, and whoever changes rows
+/// waits for that lock first (`between_turns()`). So a change is either seen here, or comes after the claim was committed.
 pub(super) const TURN: &str = concat!(
     settled!("1"),
     ",
@@ -73,7 +76,7 @@ claimed AS (
     SELECT $24, $25, claim.id, claim.correlation_id, claim.agent_id, claim.deletion_ids::bigint[], claim.size, claim.kind
     FROM unnest($27::bigint[], $28::uuid[], $29::text[], $30::text[], $31::smallint[], $32::text[])
         AS claim (id, correlation_id, agent_id, deletion_ids, size, kind)
-    WHERE pg_backend_pid() = $26
+    WHERE pg_backend_pid() = $26 AND NOT EXISTS (SELECT 1 FROM edits WHERE relation <> 'acts')
     RETURNING 1
 ),
 told AS (
@@ -82,7 +85,7 @@ told AS (
         retry_max_ms = $43, learnt_rate = $44, learnt_even = $45, learnt_concurrency = $46, learnt_at = $47
     WHERE $33
 )
-SELECT count(*) FROM claimed"
+SELECT pg_backend_pid() = $26, count(*) FROM claimed"
 );
 
 /// What is to be settled, in columns.

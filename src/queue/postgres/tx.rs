@@ -22,7 +22,7 @@ use crate::{
         hold::{HoldChange, HoldRow},
         outcome::Scope,
     },
-    queue::{Claim, InEffect, Look, Settlement, Tx},
+    queue::{Claim, Committed, InEffect, Look, Settlement, Tx},
 };
 
 /// $1 scopes
@@ -91,7 +91,8 @@ impl<'a> Transaction<'a> {
         claims: &[Claim],
         settings: Option<&InEffect>,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Committed, StoreError> {
+        let mut committed = Committed::Whole;
         self.write_holds().await?;
         self.write_acts().await?;
         if self.judgements.has_returning() {
@@ -101,14 +102,24 @@ impl<'a> Transaction<'a> {
             let query = self.judgements.bind(sqlx::query(TURN)).bind(now.0).bind(self.store.epoch);
             let query = bind_claims(query.bind(self.store.session.backend()), claims).bind(settings.is_some());
             let query = bind_settings(query, settings);
-            let turn = async |conn: &mut PgConnection| query.fetch_one(conn).await?.try_get(0);
-            let claimed: i64 = self.store.run(CLAIMING, turn).await?;
-            if usize::try_from(claimed) != Ok(claims.len()) {
+            let turn = async |conn: &mut PgConnection| {
+                let row = query.fetch_one(conn).await?;
+                Ok((row.try_get(0)?, row.try_get(1)?))
+            };
+            let (is_ours, claimed): (bool, i64) = self.store.run(CLAIMING, turn).await?;
+            if !is_ours {
                 self.store.is_deposed = true;
                 return Err(StoreError::deposed(&self.store.options.address, CLAIMING));
             }
+            if claimed == 0 && !claims.is_empty() {
+                committed = Committed::WithoutClaims;
+            }
         }
-        self.store.commit_transaction().await
+        self.store.commit_transaction().await?;
+        if !claims.is_empty() {
+            self.store.refusals = if committed == Committed::Whole { 0 } else { self.store.refusals + 1 };
+        }
+        Ok(committed)
     }
 }
 
@@ -187,7 +198,12 @@ impl Tx for Transaction<'_> {
         self.store.run("write the daemon's row", write).await.map(drop)
     }
 
-    async fn commit(mut self, claims: &[Claim], settings: Option<&InEffect>, now: Timestamp) -> Result<(), StoreError> {
+    async fn commit(
+        mut self,
+        claims: &[Claim],
+        settings: Option<&InEffect>,
+        now: Timestamp,
+    ) -> Result<Committed, StoreError> {
         let committed = self.write_all(claims, settings, now).await;
         if committed.is_err() && self.store.session.is_in_doubt() {
             self.store.doubtful.extend(claims.iter().map(|claim| claim.request.0));

@@ -20,7 +20,7 @@ use crate::{
         hold::{HoldChange, HoldRow},
         outcome::Scope,
     },
-    queue::{Claim, InEffect, Look, Settlement, Tx},
+    queue::{Claim, Committed, InEffect, Look, Settlement, Tx},
 };
 
 /// Now; claims: [[id, correlation_id, agent_id, [deletion id, …], size, kind], …]. Runs in the same script as the COMMIT.
@@ -190,11 +190,17 @@ impl Tx for Transaction<'_> {
         Ok(())
     }
 
-    async fn commit(mut self, claims: &[Claim], settings: Option<&InEffect>, now: Timestamp) -> Result<(), StoreError> {
+    /// Nobody else writes during our transaction, so the claims are always made.
+    async fn commit(
+        mut self,
+        claims: &[Claim],
+        settings: Option<&InEffect>,
+        now: Timestamp,
+    ) -> Result<Committed, StoreError> {
         if let Some(settings) = settings {
             let query = bind_settings(sqlx::query(WRITE_SETTINGS), settings, now);
             self.execute("write the settings", query).await?;
         }
-        self.claim(claims, now).await
+        self.claim(claims, now).await.map(|()| Committed::Whole)
     }
 }

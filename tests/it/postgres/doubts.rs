@@ -35,7 +35,9 @@ async fn on_a_way(proxy: &Proxy) -> Seam<Postgres> {
     let Seam { queue, engine } = Seam::<Postgres>::with(&rows, &[Request::new(8, "a", &[1])]).await;
     queue.close().await.unwrap();
     let address = proxy.address(engine.database.name());
-    let queue = open(&audio_cache_sweeper::queue::postgres::Options { address, ..engine.options.clone() }).await;
+    let mut queue = open(&audio_cache_sweeper::queue::postgres::Options { address, ..engine.options.clone() }).await;
+    // Nothing is claimed before what others have changed is read.
+    queue.changed().await.unwrap();
     Seam { queue, engine }
 }
 

@@ -76,7 +76,7 @@ async fn an_operator_may_read_everything_and_hold_and_release() {
         "INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '1')",
         "UPDATE deletions SET priority = 9",
         "DELETE FROM requests",
-        "INSERT INTO edits DEFAULT VALUES",
+        "INSERT INTO edits (relation) VALUES ('holds')",
         "UPDATE leadership SET epoch = 9",
     ];
     assert_rights(&mut conn, &may, &may_not).await;
