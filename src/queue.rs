@@ -4,6 +4,8 @@
 //! An engine is a folder that implements [`Queue`], [`Tx`] and [`Counter`], and passes the suite in `tests/it/suite`: [`sqlite`] and
 //! [`postgres`]. [`either`] is for the commands, which work on the one that is configured.
 
+mod changes;
+mod doing;
 pub mod either;
 mod label_walk;
 pub mod lease;
@@ -14,6 +16,7 @@ mod values;
 
 use std::{collections::BTreeSet, future::Future, time::Duration};
 
+pub use changes::{Cancelled, Changed, Concerned, Enqueued, Place, Released, Wish};
 pub use values::{Census, Claim, Committed, Counts, DueRow, InEffect, Look, Orphan, Settlement, Swept, Tally, Upkeep};
 
 use lease::Lease;

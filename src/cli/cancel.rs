@@ -22,7 +22,7 @@ use crate::{
         label::Label,
         outcome::Scope,
     },
-    queue::sqlite::Producer,
+    queue::either::Producer,
 };
 
 /// How many named entries that are not pending are listed.
@@ -78,7 +78,7 @@ pub(super) async fn cancel(
     if !args.yes && !args.dry_run {
         will_ask()?;
     }
-    let mut producer = Producer::join(config.sqlite()?).await?;
+    let mut producer = Producer::join(&config.store).await?;
     // A label or a cause may be about any agents.
     let scope = args.agent.clone().map(Scope::Agent).or(args.all.then_some(Scope::All));
     let detail = if args.entries.is_empty() { "pending rows" } else { "named entries" };
@@ -142,10 +142,7 @@ async fn take_out(
     label: Option<&Label>,
     clock: Clock,
 ) -> Result<(), Failure> {
-    // Look before the rows go, because an answer in between ends its request. And look again after it, for rows that were
-    // claimed in between.
-    let mut sent: HashSet<DeletionId> = producer.in_flight().await?.into_iter().collect();
-    let (mut steps, mut kept) = (Steps::new(producer, clock), 0);
+    let (mut steps, mut kept, mut in_flight) = (Steps::new(producer, clock), 0, 0);
     while let Some(chunk) = steps.next(ids).await {
         let now = steps.clock.now();
         match label {
@@ -153,24 +150,27 @@ async fn take_out(
                 let cancelled = steps.producer.cancel_wishes(label, chunk, now).await?;
                 steps.done += cancelled.wishes;
                 kept += cancelled.kept;
+                in_flight += cancelled.in_flight;
             }
-            None => steps.done += steps.producer.cancel(chunk, now).await?.done,
+            None => {
+                let cancelled = steps.producer.cancel(chunk, now).await?;
+                steps.done += cancelled.done;
+                in_flight += cancelled.in_flight;
+            }
         }
     }
     let now = steps.clock.now();
     steps.producer.end_act(now).await?;
-    sent.extend(steps.producer.in_flight().await?);
     let kept = match kept {
         0 => String::new(),
         kept => format!("; {} pending, wished for by others", plural(kept, "row stays", "rows stay")),
     };
     report(&format!("cancelled {}{kept}", steps.done));
-    let left = ids.len() as u64 - steps.done;
+    let left = (ids.len() as u64).saturating_sub(steps.done);
     if left > 0 {
         let rows = plural(left, "row was", "rows were");
         warn_person(&format!("{rows} settled meanwhile"));
     }
-    let in_flight = ids.iter().filter(|id| sent.contains(id)).count() as u64;
     if in_flight > 0 {
         let rows = plural(in_flight, "row was", "rows were");
         warn_person(&format!("{rows} in flight, and may be deleted all the same"));
@@ -185,22 +185,20 @@ async fn named(
     entries: &[EntryId],
     label: Option<&Label>,
 ) -> Result<(Vec<DeletionId>, usize), Failure> {
-    let (mut ids, mut missing) = (Vec::new(), 0);
+    let (mut ids, mut seen, mut missing) = (Vec::new(), HashSet::new(), 0);
     for entry in entries {
-        match producer.pending_row(agent, entry, label).await? {
-            Some(id) if ids.contains(&id) => {}
-            Some(id) => ids.push(id),
-            None => {
-                missing += 1;
-                if missing <= SHOWN {
-                    let entry = entry.as_str();
-                    let wished = label.map_or_else(String::new, |label| format!(", or not under the label {label}"));
-                    warn_person(&format!(
-                        "{agent} {entry}: not pending{wished}; `sweeper show {agent} {entry}` tells more"
-                    ));
-                }
+        let found = producer.pending_rows(agent, entry, label).await?;
+        if found.is_empty() {
+            missing += 1;
+            if missing <= SHOWN {
+                let entry = entry.as_str();
+                let wished = label.map_or_else(String::new, |label| format!(", or not under the label {label}"));
+                warn_person(&format!(
+                    "{agent} {entry}: not pending{wished}; `sweeper show {agent} {entry}` tells more"
+                ));
             }
         }
+        ids.extend(found.into_iter().filter(|id| seen.insert(*id)));
     }
     if missing > SHOWN {
         warn_person(&format!("… and {} more", missing - SHOWN));

@@ -37,7 +37,7 @@ use crate::{
         label::Label,
     },
     printable::absolute,
-    queue::sqlite::Wish,
+    queue::{Wish, either, sqlite},
 };
 use odd_ids::OddIds;
 use reading::{Reading, Source};
@@ -124,12 +124,8 @@ pub(super) async fn enqueue(
     login: &Login,
 ) -> Result<ExitCode, Failure> {
     let source = source(&args);
-    let mut sink = Sink::new(
-        config.sqlite()?,
-        &clock,
-        login.act(&args.whose, ActKind::Enqueue, None, Some(&source)),
-        args.dry_run,
-    );
+    let mut sink =
+        Sink::new(&config.store, &clock, login.act(&args.whose, ActKind::Enqueue, None, Some(&source)), args.dry_run);
     let done = fill(&mut sink, args, config).await;
     sink.close().await;
     done
@@ -190,7 +186,9 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
         return Ok(sink.finish(0));
     }
     let source = match &args.file {
-        Some(path) if path.as_os_str() != "-" => Source::file(path, &config.sqlite()?.path)?,
+        Some(path) if path.as_os_str() != "-" => {
+            Source::file(path, database_file(config).map(|file| file.path.as_path()))?
+        }
         file => Source::standard_input(stdin_is_meant || file.is_some())?,
     };
     let stop = stopped()?;
@@ -198,9 +196,18 @@ async fn fill(sink: &mut Sink<'_>, args: EnqueueArgs, config: &Config) -> Result
     Reading::new(source.name, source.size, args.strict).read(input, stop, sink).await
 }
 
+/// The file with the queue, if the queue is in one.
+fn database_file(config: &Config) -> Option<&sqlite::Options> {
+    match &config.store {
+        either::Options::Sqlite(options) => Some(options),
+        either::Options::Postgres(_) => None,
+    }
+}
+
 /// Refuses to make a queue where no person sees it. No daemon would work on it.
 fn require_queue(config: &Config) -> Result<(), Failure> {
-    let database = &config.sqlite()?.path;
+    // On a server, only `init` and the daemon make a queue.
+    let Some(sqlite::Options { path: database, .. }) = database_file(config) else { return Ok(()) };
     let path = absolute(database);
     // Where the directory is missing too, opening the file fails with a better message.
     // An empty file is no queue either: a program that opened a wrong path has left it.

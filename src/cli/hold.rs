@@ -23,7 +23,7 @@ use crate::{
         hold::HoldRow,
         outcome::{Cause, Scope},
     },
-    queue::sqlite::{Concerned, Place, Producer},
+    queue::{Concerned, Place, either::Producer},
 };
 
 /// The longest time that can be given. Nobody remembers a hold for longer.
@@ -81,7 +81,7 @@ pub(super) async fn hold(args: HoldArgs, config: &Config, clock: Clock, login: &
     let why = args.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
     let draft = login.act(&args.whose, ActKind::Hold, Some(scope.clone()), Some(&format!("{until}{why}")));
     let place = Place { scope, until_at, why: args.why };
-    let mut producer = Producer::join(config.sqlite()?).await?;
+    let mut producer = Producer::join(&config.store).await?;
     producer.begin_act(draft, 1);
     let done = place_and_tell(&mut producer, &place, &until, config, now).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.

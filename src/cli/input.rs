@@ -15,7 +15,7 @@ use crate::{
         deletion::{AgentId, EntryId, refuse_floating},
         label::Label,
     },
-    queue::sqlite::Wish,
+    queue::Wish,
 };
 pub(super) use ahead::{Ahead, Input, Line, SILENCE};
 pub(super) use foreign::{in_quotes, is_several};

@@ -24,7 +24,7 @@ use crate::{
         hold::HoldRow,
         outcome::{Cause, Scope},
     },
-    queue::sqlite::{Producer, Released},
+    queue::{Released, either::Producer},
 };
 
 /// Holds that are listed.
@@ -87,7 +87,7 @@ pub(super) async fn release(
         false => (vec![cause], format!("cause: {}", cause.as_str())),
     };
     let draft = login.act(&args.whose, ActKind::Release, scope.clone(), Some(&chosen));
-    let mut producer = Producer::join(config.sqlite()?).await?;
+    let mut producer = Producer::join(&config.store).await?;
     producer.begin_act(draft, 1);
     let now = clock.now();
     let released = producer.release(scope.as_ref(), &causes, now).await;

@@ -25,7 +25,7 @@ use crate::{
         label::Label,
         outcome::{Cause, Scope},
     },
-    queue::sqlite::Producer,
+    queue::either::Producer,
 };
 
 const EXAMPLES: &str = "\
@@ -110,7 +110,7 @@ pub(super) async fn retry(args: RetryArgs, config: &Config, clock: Clock, login:
     // A label or a cause may be about any agents.
     let scope = args.agent.clone().map(Scope::Agent).or(args.all.then_some(Scope::All));
     let act = login.act(&args.whose, ActKind::Retry, scope, Some(&args.chosen()));
-    let mut producer = Producer::join(config.sqlite()?).await?;
+    let mut producer = Producer::join(&config.store).await?;
     producer.begin_act(act, 1);
     let done = retry_with(&mut producer, &args, config, clock).await;
     // Everything is committed. A WAL that could not be copied stays beside the file.

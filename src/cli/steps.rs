@@ -8,13 +8,13 @@ use tokio::time::sleep;
 use super::{terminal::progress, times::show_count};
 use crate::{
     model::{clock::Clock, deletion::DeletionId},
-    queue::sqlite::Producer,
+    queue::either::Producer,
 };
 
 /// Rows of one transaction.
 const CHUNK: usize = 2_000;
 /// The longest gap between two transactions. SQLite's busy handler retries a lock at least every 100 ms, so another writer
-/// meets every second gap.
+/// meets every second gap. On PostgreSQL, the daemon claims nothing while rows are changed, and needs the gaps as well.
 pub(super) const MAX_GAP: Duration = Duration::from_millis(50);
 
 /// A walk over rows, one transaction a step.

@@ -1,10 +1,12 @@
 //! The queue that the configuration names, whichever engine keeps it: for the commands. The worker knows the seam alone.
 
 mod errors;
+mod producer;
 
 use std::{fmt, time::Duration};
 
 pub use errors::{OpenError, StoreError};
+pub use producer::Producer;
 
 use super::{postgres, sqlite};
 use crate::printable::absolute;

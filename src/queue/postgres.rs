@@ -11,9 +11,12 @@
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
 //! | `listing`, `rows`, `counter` | reading |
 //! | `clocks`, `invalid_rows`, `upkeep`, `inspection`, `expired_labels` | repair and upkeep |
+//! | `producer`, `bulk`, `revive`, `labels`, `operator`, `acts` | what commands write, and who did it |
 //! | `errors`, `codes` | errors |
 
+mod acts;
 mod address;
+mod bulk;
 mod candidate;
 mod clocks;
 mod codes;
@@ -29,8 +32,12 @@ mod holds;
 mod inbox;
 mod inspection;
 mod invalid_rows;
+mod labels;
 mod listing;
 mod open;
+mod operator;
+mod producer;
+mod revive;
 mod rows;
 mod schema;
 mod session;
@@ -49,6 +56,7 @@ pub use counter::Counter;
 pub use errors::{OpenError, StoreError};
 pub use grants::Grant;
 pub use open::Options;
+pub use producer::Producer;
 pub use tx::Transaction;
 pub use url::{UrlError, split as split_urls, without_password};
 

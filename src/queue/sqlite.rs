@@ -62,17 +62,14 @@ use sqlx::SqliteConnection;
 pub use counter::Counter;
 pub use errors::{Doubtful, OpenError, StoreError};
 pub use inspection::{Inspection, Tables, inspect};
-pub use labels::Cancelled;
 pub use location::LocationError;
 pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};
-pub use operator::{Concerned, Place, Released};
-pub use producer::{Enqueued, Producer, Wish};
+pub use producer::Producer;
 pub use reader::{
     AgentLoad, AgentStanding, Choice, Daemon, DeadRows, Introduction, LabelStanding, ListedRow, Listing, Load, Outlook,
     Reader, RecentPace, Remaining, SentRequest, SharedLimits, Standing, Story, WishStanding, introduction_of,
 };
-pub use revive::Changed;
 pub use schema_watch::{Change, SchemaChange, names_of};
 pub use second_look::twice_if_damaged;
 pub use tx::Transaction;

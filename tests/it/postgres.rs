@@ -1,13 +1,18 @@
 //! What only PostgreSQL's queues have: the inbox, the leader's session, the plans of statements, and rights. What every engine must do
 //! is in `suite`.
 
+mod changes;
+mod commands;
 mod doubts;
+mod enqueue;
 mod grants;
+mod hold;
 mod inbox;
 mod labels;
 mod plans;
 mod proxy;
 mod pruning;
+mod retry;
 mod schema;
 mod sessions;
 

@@ -9,8 +9,8 @@ use audio_cache_sweeper::{
         deletion::{AgentId, EntryId},
     },
     queue::{
-        Queue as _, Settlement, Tx as _,
-        sqlite::{Enqueued, OpenError, Options, Producer, Reader, Store, Synchronous, Wish},
+        Enqueued, Queue as _, Settlement, Tx as _, Wish,
+        sqlite::{OpenError, Options, Producer, Reader, Store, Synchronous},
     },
 };
 use sqlx::{Connection, SqliteConnection};
@@ -169,7 +169,8 @@ async fn enqueueing_counts_each_wish_once_as_what_became_of_it() {
         wish("7", FAR + 600),
         wish("7", FAR + 650),
     ];
-    let expected = Enqueued { inserted: 1, waiting: 1 + 2 + 2 + 1, dropped: 2 + 1, earlier: 2 + 2 + 1, reopened: 1 };
+    let expected =
+        Enqueued { accepted: 0, inserted: 1, waiting: 1 + 2 + 2 + 1, dropped: 2 + 1, earlier: 2 + 2 + 1, reopened: 1 };
     assert_eq!(producer.enqueue(&wishes, Timestamp(0)).await.unwrap(), expected);
     let after = whole_table(&options).await;
     // One wish at a time, the counts are the same.

@@ -41,13 +41,13 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Opens a file. `database`: the path of the queue.
+    /// Opens a file. `database`: the file with the queue, if it is in one.
     ///
     /// # Errors
     /// If the file cannot be opened, is a directory, or is the database.
-    pub(super) fn file(path: &Path, database: &Path) -> Result<Self, Failure> {
+    pub(super) fn file(path: &Path, database: Option<&Path>) -> Result<Self, Failure> {
         let name = absolute(path).display().to_string();
-        if let (Ok(given), Ok(queue)) = (fs::metadata(path), fs::metadata(database))
+        if let (Ok(given), Some(Ok(queue))) = (fs::metadata(path), database.map(fs::metadata))
             && (given.dev(), given.ino()) == (queue.dev(), queue.ino())
         {
             // Closing any handle of the database ends the locks that SQLite holds on it in this process.

@@ -12,7 +12,11 @@ use crate::{
         terminal::{report, warn_person},
     },
     model::{act::Draft, clock::Clock},
-    queue::sqlite::{Enqueued, Opened, Options, Producer, Wish},
+    queue::{
+        Enqueued, Wish,
+        either::{Options, Producer},
+        sqlite::Opened,
+    },
 };
 
 /// Rows of one transaction. Writing them takes about 0.1 s in a table of a million rows.
@@ -99,7 +103,9 @@ impl<'a> Sink<'a> {
             Some(producer) => producer,
             none => {
                 let (producer, opened) = Producer::join_or_create(self.options).await?;
-                if let Some(text) = opening(self.options, opened) {
+                if let Options::Sqlite(file) = self.options
+                    && let Some(text) = opening(file, opened)
+                {
                     let alone = "; no daemon works on it: start one with `sweeper run`, with the same database.path";
                     report(&format!("{text}{}", if opened == Opened::Created { alone } else { "" }));
                 }
@@ -109,24 +115,31 @@ impl<'a> Sink<'a> {
             }
         };
         let begun = self.clock.elapsed();
-        let Enqueued { inserted, waiting, dropped, earlier, reopened } =
+        let Enqueued { accepted, inserted, waiting, dropped, earlier, reopened } =
             producer.enqueue(&self.chunk, self.clock.now()).await?;
         let took = self.clock.elapsed().saturating_sub(begun);
         self.chunk.clear();
+        self.done.accepted += accepted;
         self.done.inserted += inserted;
         self.done.waiting += waiting;
         self.done.dropped += dropped;
         self.done.earlier += earlier;
         self.done.reopened += reopened;
-        // SQLite's busy handler only retries now and then: without a gap, another writer starves.
-        sleep(took.min(MAX_GAP)).await;
+        if matches!(self.options, Options::Sqlite(_)) {
+            // SQLite's busy handler only retries now and then: without a gap, another writer starves.
+            sleep(took.min(MAX_GAP)).await;
+        }
         Ok(())
     }
 
     fn summary(&self, refused: u64) -> String {
-        let Enqueued { inserted, waiting, dropped, earlier, reopened } = self.done;
+        let Enqueued { accepted, inserted, waiting, dropped, earlier, reopened } = self.done;
         if self.dry_run {
             format!("dry run: {} can be enqueued, {refused} refused; nothing was written", self.taken)
+        } else if matches!(self.options, Options::Postgres(_)) {
+            format!(
+                "accepted {accepted} (at that moment, already waiting {waiting}, to be reopened {reopened}), refused {refused}"
+            )
         } else {
             let dropped = match dropped {
                 0 => String::new(),

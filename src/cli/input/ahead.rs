@@ -16,7 +16,7 @@ use std::{
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{Parser, Problem, lines::Lines};
-use crate::queue::sqlite::Wish;
+use crate::queue::Wish;
 
 /// Lines of a block.
 const BLOCK: usize = 500;

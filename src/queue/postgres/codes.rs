@@ -31,6 +31,12 @@ pub(super) fn class_of(error: &sqlx::Error) -> Class {
     }
 }
 
+/// Whether a transaction failed because it stood in another one's way, which is over now.
+pub(super) fn is_worth_another_try(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| matches!(&*code, "40001" | "40P01"))
+}
+
 fn class_of_code(code: &str) -> Class {
     match code {
         // query_canceled (a timeout of ours), lock_not_available, and two transactions that stood in each other's way

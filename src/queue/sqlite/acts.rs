@@ -6,11 +6,13 @@ use super::{
     Store, StoreError, interference::not_done, producer::Producer, rows::json, schema_watch::schema_changes,
     step_limit::SOME_ROWS, tx::Transaction,
 };
-use crate::model::{
-    act::{Act, ActId, ActKind, Draft, MAX_DETAIL, MAX_OPERATOR},
-    clock::Timestamp,
-    deletion::AgentId,
-    outcome::Scope,
+use crate::{
+    model::{
+        act::{Act, ActId, ActKind, Draft, MAX_DETAIL, MAX_OPERATOR},
+        clock::Timestamp,
+        outcome::Scope,
+    },
+    queue::doing::Doing,
 };
 
 /// ?1 act; ?2 operator; ?3 scope; ?4 rows; ?5 detail; ?6 now; ?7 whether it ends with this transaction
@@ -35,73 +37,38 @@ const MARK_LOGGED: &str = "UPDATE acts SET logged = 1 WHERE id IN (SELECT value 
 /// ?1 ids: [id, …]
 const STILL_UNLOGGED: &str = "SELECT count(*) FROM acts WHERE id IN (SELECT value FROM json_each(?1)) AND logged = 0";
 
-/// An act that a command is doing, over one transaction or more.
-#[derive(Clone, Debug)]
-pub(super) struct Doing {
-    draft: Draft,
-    /// Its row, once there is one.
-    id: Option<i64>,
-    /// Rows that were changed before there was a row of `acts`.
-    before: u64,
-    /// No fewer rows are worth a row of `acts`.
-    least: u64,
-}
-
-impl Doing {
-    /// The same act, which now concerns these agents as well.
-    pub(super) fn about<'a>(mut self, mut agents: impl Iterator<Item = &'a AgentId>) -> Self {
-        let is_first = self.id.is_none() && self.before == 0;
-        let first = agents.next();
-        let only = first.filter(|first| agents.all(|agent| agent == *first)).cloned().map(Scope::Agent);
-        if is_first {
-            self.draft.scope = only;
-        } else if self.draft.scope != only {
-            self.draft.scope = None;
+/// Writes that `rows` more rows were changed. Call this in the transaction that changes them, and keep the result only after its
+/// commit.
+pub(super) async fn step(
+    act: &Doing,
+    conn: &mut SqliteConnection,
+    rows: u64,
+    now: Timestamp,
+) -> Result<Doing, sqlx::Error> {
+    let scope = act.draft.scope.as_ref().map(Scope::as_str);
+    if let Some(id) = act.id().filter(|_| rows > 0) {
+        let query = sqlx::query(GO_ON).bind(id).bind(rows.cast_signed()).bind(now.0).bind(scope);
+        if query.execute(&mut *conn).await?.rows_affected() > 0 {
+            return Ok(act.clone());
         }
-        self
+        // A command that was at work for longer than the history is kept begins another row.
     }
-
-    /// Whether the act is a single transaction.
-    fn is_one_step(&self) -> bool {
-        matches!(self.draft.kind, ActKind::Hold | ActKind::Release)
+    let Some(all) = act.begins_with(rows) else { return Ok(act.unwritten(rows)) };
+    let Draft { kind, operator, detail, .. } = &act.draft;
+    let query = sqlx::query(BEGIN).bind(kind.as_str()).bind(operator).bind(scope);
+    let query = query.bind(all.cast_signed()).bind(detail).bind(now.0).bind(act.is_one_step());
+    let done = query.execute(&mut *conn).await?;
+    if done.rows_affected() != 1 {
+        return Err(not_done("the act is not in the table acts".to_owned(), &schema_changes(conn).await?));
     }
-
-    /// Writes that `rows` more rows were changed. Call this in the transaction that changes them, and keep the result only after
-    /// its commit.
-    pub(super) async fn step(
-        &self,
-        conn: &mut SqliteConnection,
-        rows: u64,
-        now: Timestamp,
-    ) -> Result<Self, sqlx::Error> {
-        let scope = self.draft.scope.as_ref().map(Scope::as_str);
-        if let Some(id) = self.id.filter(|_| rows > 0) {
-            let query = sqlx::query(GO_ON).bind(id).bind(rows.cast_signed()).bind(now.0).bind(scope);
-            if query.execute(&mut *conn).await?.rows_affected() > 0 {
-                return Ok(self.clone());
-            }
-            // A command that was at work for longer than the history is kept begins another row.
-        }
-        let all = self.before + rows;
-        if rows == 0 || (self.id.is_none() && all < self.least) {
-            return Ok(Self { before: all, ..self.clone() });
-        }
-        let Draft { kind, operator, detail, .. } = &self.draft;
-        let query = sqlx::query(BEGIN).bind(kind.as_str()).bind(operator).bind(scope);
-        let query = query.bind(all.cast_signed()).bind(detail).bind(now.0).bind(self.is_one_step());
-        let done = query.execute(&mut *conn).await?;
-        if done.rows_affected() != 1 {
-            return Err(not_done("the act is not in the table acts".to_owned(), &schema_changes(conn).await?));
-        }
-        Ok(Self { id: Some(done.last_insert_rowid()), before: 0, ..self.clone() })
-    }
+    Ok(act.written(done.last_insert_rowid()))
 }
 
 impl Producer {
     /// Begins an act: what this connection changes from here on belongs to it, and is written to `acts` with it, as soon as `least`
     /// rows are changed.
     pub fn begin_act(&mut self, draft: Draft, least: u64) {
-        self.doing = Some(Doing { draft, id: None, before: 0, least });
+        self.doing = Some(Doing::new(draft, least));
     }
 
     /// Who does the act that was begun.
@@ -126,7 +93,7 @@ impl Producer {
             let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
             let (rows, result) = work(&mut tx).await?;
             let act = match &act {
-                Some(act) => Some(act.step(&mut tx, rows, now).await?),
+                Some(act) => Some(step(act, &mut tx, rows, now).await?),
                 None => None,
             };
             tx.commit().await?;
@@ -148,7 +115,7 @@ impl Producer {
     /// If SQLite fails. What was changed is changed all the same.
     pub async fn end_act(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let doing = self.doing.take().filter(|doing| !doing.is_one_step());
-        let Some(id) = doing.and_then(|doing| doing.id) else { return Ok(()) };
+        let Some(id) = doing.and_then(|doing| doing.id()) else { return Ok(()) };
         let end = async |conn: &mut SqliteConnection| sqlx::query(END).bind(id).bind(now.0).execute(conn).await;
         self.session.check_in_place("end the act")?;
         self.session.twice_if_damaged("end the act", SOME_ROWS, end).await.map(drop)

@@ -6,15 +6,18 @@ use super::{
     errors::StoreError,
     interference::not_done,
     producer::Producer,
-    revive::{LEFT, list, parse_ids},
+    revive::{LEFT, in_flight, list, parse_ids},
     schema_watch::schema_changes,
     step_limit::whole_file,
 };
-use crate::model::{
-    clock::Timestamp,
-    deletion::{AgentId, DeletionId},
-    label::Label,
-    outcome::Cause,
+use crate::{
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, DeletionId},
+        label::Label,
+        outcome::Cause,
+    },
+    queue::Cancelled,
 };
 
 /// ?1 label; ?2 agent or NULL; ?3 cause or NULL
@@ -51,15 +54,6 @@ WHERE label <> '' AND state IS NULL AND (agent_id, entry_id) IN (
 const OPEN: &str = "
 SELECT count(*) FROM wishes WHERE label = ?2 AND state IS NULL AND (agent_id, entry_id) IN (
     SELECT agent_id, entry_id FROM deletions WHERE id IN (SELECT value FROM json_each(?1)))";
-
-/// What a step of cancelling a label did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cancelled {
-    /// Wishes that were cancelled.
-    pub wishes: u64,
-    /// Rows that stay pending, because somebody else wishes for the same entries.
-    pub kept: u64,
-}
 
 impl Producer {
     /// The dead rows that a dead wish with this label is for, in the order of their ids.
@@ -116,6 +110,7 @@ impl Producer {
     ) -> Result<Cancelled, StoreError> {
         let operator = self.operator().map(str::to_owned);
         self.change("cancel", now, async |conn: &mut SqliteConnection| {
+            let in_flight = in_flight(&mut *conn, &list(ids)).await?;
             let query = sqlx::query(CANCEL).bind(list(ids)).bind(now.0).bind(&operator).bind(label.as_str());
             let wishes = query.execute(&mut *conn).await?.rows_affected();
             let open: i64 = sqlx::query_scalar(OPEN).bind(list(ids)).bind(label.as_str()).fetch_one(&mut *conn).await?;
@@ -124,7 +119,7 @@ impl Producer {
                 return Err(not_done(message, &schema_changes(conn).await?));
             }
             let kept: i64 = sqlx::query_scalar(LEFT).bind(list(ids)).bind("pending").fetch_one(conn).await?;
-            Ok((wishes, Cancelled { wishes, kept: u64::try_from(kept).unwrap_or(0) }))
+            Ok((wishes, Cancelled { wishes, kept: u64::try_from(kept).unwrap_or(0), in_flight }))
         })
         .await
     }

@@ -10,10 +10,13 @@ use super::{
     schema_watch::schema_changes,
     step_limit::whole_file,
 };
-use crate::model::{
-    clock::Timestamp,
-    hold::HoldRow,
-    outcome::{Cause, Scope},
+use crate::{
+    model::{
+        clock::Timestamp,
+        hold::HoldRow,
+        outcome::{Cause, Scope},
+    },
+    queue::{Concerned, Place, Released},
 };
 
 /// ?1 scope; ?2 since; ?3 until; ?4 why. A trigger removes the hold that is there.
@@ -42,35 +45,6 @@ SELECT (SELECT count(*) FROM deletions INDEXED BY deletions_due
         WHERE state = 'pending' AND (?1 IS NULL OR agent_id = ?1)),
     (SELECT coalesce(sum(size), 0) FROM requests INDEXED BY requests_unanswered
         WHERE answered_at IS NULL AND (?1 IS NULL OR agent_id = ?1))";
-
-/// A hold that an operator places.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// What is held.
-    pub scope: Scope,
-    /// When the hold ends; `None`: when somebody releases it.
-    pub until_at: Option<Timestamp>,
-    /// The reason: up to [`MAX_WHY`](crate::model::act::MAX_WHY) characters without control characters.
-    pub why: Option<String>,
-}
-
-/// The rows that a hold concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Concerned {
-    /// Pending rows, those in flight included.
-    pub pending: u64,
-    /// Rows of requests that are on their way, and are not stopped.
-    pub in_flight: u64,
-}
-
-/// What was released, and what is left.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Released {
-    /// The holds that were lifted.
-    pub lifted: Vec<HoldRow>,
-    /// All holds that are left, of any scope.
-    pub left: Vec<HoldRow>,
-}
 
 impl Producer {
     /// Places an operator's hold, in the place of one that is there, which is returned.

@@ -6,7 +6,7 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::{
     Store,
-    acts::Doing,
+    acts::step,
     close::close_beside_daemon,
     connection::connect,
     errors::{OpenError, StoreError},
@@ -21,12 +21,8 @@ use super::{
     watched_files::WatchedFiles,
 };
 use crate::{
-    model::{
-        clock::Timestamp,
-        deletion::{AgentId, EntryId},
-        label::Label,
-    },
-    queue::Queue as _,
+    model::{clock::Timestamp, label::Label},
+    queue::{Enqueued, Queue as _, Wish, doing::Doing},
 };
 
 /// ?1 rows: [[agent_id, entry_id, priority, due_at, label], …]. A trigger updates rows that exist already.
@@ -72,36 +68,6 @@ pub struct Producer {
     schema: SchemaWatch,
     /// The act that this connection is doing.
     pub(super) doing: Option<Doing>,
-}
-
-/// A deletion to be enqueued.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
-    /// The agent whose cache has the entry.
-    pub agent: AgentId,
-    /// The entry to delete.
-    pub entry: EntryId,
-    /// Higher goes first.
-    pub priority: i64,
-    /// The deletion must not be sent before this time.
-    pub due_at: Timestamp,
-    /// The name under which it can be followed.
-    pub label: Option<Label>,
-}
-
-/// How many deletions of one call had which effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Enqueued {
-    /// New rows.
-    pub inserted: u64,
-    /// Rows that were open, and keep their due time. They took over a higher priority.
-    pub waiting: u64,
-    /// How many of `waiting` were to be due later than the row is. That time is dropped.
-    pub dropped: u64,
-    /// Rows that were open and untried, and are due earlier now.
-    pub earlier: u64,
-    /// Settled rows that were reopened.
-    pub reopened: u64,
 }
 
 impl Producer {
@@ -252,7 +218,7 @@ async fn enqueue_rows(
         }
     }
     let doing = match doing {
-        Some(doing) => Some(doing.step(&mut tx, count as u64, now).await?),
+        Some(doing) => Some(step(doing, &mut tx, count as u64, now).await?),
         None => None,
     };
     // A commit to a WAL that others do not see is lost. The caller's own check names the file.
@@ -262,7 +228,7 @@ async fn enqueue_rows(
     tx.commit().await?;
     let [reopened, earlier, dropped] = [reopened, earlier, dropped].map(|count| u64::try_from(count).unwrap_or(0));
     let waiting = (count as u64).saturating_sub(inserted + reopened + earlier);
-    Ok((Enqueued { inserted, waiting, dropped, earlier, reopened }, doing))
+    Ok((Enqueued { accepted: 0, inserted, waiting, dropped, earlier, reopened }, doing))
 }
 
 /// Makes a queue, or brings its tables up to date, and closes it.

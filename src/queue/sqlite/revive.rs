@@ -11,11 +11,14 @@ use super::{
     schema_watch::{Change, SchemaChange, schema_changes},
     step_limit::{SOME_ROWS, whole_file},
 };
-use crate::model::{
-    clock::Timestamp,
-    deletion::{AgentId, DeletionId, EntryId},
-    label::Label,
-    outcome::Cause,
+use crate::{
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, DeletionId, EntryId},
+        label::Label,
+        outcome::Cause,
+    },
+    queue::{Changed, changes::due_now},
 };
 
 /// ?1 agent or NULL; ?2 cause or NULL
@@ -79,10 +82,11 @@ DELETE FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = 
 pub(super) const LEFT: &str = "
 SELECT count(*) FROM deletions WHERE id IN (SELECT value FROM json_each(?1)) AND state = ?2";
 
-const IN_FLIGHT: &str = "
-SELECT json_group_array(row.value) FROM requests INDEXED BY requests_unanswered
+/// ?1 ids: [id, …]. Those of them that requests without an answer name.
+pub(super) const IN_FLIGHT: &str = "
+SELECT count(DISTINCT row.value) FROM requests INDEXED BY requests_unanswered
 CROSS JOIN json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]')) AS row
-WHERE answered_at IS NULL AND typeof(row.value) = 'integer'";
+WHERE answered_at IS NULL AND row.value IN (SELECT value FROM json_each(?1))";
 
 impl Producer {
     /// The dead rows of an agent, of a cause, or all of them, in the order of their ids.
@@ -109,16 +113,16 @@ impl Producer {
         self.session.twice_if_damaged("look for pending rows", whole_file(&self.session.options.path), look).await
     }
 
-    /// The ID of this row, if it is pending and, with a label, an open wish with this label is for it.
+    /// The row of this entry, if it is pending and, with a label, an open wish with this label is for it.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn pending_row(
+    pub async fn pending_rows(
         &mut self,
         agent: &AgentId,
         entry: &EntryId,
         label: Option<&Label>,
-    ) -> Result<Option<DeletionId>, StoreError> {
+    ) -> Result<Vec<DeletionId>, StoreError> {
         let look = async |conn: &mut SqliteConnection| {
             let query = sqlx::query_scalar(PENDING_ROW).bind(agent.as_str()).bind(entry.as_str());
             query.bind(label.map(Label::as_str)).fetch_optional(conn).await
@@ -127,17 +131,7 @@ impl Producer {
             .session
             .twice_if_damaged("look for pending rows", whole_file(&self.session.options.path), look)
             .await?;
-        Ok(id.map(DeletionId))
-    }
-
-    /// The rows of requests without an answer.
-    ///
-    /// # Errors
-    /// If SQLite fails.
-    pub async fn in_flight(&mut self) -> Result<Vec<DeletionId>, StoreError> {
-        let look =
-            async |conn: &mut SqliteConnection| sqlx::query_scalar(IN_FLIGHT).fetch_one(conn).await.and_then(parse_ids);
-        self.session.twice_if_damaged("look for rows in flight", whole_file(&self.session.options.path), look).await
+        Ok(id.map(DeletionId).into_iter().collect())
     }
 
     /// Makes the dead ones of these rows pending again, due now and with all their attempts, in one transaction.
@@ -222,12 +216,14 @@ impl Producer {
         let pending = async |conn: &mut SqliteConnection| {
             sqlx::query_scalar::<_, i64>(LEFT).bind(&ids_json).bind("pending").fetch_one(conn).await
         };
-        self.change_rows(
+        let mut sent = 0;
+        let changed = self.change_rows(
             "cancel",
             ids.len(),
             "pending",
             now,
             async |conn| {
+                sent = in_flight(&mut *conn, &ids_json).await?;
                 let before = pending(&mut *conn).await?;
                 sqlx::query(CANCEL_ALL).bind(&ids_json).bind(now.0).bind(&operator).execute(&mut *conn).await?;
                 sqlx::query(CANCEL).bind(&ids_json).execute(&mut *conn).await?;
@@ -235,8 +231,9 @@ impl Producer {
                 Ok(u64::try_from(before - pending(conn).await?).unwrap_or(0))
             },
             pending,
-        )
-        .await
+        );
+        let changed = changed.await?;
+        Ok(Changed { in_flight: sent, ..changed })
     }
 
     /// Changes up to `most` rows in `state` with `change`. If there were fewer, `left` counts those that are still in it. Fails if
@@ -257,7 +254,7 @@ impl Producer {
             })
             .await?;
         if done >= most as u64 {
-            return Ok(Changed { done, stuck: 0 });
+            return Ok(Changed { done, ..Changed::default() });
         }
         let left = self.session.twice_if_damaged(doing, SOME_ROWS, left).await?;
         let foreign = schema_changes(&mut self.session.conn).await;
@@ -268,23 +265,14 @@ impl Producer {
             let message = format!("{left} of {most} rows are still {state}");
             return Err(self.session.error(doing, not_done(message, &foreign)));
         }
-        Ok(Changed { done, stuck: u64::try_from(left).unwrap_or(0) })
+        Ok(Changed { done, stuck: u64::try_from(left).unwrap_or(0), ..Changed::default() })
     }
 }
 
-/// How many rows a step changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Changed {
-    /// Rows that were changed.
-    pub done: u64,
-    /// Rows that could not be changed, because they have values that the schema does not allow.
-    pub stuck: u64,
-}
-
-/// The due time of rows that are to be due now. The table refuses due times before 1973. With a clock that begins in 1970, the rows
-/// are due at once.
-fn due_now(now: Timestamp) -> Timestamp {
-    if now < Timestamp::LEAST_DUE { Timestamp::ZERO } else { now }
+/// How many of these rows are in flight. Exact in a transaction that writes.
+pub(super) async fn in_flight(conn: &mut SqliteConnection, ids: &str) -> Result<u64, sqlx::Error> {
+    let count: i64 = sqlx::query_scalar(IN_FLIGHT).bind(ids).fetch_one(conn).await?;
+    Ok(u64::try_from(count).unwrap_or(0))
 }
 
 pub(super) fn list(ids: &[DeletionId]) -> String {
