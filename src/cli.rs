@@ -5,6 +5,7 @@ mod cancel;
 mod check;
 mod demo;
 mod enqueue;
+mod grant;
 mod healthcheck;
 mod hold;
 mod init;
@@ -51,6 +52,7 @@ use cancel::CancelArgs;
 use check::CheckArgs;
 use demo::DemoArgs;
 use enqueue::EnqueueArgs;
+use grant::GrantArgs;
 use hold::HoldArgs;
 use list::ListArgs;
 use man::{CompletionsArgs, ManArgs};
@@ -126,6 +128,8 @@ enum Command {
     /// Create the database, or bring its tables up to date, so that producers can start first.
     #[command(after_help = init::EXAMPLES)]
     Init,
+    /// Print the SQL that gives roles of a PostgreSQL server the rights to enqueue or to run commands, or execute it.
+    Grant(GrantArgs),
     /// Print the configuration in effect, what is wrong with it, and the state of the database; --online asks the API.
     Check(CheckArgs),
     /// Run a complete example on this machine. It needs no configuration, no API key and no network.
@@ -324,6 +328,7 @@ impl Command {
             Self::Retry(args) => retry::retry(args, &config()?, Clock::system(), login).await,
             Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system(), login).await,
             Self::Init => init::init(&config()?.store).await,
+            Self::Grant(args) => grant::grant(args, &config()?).await,
             Self::Check(args) => check::check(&args, config(), &layers.environment, &Clock::system()).await,
             Self::Demo(args) => demo::demo(args, shutdown()?).await,
             Self::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,

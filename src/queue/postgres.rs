@@ -54,7 +54,7 @@ pub use address::{Address, AddressError};
 pub use candidate::{Attempt, Candidate, Made};
 pub use counter::Counter;
 pub use errors::{OpenError, StoreError};
-pub use grants::Grant;
+pub use grants::{Grant, GrantError};
 pub use open::Options;
 pub use producer::Producer;
 pub use tx::Transaction;

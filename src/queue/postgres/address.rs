@@ -27,6 +27,10 @@ const MOST_OF_PASSWORD: u64 = 4096;
 /// Whether a server takes writes: a standby of PostgreSQL's replication, and a server that was set to read only, do not.
 const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
 
+/// Errors whose messages say too little: what was waited for, and what to do.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
 /// Why a database cannot be named so.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
@@ -84,6 +88,11 @@ impl Address {
         let servers = inner.servers.iter().map(|server| Server { url: server.url.clone(), name: server.name.clone() });
         let servers = servers.collect();
         Ok(Self(Arc::new(Inner { servers, password_file, ca_file, name: inner.name.clone() })))
+    }
+
+    /// The name of the database.
+    pub(super) fn database(&self) -> &str {
+        self.0.servers.first().map_or("", |server| server.url.database())
     }
 
     /// The servers that are reached over a network without making sure who answers, each with its `sslmode`.
@@ -160,7 +169,15 @@ impl Address {
 /// The message of the server, or of the connection.
 pub(super) fn message_of(error: &sqlx::Error) -> String {
     match (error, error.as_database_error()) {
-        (_, Some(error)) => error.message().to_owned(),
+        (_, Some(error)) => match error.code().as_deref() {
+            Some(LOCK_NOT_AVAILABLE) => {
+                "another session kept this one waiting for a lock, for longer than database.busy_timeout".to_owned()
+            }
+            Some(INSUFFICIENT_PRIVILEGE) => {
+                format!("{}; `sweeper grant` prints the rights that a role needs", error.message())
+            }
+            _ => error.message().to_owned(),
+        },
         (sqlx::Error::Io(error), None) => error.to_string(),
         (other, None) => other.to_string(),
     }
