@@ -21,8 +21,10 @@ COPY --from=build /build/target/release/sweeper /usr/local/bin/sweeper
 COPY --from=build --chown=10001:10001 /data /data
 USER 10001:10001
 # Health is asked about from inside; to let others scrape /metrics, publish the port and listen on 0.0.0.0:9464.
-ENV SWEEPER__DATABASE__PATH=/data/sweeper.db SWEEPER__HTTP__LISTEN=127.0.0.1:9464
+ENV SWEEPER__HTTP__LISTEN=127.0.0.1:9464
 VOLUME /data
+# The queue is sweeper.db here, unless database.path or database.url names another one.
+WORKDIR /data
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["/usr/local/bin/sweeper", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/sweeper"]

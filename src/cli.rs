@@ -67,7 +67,7 @@ use show::ShowArgs;
 use signals::shutdown;
 use status::StatusArgs;
 
-/// Empties a queue of audio-cache deletions, kept in a SQLite table, through PolyAI's bulk-delete API.
+/// Empties a queue of audio-cache deletions, kept in a SQLite or PostgreSQL table, through PolyAI's bulk-delete API.
 #[derive(Debug, Parser)]
 #[command(name = "sweeper", version = version::SHORT, long_version = version::long(), max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {

@@ -5,6 +5,7 @@ use std::{collections::HashMap, fs, path::Path, process::Command, time::Duration
 use audio_cache_sweeper::{
     api::key::KeySource,
     config::{Config, DEFAULT_FILE},
+    queue::either,
 };
 use regex::Regex;
 use serde_json::Value;
@@ -89,7 +90,9 @@ fn the_image_is_made_of_what_is_there_and_runs_what_we_understand() {
         assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains(&usage), "{arguments:?}");
     }
     let set = configuration(&all(r"(SWEEPER__[A-Z_]+)=(\S+)", &one(r"(?m)^ENV (.*)$", &dockerfile)));
-    assert_eq!(set.sqlite().unwrap().path.parent(), Some(Path::new(&one(r"(?m)^VOLUME (.*)$", &dockerfile))));
+    // No variable names a file: it would stand in the way of database.url.
+    assert_eq!(set.sqlite().unwrap().path, Path::new("sweeper.db"));
+    assert_eq!(one(r"(?m)^WORKDIR (/data)$", &dockerfile), volume());
     assert!(set.listen.is_some(), "the health check asks there");
 }
 
@@ -158,6 +161,51 @@ fn the_kubernetes_manifest_sets_what_there_is_and_runs_one_daemon() {
     assert!(key.starts_with(mounted(secret["name"].as_str().unwrap())));
     let mode = secret["secret"]["defaultMode"].as_u64().unwrap();
     assert_eq!(mode & 0o026, 0, "others may not read the key: {mode:o}");
+}
+
+/// The settings of a daemon beside others, which take each other's place.
+fn stands_by(set: &Config) {
+    assert!(set.sqlite().is_err(), "a file has one daemon");
+    let either::Options::Postgres(options) = &set.store else { panic!("a server") };
+    assert!(options.lease < Duration::from_secs(10));
+}
+
+#[test]
+fn two_daemons_on_a_server_are_set_up_in_compose_and_kubernetes() {
+    let compose = &yaml("config/compose-postgres.yaml")[0];
+    let service = &compose["services"]["sweeper"];
+    assert_eq!(service["deploy"]["replicas"], 2);
+    assert!(service["ports"].is_null() && service["volumes"].is_null(), "two cannot have one port");
+    let set = configuration(&variables(
+        service["environment"].as_object().unwrap().iter().map(|(name, value)| (name.as_str(), value)),
+    ));
+    stands_by(&set);
+    for (variable, secret) in [("SWEEPER__API__KEY_FILE", "polyai"), ("SWEEPER__DATABASE__PASSWORD_FILE", "sweeper-pg")] {
+        assert_eq!(service["environment"][variable], format!("/run/secrets/{secret}"));
+        assert!(compose["secrets"][secret]["file"].is_string());
+        assert!(service["secrets"].as_array().unwrap().iter().any(|named| named == secret));
+    }
+    let stop: u64 = service["stop_grace_period"].as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
+    assert!(Duration::from_secs(stop) > stops_within(&set));
+
+    let deployment = &yaml("config/kubernetes-postgres.yaml")[0];
+    let spec = &deployment["spec"];
+    assert!(spec["replicas"] == 2 && spec["strategy"].is_null(), "they may run side by side");
+    assert_eq!(spec["selector"]["matchLabels"], spec["template"]["metadata"]["labels"]);
+    let pod = &spec["template"]["spec"];
+    let container = &pod["containers"][0];
+    let entries = container["env"].as_array().unwrap();
+    let set = configuration(&variables(entries.iter().map(|entry| (entry["name"].as_str().unwrap(), &entry["value"]))));
+    stands_by(&set);
+    let stop = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(Duration::from_secs(stop) > stops_within(&set));
+    let volumes = pod["volumes"].as_array().unwrap();
+    for mount in container["volumeMounts"].as_array().unwrap() {
+        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap();
+        assert_eq!(volume["secret"]["defaultMode"], 288);
+        let path = mount["mountPath"].as_str().unwrap();
+        assert!(entries.iter().any(|entry| entry["value"].as_str().unwrap().starts_with(path)), "{path}");
+    }
 }
 
 /// A unit without its comments, its description, and what is its own.

@@ -129,6 +129,7 @@ async fn the_metrics_are_openmetrics_and_say_what_the_database_says() {
             ("sweeper_request_duration_seconds", "histogram"),
             ("sweeper_batch_size", "histogram"),
             ("sweeper_in_flight", "gauge"),
+            ("sweeper_leader", "gauge"),
             ("sweeper_rate_requests_per_second", "gauge"),
             ("sweeper_rate_ceiling_requests_per_second", "gauge"),
             ("sweeper_concurrency_limit", "gauge"),

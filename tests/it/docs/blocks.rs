@@ -11,6 +11,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use audio_cache_sweeper::{
@@ -20,7 +21,12 @@ use audio_cache_sweeper::{
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use super::{Page, pages};
-use crate::daemon::{BINARY, KEY, blocking, clean, open, skipped, sql, sweeper};
+use crate::{
+    cluster::cluster,
+    daemon::{BINARY, KEY, blocking, clean, open, skipped, sql, sweeper},
+    engines::postgres::Postgres,
+    suite::engine::{Engine as _, Setup},
+};
 
 /// Languages whose blocks are run.
 const RUN: [&str; 4] = ["sh", "sql", "python", "js"];
@@ -143,10 +149,15 @@ fn every_block_is_of_a_language_that_is_run_or_parsed_and_says_why_it_is_not_run
 struct Scene {
     dir: tempfile::TempDir,
     sandbox: Sandbox,
+    /// The queue of the page about PostgreSQL.
+    postgres: Option<Postgres>,
 }
 
+/// The page whose queue is on a server.
+const ON_SERVER: &str = "docs/postgres.md";
+
 impl Scene {
-    async fn new() -> Self {
+    async fn new(page: &Page) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
@@ -156,7 +167,11 @@ impl Scene {
         fs::create_dir(&here).unwrap();
         // It takes any key.
         let sandbox = Sandbox::start(([127, 0, 0, 1], 0).into(), Options::default()).await.unwrap();
-        let scene = Self { dir, sandbox };
+        let postgres = match page.path.as_str() {
+            ON_SERVER => Some(Postgres::create(Setup { busy_timeout: Duration::from_secs(5), in_memory: true }).await),
+            _ => None,
+        };
+        let scene = Self { dir, sandbox, postgres };
         sweeper(&here).arg("init").status().unwrap();
         let rows = "INSERT INTO deletions (agent_id, entry_id, state, settled_at, last_cause, attempts) VALUES
             ('PROJECT-58RP822I', '4701', 'pending', NULL, NULL, 0),
@@ -185,10 +200,13 @@ impl Scene {
             .env("SWEEPER_PIDS", self.dir.path().join("pids"))
             .env("SWEEPER__API__BASE_URL", self.sandbox.url())
             .env("SWEEPER__API__KEY", KEY);
+        if let Some(postgres) = &self.postgres {
+            postgres.configure(&mut command);
+        }
         command
     }
 
-    async fn run(&self, block: &Block) -> Result<(), String> {
+    async fn run(&mut self, block: &Block) -> Result<(), String> {
         let needs_shell = block.language == "sh" && block.text.contains("sqlite3 ");
         if needs_shell && Command::new("sqlite3").arg("--version").output().is_err() {
             skipped(&format!("{}: there is no sqlite3", block.place));
@@ -211,7 +229,10 @@ impl Scene {
     }
 
     /// With the SQLite that is compiled in. It knows no directory of its own.
-    async fn run_sql(&self, text: &str) -> Result<(), String> {
+    async fn run_sql(&mut self, text: &str) -> Result<(), String> {
+        if let Some(postgres) = &mut self.postgres {
+            return postgres.try_to(text).await;
+        }
         let file = regex::Regex::new(r"'([a-z]+\.db)'").unwrap();
         let text = file.replace_all(text, format!("'{}/$1'", self.here().display()));
         let mut conn = open(&self.here().join("sweeper.db")).await;
@@ -240,7 +261,10 @@ async fn every_block_that_can_be_run_runs_as_it_stands_there() {
         if !blocks.iter().any(|block| runnable(&block)) {
             continue;
         }
-        let scene = Scene::new().await;
+        if page.path == ON_SERVER && cluster().is_none() {
+            continue;
+        }
+        let mut scene = Scene::new(&page).await;
         for block in blocks.iter().filter(runnable) {
             run += 1;
             if let Err(said) = scene.run(block).await {

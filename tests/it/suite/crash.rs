@@ -150,7 +150,7 @@ pub async fn a_row_whose_request_ends_the_daemon_every_time_is_given_up<E: Engin
 
 pub async fn a_restart_goes_on_from_what_was_sent_before_it<E: Engine>() {
     if E::takes_over() {
-        // Whatever was sent before, it begins with nothing: `postgres::leadership` has that.
+        // It begins with nothing, whatever was sent before: that is the engine's own test.
         return;
     }
     let rate = RateLimit { requests_per_second: 1.0, burst: 2.try_into().unwrap() };
