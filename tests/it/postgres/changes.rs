@@ -18,17 +18,20 @@ use audio_cache_sweeper::{
     },
     queue::{
         Claim, Committed, Place, Queue as _, Tx,
-        postgres::{Options, Producer, Transaction},
+        postgres::{self, Producer, Transaction},
     },
+    sandbox::Options,
 };
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::commands;
 use crate::{
     cluster::cluster,
+    daemon::{Daemon, configure, finish, sandbox},
     engines::postgres::Postgres,
     suite::{
-        bed::{Bed, Plan},
+        bed::{self, Bed, Plan},
         engine::{Engine as _, Request, Row, Setup, Wish},
         seam::{NOW, Seam, judged, lane, retry, settlement},
     },
@@ -50,7 +53,7 @@ async fn three() -> Option<Seam<Postgres>> {
     Some(Seam { queue, engine })
 }
 
-async fn producer(options: &Options) -> Producer {
+async fn producer(options: &postgres::Options) -> Producer {
     Producer::join(options).await.unwrap()
 }
 
@@ -199,7 +202,7 @@ type Reported = Arc<Mutex<HashSet<String>>>;
 /// Cancels one row after the other, of those that are left, until it is told to stop.
 #[tokio::main(flavor = "current_thread")]
 async fn cancel_at_random(
-    options: Options,
+    options: postgres::Options,
     seed: u64,
     entries: HashMap<i64, String>,
     stop: Arc<AtomicBool>,
@@ -251,4 +254,45 @@ async fn nothing_that_four_commands_have_cancelled_arrives_and_the_worker_goes_o
     assert_eq!(broken, Vec::<&String>::new());
     assert!(reported.len() > 100 && sent.len() > 100, "{} cancelled, {} sent", reported.len(), sent.len());
     assert!(reported.len() + sent.len() <= 6_000);
+}
+
+#[tokio::test]
+async fn beside_a_daemon_every_row_is_either_sent_or_cancelled_but_those_that_the_command_calls_in_flight() {
+    let Some(scene) = commands::scene().await else { return };
+    let sandbox = sandbox(Options { latency: Duration::from_millis(20), ..Options::default() }).await;
+    let mut run = configure(scene.command(&[]), &sandbox);
+    run.env("SWEEPER__DELIVERY__BATCH_SIZE", "3").env("SWEEPER__RATE_LIMIT__REQUESTS_PER_SECOND", "50");
+    run.env("SWEEPER__RATE_LIMIT__BURST", "2");
+    let mut daemon = Daemon::start(run).until("started").await;
+    let ids: Vec<String> = (1..=600).map(|id| id.to_string()).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let enqueue = scene.command(&[&["enqueue", "--agent", "a"], &ids[..]].concat());
+    assert_eq!(finish(enqueue).await.0, 0);
+    let (mut cancelled, mut in_flight) = (0, 0);
+    for (arrived, arguments) in [(5, vec!["--agent", "a", "500", "501"]), (10, vec!["--all"])] {
+        sandbox.arrived(arrived).await;
+        let (code, out, err) =
+            finish(scene.command(&[&["cancel", "--yes", "--as", "ann"], &arguments[..]].concat())).await;
+        assert_eq!(code, 0, "{err}");
+        cancelled += number(&out, "cancelled ");
+        in_flight += if err.is_empty() { 0 } else { number(&err, "") };
+    }
+    for _ in ["enqueue", "cancel", "cancel"] {
+        daemon = daemon.until("operator_act").await;
+    }
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().await.0, 0);
+    let sent: HashSet<String> = sandbox.requests().iter().flat_map(bed::ids).collect();
+    assert_eq!(
+        sent.len() + cancelled - in_flight,
+        600,
+        "{} sent, {cancelled} cancelled, {in_flight} in flight",
+        sent.len()
+    );
+    assert!(sent.len() >= 30 && cancelled > 100);
+}
+
+/// The number after these words.
+fn number(text: &str, words: &str) -> usize {
+    text.strip_prefix(words).and_then(|rest| rest.split_whitespace().next()).unwrap().parse().unwrap()
 }

@@ -83,11 +83,13 @@ pub async fn take() -> (Database, PgConnection) {
         return (database, conn);
     };
     let database = Database { name };
-    let mut conn = database.connect().await;
-    // A session that was cut off may be in the middle of a statement.
-    while sqlx::query_scalar::<_, i64>(ALONE).fetch_one(&mut conn).await.unwrap() > 0 {
+    // A session that was cut off may be in the middle of a statement, and may be of any role.
+    let mut admin = server().connect("postgres", database.name()).await;
+    while sqlx::query_scalar::<_, i64>(ALONE).fetch_one(&mut admin).await.unwrap() > 0 {
         tokio::task::yield_now().await;
     }
+    admin.close().await.unwrap();
+    let mut conn = database.connect().await;
     sqlx::raw_sql(EMPTY).execute(&mut conn).await.unwrap();
     (database, conn)
 }
