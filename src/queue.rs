@@ -10,6 +10,7 @@ pub mod either;
 mod label_walk;
 pub mod lease;
 pub mod postgres;
+pub mod report;
 mod rows;
 pub mod sqlite;
 mod values;

@@ -70,7 +70,7 @@ CREATE TABLE deletions_known PARTITION OF deletions (
 CREATE INDEX deletions_due ON deletions_known (priority, agent_id, batch_max, due_at, id) WHERE state = 'pending';
 
 -- This index is small, and the way from pending to deleted does not touch it.
-CREATE INDEX deletions_dead ON deletions_known (last_cause) WHERE state = 'dead';
+CREATE INDEX deletions_dead ON deletions_known (last_cause, id) WHERE state = 'dead';
 
 -- One row per HTTP request, committed before the call. A row without answered_at is in flight, or was sent by a daemon that
 -- died. The leader gives out the ids.
@@ -210,6 +210,7 @@ CREATE TABLE daemon (
     learnt_concurrency  bigint,                    -- the most requests in flight that the API allows, or NULL
     learnt_at           bigint,                    -- when this was last in effect while the API answered; NULL: nothing was learnt
     updated_at          bigint           NOT NULL,
+    epoch               bigint           NOT NULL, -- in which it leads: the row of an earlier epoch is a former leader's
     CONSTRAINT "there is one daemon" CHECK (one)
 );
 

@@ -12,7 +12,8 @@ use crate::{
     queue::{
         Queue as _, either,
         postgres::{self, Candidate, Made},
-        sqlite::{self, Introduction, OpenError, Opened, Options, Reader, Store, twice_if_damaged},
+        report::Introduction,
+        sqlite::{self, OpenError, Opened, Options, Reader, Store, twice_if_damaged},
     },
 };
 

@@ -27,7 +27,11 @@ use crate::{
         outcome::Cause,
     },
     printable,
-    queue::sqlite::{Choice, ListedRow, Listing, Reader, twice_if_damaged},
+    queue::{
+        either::{Options, Reader},
+        report::{Choice, INBOX, ListedRow, Listing},
+        sqlite::twice_if_damaged,
+    },
 };
 
 /// A reader is opened anew after this time: one that may not write to the file's directory does not see later commits.
@@ -42,7 +46,7 @@ Examples:
 Without a terminal, the columns are separated by tabs, without a header: agent_id, entry_id, state, last_cause, attempts, \
 created_at, due_at, settled_at, label. Times are in UTC, as 2026-11-24T10:00:00Z; - stands for nothing. --json has all \
 columns, with times in Unix milliseconds. Rows come by id; with --agent by entry; with --label by agent and entry; those \
-that are only pending or dead by lane and by cause.
+that are only pending or dead by lane and by cause. Wishes that no leader has taken in yet (state new) come last.
 
 It only reads, a page at a time: rows that change meanwhile are shown as they were before or after that.
 
@@ -53,7 +57,8 @@ unusable.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ListArgs {
-    /// Only rows in these states. The state cancelled goes with --label, because a cancelled row is gone.
+    /// Only rows in these states. The state cancelled goes with --label, because a cancelled row is gone. The state new is of a wish on
+    /// a server that no leader has taken in yet.
     #[arg(long = "state", value_name = "STATE", value_enum, value_delimiter = ',')]
     states: Vec<ListedState>,
     /// Only rows of this agent.
@@ -81,6 +86,7 @@ enum ListedState {
     Absent,
     Dead,
     Cancelled,
+    New,
 }
 
 impl ListedState {
@@ -91,6 +97,7 @@ impl ListedState {
             Self::Absent => "absent",
             Self::Dead => "dead",
             Self::Cancelled => "cancelled",
+            Self::New => INBOX,
         }
     }
 }
@@ -130,6 +137,13 @@ pub(super) async fn list(args: ListArgs, config: &Config, clock: Clock) -> Resul
         let said = "--state cancelled goes with --label: a row that was cancelled is gone, and only wishes with a label are kept";
         return Err(Failure::Usage(said.to_owned()));
     }
+    if args.states.contains(&ListedState::New) && matches!(config.store, Options::Sqlite(_)) {
+        let said = format!(
+            "--state new is for a queue on a server: {} has no inbox, so a row is pending at once",
+            config.store
+        );
+        return Err(Failure::Usage(said));
+    }
     let mut form = match (args.json, io::stdout().is_terminal()) {
         (true, _) => Form::Json,
         (false, true) => Form::Table(Vec::new()),
@@ -149,7 +163,7 @@ pub(super) async fn list(args: ListArgs, config: &Config, clock: Clock) -> Resul
             let now = clock.elapsed();
             let (mut open, since) = match reader.take() {
                 Some((open, since)) if now.saturating_sub(since) < MAX_READER_AGE => (open, since),
-                _ => (Reader::open(config.sqlite()?).await?, now),
+                _ => (Reader::open(&config.store).await?, now),
             };
             let page = open.listed(&mut listing).await?;
             reader = Some((open, since));

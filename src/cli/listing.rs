@@ -26,7 +26,11 @@ use crate::{
         outcome::{Cause, Fault, RetryAfter, Scope},
     },
     pace::Permits,
-    queue::sqlite::{self, OpenError, Reader, SharedLimits, twice_if_damaged},
+    queue::{
+        either::{self, OpenError, Reader},
+        report::SharedLimits,
+        sqlite::twice_if_damaged,
+    },
 };
 pub(super) use filter::Filter;
 
@@ -123,7 +127,7 @@ pub(super) struct Lister {
     max_retry_after: Duration,
     clock: Clock,
     rng: fastrand::Rng,
-    queue: sqlite::Options,
+    queue: either::Options,
     /// The shortest time between two requests beside a daemon.
     gap: Duration,
     /// Elapsed time at which the gap after the last request ends.
@@ -138,7 +142,7 @@ impl Lister {
         // This limiter is all there is when no daemon runs.
         let permits = Permits::new(config.rate);
         let max_retry_after = config.worker.policy.max_retry_after;
-        let (queue, backoff) = (config.sqlite()?.clone(), config.hold_growth);
+        let (queue, backoff) = (config.store.clone(), config.hold_growth);
         let (gap, spaced) = (Duration::ZERO, Duration::ZERO);
         Ok(Self { api, agent, permits, backoff, max_retry_after, clock, rng, queue, gap, spaced })
     }
@@ -280,7 +284,7 @@ impl Lister {
         match Reader::open(&self.queue).await {
             Ok(mut reader) => Ok(Some(reader.shared_limits(&self.agent).await?)),
             // Enqueueing creates it, or another process is just creating it.
-            Err(OpenError::Missing { .. } | OpenError::Empty(_)) => Ok(None),
+            Err(error) if error.is_without_tables() => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     config::{Config, nearest::nearest_ids},
     model::{deletion::AgentId, label::Label},
     printable::shell,
-    queue::sqlite::{Reader, twice_if_damaged},
+    queue::{either::Reader, sqlite::twice_if_damaged},
 };
 
 /// The longest name of an agent that a message shows whole.
@@ -21,7 +21,7 @@ const MAX_NAME: usize = 60;
 /// # Errors
 /// If the database cannot be read.
 pub(super) async fn unknown_agent(agent: &AgentId, config: &Config) -> Result<Option<String>, Failure> {
-    let look = async || Ok::<_, Failure>(Reader::open(config.sqlite()?).await?.agents().await?);
+    let look = async || Ok::<_, Failure>(Reader::open(&config.store).await?.agents().await?);
     let agents = twice_if_damaged(look).await?;
     Ok((!agents.contains(agent)).then(|| without_rows(agent, &agents, config)))
 }
@@ -47,7 +47,7 @@ fn without_rows(agent: &AgentId, agents: &[AgentId], config: &Config) -> String 
 /// If the database cannot be read.
 pub(super) async fn unknown_label(label: &Label, config: &Config) -> Result<Option<String>, Failure> {
     let look = async || {
-        let mut reader = Reader::open(config.sqlite()?).await?;
+        let mut reader = Reader::open(&config.store).await?;
         Ok::<_, Failure>(if reader.knows_label(label).await? { None } else { Some(reader.labels().await?) })
     };
     Ok(twice_if_damaged(look).await?.map(|labels| {

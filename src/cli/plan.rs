@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     model::{clock::Clock, deletion::AgentId},
     printable,
-    queue::sqlite::{Reader, twice_if_damaged},
+    queue::{either::Reader, sqlite::twice_if_damaged},
 };
 use json::Report;
 
@@ -52,7 +52,7 @@ pub(super) struct PlanArgs {
 pub(super) async fn plan(args: PlanArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
     let now = clock.now();
     let look = async || {
-        let mut reader = Reader::open(config.sqlite()?).await?;
+        let mut reader = Reader::open(&config.store).await?;
         Ok::<_, Failure>(reader.outlook(args.agent.as_ref(), config.worker.batch_size, now).await?)
     };
     let outlook = twice_if_damaged(look).await?;
@@ -66,10 +66,8 @@ pub(super) async fn plan(args: PlanArgs, config: &Config, clock: Clock) -> Resul
     match &args.agent {
         Some(agent) if report.is_empty() => {
             let said = unknown_agent(agent, config).await?.unwrap_or_else(|| {
-                format!(
-                    "{agent}: no row of this agent is pending in {}; `sweeper status` lists the agents",
-                    report.database
-                )
+                let database = &config.store;
+                format!("{agent}: no row of this agent is pending in {database}; `sweeper status` lists the agents")
             });
             warn_person(&said);
             Ok(ExitCode::from(1))

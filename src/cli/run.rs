@@ -161,7 +161,7 @@ pub(super) async fn run(
         None => work.await,
         Some(line) => tokio::select! {
             done = work => done,
-            never = line.follow(config.sqlite()?, &metrics, &clock) => match never {},
+            never = line.follow(&config.store, &metrics, &clock) => match never {},
         },
     };
     let is_followed = line.is_some();

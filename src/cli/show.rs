@@ -19,7 +19,11 @@ use crate::{
         deletion::{AgentId, EntryId},
     },
     printable,
-    queue::sqlite::{Reader, SentRequest, Story, WishStanding, twice_if_damaged},
+    queue::{
+        either::Reader,
+        report::{INBOX, SentRequest, Story, WishStanding},
+        sqlite::twice_if_damaged,
+    },
 };
 
 const EXAMPLES: &str = "\
@@ -55,7 +59,7 @@ impl ShowArgs {
 pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Result<ExitCode, Failure> {
     let ShowArgs { agent, entry } = args;
     let look = async || {
-        let mut reader = Reader::open(config.sqlite()?).await?;
+        let mut reader = Reader::open(&config.store).await?;
         let story = reader.story(&agent, &entry).await?;
         // Wishes outlive their row.
         let wishes = if story.is_none() { reader.wishes(&agent, &entry).await? } else { Vec::new() };
@@ -90,9 +94,12 @@ fn history(agent: &AgentId, entry: &str, story: &Story, now: Timestamp) -> Vec<S
     lines.push(format!("  enqueued {}, priority {}", show_time(story.created_at), story.priority));
     if let Some(at) = story.settled_at {
         lines.push(format!("  settled {}", show_time(at)));
-    } else {
+    } else if story.state != INBOX {
         lines.push(format!("  {}", due(story, now)));
+    } else if story.due_at > now {
+        lines.push(format!("  due {}", show_time(story.due_at)));
     }
+    lines.extend(story.in_inbox_since.map(|since| in_inbox(story, since, now)));
     lines.push(format!("  {}", plural(story.attempts.unsigned_abs(), "counted attempt", "counted attempts")));
     lines.extend(wish_lines(&story.wishes));
     if story.state == "pending" && !story.holds.is_empty() {
@@ -125,6 +132,12 @@ fn wish_lines(wishes: &[WishStanding]) -> Vec<String> {
     };
     let head = (!wishes.is_empty()).then(|| "wishes for this entry:".to_owned());
     head.into_iter().chain(wishes.iter().map(wish)).collect()
+}
+
+/// What waits for the leader.
+fn in_inbox(story: &Story, since: Timestamp, now: Timestamp) -> String {
+    let which = if story.state == INBOX { "in the inbox" } else { "another wish for it is in the inbox" };
+    format!("  {which} for {}: no leader has taken it in yet", durations::show_roughly(now.since(since)))
 }
 
 fn state(story: &Story) -> String {

@@ -36,8 +36,9 @@ use crate::{
     config::Config,
     model::{clock::Clock, deletion::AgentId, label::Label},
     printable,
-    queue::sqlite::{Reader, Standing, twice_if_damaged},
+    queue::{either::Reader, report::Standing, sqlite::twice_if_damaged},
 };
+pub(super) use json::InboxReport;
 use json::Report;
 pub(super) use page::hold_lines;
 
@@ -95,7 +96,7 @@ pub(super) async fn status(
         let now = clock.now();
         let may_be_absent = show.is_first && args.agent.is_some();
         let look = async || {
-            let mut reader = Reader::open(config.sqlite()?).await?;
+            let mut reader = Reader::open(&config.store).await?;
             let standing = reader.standing(args.agent.as_ref(), now).await?;
             Ok::<_, Failure>(standing)
         };
@@ -108,7 +109,7 @@ pub(super) async fn status(
             warn_person(&format!("sweeper: {said}"));
             return Ok(ExitCode::from(1));
         }
-        let report = Report::new(&config.sqlite()?.path, args.agent.as_ref(), &standing, now);
+        let report = Report::new(&config.store, args.agent.as_ref(), &standing, now);
         let has_reader = show.print(&report, &standing)?;
         let Some(pause) = args.watch.filter(|_| has_reader) else { return Ok(ExitCode::SUCCESS) };
         tokio::select! {
@@ -185,7 +186,8 @@ impl Resized {
     }
 }
 
-/// Whether an agent has neither a pending nor a settled row.
+/// Whether an agent has neither a row nor a wish in the inbox.
 fn is_without_rows(standing: &Standing) -> bool {
-    standing.pending + standing.deleted + standing.absent + standing.dead == 0
+    let inbox = standing.inbox.map_or(0, |inbox| inbox.rows);
+    inbox + standing.pending + standing.deleted + standing.absent + standing.dead == 0
 }

@@ -2,11 +2,13 @@
 
 mod errors;
 mod producer;
+mod reader;
 
 use std::{fmt, time::Duration};
 
 pub use errors::{OpenError, StoreError};
 pub use producer::Producer;
+pub use reader::Reader;
 
 use super::{postgres, sqlite};
 use crate::printable::absolute;
@@ -29,14 +31,23 @@ impl Options {
             Self::Postgres(options) => options.longest_wait(),
         }
     }
+
+    /// The name of the place, without a password: the absolute path of the file, or `DATABASE at HOST:PORT`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Sqlite(options) => absolute(&options.path).display().to_string(),
+            Self::Postgres(options) => options.address.to_string(),
+        }
+    }
 }
 
-/// The place, for people: the absolute path of the file, or the database and its server, without a password.
+/// The place in a sentence, without a password: the absolute path of the file, or `database NAME at HOST:PORT`.
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(options) => absolute(&options.path).display().fmt(f),
-            Self::Postgres(options) => options.address.fmt(f),
+            Self::Postgres(options) => write!(f, "database {}", options.address),
         }
     }
 }

@@ -9,7 +9,8 @@
 //! | `url`, `address`, `candidate`, `open`, `schema`, `session`, `command`, `grants` | connecting, the lock, the epoch, migrations, rights |
 //! | `inbox` | what producers and operators wrote |
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
-//! | `listing`, `rows`, `counter` | reading |
+//! | `listing`, `rows`, `counter` | reading, for the worker |
+//! | `reader`, `rights` | looks, beside whoever leads |
 //! | `clocks`, `invalid_rows`, `upkeep`, `inspection`, `expired_labels` | repair and upkeep |
 //! | `producer`, `bulk`, `revive`, `labels`, `operator`, `acts` | what commands write, and who did it |
 //! | `errors`, `codes` | errors |
@@ -37,7 +38,9 @@ mod listing;
 mod open;
 mod operator;
 mod producer;
+mod reader;
 mod revive;
+mod rights;
 mod rows;
 mod schema;
 mod session;
@@ -57,6 +60,7 @@ pub use errors::{OpenError, StoreError};
 pub use grants::{Grant, GrantError};
 pub use open::Options;
 pub use producer::Producer;
+pub use reader::Reader;
 pub use tx::Transaction;
 pub use url::{UrlError, split as split_urls, without_password};
 

@@ -66,10 +66,7 @@ pub use location::LocationError;
 pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};
 pub use producer::Producer;
-pub use reader::{
-    AgentLoad, AgentStanding, Choice, Daemon, DeadRows, Introduction, LabelStanding, ListedRow, Listing, Load, Outlook,
-    Reader, RecentPace, Remaining, SentRequest, SharedLimits, Standing, Story, WishStanding, introduction_of,
-};
+pub use reader::{Reader, introduction_of};
 pub use schema_watch::{Change, SchemaChange, names_of};
 pub use second_look::twice_if_damaged;
 pub use tx::Transaction;

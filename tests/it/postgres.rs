@@ -13,8 +13,11 @@ mod plans;
 mod proxy;
 mod pruning;
 mod retry;
+mod rights;
+mod same_pages;
 mod schema;
 mod sessions;
+mod status;
 
 use crate::{cluster::cluster, engines::postgres::Postgres, suite::seam::Seam};
 

@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use crate::{
+    cli::status::InboxReport,
     config::Config,
     model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, outcome::Scope},
-    queue::sqlite::{AgentLoad, Load, Outlook},
+    queue::report::{AgentLoad, Load, Outlook},
 };
 
 /// The object that `--json` writes. Names and meanings are stable. Times are Unix milliseconds, durations seconds.
@@ -24,6 +25,7 @@ pub(super) struct Report {
     pub(super) held: Sum,
     pub(super) total: Sum,
     pub(super) in_flight: Sum,
+    pub(super) inbox: Option<InboxReport>,
     pub(super) refused: u64,
     /// Those that are held come last; of the others, whoever goes first comes first.
     pub(super) agents: Vec<AgentReport>,
@@ -98,11 +100,11 @@ impl AgentReport {
 impl Report {
     /// Whether nothing is pending.
     pub(super) fn is_empty(&self) -> bool {
-        self.total.rows + self.refused == 0
+        self.total.rows + self.refused + self.inbox.as_ref().map_or(0, |inbox| inbox.rows) == 0
     }
 
     pub(super) fn new(config: &Config, agent: Option<&AgentId>, outlook: Outlook, now: Timestamp) -> Self {
-        let Outlook { daemon, agents, refused, in_flight, holds } = outlook;
+        let Outlook { daemon, agents, refused, inbox, in_flight, holds } = outlook;
         let mut agents: Vec<_> = agents.into_iter().map(|load| AgentReport::new(load, &holds, now)).collect();
         // The sort is stable, so the rest of the order stays.
         agents.sort_by_key(AgentReport::is_held);
@@ -119,7 +121,7 @@ impl Report {
         let said = daemon.introduction.as_ref().and_then(|said| said.in_effect).map(|said| said.requests_per_second);
         let rate = said.unwrap_or(config.rate.requests_per_second);
         Self {
-            database: config.store.to_string(),
+            database: config.store.name(),
             at: now.0,
             agent: agent.map(|agent| agent.as_str().to_owned()),
             daemon: daemon.pid,
@@ -131,6 +133,7 @@ impl Report {
             held: held.into(),
             total: total.into(),
             in_flight: in_flight.into(),
+            inbox: inbox.map(InboxReport::new),
             refused,
             agents,
         }

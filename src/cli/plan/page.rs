@@ -57,6 +57,10 @@ fn facts(report: &Report, now: Timestamp) -> Vec<(&'static str, String)> {
         let orphans = if report.is_running == Some(false) { "; the next daemon settles them first" } else { "" };
         facts.push(("in flight", format!("{} of the total{orphans}", sum(report.in_flight))));
     }
+    if let Some(inbox) = report.inbox.as_ref().filter(|inbox| inbox.rows > 0) {
+        let wishes = plural(inbox.rows, "more wish waits", "more wishes wait");
+        facts.push(("inbox", format!("{wishes} for a leader to take them in")));
+    }
     if report.refused > 0 {
         let rows = plural(report.refused, "more row has a value", "more rows have values");
         facts.push(("refused", styled(RED, format!("{rows} that no request can carry; the daemon makes them dead"))));

@@ -26,7 +26,10 @@ use crate::{
     config::Config,
     durations,
     model::clock::{Clock, Timestamp},
-    queue::sqlite::{self, Reader, Remaining},
+    queue::{
+        either::{self, Reader},
+        report::Remaining,
+    },
     watch::{metrics::Metrics, telemetry::Format},
     worker::{Ended, Totals},
 };
@@ -104,7 +107,7 @@ impl Progress {
     }
 
     /// Follows the worker that counts in these metrics.
-    pub(super) async fn follow(&self, queue: &sqlite::Options, metrics: &Metrics, clock: &Clock) -> Infallible {
+    pub(super) async fn follow(&self, queue: &either::Options, metrics: &Metrics, clock: &Clock) -> Infallible {
         let mut pace = Pace::default();
         loop {
             let (begun, now, done) = (clock.elapsed(), clock.now(), metrics.ended());
@@ -145,7 +148,7 @@ impl Write for Above {
     }
 }
 
-async fn look(queue: &sqlite::Options, now: Timestamp) -> Result<Remaining, super::Failure> {
+async fn look(queue: &either::Options, now: Timestamp) -> Result<Remaining, super::Failure> {
     Ok(Reader::open(queue).await?.remaining(now).await?)
 }
 

@@ -20,7 +20,7 @@ impl Start {
         info!(
             event = event::STARTED,
             version = env!("CARGO_PKG_VERSION"),
-            database = %config.store,
+            database = config.store.name(),
             created,
             adopted,
             api = %config.base_url,

@@ -15,7 +15,7 @@ use crate::{
         hold::HoldRow,
         outcome::{Cause, Scope},
     },
-    queue::sqlite::Standing,
+    queue::report::Standing,
 };
 
 /// When the queue will be empty, and below that which rows are held.

@@ -1,6 +1,6 @@
 //! `sweeper status --json`: the state of the queue for programs.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,8 +11,10 @@ use super::{
 };
 use crate::{
     model::{clock::Timestamp, deletion::AgentId, hold::HoldRow},
-    printable::absolute,
-    queue::{InEffect, sqlite::Standing},
+    queue::{
+        InEffect, either,
+        report::{Inbox, Leadership, Session, Standing},
+    },
 };
 
 /// The object that `--json` writes. Names and meanings are stable. Times are Unix milliseconds, durations seconds.
@@ -22,6 +24,8 @@ pub(super) struct Report {
     pub(super) at: i64,
     pub(super) agent: Option<String>,
     pub(super) daemon: DaemonReport,
+    pub(super) leadership: Option<LeadershipReport>,
+    pub(super) inbox: Option<InboxReport>,
     pub(super) rows: Rows,
     pub(super) waits: Vec<WaitReport>,
     pub(super) in_flight: InFlight,
@@ -55,6 +59,30 @@ pub(super) struct DaemonReport {
     concurrency_why: Option<&'static str>,
     batch_size: Option<u8>,
     linger_s: Option<f64>,
+}
+
+/// Who leads and who waits to lead, if the queue is on a server.
+#[derive(Debug, Serialize)]
+pub(super) struct LeadershipReport {
+    pub(super) epoch: u64,
+    pub(super) leader: Option<SessionReport>,
+    pub(super) standbys: Vec<SessionReport>,
+}
+
+/// A session of a daemon on the server.
+#[derive(Debug, Serialize)]
+pub(super) struct SessionReport {
+    pub(super) user: String,
+    pub(super) client: Option<String>,
+    pub(super) session: i32,
+    since_at: Option<i64>,
+}
+
+/// The wishes that the leader has not taken in yet.
+#[derive(Debug, Serialize)]
+pub(in crate::cli) struct InboxReport {
+    pub(in crate::cli) rows: u64,
+    pub(in crate::cli) oldest_s: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -129,8 +157,13 @@ fn per_minute(rows: u64, span: Duration) -> f64 {
 }
 
 impl Report {
-    /// The report on the database at this path.
-    pub(super) fn new(database: &Path, agent: Option<&AgentId>, standing: &Standing, now: Timestamp) -> Self {
+    /// The report on this database.
+    pub(super) fn new(
+        database: &either::Options,
+        agent: Option<&AgentId>,
+        standing: &Standing,
+        now: Timestamp,
+    ) -> Self {
         let Standing { pending, due, deleted, absent, dead, recent, .. } = standing;
         let ended_per_minute = per_minute(recent.ended, recent.span);
         let outlook = Outlook::new(standing, ended_per_minute, now);
@@ -164,10 +197,12 @@ impl Report {
         });
         let waits = together(agents.iter().flat_map(|(_, waits)| waits));
         Self {
-            database: absolute(database).display().to_string(),
+            database: database.name(),
             at: now.0,
             agent: agent.map(|agent| agent.as_str().to_owned()),
             daemon: DaemonReport::new(standing),
+            leadership: standing.daemon.leadership.as_ref().map(LeadershipReport::new),
+            inbox: standing.inbox.map(InboxReport::new),
             rows: Rows { pending: *pending, due: *due, deleted: *deleted, absent: *absent, dead: *dead },
             waits: waits.iter().map(WaitReport::new).collect(),
             in_flight: InFlight { requests: standing.requests_in_flight, rows: standing.rows_in_flight },
@@ -209,6 +244,33 @@ impl DaemonReport {
             batch_size: settings.map(|settings| settings.batch_size),
             linger_s: settings.map(|settings| seconds(settings.linger)),
         }
+    }
+}
+
+impl LeadershipReport {
+    fn new(leadership: &Leadership) -> Self {
+        Self {
+            epoch: leadership.epoch,
+            leader: leadership.leader.as_ref().map(SessionReport::new),
+            standbys: leadership.standbys.iter().map(SessionReport::new).collect(),
+        }
+    }
+}
+
+impl SessionReport {
+    fn new(session: &Session) -> Self {
+        Self {
+            user: session.user.clone(),
+            client: session.client.clone(),
+            session: session.backend,
+            since_at: session.since.map(|at| at.0),
+        }
+    }
+}
+
+impl InboxReport {
+    pub(in crate::cli) fn new(inbox: Inbox) -> Self {
+        Self { rows: inbox.rows, oldest_s: seconds(inbox.oldest) }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
         label::Label,
     },
     printable::{self, shell},
-    queue::sqlite::{LabelStanding, Reader, twice_if_damaged},
+    queue::{either::Reader, report::LabelStanding, sqlite::twice_if_damaged},
 };
 
 /// The object that `--json` writes. Names and meanings are stable. Times are Unix milliseconds.
@@ -98,7 +98,7 @@ async fn look(
     agent: Option<&AgentId>,
     config: &Config,
 ) -> Result<Result<LabelStanding, String>, Failure> {
-    if let Some(standing) = Reader::open(config.sqlite()?).await?.label(label, agent).await? {
+    if let Some(standing) = Reader::open(&config.store).await?.label(label, agent).await? {
         return Ok(Ok(standing));
     }
     let whose = agent.map_or_else(String::new, |agent| format!(" for agent {agent}"));
@@ -124,7 +124,7 @@ fn json(
 ) -> Result<String, Failure> {
     let LabelStanding { pending, deleted, absent, dead, cancelled, wished_at, closed_at } = *standing;
     let report = Report {
-        database: config.store.to_string(),
+        database: config.store.name(),
         at: now.0,
         label: label.as_str(),
         agent: agent.map(AgentId::as_str),

@@ -7,7 +7,7 @@ use crate::{
     model::clock::Timestamp,
     queue::{
         InEffect,
-        sqlite::{AgentStanding, Standing},
+        report::{AgentStanding, Standing},
     },
 };
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     acts::act_lines,
     empty,
-    json::{AgentReport, DaemonReport, InFlight, Report, Rows, WaitReport},
+    json::{AgentReport, InFlight, LeadershipReport, Report, Rows, SessionReport, WaitReport},
     layout::{Section, lay_out, least_height},
     limits,
     outlook::time_of,
@@ -25,7 +25,7 @@ use crate::{
         outcome::{Cause, Scope},
     },
     printable,
-    queue::sqlite::Standing,
+    queue::report::{INBOX, Standing},
 };
 
 /// Agents that are listed on a terminal whose height does not decide.
@@ -38,6 +38,8 @@ const MOST_LISTED: usize = 5_000;
 const LEAST_LISTED: usize = 2;
 /// The longest version that is shown whole.
 const MAX_VERSION: usize = 36;
+/// The longest name of a role that is shown whole.
+const MAX_USER: usize = 30;
 /// The width from which agents have more columns.
 const WIDE: usize = 110;
 
@@ -80,7 +82,7 @@ fn sections(report: &Report, standing: &Standing, height: Option<usize>, is_shor
 
 /// The daemon, its rate, and when the queue will be empty.
 fn daemon_lines(report: &Report, standing: &Standing, is_short: bool, now: Timestamp) -> Vec<String> {
-    let mut facts = vec![("daemon", daemon(&report.daemon, now))];
+    let mut facts = vec![("daemon", daemon(report, now))];
     if is_short {
         facts.extend(empty::lines(report, standing).into_iter().zip(EMPTY).map(|(text, name)| (name, text)));
         let Rows { deleted, absent, dead, .. } = &report.rows;
@@ -92,6 +94,9 @@ fn daemon_lines(report: &Report, standing: &Standing, is_short: bool, now: Times
     if let (Some(pid), Some(version)) = (report.daemon.pid, &report.daemon.version) {
         let other = if version == version::SHORT { String::new() } else { format!(" (this is {})", version::SHORT) };
         facts.push(("process", format!("{pid}, version {}{other}", show_text(version, MAX_VERSION))));
+    }
+    if let Some(leadership) = &report.leadership {
+        facts.extend(leadership_lines(leadership));
     }
     let settings = report.settings.as_ref();
     let lately = format!("lately {} deleted per minute", show_count(report.deleted_per_minute.round() as u64));
@@ -106,13 +111,29 @@ fn daemon_lines(report: &Report, standing: &Standing, is_short: bool, now: Times
     facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect()
 }
 
+/// Who leads, and who waits to lead.
+fn leadership_lines(leadership: &LeadershipReport) -> Vec<(&'static str, String)> {
+    let who = |session: &SessionReport| {
+        let from = session.client.as_ref().map_or_else(String::new, |client| format!(" from {client}"));
+        format!("{}{from}, session {}", show_text(&session.user, MAX_USER), session.session)
+    };
+    let leader =
+        leadership.leader.iter().map(|leader| ("leader", format!("{}, epoch {}", who(leader), leadership.epoch)));
+    let standbys = match leadership.standbys.as_slice() {
+        [] => vec![("standbys", "none".to_owned())],
+        standbys => standbys.iter().map(|standby| ("standby", who(standby))).collect(),
+    };
+    leader.chain(standbys).collect()
+}
+
 /// The name, cut to `spare` characters less than the width.
 pub(super) fn name(agent: &str, spare: usize) -> String {
     let most = screen::columns().map_or(usize::MAX - 1, |columns| columns.saturating_sub(spare + 20));
     show_text(agent, most.max(10))
 }
 
-fn daemon(daemon: &DaemonReport, now: Timestamp) -> String {
+fn daemon(report: &Report, now: Timestamp) -> String {
+    let daemon = &report.daemon;
     match (daemon.running, daemon.started_at) {
         (Some(true), Some(started_at)) => {
             let started_at = Timestamp(started_at);
@@ -121,7 +142,8 @@ fn daemon(daemon: &DaemonReport, now: Timestamp) -> String {
         }
         (Some(true), None) => {
             let pid = daemon.pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-            format!("{}, or another command has the file for a moment{pid}", styled(YELLOW, "starting"))
+            let what = if report.leadership.is_some() { "lock" } else { "file" };
+            format!("{}, or another command has the {what} for a moment{pid}", styled(YELLOW, "starting"))
         }
         (Some(false), _) => styled(YELLOW, "not running"),
         (None, _) => "unknown: this user cannot read the lock file beside the database".to_owned(),
@@ -149,9 +171,16 @@ fn row_lines(report: &Report, is_short: bool, now: Timestamp) -> Vec<String> {
         .unzip();
     let settled = [row("deleted", deleted, ""), row("absent", absent, ""), row("dead", dead, "")];
     let settled = settled.into_iter().take(if is_short { 0 } else { usize::MAX });
-    let rows = std::iter::once(row("pending", pending, &due)).chain(waits).chain(settled);
+    let inbox = report.inbox.as_ref().map(|inbox| {
+        let oldest = durations::show_roughly(Duration::from_secs_f64(inbox.oldest_s));
+        let note = format!("not taken in by the leader yet, the oldest for {oldest}");
+        row(INBOX, &inbox.rows, if inbox.rows > 0 { &note } else { "" })
+    });
+    // The header, the inbox and the pending rows.
+    let before = 2 + usize::from(inbox.is_some());
+    let rows = inbox.into_iter().chain([row("pending", pending, &due)]).chain(waits).chain(settled);
     let mut lines = table(["state", "rows", ""], &[1], rows);
-    for (line, reason) in lines.iter_mut().skip(2).zip(reasons) {
+    for (line, reason) in lines.iter_mut().skip(before).zip(reasons) {
         *line = match reason {
             Reason::NeedsAPerson => styled(RED, &line),
             Reason::InFlight => styled(GREEN, &line),

@@ -8,7 +8,7 @@ use crate::{
         hold::HoldRow,
         outcome::{Cause, Scope},
     },
-    queue::sqlite::{AgentStanding, Standing},
+    queue::report::{AgentStanding, Standing},
 };
 
 /// What a pending row waits for. In the order in which people look at them.

@@ -8,7 +8,10 @@ use crate::{
         limits::{ConcurrencyReason, RateReason},
         outcome::Cause,
     },
-    queue::{InEffect, sqlite::Daemon, sqlite::Introduction},
+    queue::{
+        InEffect,
+        report::{Daemon, Introduction},
+    },
 };
 
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -49,7 +52,7 @@ fn working(calls: u64) -> Standing {
         learnt: None,
     });
     let introduction = Some(Introduction { version: "1".to_owned(), started_at: NOW, in_effect });
-    let daemon = Daemon { running: Some(true), pid: Some(1), introduction };
+    let daemon = Daemon { running: Some(true), pid: Some(1), introduction, leadership: None };
     Standing { daemon, calls, agents: vec![agent("a"), agent("b")], pending: 200, ..Standing::default() }
 }
 

@@ -25,6 +25,16 @@ impl OpenError {
             Self::Postgres(error) => error.is_temporary(),
         }
     }
+
+    /// Whether there is no queue there yet.
+    #[must_use]
+    pub fn is_without_tables(&self) -> bool {
+        matches!(
+            self,
+            Self::Sqlite(sqlite::OpenError::Missing { .. } | sqlite::OpenError::Empty(_))
+                | Self::Postgres(postgres::OpenError::Empty { .. })
+        )
+    }
 }
 
 impl Doubtful for OpenError {
@@ -71,6 +81,15 @@ impl Doubtful for StoreError {
 impl From<sqlite::StoreError> for OpenError {
     fn from(error: sqlite::StoreError) -> Self {
         Self::Sqlite(error.into())
+    }
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Sqlite(error) => error.into(),
+            StoreError::Postgres(error) => error.into(),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Counts rows on a connection of its own, because that takes longer than a turn of the worker may.
 
+use std::time::Duration;
+
 use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
 
 use super::{Options, errors::StoreError, listing, listing::with_lanes};
@@ -60,16 +62,23 @@ impl queue::Counter for Counter {
 async fn census(conn: &mut PgConnection, now: Timestamp) -> Result<Census, sqlx::Error> {
     let (pending, due, dead): (i64, i64, i64) = sqlx::query_as(COUNTS).bind(now.0).fetch_one(&mut *conn).await?;
     let holds = listing::holds(conn).await?;
-    let first = sqlx::query(FIRST_ROWS).fetch_all(conn).await?;
-    let ages = first.iter().map(|row| age(row, &holds, now)).collect::<Result<Vec<_>, _>>()?;
+    let waiting = waiting(conn, &holds, now).await?;
     let count = |n: i64| u64::try_from(n).unwrap_or(0);
-    let oldest_due = ages.into_iter().max().unwrap_or_default();
+    let oldest_due = waiting.into_iter().map(|(_, age)| age).max().unwrap_or_default();
     let tally = Tally { pending: count(pending), due: count(due), dead: count(dead), oldest_due };
     Ok(Census { tally, holds: holds.iter().map(|hold| hold.cause).collect() })
 }
 
-/// For how long the row has been due: agent_id, due_at, created_at, last_cause.
-fn age(row: &PgRow, holds: &[HoldRow], now: Timestamp) -> Result<std::time::Duration, sqlx::Error> {
-    let cause = row.try_get::<Option<&str>, _>(3)?.and_then(Cause::parse);
-    Ok(waited(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?), cause, holds, now))
+/// For how long the oldest rows have been due, with their agents: up to two rows for each lane.
+pub(super) async fn waiting(
+    conn: &mut PgConnection,
+    holds: &[HoldRow],
+    now: Timestamp,
+) -> Result<Vec<(String, Duration)>, sqlx::Error> {
+    let age = |row: &PgRow| {
+        let (agent, cause): (String, Option<&str>) = (row.try_get(0)?, row.try_get(3)?);
+        let age = waited(&agent, (row.try_get(1)?, row.try_get(2)?), cause.and_then(Cause::parse), holds, now);
+        Ok((agent, age))
+    };
+    sqlx::query(FIRST_ROWS).fetch_all(conn).await?.iter().map(age).collect()
 }

@@ -84,19 +84,21 @@ pub(super) async fn holds(conn: &mut PgConnection) -> Result<Vec<HoldRow>, sqlx:
 /// See [`crate::queue::Queue::acts`].
 pub(super) async fn acts(conn: &mut PgConnection, quiet_since: Timestamp, most: u32) -> Result<Vec<Act>, sqlx::Error> {
     let rows = sqlx::query(UNLOGGED).bind(quiet_since.0).bind(i64::from(most)).fetch_all(conn).await?;
-    let act = |row: &PgRow| {
-        Ok(Act {
-            id: ActId(row.try_get(0)?),
-            acted_at: Timestamp(row.try_get(1)?),
-            kind: ActKind::parse(row.try_get(2)?),
-            operator: row.try_get(3)?,
-            scope: row.try_get(4)?,
-            rows: u64::try_from(row.try_get::<i64, _>(5)?).unwrap_or(0),
-            detail: row.try_get(6)?,
-            ended: row.try_get(7)?,
-        })
-    };
-    rows.iter().map(act).collect()
+    rows.iter().map(act_row).collect()
+}
+
+/// An act: id, acted_at, act, operator, scope, rows, detail, ended.
+pub(super) fn act_row(row: &PgRow) -> Result<Act, sqlx::Error> {
+    Ok(Act {
+        id: ActId(row.try_get(0)?),
+        acted_at: Timestamp(row.try_get(1)?),
+        kind: ActKind::parse(row.try_get(2)?),
+        operator: row.try_get(3)?,
+        scope: row.try_get(4)?,
+        rows: u64::try_from(row.try_get::<i64, _>(5)?).unwrap_or(0),
+        detail: row.try_get(6)?,
+        ended: row.try_get(7)?,
+    })
 }
 
 /// The requests without an answer.

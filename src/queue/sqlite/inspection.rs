@@ -8,12 +8,15 @@ use super::{
     errors::{OpenError, StoreError},
     lock_holder::holder,
     open::Options,
-    reader::{Daemon, introduction, text},
+    reader::{introduction, text},
     rows::holds,
     schema::connect_untouching,
     schema_watch::{SchemaChange, schema_changes},
 };
-use crate::model::{deletion::AgentId, hold::HoldRow};
+use crate::{
+    model::{deletion::AgentId, hold::HoldRow},
+    queue::report::Daemon,
+};
 
 /// The agent of the pending row that is likely to go first, or else of the newest request.
 const AN_AGENT: [&str; 2] = [
@@ -46,7 +49,7 @@ pub struct Tables {
 pub async fn inspect(options: &Options) -> Inspection {
     let held = holder(&options.path);
     let pid = held.as_ref().ok().copied().flatten().flatten();
-    let mut daemon = Daemon { running: held.as_ref().ok().map(Option::is_some), pid, introduction: None };
+    let mut daemon = Daemon { running: held.as_ref().ok().map(Option::is_some), pid, ..Daemon::default() };
     let tables = async {
         let mut conn = connect_untouching(options).await?;
         let read = async {

@@ -12,15 +12,9 @@ use std::{path::PathBuf, time::Duration};
 
 use sqlx::{ColumnIndex, Row as _, Sqlite, SqliteConnection, Type, decode::Decode, sqlite::SqliteRow};
 
-pub use backlog::AgentStanding;
-pub use listed::{Choice, ListedRow, Listing};
 #[cfg(test)]
 pub(super) use plan::LANES_TO_SEND;
-pub use plan::{AgentLoad, Load, Outlook, Remaining};
 pub(super) use standing::waiting;
-pub use standing::{Daemon, DeadRows, Introduction, RecentPace, Standing};
-pub use story::{SentRequest, Story};
-pub use wishes::{LabelStanding, WishStanding};
 #[cfg(test)]
 pub(super) use {
     backlog::{IDLE, PENDING, PENDING_IN_FLIGHT},
@@ -47,11 +41,12 @@ use crate::{
         backoff::Backoff,
         clock::Timestamp,
         deletion::{AgentId, EntryId},
-        hold::HoldRow,
         limits::{ConcurrencyReason, Learnt, RateReason},
-        outcome::Scope,
     },
-    queue::InEffect,
+    queue::{
+        InEffect,
+        report::{Introduction, SharedLimits, Standing, Story, concerning},
+    },
 };
 
 /// A connection that only reads.
@@ -60,15 +55,6 @@ pub struct Reader {
     pub(super) conn: SqliteConnection,
     path: PathBuf,
     steps: StepLimit,
-}
-
-/// The limits that another client of the same API shares with the daemon.
-#[derive(Clone, Debug)]
-pub struct SharedLimits {
-    /// The holds on everything and on the agent in question.
-    pub holds: Vec<HoldRow>,
-    /// The current rate of the daemon, in requests per second, if one runs.
-    pub requests_per_second: Option<f64>,
 }
 
 /// The introduction that the daemon with this process number wrote into the file at its start, if it can be read. The tables may be
@@ -102,19 +88,19 @@ impl Reader {
             // One transaction, so that all counts are of the same moment.
             sqlx::raw_sql("BEGIN").execute(&mut self.conn).await?;
             let pid = held.as_ref().ok().copied().flatten().flatten();
-            let standing = standing::standing(&mut self.conn, agent, pid, now).await;
+            let seen = standing::seen(&mut self.conn, agent, pid, now).await;
             sqlx::raw_sql("ROLLBACK").execute(&mut self.conn).await?;
-            standing
+            seen
         };
-        let standing = read.await;
+        let seen = read.await;
         drop(budget);
-        let mut standing = match standing {
-            Ok(standing) => standing,
+        let mut seen = match seen {
+            Ok(seen) => seen,
             Err(source) => return Err(self.blame("read the state of the queue", source).await),
         };
-        standing.daemon.running = held.as_ref().ok().map(Option::is_some);
-        standing.daemon.pid = held.ok().flatten().flatten();
-        Ok(standing)
+        seen.daemon.running = held.as_ref().ok().map(Option::is_some);
+        seen.daemon.pid = held.ok().flatten().flatten();
+        Ok(Standing::of(seen, agent, now))
     }
 
     /// Every agent that has a row, settled or not.
@@ -218,18 +204,6 @@ fn learnt_in(row: &SqliteRow) -> Option<Learnt> {
         concurrency: value::<i64, _>(row, "learnt_concurrency").and_then(|number| usize::try_from(number).ok()),
         at: Timestamp(value(row, "learnt_at")?),
     })
-}
-
-/// The holds that an agent's rows wait for; without an agent, all holds.
-fn concerning(holds: Vec<HoldRow>, agent: Option<&AgentId>) -> Vec<HoldRow> {
-    let concerns = |hold: &HoldRow| match (&hold.scope, agent) {
-        (Scope::All, _) | (_, None) => true,
-        (Scope::Agent(held), Some(agent)) => held == agent,
-    };
-    let mut holds: Vec<HoldRow> = holds.into_iter().filter(concerns).collect();
-    // The hold on everything comes first: `*` sorts before the letters and digits with which an agent's ID begins.
-    holds.sort_by(|a, b| (a.scope.as_str(), a.cause).cmp(&(b.scope.as_str(), b.cause)));
-    holds
 }
 
 /// The value, unless it is NULL or, in an invalid row, of another type.

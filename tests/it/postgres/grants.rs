@@ -150,8 +150,8 @@ async fn grant_applies_the_rights_and_each_command_works_with_them_and_no_other(
     let (code, out, err) = scene.run(&["grant", "--producer", producer, "--operator", operator, "--apply"]);
     assert_eq!((code, err.as_str()), (0, ""));
     let granted = format!(
-        "{place}: granted: {producer} may enqueue, and read the rows\n\
-         {place}: granted: {operator} may run every command except run, init and grant\n"
+        "database {place}: granted: {producer} may enqueue, and read the rows\n\
+         database {place}: granted: {operator} may run every command except run, init and grant\n"
     );
     assert_eq!(out, granted);
 

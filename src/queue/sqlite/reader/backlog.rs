@@ -1,22 +1,16 @@
 //! The pending rows of each agent: how many are due, in flight, or gathering, and when the others are due.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::collections::BTreeMap;
 
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
 use super::{count, text, value};
 use crate::{
-    model::{
-        clock::Timestamp,
-        deletion::{AgentId, MAX_BATCH_SIZE},
-        outcome::Cause,
-    },
+    model::{clock::Timestamp, deletion::AgentId, outcome::Cause},
     queue::{
         InEffect,
-        rows::{due_since, is_retry, json},
+        report::{AgentStanding, Backlog, IdleRow, LaneCount},
+        rows::json,
     },
 };
 
@@ -54,130 +48,43 @@ pub(in crate::queue::sqlite) const IDLE: &str = concat!(
     in_flight!()
 );
 
-/// The state of one agent's pending rows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AgentStanding {
-    /// The agent.
-    pub agent: String,
-    /// Its open rows.
-    pub pending: u64,
-    /// Open rows whose due time has come.
-    pub due: u64,
-    /// For how long the oldest due row has been due, of the two rows of each lane that are read.
-    pub oldest_due: Duration,
-    /// Rows named by requests without an answer.
-    pub in_flight: u64,
-    /// Due rows that wait for others, to share a request.
-    pub gathering: u64,
-    /// Until when they do: the first lane of several.
-    pub gathers_until: Option<Timestamp>,
-    /// Requests that the other due rows take.
-    pub requests: u64,
-    /// When the next row is due, of those that are due later.
-    pub next_due_at: Option<Timestamp>,
-    /// When the last row is due, of those that are due later.
-    pub last_due_at: Option<Timestamp>,
-}
-
-/// The pending rows of one lane.
-struct LaneStanding {
-    priority: Option<i64>,
-    batch_max: u8,
-    /// Due rows that are not in flight.
-    idle: u64,
-}
-
-impl LaneStanding {
-    /// The number of rows that fill a request.
-    fn full(&self, batch_size: u8) -> u64 {
-        u64::from(self.batch_max.min(batch_size)).max(1)
-    }
-}
-
 /// The agents with pending rows. `settings`: those of the daemon, if one runs.
 pub(super) async fn backlog(
     conn: &mut SqliteConnection,
     agent: Option<&str>,
-    settings: Option<&InEffect>,
+    settings: Option<InEffect>,
     now: Timestamp,
 ) -> Result<BTreeMap<String, AgentStanding>, sqlx::Error> {
-    let mut in_flight = HashMap::new();
-    for row in sqlx::query(PENDING_IN_FLIGHT).bind(agent).fetch_all(&mut *conn).await? {
-        let lane = (text(&row, 0).unwrap_or_default(), value::<i64, _>(&row, 1), value::<i64, _>(&row, 2));
-        in_flight.insert(lane, count(&row, 3));
-    }
-    let mut agents = BTreeMap::<String, AgentStanding>::new();
-    let mut lanes = Vec::new();
-    for row in sqlx::query(PENDING).bind(now.0).bind(agent).fetch_all(&mut *conn).await? {
-        let (name, priority, batch_max) = (text(&row, 0).unwrap_or_default(), value(&row, 1), value::<i64, _>(&row, 2));
-        let flying = in_flight.get(&(name.clone(), priority, batch_max)).copied().unwrap_or(0);
-        let (pending, due) = (count(&row, 3), count(&row, 4));
-        let agent = agents.entry(name.clone()).or_default();
-        agent.agent.clone_from(&name);
-        agent.pending += pending;
-        agent.due += due;
-        agent.in_flight += flying;
-        if due < pending {
-            let [next, last] = [5, 6].map(|column| value::<i64, _>(&row, column).map(Timestamp));
-            agent.next_due_at = agent.next_due_at.into_iter().chain(next).min();
-            agent.last_due_at = agent.last_due_at.max(last);
-        }
-        let batch_max = batch_max.and_then(|most| u8::try_from(most).ok()).unwrap_or(MAX_BATCH_SIZE);
-        lanes.push((name, LaneStanding { priority, batch_max, idle: due.saturating_sub(flying) }));
-    }
-    let batch_size = settings.map_or(MAX_BATCH_SIZE, |settings| settings.batch_size);
-    let (partial, others): (Vec<_>, Vec<_>) = lanes.into_iter().partition(|(_, lane)| {
-        // The daemon sends parts of a split request at once.
-        settings.is_some() && (1..lane.full(batch_size)).contains(&lane.idle) && lane.batch_max >= batch_size
+    let lane = |row: &SqliteRow| (text(row, 0).unwrap_or_default(), value(row, 1), value(row, 2));
+    let in_flight = sqlx::query(PENDING_IN_FLIGHT).bind(agent).fetch_all(&mut *conn).await?;
+    let in_flight = in_flight.iter().map(|row| (lane(row), count(row, 3))).collect();
+    let lanes = sqlx::query(PENDING).bind(now.0).bind(agent).fetch_all(&mut *conn).await?;
+    let lanes = lanes.iter().map(|row| LaneCount {
+        key: lane(row),
+        pending: count(row, 3),
+        due: count(row, 4),
+        next_due_at: value(row, 5).map(Timestamp),
+        last_due_at: value(row, 6).map(Timestamp),
     });
-    let until = match settings {
-        Some(settings) => gather(conn, &partial, settings, now).await?,
-        None => HashMap::new(),
-    };
-    for (at, (agent, lane)) in partial.into_iter().enumerate() {
-        let Some(agent) = agents.get_mut(&agent) else { continue };
-        match until.get(&at) {
-            Some(until) if *until > now => {
-                agent.gathering += lane.idle;
-                agent.gathers_until = agent.gathers_until.into_iter().chain([*until]).min();
-            }
-            _ => agent.requests += 1,
-        }
+    let backlog = Backlog::new(lanes.collect(), &in_flight, settings);
+    let asked = backlog.asked();
+    if asked.is_empty() {
+        return Ok(backlog.finish(&[], now));
     }
-    for (agent, lane) in others {
-        if let Some(agent) = agents.get_mut(&agent) {
-            agent.requests += lane.idle.div_ceil(lane.full(batch_size));
-        }
-    }
-    Ok(agents)
+    let idle = sqlx::query(IDLE).bind(json(&asked)).bind(now.0).fetch_all(conn).await?;
+    let idle: Vec<IdleRow> = idle.iter().filter_map(idle_row).collect();
+    Ok(backlog.finish(&idle, now))
 }
 
-/// Until when the rows of each of these lanes wait for others, by the lane's place. The rule is the daemon's own.
-async fn gather(
-    conn: &mut SqliteConnection,
-    lanes: &[(String, LaneStanding)],
-    settings: &InEffect,
-    now: Timestamp,
-) -> Result<HashMap<usize, Timestamp>, sqlx::Error> {
-    let mut until = HashMap::new();
-    if lanes.is_empty() {
-        return Ok(until);
-    }
-    let asked: Vec<_> = lanes.iter().map(|(agent, lane)| (lane.priority, agent, lane.batch_max)).collect();
-    for row in sqlx::query(IDLE).bind(json(&asked)).bind(now.0).fetch_all(conn).await? {
-        let (Some(lane), Some(due_at), Some(created_at)) =
-            (value::<i64, _>(&row, 0), value(&row, 1), value::<i64, _>(&row, 2))
-        else {
-            continue;
-        };
-        let attempts = value::<i64, _>(&row, 3).and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0);
-        let cause = text(&row, 4).and_then(|cause| Cause::parse(&cause));
-        let wait = if is_retry(due_at, attempts, cause) { settings.retry.gathering(attempts) } else { Duration::ZERO };
-        let of_row = due_since(due_at, created_at, now).plus(wait.max(settings.linger));
-        let Ok(lane) = usize::try_from(lane) else { continue };
-        until.entry(lane).and_modify(|until: &mut Timestamp| *until = (*until).min(of_row)).or_insert(of_row);
-    }
-    Ok(until)
+/// A row of [`IDLE`], unless a time in it is none.
+fn idle_row(row: &SqliteRow) -> Option<IdleRow> {
+    Some(IdleRow {
+        lane: usize::try_from(value::<i64, _>(row, 0)?).ok()?,
+        due_at: value(row, 1)?,
+        created_at: value(row, 2)?,
+        attempts: value::<i64, _>(row, 3).and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0),
+        cause: text(row, 4).and_then(|cause| Cause::parse(&cause)),
+    })
 }
 
 /// Every agent that has a row, in the order of their IDs: a step of the index for each, whatever the number of rows.

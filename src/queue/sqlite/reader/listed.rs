@@ -7,15 +7,10 @@ use super::{
     super::{rows::json, step_limit::SOME_ROWS},
     Reader, StoreError, text, value,
 };
-use crate::model::{
-    clock::Timestamp,
-    deletion::{AgentId, State},
-    label::Label,
-    outcome::Cause,
+use crate::{
+    model::{clock::Timestamp, deletion::AgentId, outcome::Cause},
+    queue::report::{Choice, Last, ListedRow, Listing, PAGE, Page, Place},
 };
-
-/// Rows that a page reads. The choice may leave out many of them.
-const PAGE: i64 = 2_000;
 
 /// The columns of a row of `deletions`.
 macro_rules! columns {
@@ -88,142 +83,33 @@ pub(in crate::queue::sqlite) const OF_LABEL: &str = page!(
     ORDER BY wished.agent_id, wished.entry_id"
 );
 
-/// Which rows are listed. What is left out does not matter.
-#[derive(Clone, Debug, Default)]
-pub struct Choice {
-    /// `pending`, `deleted`, `absent` or `dead`; of a label's wishes also `cancelled`. Empty: all.
-    pub states: Vec<String>,
-    /// The agent.
-    pub agent: Option<AgentId>,
-    /// The cause.
-    pub cause: Option<Cause>,
-    /// The label: then its wishes are listed, also those whose rows are gone.
-    pub label: Option<Label>,
-}
-
-/// A row, or a label's wish for an entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedRow {
-    /// `deletions.id`; `None`: the wish's row is gone.
-    pub id: Option<i64>,
-    /// Its agent.
-    pub agent: String,
-    /// Its entry.
-    pub entry: String,
-    /// The state of the row, or of the wish.
-    pub state: String,
-    /// The cause of the last request that did not end it.
-    pub cause: Option<String>,
-    /// The counted attempts.
-    pub attempts: Option<i64>,
-    /// Higher goes first.
-    pub priority: Option<i64>,
-    /// It must not be sent before this time.
-    pub due_at: Option<Timestamp>,
-    /// When it was enqueued.
-    pub created_at: Option<Timestamp>,
-    /// When it ended.
-    pub settled_at: Option<Timestamp>,
-    /// The row's last label, or that of the wish.
-    pub label: Option<String>,
-    /// When the wish was wished.
-    pub wished_at: Option<Timestamp>,
-    /// Who cancelled the wish, if that is known.
-    pub closed_by: Option<String>,
-}
-
-/// Where a walk goes on.
-#[derive(Clone, Debug)]
-enum Place {
-    ById {
-        after: i64,
-    },
-    OfAgent {
-        after: String,
-    },
-    Pending {
-        priority: i64,
-        agent: String,
-        batch_max: i64,
-        due_at: i64,
-        id: i64,
-    },
-    /// `is_only`: no other cause is asked for.
-    Dead {
-        cause: Option<String>,
-        after: i64,
-        is_only: bool,
-    },
-    OfLabel {
-        label: String,
-        agent: String,
-        entry: String,
-    },
-}
-
-/// A walk through the rows of a choice.
-#[derive(Clone, Debug)]
-pub struct Listing {
-    choice: Choice,
-    /// The walks that are left, the next one last.
-    places: Vec<Place>,
-}
-
-impl Listing {
-    /// Begins a walk.
-    #[must_use]
-    pub fn new(choice: Choice) -> Self {
-        let is_among = |states: &[State]| {
-            let names: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
-            !choice.states.is_empty() && choice.states.iter().all(|state| names.contains(&state.as_str()))
-        };
-        let has = |state: State| choice.states.iter().any(|name| name == state.as_str());
-        let places = if let Some(label) = &choice.label {
-            vec![Place::OfLabel { label: label.as_str().to_owned(), agent: String::new(), entry: String::new() }]
-        } else if choice.agent.is_some() {
-            vec![Place::OfAgent { after: String::new() }]
-        } else if is_among(&[State::Pending, State::Dead]) {
-            let cause = choice.cause.map(|cause| cause.as_str().to_owned());
-            let dead = Place::Dead { is_only: cause.is_some(), cause, after: 0 };
-            let pending = Place::Pending { priority: i64::MIN, agent: String::new(), batch_max: 0, due_at: 0, id: 0 };
-            let places = [(State::Dead, dead), (State::Pending, pending)];
-            places.into_iter().filter(|(state, _)| has(*state)).map(|(_, place)| place).collect()
-        } else {
-            vec![Place::ById { after: i64::MIN }]
-        };
-        Self { choice, places }
-    }
-}
-
 impl Reader {
     /// The next rows of a walk, which may be none; `None` at its end. A walk may go on with another reader.
     ///
     /// # Errors
     /// If SQLite fails. The same call then can be made again.
     pub async fn listed(&mut self, listing: &mut Listing) -> Result<Option<Vec<ListedRow>>, StoreError> {
-        let Some(place) = listing.places.last().cloned() else { return Ok(None) };
-        let rows = match self.page(&listing.choice, &place).await {
-            Ok(rows) => rows,
+        let Some(place) = listing.place().cloned() else { return Ok(None) };
+        let page = match self.page(listing.choice(), &place).await {
+            Ok(page) => page,
             Err(source) => return Err(self.blame("list the rows", source).await),
         };
-        let is_end = rows.first().and_then(|row| value::<i64, _>(row, "numbers")).unwrap_or(0) < PAGE;
-        let next = match rows.last() {
-            Some(last) if !is_end => Some(place.behind(last)),
-            _ => self.behind_end(place).await?,
+        let next_cause = match place.cause_at_end(&page) {
+            Some(cause) => self.next_cause(cause).await?,
+            None => None,
         };
-        listing.places.pop();
-        listing.places.extend(next);
-        let is_chosen = |row: &&SqliteRow| value::<i64, _>(row, "is_chosen") == Some(1);
-        Ok(Some(rows.iter().filter(is_chosen).map(listed_row).collect()))
+        Ok(Some(listing.go_on(page, next_cause)))
     }
 
-    async fn page(&mut self, choice: &Choice, place: &Place) -> Result<Vec<SqliteRow>, sqlx::Error> {
+    async fn page(&mut self, choice: &Choice, place: &Place) -> Result<Page, sqlx::Error> {
         let statement = match place {
             Place::ById { .. } => BY_ID,
             Place::OfAgent { .. } => OF_AGENT,
             Place::Pending { .. } => PENDING,
             Place::Dead { .. } => DEAD,
             Place::OfLabel { .. } => OF_LABEL,
+            // There is none: an INSERT writes the rows themselves.
+            Place::Inbox { .. } => return Ok(Page::default()),
         };
         let states = (!choice.states.is_empty()).then(|| json(&choice.states));
         let query = sqlx::query(AssertSqlSafe(statement)).bind(PAGE).bind(states);
@@ -236,39 +122,36 @@ impl Reader {
             }
             Place::Dead { cause, after, .. } => query.bind(cause).bind(after),
             Place::OfLabel { label, agent, entry } => query.bind(label).bind(agent).bind(entry),
+            Place::Inbox { .. } => query,
         };
         let _budget = self.steps.allow(SOME_ROWS);
-        query.fetch_all(&mut self.conn).await
+        let rows = query.fetch_all(&mut self.conn).await?;
+        let is_chosen = |row: &&SqliteRow| value::<i64, _>(row, "is_chosen") == Some(1);
+        Ok(Page {
+            is_full: rows.first().and_then(|row| value::<i64, _>(row, "numbers")).unwrap_or(0) >= PAGE,
+            last: rows.last().map(last),
+            rows: rows.iter().filter(is_chosen).map(listed_row).collect(),
+        })
     }
 
-    /// The walk that follows on this one. Dead rows come cause by cause, those without one first.
-    async fn behind_end(&mut self, place: Place) -> Result<Option<Place>, StoreError> {
-        let Place::Dead { cause, is_only: false, .. } = place else { return Ok(None) };
-        let next = sqlx::query_scalar(NEXT_CAUSE).bind(cause.unwrap_or_default()).fetch_one(&mut self.conn).await;
-        let next: Option<String> =
-            next.map_err(|source| StoreError { path: self.path.clone(), doing: "list the rows", source })?;
-        Ok(next.map(|cause| Place::Dead { cause: Some(cause), after: 0, is_only: false }))
+    /// The cause of dead rows that comes after this one.
+    async fn next_cause(&mut self, cause: &str) -> Result<Option<String>, StoreError> {
+        let next = sqlx::query_scalar(NEXT_CAUSE).bind(cause).fetch_one(&mut self.conn).await;
+        next.map_err(|source| StoreError { path: self.path.clone(), doing: "list the rows", source })
     }
 }
 
-impl Place {
-    /// The place behind this row.
-    fn behind(self, row: &SqliteRow) -> Self {
-        let number = |column: &str| value::<i64, _>(row, column).unwrap_or(0);
-        let (agent, entry) = (text(row, 1).unwrap_or_default(), text(row, 2).unwrap_or_default());
-        match self {
-            Self::ById { .. } => Self::ById { after: number("id") },
-            Self::OfAgent { .. } => Self::OfAgent { after: entry },
-            Self::Pending { .. } => Self::Pending {
-                priority: number("priority"),
-                agent,
-                batch_max: number("batch_max"),
-                due_at: number("due_at"),
-                id: number("id"),
-            },
-            Self::Dead { cause, is_only, .. } => Self::Dead { cause, is_only, after: number("id") },
-            Self::OfLabel { label, .. } => Self::OfLabel { label, agent, entry },
-        }
+/// Where the next page goes on.
+fn last(row: &SqliteRow) -> Last {
+    let number = |column: &str| value::<i64, _>(row, column).unwrap_or(0);
+    Last {
+        id: number("id"),
+        agent: text(row, 1).unwrap_or_default(),
+        entry: text(row, 2).unwrap_or_default(),
+        priority: number("priority"),
+        batch_max: number("batch_max"),
+        due_at: number("due_at"),
+        place: String::new(),
     }
 }
 

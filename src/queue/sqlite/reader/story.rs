@@ -2,11 +2,13 @@
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{super::rows::holds, WishStanding, concerning, text, value, wishes::wishes};
-use crate::model::{
-    clock::Timestamp,
-    deletion::{AgentId, EntryId},
-    hold::HoldRow,
+use super::{super::rows::holds, text, value, wishes::wishes};
+use crate::{
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, EntryId},
+    },
+    queue::report::{SentRequest, Story, concerning},
 };
 
 /// ?1 agent; ?2 entry
@@ -26,60 +28,6 @@ FROM requests INDEXED BY requests_unanswered
 WHERE answered_at IS NULL AND ?1 IN (
     SELECT value FROM json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]')))
 ORDER BY 1";
-
-/// Everything about one ID.
-#[derive(Clone, Debug)]
-pub struct Story {
-    /// `pending`, `deleted`, `absent` or `dead`.
-    pub state: String,
-    /// Higher goes first.
-    pub priority: i64,
-    /// The counted attempts.
-    pub attempts: i64,
-    /// An attempt may have succeeded unseen.
-    pub maybe_done: bool,
-    /// The cause of the last request that did not end it.
-    pub last_cause: Option<String>,
-    /// It must not be sent before this time.
-    pub due_at: Timestamp,
-    /// When it was enqueued. If it was reopened, the last time.
-    pub created_at: Timestamp,
-    /// When it reached its end.
-    pub settled_at: Option<Timestamp>,
-    /// The requests that had it, as far as they are kept, oldest first.
-    pub requests: Vec<SentRequest>,
-    /// The holds that it waits for.
-    pub holds: Vec<HoldRow>,
-    /// The wishes for it, if any of them has a label.
-    pub wishes: Vec<WishStanding>,
-}
-
-/// A request, with its verdict on one row.
-#[derive(Clone, Debug)]
-pub struct SentRequest {
-    /// `requests.id`.
-    pub request: i64,
-    /// `bulk` or `single`.
-    pub kind: String,
-    /// The number of its IDs.
-    pub size: i64,
-    /// When it was about to be sent.
-    pub claimed_at: Timestamp,
-    /// When its answer was judged; `None`: it is in flight, or its daemon died.
-    pub answered_at: Option<Timestamp>,
-    /// The HTTP status, if there was one.
-    pub status: Option<i64>,
-    /// The API's message or the network's error.
-    pub detail: Option<String>,
-    /// The correlation ID that we sent.
-    pub correlation_id: String,
-    /// The one that came back.
-    pub remote_id: Option<String>,
-    /// Its verdict on the row.
-    pub verdict: Option<String>,
-    /// The cause of the verdict.
-    pub cause: Option<String>,
-}
 
 pub(super) async fn story(
     conn: &mut SqliteConnection,
@@ -116,5 +64,6 @@ pub(super) async fn story(
         requests: requests.collect(),
         wishes: wishes(conn, agent, entry).await?,
         holds: concerning(holds(conn).await?, Some(agent)),
+        in_inbox_since: None,
     }))
 }

@@ -3,10 +3,13 @@
 use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
 use super::{super::step_limit::whole_file, Reader, StoreError, count, text, value};
-use crate::model::{
-    clock::Timestamp,
-    deletion::{AgentId, EntryId},
-    label::Label,
+use crate::{
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, EntryId},
+        label::Label,
+    },
+    queue::report::{LabelStanding, WishStanding},
 };
 
 /// ?1 label; ?2 agent or NULL. Reads the label's part of the table.
@@ -33,40 +36,6 @@ const KNOWS_LABEL: &str = "SELECT EXISTS (SELECT 1 FROM wishes WHERE label = ?1)
 
 /// The names that are looked at for one that is meant.
 const MOST_NAMES: u32 = 100_000;
-
-/// How the wishes with one label stand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LabelStanding {
-    /// Open wishes.
-    pub pending: u64,
-    /// Wishes whose entries the API has deleted.
-    pub deleted: u64,
-    /// Wishes for entries that did not exist.
-    pub absent: u64,
-    /// Wishes that were given up.
-    pub dead: u64,
-    /// Wishes that somebody cancelled.
-    pub cancelled: u64,
-    /// When the first of them was wished.
-    pub wished_at: Timestamp,
-    /// When the last one ended that has ended.
-    pub closed_at: Option<Timestamp>,
-}
-
-/// A wish for one entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WishStanding {
-    /// Its label; empty for the wish without one.
-    pub label: String,
-    /// `deleted`, `absent`, `dead` or `cancelled`; `None`: it is open.
-    pub state: Option<String>,
-    /// When it was wished.
-    pub wished_at: Timestamp,
-    /// When it ended.
-    pub closed_at: Option<Timestamp>,
-    /// Who cancelled it, if that is known.
-    pub closed_by: Option<String>,
-}
 
 impl Reader {
     /// How the wishes with this label stand, or those of them for one agent; `None` if there is none. Reads all of them.
