@@ -245,7 +245,7 @@ pub trait Tx {
     async fn acts_logged(&mut self, acts: &[ActId]) -> Result<(), Self::Error>;
 
     /// Whether anybody else has written since [`Queue::changed`] was asked: this transaction may have waited for them. What they
-    /// wrote can be read in here, and nothing more comes until this one is over.
+    /// wrote can be read in here. Either nothing more comes until this one is over, or [`Tx::commit`] makes no claims then.
     ///
     /// # Errors
     /// If the database fails.

@@ -99,6 +99,8 @@ pub struct Store {
     next_request: i64,
     /// Somebody else has written, and the worker was not told so yet.
     news: bool,
+    /// There was something to take in when a turn was last committed.
+    has_news: bool,
     inbox: Inbox,
     cursors: Cursors,
     /// A transaction of the worker was begun, and not committed.

@@ -180,7 +180,8 @@ fn two_daemons_on_a_server_are_set_up_in_compose_and_kubernetes() {
         service["environment"].as_object().unwrap().iter().map(|(name, value)| (name.as_str(), value)),
     ));
     stands_by(&set);
-    for (variable, secret) in [("SWEEPER__API__KEY_FILE", "polyai"), ("SWEEPER__DATABASE__PASSWORD_FILE", "sweeper-pg")] {
+    for (variable, secret) in [("SWEEPER__API__KEY_FILE", "polyai"), ("SWEEPER__DATABASE__PASSWORD_FILE", "sweeper-pg")]
+    {
         assert_eq!(service["environment"][variable], format!("/run/secrets/{secret}"));
         assert!(compose["secrets"][secret]["file"].is_string());
         assert!(service["secrets"].as_array().unwrap().iter().any(|named| named == secret));

@@ -141,6 +141,7 @@ impl Candidate {
             orphaned: u64::try_from(orphaned).unwrap_or(0),
             next_request: last_request.saturating_add(1),
             news: false,
+            has_news: false,
             inbox: Inbox::default(),
             cursors: Cursors::default(),
             is_writing: false,

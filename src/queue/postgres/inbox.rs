@@ -136,7 +136,7 @@ impl Default for Inbox {
 
 impl Inbox {
     /// The place after which to look.
-    fn place(&mut self) -> &str {
+    pub(super) fn place(&mut self) -> &str {
         self.polls = (self.polls + 1) % WHOLE;
         if self.dead < MOST_DEAD || self.polls == 0 { START } else { &self.after }
     }
@@ -148,20 +148,11 @@ impl Store {
         self.run(POLLING, async |conn: &mut PgConnection| sqlx::query_as(POLL).bind(place).fetch_one(conn).await).await
     }
 
-    /// Whether anybody else has written something that the worker was not told of yet. Takes no wishes in.
-    pub(super) async fn has_news(&mut self) -> Result<bool, StoreError> {
-        let place = self.inbox.place().to_owned();
-        let (wishes, edits) = self.poll_after(&place).await?;
-        if edits {
-            self.take_in_edits().await?;
-        }
-        Ok(wishes || self.news)
-    }
-
     /// Takes in what there is, up to some thousand wishes. True if anything has changed since this was called the last time.
     pub(super) async fn take_in_news(&mut self) -> Result<bool, StoreError> {
         let place = self.inbox.place().to_owned();
         let (wishes, edits) = self.poll_after(&place).await?;
+        self.has_news = false;
         if edits {
             self.take_in_edits().await?;
         }

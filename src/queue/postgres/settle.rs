@@ -63,7 +63,9 @@ pub(super) const SETTLE: &str = concat!(
 );
 
 /// Settles, and claims: $24 now; $25 the epoch; $26 the server's process of our session; $27 to $32 claims, each with its manifest as a
-/// text; $33 whether there are new settings, $34 to $47 the settings. Returns whether this is our session, and the number of claims.
+/// text; $33 whether there are new settings, $34 to $47 the settings; $48 the place in
+/// the inbox after which to look. Returns whether this is our session, the number of claims, and whether others have written: in a busy
+/// queue, this is how the leader hears of it.
 ///
 /// There are no claims in another session than ours, and none if somebody has changed rows or holds since they were looked at: a row
 /// may be gone. The server locks `requests` for this statement before it takes the statement's snapshot, and whoever changes rows
@@ -85,7 +87,9 @@ told AS (
         retry_max_ms = $43, learnt_rate = $44, learnt_even = $45, learnt_concurrency = $46, learnt_at = $47
     WHERE $33
 )
-SELECT pg_backend_pid() = $26, count(*) FROM claimed"
+SELECT pg_backend_pid() = $26, count(*),
+    EXISTS (SELECT 1 FROM deletions_new WHERE ctid > $48::text::tid) OR EXISTS (SELECT 1 FROM edits)
+FROM claimed"
 );
 
 /// What is to be settled, in columns.

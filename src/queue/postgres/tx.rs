@@ -101,12 +101,13 @@ impl<'a> Transaction<'a> {
         if !self.judgements.is_empty() || !claims.is_empty() || settings.is_some() {
             let query = self.judgements.bind(sqlx::query(TURN)).bind(now.0).bind(self.store.epoch);
             let query = bind_claims(query.bind(self.store.session.backend()), claims).bind(settings.is_some());
-            let query = bind_settings(query, settings);
+            let query = bind_settings(query, settings).bind(self.store.inbox.place().to_owned());
             let turn = async |conn: &mut PgConnection| {
                 let row = query.fetch_one(conn).await?;
-                Ok((row.try_get(0)?, row.try_get(1)?))
+                Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
             };
-            let (is_ours, claimed): (bool, i64) = self.store.run(CLAIMING, turn).await?;
+            let (is_ours, claimed, has_news): (bool, i64, bool) = self.store.run(CLAIMING, turn).await?;
+            self.store.has_news = has_news;
             if !is_ours {
                 self.store.is_deposed = true;
                 return Err(StoreError::deposed(&self.store.options.address, CLAIMING));
@@ -149,8 +150,9 @@ impl Tx for Transaction<'_> {
         Ok(())
     }
 
+    /// As far as that is known. To ask the server would be a round trip in every turn, and the commit finds out.
     async fn news(&mut self) -> Result<bool, StoreError> {
-        self.store.has_news().await
+        Ok(self.store.news || self.store.has_news)
     }
 
     async fn holds_of(&mut self, scopes: &BTreeSet<Scope>) -> Result<Vec<HoldRow>, StoreError> {

@@ -101,6 +101,10 @@ impl Engine for Postgres {
         true
     }
 
+    fn learns_late() -> bool {
+        true
+    }
+
     async fn create(setup: Setup) -> Self {
         let (database, conn) = databases::take().await;
         let address = Address::parse(&[&database.url()]).unwrap();

@@ -224,6 +224,11 @@ pub trait Engine: Debug + Sized + 'static {
         false
     }
 
+    /// Whether a transaction may learn only at its commit that others have written.
+    fn learns_late() -> bool {
+        false
+    }
+
     /// Makes an empty queue.
     async fn create(setup: Setup) -> Self;
 

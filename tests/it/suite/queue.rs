@@ -263,7 +263,7 @@ pub async fn what_others_write_is_news_once_and_what_the_worker_writes_is_none<E
             seam.engine.enqueue(&[Wish::of("a", "2")]).await;
         }
         let mut tx = seam.queue.begin().await.unwrap();
-        assert!(tx.news().await.unwrap(), "in a transaction, too");
+        assert!(tx.news().await.unwrap() || E::learns_late(), "in a transaction, too");
         tx.commit(&[], None, NOW).await.unwrap();
         assert!(seam.queue.changed().await.unwrap() && !seam.queue.changed().await.unwrap(), "once: {hold}");
     }
