@@ -4,6 +4,7 @@ mod line;
 mod local;
 mod meaning;
 mod online;
+mod server;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,13 +15,20 @@ use std::{
 use clap::Args;
 
 use super::{Failure, arguments::agent_id, terminal::say};
+use line::Line;
+use online::Known;
+
 use crate::{
     api::Api,
     config::{Config, ConfigError},
     durations,
     model::{clock::Clock, deletion::AgentId},
     printable,
-    queue::sqlite::inspect,
+    queue::{
+        either::Options,
+        postgres::{Checkup, Seen},
+        sqlite::inspect,
+    },
 };
 
 const EXAMPLES: &str = "\
@@ -82,15 +90,35 @@ pub(super) async fn check(
         say(&format!("\n{warning}"))?;
     }
     say("")?;
-    let inspection = inspect(config.sqlite()?).await;
-    let mut is_well = line::tell(&local::lines(&config.sqlite()?.path, &inspection))?;
+    let (lines, known) = look(&config.store).await;
+    let mut is_well = line::tell(&lines)?;
     if args.online {
-        let lines = online::ask(args, &api, &config, environment, &inspection, clock).await?;
+        let lines = online::ask(args, &api, &config, environment, &known, clock).await?;
         is_well &= line::tell(&lines)?;
     }
     let rest = if is_well { "" } else { "; see NOT above for what is not well" };
     say(&format!("\nthe configuration can be used{rest}"))?;
     Ok(ExitCode::from(u8::from(!is_well)))
+}
+
+/// The state of the queue: as lines, and what asking the API depends on.
+async fn look(store: &Options) -> (Vec<Line>, Known) {
+    match store {
+        Options::Sqlite(options) => {
+            let inspection = inspect(options).await;
+            let lines = local::lines(&options.path, &inspection);
+            let (holds, agent) =
+                inspection.tables.map_or_else(|_| Default::default(), |tables| (tables.holds, tables.agent));
+            (lines, Known { daemon: inspection.daemon, holds, agent })
+        }
+        Options::Postgres(options) => {
+            let checkup = Checkup::of(options).await;
+            let lines = server::lines(&options.address, &checkup);
+            let known = checkup.tables.ok().and_then(|tables| tables.seen);
+            let known = known.map(|Seen { daemon, holds, agent }| Known { daemon, holds, agent });
+            (lines, known.unwrap_or_default())
+        }
+    }
 }
 
 fn list_of(shown: &BTreeMap<String, String>) -> String {

@@ -10,7 +10,7 @@
 //! | `inbox` | what producers and operators wrote |
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
 //! | `listing`, `rows`, `counter` | reading, for the worker |
-//! | `reader`, `rights` | looks, beside whoever leads |
+//! | `reader`, `rights`, `checkup` | looks, beside whoever leads |
 //! | `clocks`, `invalid_rows`, `upkeep`, `inspection`, `expired_labels` | repair and upkeep |
 //! | `producer`, `bulk`, `revive`, `labels`, `operator`, `acts` | what commands write, and who did it |
 //! | `errors`, `codes` | errors |
@@ -19,6 +19,7 @@ mod acts;
 mod address;
 mod bulk;
 mod candidate;
+mod checkup;
 mod clocks;
 mod codes;
 mod command;
@@ -55,6 +56,7 @@ use sqlx::PgConnection;
 
 pub use address::{Address, AddressError};
 pub use candidate::{Attempt, Candidate, Made};
+pub use checkup::{Checkup, Rights, Seen, Server, Tables};
 pub use counter::Counter;
 pub use errors::{OpenError, StoreError};
 pub use grants::{Grant, GrantError};

@@ -2,6 +2,7 @@
 //! is in `suite`.
 
 mod changes;
+mod check;
 mod commands;
 mod doubts;
 mod enqueue;

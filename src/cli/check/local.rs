@@ -17,7 +17,10 @@ use crate::{
     cli::times::{show_text, show_time},
     permission::{Need, refusal, who},
     printable::absolute,
-    queue::sqlite::{Inspection, OpenError, names_of},
+    queue::{
+        report::Daemon,
+        sqlite::{Inspection, OpenError, names_of},
+    },
 };
 
 /// The file, its tables, and the daemon.
@@ -42,7 +45,7 @@ pub(super) fn lines(database: &Path, inspection: &Inspection) -> Vec<Line> {
         }
         Err(error) => lines.push(Line::not("tables", error.to_string())),
     }
-    lines.push(daemon(inspection));
+    lines.push(daemon(&inspection.daemon));
     lines
 }
 
@@ -104,8 +107,8 @@ fn describe(found: &Metadata) -> String {
     format!("mode {:04o}, owner {}", found.permissions().mode() & 0o7777, who(found.uid()))
 }
 
-fn daemon(inspection: &Inspection) -> Line {
-    let daemon = &inspection.daemon;
+/// The daemon that works on the queue.
+pub(super) fn daemon(daemon: &Daemon) -> Line {
     let process = daemon.pid.map_or_else(String::new, |pid| format!(" as process {pid}"));
     match (daemon.running, &daemon.introduction) {
         (Some(true), Some(said)) => {
@@ -115,7 +118,8 @@ fn daemon(inspection: &Inspection) -> Line {
             Line::ok("daemon", format!("running{process} since {since}, version {version}{rate}"))
         }
         (Some(true), None) => {
-            Line::ok("daemon", format!("starting, or another command has the file for a moment{process}"))
+            let what = if daemon.leadership.is_some() { "lock" } else { "file" };
+            Line::ok("daemon", format!("starting, or another command has the {what} for a moment{process}"))
         }
         (Some(false), _) => Line::open("daemon", "not running"),
         (None, _) => Line::open("daemon", "unknown: this user cannot read the lock file beside the database"),

@@ -18,15 +18,25 @@ use crate::{
         clock::{Clock, Timestamp},
         correlation::new_uuid,
         deletion::AgentId,
+        hold::HoldRow,
         outcome::{Cause, Scope},
     },
-    queue::sqlite::Inspection,
+    queue::report::Daemon,
 };
 
 /// The agent that is asked about if none is given and the queue has none. The API does not know it.
 const NOBODY: &str = "sweeper-check";
 /// The longest gap between the two requests.
 const MAX_GAP: Duration = Duration::from_secs(10);
+
+/// What is known of the queue, of which asking depends.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) daemon: Daemon,
+    pub(super) holds: Vec<HoldRow>,
+    /// An agent that the queue has rows of.
+    pub(super) agent: Option<AgentId>,
+}
 
 /// Asks the API, and returns what it said.
 ///
@@ -37,16 +47,16 @@ pub(super) async fn ask(
     api: &Api,
     config: &Config,
     environment: &HashMap<String, String>,
-    inspection: &Inspection,
+    known: &Known,
     clock: &Clock,
 ) -> Result<Vec<Line>, Failure> {
-    let (agent, origin) = choose(args, inspection)?;
-    if let Some(until) = pause(inspection, clock.now()) {
+    let (agent, origin) = choose(args, known)?;
+    if let Some(until) = pause(known, clock.now()) {
         let left = durations::show_roughly(until.since(clock.now()));
         let said = format!("not asked: the API has asked the daemon to send nothing (throttled); try again in {left}");
         return Ok(vec![Line::not("connection", said)]);
     }
-    let is_shared = inspection.daemon.running == Some(true);
+    let is_shared = known.daemon.running == Some(true);
     let asked = Asked { config, environment, agent: &agent, origin, is_shared };
     let mut rng = rng();
     let begun = clock.elapsed();
@@ -60,12 +70,8 @@ pub(super) async fn ask(
     } else if !asked.is_worth_a_write(&read) {
         lines.push(Line::open("write", "not tried, because of the above"));
     } else {
-        let rate = inspection
-            .daemon
-            .introduction
-            .as_ref()
-            .and_then(|said| said.in_effect)
-            .map(|said| said.requests_per_second);
+        let rate =
+            known.daemon.introduction.as_ref().and_then(|said| said.in_effect).map(|said| said.requests_per_second);
         let rate = rate.unwrap_or(config.rate.requests_per_second);
         sleep(Duration::try_from_secs_f64(1.0 / rate).unwrap_or(MAX_GAP).min(MAX_GAP)).await;
         let write = api.try_write(&agent, new_uuid(&mut rng)).await;
@@ -75,11 +81,11 @@ pub(super) async fn ask(
 }
 
 /// The agent to ask about.
-fn choose(args: &CheckArgs, inspection: &Inspection) -> Result<(AgentId, Agent), Failure> {
+fn choose(args: &CheckArgs, known: &Known) -> Result<(AgentId, Agent), Failure> {
     if let Some(agent) = &args.agent {
         return Ok((agent.clone(), Agent::Given));
     }
-    match inspection.tables.as_ref().ok().and_then(|tables| tables.agent.clone()) {
+    match known.agent.clone() {
         Some(agent) => Ok((agent, Agent::OfTheQueue)),
         None => {
             let agent = AgentId::parse(NOBODY).map_err(|error| anyhow::anyhow!("{NOBODY}: {error}"))?;
@@ -89,8 +95,7 @@ fn choose(args: &CheckArgs, inspection: &Inspection) -> Result<(AgentId, Agent),
 }
 
 /// The end of a pause that the API has asked for.
-fn pause(inspection: &Inspection, now: Timestamp) -> Option<Timestamp> {
-    let holds = inspection.tables.as_ref().ok().map(|tables| &tables.holds)?;
-    let throttled = holds.iter().filter(|hold| hold.scope == Scope::All && hold.cause == Cause::Throttled);
+fn pause(known: &Known, now: Timestamp) -> Option<Timestamp> {
+    let throttled = known.holds.iter().filter(|hold| hold.scope == Scope::All && hold.cause == Cause::Throttled);
     throttled.filter_map(|hold| hold.until_at).filter(|until| *until > now).max()
 }

@@ -83,11 +83,9 @@ impl Reader {
     /// If the server fails.
     pub async fn shared_limits(&mut self, agent: &AgentId) -> Result<SharedLimits, StoreError> {
         let read = async |conn: &mut PgConnection| {
-            let daemon = daemon(conn).await?;
-            let settings = daemon.introduction.and_then(|said| said.in_effect);
             Ok(SharedLimits {
                 holds: concerning(listing::holds(conn).await?, Some(agent)),
-                requests_per_second: settings.map(|settings| settings.requests_per_second),
+                requests_per_second: leadership::rate(conn).await?,
             })
         };
         self.walk("read the holds", read).await

@@ -141,12 +141,11 @@ impl Listing {
     /// Goes on behind this page, which was read at [`Listing::place`]. `next_cause`: the cause that comes after
     /// [`Place::cause_at_end`].
     pub(in crate::queue) fn go_on(&mut self, page: Page, next_cause: Option<String>) -> Vec<ListedRow> {
-        let next = match (self.places.pop(), page.last) {
-            (Some(place), Some(last)) if page.is_full => Some(place.behind(last)),
-            (Some(Place::Dead { is_only: false, .. }), _) => {
+        let next = match (self.places.pop(), page.last.filter(|_| page.is_full)) {
+            (Some(place), Some(last)) => Some(place.behind(last)),
+            (_, None) | (None, _) => {
                 next_cause.map(|cause| Place::Dead { cause: Some(cause), after: 0, is_only: false })
             }
-            _ => None,
         };
         self.places.extend(next);
         page.rows
@@ -181,10 +180,8 @@ impl Place {
     /// After this page of dead rows, the cause behind which the walk goes on; `None` if it goes on otherwise. Dead rows come cause by
     /// cause, those without one first.
     pub(in crate::queue) fn cause_at_end(&self, page: &Page) -> Option<&str> {
-        match self {
-            Self::Dead { cause, is_only: false, .. } if !page.is_full => Some(cause.as_deref().unwrap_or_default()),
-            _ => None,
-        }
+        let Self::Dead { cause, is_only: false, .. } = self else { return None };
+        (!page.is_full).then(|| cause.as_deref().unwrap_or_default())
     }
 
     /// The place behind this row.

@@ -1,6 +1,9 @@
 //! What a role may see with the binary, and what it is told if it may not.
 
-use audio_cache_sweeper::queue::postgres::Grant;
+use audio_cache_sweeper::{
+    model::deletion::AgentId,
+    queue::postgres::{Address, Grant, Options, Reader},
+};
 use sqlx::AssertSqlSafe;
 
 use super::scene;
@@ -48,6 +51,11 @@ async fn a_role_sees_what_its_rights_allow_and_is_told_how_to_get_those_that_it_
         let is_unknown = look.contains(&"T");
         assert_eq!(code, i32::from(is_unknown), "{look:?}: {out}{err}");
     }
+    // With --from-cache, a producer keeps to the holds and leaves the daemon its share of the rate.
+    let address = Address::parse(&[server.url("looker_producer", &name)]).unwrap();
+    let options = Options { address, ..seam.engine.options.clone() };
+    let limits = Reader::open(&options).await.unwrap().shared_limits(&AgentId::parse("a").unwrap()).await.unwrap();
+    assert!(limits.holds.is_empty() && limits.requests_per_second.is_none());
     // The server does not show an operator from where the sessions of others come.
     let (_, page, _) = told("looker_operator", &["status"]).await;
     assert!(page.contains("\nleader     ") && page.contains(", session "), "{page}");

