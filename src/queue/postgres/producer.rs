@@ -12,14 +12,15 @@ use super::{
 use crate::{model::clock::Timestamp, queue::doing::Doing};
 
 /// The plans that the statements are written for, also on tables that were never analysed: rows are found by their ids or their
-/// entries, one by one. And each statement sees what was committed before it, whatever the database's default is.
+/// entries, one by one. Only with the ids in the plan does the server hash them, where it must go through the inbox. And each statement sees what was committed before it, whatever the database's default is.
 const SETTINGS: &str = "
 SET default_transaction_isolation = 'read committed';
 SET enable_seqscan = off;
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
 SET enable_bitmapscan = off;
-SET jit = off";
+SET jit = off;
+SET plan_cache_mode = force_custom_plan";
 
 /// Begins a transaction that changes rows. See `between_turns()` in the migration: nothing may be locked before it.
 const BETWEEN_TURNS: &str = "BEGIN; SELECT sweeper.between_turns()";
