@@ -24,9 +24,10 @@ mod peers;
 mod process;
 #[path = "common/worker.rs"]
 mod real;
+#[path = "common/turns.rs"]
+mod turns;
 
 use std::{
-    collections::{HashSet, VecDeque},
     env,
     fs::{self, File},
     path::Path,
@@ -39,9 +40,8 @@ use audio_cache_sweeper::{
     model::{
         clock::Clock,
         deletion::{AgentId, Batch, Deletion, DeletionId, EntryId, Lane},
-        outcome::{Judged, Verdict},
     },
-    queue::{Claim, Queue as _, Settlement, Tx as _, sqlite::Store},
+    queue::{Queue as _, sqlite::Store},
     worker::EVENT_INTERVAL,
 };
 use common::{fill, machine, options};
@@ -49,6 +49,7 @@ use peers::{Peers, text};
 use process::{StandIn, sweeper, watch};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio::task::JoinSet;
+use turns::{STEPS, Turns};
 use uuid::Uuid;
 
 const AGENTS: [u32; 2] = [1, 1_000];
@@ -85,9 +86,6 @@ struct Run {
     /// Seconds of each of [`STEPS`].
     steps: Option<[f64; STEPS.len()]>,
 }
-
-/// What a transaction of the worker consists of.
-const STEPS: [&str; 4] = ["begin", "settle", "look for rows", "claim and commit"];
 
 struct Entrant {
     who: Who,
@@ -229,7 +227,7 @@ async fn run(entrant: &Entrant, turn: &mut usize, dir: &Path, peers: &Peers) -> 
             Run { seconds, requests: verify(&database).await.0, ..Run::default() }
         }
         Who::SqliteAlone => {
-            let (seconds, steps) = sqlite_alone(&database, *turn).await;
+            let Turns { seconds, steps, .. } = sqlite_alone(&database, *turn).await;
             Run { seconds, requests: verify(&database).await.0, steps: Some(steps), ..Run::default() }
         }
         Who::HttpAlone => http_alone(&stand_in.url, rows, agents).await,
@@ -304,86 +302,12 @@ async fn work(database: &Path, url: &str, rows: u32, concurrency: usize) -> (f64
     (seconds, (settled / turns).max(1))
 }
 
-/// What the worker asks of SQLite, `turn` requests settled and as many claimed in each transaction. Returns the seconds,
-/// and those of each of [`STEPS`].
-#[expect(clippy::too_many_lines, reason = "the statements of a turn, in the order in which the worker makes them")]
-async fn sqlite_alone(database: &Path, turn: usize) -> (f64, [f64; STEPS.len()]) {
+/// What the worker asks of SQLite, `turn` requests settled and as many claimed in each transaction.
+async fn sqlite_alone(database: &Path, turn: usize) -> Turns {
     let mut store = Store::open(options(database)).await.unwrap();
-    let clock = Clock::system();
-    let mut lanes: VecDeque<Lane> = store.lanes().await.unwrap().into_iter().map(|(lane, _)| lane).collect();
-    let mut claimed: VecDeque<(Lane, Settlement)> = VecDeque::new();
-    let (mut steps, mut begun) = ([0.0; STEPS.len()], clock.elapsed());
-    let mut ended = |step: usize| {
-        let now = clock.elapsed();
-        steps[step] += (now - begun).as_secs_f64();
-        begun = now;
-    };
-    while !(lanes.is_empty() && claimed.is_empty()) {
-        let now = clock.now();
-        store.check_owner().unwrap();
-        let full = claimed.len() >= CONCURRENCY || lanes.is_empty();
-        let settled: Vec<_> = claimed.drain(..if full { turn.min(claimed.len()) } else { 0 }).collect();
-        let mut write = store.begin().await.unwrap();
-        ended(0);
-        write.settle(settled.iter().map(|(_, settlement)| settlement)).await.unwrap();
-        assert!(!write.news().await.unwrap());
-        ended(1);
-        let room = CONCURRENCY - claimed.len();
-        let looked_at: Vec<Lane> = lanes.drain(..room.min(lanes.len())).collect();
-        let mut claims = Vec::new();
-        if !looked_at.is_empty() {
-            let most = room.div_ceil(looked_at.len()) * 20;
-            let of_these: HashSet<&Lane> = looked_at.iter().collect();
-            let sent = claimed.iter().filter(|(lane, _)| of_these.contains(lane));
-            let sent: Vec<DeletionId> = sent.flat_map(|(_, sent)| sent.rows.iter().map(|row| row.id)).collect();
-            let looks = write.look(&looked_at, most, &sent, false, now).await.unwrap();
-            for (lane, look) in looked_at.into_iter().zip(looks) {
-                let more = look.due.len() == most;
-                let mut rows: Vec<Deletion> = look.due.into_iter().map(|row| row.deletion).collect();
-                while !rows.is_empty() && claims.len() < room {
-                    let rest = rows.split_off(rows.len().min(20));
-                    let batch = Batch::new(lane.clone(), rows).unwrap();
-                    let (request, correlation_id) = (write.next_request_id(), Uuid::nil());
-                    claims.push(Claim { request, correlation_id, batch });
-                    rows = rest;
-                }
-                if more || !rows.is_empty() {
-                    lanes.push_back(lane);
-                }
-            }
-        }
-        ended(2);
-        write.commit(&claims, None, now).await.unwrap();
-        ended(3);
-        claimed.extend(claims.into_iter().map(|claim| {
-            let settlement = Settlement {
-                request: claim.request,
-                answered_at: now,
-                status: Some(200),
-                fault: None,
-                detail: None,
-                remote_id: Some(claim.correlation_id.to_string()),
-                rows: claim.batch.deletions().iter().map(deleted).collect(),
-                is_whole: true,
-            };
-            (claim.batch.lane().clone(), settlement)
-        }));
-    }
-    let seconds = clock.elapsed().as_secs_f64();
+    let taken = turns::drain(&mut store, turn, CONCURRENCY).await;
     store.close().await.unwrap();
-    (seconds, steps)
-}
-
-fn deleted(row: &Deletion) -> Judged {
-    Judged {
-        id: row.id,
-        verdict: Verdict::Deleted,
-        batch_max: None,
-        asks: 0,
-        maybe_done: false,
-        first_fault: None,
-        evidence: None,
-    }
+    taken
 }
 
 /// The worker's requests, and nothing else.
