@@ -3,10 +3,16 @@
 //! They are given a table of their own, `deletions (id, agent_id, entry_id, done)`, or make one (apalis-sqlite); they check
 //! that all is done, and print a line of JSON: `seconds`, `requests`, and if they know it `peak_kib`.
 
+mod install;
+
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
 };
+
+pub use install::text;
+
+use install::python;
 
 /// The programs that could be made ready; for the others, why not.
 #[derive(Debug)]
@@ -22,7 +28,8 @@ impl Peers {
     pub fn ready() -> Self {
         let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("peers");
-        Self { python: python(&beside, &target), apalis: apalis(&beside, &target) }
+        let python = python(&target.join("venv"), &beside.join("requirements.txt"));
+        Self { python, apalis: apalis(&beside, &target) }
     }
 
     /// Which versions they are.
@@ -43,31 +50,9 @@ impl Peers {
     }
 }
 
-fn python(beside: &Path, target: &Path) -> Result<PathBuf, String> {
-    let venv = target.join("venv");
-    let python = venv.join("bin/python");
-    if !python.exists() {
-        text(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-    }
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
-    text(Command::new(&python).args(pip).arg(beside.join("requirements.txt")))?;
-    Ok(python)
-}
-
 fn apalis(beside: &Path, target: &Path) -> Result<PathBuf, String> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--release", "--quiet", "--locked", "--manifest-path"]).arg(beside.join("apalis/Cargo.toml"));
     text(cargo.arg("--target-dir").arg(target))?;
     Ok(target.join("release/apalis-drain"))
-}
-
-/// What a command prints, or why it failed.
-pub fn text(command: &mut Command) -> Result<String, String> {
-    let named = Path::new(command.get_program()).display().to_string();
-    let Output { status, stdout, stderr } = command.output().map_err(|error| format!("{named}: {error}"))?;
-    if !status.success() {
-        let said = String::from_utf8_lossy(&stderr);
-        return Err(format!("{named}: {status}: {}", said.trim().lines().last().unwrap_or_default()));
-    }
-    Ok(String::from_utf8_lossy(&stdout).trim().to_owned())
 }
