@@ -219,11 +219,12 @@ impl Failure {
 
     /// Whether the server does not let us in.
     fn is_refusal(&self) -> bool {
-        match self {
-            Self::Open(OpenError::Postgres(postgres::OpenError::Sql(error)))
-            | Self::Database(StoreError::Postgres(error)) => error.is_refusal(),
-            _ => false,
+        if let Self::Open(OpenError::Postgres(postgres::OpenError::Sql(error)))
+        | Self::Database(StoreError::Postgres(error)) = self
+        {
+            return error.is_refusal();
         }
+        false
     }
 
     /// The same failure. If there is no database, or no directory for it, it says where the path comes from.

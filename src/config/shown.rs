@@ -19,9 +19,10 @@ pub(super) fn shown(root: &Value) -> BTreeMap<String, String> {
                 walk(&path, value, into);
             }
         } else {
-            let text = match &value.kind {
-                ValueKind::Array(values) => values.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-                _ => value.to_string(),
+            let text = if let ValueKind::Array(values) = &value.kind {
+                values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+            } else {
+                value.to_string()
             };
             into.insert(path.to_owned(), shown_value(path, text));
         }

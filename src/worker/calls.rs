@@ -63,7 +63,7 @@ pub(super) type Flights = HashMap<TaskId, InFlight>;
 #[derive(Debug)]
 pub(super) enum End {
     /// With a reply.
-    Back(Back),
+    Back(Box<Back>),
     /// We cut it short.
     CutShort,
     /// It was never sent, because the lease was over.
@@ -221,7 +221,7 @@ impl<T: Transport> Calls<T> {
         let together = self.in_flight.len();
         let over = |returned: Returned| {
             let (task, end) = match returned {
-                Ok((task, back)) => (task, back.map_or(End::Unsent, End::Back)),
+                Ok((task, back)) => (task, back.map_or(End::Unsent, |back| End::Back(Box::new(back)))),
                 // We cut it short at a shutdown, or it panicked. Its rows must be settled all the same.
                 Err(error) => (error.id(), End::CutShort),
             };

@@ -120,7 +120,7 @@ impl Ledger {
             Back { reply: Reply::unheard(fault, detail), took, together: 1 }
         };
         let Back { mut reply, took, together: at_departure } = match end {
-            End::Back(back) => back,
+            End::Back(back) => *back,
             End::CutShort => unheard(Fault::Lost, "cut short before the answer"),
             End::Unsent => unheard(Fault::Unreachable, "not sent: the daemon stood still, and another one may lead"),
         };

@@ -237,7 +237,7 @@ pub async fn rows_that_change_their_lane_in_flight_take_no_places_in_it<E: Engin
     bed.clock.advance(Duration::from_secs(61));
     // The worker notices this write only in the transaction that settles b's answer. That one looks at the changed lane, too.
     bed.edit_where(|row| row.agent == "a", |row| row.priority = 5).await;
-    assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "the row behind those in flight");
+    assert_eq!(bed.sent_by_a_turn().await, 1, "the row behind those in flight");
     bed.sandbox.open_gate();
     bed.work().await;
     assert_eq!(bed.sizes(), [20, 1, 1]);

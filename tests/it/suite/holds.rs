@@ -47,10 +47,10 @@ pub async fn an_insert_pauses_with_the_next_turn_and_a_delete_resumes_with_the_n
     for (scope, paused) in [("a", 0), ("*", 0), ("b", 1)] {
         bed.pause(scope).await;
         bed.worker.wait_for_a_call().await;
-        assert_eq!(bed.worker.turn().await.unwrap().sent, paused, "{scope}");
+        assert_eq!(bed.sent_by_a_turn().await, paused, "{scope}");
         bed.lift_all().await;
         if paused == 0 {
-            assert_eq!(bed.worker.turn().await.unwrap().sent, 1, "{scope}");
+            assert_eq!(bed.sent_by_a_turn().await, 1, "{scope}");
         }
     }
 }
@@ -219,7 +219,7 @@ pub async fn a_hold_that_is_over_as_it_is_placed_is_probed_once_by_the_turn_that
     // The next transaction settles the first answer, and could claim for three agents.
     let over = Hold { cause: Cause::Throttled, ..Hold::on("*") }.until(Timestamp::ZERO);
     bed.place(&[over]).await;
-    assert_eq!(bed.worker.turn().await.unwrap().sent, 1);
+    assert_eq!(bed.sent_by_a_turn().await, 1);
     bed.work().await;
     assert_eq!(bed.count_in(State::Deleted).await, 4);
 }
