@@ -4,10 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use audio_cache_sweeper::{
     model::clock::Clock,
-    queue::{
-        Queue as _,
-        postgres::{Address, Options, Store},
-    },
+    queue::postgres::{Address, Candidate, Options},
 };
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::OnceCell;
@@ -98,7 +95,8 @@ async fn template() -> String {
     let name = server().make_database("template1").await;
     let address = Address::parse(&[&url(&name)]).unwrap();
     let options = Options { address, busy_timeout: std::time::Duration::ZERO, lease: LEASE };
-    Store::open(options, &Clock::system()).await.unwrap().close().await.unwrap();
+    // Nobody has led there.
+    Candidate::make(options, &Clock::system()).await.unwrap();
     // A database in which somebody is cannot be copied.
     let mut conn = server().connect("postgres", "postgres").await;
     let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
