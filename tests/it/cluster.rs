@@ -81,30 +81,46 @@ pub fn binaries() -> Option<PathBuf> {
     Some(newest.join("bin")).filter(is_whole)
 }
 
+/// The user that the server must run as, if this process is root.
+fn user() -> Option<nix::unistd::User> {
+    nix::unistd::geteuid().is_root().then(|| nix::unistd::User::from_name(UNPRIVILEGED).unwrap().unwrap())
+}
+
+/// A directory that belongs to the server's user.
+pub fn make_dir() -> PathBuf {
+    let dir = TempDir::with_prefix("sweeper-pg-").unwrap().keep();
+    if let Some(user) = user() {
+        chown(&dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    }
+    dir
+}
+
+/// A program, run in `dir` as the server's user.
+pub fn command(program: &Path, dir: &Path) -> Command {
+    let mut command = Command::new(program);
+    if user().is_some() {
+        command = Command::new("setpriv");
+        let switch = ["--reuid", UNPRIVILEGED, "--regid", "nogroup", "--clear-groups", "--"];
+        command.args(switch).arg(program);
+    }
+    command.current_dir(dir);
+    command
+}
+
+/// Makes the files of a server, in `dir/data`.
+pub fn init(binaries: &Path, dir: &Path) {
+    let mut make = command(&binaries.join("initdb"), dir);
+    make.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
+    let made = make.arg(dir.join("data")).output().unwrap();
+    assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+}
+
 impl Cluster {
     /// Makes a server and starts it.
     pub fn start(binaries: &Path) -> Self {
-        let dir = TempDir::with_prefix("sweeper-pg-").unwrap().keep();
-        let user =
-            nix::unistd::geteuid().is_root().then(|| nix::unistd::User::from_name(UNPRIVILEGED).unwrap().unwrap());
-        if let Some(user) = &user {
-            chown(&dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
-        }
-        let command = |program: &Path| {
-            let mut command = Command::new(program);
-            if user.is_some() {
-                command = Command::new("setpriv");
-                let switch = ["--reuid", UNPRIVILEGED, "--regid", "nogroup", "--clear-groups", "--"];
-                command.args(switch).arg(program);
-            }
-            command.current_dir(&dir);
-            command
-        };
-        let mut make = command(&binaries.join("initdb"));
-        make.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
-        let made = make.arg(dir.join("data")).output().unwrap();
-        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let mut watchdog = command(Path::new("sh"));
+        let dir = make_dir();
+        init(binaries, &dir);
+        let mut watchdog = command(Path::new("sh"), &dir);
         watchdog.args(["-c", WATCHDOG, "sh"]).arg(binaries).arg(&dir);
         // A group of its own: Ctrl-C in a terminal reaches the tests, and not their server.
         let mut watchdog = watchdog.stdin(Stdio::piped()).process_group(0).spawn().unwrap();

@@ -1,6 +1,6 @@
 //! An API that means harm, or is broken in ways that no mock thinks of: raw bytes over a socket.
 
-mod server;
+pub mod server;
 
 use std::{
     io::{self, Write as _},

@@ -6,6 +6,7 @@ mod check;
 mod commands;
 mod doubts;
 mod enqueue;
+mod failover;
 mod grants;
 mod hold;
 mod inbox;
