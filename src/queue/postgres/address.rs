@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::subscriber::NoSubscriber;
 
 use super::{
-    codes::{Class, class_of},
+    codes::{Class, class_of, is_of_a_pooler},
     url::{self, Url, UrlError},
 };
 use crate::small_file;
@@ -169,6 +169,10 @@ impl Address {
 /// The message of the server, or of the connection.
 pub(super) fn message_of(error: &sqlx::Error) -> String {
     match (error, error.as_database_error()) {
+        (_, Some(said)) if is_of_a_pooler(error) => {
+            let why = "a pooler gives each transaction another session: connect past it, or through it in session mode";
+            format!("{} ({why})", said.message())
+        }
         (_, Some(error)) => match error.code().as_deref() {
             Some(LOCK_NOT_AVAILABLE) => {
                 "another session kept this one waiting for a lock, for longer than database.busy_timeout".to_owned()

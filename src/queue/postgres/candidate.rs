@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 
 use super::{
     Store,
+    codes::is_of_a_pooler,
     command::newest,
     cursors::Cursors,
     errors::{OpenError, StoreError},
@@ -68,7 +69,10 @@ impl Candidate {
     /// may not make the schema.
     pub async fn connect(options: Options, clock: &Clock) -> Result<Self, OpenError> {
         let address = options.address.clone();
-        let error = |source| OpenError::from(StoreError::new(&address, OPEN, source));
+        let error = |source| match is_of_a_pooler(&source) {
+            true => OpenError::Pooled { address: address.clone() },
+            false => OpenError::from(StoreError::new(&address, OPEN, source)),
+        };
         let lease = Lease::new(clock.clone(), sends_for(options.lease));
         let mut session = Session::connect(&options, &lease).await.map_err(error)?;
         let version = session.run(server_version).await.map_err(error)?;

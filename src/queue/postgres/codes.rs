@@ -37,6 +37,13 @@ pub(super) fn is_worth_another_try(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| matches!(&*code, "40001" | "40P01"))
 }
 
+/// Whether the session has prepared statements that are not ours, or lacks ours: a pooler gives each transaction another session.
+pub(super) fn is_of_a_pooler(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    // duplicate_prepared_statement, invalid_sql_statement_name
+    code.is_some_and(|code| matches!(&*code, "42P05" | "26000"))
+}
+
 fn class_of_code(code: &str) -> Class {
     match code {
         // query_canceled (a timeout of ours), lock_not_available, and two transactions that stood in each other's way

@@ -6,6 +6,7 @@ mod deadline;
 mod leadership;
 mod node;
 mod place;
+mod pooler;
 mod producers;
 mod random;
 mod scene;
