@@ -50,6 +50,9 @@ fn class_of_code(code: &str) -> Class {
         "57014" | "55P03" | "40001" | "40P01" => Class::Busy,
         // the server ended the session, or is starting or stopping; its idle timeouts
         "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Class::Lost,
+        // read_only_sql_transaction: the server takes no writes any more, as before a switch to another one. A new connection is made to
+        // one that does.
+        "25006" => Class::Lost,
         // data_corrupted, index_corrupted, io_error
         "XX001" | "XX002" | "58030" => Class::Damaged,
         // connection_exception
@@ -70,10 +73,10 @@ mod tests {
     fn a_code_says_whether_the_session_lives_and_whether_waiting_helps() {
         for (class, codes) in [
             (Class::Busy, vec!["57014", "55P03", "40001", "40P01", "53100", "53300"]),
-            (Class::Lost, vec!["57P01", "57P03", "08006", "08P01", "25P03", "57P05"]),
+            (Class::Lost, vec!["57P01", "57P03", "08006", "08P01", "25P03", "57P05", "25006"]),
             (Class::Denied, vec!["28000", "28P01"]),
             (Class::Damaged, vec!["XX001", "XX002", "58030"]),
-            (Class::Other, vec!["42P01", "42501", "23505", "25006", "XX000"]),
+            (Class::Other, vec!["42P01", "42501", "23505", "XX000"]),
         ] {
             for code in codes {
                 assert_eq!(class_of_code(code), class, "{code}");

@@ -9,6 +9,7 @@ use super::{
     Store,
     address::Address,
     candidate::{Attempt, Candidate},
+    codes::{Class, class_of},
     errors::{OpenError, StoreError},
     schema::migrator,
     session::Session,
@@ -155,6 +156,12 @@ pub(super) async fn migrate(session: &mut Session, address: &Address) -> Result<
     match outcome {
         Ok(()) => Ok(()),
         Err(MigrateError::VersionMissing(version)) => Err(OpenError::Newer { address: address.clone(), version }),
+        // The server has ended, or takes no writes now. That says nothing about the migrations.
+        Err(MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _))
+            if class_of(&source) != Class::Other =>
+        {
+            Err(StoreError::new(address, OPEN, source).into())
+        }
         Err(source) => Err(OpenError::Migrate { address: address.clone(), source: Box::new(source) }),
     }
 }

@@ -17,6 +17,7 @@ mod way;
 use std::{collections::HashSet, time::Duration};
 
 use deadline::wait_until;
+use node::Node;
 use scene::{LEASE, Leading, SLACK, Scene};
 use server::Server;
 use truth::Mood;
@@ -167,5 +168,25 @@ async fn a_standby_server_that_was_promoted_is_found_by_its_url() {
     let took = scene.served(1).saturating_sub(up);
     println!("promotion: {took:?} from the promotion to the next request");
     assert!(took <= LEASE + Duration::from_secs(1) + SLACK, "{took:?}\n{}", scene.logs());
+    scene.finish().await.assert_sound();
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_for_a_while_is_waited_for() {
+    let Some(server) = Server::start().await else { return };
+    let scene = Scene::of(&[&server], 2, 7);
+    scene.served(20);
+    let before = scene.clock.elapsed();
+    server.takes_writes(false).await;
+    wait_until(
+        Duration::from_secs(30),
+        || format!("a daemon that noticed it:\n{}", scene.logs()),
+        || {
+            let told = |node: &Node| node.lines("database_unavailable").pop().is_some_and(|(at, _)| at > before);
+            scene.nodes.iter().all(told).then_some(())
+        },
+    );
+    server.takes_writes(true).await;
+    scene.served(20);
     scene.finish().await.assert_sound();
 }

@@ -125,6 +125,14 @@ impl Server {
         done(Command::new("kill").args(["-s", "KILL", pid.lines().next().unwrap()]));
     }
 
+    /// Makes transactions read-only, as a switch to another server may begin; or lets them write again.
+    pub async fn takes_writes(&self, writes: bool) {
+        for sql in [&format!("ALTER SYSTEM SET default_transaction_read_only = {}", !writes), "SELECT pg_reload_conf()"]
+        {
+            self.execute(sql).await;
+        }
+    }
+
     /// Makes a standby the primary.
     pub fn promote(&self) {
         done(&mut self.pg_ctl(&["promote"]));
