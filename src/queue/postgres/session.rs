@@ -85,6 +85,8 @@ pub(super) struct Session {
     /// It has the lock, and each statement proves that.
     is_locked: bool,
     lease: Lease,
+    /// The lease as the server counts it.
+    whole_lease: Duration,
 }
 
 /// For how long a leader may send after a statement, with this lease of its session.
@@ -117,7 +119,8 @@ impl Session {
         };
         let (conn, identity) = within(CONNECTED_WITHIN, connecting).await?;
         let (backend, in_doubt, is_open, is_locked) = (0, false, false, false);
-        Ok(Self { conn: Some(conn), backend, in_doubt, is_open, identity, is_locked, lease: lease.clone() })
+        let (lease, whole_lease) = (lease.clone(), options.lease);
+        Ok(Self { conn: Some(conn), backend, in_doubt, is_open, identity, is_locked, lease, whole_lease })
     }
 
     /// Whether there is a pooler between us and the server that gives each transaction another session. The lock would stay on one of
@@ -184,7 +187,9 @@ impl Session {
         self.in_doubt = true;
         let begun = self.lease.begin();
         let conn = self.conn.as_mut().ok_or_else(|| sqlx::Error::Io(io::ErrorKind::NotConnected.into()))?;
-        let done = within(ENDED_WITHIN, work(conn)).await;
+        // Whoever stands by asks for little. A server that is gone must not keep it for longer from the one that has been promoted.
+        let most = if self.is_locked { ENDED_WITHIN } else { self.whole_lease.min(ENDED_WITHIN) };
+        let done = within(most, work(conn)).await;
         self.in_doubt = done.as_ref().is_err_and(|error| class_of(error) == Class::Lost);
         if self.in_doubt {
             self.lease.end();

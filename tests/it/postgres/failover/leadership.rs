@@ -8,12 +8,16 @@ use audio_cache_sweeper::{
     pace::{Pace, RateLimit},
     queue::{
         Queue as _, QueueError as _, Remedy,
-        postgres::{Address, Options, Store},
+        postgres::{Address, Candidate, Options, Store},
     },
     sandbox::{Mood, Sandbox},
     worker::{Settings, Turn, Until, Worker},
 };
 
+use super::{
+    scene::SLACK,
+    way::{Passes, Way},
+};
 use crate::{
     cluster::{OWNER, cluster},
     daemon::{Daemon, configured},
@@ -214,4 +218,23 @@ async fn a_program_that_is_older_than_the_tables_stands_by_and_says_so() {
         log.last("standby", "why").ends_with("made by a newer sweeper (schema 99); use that version or a newer one")
     );
     assert_eq!(scene.engine.query::<(i64,)>("SELECT epoch FROM leadership").await, [(0,)]);
+}
+
+#[tokio::test]
+async fn a_daemon_that_stands_by_gives_a_server_up_that_is_silent_for_a_lease() {
+    let Some(scene) = Scene::new().await else { return };
+    let leader = scene.take_over(limit(1.0, 1)).await;
+    let way = Way::to(cluster().unwrap().dir());
+    let url = format!("postgres://{OWNER}@localhost/{}?host={}", scene.engine.database.name(), way.dir().display());
+    let lease = Duration::from_secs(2);
+    let options = Options { address: Address::parse(&[&url]).unwrap(), lease, ..scene.engine.options.clone() };
+    let clock = Clock::system();
+    let candidate = Candidate::connect(options, &clock).await.unwrap();
+    way.set(Passes::Nothing);
+    let begun = clock.elapsed();
+    let error = candidate.try_to_lead().await.unwrap_err();
+    let took = clock.elapsed() - begun;
+    assert!(error.is_temporary() && error.to_string().contains("the server has not answered for 2 s"), "{error}");
+    assert!((lease..lease + SLACK).contains(&took), "{took:?}");
+    drop(leader);
 }
