@@ -50,8 +50,11 @@ async fn random_failures_lose_nothing_and_send_nothing_too_early() {
     let mut took = Vec::new();
     for round in 0..count {
         let failure = FAILURES[rng.usize(..FAILURES.len())];
-        // At any place of a turn.
-        scene.served(rng.usize(1..30));
+        // At any place of a turn, or of a take-over.
+        let further = rng.usize(0..30);
+        if further > 0 {
+            scene.served(further);
+        }
         std::thread::sleep(Duration::from_micros(rng.u64(0..30_000)));
         let after = fail(&mut scene, &server, failure, &mut rng);
         println!("{round}: {failure:?}: {after:?} until the work goes on");
@@ -118,7 +121,9 @@ fn fail(scene: &mut Scene, server: &Server, failure: Failure, rng: &mut fastrand
             } else {
                 node.set_ways(Passes::Both);
             }
-            let told = || node.lines("deposed").pop().filter(|(at, _)| *at > before.at);
+            // In the middle of its take-over, it notices only that its session is gone.
+            let said = || ["deposed", "database_unavailable"].into_iter().flat_map(|event| node.lines(event));
+            let told = || said().find(|(at, _)| *at > failed);
             wait_until(Duration::from_secs(30), || format!("the end of a leadership:\n{}", scene.logs()), told);
             next.at.saturating_sub(failed)
         }
