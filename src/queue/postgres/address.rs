@@ -1,6 +1,15 @@
 //! Where the database is, how it is reached, and how it is named in messages.
 
-use std::{fmt, io, path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    path::PathBuf,
+    str::FromStr as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection,
@@ -53,6 +62,8 @@ struct Inner {
     password_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     name: String,
+    /// The place of the server that was connected to last.
+    last: AtomicUsize,
 }
 
 struct Server {
@@ -72,7 +83,7 @@ impl Address {
         let database = servers.first().map(|server| server.url.database()).unwrap_or_default();
         let names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
         let name = format!("{database} at {}", names.join(", "));
-        Ok(Self(Arc::new(Inner { servers, password_file: None, ca_file: None, name })))
+        Ok(Self(Arc::new(Inner { servers, password_file: None, ca_file: None, name, last: AtomicUsize::default() })))
     }
 
     /// The same database, with a file whose first line is the password, and a file with certificates of issuers that are trusted beside
@@ -87,7 +98,13 @@ impl Address {
         }
         let servers = inner.servers.iter().map(|server| Server { url: server.url.clone(), name: server.name.clone() });
         let servers = servers.collect();
-        Ok(Self(Arc::new(Inner { servers, password_file, ca_file, name: inner.name.clone() })))
+        Ok(Self(Arc::new(Inner {
+            servers,
+            password_file,
+            ca_file,
+            name: inner.name.clone(),
+            last: AtomicUsize::default(),
+        })))
     }
 
     /// The name of the database.
@@ -100,15 +117,21 @@ impl Address {
         self.0.servers.iter().filter_map(|server| Some((server.name.as_str(), server.url.unverified_mode()?)))
     }
 
-    /// Connects to the first server that takes writes.
+    /// Connects to the first server that takes writes, beginning with the one that was connected to last.
     ///
     /// # Errors
     /// If there is none. An error for which a person must act goes before one that may pass.
     pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let mut failures: Vec<(&str, sqlx::Error)> = Vec::new();
-        for server in &self.0.servers {
+        let servers = self.0.servers.iter().enumerate();
+        // A server that is gone without a word costs two seconds. One that took writes before probably still does.
+        let first = self.0.last.load(Ordering::Relaxed);
+        for (at, server) in servers.clone().skip(first).chain(servers.take(first)) {
             match self.connect_to(server).await {
-                Ok(conn) => return Ok(conn),
+                Ok(conn) => {
+                    self.0.last.store(at, Ordering::Relaxed);
+                    return Ok(conn);
+                }
                 Err(error) => failures.push((&server.name, error)),
             }
         }

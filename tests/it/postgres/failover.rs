@@ -172,6 +172,26 @@ async fn a_standby_server_that_was_promoted_is_found_by_its_url() {
 }
 
 #[tokio::test]
+async fn a_primary_that_is_gone_without_a_word_is_given_up_for_the_one_that_was_promoted() {
+    let Some(primary) = Server::start().await else { return };
+    let standby = primary.standby().await;
+    let scene = Scene::of(&[&primary, &standby], 2, 7);
+    scene.served(20);
+    let before = scene.leader();
+    scene.nodes.iter().for_each(|node| node.ways[0].set(Passes::Nothing));
+    primary.kill();
+    standby.promote();
+    let up = scene.clock.elapsed();
+    let took = scene.next_leader(before.epoch).at.saturating_sub(up);
+    println!("promotion, the primary is silent: {took:?} from the promotion to the next leader");
+    scene.served(1);
+    // First, a daemon tries for two seconds to connect to the one that is gone.
+    assert!(took <= LEASE + Duration::from_secs(3) + SLACK, "{took:?}\n{}", scene.logs());
+    scene.nodes.iter().for_each(|node| node.ways[0].set(Passes::Both));
+    scene.finish().await.assert_sound();
+}
+
+#[tokio::test]
 async fn a_server_that_takes_no_writes_for_a_while_is_waited_for() {
     let Some(server) = Server::start().await else { return };
     let scene = Scene::of(&[&server], 2, 7);
