@@ -16,7 +16,7 @@ mod way;
 
 use std::{collections::HashSet, time::Duration};
 
-use deadline::wait_until;
+use deadline::{tell, wait_until};
 use node::Node;
 use scene::{LEASE, Leading, SLACK, Scene};
 use server::Server;
@@ -27,7 +27,7 @@ use way::Passes;
 /// A leader that failed at `failed` is replaced within the lease and a second.
 fn assert_in_time(scene: &Scene, what: &str, failed: Duration, next: Leading) {
     let took = next.at.saturating_sub(failed);
-    println!("{what}: {took:?} until the next one leads");
+    tell(&format!("{what}: {took:?} until the next one leads"));
     assert!(took <= LEASE + Duration::from_secs(1) + SLACK, "{what}: {took:?}\n{}", scene.logs());
 }
 
@@ -101,7 +101,7 @@ async fn a_leader_that_is_told_to_stop_hands_over_at_once_and_leaves_nothing_una
     scene.nodes[before.node].signal("TERM");
     let next = scene.next_leader(before.epoch);
     let took = next.at.saturating_sub(failed);
-    println!("SIGTERM: {took:?} until the next one leads");
+    tell(&format!("SIGTERM: {took:?} until the next one leads"));
     assert!(took <= Duration::from_secs(1) + SLACK, "{took:?}\n{}", scene.logs());
     assert_eq!(scene.nodes[before.node].ended(SLACK), 0);
     assert_eq!(scene.nodes[next.node].lines("leading")[0].1["orphans"], 0);
@@ -149,7 +149,7 @@ async fn a_server_that_ends_and_starts_again_is_worked_on_again() {
         }
         let up = scene.clock.elapsed();
         let took = scene.served(1).saturating_sub(up);
-        println!("{what}: {took:?} from the server's start to the next request");
+        tell(&format!("{what}: {took:?} from the server's start to the next request"));
         assert!(took <= LEASE + Duration::from_secs(1) + SLACK, "{what}: {took:?}\n{}", scene.logs());
     }
     scene.finish().await.assert_sound();
@@ -166,7 +166,7 @@ async fn a_standby_server_that_was_promoted_is_found_by_its_url() {
     standby.promote();
     let up = scene.clock.elapsed();
     let took = scene.served(1).saturating_sub(up);
-    println!("promotion: {took:?} from the promotion to the next request");
+    tell(&format!("promotion: {took:?} from the promotion to the next request"));
     assert!(took <= LEASE + Duration::from_secs(1) + SLACK, "{took:?}\n{}", scene.logs());
     scene.finish().await.assert_sound();
 }
@@ -183,7 +183,7 @@ async fn a_primary_that_is_gone_without_a_word_is_given_up_for_the_one_that_was_
     standby.promote();
     let up = scene.clock.elapsed();
     let took = scene.next_leader(before.epoch).at.saturating_sub(up);
-    println!("promotion, the primary is silent: {took:?} from the promotion to the next leader");
+    tell(&format!("promotion, the primary is silent: {took:?} from the promotion to the next leader"));
     scene.served(1);
     // First, a daemon tries for two seconds to connect to the one that is gone.
     assert!(took <= LEASE + Duration::from_secs(3) + SLACK, "{took:?}\n{}", scene.logs());

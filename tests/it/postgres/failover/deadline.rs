@@ -1,6 +1,11 @@
-//! Waiting for something that must come.
+//! Waiting for something that must come, and telling how long that took.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    env,
+    io::{self, Write as _},
+    thread::sleep,
+    time::Duration,
+};
 
 use audio_cache_sweeper::model::clock::Clock;
 
@@ -27,5 +32,18 @@ pub async fn until<T>(most: Duration, what: impl Fn() -> String, mut ask: impl A
         }
         assert!(clock.elapsed() < by, "{} has not come within {most:?}", what());
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Tells something that a passing test would swallow.
+pub fn say(what: &str) {
+    let mut stderr = io::stderr();
+    writeln!(stderr, "{what}").unwrap();
+}
+
+/// The same, for who asked for a long run.
+pub fn tell(what: &str) {
+    if env::var_os("FAILOVERS").is_some() {
+        say(what);
     }
 }

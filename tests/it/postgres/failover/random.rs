@@ -3,7 +3,7 @@
 use std::{env, time::Duration};
 
 use super::{
-    deadline::wait_until,
+    deadline::{say, tell, wait_until},
     scene::{LEASE, SLACK, Scene},
     server::Server,
     truth::Mood,
@@ -43,7 +43,7 @@ async fn random_failures_lose_nothing_and_send_nothing_too_early() {
     let Some(server) = Server::start().await else { return };
     let seed = variable("FAILOVERS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     let count = variable("FAILOVERS").unwrap_or(4);
-    println!("FAILOVERS={count} FAILOVERS_SEED={seed}");
+    say(&format!("random failures: FAILOVERS={count} FAILOVERS_SEED={seed}"));
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut scene = Scene::of(&[&server], NODES, seed);
     scene.truth.set(Mood::Mixed);
@@ -57,18 +57,18 @@ async fn random_failures_lose_nothing_and_send_nothing_too_early() {
         }
         std::thread::sleep(Duration::from_micros(rng.u64(0..30_000)));
         let after = fail(&mut scene, &server, failure, &mut rng);
-        println!("{round}: {failure:?}: {after:?} until the work goes on");
+        tell(&format!("{round}: {failure:?}: {after:?} until the work goes on"));
         took.push((failure, after));
     }
     for failure in FAILURES {
         let mut took: Vec<Duration> = took.iter().filter(|(of, _)| *of == failure).map(|(_, took)| *took).collect();
         took.sort();
         if let (Some(median), Some(most)) = (took.get(took.len() / 2), took.last()) {
-            println!("{failure:?}: {} times, median {median:?}, longest {most:?}", took.len());
+            tell(&format!("{failure:?}: {} times, median {median:?}, longest {most:?}", took.len()));
         }
     }
     let findings = scene.finish().await;
-    println!(
+    tell(&format!(
         "{} requests, {} rows; late {}, twice {}, lost {}, at most {:.1} above rate x time",
         findings.requests,
         findings.rows,
@@ -76,7 +76,7 @@ async fn random_failures_lose_nothing_and_send_nothing_too_early() {
         findings.twice.len(),
         findings.lost.len(),
         findings.above_rate
-    );
+    ));
     findings.assert_sound();
 }
 
@@ -111,7 +111,8 @@ fn fail(scene: &mut Scene, server: &Server, failure: Failure, rng: &mut fastrand
             match failure {
                 Failure::Stop => node.signal("STOP"),
                 Failure::Cut => node.set_ways(Passes::Nothing),
-                _ => node.set_ways(Passes::Up),
+                Failure::CutAnswers => node.set_ways(Passes::Up),
+                Failure::Kill | Failure::Terminate | Failure::RestartServer | Failure::KillServer => {}
             }
             let next = scene.next_leader(before.epoch);
             std::thread::sleep(Duration::from_millis(rng.u64(0..1_500)));
