@@ -12,11 +12,14 @@ use crate::{
     process::Killed,
     server::{Server, connect},
     stand_in::StandIn,
+    verdict,
 };
 
 const AGENTS: u32 = 100;
 /// The stand-in takes this long to answer, so that there are always requests in flight.
 const LATENCY: Duration = Duration::from_millis(20);
+/// `api.request_timeout`, by default: before that, the request of the killed process may still be under way.
+const REQUEST_TIMEOUT_MS: u64 = 30_000;
 /// How often what has arrived is looked at.
 const LOOK: Duration = Duration::from_millis(2);
 /// How often the tables are looked at.
@@ -38,7 +41,7 @@ pub async fn run(server: &Server, peers: &Peers) {
         "\nkill -9: {rows} IDs of {AGENTS} agents, killed after half of them, started again, {patience} s; {}",
         Peers::versions()
     );
-    println!("  {:<36} {:>6} {:>8} {:>11} {:>16}", "", "stuck", "done in", "sent twice", "after at least");
+    println!("  {:<36} {:>6} {:>8} {:>11} {:>15}", "", "stuck", "done in", "sent twice", "after at least");
     let mut made = Vec::new();
     for who in ENTRANTS.into_iter().filter(|who| peers.has(*who)) {
         who.fill(server, peers, &mut made, rows, AGENTS).await;
@@ -65,7 +68,20 @@ async fn once(server: &Server, peers: &Peers, who: Who, rows: u32, patience: Dur
     let counts = stand_in.counts();
     let done = if stuck == 0 { format!("{:.1} s", clock.elapsed().as_secs_f64()) } else { String::new() };
     let soonest = counts.soonest_ms.map_or_else(String::new, |ms| format!("{:.1} s", ms as f64 / 1e3));
-    println!("  {:<36} {stuck:>6} {done:>8} {:>11} {soonest:>16}", who.name(), counts.twice);
+    let note = match who {
+        Who::Sweeper { .. } => {
+            let is_early = counts.soonest_ms.is_some_and(|ms| ms < REQUEST_TIMEOUT_MS);
+            format!(
+                "none stuck: {}; none twice within api.request_timeout: {}",
+                verdict(stuck == 0),
+                verdict(!is_early)
+            )
+        }
+        Who::Boss { .. } => "stuck for 15 minutes, until its jobs expire".to_owned(),
+        Who::Graphile { .. } => "stuck for 4 hours, until others may have its jobs".to_owned(),
+        Who::Script => "what was in flight is sent again at once".to_owned(),
+    };
+    println!("  {:<36} {stuck:>6} {done:>8} {:>11} {soonest:>15}  {note}", who.name(), counts.twice);
 }
 
 async fn left(conn: &mut PgConnection, who: Who) -> i64 {
