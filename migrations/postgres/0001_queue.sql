@@ -262,12 +262,14 @@ WHEN (current_setting('sweeper.leads', true) IS DISTINCT FROM 'on') EXECUTE FUNC
 CREATE TRIGGER acts_edited AFTER INSERT OR UPDATE OR DELETE ON acts FOR EACH STATEMENT
 WHEN (current_setting('sweeper.leads', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION edited();
 
+-- AFTER, for all triggers on rows: with one that runs before, the server locks each row for itself at each UPDATE, whatever WHEN says.
+
 -- The verdict on a row is written by its id. With another entry in the row, the verdict would be about an entry that was not sent.
 CREATE FUNCTION deletions_renamed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE 'id, agent_id and entry_id of a deletion stay as they are: delete the row and insert another';
 END $$;
-CREATE TRIGGER deletions_renamed BEFORE UPDATE OF id, agent_id, entry_id ON deletions_known FOR EACH ROW
+CREATE TRIGGER deletions_renamed AFTER UPDATE OF id, agent_id, entry_id ON deletions_known FOR EACH ROW
 WHEN (NEW.id <> OLD.id OR NEW.agent_id <> OLD.agent_id OR NEW.entry_id <> OLD.entry_id) EXECUTE FUNCTION deletions_renamed();
 
 -- No CHECK: the daemon must be able to put a row off even if its clock begins in 1970.
@@ -275,7 +277,7 @@ CREATE FUNCTION deletions_in_seconds() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE 'due_at must be Unix milliseconds; this looks like seconds';
 END $$;
-CREATE TRIGGER deletions_in_seconds BEFORE UPDATE OF due_at ON deletions_known FOR EACH ROW
+CREATE TRIGGER deletions_in_seconds AFTER UPDATE OF due_at ON deletions_known FOR EACH ROW
 WHEN (NEW.due_at < 100000000000 AND NEW.due_at <> 0 AND NEW.due_at <> OLD.due_at
     AND current_setting('sweeper.leads', true) IS DISTINCT FROM 'on')
 EXECUTE FUNCTION deletions_in_seconds();
