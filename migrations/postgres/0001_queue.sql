@@ -250,6 +250,8 @@ BEGIN
     PERFORM set_config('idle_in_transaction_session_timeout', '30s', true);
 END $$;
 REVOKE EXECUTE ON FUNCTION between_turns() FROM PUBLIC;
+-- Nobody may make a trigger of their own with it. A trigger that is there needs no right.
+REVOKE EXECUTE ON FUNCTION edited() FROM PUBLIC;
 
 -- A trigger for statements runs for the table that a statement names, so both tables need one. The session of the leader has the
 -- setting `sweeper.leads`.
@@ -339,3 +341,6 @@ BEGIN
 END $$;
 CREATE TRIGGER deletions_relabelled AFTER UPDATE OF label ON deletions_known FOR EACH ROW
 WHEN (NEW.label IS DISTINCT FROM OLD.label) EXECUTE FUNCTION deletions_relabelled();
+
+-- They have the rights of the owner. With a trigger of one's own on a temporary table, whoever may execute them could remove rows.
+REVOKE EXECUTE ON FUNCTION deletions_ended(), deletions_removed(), wishes_cancelled(), deletions_relabelled() FROM PUBLIC;

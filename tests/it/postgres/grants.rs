@@ -58,6 +58,21 @@ async fn assert_rights(conn: &mut PgConnection, may: &[&str], may_not: &[&str]) 
     }
 }
 
+/// Our functions have the rights of the owner.
+#[tokio::test]
+async fn nobody_can_make_a_trigger_of_our_functions() {
+    let Some(mut seam) = scene().await else { return };
+    let mut conn = role(&mut seam, "a producer with triggers", Grant::Producer).await;
+    run(&mut conn, "CREATE TEMP TABLE mine (label text, agent_id text, entry_id text, state text)").await.unwrap();
+    for function in ["edited", "deletions_ended", "deletions_removed", "wishes_cancelled", "deletions_relabelled"] {
+        let sql = format!("CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION sweeper.{function}()");
+        let error = run(&mut conn, &sql).await.unwrap_err();
+        assert!(error.contains("permission denied for function"), "{sql}: {error}");
+    }
+    let error = run(&mut conn, "SELECT between_turns()").await.unwrap_err();
+    assert!(error.contains("permission denied for function"), "{error}");
+}
+
 #[tokio::test]
 async fn a_producer_may_enqueue_and_read_rows_and_nothing_else() {
     let Some(mut seam) = scene().await else { return };
