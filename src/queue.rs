@@ -76,6 +76,11 @@ pub trait Queue {
     /// As [`Queue::check_owner`], or if the database fails.
     async fn changed(&mut self) -> Result<bool, Self::Error>;
 
+    /// Whether there is more that producers wrote than was taken in so far. The rows that would fill a request may be among it.
+    fn is_taking_in(&self) -> bool {
+        false
+    }
+
     /// Every lane with open rows, and when its first row is due. O(lanes), never O(rows).
     ///
     /// # Errors

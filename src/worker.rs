@@ -248,6 +248,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     async fn settle_and_claim(&mut self, may_claim: bool) -> Result<usize, Q::Error> {
         self.reconnect().await?;
         let now = self.clock.now();
+        self.schedule.waits_for_full = self.queue.is_taking_in();
         let mut plan =
             if may_claim { self.schedule.plan(self.calls.len(), &self.ledger.evidence, now) } else { Plan::default() };
         let over = if self.view.holds_stale { Vec::new() } else { self.schedule.pace.holds.over(now, MOST_LIFTED) };

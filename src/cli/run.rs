@@ -283,16 +283,23 @@ impl Job<'_> {
         (ended, totals)
     }
 
-    /// A worker on an opened queue, with a client for the API.
+    /// A client for the API. It is made before the queue is opened: without a key there is nothing to do.
     ///
     /// # Errors
-    /// If there is no API key, or the database cannot be used.
-    async fn worker<Q: Queue>(&self, queue: Q) -> Result<Worker<Q>, Failure>
+    /// If there is no key, or none that can be used.
+    fn api(&self) -> Result<Api, Failure> {
+        Ok(Api::new(self.config.api()?)?.named(self.config.names.clone()))
+    }
+
+    /// A worker on an opened queue.
+    ///
+    /// # Errors
+    /// If the database cannot be used.
+    async fn worker<Q: Queue>(&self, queue: Q, api: Api) -> Result<Worker<Q>, Failure>
     where
         Failure: From<Q::Error>,
     {
         let config = self.config;
-        let api = Api::new(config.api()?)?.named(config.names.clone());
         let mut pace = Pace::new(config.rate, config.hold_growth);
         pace.permits.lead_by(LEAD);
         let begun = self.clock.elapsed();

@@ -38,6 +38,12 @@ impl Lease {
         Self(Some(Arc::new(Term { clock, length, until: AtomicU64::new(0) })))
     }
 
+    /// Whether it never ends.
+    #[must_use]
+    pub fn is_endless(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The elapsed time at which a proof begins.
     #[must_use]
     pub fn begin(&self) -> Duration {

@@ -197,6 +197,10 @@ impl Queue for Store {
         self.epoch > 1
     }
 
+    fn is_taking_in(&self) -> bool {
+        self.is_behind()
+    }
+
     async fn changed(&mut self) -> Result<bool, StoreError> {
         self.ready().await?;
         self.take_in_news().await

@@ -183,6 +183,10 @@ impl Metrics {
     /// Takes in whether this daemon works on the queue, or stands by.
     pub fn leads(&self, leads: bool) {
         self.0.leader.set(i64::from(leads));
+        if !leads {
+            self.0.in_flight.set(0);
+            self.0.unsettled.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The number of requests that are in flight or whose answers are not written: what a crash would leave to the next start.

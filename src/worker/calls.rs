@@ -64,8 +64,8 @@ pub(super) type Flights = HashMap<TaskId, InFlight>;
 pub(super) enum End {
     /// With a reply.
     Back(Box<Back>),
-    /// We cut it short.
-    CutShort,
+    /// We cut it short. `follows`: another daemon may lead right after us, and send its IDs again.
+    CutShort { follows: bool },
     /// It was never sent, because the lease was over.
     Unsent,
 }
@@ -219,11 +219,12 @@ impl<T: Transport> Calls<T> {
         let mut returned = std::mem::take(&mut self.returned);
         returned.extend(std::iter::from_fn(|| self.tasks.try_join_next_with_id()));
         let together = self.in_flight.len();
+        let follows = !self.lease.is_endless();
         let over = |returned: Returned| {
             let (task, end) = match returned {
                 Ok((task, back)) => (task, back.map_or(End::Unsent, |back| End::Back(Box::new(back)))),
                 // We cut it short at a shutdown, or it panicked. Its rows must be settled all the same.
-                Err(error) => (error.id(), End::CutShort),
+                Err(error) => (error.id(), End::CutShort { follows }),
             };
             let call = self.in_flight.remove(&task)?;
             let agent = &call.batch.lane().agent;

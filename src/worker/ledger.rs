@@ -115,13 +115,21 @@ impl Ledger {
         let Over { call, end, together, has_company } = over;
         let elapsed = schedule.clock.elapsed();
         let heard = matches!(end, End::Back(_));
+        // The API may still be at work on it.
+        let not_before = match end {
+            End::CutShort { follows: true } => {
+                let since = elapsed.saturating_sub(call.departure.at);
+                now.plus(schedule.settings.request_timeout.saturating_sub(since))
+            }
+            End::Back(_) | End::CutShort { follows: false } | End::Unsent => Timestamp::ZERO,
+        };
         let unheard = |fault, detail| {
             let took = elapsed.saturating_sub(call.departure.at);
             Back { reply: Reply::unheard(fault, detail), took, together: 1 }
         };
         let Back { mut reply, took, together: at_departure } = match end {
             End::Back(back) => *back,
-            End::CutShort => unheard(Fault::Lost, "cut short before the answer"),
+            End::CutShort { .. } => unheard(Fault::Lost, "cut short before the answer"),
             End::Unsent => unheard(Fault::Unreachable, "not sent: the daemon stood still, and another one may lead"),
         };
         let is_mixed_up = self.is_mixed_up(&call, &mut reply);
@@ -131,6 +139,7 @@ impl Ledger {
         let said = Heard { result: &reply.result, envelope: reply.envelope.as_ref() };
         let policy = &schedule.settings.policy;
         let mut judgement = judge(sent, said, &standing, policy, now, &mut self.rng);
+        judgement.rows.iter_mut().for_each(|row| *row = row.not_before(not_before));
         if reply.key_changed {
             // The next request goes out with the new key, and may succeed.
             judgement.hold = None;

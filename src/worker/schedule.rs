@@ -94,6 +94,8 @@ pub(super) struct Schedule {
     pub(super) told: Arc<AtomicBool>,
     /// The number of requests that may still be sent. `None`: no limit.
     pub(super) allowance: Option<usize>,
+    /// Rows that would fill a request may not be taken in yet.
+    pub(super) waits_for_full: bool,
 }
 
 /// The settings in effect, for those who look at the queue. Whatever changes one of them, this is what is written.
@@ -131,6 +133,7 @@ impl Schedule {
             others_wrote: None,
             told,
             allowance: None,
+            waits_for_full: false,
         }
     }
 

@@ -76,10 +76,9 @@ async fn patient_worker(options: &Options, job: &mut Job<'_>) -> Result<Worker<S
 }
 
 async fn worker(options: &Options, job: &mut Job<'_>) -> Result<Worker<Store>, Failure> {
-    // Before the database is made: without a key there is nothing to do.
-    job.config.api()?;
+    let api = job.api()?;
     let store = Store::open(options.clone()).await?;
     let opened = store.opened();
     job.start.log(job.config, opened == Opened::Created, opened == Opened::Adopted);
-    job.worker(store).await
+    job.worker(store, api).await
 }

@@ -32,7 +32,8 @@ impl Relay {
         loop {
             let Some(reload) = self.reloads.recv().await else { return pending().await };
             if let Reload::Take(tunables) = &reload {
-                self.last = Some(tunables.clone());
+                // They are told once.
+                self.last = Some(Box::new(Tunables { changes: Vec::new(), ..(**tunables).clone() }));
             }
             let _ = worker.send(reload);
         }

@@ -1,6 +1,10 @@
 //! A daemon on a server: it stands by until it leads, works, and stands by again if another one took over.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -30,13 +34,18 @@ pub(super) async fn work<F: Future<Output = ()>>(
 ) -> Done {
     let (mut all, end) = (Totals::default(), job.end);
     let mut standby = Standby::new(options);
+    let mut give_up = pin!(give_up(end.until));
     loop {
-        let mut supervisor = job.supervisor.clone();
+        job.end.max_requests = end.max_requests.map(|most| most.saturating_sub(requests(&all)));
+        if job.end.max_requests == Some(0) {
+            return Ok((job.stopped_early(Ended::MaxRequests).0, all));
+        }
+        let (mut supervisor, api) = (job.supervisor.clone(), job.api()?);
         let store = tokio::select! {
             biased;
             () = &mut shutdown => Err(Ended::Told),
             store = standby.until_it_leads(job) => Ok(store?),
-            () = give_up(end.until) => Err(Ended::GaveUp),
+            () = &mut give_up => Err(Ended::GaveUp),
             never = relay.keep(&mut supervisor) => match never {},
         };
         let store = match store {
@@ -47,10 +56,14 @@ pub(super) async fn work<F: Future<Output = ()>>(
             biased;
             // The requests of the leader before stay as they are for the next one.
             () = &mut shutdown => return Ok((job.stopped_early(Ended::Told).0, all)),
-            worker = job.starting(async |job: &mut Job<'_>| job.worker(store).await) => worker,
+            () = &mut give_up => return Ok((job.stopped_early(Ended::GaveUp).0, all)),
+            worker = job.starting(async |job: &mut Job<'_>| job.worker(store, api).await) => worker,
         };
         let worker = match worker {
-            Ok(worker) => worker,
+            Ok(worker) => {
+                standby.leads(job);
+                worker
+            }
             Err(failure) if standby.may_wait_for(&failure) => {
                 standby.wait_for(&failure, job).await;
                 continue;
@@ -80,37 +93,41 @@ struct Standby<'o> {
     is_down: bool,
     /// What keeps it from leading, as it was logged last.
     told: Option<String>,
+    /// After an outage, a leader that lives goes first.
+    lets_go_first: bool,
+    /// It has the lock: epoch, orphans, and how long it waited for that. This is logged once the worker is made.
+    leading: Option<(i64, u64, Duration)>,
+}
+
+fn requests(totals: &Totals) -> usize {
+    usize::try_from(totals.requests).unwrap_or(usize::MAX)
 }
 
 impl<'o> Standby<'o> {
     fn new(options: &'o Options) -> Self {
-        Self { options, has_connected: false, is_down: false, told: None }
+        Self { options, has_connected: false, is_down: false, told: None, lets_go_first: false, leading: None }
     }
 
     /// Waits, and begins to lead.
     async fn until_it_leads(&mut self, job: &mut Job<'_>) -> Result<Store, Failure> {
-        job.config.api()?;
         let (begun, mut candidate) = (job.clock.elapsed(), None);
         self.told = None;
         loop {
             job.supervisor.feed(job.clock.elapsed());
             let before = candidate.take();
             let attempt = job.starting(async |job: &mut Job<'_>| self.attempt(before, job).await).await;
-            if attempt.is_ok() {
-                self.is_up(job);
-            }
             match attempt {
                 Ok(Attempt::Leads(store)) => {
-                    let waited_ms =
-                        u64::try_from(job.clock.elapsed().saturating_sub(begun).as_millis()).unwrap_or(u64::MAX);
-                    let (epoch, orphans) = (store.epoch(), store.orphaned());
-                    info!(event = event::LEADING, epoch, orphans, waited_ms, "this daemon leads");
+                    let waited = job.clock.elapsed().saturating_sub(begun);
+                    self.leading = Some((store.epoch(), store.orphaned(), waited));
                     return Ok(*store);
                 }
-                Ok(Attempt::StandsBy(waiting)) if job.end.until != Until::Told => {
+                // It is to do some work and end, which is the leader's.
+                Ok(Attempt::StandsBy(waiting)) if job.end.until != Until::Told || job.end.max_requests.is_some() => {
                     return Err(waiting.taken().await?.into());
                 }
                 Ok(Attempt::StandsBy(mut waiting)) => {
+                    self.is_up(job);
                     if self.told.is_none() {
                         // If it cannot be seen, or has just ended, there is none to name.
                         let leader =
@@ -146,8 +163,21 @@ impl<'o> Standby<'o> {
             None => Candidate::connect(self.options.clone(), &job.clock).await?,
         };
         self.has_connected = true;
+        if std::mem::take(&mut self.lets_go_first) {
+            // A leader that was cut off as well has answers that nobody else has. It tries again once a second.
+            sleep((2 * START_RETRY).min(self.options.lease / 2)).await;
+        }
         job.start.log(job.config, false, false);
         candidate.try_to_lead().await
+    }
+
+    /// Logs that this daemon leads.
+    fn leads(&mut self, job: &mut Job<'_>) {
+        self.is_up(job);
+        if let Some((epoch, orphans, waited)) = self.leading.take() {
+            let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            info!(event = event::LEADING, epoch, orphans, waited_ms, "this daemon leads");
+        }
     }
 
     /// Tells once what keeps this daemon from leading.
@@ -171,6 +201,7 @@ impl<'o> Standby<'o> {
             let next = "trying again every second until it can";
             warn!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database cannot be used; {next}");
         }
+        self.lets_go_first = true;
         // After that, it is told again who leads.
         self.told = None;
         job.supervisor.waiting((self.options.longest_wait() + START_RETRY) * 4);

@@ -120,7 +120,7 @@ impl Address {
     /// Connects to the first server that takes writes, beginning with the one that was connected to last.
     ///
     /// # Errors
-    /// If there is none. An error for which a person must act goes before one that may pass.
+    /// If there is none. An error that may pass goes before one for which a person must act.
     pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let mut failures: Vec<(&str, sqlx::Error)> = Vec::new();
         let servers = self.0.servers.iter().enumerate();
@@ -135,8 +135,11 @@ impl Address {
                 Err(error) => failures.push((&server.name, error)),
             }
         }
-        if let Some(at) = failures.iter().position(|(_, error)| class_of(error) != Class::Lost) {
-            return Err(failures.swap_remove(at).1);
+        // If one of them may be back in a moment, that one may be it.
+        if failures.iter().all(|(_, error)| class_of(error) != Class::Lost)
+            && let Some((_, error)) = failures.pop()
+        {
+            return Err(error);
         }
         let told: Vec<String> = match failures.as_slice() {
             [(_, error)] => vec![message_of(error)],
@@ -150,7 +153,8 @@ impl Address {
         let connecting = async {
             let mut conn = PgConnection::connect_with(&options).await?;
             if sqlx::query_scalar(IS_READ_ONLY).fetch_one(&mut conn).await? {
-                let said = "the server is read-only (a standby that replicates another server); name the one that takes writes";
+                let said =
+                    "the server takes no writes: it replicates another one, or default_transaction_read_only is on";
                 return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, said)));
             }
             Ok(conn)
@@ -170,13 +174,13 @@ impl Address {
         }
         if let Some(file) = &self.0.password_file {
             let unreadable = |said: &dyn fmt::Display| {
-                sqlx::Error::Io(io::Error::other(format!("database.password_file {}: {said}", file.display())))
+                sqlx::Error::Configuration(format!("database.password_file {}: {said}", file.display()).into())
             };
             let text = small_file::read(file, MOST_OF_PASSWORD).map_err(|error| unreadable(&error))?;
             let text = String::from_utf8(text).map_err(|_| unreadable(&"it is not UTF-8"))?;
             options = options.password(text.lines().next().unwrap_or_default());
         }
-        if server.url.is_near() {
+        if server.url.is_near() && server.url.mode().is_none() {
             return Ok(options);
         }
         if server.url.mode().is_none() {

@@ -1,14 +1,18 @@
 //! A daemon that would lead: it stands by, tries to take the lock, and then brings the tables up to date and begins an epoch.
 
+use std::time::Duration;
+
 use sqlx::PgConnection;
+use tokio::time::sleep;
 
 use super::{
     Store,
+    codes::is_denied,
     codes::is_of_a_pooler,
     command::newest,
     cursors::Cursors,
     errors::{OpenError, StoreError},
-    inbox::Inbox,
+    inbox::{self, Inbox},
     open::{OPEN, Options, migrate},
     schema::{OLDEST_SERVER, make_schema, server_version},
     session::{Session, sends_for},
@@ -24,6 +28,10 @@ const BEGIN_EPOCH: &str = "
 UPDATE leadership SET epoch = epoch + 1
 RETURNING epoch, greatest(last_request, coalesce((SELECT max(id) FROM requests), 0)),
     (SELECT count(*) FROM requests WHERE answered_at IS NULL)";
+
+/// `init` waits for another one that makes the tables: so many tries, with this pause.
+const TRIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The newest migration, if there are tables.
 const VERSION: &str = "SELECT coalesce(max(version), 0) FROM _sqlx_migrations";
@@ -82,7 +90,10 @@ impl Candidate {
         if session.is_pooled(&address).await.map_err(error)? {
             return Err(OpenError::Pooled { address });
         }
-        session.run(make_schema).await.map_err(error)?;
+        session.run(make_schema).await.map_err(|source| match is_denied(&source) {
+            true => OpenError::MayNotCreate { address: address.clone() },
+            false => error(source),
+        })?;
         let mut candidate = Self { session, options, lease, clock: clock.clone(), version: 0 };
         candidate.check_version().await?;
         Ok(candidate)
@@ -97,14 +108,25 @@ impl Candidate {
         let address = candidate.options.address.clone();
         let error = |source| OpenError::from(StoreError::new(&address, OPEN, source));
         let before = candidate.version;
-        if !candidate.session.try_lock().await.map_err(error)? {
-            return if before == newest() {
-                Ok(Made::InUse(candidate.leader().await?))
-            } else {
-                Err(candidate.taken().await?)
-            };
+        let mut tries = 0;
+        while !candidate.session.try_lock().await.map_err(error)? {
+            candidate.check_version().await?;
+            if candidate.version == newest() {
+                return Ok(Made::InUse(candidate.leader().await?));
+            }
+            // Somebody else may be making the tables just now.
+            tries += 1;
+            if tries == TRIES {
+                return Err(candidate.taken().await?);
+            }
+            sleep(PAUSE).await;
         }
         migrate(&mut candidate.session, &address).await?;
+        if before != 0 && before != newest() {
+            // A daemon of the older version that has lost its session for a moment must not go on.
+            let begin = async |conn: &mut PgConnection| sqlx::query(BEGIN_EPOCH).execute(conn).await;
+            candidate.session.run(begin).await.map_err(error)?;
+        }
         candidate.session.close().await.map_err(error)?;
         Ok(if before == 0 { Made::Created } else { Made::Existing })
     }
@@ -134,8 +156,10 @@ impl Candidate {
         }
         let Self { mut session, options, lease, clock, .. } = self;
         migrate(&mut session, &address).await?;
+        session.run(inbox::put_ids_right).await.map_err(error)?;
         let begin = async |conn: &mut PgConnection| sqlx::query_as(BEGIN_EPOCH).fetch_one(conn).await;
         let (epoch, last_request, orphaned): (i64, i64, i64) = session.run(begin).await.map_err(error)?;
+        session.lead();
         Ok(Attempt::Leads(Box::new(Store {
             session,
             options,

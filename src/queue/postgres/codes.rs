@@ -26,6 +26,8 @@ pub(super) fn class_of(error: &sqlx::Error) -> Class {
     match error {
         sqlx::Error::Database(error) => error.code().map_or(Class::Other, |code| class_of_code(&code)),
         sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => Class::InvalidRow,
+        // Certificates and passwords, which are replaced while a daemon runs.
+        sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => Class::Denied,
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => Class::Lost,
         _ => Class::Other,
     }
@@ -35,6 +37,12 @@ pub(super) fn class_of(error: &sqlx::Error) -> Class {
 pub(super) fn is_worth_another_try(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| matches!(&*code, "40001" | "40P01"))
+}
+
+/// Whether this role lacks a right.
+pub(super) fn is_denied(error: &sqlx::Error) -> bool {
+    // insufficient_privilege
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42501")
 }
 
 /// Whether the session has prepared statements that are not ours, or lacks ours: a pooler gives each transaction another session.
@@ -49,7 +57,7 @@ fn class_of_code(code: &str) -> Class {
         // query_canceled (a timeout of ours), lock_not_available, and two transactions that stood in each other's way
         "57014" | "55P03" | "40001" | "40P01" => Class::Busy,
         // the server ended the session, or is starting or stopping; its idle timeouts
-        "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Class::Lost,
+        "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04" => Class::Lost,
         // read_only_sql_transaction: the server takes no writes any more, as before a switch to another one. A new connection is made to
         // one that does.
         "25006" => Class::Lost,

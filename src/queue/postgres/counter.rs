@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
 
-use super::{Options, errors::StoreError, listing, listing::with_lanes};
+use super::{Options, errors::StoreError, listing, listing::with_lanes, session::within};
 use crate::{
     model::{clock::Timestamp, hold::HoldRow, outcome::Cause},
     queue::{self, Census, Tally, rows::waited},
@@ -28,6 +28,9 @@ SELECT lane.agent_id, next.due_at, next.created_at, next.last_cause FROM lane CR
         AND known.batch_max = lane.batch_max AND known.due_at > 0
     ORDER BY due_at, id LIMIT 1) AS next"
 );
+
+/// A count has ended by then, also if the server is silent.
+const COUNTED_WITHIN: Duration = Duration::from_secs(70);
 
 /// Counts the rows of a queue on a connection of its own.
 #[derive(Clone, Debug)]
@@ -55,7 +58,7 @@ impl queue::Counter for Counter {
             let _ = conn.close().await;
             counted
         };
-        counted.await.map_err(|source| StoreError::new(&self.options.address, "count", source))
+        within(COUNTED_WITHIN, counted).await.map_err(|source| StoreError::new(&self.options.address, "count", source))
     }
 }
 

@@ -48,6 +48,15 @@ pub enum OpenError {
         /// The last migration that was made.
         version: i64,
     },
+    /// This role may not make the schema.
+    #[error(
+        "database {address}: there is no schema sweeper, and this role may not make it: a superuser runs GRANT CREATE ON DATABASE for \
+         it once"
+    )]
+    MayNotCreate {
+        /// The database.
+        address: Address,
+    },
     /// There is a pooler in between.
     #[error(
         "database {address}: a pooler gives each transaction another session, and the daemon needs one to itself: connect past the \
@@ -98,6 +107,7 @@ impl OpenError {
             | Self::Empty { .. }
             | Self::NoAccess { .. }
             | Self::Pooled { .. }
+            | Self::MayNotCreate { .. }
             | Self::Migrate { .. } => false,
         }
     }
@@ -151,6 +161,11 @@ impl StoreError {
             Failure::Waiting => true,
             Failure::Deposed | Failure::AnotherDatabase => false,
         }
+    }
+
+    /// Whether a row is there already.
+    pub(super) fn is_duplicate(&self) -> bool {
+        matches!(&self.cause, Failure::Sql(error) if error.as_database_error().is_some_and(|error| error.is_unique_violation()))
     }
 
     /// Whether the server does not let us in.

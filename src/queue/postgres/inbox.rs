@@ -1,5 +1,7 @@
 //! The inbox: what producers have written, and how the leader takes it in. And what operators have changed by hand.
 
+use std::time::Duration;
+
 use sqlx::{PgConnection, Row as _};
 
 use super::{Store, errors::StoreError, rows::lane_of};
@@ -109,6 +111,8 @@ const CHUNK: i64 = 2_000;
 const CHUNKS: u32 = 4;
 /// After this number of wishes, the inbox is cleaned up: each poll steps over their places.
 const MOST_DEAD: i64 = 50_000;
+/// Requests that are not full wait for the inbox for this long at most.
+const WAITED_FOR: Duration = Duration::from_secs(10);
 /// Until then, a poll looks behind the last place, and this often from the start.
 const WHOLE: u32 = 20;
 
@@ -118,6 +122,26 @@ const TAKING_IN: &str = "take in wishes";
 /// The first place of a table.
 const START: &str = "(0,0)";
 
+/// Where ids go on. A restored copy, and a server that took over by logical replication, have the rows and not where their ids end.
+const PUT_IDS_RIGHT: &str = "
+SELECT setval(sequence, greatest(
+    (SELECT max(id) FROM deletions_known), (SELECT max(id) FROM deletions_new), pg_sequence_last_value(sequence)))
+FROM (SELECT pg_get_serial_sequence('sweeper.deletions', 'id')::regclass AS sequence) AS ids
+WHERE coalesce(pg_sequence_last_value(sequence), 0)
+    < greatest((SELECT max(id) FROM deletions_known), (SELECT max(id) FROM deletions_new))";
+
+/// All wishes in the inbox get new ids, in their order. In some versions of the server the partition gives none out, so they go through
+/// the table that producers name.
+const GIVE_NEW_IDS: &str = "
+WITH wish AS (DELETE FROM deletions_new RETURNING id, agent_id, entry_id, priority, due_at, created_at, label)
+INSERT INTO deletions (agent_id, entry_id, priority, due_at, created_at, label)
+SELECT agent_id, entry_id, priority, due_at, created_at, label FROM wish ORDER BY id";
+
+/// Sees to it that no id is given out twice.
+pub(super) async fn put_ids_right(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(PUT_IDS_RIGHT).execute(conn).await.map(drop)
+}
+
 /// Where the inbox is read.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -126,11 +150,13 @@ pub(super) struct Inbox {
     /// Wishes taken since the inbox was cleaned up.
     dead: i64,
     polls: u32,
+    /// Elapsed time since which there was more than was taken in at once.
+    behind_since: Option<Duration>,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self { after: START.to_owned(), dead: 0, polls: 0 }
+        Self { after: START.to_owned(), dead: 0, polls: 0, behind_since: None }
     }
 }
 
@@ -158,6 +184,9 @@ impl Store {
         }
         if wishes {
             self.take_in(place).await?;
+        } else if self.inbox.behind_since.take().is_some() {
+            // The requests that waited for more need wait no longer.
+            self.news = true;
         }
         Ok(std::mem::take(&mut self.news))
     }
@@ -176,12 +205,23 @@ impl Store {
             let pick =
                 async |conn: &mut PgConnection| sqlx::query_as(PICK).bind(from).bind(CHUNK).fetch_one(conn).await;
             let (places, has_labels): (Vec<String>, bool) = self.run(TAKING_IN, pick).await?;
-            let Some(last) = places.last().cloned() else { return self.clean_up().await };
-            self.inbox.dead += self.take_in_chunk(&places, has_labels).await?;
-            self.inbox.after.clone_from(&last);
-            place = last;
+            if let Some(last) = places.last().cloned() {
+                self.inbox.dead += self.take_in_chunk(&places, has_labels).await?;
+                self.inbox.after.clone_from(&last);
+                place = last;
+            }
+            if places.len() < CHUNK as usize {
+                self.inbox.behind_since = None;
+                return self.clean_up().await;
+            }
         }
+        self.inbox.behind_since.get_or_insert(self.clock.elapsed());
         Ok(())
+    }
+
+    /// See [`crate::queue::Queue::is_taking_in`]. Producers who write faster than that for long make nobody wait.
+    pub(super) fn is_behind(&self) -> bool {
+        self.inbox.behind_since.is_some_and(|since| self.clock.elapsed().saturating_sub(since) < WAITED_FOR)
     }
 
     /// Returns the number of wishes.
@@ -192,7 +232,10 @@ impl Store {
             self.run(TAKING_IN, labels).await?;
         }
         let take = async |conn: &mut PgConnection| sqlx::query(TAKE_IN).bind(places).fetch_all(conn).await;
-        let rows = self.run(TAKING_IN, take).await?;
+        let rows = match self.run(TAKING_IN, take).await {
+            Err(error) if error.is_duplicate() => return self.give_new_ids().await,
+            rows => rows?,
+        };
         if has_labels {
             self.commit_transaction().await?;
         }
@@ -214,6 +257,17 @@ impl Store {
             }
         }
         Ok(taken)
+    }
+
+    /// A wish has the id of another row. Nothing was taken in.
+    async fn give_new_ids(&mut self) -> Result<i64, StoreError> {
+        self.ready().await?;
+        self.run(TAKING_IN, put_ids_right).await?;
+        let give = async |conn: &mut PgConnection| sqlx::query(GIVE_NEW_IDS).execute(conn).await;
+        self.run(TAKING_IN, give).await?;
+        // They are at other places now. The next look takes them in.
+        self.news = true;
+        Ok(0)
     }
 
     /// Once the inbox is empty: frees the places of what was taken, if they are many. If the server is at that already, leaves it alone.

@@ -128,6 +128,7 @@ impl Store {
             fresh.run(take_back).await.map_err(error)?;
             self.doubtful.clear();
         }
+        fresh.lead();
         self.session = fresh;
         // A commit in doubt may have changed any row.
         self.cursors.clear();

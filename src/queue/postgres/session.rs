@@ -28,6 +28,8 @@ SET enable_mergejoin = off;
 SET enable_bitmapscan = off;
 SET plan_cache_mode = force_generic_plan;
 SET jit = off;
+-- What is committed must survive a crash of the server: a request follows it. A stricter setting stays.
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 SET statement_timeout = '15s';
 SET tcp_keepalives_idle = 2;
 SET tcp_keepalives_interval = 1;
@@ -82,8 +84,10 @@ pub(super) struct Session {
     /// A transaction is open.
     pub(super) is_open: bool,
     pub(super) identity: Identity,
-    /// It has the lock, and each statement proves that.
+    /// It has the lock.
     is_locked: bool,
+    /// Each statement proves that this daemon leads.
+    leads: bool,
     lease: Lease,
     /// The lease as the server counts it.
     whole_lease: Duration,
@@ -118,9 +122,9 @@ impl Session {
             Ok((conn, Identity { system, database: i64::from(database.0) }))
         };
         let (conn, identity) = within(CONNECTED_WITHIN, connecting).await?;
-        let (backend, in_doubt, is_open, is_locked) = (0, false, false, false);
+        let (backend, in_doubt, is_open, is_locked, leads) = (0, false, false, false, false);
         let (lease, whole_lease) = (lease.clone(), options.lease);
-        Ok(Self { conn: Some(conn), backend, in_doubt, is_open, identity, is_locked, lease, whole_lease })
+        Ok(Self { conn: Some(conn), backend, in_doubt, is_open, identity, is_locked, leads, lease, whole_lease })
     }
 
     /// Whether there is a pooler between us and the server that gives each transaction another session. The lock would stay on one of
@@ -130,14 +134,17 @@ impl Session {
     /// If the server fails.
     pub(super) async fn is_pooled(&mut self, address: &Address) -> Result<bool, sqlx::Error> {
         let backend = async |conn: &mut PgConnection| sqlx::query_scalar::<_, i32>(BACKEND).fetch_one(conn).await;
-        let first = self.run(backend).await?;
-        let mut other = within(CONNECTED_WITHIN, address.connect()).await?;
-        // A transaction keeps the pooler from giving the other one's session to us.
-        sqlx::raw_sql("BEGIN").execute(&mut other).await?;
-        let of_other = backend(&mut other).await?;
-        let second = self.run(backend).await?;
-        other.close().await?;
-        Ok(first != second || first == of_other)
+        let comparing = async {
+            let first = self.run(backend).await?;
+            let mut other = address.connect().await?;
+            // A transaction keeps the pooler from giving the other one's session to us.
+            sqlx::raw_sql("BEGIN").execute(&mut other).await?;
+            let of_other = backend(&mut other).await?;
+            let second = self.run(backend).await?;
+            other.close().await?;
+            Ok(first != second || first == of_other)
+        };
+        within(CONNECTED_WITHIN, comparing).await
     }
 
     /// Takes the lock, unless another session has it.
@@ -149,13 +156,16 @@ impl Session {
         let (locked, backend): (bool, i32) = self.run(lock).await?;
         self.backend = backend;
         if locked {
-            let begun = self.lease.begin();
             let named = "SET application_name = 'sweeper leader'";
             self.run(async |conn: &mut PgConnection| sqlx::raw_sql(named).execute(conn).await).await?;
             self.is_locked = true;
-            self.lease.prolong(begun);
         }
         Ok(locked)
+    }
+
+    /// From now on, each statement prolongs the lease: the lock is taken, and the epoch is ours.
+    pub(super) fn lead(&mut self) {
+        self.leads = true;
     }
 
     /// The session that has the lock, in words.
@@ -193,7 +203,7 @@ impl Session {
         self.in_doubt = done.as_ref().is_err_and(|error| class_of(error) == Class::Lost);
         if self.in_doubt {
             self.lease.end();
-        } else if self.is_locked {
+        } else if self.leads {
             self.lease.prolong(begun);
         }
         done
@@ -210,17 +220,29 @@ impl Session {
     ///
     /// # Errors
     /// If the server fails.
-    pub(super) async fn close(self) -> Result<(), sqlx::Error> {
+    pub(super) async fn close(mut self) -> Result<(), sqlx::Error> {
         self.lease.end();
-        match self.conn {
+        match self.conn.take() {
             Some(conn) => conn.close().await,
             None => Ok(()),
         }
     }
 }
 
+impl Drop for Session {
+    /// The lock goes with the connection.
+    fn drop(&mut self) {
+        if self.conn.is_some() && self.is_locked {
+            self.lease.end();
+        }
+    }
+}
+
 /// An error if the server is silent for so long. What it was doing is dropped, and its connection cannot be used any more.
-async fn within<T>(time: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+pub(super) async fn within<T>(
+    time: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
     let silent =
         io::Error::new(io::ErrorKind::TimedOut, format!("the server has not answered for {} s", time.as_secs()));
     timeout(time, work).await.unwrap_or(Err(sqlx::Error::Io(silent)))

@@ -89,6 +89,13 @@ impl Url {
         if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
             return Err(wrong(&"it does not begin with postgres:// or postgresql://"));
         }
+        let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+        let behind = rest.find(['/', '?', '#']).map_or("", |at| &rest[at..]);
+        if behind.contains('@') {
+            let said =
+                "a password with / ? # or @ in it must be percent-encoded (%2F %3F %23 %40), or be in password_file";
+            return Err(wrong(&said));
+        }
         if has_several_hosts(text) {
             return Err(wrong(&"several servers are several URLs, with commas between them or as a list"));
         }
@@ -175,9 +182,11 @@ fn check_parameters(text: &str) -> Result<Vec<(String, String)>, UrlError> {
                 }
                 _ => "",
             };
-            let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
             let known = PARAMETERS.join(", ");
-            return Err(UrlError(format!("it has the unknown parameter {name}{why}. Known are {known}")));
+            // What looks like no name may be a part of a password.
+            let is_name = name.len() <= 40 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            let name = if is_name { format!(" {name}") } else { String::new() };
+            return Err(UrlError(format!("it has an unknown parameter{name}{why}. Known are {known}")));
         }
         if name == "sslmode" && value.parse::<PgSslMode>().is_err() {
             let modes = "disable, allow, prefer, require, verify-ca or verify-full";
@@ -207,6 +216,9 @@ mod tests {
             ("", "it is empty"),
             ("postgres://a@h1,h2/app", "several servers are several URLs"),
             ("postgres://a@h:x/app", "invalid port"),
+            ("postgres://ann:hunter?secretword@db/app", "must be percent-encoded"),
+            ("postgres://ann:4711/xyz@db/app", "must be percent-encoded"),
+            ("postgres://ann:4711#xyz@db/app", "must be percent-encoded"),
             (
                 "postgres://a@h/app?target_session_attrs=read-write",
                 "unknown parameter target_session_attrs; it is not needed",
@@ -218,6 +230,7 @@ mod tests {
         ] {
             let error = parse(&[text]).map(|urls| urls.len()).unwrap_err().to_string();
             assert!(error.contains(said), "{text}: {error}");
+            assert!(["secretword", "4711", "xyz"].iter().all(|part| !error.contains(part)), "{error}");
         }
     }
 
@@ -231,6 +244,8 @@ mod tests {
         ] {
             assert_eq!(without_password(text).as_deref(), Some(shown), "{text}");
         }
-        assert_eq!(without_password("s3cret"), None);
+        for secret in ["s3cret", "postgres://ann:4711/xyz@db/app", "postgres://ann:hunter?secretword@db/app"] {
+            assert_eq!(without_password(secret), None);
+        }
     }
 }

@@ -21,6 +21,9 @@ use crate::{
 
 /// A probe that prefers rows with few attempts looks at this many times the rows of a request.
 const LEAST_TRIED_OF: usize = 10;
+/// A request that is not full waits for as long as the queue takes rows in. When that ends, the lanes are listed again.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// The state that the claims of one turn share.
 struct Claiming<'k> {
     known: Known<'k>,
@@ -72,7 +75,7 @@ impl Schedule {
     fn rules(&self) -> Rules {
         Rules {
             batch_size: self.settings.batch_size,
-            linger: self.settings.linger,
+            linger: if self.waits_for_full { FOR_EVER } else { self.settings.linger },
             retry: self.settings.policy.retry,
             recheck: self.settings.poll_interval,
             asks_refused: false,

@@ -1,12 +1,20 @@
 //! The inbox: many producers, many wishes, and transactions that stay open.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use audio_cache_sweeper::queue::Queue as _;
 use sqlx::AssertSqlSafe;
 
 use super::scene;
-use crate::{engines::postgres::Postgres, suite::seam::Seam};
+use crate::{
+    cluster::cluster,
+    engines::postgres::{Postgres, open},
+    suite::{
+        bed::{Bed, Plan},
+        engine::{Engine as _, Setup, Wish},
+        seam::Seam,
+    },
+};
 
 async fn take_in(seam: &mut Seam<Postgres>) -> usize {
     let mut times = 0;
@@ -149,4 +157,50 @@ async fn whatever_somebody_changes_by_hand_is_news_to_the_leader() {
     assert_eq!(seam.queue.lanes().await.unwrap(), []);
     let left: Vec<(i64,)> = seam.engine.query("SELECT count(*) FROM edits").await;
     assert_eq!(left, [(0,)]);
+}
+
+#[tokio::test]
+async fn a_full_inbox_takes_no_more_requests_than_it_must() {
+    if cluster().is_none() {
+        return;
+    }
+    let engine = Postgres::create(Setup { busy_timeout: Duration::from_secs(5), in_memory: true }).await;
+    let mut bed = Bed::on(engine, Plan::default()).await;
+    // More than one turn takes in, and of each agent no more than a part at first. All of it has waited for longer than the linger.
+    let sql = "INSERT INTO deletions (agent_id, entry_id, created_at)
+               SELECT 'agent-' || n % 600, n::text, 100000000000 FROM generate_series(1, 12000) AS n";
+    bed.engine.execute(sql).await;
+    bed.work().await;
+    let sizes = bed.sizes();
+    assert_eq!((sizes.len(), sizes.iter().filter(|size| **size < 20).count()), (600, 0));
+    // What fills no request goes out all the same.
+    bed.insert(&[("alone", "1")]).await;
+    bed.clock.advance(Duration::from_secs(2));
+    bed.work().await;
+    assert_eq!(bed.sizes().last(), Some(&1));
+}
+
+/// As after a restore that does not know where ids end, or behind a server that took over by logical replication.
+#[tokio::test]
+async fn an_id_that_is_given_out_twice_stops_nobody() {
+    let Some(mut seam) = scene().await else { return };
+    seam.enqueue(&[Wish::of("a", "1"), Wish::of("a", "2")]).await;
+    take_in(&mut seam).await;
+    seam.engine.execute("ALTER TABLE deletions ALTER id RESTART WITH 1").await;
+    seam.enqueue(&[Wish::of("b", "1"), Wish::of("a", "1"), Wish::of("c", "1")]).await;
+    for _ in 0..3 {
+        seam.queue.changed().await.unwrap();
+    }
+    let rows: Vec<(i64, String, String)> =
+        seam.engine.query("SELECT id, agent_id, entry_id FROM deletions_known ORDER BY agent_id, entry_id").await;
+    let keys: Vec<(&str, &str)> = rows.iter().map(|(_, agent, entry)| (agent.as_str(), entry.as_str())).collect();
+    assert_eq!(keys, [("a", "1"), ("a", "2"), ("b", "1"), ("c", "1")]);
+    // A leader puts it right as it begins.
+    seam.engine.execute("ALTER TABLE deletions ALTER id RESTART WITH 1").await;
+    seam.queue.close().await.unwrap();
+    seam.queue = open(&seam.engine.options).await;
+    seam.enqueue(&[Wish::of("d", "1")]).await;
+    seam.queue.changed().await.unwrap();
+    let highest: Vec<(i64,)> = seam.engine.query("SELECT id FROM deletions_known WHERE agent_id = 'd'").await;
+    assert!(rows.iter().all(|(id, ..)| *id < highest[0].0), "{rows:?} {highest:?}");
 }
