@@ -33,7 +33,7 @@ use crate::{
         outcome::Scope,
     },
     pace::{Departure, Pace},
-    queue::{Committed, Queue, QueueError as _, Remedy, Tx as _},
+    queue::{Committed, Queue, QueueError as _, Remedy, Tx as _, lease::Lease},
     watch::{metrics::Metrics, supervisor::Supervisor},
 };
 use calls::Calls;
@@ -178,6 +178,12 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
         metrics.settled(&self.ledger.totals.counts());
         self.ledger.metrics = metrics;
         self
+    }
+
+    /// For how long this worker may send.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        self.queue.lease()
     }
 
     /// The totals since this worker was created.

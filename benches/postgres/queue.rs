@@ -17,7 +17,9 @@ use crate::server::{Server, connect};
 pub async fn open(url: &str) -> Store {
     let address = Address::parse(&[url]).unwrap();
     let (busy_timeout, lease) = (Duration::from_secs(5), Duration::from_secs(5));
-    Store::open(Options { address, busy_timeout, lease }, &Clock::system()).await.unwrap()
+    Store::open(Options { address, busy_timeout, lease, request_timeout: Duration::from_secs(30) }, &Clock::system())
+        .await
+        .unwrap()
 }
 
 /// Inserts rows as producers do: agents interleaved, so that each agent's rows lie far apart.

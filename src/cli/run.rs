@@ -267,13 +267,13 @@ impl Job<'_> {
         let worker =
             worker.supervised_by(self.supervisor.clone()).measured_by(self.metrics.clone()).reloaded_by(reloads);
         let mut worker = worker.sending_at_most(self.end.max_requests);
-        self.metrics.leads(true);
+        self.metrics.leads(Some(worker.lease()));
         let ended = tokio::select! {
             biased;
             ended = worker.run(shutdown, self.end.until) => ended,
             never = relay.forward(&reload) => match never {},
         };
-        self.metrics.leads(false);
+        self.metrics.leads(None);
         let totals = worker.totals();
         // Close after a failure, too: the WAL may hold commits that are not in the file yet, and somebody may remove it.
         if let Err(error) = worker.close().await {

@@ -45,6 +45,12 @@ impl RawConfig {
         else {
             return Err(ConfigError::Values { problems: problems.found, shown });
         };
+        let store = match store {
+            either::Options::Postgres(options) => {
+                either::Options::Postgres(postgres::Options { request_timeout: api.request_timeout, ..options })
+            }
+            either::Options::Sqlite(options) => either::Options::Sqlite(options),
+        };
         Ok(Config {
             store,
             base_url,
@@ -105,7 +111,11 @@ fn store(raw: &RawDatabase, p: &mut Problems) -> either::Options {
     // A refused value is not shown: it may have a password in it.
     let address = Address::parse(urls.as_slice()).and_then(|address| address.with_files(password_file, ca_file));
     match address {
-        Ok(address) => either::Options::Postgres(postgres::Options { address, busy_timeout, lease }),
+        Ok(address) => {
+            // It is another section's.
+            let request_timeout = Duration::ZERO;
+            either::Options::Postgres(postgres::Options { address, busy_timeout, lease, request_timeout })
+        }
         Err(problem) => {
             p.add("database.url", &problem.to_string());
             either::Options::Sqlite(sqlite::Options { path, busy_timeout, synchronous })

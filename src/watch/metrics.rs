@@ -8,7 +8,7 @@ mod exposition;
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -27,7 +27,7 @@ use crate::{
         limits::{ConcurrencyReason, RateReason},
         outcome::Cause,
     },
-    queue::{Census, Counts, InEffect},
+    queue::{Census, Counts, InEffect, lease::Lease},
 };
 pub use exposition::Exposition;
 
@@ -98,6 +98,8 @@ struct Inner {
     reasons: Family<ReasonLabels, Gauge>,
     in_flight: Gauge,
     leader: Gauge,
+    /// That of the worker which runs.
+    lease: Mutex<Option<Lease>>,
     unsettled: AtomicUsize,
     /// Empty while the database cannot be read, because an old number would look current.
     depth: Family<StateLabel, Gauge>,
@@ -121,6 +123,7 @@ impl Metrics {
             reasons: Family::default(),
             in_flight: Gauge::default(),
             leader: Gauge::default(),
+            lease: Mutex::default(),
             unsettled: AtomicUsize::new(0),
             depth: Family::default(),
             oldest: Decimal::default(),
@@ -180,9 +183,10 @@ impl Metrics {
         }
     }
 
-    /// Takes in whether this daemon works on the queue, or stands by.
-    pub fn leads(&self, leads: bool) {
-        self.0.leader.set(i64::from(leads));
+    /// Takes in that this daemon works on the queue under this lease; `None`: that it does not.
+    pub fn leads(&self, lease: Option<Lease>) {
+        let leads = lease.is_some();
+        *self.0.lease.lock().unwrap_or_else(PoisonError::into_inner) = lease;
         if !leads {
             self.0.in_flight.set(0);
             self.0.unsettled.store(0, Ordering::Relaxed);
@@ -220,6 +224,8 @@ impl Metrics {
     /// # Errors
     /// Never in practice: writing to a string does not fail.
     pub fn encode(&self, form: Exposition) -> Result<String, fmt::Error> {
+        let leads = self.0.lease.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(Lease::is_valid);
+        self.0.leader.set(i64::from(leads));
         let mut text = String::new();
         text::encode(&mut text, &self.0.registry)?;
         Ok(form.of(text))
@@ -276,6 +282,7 @@ fn status_label(status: Option<u16>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::clock::Clock;
     use std::collections::HashSet;
 
     #[test]
@@ -301,6 +308,26 @@ mod tests {
         assert!(has("sweeper_oldest_due_age_seconds 0"));
         metrics.counted(None);
         assert!(!has("sweeper_queue_depth") && !has("sweeper_holds") && has("sweeper_oldest_due_age_seconds NaN"));
+    }
+
+    #[test]
+    fn whoever_does_not_know_any_more_whether_it_leads_does_not_count_as_the_leader() {
+        let (metrics, clock) = (Metrics::new(Timestamp::ZERO), Clock::manual(Timestamp::ZERO));
+        let lease = Lease::new(clock.clone(), Duration::from_secs(3));
+        let is = |value: &str| {
+            let text = metrics.encode(Exposition::OpenMetrics).unwrap();
+            assert!(text.contains(&format!("\nsweeper_leader {value}\n")), "{value}: {text}");
+        };
+        is("0");
+        lease.prolong(lease.begin());
+        metrics.leads(Some(lease));
+        is("1");
+        clock.advance(Duration::from_secs(3));
+        is("0");
+        metrics.leads(Some(Lease::endless()));
+        is("1");
+        metrics.leads(None);
+        is("0");
     }
 
     #[test]

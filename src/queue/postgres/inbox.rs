@@ -16,10 +16,12 @@ pub(super) const PICK: &str = "
 SELECT coalesce(array_agg(place), '{}'), coalesce(bool_or(label IS NOT NULL), false) OR EXISTS (SELECT 1 FROM wishes)
 FROM (SELECT ctid::text AS place, label FROM deletions_new WHERE ctid > $1::text::tid LIMIT $2) AS picked";
 
-/// $1 places. The first part changes nothing: with it, the server locks `requests` before all else, so that no row comes out of the
-/// inbox while somebody changes rows (`between_turns()`). Takes the wishes out of the inbox, and makes of them what one INSERT after the other would: one row per entry, with the
-/// highest priority. A pending row that was not tried takes over an earlier due time, and a settled one is reopened. What a row that is
-/// due at once is reopened with is the time of its wish: its id is an old one, and others that are due at once go by their ids.
+/// $1 places; $2 for how long a request may be out, in milliseconds. The first part changes nothing: with it, the server locks
+/// `requests` before all else, so that no row comes out of the inbox while somebody changes rows (`between_turns()`). Takes the wishes
+/// out of the inbox, and makes of them what one INSERT after the other would: one row per entry, with the highest priority. A pending
+/// row that was not tried takes over an earlier due time, and a settled one is reopened. What a row that is due at once is reopened
+/// with is the time of its wish: its id is an old one, and others that are due at once go by their ids. A row that died with a request
+/// without an answer waits until that request cannot be out any more.
 ///
 /// Returns, for each lane that has got rows, the first of them that is due at once, and the first due time of the others; and the
 /// number of wishes.
@@ -49,9 +51,10 @@ put AS (
         settled_at = NULL,
         priority = CASE known.state WHEN 'pending' THEN greatest(known.priority, excluded.priority) ELSE excluded.priority END,
         due_at = CASE
-            WHEN known.state <> 'pending' THEN CASE
-                WHEN excluded.due_at = 0 AND excluded.created_at >= 100000000000 THEN excluded.created_at
-                ELSE excluded.due_at END
+            WHEN known.state <> 'pending' THEN greatest(
+                CASE WHEN excluded.due_at = 0 AND excluded.created_at >= 100000000000 THEN excluded.created_at
+                    ELSE excluded.due_at END,
+                CASE WHEN known.state = 'dead' AND known.last_cause = 'lost' THEN known.settled_at + $2 END)
             WHEN known.request_id IS NULL AND known.attempts = 0 AND known.due_at <> known.created_at
             THEN least(known.due_at, excluded.due_at)
             ELSE known.due_at END,
@@ -231,7 +234,9 @@ impl Store {
             let labels = async |conn: &mut PgConnection| sqlx::query(TAKE_IN_LABELS).bind(places).execute(conn).await;
             self.run(TAKING_IN, labels).await?;
         }
-        let take = async |conn: &mut PgConnection| sqlx::query(TAKE_IN).bind(places).fetch_all(conn).await;
+        let still_out = i64::try_from(self.options.request_timeout.as_millis()).unwrap_or(0);
+        let take =
+            async |conn: &mut PgConnection| sqlx::query(TAKE_IN).bind(places).bind(still_out).fetch_all(conn).await;
         let rows = match self.run(TAKING_IN, take).await {
             Err(error) if error.is_duplicate() => return self.give_new_ids().await,
             rows => rows?,

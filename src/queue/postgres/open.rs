@@ -37,6 +37,9 @@ pub struct Options {
     pub busy_timeout: Duration,
     /// For how long a leader that is silent still leads. After that, the server gives its lock to another one.
     pub lease: Duration,
+    /// The longest time that a call to the API takes. The ID of a request without an answer is left alone for that long, also if its row
+    /// is dead and somebody wishes for it again.
+    pub request_timeout: Duration,
 }
 
 impl Options {

@@ -109,7 +109,12 @@ impl Engine for Postgres {
         let (database, conn) = databases::take().await;
         let address = Address::parse(&[&database.url()]).unwrap();
         Self {
-            options: Options { address, busy_timeout: setup.busy_timeout, lease: LEASE },
+            options: Options {
+                address,
+                busy_timeout: setup.busy_timeout,
+                lease: LEASE,
+                request_timeout: Duration::ZERO,
+            },
             database,
             conn,
             is_unchecked: false,

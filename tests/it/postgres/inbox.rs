@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use audio_cache_sweeper::queue::Queue as _;
+use audio_cache_sweeper::{
+    model::{deletion::State, outcome::Cause},
+    queue::{Queue as _, postgres::Options},
+};
 use sqlx::AssertSqlSafe;
 
 use super::scene;
@@ -11,8 +14,8 @@ use crate::{
     engines::postgres::{Postgres, open},
     suite::{
         bed::{Bed, Plan},
-        engine::{Engine as _, Setup, Wish},
-        seam::Seam,
+        engine::{Engine as _, Row, Setup, Wish},
+        seam::{NOW, Seam},
     },
 };
 
@@ -203,4 +206,30 @@ async fn an_id_that_is_given_out_twice_stops_nobody() {
     seam.queue.changed().await.unwrap();
     let highest: Vec<(i64,)> = seam.engine.query("SELECT id FROM deletions_known WHERE agent_id = 'd'").await;
     assert!(rows.iter().all(|(id, ..)| *id < highest[0].0), "{rows:?} {highest:?}");
+}
+
+#[tokio::test]
+async fn an_entry_whose_last_request_may_still_be_out_waits_also_if_its_row_is_dead_and_wished_for_again() {
+    if cluster().is_none() {
+        return;
+    }
+    let dead = |id, entry: &str, cause| Row {
+        state: State::Dead,
+        attempts: 3,
+        last_cause: Some(cause),
+        settled_at: Some(NOW),
+        ..Row::new(id, "a", entry)
+    };
+    let rows = [dead(1, "lost", Cause::Lost), dead(2, "rejected", Cause::Rejected)];
+    let mut seam = Seam::<Postgres>::with(&rows, &[]).await;
+    seam.queue.close().await.unwrap();
+    let request_timeout = Duration::from_secs(30);
+    seam.queue = open(&Options { request_timeout, ..seam.engine.options.clone() }).await;
+    seam.enqueue(&[Wish::of("a", "lost"), Wish::of("a", "rejected")]).await;
+    take_in(&mut seam).await;
+    let due: Vec<(String, i64, String)> =
+        seam.engine.query("SELECT entry_id, due_at, state FROM deletions_known ORDER BY id").await;
+    assert!(due.iter().all(|(.., state)| state == "pending"), "{due:?}");
+    assert!(due[0].1 >= NOW.plus(request_timeout).0, "{due:?}");
+    assert!(due[1].1 < NOW.0, "it was answered: {due:?}");
 }

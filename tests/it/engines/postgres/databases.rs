@@ -94,7 +94,12 @@ pub async fn take() -> (Database, PgConnection) {
 async fn template() -> String {
     let name = server().make_database("template1").await;
     let address = Address::parse(&[&url(&name)]).unwrap();
-    let options = Options { address, busy_timeout: std::time::Duration::ZERO, lease: LEASE };
+    let options = Options {
+        address,
+        busy_timeout: std::time::Duration::ZERO,
+        lease: LEASE,
+        request_timeout: std::time::Duration::ZERO,
+    };
     // Nobody has led there.
     Candidate::make(options, &Clock::system()).await.unwrap();
     // A database in which somebody is cannot be copied.

@@ -185,7 +185,8 @@ async fn another_database_behind_the_same_name_is_refused() {
     let Some(server) = cluster() else { return };
     let (name, other) = (server.make_database("template1").await, server.make_database("template1").await);
     let address = Address::parse(&[&server.url(OWNER, &name)]).unwrap();
-    let mut queue = open(&Options { address, busy_timeout: Duration::ZERO, lease: LEASE }).await;
+    let mut queue =
+        open(&Options { address, busy_timeout: Duration::ZERO, lease: LEASE, request_timeout: Duration::ZERO }).await;
     let mut conn = server.connect("postgres", "postgres").await;
     let sql = format!(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}';
