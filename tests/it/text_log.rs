@@ -122,6 +122,8 @@ async fn on_a_terminal(dir: &Path, sandbox: &Sandbox, columns: u32, variables: &
 fn masked(said: &str) -> String {
     let said = Regex::new(r"(?s)^.*?(\d\d:\d\d:\d\d INFO  a )").unwrap().replace(said, "$1").into_owned();
     let forms = [
+        // Where a line is wrapped depends on how long the hold is: "1m" or "1m 12s".
+        (r"\n {15}", " "),
         (r"(?m)^\d\d:\d\d:\d\d", "14:03:07"),
         (r"until \d\d:\d\d:\d\d \([^)]+\)", "until 14:04:07 (1m)"),
         (r"  \d+\.\d\d s", "  0.21 s"),
