@@ -237,9 +237,10 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Whoever changes or removes rows calls this first in the transaction: it waits until a turn of the leader under way is committed, and
--- keeps the next one out, and others who call this, until the transaction ends. What is read after it is exact: which rows are in flight, and that a row that is
--- removed is never sent. Called later than that, when rows are locked, it could wait for a turn that waits for those rows.
+-- Whoever changes or removes rows calls this first in the transaction. It waits until the leader's turn that is under way is
+-- committed, and keeps the next turn out, and others who call this, until the transaction ends. So it is exact which rows are in
+-- flight, and a row that is removed then is never sent. Called later, when rows are locked, it could wait for a turn that waits for
+-- those rows.
 --
 --     BEGIN; SELECT sweeper.between_turns(); DELETE FROM sweeper.deletions WHERE …; COMMIT;
 --

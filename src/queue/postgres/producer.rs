@@ -12,7 +12,8 @@ use super::{
 use crate::{model::clock::Timestamp, queue::doing::Doing};
 
 /// The plans that the statements are written for, also on tables that were never analysed: rows are found by their ids or their
-/// entries, one by one. Only with the ids in the plan does the server hash them, where it must go through the inbox. And each statement sees what was committed before it, whatever the database's default is.
+/// entries, one by one. The plans are custom ones: only if the server knows the ids as it plans does it hash them, where it must go
+/// through the inbox. Each statement sees what was committed before it, whatever the database's default is.
 const SETTINGS: &str = "
 SET default_transaction_isolation = 'read committed';
 SET enable_seqscan = off;
