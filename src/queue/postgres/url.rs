@@ -96,6 +96,10 @@ impl Url {
                 "a password with / ? # or @ in it must be percent-encoded (%2F %3F %23 %40), or be in password_file";
             return Err(wrong(&said));
         }
+        if behind.contains('#') {
+            // What follows would be left out, and the rest may be the name of another database.
+            return Err(wrong(&"it has a # in it: in a name, it is percent-encoded (%23)"));
+        }
         if has_several_hosts(text) {
             return Err(wrong(&"several servers are several URLs, with commas between them or as a list"));
         }
@@ -216,6 +220,7 @@ mod tests {
             ("", "it is empty"),
             ("postgres://a@h1,h2/app", "several servers are several URLs"),
             ("postgres://a@h:x/app", "invalid port"),
+            ("postgres://a@h/app#1", "it has a # in it"),
             ("postgres://ann:hunter?secretword@db/app", "must be percent-encoded"),
             ("postgres://ann:4711/xyz@db/app", "must be percent-encoded"),
             ("postgres://ann:4711#xyz@db/app", "must be percent-encoded"),
