@@ -12,7 +12,7 @@
 //! | `listing`, `rows`, `counter` | reading, for the worker |
 //! | `reader`, `rights`, `checkup` | looks, beside whoever leads |
 //! | `clocks`, `invalid_rows`, `upkeep`, `inspection`, `expired_labels` | repair and upkeep |
-//! | `producer`, `bulk`, `revive`, `labels`, `operator`, `acts` | what commands write, and who did it |
+//! | `producer`, `bulk`, `revive`, `inbox_wishes`, `labels`, `operator`, `acts` | what commands write, and who did it |
 //! | `errors`, `codes` | errors |
 
 mod acts;
@@ -32,6 +32,7 @@ mod expired_labels;
 mod grants;
 mod holds;
 mod inbox;
+mod inbox_wishes;
 mod inspection;
 mod invalid_rows;
 mod labels;

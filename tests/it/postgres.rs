@@ -11,6 +11,7 @@ mod grants;
 mod hold;
 mod inbox;
 mod labels;
+mod meanwhile;
 mod plans;
 mod proxy;
 mod pruning;

@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 
 use super::{
     errors::StoreError,
+    inbox_wishes::{Found, found},
     producer::Producer,
     revive::{deletions, in_flight, left, numbers},
 };
@@ -25,14 +26,17 @@ WHERE wishes.label = $1 AND wishes.state = 'dead' AND coalesce(known.state, '') 
     AND ($2::text IS NULL OR wishes.agent_id = $2) AND ($3::text IS NULL OR known.last_cause = $3)";
 
 /// $1 label; $2 agent or NULL
-const PENDING: &str = "
-SELECT coalesce(array_agg(id ORDER BY id), '{}') FROM (
-    SELECT known.id FROM wishes
+const PENDING: &str = concat!(
+    found!(),
+    " FROM (
+    SELECT known.id, known.agent_id, known.entry_id, false AS is_new FROM wishes
     JOIN deletions AS known ON known.agent_id = wishes.agent_id AND known.entry_id = wishes.entry_id AND known.state <> 'new'
     WHERE wishes.label = $1 AND wishes.state IS NULL AND known.settled_at IS NULL
         AND ($2::text IS NULL OR wishes.agent_id = $2)
-    UNION ALL SELECT id FROM deletions
-    WHERE state = 'new' AND label = $1 AND ($2::text IS NULL OR agent_id = $2)) AS pending";
+    UNION ALL SELECT id, agent_id, entry_id, true FROM deletions
+    WHERE state = 'new' AND label = $1 AND ($2::text IS NULL OR agent_id = $2)
+) AS pending"
+);
 
 /// $1 ids; $2 now; $3 operator; $4 label, or NULL for all labels. Takes their wishes out of the inbox, and writes that they were
 /// cancelled. Returns their number.
@@ -80,9 +84,10 @@ impl Producer {
         label: &Label,
         agent: Option<&AgentId>,
     ) -> Result<Vec<DeletionId>, StoreError> {
-        let query = sqlx::query_scalar(PENDING).bind(label.as_str()).bind(agent.map(AgentId::as_str));
+        let query = sqlx::query_as(PENDING).bind(label.as_str()).bind(agent.map(AgentId::as_str));
         let look = async |conn: &mut PgConnection| query.fetch_one(conn).await;
-        Ok(deletions(self.look("look for the rows of a label", look).await?))
+        let found: Found = self.look("look for the rows of a label", look).await?;
+        Ok(self.found(found))
     }
 
     /// Cancels the open wishes with this label for the pending ones of these rows, in one transaction, and removes the rows that have
@@ -96,8 +101,9 @@ impl Producer {
         ids: &[DeletionId],
         now: Timestamp,
     ) -> Result<Cancelled, StoreError> {
-        let (ids, operator) = (numbers(ids), self.operator().map(str::to_owned));
+        let (ids, wishes, operator) = (numbers(ids), self.wishes.among(ids), self.operator().map(str::to_owned));
         self.change("cancel", now, async |conn: &mut PgConnection| {
+            let ids = wishes.follow(conn, &ids).await?;
             let in_flight = in_flight(conn, &ids).await?;
             let wishes = cancel(conn, &ids, operator.as_deref(), Some(label), now).await?;
             let (kept, _) = left(conn, &ids).await?;

@@ -7,6 +7,7 @@ use super::{
     codes::is_worth_another_try,
     command::connect_known,
     errors::{OpenError, StoreError},
+    inbox_wishes::Wishes,
     open::{OPEN, Options},
 };
 use crate::{model::clock::Timestamp, queue::doing::Doing};
@@ -38,6 +39,8 @@ pub struct Producer {
     pub(super) doing: Option<Doing>,
     /// This role may write to `acts`.
     pub(super) may_write_acts: bool,
+    /// The wishes that this connection has found in the inbox.
+    pub(super) wishes: Wishes,
 }
 
 impl Producer {
@@ -50,7 +53,7 @@ impl Producer {
         let error = |source| OpenError::from(StoreError::new(&options.address, OPEN, source));
         sqlx::raw_sql(SETTINGS).execute(&mut conn).await.map_err(error)?;
         let may_write_acts = sqlx::query_scalar(MAY_WRITE_ACTS).fetch_one(&mut conn).await.map_err(error)?;
-        Ok(Self { conn, options: options.clone(), doing: None, may_write_acts })
+        Ok(Self { conn, options: options.clone(), doing: None, may_write_acts, wishes: Wishes::default() })
     }
 
     /// Closes the connection.

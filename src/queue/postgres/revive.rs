@@ -1,7 +1,7 @@
 //! Revives dead rows, makes waiting ones due, and cancels pending ones, for `sweeper retry` and `sweeper cancel`.
 //!
 //! The command changes the rows itself, between two turns of the leader, and also if nobody leads. So wishes that are still in the
-//! inbox count as pending rows here.
+//! inbox count as pending rows here. One that is taken in before its turn has come is followed to its row: see `inbox_wishes`.
 //!
 //! The statements name `deletions`, on which an operator has rights. Rows are found by their ids with `settled_at` and not with
 //! `state`: from `state = 'pending'`, the planner could conclude that the index of the due rows will do, and would go through all of
@@ -9,7 +9,11 @@
 
 use sqlx::PgConnection;
 
-use super::{errors::StoreError, producer::Producer};
+use super::{
+    errors::StoreError,
+    inbox_wishes::{Found, found},
+    producer::Producer,
+};
 use crate::{
     model::{
         clock::Timestamp,
@@ -26,19 +30,25 @@ SELECT coalesce(array_agg(id ORDER BY id), '{}') FROM deletions
 WHERE state = 'dead' AND ($1::text IS NULL OR agent_id = $1) AND ($2::text IS NULL OR last_cause = $2)";
 
 /// $1 agent or NULL
-const PENDING: &str = "
-SELECT coalesce(array_agg(id ORDER BY id), '{}') FROM (
-    SELECT id FROM deletions WHERE state = 'pending' AND ($1::text IS NULL OR agent_id = $1)
-    UNION ALL SELECT id FROM deletions WHERE state = 'new' AND ($1::text IS NULL OR agent_id = $1)) AS pending";
+const PENDING: &str = concat!(
+    found!(),
+    " FROM (
+    SELECT id, agent_id, entry_id, false AS is_new FROM deletions WHERE state = 'pending' AND ($1::text IS NULL OR agent_id = $1)
+    UNION ALL SELECT id, agent_id, entry_id, true FROM deletions WHERE state = 'new' AND ($1::text IS NULL OR agent_id = $1)
+) AS pending"
+);
 
 /// $1 agent; $2 entry; $3 label or NULL
-const PENDING_ROWS: &str = "
-SELECT coalesce(array_agg(id ORDER BY id), '{}') FROM (
-    SELECT id FROM deletions
+const PENDING_ROWS: &str = concat!(
+    found!(),
+    " FROM (
+    SELECT id, agent_id, entry_id, false AS is_new FROM deletions
     WHERE agent_id = $1 AND entry_id = $2 AND state <> 'new' AND settled_at IS NULL AND ($3::text IS NULL OR EXISTS (
         SELECT 1 FROM wishes WHERE label = $3 AND agent_id = $1 AND entry_id = $2 AND state IS NULL))
-    UNION ALL SELECT id FROM deletions
-    WHERE agent_id = $1 AND entry_id = $2 AND state = 'new' AND ($3::text IS NULL OR label = $3)) AS pending";
+    UNION ALL SELECT id, agent_id, entry_id, true FROM deletions
+    WHERE agent_id = $1 AND entry_id = $2 AND state = 'new' AND ($3::text IS NULL OR label = $3)
+) AS pending"
+);
 
 /// $1 now; $2 whether rows count that were never tried. A row that was tried has an attempt or the request that released it.
 macro_rules! waits {
@@ -47,12 +57,13 @@ macro_rules! waits {
     };
 }
 
-/// $3 agent or NULL; $4 cause or NULL. The ids, and how many of the rows were never tried.
+/// $3 agent or NULL; $4 cause or NULL. And how many of the rows were never tried.
 const WAITING: &str = concat!(
-    "SELECT coalesce(array_agg(id ORDER BY id), '{}'), count(*) FILTER (WHERE attempts = 0 AND request_id IS NULL) FROM (
-        SELECT id, agent_id, last_cause, attempts, request_id FROM deletions WHERE state = 'pending' AND ",
+    found!(),
+    ", count(*) FILTER (WHERE attempts = 0 AND request_id IS NULL) FROM (
+        SELECT id, agent_id, entry_id, last_cause, attempts, request_id, false AS is_new FROM deletions WHERE state = 'pending' AND ",
     waits!(),
-    " UNION ALL SELECT id, agent_id, last_cause, attempts, request_id FROM deletions WHERE state = 'new' AND ",
+    " UNION ALL SELECT id, agent_id, entry_id, last_cause, attempts, request_id, true FROM deletions WHERE state = 'new' AND ",
     waits!(),
     ") AS waiting
     WHERE ($3::text IS NULL OR agent_id = $3) AND ($4::text IS NULL OR last_cause = $4)"
@@ -102,9 +113,10 @@ impl Producer {
     /// # Errors
     /// If the server fails.
     pub async fn pending(&mut self, agent: Option<&AgentId>) -> Result<Vec<DeletionId>, StoreError> {
-        let query = sqlx::query_scalar(PENDING).bind(agent.map(AgentId::as_str));
+        let query = sqlx::query_as(PENDING).bind(agent.map(AgentId::as_str));
         let look = async |conn: &mut PgConnection| query.fetch_one(conn).await;
-        Ok(deletions(self.look("look for pending rows", look).await?))
+        let found: Found = self.look("look for pending rows", look).await?;
+        Ok(self.found(found))
     }
 
     /// The pending rows of this entry, and its wishes in the inbox. With a label, those that an open wish with this label is for.
@@ -117,10 +129,11 @@ impl Producer {
         entry: &EntryId,
         label: Option<&Label>,
     ) -> Result<Vec<DeletionId>, StoreError> {
-        let query = sqlx::query_scalar(PENDING_ROWS).bind(agent.as_str()).bind(entry.as_str());
+        let query = sqlx::query_as(PENDING_ROWS).bind(agent.as_str()).bind(entry.as_str());
         let query = query.bind(label.map(Label::as_str));
         let look = async |conn: &mut PgConnection| query.fetch_one(conn).await;
-        Ok(deletions(self.look("look for pending rows", look).await?))
+        let found: Found = self.look("look for pending rows", look).await?;
+        Ok(self.found(found))
     }
 
     /// The pending rows that wait for their next attempt, of an agent, after a cause, or all of them; with `scheduled`, those as
@@ -138,8 +151,9 @@ impl Producer {
         let query = sqlx::query_as(WAITING).bind(now.0).bind(scheduled);
         let query = query.bind(agent.map(AgentId::as_str)).bind(cause.map(Cause::as_str));
         let look = async |conn: &mut PgConnection| query.fetch_one(conn).await;
-        let (ids, untried): (Vec<i64>, i64) = self.look("look for rows that wait", look).await?;
-        Ok((deletions(ids), u64::try_from(untried).unwrap_or(0)))
+        let (ids, places, agents, entries, untried): (_, _, _, _, i64) =
+            self.look("look for rows that wait", look).await?;
+        Ok((self.found((ids, places, agents, entries)), u64::try_from(untried).unwrap_or(0)))
     }
 
     /// Makes the dead ones of these rows pending again, due now and with all their attempts, in one transaction.
@@ -161,8 +175,9 @@ impl Producer {
     /// # Errors
     /// If the server fails; then no row is changed.
     pub async fn hurry(&mut self, ids: &[DeletionId], scheduled: bool, now: Timestamp) -> Result<Changed, StoreError> {
-        let ids = numbers(ids);
+        let (ids, wishes) = (numbers(ids), self.wishes.among(ids));
         self.change("make rows due", now, async |conn: &mut PgConnection| {
+            let ids = wishes.follow(conn, &ids).await?;
             let query = sqlx::query(HURRY).bind(now.0).bind(scheduled).bind(&ids);
             let done = query.execute(conn).await?.rows_affected();
             Ok((done, Changed { done, ..Changed::default() }))
@@ -186,8 +201,9 @@ impl Producer {
     /// # Errors
     /// If the server fails; then no row is removed.
     pub async fn cancel(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<Changed, StoreError> {
-        let (ids, operator) = (numbers(ids), self.operator().map(str::to_owned));
+        let (ids, wishes, operator) = (numbers(ids), self.wishes.among(ids), self.operator().map(str::to_owned));
         self.change("cancel", now, async |conn: &mut PgConnection| {
+            let ids = wishes.follow(conn, &ids).await?;
             let in_flight = in_flight(conn, &ids).await?;
             let (before, has_labels) = left(conn, &ids).await?;
             if has_labels {
