@@ -169,7 +169,9 @@ async fn take_out(
     let left = (ids.len() as u64).saturating_sub(steps.done);
     if left > 0 {
         let rows = plural(left, "row was", "rows were");
-        warn_person(&format!("{rows} settled meanwhile, or had the same entry as another one: `sweeper show` tells more"));
+        warn_person(&format!(
+            "{rows} settled meanwhile, or had the same entry as another one: `sweeper show` tells more"
+        ));
     }
     if in_flight > 0 {
         let rows = plural(in_flight, "row was", "rows were");

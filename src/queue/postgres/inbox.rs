@@ -133,12 +133,22 @@ FROM (SELECT pg_get_serial_sequence('sweeper.deletions', 'id')::regclass AS sequ
 WHERE coalesce(pg_sequence_last_value(sequence), 0)
     < greatest((SELECT max(id) FROM deletions_known), (SELECT max(id) FROM deletions_new))";
 
-/// All wishes in the inbox get new ids, in their order. In some versions of the server the partition gives none out, so they go through
-/// the table that producers name.
+/// $1 places. Of these wishes, those get new ids whose ids other rows or wishes have. In some versions of the server the partition gives
+/// none out, so they go through the table that producers name.
 const GIVE_NEW_IDS: &str = "
-WITH wish AS (DELETE FROM deletions_new RETURNING id, agent_id, entry_id, priority, due_at, created_at, label)
+WITH wish AS MATERIALIZED (
+    SELECT id, count(*) OVER (PARTITION BY id) AS times FROM deletions_new WHERE ctid = ANY ($1::text[]::tid[])
+),
+taken AS (
+    SELECT DISTINCT id FROM wish
+    WHERE times > 1 OR EXISTS (SELECT 1 FROM deletions_known AS known WHERE known.id BETWEEN wish.id AND wish.id)
+),
+again AS (
+    DELETE FROM deletions_new WHERE ctid = ANY ($1::text[]::tid[]) AND id IN (SELECT id FROM taken)
+    RETURNING id, agent_id, entry_id, priority, due_at, created_at, label
+)
 INSERT INTO deletions (agent_id, entry_id, priority, due_at, created_at, label)
-SELECT agent_id, entry_id, priority, due_at, created_at, label FROM wish ORDER BY id";
+SELECT agent_id, entry_id, priority, due_at, created_at, label FROM again ORDER BY id";
 
 /// Sees to it that no id is given out twice.
 pub(super) async fn put_ids_right(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -238,7 +248,7 @@ impl Store {
         let take =
             async |conn: &mut PgConnection| sqlx::query(TAKE_IN).bind(places).bind(still_out).fetch_all(conn).await;
         let rows = match self.run(TAKING_IN, take).await {
-            Err(error) if error.is_duplicate() => return self.give_new_ids().await,
+            Err(error) if error.is_duplicate() => return self.give_new_ids(places, error).await,
             rows => rows?,
         };
         if has_labels {
@@ -264,12 +274,14 @@ impl Store {
         Ok(taken)
     }
 
-    /// A wish has the id of another row. Nothing was taken in.
-    async fn give_new_ids(&mut self) -> Result<i64, StoreError> {
+    /// One of the wishes at these places has the id of another row. Nothing was taken in.
+    async fn give_new_ids(&mut self, places: &[String], error: StoreError) -> Result<i64, StoreError> {
         self.ready().await?;
         self.run(TAKING_IN, put_ids_right).await?;
-        let give = async |conn: &mut PgConnection| sqlx::query(GIVE_NEW_IDS).execute(conn).await;
-        self.run(TAKING_IN, give).await?;
+        let give = async |conn: &mut PgConnection| sqlx::query(GIVE_NEW_IDS).bind(places).execute(conn).await;
+        if self.run(TAKING_IN, give).await?.rows_affected() == 0 {
+            return Err(error);
+        }
         // They are at other places now. The next look takes them in.
         self.news = true;
         Ok(0)

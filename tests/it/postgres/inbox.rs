@@ -209,6 +209,28 @@ async fn an_id_that_is_given_out_twice_stops_nobody() {
 }
 
 #[tokio::test]
+async fn only_wishes_whose_ids_are_taken_get_new_ones() {
+    let Some(mut seam) = scene().await else { return };
+    seam.enqueue(&[Wish::of("a", "1")]).await;
+    take_in(&mut seam).await;
+    let wishes = "INSERT INTO deletions (id, agent_id, entry_id, priority, label) OVERRIDING SYSTEM VALUE
+                  VALUES (1, 'b', '1', 7, 'T-1'), (70, 'c', '1', 0, NULL), (70, 'c', '2', 0, NULL), (80, 'd', '1', 0, NULL)";
+    seam.engine.execute(wishes).await;
+    for _ in 0..3 {
+        seam.queue.changed().await.unwrap();
+    }
+    let rows: Vec<(i64, String, String, i64, Option<String>)> = seam
+        .engine
+        .query("SELECT id, agent_id, entry_id, priority, label FROM deletions_known ORDER BY agent_id, entry_id")
+        .await;
+    let kept: Vec<&str> = rows.iter().filter(|row| [1, 80].contains(&row.0)).map(|row| row.1.as_str()).collect();
+    assert_eq!((rows.len(), kept), (5, vec!["a", "d"]), "{rows:?}");
+    assert_eq!((rows[1].3, rows[1].4.as_deref()), (7, Some("T-1")));
+    let wishes: Vec<(String, String)> = seam.engine.query("SELECT label, agent_id FROM wishes").await;
+    assert_eq!(wishes, [("T-1".to_owned(), "b".to_owned())]);
+}
+
+#[tokio::test]
 async fn an_entry_whose_last_request_may_still_be_out_waits_also_if_its_row_is_dead_and_wished_for_again() {
     if cluster().is_none() {
         return;

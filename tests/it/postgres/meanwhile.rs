@@ -49,7 +49,9 @@ impl Scene {
     }
 
     async fn entries(&mut self, condition: &str) -> String {
-        let sql = format!("SELECT coalesce(string_agg(entry_id, ' ' ORDER BY entry_id), '') FROM deletions WHERE {condition}");
+        let sql = format!(
+            "SELECT coalesce(string_agg(entry_id, ' ' ORDER BY entry_id), '') FROM deletions WHERE {condition}"
+        );
         self.seam.engine.query::<(String,)>(&sql).await.remove(0).0
     }
 }
@@ -70,7 +72,11 @@ async fn what_was_to_be_cancelled_is_cancelled_also_if_it_has_reopened_a_row() {
         assert_eq!(ids.len(), 5);
         scene.take_in().await;
         let cancelled = scene.producer.cancel(&ids, NOW).await.unwrap();
-        assert_eq!((cancelled.done, cancelled.in_flight), (4, 0), "one of five wishes has gone into a row of the others");
+        assert_eq!(
+            (cancelled.done, cancelled.in_flight),
+            (4, 0),
+            "one of five wishes has gone into a row of the others"
+        );
         assert_eq!(scene.entries("true").await, "other", "what the command has not seen stays");
         let open = "SELECT label FROM wishes WHERE state IS NULL";
         assert_eq!(scene.seam.engine.query::<(String,)>(open).await, []);
