@@ -12,12 +12,14 @@ pub mod lease;
 pub mod postgres;
 pub mod report;
 mod rows;
+mod schema_changes;
 pub mod sqlite;
 mod values;
 
 use std::{collections::BTreeSet, future::Future, time::Duration};
 
 pub use changes::{Cancelled, Changed, Concerned, Enqueued, Place, Released, Wish};
+pub use schema_changes::{Change, SchemaChange, names_of};
 pub use values::{Census, Claim, Committed, Counts, DueRow, InEffect, Look, Orphan, Settlement, Swept, Tally, Upkeep};
 
 use lease::Lease;

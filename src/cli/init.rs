@@ -10,7 +10,7 @@ use crate::{
     model::clock::Clock,
     printable::absolute,
     queue::{
-        Queue as _, either,
+        Queue as _, either, names_of,
         postgres::{self, Candidate, Made},
         report::Introduction,
         sqlite::{self, OpenError, Opened, Options, Reader, Store, twice_if_damaged},
@@ -57,7 +57,7 @@ async fn init_file(options: &Options) -> Result<ExitCode, Failure> {
     let done = match twice_if_damaged(async || Store::make(options.clone()).await).await {
         Ok(mut store) => {
             if let Some(foreign) = store.schema_news() {
-                let names = sqlite::names_of(foreign);
+                let names = names_of(foreign);
                 warn_person(&format!("{path}: the tables are not as sweeper makes them: {names}"));
             }
             let opened = store.opened();

@@ -67,7 +67,6 @@ pub use lock_holder::holder;
 pub use open::{Opened, Options, Synchronous};
 pub use producer::Producer;
 pub use reader::{Reader, introduction_of};
-pub use schema_watch::{Change, SchemaChange, names_of};
 pub use second_look::twice_if_damaged;
 pub use tx::Transaction;
 pub use upkeep::{PRUNE_ROWS, VACUUM_PAGES};
@@ -80,7 +79,11 @@ use crate::{
         hold::HoldRow,
         limits::Learnt,
     },
-    queue::{Orphan, Queue, Swept, Upkeep, label_walk::LabelWalk},
+    queue::{
+        Orphan, Queue, SchemaChange, Swept, Upkeep,
+        label_walk::LabelWalk,
+        schema_changes::{log_interference, log_modified},
+    },
 };
 use connection::Connection;
 use interference::blame;
@@ -199,7 +202,7 @@ impl Queue for Store {
 
     async fn changed(&mut self) -> Result<bool, StoreError> {
         let changed = self.look_for_changes().await?;
-        self.schema.news().into_iter().for_each(log::schema_modified);
+        self.schema.news().into_iter().for_each(log_modified);
         Ok(changed)
     }
 
@@ -285,7 +288,9 @@ impl Queue for Store {
     async fn explain(&mut self, error: StoreError) -> StoreError {
         self.abandon().await;
         let error = blame(&mut self.conn, &self.steps, error).await;
-        log::trigger_interference(&error);
+        if let Some(foreign) = error.interference() {
+            log_interference(foreign, &error);
+        }
         error
     }
 

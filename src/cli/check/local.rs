@@ -18,8 +18,9 @@ use crate::{
     permission::{Need, refusal, who},
     printable::absolute,
     queue::{
+        names_of,
         report::Daemon,
-        sqlite::{Inspection, OpenError, names_of},
+        sqlite::{Inspection, OpenError},
     },
 };
 

@@ -11,11 +11,11 @@ use super::{
     reader::{introduction, text},
     rows::holds,
     schema::connect_untouching,
-    schema_watch::{SchemaChange, schema_changes},
+    schema_watch::schema_changes,
 };
 use crate::{
     model::{deletion::AgentId, hold::HoldRow},
-    queue::report::Daemon,
+    queue::{SchemaChange, report::Daemon},
 };
 
 /// The agent of the pending row that is likely to go first, or else of the newest request.

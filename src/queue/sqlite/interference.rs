@@ -1,44 +1,22 @@
 //! Errors that a foreign trigger or index may have caused, and the names of those.
 
-use std::{fmt, io, path::Path};
+use std::{io, path::Path};
 
 use sqlx::{SqliteConnection, migrate::MigrateError};
 
 use super::{
     errors::{OpenError, StoreError, migration_code},
-    schema_watch::{Change, SchemaChange, names_of, schema_changes},
+    schema_watch::schema_changes,
     step_limit::StepLimit,
 };
+use crate::queue::schema_changes::{Change, Interference, SchemaChange};
 
-/// A statement did not have its effect, and foreign triggers may be the cause.
-#[derive(Debug)]
-pub(super) struct Interference {
-    message: String,
-    foreign: Vec<SchemaChange>,
-}
-
-impl fmt::Display for Interference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { message, foreign } = self;
-        if foreign.is_empty() {
-            return write!(
-                f,
-                "{message}, though the tables are as sweeper makes them: look at the file with PRAGMA integrity_check"
-            );
-        }
-        write!(
-            f,
-            "{message}; not made by sweeper, and at work inside its transactions: {}; drop what is not sweeper's",
-            names_of(foreign)
-        )
-    }
-}
-
-impl std::error::Error for Interference {}
+/// What to do about a statement without effect if nobody has changed the tables.
+const OTHERWISE: &str = "look at the file with PRAGMA integrity_check";
 
 /// The error of a statement that SQLite calls done, though it did not have its effect.
 pub(super) fn not_done(message: String, foreign: &[SchemaChange]) -> sqlx::Error {
-    sqlx::Error::Io(io::Error::other(Interference { message, foreign: foreign.to_vec() }))
+    sqlx::Error::Io(io::Error::other(Interference::new(message, foreign, OTHERWISE)))
 }
 
 impl StoreError {

@@ -16,14 +16,17 @@ use super::{
     location,
     lock::Lock,
     lock_holder::Purpose,
-    log,
     schema::{APPLICATION_ID, identity, is_older, migrator, refuse_older, require_ours},
     schema_watch::SchemaWatch,
     step_limit::{SOME_ROWS, StepLimit, whole_file},
     upkeep::enable_incremental_vacuum,
     watched_files::{WatchedFiles, beside},
 };
-use crate::{permission::Need, printable::absolute, queue::label_walk::LabelWalk};
+use crate::{
+    permission::Need,
+    printable::absolute,
+    queue::{label_walk::LabelWalk, schema_changes::log_modified},
+};
 
 /// The writing connection's page cache, in KiB. Rows of many agents lie far apart, and more memory makes them settle faster.
 const CACHE_KIB: u32 = 16 * 1024;
@@ -79,7 +82,7 @@ impl Store {
     /// If another daemon has the file, or if the file is not a database of ours, is of another version, or is not writable.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         let mut store = Self::open_for(Purpose::Work, options).await?;
-        store.schema.news().into_iter().for_each(log::schema_modified);
+        store.schema.news().into_iter().for_each(log_modified);
         Ok(store)
     }
 

@@ -214,7 +214,7 @@ async fn enqueue_rows(
         let missing: i64 = sqlx::query_scalar(MISSING).bind(rows).fetch_one(&mut *tx).await?;
         if missing > 0 {
             let message = format!("{missing} of {count} rows are not pending after they were enqueued");
-            return Err(not_done(message, &schema.changes));
+            return Err(not_done(message, schema.changes()));
         }
     }
     let doing = match doing {

@@ -8,7 +8,7 @@ use super::{
     labels::CANCEL_ALL,
     producer::Producer,
     rows::json,
-    schema_watch::{Change, SchemaChange, schema_changes},
+    schema_watch::schema_changes,
     step_limit::{SOME_ROWS, whole_file},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         label::Label,
         outcome::Cause,
     },
-    queue::{Changed, changes::due_now},
+    queue::{Change, Changed, SchemaChange, changes::due_now},
 };
 
 /// ?1 agent or NULL; ?2 cause or NULL

@@ -1,14 +1,12 @@
-//! Whether the tables are as our migrations make them.
-//!
-//! Whoever can write the file can add a trigger, which then runs inside our transactions: it can leave out our changes, undo
-//! them, or never end. We cannot prevent that, but we can see it, and say so.
+//! Whether the tables are as our migrations make them: see [`crate::queue::SchemaChange`].
 
-use std::{collections::BTreeSet, fmt};
+use std::collections::BTreeSet;
 
 use sqlx::{ConnectOptions as _, Row as _, SqliteConnection, migrate::Migrator, sqlite::SqliteConnectOptions};
 use tokio::sync::OnceCell;
 
 use super::{rows::json, schema::migrator};
+use crate::queue::schema_changes::{Change, KnownChanges, SchemaChange};
 
 /// sqlx's table of migrations. Other versions of sqlx may define it otherwise, so its definition is not compared. Triggers on it
 /// are foreign all the same.
@@ -20,64 +18,6 @@ const OBJECTS: &str = "
 SELECT type, name, tbl_name, sql FROM sqlite_master
 WHERE sql IS NOT NULL AND (?1 IS NULL OR tbl_name COLLATE NOCASE IN (SELECT value FROM json_each(?1)))
 ORDER BY type DESC, name";
-
-/// The most names in one message, and the longest in characters.
-const MOST_NAMED: usize = 10;
-const LONGEST_NAME: usize = 100;
-
-/// One difference between our tables and what our migrations make.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SchemaChange {
-    /// `trigger`, `index`, `table` or `view`.
-    pub kind: String,
-    /// The object's name.
-    pub name: String,
-    /// The table of ours that it is on.
-    pub table: String,
-    /// What was done to it.
-    pub change: Change,
-}
-
-/// What another program did to an object of the schema.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It added one that is not ours.
-    Added,
-    /// It changed one of ours.
-    Altered,
-    /// It dropped one of ours.
-    Missing,
-}
-
-impl SchemaChange {
-    /// Whether it can change what our statements write. An index that is not ours only makes them slow.
-    pub(super) fn can_interfere(&self) -> bool {
-        self.kind != "index"
-    }
-}
-
-impl fmt::Display for SchemaChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, name, table, change } = self;
-        write!(f, "{kind} {name}")?;
-        if !name.eq_ignore_ascii_case(table) {
-            write!(f, " on {table}")?;
-        }
-        f.write_str(match change {
-            Change::Added => "",
-            Change::Altered => " (ours, changed)",
-            Change::Missing => " (ours, missing)",
-        })
-    }
-}
-
-/// All changes in one text, the first ten by name.
-#[must_use]
-pub fn names_of(changes: &[SchemaChange]) -> String {
-    let named: Vec<String> = changes.iter().take(MOST_NAMED).map(SchemaChange::to_string).collect();
-    let more = changes.len().saturating_sub(MOST_NAMED);
-    if more > 0 { format!("{}, and {more} more", named.join(", ")) } else { named.join(", ") }
-}
 
 /// A row of `sqlite_master`.
 #[derive(Debug, PartialEq, Eq)]
@@ -130,12 +70,10 @@ pub(super) async fn schema_changes(conn: &mut SqliteConnection) -> Result<Vec<Sc
     let ours = ours().await?;
     let tables: BTreeSet<&str> = ours.iter().map(|object| object.table.as_str()).chain([MIGRATIONS]).collect();
     let found = objects(conn, Some(&json(&tables))).await?;
-    let changed = |object: &Object, change| SchemaChange {
-        kind: object.kind.clone(),
-        name: object.name.chars().take(LONGEST_NAME).collect(),
+    let changed = |object: &Object, change| {
         // In our own spelling.
-        table: tables.iter().find(|table| object.table.eq_ignore_ascii_case(table)).unwrap_or(&"").to_string(),
-        change,
+        let table = tables.iter().find(|table| object.table.eq_ignore_ascii_case(table)).unwrap_or(&"");
+        SchemaChange::new(&object.kind, &object.name, table, change)
     };
     let there = found.iter().filter(|object| object.name != MIGRATIONS).filter_map(|object| {
         match ours.iter().find(|known| known.is_namesake(object)) {
@@ -153,9 +91,7 @@ pub(super) async fn schema_changes(conn: &mut SqliteConnection) -> Result<Vec<Sc
 pub(super) struct SchemaWatch {
     /// `PRAGMA schema_version` at the last look. It changes with every table, index, trigger and view.
     version: Option<i64>,
-    pub(super) changes: Vec<SchemaChange>,
-    /// The changes have not been reported yet.
-    is_news: bool,
+    known: KnownChanges,
 }
 
 impl SchemaWatch {
@@ -168,9 +104,7 @@ impl SchemaWatch {
     /// The same, with the version, if the caller has read that.
     pub(super) async fn update_to(&mut self, conn: &mut SqliteConnection, version: i64) -> Result<(), sqlx::Error> {
         if self.version != Some(version) {
-            let found = schema_changes(conn).await?;
-            self.is_news |= !found.is_empty() && found != self.changes;
-            self.changes = found;
+            self.known.update(schema_changes(conn).await?);
             self.version = Some(version);
         }
         Ok(())
@@ -178,11 +112,16 @@ impl SchemaWatch {
 
     /// Whether a foreign trigger or the like can change what our statements write.
     pub(super) fn can_interfere(&self) -> bool {
-        self.changes.iter().any(SchemaChange::can_interfere)
+        self.known.can_interfere()
+    }
+
+    /// The changes at the last look.
+    pub(super) fn changes(&self) -> &[SchemaChange] {
+        &self.known.changes
     }
 
     /// The changes, if they have not been reported yet.
     pub(super) fn news(&mut self) -> Option<&[SchemaChange]> {
-        std::mem::take(&mut self.is_news).then_some(self.changes.as_slice())
+        self.known.news()
     }
 }

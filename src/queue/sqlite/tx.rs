@@ -8,7 +8,6 @@ use super::{
     due_rows,
     errors::StoreError,
     rows::{holds_of, json},
-    schema_watch::SchemaChange,
     step_limit::StepBudget,
     verify::{COUNTED, ON_RECORD, on_record},
 };
@@ -20,7 +19,7 @@ use crate::{
         hold::{HoldChange, HoldRow},
         outcome::Scope,
     },
-    queue::{Claim, Committed, InEffect, Look, Settlement, Tx},
+    queue::{Claim, Committed, InEffect, Look, SchemaChange, Settlement, Tx},
 };
 
 /// Now; claims: [[id, correlation_id, agent_id, [deletion id, …], size, kind], …]. Runs in the same script as the COMMIT.

@@ -33,7 +33,7 @@ impl Store {
         }
         let (path, next_request) = (self.options.path.clone(), &mut self.next_request);
         let (writing, data_version) = (&mut self.writing, self.data_version);
-        let foreign = if self.schema.can_interfere() { self.schema.changes.as_slice() } else { &[] };
+        let foreign = if self.schema.can_interfere() { self.schema.changes() } else { &[] };
         let conn = &mut *self.conn;
         Ok(Transaction { conn, path, next_request, writing, data_version, version: None, foreign, _budget: budget })
     }
