@@ -40,7 +40,12 @@ pub(super) async fn init(options: &either::Options) -> Result<ExitCode, Failure>
 
 async fn init_server(options: &postgres::Options) -> Result<ExitCode, Failure> {
     let address = &options.address;
-    say(&match Candidate::make(options.clone(), &Clock::system()).await? {
+    let made = Candidate::make(options.clone(), &Clock::system()).await?;
+    let changes = postgres::changed_tables(options).await?;
+    if !changes.is_empty() {
+        warn_person(&format!("{address}: the tables are not as sweeper makes them: {}", names_of(&changes)));
+    }
+    say(&match made {
         Made::Created => format!("{address}: created, in the schema sweeper"),
         Made::Existing => format!("{address}: up to date"),
         Made::InUse(leader) => {

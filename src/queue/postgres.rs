@@ -6,7 +6,8 @@
 //!
 //! | files | concern |
 //! | --- | --- |
-//! | `url`, `address`, `candidate`, `open`, `schema`, `session`, `command`, `grants` | connecting, the lock, the epoch, migrations, rights |
+//! | `url`, `address`, `candidate`, `open`, `leadership`, `schema`, `session`, `command`, `grants` | connecting, the lock, the epoch, migrations, rights |
+//! | `schema_watch` | whether the tables are as we make them |
 //! | `inbox` | what producers and operators wrote |
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
 //! | `listing`, `rows`, `counter` | reading, for the worker |
@@ -36,6 +37,7 @@ mod inbox_wishes;
 mod inspection;
 mod invalid_rows;
 mod labels;
+mod leadership;
 mod listing;
 mod open;
 mod operator;
@@ -45,6 +47,7 @@ mod revive;
 mod rights;
 mod rows;
 mod schema;
+mod schema_watch;
 mod session;
 mod settle;
 mod tx;
@@ -64,6 +67,7 @@ pub use grants::{Grant, GrantError};
 pub use open::Options;
 pub use producer::Producer;
 pub use reader::Reader;
+pub use schema_watch::{changed_tables, described_tables};
 pub use tx::Transaction;
 pub use url::{UrlError, split as split_urls, without_password};
 
@@ -75,10 +79,11 @@ use crate::{
         hold::HoldRow,
         limits::Learnt,
     },
-    queue::{Orphan, Queue, Swept, Upkeep, label_walk::LabelWalk, lease::Lease},
+    queue::{Orphan, Queue, Swept, Upkeep, label_walk::LabelWalk, lease::Lease, schema_changes::log_interference},
 };
 use cursors::Cursors;
 use inbox::Inbox;
+use schema_watch::SchemaWatch;
 use session::Session;
 
 /// Begins a transaction that may write to any table. Who changes rows locks `requests` first, and rows after that. In another order
@@ -95,6 +100,7 @@ pub struct Store {
     options: Options,
     lease: Lease,
     clock: Clock,
+    watch: SchemaWatch,
     /// The number of our leadership.
     epoch: i64,
     /// Requests without an answer at its beginning.
@@ -301,6 +307,14 @@ impl Queue for Store {
 
     async fn explain(&mut self, error: StoreError) -> StoreError {
         self.undo().await;
+        if !self.session.is_in_doubt() {
+            // What was seen before counts if that fails.
+            let _ = self.watch_tables().await;
+        }
+        let error = error.blamed(self.watch.changes());
+        if let Some(foreign) = error.interference() {
+            log_interference(foreign, &error);
+        }
         error
     }
 

@@ -12,6 +12,7 @@ mod hold;
 mod inbox;
 mod labels;
 mod meanwhile;
+mod own;
 mod plans;
 mod proxy;
 mod pruning;
@@ -21,6 +22,7 @@ mod same_pages;
 mod schema;
 mod sessions;
 mod status;
+mod tables;
 
 use crate::{cluster::cluster, engines::postgres::Postgres, suite::seam::Seam};
 

@@ -4,6 +4,7 @@ use super::{line::Line, local};
 use crate::{
     cli::times::plural,
     queue::{
+        SchemaChange, names_of,
         postgres::{Address, Checkup, OpenError, Rights, Server, Tables},
         report::{Leadership, Session},
     },
@@ -50,11 +51,28 @@ fn verified(address: &Address, server: &Server) -> Vec<Line> {
 }
 
 fn of_tables(tables: &Tables, role: &str) -> Vec<Line> {
-    let mut lines = vec![Line::ok("tables", "up to date"), rights(tables.rights, role)];
+    let mut lines = vec![changed(&tables.changes)];
+    lines.extend(tables.rights.map(|given| rights(given, role)));
     let Some(seen) = &tables.seen else { return lines };
     lines.push(local::daemon(&seen.daemon));
     lines.extend(seen.daemon.leadership.as_ref().map(standbys));
     lines
+}
+
+/// Whether the tables are as sweeper makes them. Of an index, only the speed depends.
+fn changed(changes: &[SchemaChange]) -> Line {
+    if changes.is_empty() {
+        return Line::ok("tables", "up to date");
+    }
+    let names = names_of(changes);
+    let indexes = changes.iter().filter(|object| object.kind == "index").count();
+    let said = if indexes == changes.len() {
+        "Every turn of the daemon may be slow: drop the indexes that are not sweeper's, and make those that are"
+    } else {
+        "What is added runs with every write of the daemon, and what is missing or changed does not protect the queue: drop what is not \
+         sweeper's, and restore what is. The owner of the tables must be the role of the daemon, or a role that it is a member of"
+    };
+    Line::not("tables", format!("others have changed them: {names}. {said}"))
 }
 
 /// What the role may do, and who gives it more.

@@ -9,10 +9,11 @@ use super::{
     Store,
     codes::is_denied,
     codes::is_of_a_pooler,
-    command::newest,
+    command::{TABLES, newest},
     cursors::Cursors,
     errors::{OpenError, StoreError},
     inbox::{self, Inbox},
+    leadership::{begin_epoch, put_back, watched},
     open::{OPEN, Options, migrate},
     schema::{OLDEST_SERVER, make_schema, server_version},
     session::{Session, sends_for},
@@ -22,20 +23,12 @@ use crate::{
     queue::{label_walk::LabelWalk, lease::Lease},
 };
 
-/// Begins an epoch. Returns its number; the highest ID of a request so far, also of a pruned one; and the number of requests without an
-/// answer.
-const BEGIN_EPOCH: &str = "
-UPDATE leadership SET epoch = epoch + 1
-RETURNING epoch, greatest(last_request, coalesce((SELECT max(id) FROM requests), 0)),
-    (SELECT count(*) FROM requests WHERE answered_at IS NULL)";
-
 /// `init` waits for another one that makes the tables: so many tries, with this pause.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The newest migration, if there are tables.
 const VERSION: &str = "SELECT coalesce(max(version), 0) FROM _sqlx_migrations";
-const HAS_VERSION: &str = "SELECT to_regclass('sweeper._sqlx_migrations') IS NOT NULL";
 
 /// A daemon that stands by.
 #[derive(Debug)]
@@ -122,10 +115,11 @@ impl Candidate {
             sleep(PAUSE).await;
         }
         migrate(&mut candidate.session, &address).await?;
+        let watch = watched(&mut candidate.session, &address).await?;
+        put_back(&mut candidate.session).await.map_err(error)?;
         if before != 0 && before != newest() {
             // A daemon of the older version that has lost its session for a moment must not go on.
-            let begin = async |conn: &mut PgConnection| sqlx::query(BEGIN_EPOCH).execute(conn).await;
-            candidate.session.run(begin).await.map_err(error)?;
+            begin_epoch(&mut candidate.session, &watch, &address).await?;
         }
         candidate.session.close().await.map_err(error)?;
         Ok(if before == 0 { Made::Created } else { Made::Existing })
@@ -134,11 +128,14 @@ impl Candidate {
     /// An older program must not work on newer tables, nor keep a newer program from that.
     async fn check_version(&mut self) -> Result<(), OpenError> {
         let address = &self.options.address;
-        let read = async |conn: &mut PgConnection| {
-            let has_version: bool = sqlx::query_scalar(HAS_VERSION).fetch_one(&mut *conn).await?;
-            if has_version { sqlx::query_scalar(VERSION).fetch_one(conn).await } else { Ok(0) }
+        let read = async |conn: &mut PgConnection| match sqlx::query_as(TABLES).fetch_optional(&mut *conn).await? {
+            Some((_, true)) => sqlx::query_scalar(VERSION).fetch_one(conn).await.map(Some),
+            Some((true, false)) => Ok(None),
+            Some((false, false)) | None => Ok(Some(0)),
         };
-        let version: i64 = self.session.run(read).await.map_err(|source| StoreError::new(address, OPEN, source))?;
+        let version: Option<i64> =
+            self.session.run(read).await.map_err(|source| StoreError::new(address, OPEN, source))?;
+        let Some(version) = version else { return Err(OpenError::without_migrations(address)) };
         self.version = version;
         if version > newest() { Err(OpenError::Newer { address: address.clone(), version }) } else { Ok(()) }
     }
@@ -156,18 +153,20 @@ impl Candidate {
         }
         let Self { mut session, options, lease, clock, .. } = self;
         migrate(&mut session, &address).await?;
+        let mut watch = watched(&mut session, &address).await?;
+        watch.log_news();
         session.run(inbox::put_ids_right).await.map_err(error)?;
-        let begin = async |conn: &mut PgConnection| sqlx::query_as(BEGIN_EPOCH).fetch_one(conn).await;
-        let (epoch, last_request, orphaned): (i64, i64, i64) = session.run(begin).await.map_err(error)?;
+        let epoch = begin_epoch(&mut session, &watch, &address).await?;
         session.lead();
         Ok(Attempt::Leads(Box::new(Store {
             session,
             options,
             lease,
             clock,
-            epoch,
-            orphaned: u64::try_from(orphaned).unwrap_or(0),
-            next_request: last_request.saturating_add(1),
+            watch,
+            epoch: epoch.number,
+            orphaned: u64::try_from(epoch.orphaned).unwrap_or(0),
+            next_request: epoch.last_request.saturating_add(1),
             news: false,
             has_news: false,
             inbox: Inbox::default(),

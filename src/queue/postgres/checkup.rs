@@ -9,10 +9,11 @@ use super::{
     listing,
     open::Options,
     reader,
+    schema_watch::schema_changes,
 };
 use crate::{
     model::{deletion::AgentId, hold::HoldRow},
-    queue::report::Daemon,
+    queue::{SchemaChange, report::Daemon},
 };
 
 const DOING: &str = "read";
@@ -58,8 +59,10 @@ pub struct Server {
 /// What was read in up-to-date tables.
 #[derive(Debug)]
 pub struct Tables {
-    /// What the role may do.
-    pub rights: Rights,
+    /// What others have changed of them.
+    pub changes: Vec<SchemaChange>,
+    /// What the role may do; `None`: so much was changed that it cannot be read.
+    pub rights: Option<Rights>,
     /// What a role that may read them has read.
     pub seen: Option<Seen>,
 }
@@ -116,14 +119,23 @@ async fn tables(options: &Options) -> Result<Tables, OpenError> {
 }
 
 async fn read(conn: &mut PgConnection) -> Result<Tables, sqlx::Error> {
+    let changes = schema_changes(conn, false).await?;
+    match read_rows(conn).await {
+        Ok((rights, seen)) => Ok(Tables { changes, rights: Some(rights), seen }),
+        Err(_) if !changes.is_empty() => Ok(Tables { changes, rights: None, seen: None }),
+        Err(error) => Err(error),
+    }
+}
+
+async fn read_rows(conn: &mut PgConnection) -> Result<(Rights, Option<Seen>), sqlx::Error> {
     let (owns, reads, enqueues, releases, sees_sessions) = sqlx::query_as(RIGHTS).fetch_one(&mut *conn).await?;
     let rights = Rights { owns, reads, enqueues, releases, sees_sessions };
     if !rights.reads {
-        return Ok(Tables { rights, seen: None });
+        return Ok((rights, None));
     }
     let daemon = reader::daemon(conn).await?;
     let holds = listing::holds(conn).await?;
     let agent: Option<String> = sqlx::query_scalar(AN_AGENT).fetch_one(conn).await?;
     let agent = agent.and_then(|agent| AgentId::parse(&agent).ok());
-    Ok(Tables { rights, seen: Some(Seen { daemon, holds, agent }) })
+    Ok((rights, Some(Seen { daemon, holds, agent })))
 }

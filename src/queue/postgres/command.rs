@@ -11,9 +11,11 @@ use super::{
 /// What a command waits for: another one's locks as long as the daemon would.
 const SETTINGS: &str = "SET search_path = sweeper; SET idle_in_transaction_session_timeout = '60s';";
 
-/// Whether there are tables, and whether this role may see them. The migrations may be those of another schema than ours.
-const TABLES: &str = "
-SELECT to_regclass('sweeper.leadership') IS NOT NULL AND to_regclass('sweeper._sqlx_migrations') IS NOT NULL
+/// Whether there are tables of ours, and the list of migrations, which may be those of another schema than ours; and whether this role may
+/// see them.
+pub(super) const TABLES: &str = "
+SELECT num_nonnulls(to_regclass('sweeper.leadership'), to_regclass('sweeper.deletions'), to_regclass('sweeper.requests')) > 0,
+    to_regclass('sweeper._sqlx_migrations') IS NOT NULL
 FROM (SELECT to_regnamespace('sweeper') AS schema) AS ours
 WHERE schema IS NOT NULL AND has_schema_privilege(schema, 'USAGE')";
 const SCHEMA: &str = "SELECT to_regnamespace('sweeper') IS NOT NULL";
@@ -37,10 +39,11 @@ pub(super) async fn connect_known(options: &Options) -> Result<PgConnection, Ope
     let patience = options.busy_timeout.as_millis().max(1);
     let settings = sqlx::AssertSqlSafe(format!("{SETTINGS} SET lock_timeout = '{patience}ms'"));
     sqlx::raw_sql(settings).execute(&mut conn).await.map_err(error)?;
-    let tables: Option<bool> = sqlx::query_scalar(TABLES).fetch_optional(&mut conn).await.map_err(error)?;
+    let tables: Option<(bool, bool)> = sqlx::query_as(TABLES).fetch_optional(&mut conn).await.map_err(error)?;
     match tables {
-        Some(true) => {}
-        Some(false) => return Err(OpenError::Empty { address: address.clone() }),
+        Some((true, true)) => {}
+        Some((true, false)) => return Err(OpenError::without_migrations(address)),
+        Some((false, _)) => return Err(OpenError::Empty { address: address.clone() }),
         None => {
             let exists: bool = sqlx::query_scalar(SCHEMA).fetch_one(&mut conn).await.map_err(error)?;
             let address = address.clone();

@@ -8,7 +8,13 @@ use super::{
     address::{Address, message_of},
     codes::{Class, class_of},
 };
-use crate::queue::{QueueError, Remedy};
+use crate::queue::{QueueError, Remedy, SchemaChange, schema_changes::Interference};
+
+/// sqlx's table of migrations.
+const MIGRATIONS: &str = "_sqlx_migrations";
+
+/// What to do about a statement without effect if nobody has changed the tables.
+const OTHERWISE: &str = "look at the log of the server";
 
 /// Why the queue cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +78,19 @@ pub enum OpenError {
         /// The database.
         address: Address,
     },
+    /// Tables were dropped from it.
+    #[error(
+        "database {address}: somebody has dropped {} of the queue's tables from the schema sweeper: {}; nothing was changed. Restore \
+         the database from a backup; or, if nothing in it is needed any more, DROP SCHEMA sweeper CASCADE and run `sweeper init`",
+        .missing.len(),
+        .missing.join(", ")
+    )]
+    Incomplete {
+        /// The database.
+        address: Address,
+        /// The tables that are missing.
+        missing: Vec<String>,
+    },
     /// There may be a queue, which this role may not see.
     #[error(
         "database {address}: this role may not use the schema sweeper; its owner runs `sweeper grant --operator ROLE`, or \
@@ -95,6 +114,11 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Somebody has dropped the list of migrations.
+    pub(super) fn without_migrations(address: &Address) -> Self {
+        Self::Incomplete { address: address.clone(), missing: vec![MIGRATIONS.to_owned()] }
+    }
+
     /// Whether waiting can help.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
@@ -105,6 +129,7 @@ impl OpenError {
             | Self::Newer { .. }
             | Self::Older { .. }
             | Self::Empty { .. }
+            | Self::Incomplete { .. }
             | Self::NoAccess { .. }
             | Self::Pooled { .. }
             | Self::MayNotCreate { .. }
@@ -136,6 +161,8 @@ enum Failure {
     Waiting,
     /// Another database answers under the same name.
     AnotherDatabase,
+    /// A statement did not have its effect, or failed, and what others have changed of the tables may be the cause.
+    NotDone(Interference),
 }
 
 impl StoreError {
@@ -153,13 +180,40 @@ impl StoreError {
         Self { address: address.clone(), doing, cause: Failure::AnotherDatabase }
     }
 
+    /// A statement did not have its effect, and these changes of the tables may be the cause.
+    pub(super) fn not_done(address: &Address, doing: &'static str, message: String, changes: &[SchemaChange]) -> Self {
+        let cause = Failure::NotDone(Interference::new(message, changes, OTHERWISE));
+        Self { address: address.clone(), doing, cause }
+    }
+
+    /// The same error, with the names of these changes of the tables, if it is one that they can cause.
+    pub(super) fn blamed(self, changes: &[SchemaChange]) -> Self {
+        match &self.cause {
+            Failure::Sql(error) if class_of(error) == Class::Other && !changes.is_empty() => {
+                Self::not_done(&self.address, self.doing, message_of(error), changes)
+            }
+            Failure::Sql(_) | Failure::Deposed | Failure::Waiting | Failure::AnotherDatabase | Failure::NotDone(_) => {
+                self
+            }
+        }
+    }
+
+    /// The changes of the tables that may have kept a statement from its effect, if that is what this error says.
+    #[must_use]
+    pub fn interference(&self) -> Option<&[SchemaChange]> {
+        match &self.cause {
+            Failure::NotDone(interference) => Some(&interference.foreign),
+            Failure::Sql(_) | Failure::Deposed | Failure::Waiting | Failure::AnotherDatabase => None,
+        }
+    }
+
     /// Whether waiting can help, without anybody doing something about it.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match &self.cause {
             Failure::Sql(error) => matches!(class_of(error), Class::Lost | Class::Busy),
             Failure::Waiting => true,
-            Failure::Deposed | Failure::AnotherDatabase => false,
+            Failure::Deposed | Failure::AnotherDatabase | Failure::NotDone(_) => false,
         }
     }
 
@@ -198,6 +252,7 @@ impl fmt::Display for StoreError {
             Failure::AnotherDatabase => {
                 f.write_str("another database answers than before; start the daemon again if it is to work on that one")
             }
+            Failure::NotDone(interference) => interference.fmt(f),
         }
     }
 }
@@ -206,6 +261,7 @@ impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
             Failure::Sql(error) => Some(error),
+            Failure::NotDone(interference) => Some(interference),
             Failure::Deposed | Failure::Waiting | Failure::AnotherDatabase => None,
         }
     }
@@ -216,7 +272,7 @@ impl QueueError for StoreError {
         match &self.cause {
             Failure::Deposed => Remedy::Lost,
             Failure::Waiting => Remedy::Wait,
-            Failure::AnotherDatabase => Remedy::End,
+            Failure::AnotherDatabase | Failure::NotDone(_) => Remedy::End,
             Failure::Sql(error) => match class_of(error) {
                 // A password or a right may have been replaced, and be in order in a moment: the daemon worked until now.
                 Class::Lost | Class::Busy | Class::Denied => Remedy::Wait,

@@ -1,9 +1,9 @@
-//! What a leader looks at once a minute: the server's clock, and transactions that keep the server from removing old rows.
+//! What a leader looks at once a minute: the server's clock, transactions that keep the server from removing old rows, and the tables.
 
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Store, errors::StoreError};
 use crate::{event, model::clock::Timestamp};
@@ -49,7 +49,14 @@ impl Store {
                 "a transaction that is open for long keeps the server from removing old rows, and the queue gets slower: end it"
             );
         }
-        Ok(())
+        match self.watch_tables().await {
+            // An object that is dropped while it is looked at. The next look does without it.
+            Err(error) if !error.is_temporary() => {
+                debug!(event = event::SCHEMA_MODIFIED, %error, "the tables could not be looked at")
+            }
+            looked => looked?,
+        }
+        self.keep_leadership().await
     }
 }
 

@@ -105,12 +105,13 @@ impl Store {
             return Err(StoreError::another_database(&address, REOPEN));
         }
         self.session.abandon();
-        let read = async |conn: &mut PgConnection| sqlx::query_scalar::<_, i64>(EPOCH).fetch_one(conn).await;
+        // Without the row, nobody knows who leads. The next leader puts it back.
+        let read = async |conn: &mut PgConnection| sqlx::query_scalar::<_, i64>(EPOCH).fetch_optional(conn).await;
         let mut tries = 0;
         loop {
             let has_lock = fresh.try_lock().await.map_err(error)?;
             // Under the lock, nobody else can begin an epoch. Without it, whoever leads now has begun one already.
-            if fresh.run(read).await.map_err(error)? != self.epoch {
+            if fresh.run(read).await.map_err(error)? != Some(self.epoch) {
                 // Dropped with its lock: whoever leads next need not wait for this process to end.
                 self.is_deposed = true;
                 fresh.abandon();

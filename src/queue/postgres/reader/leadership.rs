@@ -43,7 +43,8 @@ pub(in crate::queue::postgres) async fn daemon(conn: &mut PgConnection) -> Resul
     let sessions = sqlx::query(SESSIONS).fetch_all(&mut *conn).await?;
     let is_leader = |row: &&PgRow| value(row, "leads") == Some(true);
     let leader = sessions.iter().find(is_leader).map(session);
-    let epoch: i64 = sqlx::query_scalar(EPOCH).fetch_one(&mut *conn).await?;
+    // Without the row, which the next leader puts back, nobody knows.
+    let epoch = sqlx::query_scalar(EPOCH).fetch_optional(&mut *conn).await?.unwrap_or(0_i64);
     let introduction = match leader {
         Some(_) => sqlx::query(INTRODUCTION).fetch_optional(conn).await?,
         None => None,
