@@ -7,7 +7,7 @@
 //! | files | concern |
 //! | --- | --- |
 //! | `url`, `address`, `candidate`, `open`, `leadership`, `schema`, `session`, `command`, `grants` | connecting, the lock, the epoch, migrations, rights |
-//! | `schema_watch` | whether the tables are as we make them |
+//! | `schema_watch`, `verify` | whether the tables are as we make them, and what others make of our writes |
 //! | `inbox` | what producers and operators wrote |
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
 //! | `listing`, `rows`, `counter` | reading, for the worker |
@@ -53,6 +53,7 @@ mod settle;
 mod tx;
 mod upkeep;
 mod url;
+mod verify;
 
 use std::time::Duration;
 

@@ -23,6 +23,7 @@ mod schema;
 mod sessions;
 mod status;
 mod tables;
+mod trust;
 
 use crate::{cluster::cluster, engines::postgres::Postgres, suite::seam::Seam};
 

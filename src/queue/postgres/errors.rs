@@ -207,6 +207,13 @@ impl StoreError {
         }
     }
 
+    /// Whether the statement has undone itself, because not all of it had its effect.
+    pub(super) fn is_undone(&self) -> bool {
+        // division_by_zero
+        matches!(&self.cause, Failure::Sql(error)
+            if error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22012"))
+    }
+
     /// Whether waiting can help, without anybody doing something about it.
     #[must_use]
     pub fn is_temporary(&self) -> bool {

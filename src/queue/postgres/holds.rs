@@ -2,6 +2,8 @@
 
 use sqlx::PgConnection;
 
+use super::verify::{hold_message, is_changed};
+
 use crate::model::{
     clock::Timestamp,
     hold::HoldChange,
@@ -17,6 +19,9 @@ ON CONFLICT (scope, cause) DO UPDATE SET since_at = excluded.since_at, until_at 
 const LIFT: &str = "DELETE FROM holds WHERE scope = $1 AND cause = $2 AND until_at IS NOT DISTINCT FROM $3";
 /// $1 now; $2 the daemon's own causes; $3 scopes
 const LIFT_OVER: &str = "DELETE FROM holds WHERE scope = ANY ($3) AND until_at <= $1 AND cause <> ALL ($2)";
+
+/// As [`LIFT_OVER`]. Counts those that are still there.
+const STILL_OVER: &str = "SELECT count(*) FROM holds WHERE scope = ANY ($3) AND until_at <= $1 AND cause <> ALL ($2)";
 
 /// Changes of holds that are not written yet, in their order.
 #[derive(Debug, Default)]
@@ -40,8 +45,8 @@ impl HoldWrites {
         self.over.push((scopes.to_vec(), now));
     }
 
-    /// Writes them.
-    pub(super) async fn write(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    /// Writes them. Looks whether they are there if nothing was changed, or if there is a doubt: the message about one that is not.
+    pub(super) async fn write(&self, conn: &mut PgConnection, doubts: bool) -> Result<Option<String>, sqlx::Error> {
         for change in &self.changes {
             let query = match change {
                 HoldChange::Placed { row, .. } => sqlx::query(PLACE)
@@ -55,14 +60,25 @@ impl HoldWrites {
                     sqlx::query(LIFT).bind(scope.as_str()).bind(cause.as_str()).bind(until_at.map(|at| at.0))
                 }
             };
-            query.execute(&mut *conn).await?;
+            let changed = query.execute(&mut *conn).await?.rows_affected();
+            // An operator may have lifted or changed the hold meanwhile.
+            if (doubts || changed == 0) && !is_changed(conn, change).await? {
+                return Ok(Some(hold_message(change)));
+            }
         }
         let ours: Vec<&str> =
             Cause::ALL.into_iter().filter(|cause| *cause != Cause::Operator).map(Cause::as_str).collect();
         for (scopes, now) in &self.over {
             let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
-            sqlx::query(LIFT_OVER).bind(now.0).bind(&ours).bind(scopes).execute(&mut *conn).await?;
+            let lifted = sqlx::query(LIFT_OVER).bind(now.0).bind(&ours).bind(&scopes).execute(&mut *conn).await?;
+            if doubts || lifted.rows_affected() < scopes.len() as u64 {
+                let left = sqlx::query_scalar(STILL_OVER).bind(now.0).bind(&ours).bind(&scopes);
+                let left: i64 = left.fetch_one(&mut *conn).await?;
+                if left > 0 {
+                    return Ok(Some(format!("{left} holds are still there after they were lifted")));
+                }
+            }
         }
-        Ok(())
+        Ok(None)
     }
 }

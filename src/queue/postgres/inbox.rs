@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, Row as _};
 
-use super::{Store, errors::StoreError, rows::lane_of};
+use super::{Store, errors::StoreError, rows::lane_of, schema_watch::triggers, verify::AT_ONCE};
 
 /// $1 the place in the inbox after which to look. Whether there are wishes, and whether somebody has changed rows by hand.
 pub(super) const POLL: &str = "
@@ -16,16 +16,20 @@ pub(super) const PICK: &str = "
 SELECT coalesce(array_agg(place), '{}'), coalesce(bool_or(label IS NOT NULL), false) OR EXISTS (SELECT 1 FROM wishes)
 FROM (SELECT ctid::text AS place, label FROM deletions_new WHERE ctid > $1::text::tid LIMIT $2) AS picked";
 
-/// $1 places; $2 for how long a request may be out, in milliseconds. The first part changes nothing: with it, the server locks
+/// $1 places; $2 for how long a request may be out, in milliseconds; $3 the triggers at the last look. The first part changes nothing: with it, the server locks
 /// `requests` before all else, so that no row comes out of the inbox while somebody changes rows (`between_turns()`). Takes the wishes
 /// out of the inbox, and makes of them what one INSERT after the other would: one row per entry, with the highest priority. A pending
 /// row that was not tried takes over an earlier due time, and a settled one is reopened. What a row that is due at once is reopened
 /// with is the time of its wish: its id is an old one, and others that are due at once go by their ids. A row that died with a request
 /// without an answer waits until that request cannot be out any more.
 ///
+/// Fails, and so undoes itself, unless all wishes are out of the inbox and in rows, or if there are other triggers than at the last look:
+/// a wish without a row has a pending one already, as far as the statement can see. A division by zero is how SQL fails on purpose.
+///
 /// Returns, for each lane that has got rows, the first of them that is due at once, and the first due time of the others; and the
 /// number of wishes.
-pub(super) const TAKE_IN: &str = "
+pub(super) const TAKE_IN: &str = concat!(
+    "
 WITH kept_out AS (
     DELETE FROM requests WHERE false
 ),
@@ -73,11 +77,38 @@ put AS (
         OR (excluded.due_at < known.due_at AND known.due_at <> known.created_at AND known.request_id IS NULL
             AND known.attempts = 0)
         OR (excluded.label IS NOT NULL AND excluded.label IS DISTINCT FROM known.label)
-    RETURNING known.priority, known.agent_id, known.batch_max, known.due_at, known.id
+    RETURNING known.priority, known.agent_id, known.batch_max, known.due_at, known.id, known.entry_id
 )
 SELECT priority, agent_id, batch_max, min(id) FILTER (WHERE due_at = 0), min(due_at) FILTER (WHERE due_at <> 0), NULL::bigint
 FROM put GROUP BY priority, agent_id, batch_max
-UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, count(*) FROM taken";
+UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, taken / CASE WHEN taken = cardinality($1) AND lost = 0 AND is_known THEN 1 ELSE 0 END
+FROM (SELECT (SELECT count(*) FROM taken) AS taken, CASE WHEN (SELECT count(*) FROM put) < (SELECT count(*) FROM wish) THEN (
+        SELECT count(*) FROM wish
+        WHERE NOT EXISTS (
+            SELECT 1 FROM deletions_known AS known
+            WHERE known.agent_id = wish.agent_id AND known.entry_id = wish.entry_id AND known.settled_at IS NULL)
+        AND (agent_id, entry_id) NOT IN (SELECT agent_id, entry_id FROM put)) ELSE 0 END AS lost, ",
+    triggers!(),
+    " = $3 AS is_known) AS done"
+);
+
+/// $1 places. The wishes there: agents, entries and labels.
+const WISHES: &str = "
+SELECT coalesce(array_agg(agent_id), '{}'), coalesce(array_agg(entry_id), '{}'), coalesce(array_agg(label), '{}')
+FROM deletions_new WHERE ctid = ANY ($1::text[]::tid[])";
+
+/// $1 places; $2, $3, $4 the agents, entries and labels of the wishes that were there. Counts the wishes that are there still, or have no
+/// pending row, or no open wish of their label.
+const NOT_TAKEN_IN: &str = "
+SELECT (SELECT count(*) FROM deletions_new WHERE ctid = ANY ($1::text[]::tid[])) + (
+    SELECT count(*) FROM unnest($2::text[], $3::text[], $4::text[]) AS wish (agent_id, entry_id, label)
+    WHERE NOT EXISTS (
+            SELECT 1 FROM deletions_known AS known
+            WHERE known.agent_id = wish.agent_id AND known.entry_id = wish.entry_id AND known.settled_at IS NULL)
+        OR (label IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM wishes AS known
+            WHERE known.label = wish.label AND known.agent_id = wish.agent_id AND known.entry_id = wish.entry_id
+                AND known.state IS NULL)))";
 
 /// $1 places, before [`TAKE_IN`] has changed the rows. Writes the wishes of labels: opens each again, or makes it. If a row with a label
 /// is wished for without one as well, that wish has the label ''.
@@ -122,6 +153,9 @@ const WHOLE: u32 = 20;
 const POLLING: &str = "look for changes";
 const TAKING_IN: &str = "take in wishes";
 
+/// A statement that has undone itself is tried this often: wishes may have been removed by hand in that moment.
+const TRIES: u32 = 3;
+
 /// The first place of a table.
 const START: &str = "(0,0)";
 
@@ -155,6 +189,9 @@ pub(super) async fn put_ids_right(conn: &mut PgConnection) -> Result<(), sqlx::E
     sqlx::query(PUT_IDS_RIGHT).execute(conn).await.map(drop)
 }
 
+/// The agents, entries and labels of wishes.
+type Wishes = (Vec<String>, Vec<String>, Vec<Option<String>>);
+
 /// Where the inbox is read.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -163,13 +200,15 @@ pub(super) struct Inbox {
     /// Wishes taken since the inbox was cleaned up.
     dead: i64,
     polls: u32,
+    /// How often in a row nothing could be taken in.
+    undone: u32,
     /// Elapsed time since which there was more than was taken in at once.
     behind_since: Option<Duration>,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self { after: START.to_owned(), dead: 0, polls: 0, behind_since: None }
+        Self { after: START.to_owned(), dead: 0, polls: 0, undone: 0, behind_since: None }
     }
 }
 
@@ -206,7 +245,11 @@ impl Store {
 
     /// Removes the notes on changes that others have made by hand. All that these have changed can be seen by whoever reads after this.
     pub(super) async fn take_in_edits(&mut self) -> Result<(), StoreError> {
-        self.run(POLLING, async |conn: &mut PgConnection| sqlx::query("DELETE FROM edits").execute(conn).await).await?;
+        let remove = async |conn: &mut PgConnection| sqlx::query("DELETE FROM edits").execute(conn).await;
+        let removed = self.run(POLLING, remove).await?.rows_affected();
+        if removed == 0 {
+            self.assert_without_edits().await?;
+        }
         self.cursors.clear();
         self.news = true;
         Ok(())
@@ -219,7 +262,8 @@ impl Store {
                 async |conn: &mut PgConnection| sqlx::query_as(PICK).bind(from).bind(CHUNK).fetch_one(conn).await;
             let (places, has_labels): (Vec<String>, bool) = self.run(TAKING_IN, pick).await?;
             if let Some(last) = places.last().cloned() {
-                self.inbox.dead += self.take_in_chunk(&places, has_labels).await?;
+                let Some(taken) = self.take_in_chunk(&places, has_labels).await? else { continue };
+                self.inbox.dead += taken;
                 self.inbox.after.clone_from(&last);
                 place = last;
             }
@@ -237,23 +281,30 @@ impl Store {
         self.inbox.behind_since.is_some_and(|since| self.clock.elapsed().saturating_sub(since) < WAITED_FOR)
     }
 
-    /// Returns the number of wishes.
-    async fn take_in_chunk(&mut self, places: &[String], has_labels: bool) -> Result<i64, StoreError> {
-        if has_labels {
+    /// Returns the number of wishes; `None`: these are to be looked for again.
+    async fn take_in_chunk(&mut self, places: &[String], has_labels: bool) -> Result<Option<i64>, StoreError> {
+        let is_checked = self.watch.can_interfere();
+        if has_labels || is_checked {
             self.begin_transaction().await?;
+        }
+        let wishes = if is_checked { Some(self.wishes_at(places).await?) } else { None };
+        if has_labels {
             let labels = async |conn: &mut PgConnection| sqlx::query(TAKE_IN_LABELS).bind(places).execute(conn).await;
             self.run(TAKING_IN, labels).await?;
         }
         let still_out = i64::try_from(self.options.request_timeout.as_millis()).unwrap_or(0);
-        let take =
-            async |conn: &mut PgConnection| sqlx::query(TAKE_IN).bind(places).bind(still_out).fetch_all(conn).await;
+        let query = sqlx::query(TAKE_IN).bind(places).bind(still_out).bind(self.watch.triggers());
+        let take = async |conn: &mut PgConnection| query.fetch_all(conn).await;
         let rows = match self.run(TAKING_IN, take).await {
-            Err(error) if error.is_duplicate() => return self.give_new_ids(places, error).await,
+            Err(error) if error.is_duplicate() => return self.give_new_ids(places, error).await.map(Some),
+            Err(error) if error.is_undone() => return self.look_closer(places.len()).await,
             rows => rows?,
         };
-        if has_labels {
-            self.commit_transaction().await?;
+        if let Some(wishes) = wishes {
+            self.assert_taken_in(places, wishes).await?;
         }
+        self.commit_transaction().await?;
+        self.inbox.undone = 0;
         self.news = true;
         let mut taken = 0;
         for row in &rows {
@@ -271,7 +322,55 @@ impl Store {
                 self.cursors.set_back(&lane, due_at, 0);
             }
         }
-        Ok(taken)
+        Ok(Some(taken))
+    }
+
+    /// After a statement that has undone itself: looks at the tables. An error if that is not over after some tries.
+    async fn look_closer(&mut self, wishes: usize) -> Result<Option<i64>, StoreError> {
+        self.ready().await?;
+        self.watch_tables().await?;
+        self.inbox.undone += 1;
+        if self.inbox.undone < TRIES {
+            return Ok(None);
+        }
+        Err(self
+            .not_done(TAKING_IN, format!("not all of {wishes} wishes in the inbox become rows; nothing was changed")))
+    }
+
+    async fn wishes_at(&mut self, places: &[String]) -> Result<Wishes, StoreError> {
+        self.run(TAKING_IN, async |conn: &mut PgConnection| sqlx::query_as(WISHES).bind(places).fetch_one(conn).await)
+            .await
+    }
+
+    /// Fails unless these wishes are out of the inbox and in rows.
+    async fn assert_taken_in(
+        &mut self,
+        places: &[String],
+        (agents, entries, labels): Wishes,
+    ) -> Result<(), StoreError> {
+        let query = sqlx::query_scalar(NOT_TAKEN_IN).bind(places).bind(&agents).bind(&entries).bind(&labels);
+        let count = async |conn: &mut PgConnection| {
+            sqlx::raw_sql(AT_ONCE).execute(&mut *conn).await?;
+            query.fetch_one(conn).await
+        };
+        match self.run::<i64>(TAKING_IN, count).await? {
+            0 => Ok(()),
+            lost => Err(self.not_done(
+                TAKING_IN,
+                format!("{lost} of {} wishes in the inbox become no rows; nothing was changed", agents.len()),
+            )),
+        }
+    }
+
+    /// Fails if the notes on changes stay: with them, nothing would ever be claimed.
+    async fn assert_without_edits(&mut self) -> Result<(), StoreError> {
+        let remove = "WITH gone AS (DELETE FROM edits RETURNING 1)
+                      SELECT (SELECT count(*) FROM edits), (SELECT count(*) FROM gone)";
+        let remove = async |conn: &mut PgConnection| sqlx::query_as(remove).fetch_one(conn).await;
+        match self.run::<(i64, i64)>(POLLING, remove).await? {
+            (1.., 0) => Err(self.not_done(POLLING, "the rows of edits stay there after they were removed".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// One of the wishes at these places has the id of another row. Nothing was taken in.

@@ -43,6 +43,9 @@ impl Store {
             let ids = &found.ids;
             let bury = async |conn: &mut PgConnection| sqlx::query(MAKE_DEAD).bind(ids).bind(now.0).execute(conn).await;
             dead = self.run(DOING, bury).await?.rows_affected();
+            if dead < ids.len() as u64 || self.watch.can_interfere() {
+                self.assert_dead(DOING, ids).await?;
+            }
         }
         self.sweep_from = next.unwrap_or(i64::MIN);
         let first = found.ids.iter().take(MOST_NAMED).map(|id| DeletionId(*id)).collect();

@@ -15,6 +15,19 @@ use crate::queue::schema_changes::{Change, KnownChanges, SchemaChange, log_modif
 /// One line for each object: kind, table, name, definition.
 const OURS: &str = include_str!("../../../migrations/postgres/objects.txt");
 
+/// The names of the triggers on the tables that a turn writes to, and whether they are switched on, in a number: another trigger makes
+/// another number. In a turn, this takes some microseconds.
+macro_rules! triggers {
+    () => {
+        "(SELECT coalesce(sum(oid::bigint * ascii(tgenabled::text)), 0)::bigint FROM pg_trigger WHERE tgrelid = ANY (ARRAY[
+    to_regclass('sweeper.requests'), to_regclass('sweeper.deletions_known'), to_regclass('sweeper.deletions_new'),
+    to_regclass('sweeper.wishes'), to_regclass('sweeper.holds')]::oid[]))"
+    };
+}
+pub(super) use triggers;
+
+const TRIGGERS: &str = concat!("SELECT ", triggers!());
+
 /// $1 tables, $2 functions, or NULL for all but the list of migrations; $3 whether this role is a daemon's, which must own them. Else it is enough if they have one owner. Returns
 /// kind, table, name, definition; and the owner, if that is another one than it must be.
 ///
@@ -178,13 +191,28 @@ pub(super) async fn schema_changes(conn: &mut PgConnection, must_own: bool) -> R
 #[derive(Debug, Default)]
 pub(super) struct SchemaWatch {
     known: KnownChanges,
+    /// See [`triggers`].
+    triggers: i64,
 }
 
 impl SchemaWatch {
     /// Looks at the tables.
     pub(super) async fn update(&mut self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        // Before the others: a trigger that is made in between makes the next turn look again.
+        let triggers = sqlx::query_scalar(TRIGGERS).fetch_one(&mut *conn).await?;
         self.known.update(schema_changes(conn, true).await?);
+        self.triggers = triggers;
         Ok(())
+    }
+
+    /// The triggers at the last look, in a number.
+    pub(super) fn triggers(&self) -> i64 {
+        self.triggers
+    }
+
+    /// Whether a foreign trigger or the like can change what our statements write.
+    pub(super) fn can_interfere(&self) -> bool {
+        self.known.can_interfere()
     }
 
     /// The changes at the last look.

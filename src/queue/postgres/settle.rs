@@ -2,6 +2,8 @@
 
 use sqlx::{Postgres, postgres::PgArguments};
 
+use super::schema_watch::triggers;
+
 use crate::{
     model::outcome::Cause,
     queue::{
@@ -58,16 +60,23 @@ settled AS (
     };
 }
 
-/// Only settles. Returns lane, due time and id of each row that has come back.
+/// Only settles. Returns lane, due time and id of each row that has come back; and, in a row of its own, the requests that were answered,
+/// and the number of rows that were settled.
 pub(super) const SETTLE: &str = concat!(
     settled!("known.priority, known.agent_id, known.batch_max, known.due_at, known.id, known.state"),
-    " SELECT priority, agent_id, batch_max, due_at, id FROM settled WHERE state = 'pending'"
+    " SELECT priority, agent_id, batch_max, due_at, id, NULL::bigint[], NULL::bigint FROM settled WHERE state = 'pending'
+    UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, ARRAY(SELECT id FROM answered), (SELECT count(*) FROM settled)"
 );
 
 /// Settles, and claims: $24 now; $25 the epoch; $26 the server's process of our session; $27 to $32 claims, each with its manifest as a
-/// text; $33 whether there are new settings, $34 to $47 the settings; $48 the place in
-/// the inbox after which to look. Returns whether this is our session, the number of claims, and whether others have written: in a busy
-/// queue, this is how the leader hears of it.
+/// text; $33 whether there are new settings, $34 to $47 the settings; $48 the place in the inbox after which to look; $49 the triggers at
+/// the last look; $50 whether nothing is to happen unless all of it happens. Returns whether this is our session, the number of claims,
+/// whether others have written (in a busy queue, this is how the leader hears of it), the requests that were answered, the number of
+/// rows that were settled, whether claims were refused, and whether the triggers are those of the last look.
+///
+/// With $50, the statement fails, and so undoes itself, if it has answered, settled or claimed less than it was to, or if there are other
+/// triggers. A division by zero is how SQL fails on purpose. That may be in order, for example if an operator has removed a row: the
+/// leader then looks closer ([`super::verify`]). A part of the claims is never taken for all of them.
 ///
 /// There are no claims in another session than ours, and none if somebody has changed rows or holds since they were looked at: a row
 /// may be gone. The server locks `requests` for this statement before it takes the statement's snapshot, and whoever changes rows
@@ -89,10 +98,42 @@ told AS (
         retry_max_ms = $43, learnt_rate = $44, learnt_even = $45, learnt_concurrency = $46, learnt_at = $47
     WHERE $33
 )
-SELECT pg_backend_pid() = $26, count(*),
-    EXISTS (SELECT 1 FROM deletions_new WHERE ctid > $48::text::tid) OR EXISTS (SELECT 1 FROM edits)
-FROM claimed"
+SELECT pg_backend_pid() = $26, claimed,
+    EXISTS (SELECT 1 FROM deletions_new WHERE ctid > $48::text::tid) OR EXISTS (SELECT 1 FROM edits),
+    answered, settled, is_refused, is_known,
+    CASE WHEN $50 AND NOT (is_known AND cardinality(answered) = cardinality($1) AND settled = cardinality($12)
+        AND (claimed = cardinality($27) OR (is_refused AND claimed = 0))) THEN 1 / (claimed * 0) END
+FROM (SELECT (SELECT count(*) FROM claimed) AS claimed, (SELECT count(*) FROM settled) AS settled,
+    ARRAY(SELECT id FROM answered) AS answered,
+    pg_backend_pid() <> $26 OR EXISTS (SELECT 1 FROM edits WHERE relation <> 'acts') AS is_refused, ",
+    triggers!(),
+    " = $49 AS is_known) AS done"
 );
+
+/// What was to be settled, and how much of it a statement has changed.
+#[derive(Debug, Default)]
+pub(super) struct Answered {
+    rows: Vec<i64>,
+    requests_of_rows: Vec<i64>,
+    ended: Vec<bool>,
+    requests: Vec<i64>,
+    /// The requests that it has answered, and the number of rows that it has settled.
+    pub(super) answered: Vec<i64>,
+    pub(super) settled: i64,
+}
+
+impl Answered {
+    /// Whether all of it was changed.
+    pub(super) fn is_whole(&self) -> bool {
+        self.answered.len() == self.requests.len() && usize::try_from(self.settled) == Ok(self.rows.len())
+    }
+
+    /// Binds $1 to $5: the rows, their requests, whether they have reached their end, the answered requests, and all requests.
+    pub(super) fn bind<'q>(&'q self, query: Query<'q>) -> Query<'q> {
+        let query = query.bind(&self.rows).bind(&self.requests_of_rows).bind(&self.ended);
+        query.bind(&self.answered).bind(&self.requests)
+    }
+}
 
 /// What is to be settled, in columns.
 #[derive(Debug, Default)]
@@ -143,6 +184,17 @@ impl Judgements {
     /// The rows that reach their end.
     pub(super) fn ended(&self) -> impl Iterator<Item = i64> {
         self.rows.iter().filter(|row| row.settled_at.is_some()).map(|row| row.id)
+    }
+
+    /// What is to be settled, of which nothing is changed yet.
+    pub(super) fn expected(&self) -> Answered {
+        Answered {
+            rows: self.rows.iter().map(|row| row.id).collect(),
+            requests_of_rows: self.rows.iter().map(|row| row.request).collect(),
+            ended: self.rows.iter().map(|row| row.settled_at.is_some()).collect(),
+            requests: self.requests.clone(),
+            ..Answered::default()
+        }
     }
 
     pub(super) fn add(&mut self, settlement: &Settlement) {
@@ -205,7 +257,7 @@ impl Judgements {
     }
 }
 
-/// Binds $27 to $32.
+/// Binds six parameters: $27 to $32 of [`TURN`].
 pub(super) fn bind_claims<'q>(query: Query<'q>, claims: &[Claim]) -> Query<'q> {
     fn column<T>(claims: &[Claim], value: impl Fn(&Claim) -> T) -> Vec<T> {
         claims.iter().map(value).collect()

@@ -12,7 +12,7 @@ use super::{
     errors::StoreError,
     holds::HoldWrites,
     rows::{hold_columns, hold_row, lane_of},
-    settle::{Judgements, SETTLE, TURN, bind_claims},
+    settle::{Answered, Judgements, SETTLE, TURN, bind_claims},
 };
 use crate::{
     model::{
@@ -32,6 +32,7 @@ const MARK_LOGGED: &str = "UPDATE acts SET logged = true WHERE id = ANY ($1)";
 
 const SETTLING: &str = "settle";
 const CLAIMING: &str = "claim and commit";
+const CHANGING_HOLDS: &str = "change the holds";
 
 /// A transaction that writes. Without [`Tx::commit`] it has no effect.
 #[derive(Debug)]
@@ -52,17 +53,22 @@ impl<'a> Transaction<'a> {
     async fn write_judgements(&mut self) -> Result<(), StoreError> {
         self.store.begin_transaction().await?;
         let mut judgements = std::mem::take(&mut self.judgements);
+        let mut answered = judgements.expected();
         let query = judgements.bind(sqlx::query(SETTLE));
         let returned = self.store.run(SETTLING, async |conn: &mut PgConnection| query.fetch_all(conn).await).await?;
         for row in &returned {
             let place = |source| StoreError::new(&self.store.options.address, SETTLING, source);
+            if let Some(settled) = row.try_get(6).map_err(place)? {
+                (answered.answered, answered.settled) = (row.try_get(5).map_err(place)?, settled);
+                continue;
+            }
             let (due_at, id) = (row.try_get(3).map_err(place)?, row.try_get(4).map_err(place)?);
             // A lane that cannot be read has no cursor.
             if let Ok(lane) = lane_of(row) {
                 self.store.cursors.set_back(&lane, due_at, id);
             }
         }
-        Ok(())
+        self.assert_settled(&answered).await
     }
 
     /// Writes the changes of holds, in a transaction of the server.
@@ -72,7 +78,12 @@ impl<'a> Transaction<'a> {
         }
         self.store.begin_transaction().await?;
         let holds = std::mem::take(&mut self.holds);
-        self.store.run("change the holds", async |conn: &mut PgConnection| holds.write(conn).await).await
+        let doubts = self.is_interfered_with();
+        let write = async |conn: &mut PgConnection| holds.write(conn, doubts).await;
+        match self.store.run(CHANGING_HOLDS, write).await? {
+            None => Ok(()),
+            Some(message) => Err(self.not_done(CHANGING_HOLDS, message)),
+        }
     }
 
     async fn write_acts(&mut self) -> Result<(), StoreError> {
@@ -81,8 +92,10 @@ impl<'a> Transaction<'a> {
         }
         self.store.begin_transaction().await?;
         let acts = std::mem::take(&mut self.acts);
-        let mark = async |conn: &mut PgConnection| sqlx::query(MARK_LOGGED).bind(acts).execute(conn).await;
-        self.store.run("mark the acts as logged", mark).await.map(drop)
+        let ids = &acts;
+        let mark = async |conn: &mut PgConnection| sqlx::query(MARK_LOGGED).bind(ids).execute(conn).await;
+        let marked = self.store.run("mark the acts as logged", mark).await?.rows_affected();
+        if marked < acts.len() as u64 { self.assert_marked(&acts).await } else { Ok(()) }
     }
 
     /// Writes everything that is not written yet, and commits.
@@ -99,28 +112,100 @@ impl<'a> Transaction<'a> {
             self.write_judgements().await?;
         }
         if !self.judgements.is_empty() || !claims.is_empty() || settings.is_some() {
-            let query = self.judgements.bind(sqlx::query(TURN)).bind(now.0).bind(self.store.epoch);
-            let query = bind_claims(query.bind(self.store.session.backend()), claims).bind(settings.is_some());
-            let query = bind_settings(query, settings).bind(self.store.inbox.place().to_owned());
-            let turn = async |conn: &mut PgConnection| {
-                let row = query.fetch_one(conn).await?;
-                Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
-            };
-            let (is_ours, claimed, has_news): (bool, i64, bool) = self.store.run(CLAIMING, turn).await?;
-            self.store.has_news = has_news;
-            if !is_ours {
-                self.store.is_deposed = true;
-                return Err(StoreError::deposed(&self.store.options.address, CLAIMING));
-            }
-            if claimed == 0 && !claims.is_empty() {
-                committed = Committed::WithoutClaims;
-            }
+            committed = self.turn(claims, settings, now).await?;
         }
         self.store.commit_transaction().await?;
         if !claims.is_empty() {
             self.store.refusals = if committed == Committed::Whole { 0 } else { self.store.refusals + 1 };
         }
         Ok(committed)
+    }
+
+    /// Settles and claims in one statement, and by itself if it can be. If that changed less than it was to, nothing has happened, and it
+    /// is done again in a transaction, before whose commit the rows are looked at.
+    async fn turn(
+        &mut self,
+        claims: &[Claim],
+        settings: Option<&InEffect>,
+        now: Timestamp,
+    ) -> Result<Committed, StoreError> {
+        if !self.store.session.is_open && !self.is_interfered_with() {
+            match self.execute_turn(claims, settings, now, true).await {
+                Ok(turn) => return Ok(turn.committed(claims)),
+                Err(error) if error.is_undone() => self.store.watch_tables().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        self.store.begin_transaction().await?;
+        let turn = self.execute_turn(claims, settings, now, false).await?;
+        if !turn.knows_triggers {
+            self.store.watch_tables().await?;
+        }
+        self.assert_settled(&turn.answered).await?;
+        let committed = turn.committed(claims);
+        if committed == Committed::Whole {
+            self.assert_claimed(claims, turn.claimed).await?;
+        }
+        Ok(committed)
+    }
+
+    async fn execute_turn(
+        &mut self,
+        claims: &[Claim],
+        settings: Option<&InEffect>,
+        now: Timestamp,
+        or_nothing: bool,
+    ) -> Result<Turn, StoreError> {
+        let mut answered = self.judgements.expected();
+        let query = self.judgements.bind(sqlx::query(TURN)).bind(now.0).bind(self.store.epoch);
+        let query = bind_claims(query.bind(self.store.session.backend()), claims).bind(settings.is_some());
+        let query = bind_settings(query, settings).bind(self.store.inbox.place().to_owned());
+        let query = query.bind(self.store.watch.triggers()).bind(or_nothing);
+        let turn = async |conn: &mut PgConnection| {
+            let row = query.fetch_one(conn).await?;
+            (answered.answered, answered.settled) = (row.try_get(3)?, row.try_get(4)?);
+            let claimed = usize::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0);
+            let turn = Turn { claimed, answered, is_refused: row.try_get(5)?, knows_triggers: row.try_get(6)? };
+            Ok((row.try_get(0)?, row.try_get(2)?, turn))
+        };
+        let (is_ours, has_news, turn): (bool, bool, Turn) = self.store.run(CLAIMING, turn).await?;
+        self.store.has_news = has_news;
+        if !is_ours {
+            self.store.is_deposed = true;
+            return Err(StoreError::deposed(&self.store.options.address, CLAIMING));
+        }
+        Ok(turn)
+    }
+
+    /// Whether a foreign trigger or the like can change what this transaction writes.
+    pub(super) fn is_interfered_with(&self) -> bool {
+        self.store.watch.can_interfere()
+    }
+
+    pub(super) fn store(&mut self) -> &mut Store {
+        self.store
+    }
+
+    /// The error of a change that is not there after it was written, with the names of what may be the cause.
+    pub(super) fn not_done(&self, doing: &'static str, message: String) -> StoreError {
+        self.store.not_done(doing, message)
+    }
+}
+
+/// What [`TURN`] has done.
+struct Turn {
+    claimed: usize,
+    answered: Answered,
+    /// Others have changed rows since they were looked at.
+    is_refused: bool,
+    knows_triggers: bool,
+}
+
+impl Turn {
+    /// Whether it has made the claims: all of them, or none because it refused to. Anything else is [`Transaction::assert_claimed`]'s.
+    fn committed(&self, claims: &[Claim]) -> Committed {
+        let is_without = self.is_refused && self.claimed == 0 && !claims.is_empty();
+        if is_without { Committed::WithoutClaims } else { Committed::Whole }
     }
 }
 

@@ -12,7 +12,10 @@ use crate::{
     daemon::sandbox,
     engines::postgres::{LEASE, Postgres},
     logs::Log,
-    suite::bed::{Bed, Plan},
+    suite::{
+        bed::{Bed, Plan},
+        engine::Engine as _,
+    },
 };
 
 const OBJECTS: &str = "migrations/postgres/objects.txt";
@@ -173,7 +176,19 @@ async fn what_is_changed_while_a_daemon_leads_is_told_of_once_at_its_next_look()
     assert_eq!(told(), [names, "index by_state on deletions_known"]);
     let leadership: Vec<(i64, i64)> = bed.engine.query("SELECT epoch, last_request FROM leadership").await;
     assert_eq!(leadership, [(1, 1)]);
-    bed.engine.execute("DROP INDEX by_state").await;
+    // A trigger is noticed by the turn that meets it first.
+    bed.engine
+        .execute(
+            "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER theirs AFTER UPDATE ON deletions_known FOR EACH ROW EXECUTE FUNCTION theirs()",
+        )
+        .await;
+    bed.insert_many("b", 5).await;
+    bed.work().await;
+    let now = told();
+    bed.engine.execute("DROP FUNCTION theirs CASCADE; DROP INDEX by_state").await;
+    assert_eq!(now.last().unwrap(), "trigger theirs on deletions_known, index by_state on deletions_known");
+    assert_eq!(bed.engine.pending().await, 0);
 }
 
 #[tokio::test]
