@@ -197,6 +197,8 @@ pub struct Tally {
     pub pending: u64,
     /// Of them, those whose time has come, sent or not.
     pub due: u64,
+    /// Of them, wishes in the inbox that the leader has not taken in; `None`: the engine has no inbox.
+    pub inbox: Option<u64>,
     /// Dead rows that are still kept.
     pub dead: u64,
     /// How long the oldest due row has been due.

@@ -208,7 +208,10 @@ impl Metrics {
             return;
         };
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        for (state, count) in [("pending", tally.pending), ("due", tally.due), ("dead", tally.dead)] {
+        let inbox = tally.inbox.map(|count| ("new", count));
+        for (state, count) in
+            [("pending", tally.pending), ("due", tally.due), ("dead", tally.dead)].into_iter().chain(inbox)
+        {
             self.0.depth.get_or_create(&StateLabel { state }).set(number(count));
         }
         self.0.oldest.set(tally.oldest_due.as_secs_f64());
@@ -259,7 +262,7 @@ impl Inner {
         r.register("sweeper_concurrency_limit", help, self.concurrency_limit.clone());
         let help = "Why a limit is what it is: 1 for the reason, 0 for the others";
         r.register("sweeper_limit_reason", help, self.reasons.clone());
-        let help = "Rows in the database; due rows count as pending, too";
+        let help = "Rows in the database; due rows count as pending, too, and so do new ones: wishes that are not taken in yet";
         r.register("sweeper_queue_depth", help, self.depth.clone());
         let help = "Time since the oldest due row was due, among the rows that are next in their lanes";
         r.register_with_unit("sweeper_oldest_due_age", help, Unit::Seconds, self.oldest.clone());
@@ -282,7 +285,7 @@ fn status_label(status: Option<u16>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::clock::Clock;
+    use crate::{model::clock::Clock, queue::Tally};
     use std::collections::HashSet;
 
     #[test]
@@ -306,6 +309,10 @@ mod tests {
         metrics.counted(Some(&Census { holds: vec![Cause::Operator; 2], ..Census::default() }));
         assert!(has(r#"sweeper_queue_depth{state="dead"} 0"#) && has(r#"sweeper_holds{cause="operator"} 2"#));
         assert!(has("sweeper_oldest_due_age_seconds 0"));
+        assert!(!has(r#"sweeper_queue_depth{state="new"}"#), "a file has no inbox");
+        let tally = Tally { inbox: Some(7), ..Tally::default() };
+        metrics.counted(Some(&Census { tally, ..Census::default() }));
+        assert!(has(r#"sweeper_queue_depth{state="new"} 7"#));
         metrics.counted(None);
         assert!(!has("sweeper_queue_depth") && !has("sweeper_holds") && has("sweeper_oldest_due_age_seconds NaN"));
     }

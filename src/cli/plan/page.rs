@@ -52,14 +52,21 @@ fn facts(report: &Report, now: Timestamp) -> Vec<(&'static str, String)> {
     if report.held.rows > 0 {
         facts.push(("held", styled(YELLOW, sum(report.held))));
     }
-    facts.push(("total", sum(report.total)));
+    let inbox = report.inbox.as_ref().map_or(0, |inbox| inbox.rows);
+    let total =
+        if report.total.rows == 0 && inbox > 0 { "nothing but the inbox".to_owned() } else { sum(report.total) };
+    facts.push(("total", total));
     if report.in_flight.requests > 0 {
         let orphans = if report.is_running == Some(false) { "; the next daemon settles them first" } else { "" };
         facts.push(("in flight", format!("{} of the total{orphans}", sum(report.in_flight))));
     }
-    if let Some(inbox) = report.inbox.as_ref().filter(|inbox| inbox.rows > 0) {
-        let wishes = plural(inbox.rows, "more wish waits", "more wishes wait");
-        facts.push(("inbox", format!("{wishes} for a leader to take them in")));
+    if inbox > 0 {
+        let wishes = plural(inbox, "wish waits", "wishes wait");
+        let until = match report.is_running {
+            Some(false) => styled(YELLOW, format!("{wishes} for a daemon: none runs")),
+            _ => format!("{wishes} for the leader to take them in"),
+        };
+        facts.push(("inbox", until));
     }
     if report.refused > 0 {
         let rows = plural(report.refused, "more row has a value", "more rows have values");

@@ -22,7 +22,7 @@ use crate::{
 pub(super) fn lines(report: &Report, standing: &Standing) -> Vec<String> {
     let (outlook, pending) = (report.outlook, report.rows.pending);
     if pending == 0 {
-        return vec!["nothing is pending".to_owned()];
+        return vec![inbox(report)];
     }
     let of = |rows: u64| format!("({} of {})", show_count(rows), plural(pending, "row", "rows"));
     let stopped = (outlook.stopped > 0).then(|| format!("{} held {}", stoppers(report, standing), of(outlook.stopped)));
@@ -47,6 +47,17 @@ pub(super) fn lines(report: &Report, standing: &Standing) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Nothing is pending, but for wishes that the leader has not taken in.
+fn inbox(report: &Report) -> String {
+    let wishes = report.inbox.as_ref().map_or(0, |inbox| inbox.rows);
+    let waiting = plural(wishes, "wish is in the inbox", "wishes are in the inbox");
+    match (wishes, report.daemon.running) {
+        (0, _) => "nothing is pending".to_owned(),
+        (_, Some(false)) => format!("not before a daemon runs: {waiting}"),
+        _ => format!("cannot be estimated: {waiting}, for the leader to take in"),
+    }
 }
 
 /// When the rows that are not held will have reached an end.

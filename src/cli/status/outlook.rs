@@ -46,7 +46,8 @@ impl Outlook {
         let rest = standing.pending - stopped - probed;
         let outlook = Self { stopped, probed, rest, ..Self::default() };
         if rest == 0 {
-            return Self { rest_in: (probed == 0).then_some(Duration::ZERO), ..outlook };
+            let is_over = probed == 0 && standing.inbox.is_none_or(|inbox| inbox.rows == 0);
+            return Self { rest_in: is_over.then_some(Duration::ZERO), ..outlook };
         }
         // Without a pace, rows that are due later do not end then either: they may all be retries.
         if standing.daemon.running == Some(false) || ended_per_minute <= 0.0 {

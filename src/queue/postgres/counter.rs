@@ -12,9 +12,10 @@ use crate::{
 
 /// $1 now. A wish that is not taken in yet counts as the row that it will most likely be.
 const COUNTS: &str = "
-SELECT sum(pending)::bigint, sum(due)::bigint, (SELECT count(*) FROM deletions_known WHERE state = 'dead') FROM (
-    SELECT count(*) AS pending, count(*) FILTER (WHERE due_at <= $1) AS due FROM deletions_known WHERE state = 'pending'
-    UNION ALL SELECT count(*), count(*) FILTER (WHERE due_at <= $1) FROM deletions_new
+SELECT sum(pending)::bigint, sum(due)::bigint, (SELECT count(*) FROM deletions_known WHERE state = 'dead'), sum(inbox)::bigint FROM (
+    SELECT count(*) AS pending, count(*) FILTER (WHERE due_at <= $1) AS due, 0 AS inbox
+    FROM deletions_known WHERE state = 'pending'
+    UNION ALL SELECT count(*), count(*) FILTER (WHERE due_at <= $1), count(*) FROM deletions_new
 ) AS counts";
 
 /// Two rows of each lane: the one that goes next, and the first with a due time. A release gives a row a new due time, and rows that
@@ -63,12 +64,14 @@ impl queue::Counter for Counter {
 }
 
 async fn census(conn: &mut PgConnection, now: Timestamp) -> Result<Census, sqlx::Error> {
-    let (pending, due, dead): (i64, i64, i64) = sqlx::query_as(COUNTS).bind(now.0).fetch_one(&mut *conn).await?;
+    let counts = sqlx::query_as(COUNTS).bind(now.0).fetch_one(&mut *conn).await?;
+    let (pending, due, dead, inbox): (i64, i64, i64, i64) = counts;
     let holds = listing::holds(conn).await?;
     let waiting = waiting(conn, &holds, now).await?;
     let count = |n: i64| u64::try_from(n).unwrap_or(0);
     let oldest_due = waiting.into_iter().map(|(_, age)| age).max().unwrap_or_default();
-    let tally = Tally { pending: count(pending), due: count(due), dead: count(dead), oldest_due };
+    let inbox = Some(count(inbox));
+    let tally = Tally { pending: count(pending), due: count(due), inbox, dead: count(dead), oldest_due };
     Ok(Census { tally, holds: holds.iter().map(|hold| hold.cause).collect() })
 }
 

@@ -64,6 +64,6 @@ async fn census(conn: &mut SqliteConnection, now: Timestamp) -> Result<Census, s
     let waiting = reader::waiting(conn, &holds, now).await?;
     let oldest_due = waiting.into_iter().map(|(_, age)| age).max().unwrap_or_default();
     let count = |n: i64| u64::try_from(n).unwrap_or(0);
-    let tally = Tally { pending: count(pending), due: count(due), dead: count(dead), oldest_due };
+    let tally = Tally { pending: count(pending), due: count(due), inbox: None, dead: count(dead), oldest_due };
     Ok(Census { tally, holds: holds.iter().map(|hold| hold.cause).collect() })
 }

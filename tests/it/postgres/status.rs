@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use audio_cache_sweeper::queue::Queue as _;
+use audio_cache_sweeper::{
+    model::clock::Timestamp,
+    queue::{Counter as _, Queue as _, postgres::Counter},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -72,12 +75,27 @@ async fn wishes_in_the_inbox_are_counted_apart_and_shown_listed_and_planned() {
     let plan = report(&engine, &["plan", "--json"]).await;
     assert_eq!((&plan["inbox"]["rows"], &plan["total"]["rows"]), (&3.into(), &0.into()), "{plan}");
     let (_, page, _) = told(&engine, &["plan"]).await;
-    assert!(page.contains("inbox      3 more wishes wait for a leader to take them in\n"), "{page}");
+    let inbox = "total      nothing but the inbox\ninbox      3 wishes wait for a daemon: none runs\n";
+    assert!(page.contains(inbox), "{page}");
+    // A queue is not empty while there are wishes in the inbox.
+    assert_eq!((&status["empty_in_s"], &status["rest_empty_in_s"]), (&Value::Null, &Value::Null), "{status}");
+    let (_, page, _) = told(&engine, &["status"]).await;
+    assert!(page.contains("\nempty      not before a daemon runs: 3 wishes are in the inbox\n"), "{page}");
+    let (_, page, _) = told(&engine, &["status", "--agent", "b"]).await;
+    assert!(page.contains("not before a daemon runs: 1 wish is in the inbox\n"), "{page}");
+    let census = Counter::new(engine.options.clone()).census(Timestamp::ZERO).await.unwrap();
+    assert_eq!((census.tally.inbox, census.tally.pending), (Some(3), 3));
     // Then somebody leads.
     let mut store = engine.open().await;
+    let (_, page, _) = told(&engine, &["status"]).await;
+    assert!(page.contains("cannot be estimated: 3 wishes are in the inbox, for the leader to take in\n"), "{page}");
+    let (_, page, _) = told(&engine, &["plan"]).await;
+    assert!(page.contains("inbox      3 wishes wait for the leader to take them in\n"), "{page}");
     assert!(store.changed().await.unwrap());
     let status = report(&engine, &["status", "--json"]).await;
     assert_eq!((&status["inbox"]["rows"], &status["rows"]["pending"]), (&0.into(), &2.into()), "{status}");
+    let census = Counter::new(engine.options.clone()).census(Timestamp::ZERO).await.unwrap();
+    assert_eq!((census.tally.inbox, census.tally.pending), (Some(0), 2));
     // A wish for a row that is known already.
     engine.execute("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '1')").await;
     let (_, page, _) = told(&engine, &["show", "a", "1"]).await;
