@@ -94,8 +94,8 @@ pub(super) struct EnqueueArgs {
     /// Read and check everything, and write nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Create the queue if there is none. Without this, that happens only if standard error is a terminal: elsewhere, a
-    /// missing queue is most likely a wrong path.
+    /// Create the queue if there is none: on a server, its tables. Without this, that happens only for a file, and only if
+    /// standard error is a terminal: elsewhere, a missing queue is most likely a wrong path.
     #[arg(long)]
     create: bool,
     /// Enqueue what is in the agent's remote cache: list it to the end, show what would be deleted, and ask. Beside a
@@ -125,7 +125,7 @@ pub(super) async fn enqueue(
 ) -> Result<ExitCode, Failure> {
     let source = source(&args);
     let mut sink =
-        Sink::new(&config.store, &clock, login.act(&args.whose, ActKind::Enqueue, None, Some(&source)), args.dry_run);
+        Sink::new(&config.store, &clock, login.act(&args.whose, ActKind::Enqueue, None, Some(&source)), &args);
     let done = fill(&mut sink, args, config).await;
     sink.close().await;
     done
@@ -206,7 +206,7 @@ fn database_file(config: &Config) -> Option<&sqlite::Options> {
 
 /// Refuses to make a queue where no person sees it. No daemon would work on it.
 fn require_queue(config: &Config) -> Result<(), Failure> {
-    // On a server, only `init` and the daemon make a queue.
+    // On a server, nobody makes a queue without being told to.
     let Some(sqlite::Options { path: database, .. }) = database_file(config) else { return Ok(()) };
     let path = absolute(database);
     // Where the directory is missing too, opening the file fails with a better message.

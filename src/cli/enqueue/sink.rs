@@ -4,6 +4,7 @@ use std::{future::pending, process::ExitCode, time::Duration};
 
 use tokio::time::sleep;
 
+use super::EnqueueArgs;
 use crate::{
     cli::{
         Failure,
@@ -29,6 +30,8 @@ pub(super) struct Sink<'a> {
     options: &'a Options,
     pub(super) clock: &'a Clock,
     pub(super) dry_run: bool,
+    /// A queue that is not there is made on a server, too.
+    creates: bool,
     /// Whose act this is.
     act: Draft,
     /// `None` until the first chunk is written.
@@ -46,11 +49,12 @@ pub(super) struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    pub(super) fn new(options: &'a Options, clock: &'a Clock, act: Draft, dry_run: bool) -> Self {
+    pub(super) fn new(options: &'a Options, clock: &'a Clock, act: Draft, args: &EnqueueArgs) -> Self {
         Self {
             options,
             clock,
-            dry_run,
+            dry_run: args.dry_run,
+            creates: args.create,
             act,
             producer: None,
             chunk: Vec::with_capacity(CHUNK),
@@ -102,13 +106,8 @@ impl<'a> Sink<'a> {
         let producer = match &mut self.producer {
             Some(producer) => producer,
             none => {
-                let (producer, opened) = Producer::join_or_create(self.options).await?;
-                if let Options::Sqlite(file) = self.options
-                    && let Some(text) = opening(file, opened)
-                {
-                    let alone = "; no daemon works on it: start one with `sweeper run`, with the same database.path";
-                    report(&format!("{text}{}", if opened == Opened::Created { alone } else { "" }));
-                }
+                let (producer, opened) = Producer::join_or_create(self.options, self.creates, self.clock).await?;
+                tell_of_opening(self.options, opened);
                 let producer = none.insert(producer);
                 producer.begin_act(self.act.clone(), 2);
                 producer
@@ -166,5 +165,24 @@ impl<'a> Sink<'a> {
             report(&self.summary(refused));
         }
         if refused > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS }
+    }
+}
+
+/// Says that a queue was made, or a dump adopted.
+fn tell_of_opening(options: &Options, opened: Opened) {
+    let alone = |setting: &str| match opened {
+        Opened::Created => {
+            format!("; no daemon works on it: start one with `sweeper run`, with the same {setting}")
+        }
+        Opened::Adopted | Opened::Existing => String::new(),
+    };
+    match options {
+        Options::Sqlite(file) => {
+            opening(file, opened).iter().for_each(|text| report(&format!("{text}{}", alone("database.path"))));
+        }
+        Options::Postgres(_) if opened == Opened::Created => {
+            report(&format!("{}: created, in the schema sweeper{}", options.name(), alone("database.url")));
+        }
+        Options::Postgres(_) => {}
     }
 }

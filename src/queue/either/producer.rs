@@ -4,14 +4,15 @@ use super::{OpenError, Options, StoreError};
 use crate::{
     model::{
         act::Draft,
-        clock::Timestamp,
+        clock::{Clock, Timestamp},
         deletion::{AgentId, DeletionId, EntryId},
         hold::HoldRow,
         label::Label,
         outcome::{Cause, Scope},
     },
     queue::{
-        Cancelled, Changed, Concerned, Enqueued, Place, Released, Wish, postgres,
+        Cancelled, Changed, Concerned, Enqueued, Place, Released, Wish,
+        postgres::{self, Candidate, Made},
         sqlite::{self, Opened},
     },
 };
@@ -38,17 +39,24 @@ impl Producer {
     }
 
     /// The same. Makes the file if it does not exist, and adopts a dump that was loaded. Returns what the file was before. On a server,
-    /// only `sweeper init` and the daemon make a queue.
+    /// makes the tables if there are none and `creates` is true.
     ///
     /// # Errors
     /// If the file exists and is not ours or not up to date, if there is no queue on the server, or the engine fails.
-    pub async fn join_or_create(options: &Options) -> Result<(Self, Opened), OpenError> {
+    pub async fn join_or_create(options: &Options, creates: bool, clock: &Clock) -> Result<(Self, Opened), OpenError> {
         match options {
             Options::Sqlite(options) => {
                 let (producer, opened) = sqlite::Producer::join_or_create(options).await?;
                 Ok((Self::Sqlite(producer.into()), opened))
             }
-            Options::Postgres(_) => Ok((Self::join(options).await?, Opened::Existing)),
+            Options::Postgres(server) => match Self::join(options).await {
+                Err(OpenError::Postgres(postgres::OpenError::Empty { .. })) if creates => {
+                    let made = Candidate::make(server.clone(), clock).await?;
+                    let opened = if made == Made::Created { Opened::Created } else { Opened::Existing };
+                    Ok((Self::join(options).await?, opened))
+                }
+                joined => Ok((joined?, Opened::Existing)),
+            },
         }
     }
 

@@ -1,7 +1,11 @@
 //! `sweeper enqueue` on a queue on a server.
 
 use super::commands::{Scene, scene};
-use crate::{cluster::cluster, daemon::sweeper, enqueue::fed};
+use crate::{
+    cluster::{OWNER, cluster},
+    daemon::sweeper,
+    enqueue::fed,
+};
 
 #[tokio::test]
 async fn it_says_how_many_were_accepted_and_how_many_of_them_were_there_already() {
@@ -95,15 +99,32 @@ async fn known_rows_are_counted_by_their_index_also_on_a_table_that_was_never_an
 }
 
 #[tokio::test]
-async fn a_database_without_a_queue_gets_none_from_a_producer() {
-    let Some(cluster) = cluster() else { return };
-    let name = cluster.make_database("template1").await;
-    let dir = tempfile::tempdir().unwrap();
-    for arguments in [&["enqueue", "--create", "--agent", "a", "1"][..], &["cancel", "--all", "--yes"]] {
+async fn with_create_it_makes_the_tables_and_without_it_is_told_how() {
+    let Some(server) = cluster() else { return };
+    let (dir, name) = (tempfile::tempdir().unwrap(), server.make_database("template1").await);
+    let run = |role: &str, arguments: &[&str]| {
         let mut command = sweeper(dir.path());
-        command.args(arguments).env("SWEEPER__DATABASE__URL", cluster.url(crate::cluster::OWNER, &name));
-        let (code, out, err) = fed(command, "");
+        command.args(arguments).env("SWEEPER__DATABASE__URL", server.url(role, &name));
+        fed(command, "")
+    };
+    for arguments in [&["enqueue", "--agent", "a", "1"][..], &["cancel", "--all", "--yes"]] {
+        let (code, out, err) = run(OWNER, arguments);
         assert_eq!((code, out.as_str()), (3, ""), "{err}");
         assert!(err.contains("there is no queue in it yet; `sweeper init` makes one"), "{err}");
+    }
+    let mut admin = server.connect("postgres", &name).await;
+    sqlx::raw_sql("CREATE ROLE creates_nothing LOGIN").execute(&mut admin).await.unwrap();
+    let (code, _, err) = run("creates_nothing", &["enqueue", "--create", "--agent", "a", "1"]);
+    assert!(code == 3 && err.contains("there is no schema sweeper, and this role may not make it"), "{err}");
+    for created in [true, false] {
+        let (code, out, err) = run(OWNER, &["enqueue", "--create", "--agent", "a", "1"]);
+        let said = format!(
+            "{name} at {}: created, in the schema sweeper; no daemon works on it: start one with `sweeper run`, with the same \
+             database.url\n",
+            server.dir().display()
+        );
+        let accepted = "accepted 1 (at that moment, already waiting 0, to be reopened 0), refused 0\n";
+        let all = if created { format!("{said}{accepted}") } else { accepted.to_owned() };
+        assert_eq!((code, out, err.as_str()), (0, all, ""));
     }
 }
