@@ -42,7 +42,7 @@ use clocks::Clocks;
 use ledger::Ledger;
 pub use log::LoggedRequests;
 use outage::Outage;
-pub use outage::{Doubts, tell_of_a_doubt};
+pub use outage::{Doubts, Reasons, tell_of_a_doubt};
 use refresh::View;
 pub use reload::{Reload, Tunables};
 use schedule::{Known, MOST_LIFTED, Plan, Schedule, in_effect};

@@ -104,6 +104,8 @@ pub struct Store {
     watch: SchemaWatch,
     /// The number of our leadership.
     epoch: i64,
+    /// Its tables were made as it began.
+    is_new: bool,
     /// Requests without an answer at its beginning.
     orphaned: u64,
     next_request: i64,

@@ -13,6 +13,8 @@ use crate::{
 
 /// How many times in a row apparent damage is checked on a fresh connection before it is believed.
 const MOST_LOOKS: u32 = 2;
+/// The most reasons of an outage that are logged as warnings: some may have a time or a number in them, and differ each time.
+const MOST_REASONS: usize = 10;
 /// Doubts further apart than this are unrelated.
 const WINDOW: Duration = Duration::from_secs(600);
 
@@ -45,11 +47,32 @@ pub fn tell_of_a_doubt(doubt: &str) {
     );
 }
 
+/// The reasons of an outage that were logged as warnings. Others are logged for whoever wants to know each try.
+#[derive(Debug, Default)]
+pub struct Reasons(Vec<String>);
+
+impl Reasons {
+    /// Takes in why the database cannot be used. True if that is to be logged as a warning, because this outage has not had it before.
+    pub fn is_news(&mut self, reason: &str) -> bool {
+        let is_news = self.0.len() < MOST_REASONS && self.0.iter().all(|known| known != reason);
+        if is_news {
+            self.0.push(reason.to_owned());
+        }
+        is_news
+    }
+
+    /// Ends the outage. False if there was none.
+    pub fn clear(&mut self) -> bool {
+        !std::mem::take(&mut self.0).is_empty()
+    }
+}
+
 /// What is wrong with the database at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
     /// The database is unavailable, and that was logged.
     is_down: bool,
+    reasons: Reasons,
     /// The database seems to be damaged: the next turn reconnects first.
     in_doubt: bool,
     doubts: Doubts,
@@ -100,7 +123,7 @@ impl Outage {
 }
 
 impl<Q: Queue, T: Transport> Worker<Q, T> {
-    /// Applies the remedy of an error, and logs an outage once.
+    /// Applies the remedy of an error, and logs an outage once for each of its reasons.
     ///
     /// # Errors
     /// The same error, if the loop must end.
@@ -117,7 +140,8 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
             }
             Remedy::Wait => {
                 self.supervisor.database(false);
-                if std::mem::replace(&mut self.outage.is_down, true) {
+                self.outage.is_down = true;
+                if !self.outage.reasons.is_news(&error.to_string()) {
                     debug!(event = event::DATABASE_UNAVAILABLE, %error, "the database still cannot be used");
                 } else if self.told.load(Ordering::Relaxed) {
                     warn!(event = event::DATABASE_UNAVAILABLE, %error, "the database cannot be used; trying again until shutdown.grace is over");
@@ -152,6 +176,7 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
                 return self.endure(error).await;
             }
             self.outage.is_down = false;
+            self.outage.reasons.clear();
             self.supervisor.database(true);
             info!(event = event::DATABASE_AVAILABLE, "the database can be used again");
         }
@@ -192,6 +217,15 @@ mod tests {
         assert_eq!([0, 1, 2].map(|second| looks(&mut doubts, second)), [true, true, false]);
         assert_eq!([602, 603, 1203].map(|second| looks(&mut doubts, second)), [false, false, false]);
         assert_eq!([1804, 2404, 3004].map(|second| looks(&mut doubts, second)), [true, true, false]);
+    }
+
+    #[test]
+    fn each_reason_of_an_outage_is_news_once_and_there_is_an_end_to_news() {
+        let mut reasons = Reasons::default();
+        assert!(!reasons.clear());
+        assert_eq!(["a", "a", "b", "a"].map(|reason| reasons.is_news(reason)), [true, false, true, false]);
+        assert_eq!((0..100).filter(|n| reasons.is_news(&n.to_string())).count(), MOST_REASONS - 2);
+        assert!(reasons.clear() && reasons.is_news("a"));
     }
 
     #[test]

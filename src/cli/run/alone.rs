@@ -9,7 +9,7 @@ use super::{Done, Failure, Job, Relay, START_RETRY, give_up};
 use crate::{
     event,
     queue::sqlite::{Doubtful as _, Opened, Options, Store},
-    worker::{Doubts, Ended, Worker, tell_of_a_doubt},
+    worker::{Doubts, Ended, Reasons, Worker, tell_of_a_doubt},
 };
 
 /// Works until `shutdown` completes, or the job's end is reached.
@@ -41,7 +41,7 @@ pub(super) async fn work(
 
 /// A worker, as soon as the database can be used. A locked database and a full disk are waited for.
 async fn patient_worker(options: &Options, job: &mut Job<'_>) -> Result<Worker<Store>, Failure> {
-    let (mut waiting, mut doubts) = (false, Doubts::default());
+    let (mut waiting, mut reasons, mut doubts) = (false, Reasons::default(), Doubts::default());
     loop {
         let made = job.starting(async |job: &mut Job<'_>| worker(options, job).await).await;
         // Each try opens the file anew.
@@ -55,7 +55,8 @@ async fn patient_worker(options: &Options, job: &mut Job<'_>) -> Result<Worker<S
         }
         match made {
             Err(failure) if failure.is_temporary() => {
-                if std::mem::replace(&mut waiting, true) {
+                waiting = true;
+                if !reasons.is_news(&failure.to_string()) {
                     debug!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database still cannot be used");
                 } else {
                     let next = "trying again every second until it can";

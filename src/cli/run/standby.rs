@@ -13,7 +13,7 @@ use super::{Done, Failure, Job, Relay, START_RETRY, give_up, shutdown::Shutdown}
 use crate::{
     event,
     queue::postgres::{Attempt, Candidate, OpenError, Options, Store},
-    worker::{Ended, Totals, Until},
+    worker::{Ended, Reasons, Totals, Until},
 };
 
 /// In each lease, a daemon that stands by tries to lead this number of times.
@@ -89,8 +89,8 @@ struct Standby<'o> {
     options: &'o Options,
     /// A server was reached once: from then on, being refused is waited for.
     has_connected: bool,
-    /// The database cannot be used at present, which was logged.
-    is_down: bool,
+    /// Why the database cannot be used at present.
+    down: Reasons,
     /// What keeps it from leading, as it was logged last.
     told: Option<String>,
     /// After an outage, a leader that lives goes first.
@@ -105,7 +105,14 @@ fn requests(totals: &Totals) -> usize {
 
 impl<'o> Standby<'o> {
     fn new(options: &'o Options) -> Self {
-        Self { options, has_connected: false, is_down: false, told: None, lets_go_first: false, leading: None }
+        Self {
+            options,
+            has_connected: false,
+            down: Reasons::default(),
+            told: None,
+            lets_go_first: false,
+            leading: None,
+        }
     }
 
     /// Waits, and begins to lead.
@@ -167,8 +174,13 @@ impl<'o> Standby<'o> {
             // A leader that was cut off as well has answers that nobody else has. It tries again once a second.
             sleep((2 * START_RETRY).min(self.options.lease / 2)).await;
         }
-        job.start.log(job.config, false, false);
-        candidate.try_to_lead().await
+        // A database without tables gets them now, or another daemon is making them.
+        if candidate.has_tables() {
+            job.start.log(job.config, false, false);
+        }
+        let attempt = candidate.try_to_lead().await?;
+        job.start.log(job.config, matches!(&attempt, Attempt::Leads(store) if store.is_new()), false);
+        Ok(attempt)
     }
 
     /// Logs that this daemon leads.
@@ -195,7 +207,7 @@ impl<'o> Standby<'o> {
     }
 
     async fn wait_for(&mut self, failure: &Failure, job: &mut Job<'_>) {
-        if std::mem::replace(&mut self.is_down, true) {
+        if !self.down.is_news(&failure.to_string()) {
             debug!(event = event::DATABASE_UNAVAILABLE, error = %failure, "the database still cannot be used");
         } else {
             let next = "trying again every second until it can";
@@ -209,7 +221,7 @@ impl<'o> Standby<'o> {
     }
 
     fn is_up(&mut self, job: &mut Job<'_>) {
-        if std::mem::take(&mut self.is_down) {
+        if self.down.clear() {
             info!(event = event::DATABASE_AVAILABLE, "the database can be used again");
             job.supervisor.database(true);
         }

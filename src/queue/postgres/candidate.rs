@@ -140,6 +140,12 @@ impl Candidate {
         if version > newest() { Err(OpenError::Newer { address: address.clone(), version }) } else { Ok(()) }
     }
 
+    /// Whether there were tables when they were looked at last.
+    #[must_use]
+    pub fn has_tables(&self) -> bool {
+        self.version > 0
+    }
+
     /// Tries to take the lock, and leads if it was free. Whoever waited in the lock's queue instead would keep the server from
     /// removing old rows.
     ///
@@ -151,6 +157,9 @@ impl Candidate {
         if !self.session.try_lock().await.map_err(error)? {
             return Ok(Attempt::StandsBy(self));
         }
+        // Somebody else may have made the tables since.
+        self.check_version().await?;
+        let is_new = !self.has_tables();
         let Self { mut session, options, lease, clock, .. } = self;
         migrate(&mut session, &address).await?;
         let mut watch = watched(&mut session, &address).await?;
@@ -165,6 +174,7 @@ impl Candidate {
             clock,
             watch,
             epoch: epoch.number,
+            is_new,
             orphaned: u64::try_from(epoch.orphaned).unwrap_or(0),
             next_request: epoch.last_request.saturating_add(1),
             news: false,

@@ -62,6 +62,12 @@ impl Store {
         }
     }
 
+    /// Whether there were no tables before.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
     /// The requests without an answer at the beginning of the epoch.
     #[must_use]
     pub fn orphaned(&self) -> u64 {

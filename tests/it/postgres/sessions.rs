@@ -10,6 +10,8 @@ use audio_cache_sweeper::{
 
 use super::scene;
 use crate::{
+    cluster::{OWNER, cluster},
+    daemon::{Daemon, sweeper},
     engines::postgres::{Postgres, open},
     suite::{
         engine::{Engine as _, Wish},
@@ -129,4 +131,18 @@ async fn tables_of_a_newer_program_are_left_alone() {
     };
     seam.engine.execute("DELETE FROM _sqlx_migrations WHERE version = 99").await;
     assert!(matches!(error, OpenError::Newer { version: 99, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_daemon_says_whether_it_made_the_tables() {
+    let Some(server) = cluster() else { return };
+    let (dir, name) = (tempfile::tempdir().unwrap(), server.make_database("template1").await);
+    for created in ["true", "false"] {
+        let mut command = sweeper(dir.path());
+        command.env("SWEEPER__DATABASE__URL", server.url(OWNER, &name)).env("SWEEPER__API__KEY", "k");
+        let daemon = Daemon::start(command).until("leading").await;
+        daemon.signal("TERM");
+        let (code, log) = daemon.ended().await;
+        assert_eq!((code, log.last("started", "created").as_str()), (0, created), "{log:#?}");
+    }
 }
