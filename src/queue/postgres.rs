@@ -14,10 +14,11 @@
 //! | `reader`, `rights`, `checkup` | looks, beside whoever leads |
 //! | `clocks`, `invalid_rows`, `upkeep`, `inspection`, `expired_labels` | repair and upkeep |
 //! | `producer`, `bulk`, `revive`, `inbox_wishes`, `labels`, `operator`, `acts` | what commands write, and who did it |
-//! | `errors`, `codes` | errors |
+//! | `errors`, `codes`, `blockers` | errors |
 
 mod acts;
 mod address;
+mod blockers;
 mod bulk;
 mod candidate;
 mod checkup;

@@ -11,7 +11,7 @@ mod story;
 pub use backlog::AgentStanding;
 pub use listed::{Choice, INBOX, ListedRow, Listing};
 pub use outlook::{AgentLoad, Load, Outlook, Remaining};
-pub use standing::{Daemon, DeadRows, Inbox, Introduction, Leadership, RecentPace, Session, Standing};
+pub use standing::{Blocker, Daemon, DeadRows, Inbox, Introduction, Leadership, RecentPace, Session, Standing};
 pub use story::{LabelStanding, SentRequest, Story, WishStanding};
 pub(super) use {
     backlog::{Backlog, IdleRow, LaneCount, LaneKey},

@@ -11,6 +11,7 @@ mod grants;
 mod hold;
 mod inbox;
 mod labels;
+mod locks;
 mod meanwhile;
 mod own;
 mod plans;

@@ -13,7 +13,7 @@ use crate::{
     model::{clock::Timestamp, deletion::AgentId, hold::HoldRow},
     queue::{
         InEffect, either,
-        report::{Inbox, Leadership, Session, Standing},
+        report::{Blocker, Inbox, Leadership, Session, Standing},
     },
 };
 
@@ -67,6 +67,18 @@ pub(super) struct LeadershipReport {
     pub(super) epoch: u64,
     pub(super) leader: Option<SessionReport>,
     pub(super) standbys: Vec<SessionReport>,
+    pub(super) blocked_by: Vec<BlockerReport>,
+}
+
+/// A session that keeps the leader's waiting.
+#[derive(Debug, Serialize)]
+pub(super) struct BlockerReport {
+    pub(super) session: i32,
+    pub(super) user: Option<String>,
+    pub(super) application: Option<String>,
+    pub(super) client: Option<String>,
+    pub(super) state: Option<String>,
+    pub(super) since_at: Option<i64>,
 }
 
 /// A session of a daemon on the server.
@@ -253,6 +265,7 @@ impl LeadershipReport {
             epoch: leadership.epoch,
             leader: leadership.leader.as_ref().map(SessionReport::new),
             standbys: leadership.standbys.iter().map(SessionReport::new).collect(),
+            blocked_by: leadership.blocked_by.iter().map(BlockerReport::new).collect(),
         }
     }
 }
@@ -265,6 +278,13 @@ impl SessionReport {
             session: session.backend,
             since_at: session.since.map(|at| at.0),
         }
+    }
+}
+
+impl BlockerReport {
+    fn new(blocker: &Blocker) -> Self {
+        let Blocker { session, user, application, client, state, since, .. } = blocker.clone();
+        Self { session, user, application, client, state, since_at: since.map(|at| at.0) }
     }
 }
 

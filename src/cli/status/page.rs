@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     acts::act_lines,
     empty,
-    json::{AgentReport, InFlight, LeadershipReport, Report, Rows, SessionReport, WaitReport},
+    json::{AgentReport, BlockerReport, InFlight, LeadershipReport, Report, Rows, SessionReport, WaitReport},
     layout::{Section, lay_out, least_height},
     limits,
     outlook::time_of,
@@ -96,7 +96,7 @@ fn daemon_lines(report: &Report, standing: &Standing, is_short: bool, now: Times
         facts.push(("process", format!("{pid}, version {}{other}", show_text(version, MAX_VERSION))));
     }
     if let Some(leadership) = &report.leadership {
-        facts.extend(leadership_lines(leadership));
+        facts.extend(leadership_lines(leadership, now));
     }
     let settings = report.settings.as_ref();
     let lately = format!("lately {} deleted per minute", show_count(report.deleted_per_minute.round() as u64));
@@ -111,8 +111,8 @@ fn daemon_lines(report: &Report, standing: &Standing, is_short: bool, now: Times
     facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect()
 }
 
-/// Who leads, and who waits to lead.
-fn leadership_lines(leadership: &LeadershipReport) -> Vec<(&'static str, String)> {
+/// Who leads, who waits to lead, and who keeps the leader waiting.
+fn leadership_lines(leadership: &LeadershipReport, now: Timestamp) -> Vec<(&'static str, String)> {
     let who = |session: &SessionReport| {
         let from = session.client.as_ref().map_or_else(String::new, |client| format!(" from {client}"));
         format!("{}{from}, session {}", show_text(&session.user, MAX_USER), session.session)
@@ -123,7 +123,21 @@ fn leadership_lines(leadership: &LeadershipReport) -> Vec<(&'static str, String)
         [] => vec![("standbys", "none".to_owned())],
         standbys => standbys.iter().map(|standby| ("standby", who(standby))).collect(),
     };
-    leader.chain(standbys).collect()
+    let blocked = leadership.blocked_by.iter().map(|blocker| ("blocked", styled(RED, blocked(blocker, now))));
+    leader.chain(blocked).chain(standbys).collect()
+}
+
+/// A session that keeps the leader waiting for a lock.
+fn blocked(blocker: &BlockerReport, now: Timestamp) -> String {
+    let BlockerReport { session, user, application, client, state, since_at } = blocker;
+    if *session == 0 {
+        return "by a prepared transaction (pg_prepared_xacts)".to_owned();
+    }
+    let user = user.as_ref().map(|user| show_text(user, MAX_USER));
+    let application = application.as_ref().map(|application| show_text(application, MAX_USER));
+    let since = since_at.map(|at| format!("for {}", durations::show_roughly(now.since(Timestamp(at)))));
+    let facts: Vec<String> = [user, application, client.clone(), state.clone(), since].into_iter().flatten().collect();
+    format!("by session {session}: {}", facts.join(", "))
 }
 
 /// The name, cut to `spare` characters less than the width.

@@ -12,10 +12,10 @@ use crate::{
     queue::doing::Doing,
 };
 
-/// Whether this role may write acts. One that only enqueues may not.
+/// Whether this role may write acts, the session, and the role. One that only enqueues may not.
 pub(super) const MAY_WRITE_ACTS: &str = "
 SELECT has_any_column_privilege('sweeper.acts', 'INSERT') AND has_any_column_privilege('sweeper.acts', 'UPDATE')
-    AND has_table_privilege('sweeper.acts', 'SELECT')";
+    AND has_table_privilege('sweeper.acts', 'SELECT'), pg_backend_pid(), current_user::text";
 
 /// $1 act; $2 operator; $3 scope; $4 rows; $5 detail; $6 now; $7 whether it ends with this transaction
 const BEGIN: &str = "

@@ -20,6 +20,7 @@ use tracing::subscriber::NoSubscriber;
 
 use super::{
     codes::{Class, class_of, is_of_a_pooler},
+    rights::Explained,
     url::{self, Url, UrlError},
 };
 use crate::small_file;
@@ -37,7 +38,7 @@ const MOST_OF_PASSWORD: u64 = 4096;
 const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
 
 /// Errors whose messages say too little: what was waited for, and what to do.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
+pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// Why a database cannot be named so.
@@ -201,8 +202,10 @@ pub(super) fn message_of(error: &sqlx::Error) -> String {
             format!("{} ({why})", said.message())
         }
         (_, Some(error)) => match error.code().as_deref() {
+            // The message is ours already.
+            _ if error.try_downcast_ref::<Explained>().is_some() => error.message().to_owned(),
             Some(LOCK_NOT_AVAILABLE) => {
-                "another session kept this one waiting for a lock, for longer than database.busy_timeout".to_owned()
+                "kept waiting for a lock, for longer than database.busy_timeout, by another session".to_owned()
             }
             Some(INSUFFICIENT_PRIVILEGE) => {
                 format!("{}; `sweeper grant` prints the rights that a role needs", error.message())

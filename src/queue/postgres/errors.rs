@@ -163,6 +163,8 @@ enum Failure {
     AnotherDatabase,
     /// A statement did not have its effect, or failed, and what others have changed of the tables may be the cause.
     NotDone(Interference),
+    /// This role may only enqueue.
+    WithoutRight(String),
 }
 
 impl StoreError {
@@ -192,9 +194,12 @@ impl StoreError {
             Failure::Sql(error) if class_of(error) == Class::Other && !changes.is_empty() => {
                 Self::not_done(&self.address, self.doing, message_of(error), changes)
             }
-            Failure::Sql(_) | Failure::Deposed | Failure::Waiting | Failure::AnotherDatabase | Failure::NotDone(_) => {
-                self
-            }
+            Failure::Sql(_)
+            | Failure::Deposed
+            | Failure::Waiting
+            | Failure::AnotherDatabase
+            | Failure::NotDone(_)
+            | Failure::WithoutRight(_) => self,
         }
     }
 
@@ -203,7 +208,11 @@ impl StoreError {
     pub fn interference(&self) -> Option<&[SchemaChange]> {
         match &self.cause {
             Failure::NotDone(interference) => Some(&interference.foreign),
-            Failure::Sql(_) | Failure::Deposed | Failure::Waiting | Failure::AnotherDatabase => None,
+            Failure::Sql(_)
+            | Failure::Deposed
+            | Failure::Waiting
+            | Failure::AnotherDatabase
+            | Failure::WithoutRight(_) => None,
         }
     }
 
@@ -214,13 +223,18 @@ impl StoreError {
             if error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22012"))
     }
 
+    /// This role may not change what is in the queue.
+    pub(super) fn without_right(address: &Address, doing: &'static str, role: String) -> Self {
+        Self { address: address.clone(), doing, cause: Failure::WithoutRight(role) }
+    }
+
     /// Whether waiting can help, without anybody doing something about it.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match &self.cause {
             Failure::Sql(error) => matches!(class_of(error), Class::Lost | Class::Busy),
             Failure::Waiting => true,
-            Failure::Deposed | Failure::AnotherDatabase | Failure::NotDone(_) => false,
+            Failure::Deposed | Failure::AnotherDatabase | Failure::NotDone(_) | Failure::WithoutRight(_) => false,
         }
     }
 
@@ -255,6 +269,11 @@ impl fmt::Display for StoreError {
             Failure::Deposed => {
                 f.write_str("another sweeper works on this queue now; this one neither sends nor writes any more")
             }
+            Failure::WithoutRight(role) => write!(
+                f,
+                "permission denied: the role {role} may enqueue, and change nothing else; the owner of the tables gives it more with \
+                 `sweeper grant --operator {role}`"
+            ),
             Failure::Waiting => f.write_str("the server has not ended the session of before yet"),
             Failure::AnotherDatabase => {
                 f.write_str("another database answers than before; start the daemon again if it is to work on that one")
@@ -269,7 +288,7 @@ impl std::error::Error for StoreError {
         match &self.cause {
             Failure::Sql(error) => Some(error),
             Failure::NotDone(interference) => Some(interference),
-            Failure::Deposed | Failure::Waiting | Failure::AnotherDatabase => None,
+            Failure::Deposed | Failure::Waiting | Failure::AnotherDatabase | Failure::WithoutRight(_) => None,
         }
     }
 }
@@ -279,7 +298,7 @@ impl QueueError for StoreError {
         match &self.cause {
             Failure::Deposed => Remedy::Lost,
             Failure::Waiting => Remedy::Wait,
-            Failure::AnotherDatabase | Failure::NotDone(_) => Remedy::End,
+            Failure::AnotherDatabase | Failure::NotDone(_) | Failure::WithoutRight(_) => Remedy::End,
             Failure::Sql(error) => match class_of(error) {
                 // A password or a right may have been replaced, and be in order in a moment: the daemon worked until now.
                 Class::Lost | Class::Busy | Class::Denied => Remedy::Wait,

@@ -75,6 +75,14 @@ WHERE NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = given.role) ORDER BY gi
 const GRANTING: &str = "grant rights";
 
 impl Grant {
+    /// The option of `sweeper grant` that gives these rights.
+    pub(super) fn option(self) -> &'static str {
+        match self {
+            Self::Producer => "--producer",
+            Self::Operator => "--operator",
+        }
+    }
+
     /// The statements that give `role` these rights: for the owner of the tables, after they were made.
     #[must_use]
     pub fn statements(self, role: &str) -> Vec<String> {

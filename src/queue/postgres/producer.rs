@@ -4,13 +4,19 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::{
     acts::MAY_WRITE_ACTS,
+    blockers::watched,
     codes::is_worth_another_try,
     command::connect_known,
     errors::{OpenError, StoreError},
+    grants::Grant,
     inbox_wishes::Wishes,
     open::{OPEN, Options},
+    rights::explained,
 };
-use crate::{model::clock::Timestamp, queue::doing::Doing};
+use crate::{
+    model::{act::ActKind, clock::Timestamp},
+    queue::doing::Doing,
+};
 
 /// The plans that the statements are written for, also on tables that were never analysed: rows are found by their ids or their
 /// entries, one by one. The plans are custom ones: only if the server knows the ids as it plans does it hash them, where it must go
@@ -41,6 +47,10 @@ pub struct Producer {
     pub(super) may_write_acts: bool,
     /// The wishes that this connection has found in the inbox.
     pub(super) wishes: Wishes,
+    /// The server's process for this connection.
+    backend: i32,
+    /// As whom it is connected.
+    role: String,
 }
 
 impl Producer {
@@ -52,8 +62,9 @@ impl Producer {
         let mut conn = connect_known(options).await?;
         let error = |source| OpenError::from(StoreError::new(&options.address, OPEN, source));
         sqlx::raw_sql(SETTINGS).execute(&mut conn).await.map_err(error)?;
-        let may_write_acts = sqlx::query_scalar(MAY_WRITE_ACTS).fetch_one(&mut conn).await.map_err(error)?;
-        Ok(Self { conn, options: options.clone(), doing: None, may_write_acts, wishes: Wishes::default() })
+        let about_us = sqlx::query_as(MAY_WRITE_ACTS).fetch_one(&mut conn).await.map_err(error)?;
+        let (may_write_acts, backend, role) = about_us;
+        Ok(Self { conn, options: options.clone(), doing: None, may_write_acts, wishes: Wishes::default(), backend, role })
     }
 
     /// Closes the connection.
@@ -69,13 +80,30 @@ impl Producer {
         StoreError::new(&self.options.address, doing, source)
     }
 
+    /// Refuses the act that was begun to a role which may only enqueue, before it has found out that there is nothing to change.
+    fn check_rights(&self, doing: &'static str) -> Result<(), StoreError> {
+        let changes = self.doing.as_ref().is_some_and(|doing| doing.draft.kind != ActKind::Enqueue);
+        match changes && !self.may_write_acts {
+            true => Err(StoreError::without_right(&self.options.address, doing, self.role.clone())),
+            false => Ok(()),
+        }
+    }
+
     /// Reads.
     pub(super) async fn look<T>(
         &mut self,
         doing: &'static str,
         read: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
-        read(&mut self.conn).await.map_err(|source| self.error(doing, source))
+        self.check_rights(doing)?;
+        let Options { address, busy_timeout, .. } = &self.options;
+        let done = watched(address, self.backend, *busy_timeout, read(&mut self.conn)).await;
+        match done {
+            Ok(found) => Ok(found),
+            Err(source) => {
+                Err(StoreError::new(address, doing, explained(&mut self.conn, source, Grant::Operator).await))
+            }
+        }
     }
 
     /// Does `work` in one transaction between two turns of the leader, as a part of the act that was begun. `work` returns the number of
@@ -100,9 +128,12 @@ impl Producer {
         now: Timestamp,
         work: &mut impl AsyncFnMut(&mut PgConnection) -> Result<(u64, T), sqlx::Error>,
     ) -> Result<T, StoreError> {
+        self.check_rights(doing)?;
         let act = self.doing.clone();
         for tries in 1.. {
-            let done = whole(&mut self.conn, begin, act.as_ref(), now, &mut *work).await;
+            let Options { address, busy_timeout, .. } = &self.options;
+            let work = whole(&mut self.conn, begin, act.as_ref(), now, &mut *work);
+            let done = watched(address, self.backend, *busy_timeout, work).await;
             match done {
                 Ok((result, act)) => {
                     self.doing = act;
@@ -112,6 +143,9 @@ impl Producer {
                     // If the connection is lost, the server rolls back.
                     let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.conn).await;
                     if tries >= TRIES || !is_worth_another_try(&error) {
+                        // Whoever only enqueues needs no place between two turns.
+                        let needed = if begin == BETWEEN_TURNS { Grant::Operator } else { Grant::Producer };
+                        let error = explained(&mut self.conn, error, needed).await;
                         return Err(self.error(doing, error));
                     }
                 }

@@ -13,8 +13,10 @@ use sqlx::{ColumnIndex, PgConnection, Postgres, Row as _, Type, decode::Decode, 
 pub(super) use leadership::daemon;
 
 use super::{
+    blockers::watched,
     command::connect_known,
     errors::{OpenError, StoreError},
+    grants::Grant,
     listing,
     open::{OPEN, Options},
     rights::explained,
@@ -45,6 +47,8 @@ SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 pub struct Reader {
     conn: PgConnection,
     options: Options,
+    /// The server's process for this connection.
+    backend: i32,
 }
 
 impl Reader {
@@ -54,9 +58,10 @@ impl Reader {
     /// If there is no queue, it is not up to date or not for this role to see, or the server fails.
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let mut conn = connect_known(options).await?;
-        let set = sqlx::raw_sql(SETTINGS).execute(&mut conn).await;
-        set.map_err(|source| StoreError::new(&options.address, OPEN, source))?;
-        Ok(Self { conn, options: options.clone() })
+        let error = |source| StoreError::new(&options.address, OPEN, source);
+        sqlx::raw_sql(SETTINGS).execute(&mut conn).await.map_err(error)?;
+        let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut conn).await.map_err(error)?;
+        Ok(Self { conn, options: options.clone(), backend })
     }
 
     /// The state of the queue, or of one agent's part of it. Reads the whole table.
@@ -209,9 +214,12 @@ impl Reader {
             sqlx::raw_sql("ROLLBACK").execute(&mut *conn).await?;
             found
         };
-        match found.await {
+        let Options { address, busy_timeout, .. } = &self.options;
+        match watched(address, self.backend, *busy_timeout, found).await {
             Ok(found) => Ok(found),
-            Err(source) => Err(StoreError::new(&self.options.address, doing, explained(conn, source).await)),
+            Err(source) => {
+                Err(StoreError::new(address, doing, explained(&mut self.conn, source, Grant::Operator).await))
+            }
         }
     }
 }

@@ -7,27 +7,34 @@ use sqlx::{
     error::{DatabaseError, ErrorKind},
 };
 
+use super::grants::Grant;
+
 /// `insufficient_privilege`
 const DENIED: &str = "42501";
 
-/// The same error. If a right is missing, its message also says with which command the owner of the tables gives it.
-pub(super) async fn explained(conn: &mut PgConnection, error: sqlx::Error) -> sqlx::Error {
+/// The same error. If a right is missing, its message also says with which command the owner of the tables gives `needed`.
+pub(super) async fn explained(conn: &mut PgConnection, error: sqlx::Error, needed: Grant) -> sqlx::Error {
     let sqlx::Error::Database(refused) = error else { return error };
     if refused.code().as_deref() != Some(DENIED) {
         return sqlx::Error::Database(refused);
     }
     let role: Option<String> = sqlx::query_scalar("SELECT current_user::text").fetch_one(conn).await.ok();
     let role = role.unwrap_or_else(|| "ROLE".to_owned());
-    let said = refused.message();
+    let (said, option) = (refused.message(), needed.option());
     let message = format!(
-        "{said}: the role {role} lacks this right; the owner of the tables gives it with `sweeper grant --operator {role}`"
+        "{said}: the role {role} lacks this right; the owner of the tables gives it with `sweeper grant {option} {role}`"
     );
+    with_message(message, refused)
+}
+
+/// The server's error with another message.
+pub(super) fn with_message(message: String, refused: Box<dyn DatabaseError>) -> sqlx::Error {
     sqlx::Error::Database(Box::new(Explained { message, refused }))
 }
 
 /// An error of the server with a message of our own.
 #[derive(Debug)]
-struct Explained {
+pub(super) struct Explained {
     message: String,
     refused: Box<dyn DatabaseError>,
 }

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::{
     address::Address,
+    blockers::watched,
     codes::{Class, class_of},
     open::Options,
 };
@@ -91,6 +92,10 @@ pub(super) struct Session {
     lease: Lease,
     /// The lease as the server counts it.
     whole_lease: Duration,
+    /// Where to ask who keeps the session waiting.
+    address: Address,
+    /// How long a statement waits for a lock.
+    patience: Duration,
 }
 
 /// For how long a leader may send after a statement, with this lease of its session.
@@ -104,10 +109,11 @@ impl Session {
     /// # Errors
     /// If the server cannot be reached, or refuses us.
     pub(super) async fn connect(options: &Options, lease: &Lease) -> Result<Self, sqlx::Error> {
+        // Zero would mean for ever. With more, a statement's own time would end before.
+        let patience = options.busy_timeout.clamp(Duration::from_millis(1), MOST_PATIENCE);
         let connecting = async {
             let mut conn = options.address.connect().await?;
-            // Zero would mean for ever. With more, a statement's own time would end before.
-            let patience = options.busy_timeout.clamp(Duration::from_millis(1), MOST_PATIENCE).as_millis();
+            let patience = patience.as_millis();
             let lease = options.lease.as_millis();
             // The server is the watchdog: it ends the session, and with it the lock, of a leader that stands still or was cut off.
             let settings = AssertSqlSafe(format!(
@@ -123,8 +129,20 @@ impl Session {
         };
         let (conn, identity) = within(CONNECTED_WITHIN, connecting).await?;
         let (backend, in_doubt, is_open, is_locked, leads) = (0, false, false, false, false);
-        let (lease, whole_lease) = (lease.clone(), options.lease);
-        Ok(Self { conn: Some(conn), backend, in_doubt, is_open, identity, is_locked, leads, lease, whole_lease })
+        let (lease, whole_lease, address) = (lease.clone(), options.lease, options.address.clone());
+        Ok(Self {
+            conn: Some(conn),
+            backend,
+            in_doubt,
+            is_open,
+            identity,
+            is_locked,
+            leads,
+            lease,
+            whole_lease,
+            address,
+            patience,
+        })
     }
 
     /// Whether there is a pooler between us and the server that gives each transaction another session. The lock would stay on one of
@@ -199,7 +217,7 @@ impl Session {
         let conn = self.conn.as_mut().ok_or_else(|| sqlx::Error::Io(io::ErrorKind::NotConnected.into()))?;
         // Whoever stands by asks for little. A server that is gone must not keep it for longer from the one that has been promoted.
         let most = if self.is_locked { ENDED_WITHIN } else { self.whole_lease.min(ENDED_WITHIN) };
-        let done = within(most, work(conn)).await;
+        let done = within(most, watched(&self.address, self.backend, self.patience, work(conn))).await;
         self.in_doubt = done.as_ref().is_err_and(|error| class_of(error) == Class::Lost);
         if self.in_doubt {
             self.lease.end();

@@ -84,6 +84,27 @@ pub struct Leadership {
     pub leader: Option<Session>,
     /// The sessions that wait for the lock, the one that has waited longest first.
     pub standbys: Vec<Session>,
+    /// The sessions that keep the leader's waiting at the moment.
+    pub blocked_by: Vec<Blocker>,
+}
+
+/// A session that another one waits for, because it has a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocker {
+    /// The server's process for it; 0: a prepared transaction, which has none.
+    pub session: i32,
+    /// The role as which it is connected.
+    pub user: Option<String>,
+    /// What it calls itself.
+    pub application: Option<String>,
+    /// What it does: `active`, `idle in transaction`. `None`: the server does not tell this role.
+    pub state: Option<String>,
+    /// From where it is connected, as in [`Session`].
+    pub client: Option<String>,
+    /// When its transaction began. `None`: the server does not tell this role.
+    pub since: Option<Timestamp>,
+    /// The same as a time of day in UTC.
+    pub since_utc: Option<String>,
 }
 
 /// A session of a daemon on the server.

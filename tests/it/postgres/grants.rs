@@ -146,6 +146,24 @@ async fn with_rows() -> Option<Scene> {
     Some(scene)
 }
 
+/// Commands that need more rights than a producer has.
+const BEYOND_A_PRODUCER: &[&[&str]] = &[
+    &["hold", "--all"],
+    &["release", "--all"],
+    &["cancel", "--all", "--yes"],
+    &["retry", "--all", "--yes"],
+    &["retry", "--all", "--dry-run"],
+    &["retry", "--now", "--all"],
+    // There is no such row: that it lacks a right is what it is told all the same.
+    &["retry", "--agent", "nobody", "--yes"],
+    &["cancel", "--agent", "nobody", "--yes"],
+    &["release", "--agent", "nobody"],
+    &["status"],
+    &["plan"],
+    &["list"],
+    &["show", "a", "1"],
+];
+
 #[tokio::test]
 async fn grant_applies_the_rights_and_each_command_works_with_them_and_no_other() {
     let Some(mut scene) = with_rows().await else { return };
@@ -176,17 +194,14 @@ async fn grant_applies_the_rights_and_each_command_works_with_them_and_no_other(
         (0, "accepted 2 (at that moment, already waiting 0, to be reopened 0), refused 0\n"),
         "{err}"
     );
-    for command in [
-        &["hold", "--all"][..],
-        &["release", "--all"],
-        &["cancel", "--all", "--yes"],
-        &["retry", "--all", "--yes"],
-        &["grant", "--operator", producer, "--apply"],
-    ] {
+    let grant: &[&str] = &["grant", "--operator", producer, "--apply"];
+    for command in BEYOND_A_PRODUCER.iter().copied().chain([grant]) {
         let (code, out, err) = as_role(encoded, command);
         assert!(matches!(code, 2 | 3) && out.is_empty(), "{command:?}: {code} {out}");
         let is_told = err.contains("permission denied") || err.contains(&format!("only {OWNER}, who owns the tables"));
         assert!(is_told && err.lines().count() == 1, "{command:?}: {err}");
+        let remedy = format!("`sweeper grant --operator {producer}`");
+        assert!(command[0] == "grant" || err.contains(&remedy), "{command:?}: {err}");
     }
     for (command, said) in [
         (&["hold", "--agent", "a", "--as", "bea"][..], "held "),
@@ -261,4 +276,15 @@ async fn a_role_that_is_not_there_and_a_queue_in_a_file_are_told() {
     );
     let (code, _, err) = scene.run(&["grant"]);
     assert!(code == 2 && err.contains("--producer"), "{err}");
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_enqueue_is_told_which_right_of_a_producer_it_lacks() {
+    let Some(mut scene) = commands::scene().await else { return };
+    let database = scene.engine.database.name().to_owned();
+    make_role("reads_only", &database).await;
+    scene.engine.execute("GRANT USAGE ON SCHEMA sweeper TO reads_only; GRANT SELECT ON deletions TO reads_only").await;
+    let (code, _, err) = fed(scene.command_of("reads_only", &["enqueue", "--agent", "a", "1"]), "");
+    assert!(code == 3 && err.contains("permission denied for table deletions"), "{err}");
+    assert!(err.trim_end().ends_with("`sweeper grant --producer reads_only`"), "{err}");
 }

@@ -2,11 +2,17 @@
 
 use sqlx::{PgConnection, postgres::PgRow};
 
-use super::{super::daemon::in_effect, at, text, value};
+use super::{
+    super::{blockers::blockers, daemon::in_effect},
+    at, text, value,
+};
 use crate::{
     model::clock::Timestamp,
     queue::report::{Daemon, Introduction, Leadership, Session},
 };
+
+/// The most sessions that are shown to be in the leader's way.
+const MOST_BLOCKERS: i32 = 10;
 
 /// Who has the lock.
 macro_rules! lock {
@@ -45,6 +51,10 @@ pub(in crate::queue::postgres) async fn daemon(conn: &mut PgConnection) -> Resul
     let leader = sessions.iter().find(is_leader).map(session);
     // Without the row, which the next leader puts back, nobody knows.
     let epoch = sqlx::query_scalar(EPOCH).fetch_optional(&mut *conn).await?.unwrap_or(0_i64);
+    let blocked_by = match &leader {
+        Some(leader) => blockers(&mut *conn, leader.backend, MOST_BLOCKERS).await?,
+        None => Vec::new(),
+    };
     let introduction = match leader {
         Some(_) => sqlx::query(INTRODUCTION).fetch_optional(conn).await?,
         None => None,
@@ -57,6 +67,7 @@ pub(in crate::queue::postgres) async fn daemon(conn: &mut PgConnection) -> Resul
             epoch: u64::try_from(epoch).unwrap_or(0),
             leader,
             standbys: sessions.iter().filter(|row| !is_leader(row)).map(session).collect(),
+            blocked_by,
         }),
     })
 }
