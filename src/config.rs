@@ -184,7 +184,7 @@ impl Config {
                 .ignore_empty(true)
                 .source(Some(environment.clone())),
         );
-        if let Some((key, variable)) = variables::unnamed_database(environment) {
+        for (key, variable) in variables::unnamed_database(environment) {
             origins.insert(key.to_owned(), Origin::Variable(variable));
             builder = builder.set_override(key, "").map_err(|error| layer_error(error, path.as_deref()))?;
         }

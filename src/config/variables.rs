@@ -22,11 +22,16 @@ pub(super) fn origins(environment: &HashMap<String, String>) -> Origins {
         .collect()
 }
 
-/// `database.path` or `database.url`, with its variable, if that is set and empty. That is an error, because the variable may have been
-/// set from another one that is missing (`="$QUEUE"`), and the default would be another queue.
-pub(super) fn unnamed_database(environment: &HashMap<String, String>) -> Option<(&'static str, String)> {
-    let mut keys = [("database.path", "path"), ("database.url", "url")].into_iter();
-    keys.find_map(|(named, key)| {
+/// The keys of the database that a variable sets which is empty, each with its variable. That is an error, because the variable may have
+/// been set from another one that is missing (`="$QUEUE"`). The default would be another queue, or another password, or no password.
+pub(super) fn unnamed_database(environment: &HashMap<String, String>) -> impl Iterator<Item = (&'static str, String)> {
+    let keys = [
+        ("database.path", "path"),
+        ("database.url", "url"),
+        ("database.password_file", "password_file"),
+        ("database.ca_file", "ca_file"),
+    ];
+    keys.into_iter().filter_map(|(named, key)| {
         let is_unnamed = |(name, value): &(&String, &String)| is_variable(name, "database", key) && value.is_empty();
         Some((named, environment.iter().find(is_unnamed)?.0.clone()))
     })

@@ -6,7 +6,7 @@
 //!
 //! | files | concern |
 //! | --- | --- |
-//! | `url`, `address`, `candidate`, `open`, `leadership`, `schema`, `session`, `command`, `grants` | connecting, the lock, the epoch, migrations, rights |
+//! | `url`, `address`, `credentials`, `no_connection`, `candidate`, `open`, `leadership`, `schema`, `session`, `command`, `grants` | connecting, the lock, the epoch, migrations, rights |
 //! | `schema_watch`, `verify` | whether the tables are as we make them, and what others make of our writes |
 //! | `inbox` | what producers and operators wrote |
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
@@ -26,6 +26,7 @@ mod clocks;
 mod codes;
 mod command;
 mod counter;
+mod credentials;
 mod cursors;
 mod daemon;
 mod due_rows;
@@ -40,6 +41,7 @@ mod invalid_rows;
 mod labels;
 mod leadership;
 mod listing;
+mod no_connection;
 mod open;
 mod operator;
 mod producer;
@@ -65,7 +67,7 @@ pub use candidate::{Attempt, Candidate, Made};
 pub use checkup::{Checkup, Rights, Seen, Server, Tables};
 pub use counter::Counter;
 pub use errors::{OpenError, StoreError};
-pub use grants::{Grant, GrantError};
+pub use grants::{Grant, GrantError, quoted};
 pub use open::Options;
 pub use producer::Producer;
 pub use reader::Reader;

@@ -19,7 +19,9 @@ pub fn clean(program: &str, dir: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
-        if name.starts_with("SWEEPER") || ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].contains(&&*name) {
+        // PostgreSQL's own variables fill in what a URL leaves out.
+        let is_ours = name.starts_with("SWEEPER") || name.starts_with("PG");
+        if is_ours || ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].contains(&&*name) {
             command.env_remove(&*name);
         }
     }

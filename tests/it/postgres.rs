@@ -4,6 +4,7 @@
 mod changes;
 mod check;
 mod commands;
+mod connecting;
 mod doubts;
 mod enqueue;
 mod failover;

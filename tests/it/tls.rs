@@ -49,8 +49,8 @@ impl Authority {
         Self { pem, issuer: Issuer::new(params, key) }
     }
 
-    /// A server with a certificate for `name`, in front of the sandbox.
-    pub async fn serve(&self, name: &str, is_expired: bool, sandbox: &Sandbox) -> SocketAddr {
+    /// A server's side of TLS, with a certificate for `name`.
+    pub fn acceptor(&self, name: &str, is_expired: bool) -> TlsAcceptor {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         if is_expired {
             params.not_after = date_time_ymd(2020, 1, 1);
@@ -61,7 +61,12 @@ impl Authority {
         let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let config = config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// A server with a certificate for `name`, in front of the sandbox.
+    pub async fn serve(&self, name: &str, is_expired: bool, sandbox: &Sandbox) -> SocketAddr {
+        let acceptor = self.acceptor(name, is_expired);
         let behind: SocketAddr = sandbox.url().trim_start_matches("http://").parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

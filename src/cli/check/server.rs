@@ -5,28 +5,60 @@ use crate::{
     cli::times::plural,
     queue::{
         SchemaChange, names_of,
-        postgres::{Address, Checkup, OpenError, Rights, Server, Tables},
+        postgres::{Address, Checkup, OpenError, Rights, Server, Tables, quoted},
         report::{Leadership, Session},
     },
 };
 
 /// The server, the tables, the rights, and the daemons.
 pub(super) fn lines(address: &Address, checkup: &Checkup) -> Vec<Line> {
+    let issuers = checkup.issuers.iter().map(issuers);
     let server = match &checkup.server {
         Ok(server) => server,
-        Err(error) => return vec![Line::not("database", error.to_string())],
+        Err(error) => return [Line::not("database", error.to_string())].into_iter().chain(issuers).collect(),
     };
     let said = format!("{address}, PostgreSQL {}, as the role {}", server.version, server.role);
     let mut lines = vec![Line::ok("database", said)];
-    lines.extend(verified(address, server));
+    lines.extend(verified(address, server).into_iter().chain(issuers));
+    if server.is_pooled {
+        let said = "a pooler gives each transaction another session, and daemons and commands need one to themselves: connect past \
+                    the pooler, or through it in session mode. SQL clients of producers may use it";
+        lines.push(Line::not("pooler", said));
+    }
     match &checkup.tables {
         Ok(tables) => lines.extend(of_tables(tables, &server.role)),
         Err(OpenError::Empty { .. }) => {
             lines.push(Line::open("tables", "not made yet; `sweeper init` or the first daemon makes them"));
+            lines.push(creator(address, server));
         }
         Err(error) => lines.push(Line::not("tables", error.to_string())),
     }
     lines
+}
+
+/// A file with trusted issuers.
+fn issuers((named, found): &(String, Result<usize, String>)) -> Line {
+    match found {
+        Ok(certificates) => {
+            let certificates = plural(*certificates as u64, "certificate", "certificates");
+            Line::ok("issuers", format!("{named}: {certificates}"))
+        }
+        Err(error) => Line::not("issuers", error.clone()),
+    }
+}
+
+/// Whether the role may make the tables.
+fn creator(address: &Address, server: &Server) -> Line {
+    let role = &server.role;
+    if server.may_create {
+        return Line::ok("rights", format!("{role} may make the tables"));
+    }
+    let [database, name] = [address.database(), role].map(quoted);
+    let said = format!(
+        "{role} may not make the tables: a superuser runs GRANT CREATE ON DATABASE {database} TO {name} once, or a role that may runs \
+         `sweeper init`"
+    );
+    Line::not("rights", said)
 }
 
 /// Whether anybody makes sure that it is the right server that answers.

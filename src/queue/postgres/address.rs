@@ -20,19 +20,18 @@ use tracing::subscriber::NoSubscriber;
 
 use super::{
     codes::{Class, class_of, is_of_a_pooler},
+    credentials,
+    no_connection::{Way, explained},
     rights::Explained,
     url::{self, Url, UrlError},
 };
-use crate::small_file;
+use crate::printable::absolute;
 
 /// The name under which our connections appear in `pg_stat_activity`.
 const APPLICATION: &str = "sweeper";
 
 /// A server answers within this time, or the next one is asked.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(2);
-
-/// A file with a password has this many bytes at most.
-const MOST_OF_PASSWORD: u64 = 4096;
 
 /// Whether a server takes writes: a standby of PostgreSQL's replication, and a server that was set to read only, do not.
 const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
@@ -50,6 +49,9 @@ pub enum AddressError {
     /// The password is given twice.
     #[error("the URL has a password, and password_file is given, too; give one of them")]
     TwoPasswords,
+    /// Two files with trusted issuers are given.
+    #[error("the URL has sslrootcert, and ca_file is given, too; give one of them")]
+    TwoIssuers,
 }
 
 /// A database, on one server or on any of several that take each other's place. Cheap to clone. Its `Display` and its `Debug` have no
@@ -91,11 +93,14 @@ impl Address {
     /// the system's. Both are read at each connect, because passwords and certificates are replaced.
     ///
     /// # Errors
-    /// If a URL has a password, too.
+    /// If a URL has a password or `sslrootcert`, too.
     pub fn with_files(self, password_file: Option<PathBuf>, ca_file: Option<PathBuf>) -> Result<Self, AddressError> {
         let inner = self.0;
         if password_file.is_some() && inner.servers.iter().any(|server| server.url.has_password()) {
             return Err(AddressError::TwoPasswords);
+        }
+        if ca_file.is_some() && inner.servers.iter().any(|server| server.url.file("sslrootcert").is_some()) {
+            return Err(AddressError::TwoIssuers);
         }
         let servers = inner.servers.iter().map(|server| Server { url: server.url.clone(), name: server.name.clone() });
         let servers = servers.collect();
@@ -109,7 +114,8 @@ impl Address {
     }
 
     /// The name of the database.
-    pub(super) fn database(&self) -> &str {
+    #[must_use]
+    pub fn database(&self) -> &str {
         self.0.servers.first().map_or("", |server| server.url.database())
     }
 
@@ -150,9 +156,9 @@ impl Address {
     }
 
     async fn connect_to(&self, server: &Server) -> Result<PgConnection, sqlx::Error> {
-        let options = self.options(server)?;
+        let (options, way) = self.options(server)?;
         let connecting = async {
-            let mut conn = PgConnection::connect_with(&options).await?;
+            let mut conn = PgConnection::connect_with(&options).await.map_err(|error| explained(error, &way))?;
             if sqlx::query_scalar(IS_READ_ONLY).fetch_one(&mut conn).await? {
                 let said =
                     "the server takes no writes: it replicates another one, or default_transaction_read_only is on";
@@ -160,37 +166,64 @@ impl Address {
             }
             Ok(conn)
         };
-        let silent = || io::Error::new(io::ErrorKind::TimedOut, "the server does not answer");
+        let silent = "the server does not answer: nothing there can be reached, or what listens there stands still, or is no PostgreSQL";
+        let silent = || io::Error::new(io::ErrorKind::TimedOut, silent);
         timeout(CONNECTED_WITHIN, connecting).await.unwrap_or_else(|_| Err(sqlx::Error::Io(silent())))
     }
 
-    fn options(&self, server: &Server) -> Result<PgConnectOptions, sqlx::Error> {
+    /// How a server is connected to. Of the environment, what the URL leaves out is taken, but nothing that would change who is trusted.
+    fn options(&self, server: &Server) -> Result<(PgConnectOptions, Way), sqlx::Error> {
+        let Server { url, .. } = server;
         // sqlx logs a line of .pgpass that it cannot read, with the password in it.
-        let parsed = tracing::subscriber::with_default(NoSubscriber::default(), || {
-            PgConnectOptions::from_str(server.url.as_str())
-        });
+        let parsed =
+            tracing::subscriber::with_default(NoSubscriber::default(), || PgConnectOptions::from_str(url.as_str()));
         let mut options = parsed?.disable_statement_logging();
-        if options.get_application_name().is_none() {
+        if !url.has_application() {
             options = options.application_name(APPLICATION);
         }
-        if let Some(file) = &self.0.password_file {
-            let unreadable = |said: &dyn fmt::Display| {
-                sqlx::Error::Configuration(format!("database.password_file {}: {said}", file.display()).into())
-            };
-            let text = small_file::read(file, MOST_OF_PASSWORD).map_err(|error| unreadable(&error))?;
-            let text = String::from_utf8(text).map_err(|_| unreadable(&"it is not UTF-8"))?;
-            options = options.password(text.lines().next().unwrap_or_default());
+        let password_file = self.0.password_file.as_deref();
+        let mut way = Way {
+            password: credentials::source(url, password_file, &options),
+            mode: url.mode().map(str::to_owned),
+            issuers: None,
+            socket: url.socket(),
+        };
+        if let Some(file) = password_file {
+            options = options.password(&credentials::password(file)?);
         }
-        if server.url.is_near() && server.url.mode().is_none() {
-            return Ok(options);
+        // PGSSLMODE has no effect.
+        options = match url.mode() {
+            Some(_) => options,
+            None if url.is_near() => options.ssl_mode(PgSslMode::Prefer),
+            None => options.ssl_mode(PgSslMode::VerifyFull),
+        };
+        if url.is_near() && url.mode().is_none() {
+            return Ok((options, way));
         }
-        if server.url.mode().is_none() {
-            options = options.ssl_mode(PgSslMode::VerifyFull);
+        // Neither has PGSSLROOTCERT.
+        options = options.ssl_root_cert_from_pem(Vec::new());
+        if let Some((setting, file)) = self.issuers(url) {
+            options = options.ssl_root_cert_from_pem(credentials::issuers(setting, &file)?.0);
+            way.issuers = Some(format!("{setting} {}", absolute(&file).display()));
         }
-        if let Some(file) = &self.0.ca_file {
-            options = options.ssl_root_cert(file);
-        }
-        Ok(options)
+        Ok((credentials::with_client_certificate(options, url)?, way))
+    }
+
+    /// The file with trusted issuers, and the setting that names it.
+    fn issuers(&self, url: &Url) -> Option<(&'static str, PathBuf)> {
+        let of_url = url.file("sslrootcert").map(|file| ("sslrootcert in database.url:", file));
+        of_url.or_else(|| Some(("database.ca_file", self.0.ca_file.clone()?)))
+    }
+
+    /// Each file with trusted issuers: how it is named, and the number of its certificates, or why it cannot be used.
+    pub(super) fn all_issuers(&self) -> Vec<(String, Result<usize, String>)> {
+        let mut files: Vec<_> = self.0.servers.iter().filter_map(|server| self.issuers(&server.url)).collect();
+        files.dedup();
+        let read = |(setting, file): (&'static str, PathBuf)| {
+            let found = credentials::issuers(setting, &file).map(|(_, certificates)| certificates);
+            (format!("{setting} {}", absolute(&file).display()), found.map_err(|error| message_of(&error)))
+        };
+        files.into_iter().map(read).collect()
     }
 }
 
@@ -213,6 +246,7 @@ pub(super) fn message_of(error: &sqlx::Error) -> String {
             _ => error.message().to_owned(),
         },
         (sqlx::Error::Io(error), None) => error.to_string(),
+        (sqlx::Error::Tls(error) | sqlx::Error::Configuration(error), None) => error.to_string(),
         (other, None) => other.to_string(),
     }
 }
@@ -247,11 +281,13 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_given_once() {
+    fn a_password_and_issuers_are_given_once() {
         let address = Address::parse(&["postgres://ann:s3cret@db/app"]).unwrap();
         assert!(address.with_files(Some("/run/secrets/pg".into()), None).is_err());
         let address = Address::parse(&["postgres://ann@db/app"]).unwrap();
         assert!(address.with_files(Some("/run/secrets/pg".into()), None).is_ok());
+        let address = Address::parse(&["postgres://ann@db/app?sslrootcert=/ca.pem"]).unwrap();
+        assert!(address.with_files(None, Some("/other.pem".into())).is_err());
     }
 
     #[test]
@@ -268,7 +304,7 @@ mod tests {
             let address = Address::parse(&[url]).unwrap();
             assert_eq!(address.unverified().count() == 1, unverified, "{url}");
             let server = &address.0.servers[0];
-            let is_verified = matches!(address.options(server).unwrap().get_ssl_mode(), PgSslMode::VerifyFull);
+            let is_verified = matches!(address.options(server).unwrap().0.get_ssl_mode(), PgSslMode::VerifyFull);
             assert_eq!(is_verified, !unverified && !server.url.is_near(), "{url}");
         }
     }

@@ -10,6 +10,7 @@ use super::{
     open::Options,
     reader,
     schema_watch::schema_changes,
+    session::is_pooled,
 };
 use crate::{
     model::{deletion::AgentId, hold::HoldRow},
@@ -21,6 +22,11 @@ const DOING: &str = "read";
 /// The server's version, the encryption of this connection, and the role.
 const SERVER: &str = "
 SELECT current_setting('server_version'), (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl), current_user::text";
+
+/// Whether this role may make the tables.
+const MAY_CREATE: &str = "
+SELECT CASE WHEN to_regnamespace('sweeper') IS NULL THEN has_database_privilege(current_database(), 'CREATE')
+    ELSE has_schema_privilege('sweeper', 'CREATE') END";
 
 /// What this role may do with the tables: whether it owns them, may read all of them, may enqueue, and may lift holds.
 const RIGHTS: &str = "
@@ -43,6 +49,8 @@ pub struct Checkup {
     pub server: Result<Server, StoreError>,
     /// The tables, or why they cannot be used.
     pub tables: Result<Tables, OpenError>,
+    /// The files with trusted issuers: the setting and the path, and the number of certificates or why the file cannot be used.
+    pub issuers: Vec<(String, Result<usize, String>)>,
 }
 
 /// A server that was reached.
@@ -54,6 +62,10 @@ pub struct Server {
     pub tls: Option<String>,
     /// The role as which we are connected.
     pub role: String,
+    /// The role may make the tables.
+    pub may_create: bool,
+    /// A pooler in between gives each transaction another session.
+    pub is_pooled: bool,
 }
 
 /// What was read in up-to-date tables.
@@ -99,15 +111,17 @@ impl Checkup {
     pub async fn of(options: &Options) -> Self {
         let server = server(&options.address).await;
         let server = server.map_err(|source| StoreError::new(&options.address, "connect", source));
-        Self { server, tables: tables(options).await }
+        Self { server, tables: tables(options).await, issuers: options.address.all_issuers() }
     }
 }
 
 async fn server(address: &Address) -> Result<Server, sqlx::Error> {
     let mut conn = address.connect().await?;
     let (version, tls, role) = sqlx::query_as(SERVER).fetch_one(&mut conn).await?;
+    let may_create = sqlx::query_scalar(MAY_CREATE).fetch_one(&mut conn).await?;
+    let is_pooled = is_pooled(&mut conn, address).await?;
     conn.close().await?;
-    Ok(Server { version, tls, role })
+    Ok(Server { version, tls, role, may_create, is_pooled })
 }
 
 async fn tables(options: &Options) -> Result<Tables, OpenError> {

@@ -136,6 +136,7 @@ async fn execute(grants: &[(Grant, &str)], conn: &mut PgConnection) -> Result<()
 }
 
 /// A name as SQL has it.
-fn quoted(name: &str) -> String {
+#[must_use]
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -64,7 +64,15 @@ impl Producer {
         sqlx::raw_sql(SETTINGS).execute(&mut conn).await.map_err(error)?;
         let about_us = sqlx::query_as(MAY_WRITE_ACTS).fetch_one(&mut conn).await.map_err(error)?;
         let (may_write_acts, backend, role) = about_us;
-        Ok(Self { conn, options: options.clone(), doing: None, may_write_acts, wishes: Wishes::default(), backend, role })
+        Ok(Self {
+            conn,
+            options: options.clone(),
+            doing: None,
+            may_write_acts,
+            wishes: Wishes::default(),
+            backend,
+            role,
+        })
     }
 
     /// Closes the connection.

@@ -151,18 +151,7 @@ impl Session {
     /// # Errors
     /// If the server fails.
     pub(super) async fn is_pooled(&mut self, address: &Address) -> Result<bool, sqlx::Error> {
-        let backend = async |conn: &mut PgConnection| sqlx::query_scalar::<_, i32>(BACKEND).fetch_one(conn).await;
-        let comparing = async {
-            let first = self.run(backend).await?;
-            let mut other = address.connect().await?;
-            // A transaction keeps the pooler from giving the other one's session to us.
-            sqlx::raw_sql("BEGIN").execute(&mut other).await?;
-            let of_other = backend(&mut other).await?;
-            let second = self.run(backend).await?;
-            other.close().await?;
-            Ok(first != second || first == of_other)
-        };
-        within(CONNECTED_WITHIN, comparing).await
+        self.run(async |conn: &mut PgConnection| is_pooled(conn, address).await).await
     }
 
     /// Takes the lock, unless another session has it.
@@ -254,6 +243,22 @@ impl Drop for Session {
             self.lease.end();
         }
     }
+}
+
+/// As [`Session::is_pooled`].
+pub(super) async fn is_pooled(conn: &mut PgConnection, address: &Address) -> Result<bool, sqlx::Error> {
+    let backend = async |conn: &mut PgConnection| sqlx::query_scalar::<_, i32>(BACKEND).fetch_one(conn).await;
+    let comparing = async {
+        let first = backend(&mut *conn).await?;
+        let mut other = address.connect().await?;
+        // A transaction keeps the pooler from giving the other one's session to us.
+        sqlx::raw_sql("BEGIN").execute(&mut other).await?;
+        let of_other = backend(&mut other).await?;
+        let second = backend(conn).await?;
+        other.close().await?;
+        Ok(first != second || first == of_other)
+    };
+    within(CONNECTED_WITHIN, comparing).await
 }
 
 /// An error if the server is silent for so long. What it was doing is dropped, and its connection cannot be used any more.

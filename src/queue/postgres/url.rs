@@ -1,7 +1,8 @@
 //! The URL of a database: which parameters it may have, and what its parts are.
 
-use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr as _};
+use std::{borrow::Cow, fmt, net::IpAddr, path::PathBuf, str::FromStr as _};
 
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
@@ -12,6 +13,9 @@ const FORM: &str = "write it as postgres://USER@HOST/DATABASE";
 /// `target_session_attrs`, somebody would rely on what is not so.
 const PARAMETERS: [&str; 10] =
     ["host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "application_name"];
+
+/// Those of them that name files.
+const FILES: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
 
 /// Why a text is not the URL of a database. Its message has no part of a password.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,9 @@ pub(super) struct Url {
     database: String,
     mode: Option<String>,
     has_password: bool,
+    has_application: bool,
+    /// The parameters that name files, as they are written.
+    files: Vec<(String, String)>,
 }
 
 /// Parses URLs. Each text may have several, with commas between them.
@@ -116,12 +123,16 @@ impl Url {
         let has_password =
             named("password").is_some() || authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
         let database = options.get_database().unwrap_or(options.get_username()).to_owned();
-        let host = match options.get_socket() {
-            Some(socket) => Err(socket.display().to_string()),
-            None => Ok(options.get_host().to_owned()),
+        let host = match (options.get_socket(), options.get_host()) {
+            (Some(socket), _) => Err(socket.display().to_string()),
+            // Without a host in the URL: the directory of the socket that was found, or of PGHOST.
+            (None, host) if host.starts_with('/') => Err(host.to_owned()),
+            (None, host) => Ok(host.to_owned()),
         };
         let port = options.get_port();
-        Ok(Self { text: text.into(), host, port, database, mode: named("sslmode"), has_password })
+        let (mode, has_application) = (named("sslmode"), named("application_name").is_some());
+        let files = parameters.into_iter().filter(|(name, _)| FILES.contains(&name.as_str())).collect();
+        Ok(Self { text: text.into(), host, port, database, mode, has_password, has_application, files })
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -136,12 +147,28 @@ impl Url {
         self.has_password
     }
 
+    pub(super) fn has_application(&self) -> bool {
+        self.has_application
+    }
+
+    /// The file that a parameter names.
+    pub(super) fn file(&self, parameter: &str) -> Option<PathBuf> {
+        let (_, written) = self.files.iter().find(|(name, _)| name == parameter)?;
+        let written = written.replace('+', " ");
+        Some(PathBuf::from(percent_decode_str(&written).decode_utf8_lossy().as_ref()))
+    }
+
     /// The server, for people.
     pub(super) fn server(&self) -> String {
         match &self.host {
             Ok(host) => format!("{host}:{}", self.port),
             Err(socket) => socket.clone(),
         }
+    }
+
+    /// The file of its socket, if it is reached by one.
+    pub(super) fn socket(&self) -> Option<String> {
+        self.host.as_ref().err().map(|directory| format!("{directory}/.s.PGSQL.{}", self.port))
     }
 
     /// Whether the way to the server does not leave this machine.

@@ -83,6 +83,13 @@ async fn a_pooler_in_transaction_mode_is_refused_and_one_in_session_mode_is_as_g
         let pooler = Pooler::start(&binary, server.dir(), mode);
         let mut run = sweeper(dir.path());
         let url = format!("postgres://{OWNER}@localhost/{name}?host={}", pooler.dir.display());
+        let mut check = sweeper(dir.path());
+        check.arg("check").env("SWEEPER__DATABASE__URL", &url).env("SWEEPER__API__KEY", "k");
+        let (code, out, _) = finish(check).await;
+        // A line is broken at spaces.
+        let out = out.split_whitespace().collect::<Vec<_>>().join(" ");
+        let is_told = out.contains("a pooler gives each transaction another session");
+        assert_eq!((code == 1, is_told), (mode == "transaction", mode == "transaction"), "{out}");
         run.env("SWEEPER__DATABASE__URL", url).env("SWEEPER__API__KEY", "k").env("SWEEPER__LOG__FORMAT", "json");
         if mode == "session" {
             let daemon = Daemon::start(run).until("leading").await;
