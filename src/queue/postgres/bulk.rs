@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sqlx::PgConnection;
 
-use super::{errors::StoreError, producer::Producer};
+use super::{errors::StoreError, producer::Producer, schema_watch::schema_changes};
 use crate::{
     model::{clock::Timestamp, label::Label},
     queue::{Enqueued, Wish},
@@ -20,6 +20,8 @@ WHERE known.state <> 'new'";
 
 const COPY: &str = "COPY deletions (agent_id, entry_id, priority, due_at, label) FROM STDIN";
 
+const DOING: &str = "enqueue";
+
 /// Bytes of a line of COPY, for the first allocation.
 const LINE: usize = 64;
 
@@ -27,22 +29,34 @@ impl Producer {
     /// Enqueues all deletions in one transaction, as a part of the act that was begun, if any.
     ///
     /// # Errors
-    /// If the server fails or refuses a row; then none is enqueued.
+    /// If the server fails or refuses a row, or something keeps a row out of the inbox; then none is enqueued.
     pub async fn enqueue(&mut self, wishes: &[Wish], now: Timestamp) -> Result<Enqueued, StoreError> {
         self.doing = self.doing.take().map(|doing| doing.about(wishes.iter().map(|wish| &wish.agent)));
         let agents: Vec<&str> = wishes.iter().map(|wish| wish.agent.as_str()).collect();
         let entries: Vec<&str> = wishes.iter().map(|wish| wish.entry.as_str()).collect();
         let lines = lines(wishes);
+        let mut left_out = 0;
         let mut enqueue = async |conn: &mut PgConnection| {
             let known = sqlx::query_as(KNOWN).bind(&agents).bind(&entries).fetch_one(&mut *conn).await?;
             let (waiting, reopened): (i64, i64) = known;
             let mut copy = conn.copy_in_raw(COPY).await?;
             copy.send(lines.as_bytes()).await?;
             let accepted = copy.finish().await?;
+            left_out = (wishes.len() as u64).saturating_sub(accepted);
+            if left_out > 0 {
+                // Undoes it.
+                return Err(sqlx::Error::RowNotFound);
+            }
             let [waiting, reopened] = [waiting, reopened].map(|count| u64::try_from(count).unwrap_or(0));
             Ok((accepted, Enqueued { accepted, waiting, reopened, ..Enqueued::default() }))
         };
-        self.transact("enqueue", "BEGIN", now, &mut enqueue).await
+        let enqueued = self.transact(DOING, "BEGIN", now, &mut enqueue).await;
+        if left_out == 0 {
+            return enqueued;
+        }
+        let changes = self.look(DOING, async |conn: &mut PgConnection| schema_changes(conn, false).await).await?;
+        let message = format!("{left_out} of {} rows are not in the inbox after they were enqueued", wishes.len());
+        Err(self.not_done(DOING, message, &changes))
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{act::ActKind, clock::Timestamp},
-    queue::doing::Doing,
+    queue::{SchemaChange, doing::Doing},
 };
 
 /// The plans that the statements are written for, also on tables that were never analysed: rows are found by their ids or their
@@ -95,6 +95,11 @@ impl Producer {
             true => Err(StoreError::without_right(&self.options.address, doing, self.role.clone())),
             false => Ok(()),
         }
+    }
+
+    /// The error of a change that is not there after it was written, with the names of what may be the cause.
+    pub(super) fn not_done(&self, doing: &'static str, message: String, changes: &[SchemaChange]) -> StoreError {
+        StoreError::not_done(&self.options.address, doing, message, changes)
     }
 
     /// Reads.

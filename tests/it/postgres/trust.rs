@@ -217,6 +217,17 @@ async fn a_rule_or_a_policy_that_makes_a_statement_fail_is_named() {
     }
 }
 
+#[tokio::test]
+async fn what_is_enqueued_and_left_out_by_a_trigger_is_not_called_accepted() {
+    let Some(own) = Own::new().await else { return };
+    own.interfere("BEFORE INSERT ON deletions_new FOR EACH ROW WHEN (NEW.entry_id = '4711')", ALL).await;
+    let (code, out, err) = own.run(&["enqueue", "--agent", "b", "4711", "4712"]).await;
+    let said = "1 of 2 rows are not in the inbox after they were enqueued; not made by sweeper, and at work inside its transactions: \
+                trigger theirs on deletions_new";
+    assert!(code == 3 && err.contains(said), "{code} {out}{err}");
+    assert_eq!(own.numbers("SELECT count(*) FROM sweeper.deletions").await, [0], "all or nothing");
+}
+
 /// A daemon looks at the tables once a minute, and a turn must not trust in that.
 #[tokio::test]
 async fn a_trigger_that_is_made_while_the_daemon_runs_is_noticed_by_the_next_turn() {
