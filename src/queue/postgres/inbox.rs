@@ -16,12 +16,19 @@ pub(super) const PICK: &str = "
 SELECT coalesce(array_agg(place), '{}'), coalesce(bool_or(label IS NOT NULL), false) OR EXISTS (SELECT 1 FROM wishes)
 FROM (SELECT ctid::text AS place, label FROM deletions_new WHERE ctid > $1::text::tid LIMIT $2) AS picked";
 
-/// $1 places; $2 for how long a request may be out, in milliseconds; $3 the triggers at the last look. The first part changes nothing: with it, the server locks
-/// `requests` before all else, so that no row comes out of the inbox while somebody changes rows (`between_turns()`). Takes the wishes
-/// out of the inbox, and makes of them what one INSERT after the other would: one row per entry, with the highest priority. A pending
-/// row that was not tried takes over an earlier due time, and a settled one is reopened. What a row that is due at once is reopened
-/// with is the time of its wish: its id is an old one, and others that are due at once go by their ids. A row that died with a request
-/// without an answer waits until that request cannot be out any more.
+/// The same, and nobody else removes or changes the wishes until the commit. Wishes that somebody is removing are left out.
+const PICK_AND_KEEP: &str = "
+SELECT coalesce(array_agg(place), '{}'), coalesce(bool_or(label IS NOT NULL), false) OR EXISTS (SELECT 1 FROM wishes)
+FROM (SELECT ctid::text AS place, label FROM deletions_new WHERE ctid > $1::text::tid LIMIT $2 FOR UPDATE SKIP LOCKED) AS picked";
+
+/// $1 places; $2 for how long a request may be out, in milliseconds; $3 the triggers at the last look. The first part changes nothing:
+/// with it, the server locks `requests` before all else, so that no row comes out of the inbox while somebody changes rows
+/// (`between_turns()`). Takes the wishes out of the inbox, and makes of them what one INSERT after the other would: one row per entry,
+/// with the highest priority. A pending row that was not tried takes over an earlier due time, and a settled one is reopened. What a row
+/// that is due at once is reopened with is the time of its wish: its id is an old one, and others that are due at once go by their ids.
+/// A row that died with a request without an answer waits until that request cannot be out any more.
+///
+/// `BETWEEN`, and not `=`, where rows are looked for once more: see [`super::settle`].
 ///
 /// Fails, and so undoes itself, unless all wishes are out of the inbox and in rows, or if there are other triggers than at the last look:
 /// a wish without a row has a pending one already, as far as the statement can see. A division by zero is how SQL fails on purpose.
@@ -86,7 +93,8 @@ FROM (SELECT (SELECT count(*) FROM taken) AS taken, CASE WHEN (SELECT count(*) F
         SELECT count(*) FROM wish
         WHERE NOT EXISTS (
             SELECT 1 FROM deletions_known AS known
-            WHERE known.agent_id = wish.agent_id AND known.entry_id = wish.entry_id AND known.settled_at IS NULL)
+            WHERE known.agent_id BETWEEN wish.agent_id AND wish.agent_id AND known.entry_id BETWEEN wish.entry_id AND wish.entry_id
+                AND known.settled_at IS NULL)
         AND (agent_id, entry_id) NOT IN (SELECT agent_id, entry_id FROM put)) ELSE 0 END AS lost, ",
     triggers!(),
     " = $3 AS is_known) AS done"
@@ -104,11 +112,12 @@ SELECT (SELECT count(*) FROM deletions_new WHERE ctid = ANY ($1::text[]::tid[]))
     SELECT count(*) FROM unnest($2::text[], $3::text[], $4::text[]) AS wish (agent_id, entry_id, label)
     WHERE NOT EXISTS (
             SELECT 1 FROM deletions_known AS known
-            WHERE known.agent_id = wish.agent_id AND known.entry_id = wish.entry_id AND known.settled_at IS NULL)
+            WHERE known.agent_id BETWEEN wish.agent_id AND wish.agent_id AND known.entry_id BETWEEN wish.entry_id AND wish.entry_id
+                AND known.settled_at IS NULL)
         OR (label IS NOT NULL AND NOT EXISTS (
             SELECT 1 FROM wishes AS known
-            WHERE known.label = wish.label AND known.agent_id = wish.agent_id AND known.entry_id = wish.entry_id
-                AND known.state IS NULL)))";
+            WHERE known.label BETWEEN wish.label AND wish.label AND known.agent_id BETWEEN wish.agent_id AND wish.agent_id
+                AND known.entry_id BETWEEN wish.entry_id AND wish.entry_id AND known.state IS NULL)))";
 
 /// $1 places, before [`TAKE_IN`] has changed the rows. Writes the wishes of labels: opens each again, or makes it. If a row with a label
 /// is wished for without one as well, that wish has the label ''.
@@ -153,9 +162,6 @@ const WHOLE: u32 = 20;
 const POLLING: &str = "look for changes";
 const TAKING_IN: &str = "take in wishes";
 
-/// A statement that has undone itself is tried this often: wishes may have been removed by hand in that moment.
-const TRIES: u32 = 3;
-
 /// The first place of a table.
 const START: &str = "(0,0)";
 
@@ -168,7 +174,7 @@ WHERE coalesce(pg_sequence_last_value(sequence), 0)
     < greatest((SELECT max(id) FROM deletions_known), (SELECT max(id) FROM deletions_new))";
 
 /// $1 places. Of these wishes, those get new ids whose ids other rows or wishes have. In some versions of the server the partition gives
-/// none out, so they go through the table that producers name.
+/// none out, so they go through the table that producers name. Returns how many were taken out, and how many were put in.
 const GIVE_NEW_IDS: &str = "
 WITH wish AS MATERIALIZED (
     SELECT id, count(*) OVER (PARTITION BY id) AS times FROM deletions_new WHERE ctid = ANY ($1::text[]::tid[])
@@ -180,9 +186,13 @@ taken AS (
 again AS (
     DELETE FROM deletions_new WHERE ctid = ANY ($1::text[]::tid[]) AND id IN (SELECT id FROM taken)
     RETURNING id, agent_id, entry_id, priority, due_at, created_at, label
+),
+put AS (
+    INSERT INTO deletions (agent_id, entry_id, priority, due_at, created_at, label)
+    SELECT agent_id, entry_id, priority, due_at, created_at, label FROM again ORDER BY id
+    RETURNING 1
 )
-INSERT INTO deletions (agent_id, entry_id, priority, due_at, created_at, label)
-SELECT agent_id, entry_id, priority, due_at, created_at, label FROM again ORDER BY id";
+SELECT (SELECT count(*) FROM again), (SELECT count(*) FROM put)";
 
 /// Sees to it that no id is given out twice.
 pub(super) async fn put_ids_right(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -200,15 +210,15 @@ pub(super) struct Inbox {
     /// Wishes taken since the inbox was cleaned up.
     dead: i64,
     polls: u32,
-    /// How often in a row nothing could be taken in.
-    undone: u32,
+    /// Not all of the last wishes could be taken in. Somebody may have removed some of them in between: nobody can, the next time.
+    is_doubtful: bool,
     /// Elapsed time since which there was more than was taken in at once.
     behind_since: Option<Duration>,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self { after: START.to_owned(), dead: 0, polls: 0, undone: 0, behind_since: None }
+        Self { after: START.to_owned(), dead: 0, polls: 0, is_doubtful: false, behind_since: None }
     }
 }
 
@@ -258,8 +268,13 @@ impl Store {
     async fn take_in(&mut self, mut place: String) -> Result<(), StoreError> {
         for _ in 0..CHUNKS {
             let from = place.as_str();
+            let mut pick = PICK;
+            if self.inbox.is_doubtful {
+                self.begin_transaction().await?;
+                pick = PICK_AND_KEEP;
+            }
             let pick =
-                async |conn: &mut PgConnection| sqlx::query_as(PICK).bind(from).bind(CHUNK).fetch_one(conn).await;
+                async |conn: &mut PgConnection| sqlx::query_as(pick).bind(from).bind(CHUNK).fetch_one(conn).await;
             let (places, has_labels): (Vec<String>, bool) = self.run(TAKING_IN, pick).await?;
             if let Some(last) = places.last().cloned() {
                 let Some(taken) = self.take_in_chunk(&places, has_labels).await? else { continue };
@@ -267,6 +282,9 @@ impl Store {
                 self.inbox.after.clone_from(&last);
                 place = last;
             }
+            // Without wishes, a transaction may be open still.
+            self.commit_transaction().await?;
+            self.inbox.is_doubtful = false;
             if places.len() < CHUNK as usize {
                 self.inbox.behind_since = None;
                 return self.clean_up().await;
@@ -297,14 +315,13 @@ impl Store {
         let take = async |conn: &mut PgConnection| query.fetch_all(conn).await;
         let rows = match self.run(TAKING_IN, take).await {
             Err(error) if error.is_duplicate() => return self.give_new_ids(places, error).await.map(Some),
-            Err(error) if error.is_undone() => return self.look_closer(places.len()).await,
+            Err(error) if error.is_undone() => return self.look_closer(places.len()).await.map(|()| None),
             rows => rows?,
         };
         if let Some(wishes) = wishes {
             self.assert_taken_in(places, wishes).await?;
         }
         self.commit_transaction().await?;
-        self.inbox.undone = 0;
         self.news = true;
         let mut taken = 0;
         for row in &rows {
@@ -325,16 +342,18 @@ impl Store {
         Ok(Some(taken))
     }
 
-    /// After a statement that has undone itself: looks at the tables. An error if that is not over after some tries.
-    async fn look_closer(&mut self, wishes: usize) -> Result<Option<i64>, StoreError> {
+    /// After a statement that has undone itself: looks at the tables. An error if neither other triggers nor somebody who has removed
+    /// wishes can be the reason.
+    async fn look_closer(&mut self, wishes: usize) -> Result<(), StoreError> {
         self.ready().await?;
+        let triggers = self.watch.triggers();
         self.watch_tables().await?;
-        self.inbox.undone += 1;
-        if self.inbox.undone < TRIES {
-            return Ok(None);
+        if self.inbox.is_doubtful && self.watch.triggers() == triggers {
+            let message = format!("not all of {wishes} wishes in the inbox became rows; nothing was changed");
+            return Err(self.not_done(TAKING_IN, message));
         }
-        Err(self
-            .not_done(TAKING_IN, format!("not all of {wishes} wishes in the inbox become rows; nothing was changed")))
+        self.inbox.is_doubtful = true;
+        Ok(())
     }
 
     async fn wishes_at(&mut self, places: &[String]) -> Result<Wishes, StoreError> {
@@ -357,7 +376,7 @@ impl Store {
             0 => Ok(()),
             lost => Err(self.not_done(
                 TAKING_IN,
-                format!("{lost} of {} wishes in the inbox become no rows; nothing was changed", agents.len()),
+                format!("{lost} of {} wishes in the inbox did not become rows; nothing was changed", agents.len()),
             )),
         }
     }
@@ -377,9 +396,14 @@ impl Store {
     async fn give_new_ids(&mut self, places: &[String], error: StoreError) -> Result<i64, StoreError> {
         self.ready().await?;
         self.run(TAKING_IN, put_ids_right).await?;
-        let give = async |conn: &mut PgConnection| sqlx::query(GIVE_NEW_IDS).bind(places).execute(conn).await;
-        if self.run(TAKING_IN, give).await?.rows_affected() == 0 {
-            return Err(error);
+        self.begin_transaction().await?;
+        let give = async |conn: &mut PgConnection| sqlx::query_as(GIVE_NEW_IDS).bind(places).fetch_one(conn).await;
+        match self.run::<(i64, i64)>(TAKING_IN, give).await? {
+            (0, _) => return Err(error),
+            (again, put) if put < again => {
+                return Err(self.not_done(TAKING_IN, format!("{again} wishes get new ids, and only {put} are there")));
+            }
+            _ => self.commit_transaction().await?,
         }
         // They are at other places now. The next look takes them in.
         self.news = true;

@@ -3,10 +3,18 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use audio_cache_sweeper::{
-    model::{deletion::State, outcome::Cause},
-    queue::{Queue as _, postgres::Options},
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, EntryId, State},
+        outcome::Cause,
+    },
+    queue::{
+        self, Queue as _,
+        postgres::{Options, Producer},
+    },
 };
 use sqlx::AssertSqlSafe;
+use tokio::task::LocalSet;
 
 use super::scene;
 use crate::{
@@ -181,6 +189,46 @@ async fn a_full_inbox_takes_no_more_requests_than_it_must() {
     bed.clock.advance(Duration::from_secs(2));
     bed.work().await;
     assert_eq!(bed.sizes().last(), Some(&1));
+}
+
+#[tokio::test]
+async fn whoever_takes_wishes_out_of_the_inbox_all_the_time_ends_nobodys_work() {
+    LocalSet::new().run_until(take_out_all_the_time()).await;
+}
+
+async fn take_out_all_the_time() {
+    const CANCELLING: u32 = 3;
+    let Some(mut seam) = scene().await else { return };
+    let mut commands = tokio::task::JoinSet::new();
+    for n in 0..CANCELLING {
+        let options = seam.engine.options.clone();
+        commands.spawn_local(async move {
+            let mut producer = Producer::join(&options).await.unwrap();
+            let agent = AgentId::parse(&format!("agent-{n}")).unwrap();
+            for round in 0..20_u32 {
+                let wish = |entry: u32| queue::Wish {
+                    agent: agent.clone(),
+                    entry: EntryId::parse(&(round * 100 + entry).to_string()).unwrap(),
+                    priority: 0,
+                    due_at: Timestamp::ZERO,
+                    label: None,
+                };
+                producer.enqueue(&(0..20).map(wish).collect::<Vec<_>>(), NOW).await.unwrap();
+                let ids = producer.pending(Some(&agent)).await.unwrap();
+                // Who waits for too long tries again.
+                while producer.cancel(&ids, NOW).await.is_err_and(|error| {
+                    assert!(error.is_temporary(), "{error}");
+                    true
+                }) {}
+            }
+        });
+    }
+    while !commands.is_empty() {
+        seam.queue.changed().await.map_or_else(|error| assert!(error.is_temporary(), "{error}"), drop);
+        while let Some(ended) = commands.try_join_next() {
+            ended.unwrap();
+        }
+    }
 }
 
 /// As after a restore that does not know where ids end, or behind a server that took over by logical replication.
