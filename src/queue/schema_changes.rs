@@ -46,8 +46,8 @@ impl SchemaChange {
         Self { kind: kind.to_owned(), name, table: table.to_owned(), change }
     }
 
-    /// Whether it can change what our statements write. An index that is not ours only makes them slow, and a leader puts a missing row
-    /// back.
+    /// Whether it can change what our statements write. An index that is not ours only makes them slow, unless it is unique or has an
+    /// expression, and a leader puts a missing row back.
     pub(super) fn can_interfere(&self) -> bool {
         !["index", "row of"].contains(&&*self.kind) && !matches!(self.change, Change::OwnedBy(_))
     }
@@ -105,7 +105,7 @@ impl KnownChanges {
 /// A statement did not have its effect, and these may be the cause.
 #[derive(Debug)]
 pub(super) struct Interference {
-    message: String,
+    pub(super) message: String,
     pub(super) foreign: Vec<SchemaChange>,
     /// What to do if nobody has changed the tables.
     otherwise: &'static str,

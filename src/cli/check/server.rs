@@ -91,7 +91,7 @@ fn of_tables(tables: &Tables, role: &str) -> Vec<Line> {
     lines
 }
 
-/// Whether the tables are as sweeper makes them. Of an index, only the speed depends.
+/// Whether the tables are as sweeper makes them. Only the speed depends on an index.
 fn changed(changes: &[SchemaChange]) -> Line {
     if changes.is_empty() {
         return Line::ok("tables", "up to date");

@@ -11,10 +11,11 @@ use super::{
 /// What a command waits for: another one's locks as long as the daemon would.
 const SETTINGS: &str = "SET search_path = sweeper; SET idle_in_transaction_session_timeout = '60s';";
 
-/// Whether there are tables of ours, and the list of migrations, which may be those of another schema than ours; and whether this role may
-/// see them.
+/// Whether there are tables of ours, which another program's schema of that name does not have, and whether there is the list of
+/// migrations. No row if this role may not see them.
 pub(super) const TABLES: &str = "
-SELECT num_nonnulls(to_regclass('sweeper.leadership'), to_regclass('sweeper.deletions'), to_regclass('sweeper.requests')) > 0,
+SELECT to_regclass('sweeper.leadership') IS NOT NULL
+        OR num_nonnulls(to_regclass('sweeper.deletions'), to_regclass('sweeper.requests')) = 2,
     to_regclass('sweeper._sqlx_migrations') IS NOT NULL
 FROM (SELECT to_regnamespace('sweeper') AS schema) AS ours
 WHERE schema IS NOT NULL AND has_schema_privilege(schema, 'USAGE')";

@@ -194,6 +194,10 @@ impl StoreError {
             Failure::Sql(error) if class_of(error) == Class::Other && !changes.is_empty() => {
                 Self::not_done(&self.address, self.doing, message_of(error), changes)
             }
+            // It was made with what was known of the tables then.
+            Failure::NotDone(interference) if interference.foreign.is_empty() => {
+                Self::not_done(&self.address, self.doing, interference.message.clone(), changes)
+            }
             Failure::Sql(_)
             | Failure::Deposed
             | Failure::Waiting

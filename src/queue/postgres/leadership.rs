@@ -7,7 +7,7 @@ use super::{
     address::Address,
     errors::{OpenError, StoreError},
     open::OPEN,
-    schema_watch::SchemaWatch,
+    schema_watch::{SchemaWatch, TRIGGERS},
     session::Session,
 };
 use crate::queue::{Change, SchemaChange};
@@ -93,6 +93,13 @@ impl Store {
         looked?;
         self.watch.log_news();
         Ok(())
+    }
+
+    /// Looks at the tables if there are other triggers than at the last look.
+    pub(super) async fn watch_triggers(&mut self) -> Result<(), StoreError> {
+        let look = async |conn: &mut PgConnection| sqlx::query_scalar(TRIGGERS).fetch_one(conn).await;
+        let triggers: i64 = self.run("look at the triggers", look).await?;
+        if triggers == self.watch.triggers() { Ok(()) } else { self.watch_tables().await }
     }
 
     /// Puts the row of `leadership` back, if somebody has removed it: without it, the next leader has to guess its epoch.

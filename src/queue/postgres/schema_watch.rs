@@ -19,17 +19,21 @@ const OURS: &str = include_str!("../../../migrations/postgres/objects.txt");
 /// another number. In a turn, this takes some microseconds.
 macro_rules! triggers {
     () => {
-        "(SELECT coalesce(sum(oid::bigint * ascii(tgenabled::text)), 0)::bigint FROM pg_trigger WHERE tgrelid = ANY (ARRAY[
-    to_regclass('sweeper.requests'), to_regclass('sweeper.deletions_known'), to_regclass('sweeper.deletions_new'),
-    to_regclass('sweeper.wishes'), to_regclass('sweeper.holds')]::oid[]))"
+        "(SELECT coalesce(sum(pg_trigger.oid::bigint * ascii(tgenabled::text) + pg_trigger.xmin::text::bigint
+        + pg_proc.xmin::text::bigint), 0)::bigint
+    FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid WHERE tgrelid = ANY (ARRAY[
+        to_regclass('sweeper.requests'), to_regclass('sweeper.deletions_known'), to_regclass('sweeper.deletions_new'),
+        to_regclass('sweeper.wishes'), to_regclass('sweeper.holds'), to_regclass('sweeper.daemon')]::oid[]))"
     };
 }
 pub(super) use triggers;
 
-const TRIGGERS: &str = concat!("SELECT ", triggers!());
+/// See [`triggers`].
+pub(super) const TRIGGERS: &str = concat!("SELECT ", triggers!());
 
-/// $1 tables, $2 functions, or NULL for all but the list of migrations; $3 whether this role is a daemon's, which must own them. Else it is enough if they have one owner. Returns
-/// kind, table, name, definition; and the owner, if that is another one than it must be.
+/// $1 tables, $2 functions, or NULL for all but the list of migrations; $3 whether this role is a daemon's, which must own them. Else it
+/// is enough if they have one owner. Returns kind, table, name, definition; and the owner, if that is another one than it must be. The
+/// schema may be another role's that lets this one in.
 ///
 /// Left out, because versions differ: constraints NOT NULL, and what a partition takes over from an identity column. Of expressions,
 /// only constants are compared.
@@ -48,7 +52,7 @@ entitled AS MATERIALIZED (
 ),
 found (kind, \"table\", name, definition, owner) AS (
     SELECT 'schema', nspname::text, nspname::text, '',
-        CASE WHEN NOT has_schema_privilege(role, pg_namespace.oid, 'USAGE WITH GRANT OPTION') THEN nspowner END
+        CASE WHEN NOT has_schema_privilege(role, pg_namespace.oid, 'USAGE') THEN nspowner END
     FROM pg_namespace LEFT JOIN entitled ON true WHERE nspname = 'sweeper'
     UNION ALL
     SELECT CASE WHEN ours.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END, ours.name, ours.name,
@@ -64,13 +68,13 @@ found (kind, \"table\", name, definition, owner) AS (
     SELECT 'column', ours.name, attname::text, concat_ws(' ', format_type(atttypid, atttypmod), 'collate ' || collname,
         CASE WHEN attnotnull THEN 'not null' END, CASE WHEN NOT relispartition THEN 'identity ' || nullif(attidentity::text, '') END,
         'generated ' || nullif(attgenerated::text, ''),
-        'default ' || CASE WHEN pg_get_expr(adbin, adrelid) LIKE '%(%' THEN '…' ELSE pg_get_expr(adbin, adrelid) END), NULL
+        'default ' || CASE WHEN pg_get_expr(adbin, adrelid) LIKE '%(%' THEN '...' ELSE pg_get_expr(adbin, adrelid) END), NULL
     FROM ours JOIN pg_attribute ON attrelid = ours.oid AND attnum > 0 AND NOT attisdropped
     LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum AND attgenerated::text = ''
     LEFT JOIN pg_collation ON pg_collation.oid = attcollation
     UNION ALL
     SELECT 'index', ours.name, pg_class.relname::text, concat_ws(' ', amname, CASE WHEN indisunique THEN 'unique' END,
-        (SELECT string_agg(coalesce(attname, '…'), ', ' ORDER BY key.n) FROM unnest(indkey::smallint[]) WITH ORDINALITY AS key (num, n)
+        (SELECT string_agg(coalesce(attname, '...'), ', ' ORDER BY key.n) FROM unnest(indkey::smallint[]) WITH ORDINALITY AS key (num, n)
          LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = key.num),
         indoption::text, 'where ' || pg_get_expr(indpred, indrelid),
         CASE WHEN NOT (indisvalid AND indisready AND indislive) THEN 'invalid' END), NULL
@@ -127,6 +131,15 @@ impl<T: AsRef<str>> Object<T> {
         SchemaChange::new(self.kind.as_ref(), self.name.as_ref(), self.table.as_ref(), change)
     }
 
+    /// The kind. An index with which a write can fail has a kind of its own.
+    fn kind_in_words(&self) -> &str {
+        match (self.kind.as_ref(), self.definition.as_ref()) {
+            ("index", definition) if definition.contains(" unique") => "unique index",
+            ("index", definition) if definition.contains("...") => "index of an expression",
+            (kind, _) => kind,
+        }
+    }
+
     fn is_relation(&self) -> bool {
         ["table", "view"].contains(&self.kind.as_ref())
     }
@@ -168,7 +181,7 @@ pub(super) async fn schema_changes(conn: &mut PgConnection, must_own: bool) -> R
         match ours.iter().find(|known| known.is_namesake(object)) {
             Some(known) if known.definition == object.definition => {}
             Some(known) => changes.push(known.changed(Change::Altered)),
-            None => changes.push(object.changed(Change::Added)),
+            None => changes.push(SchemaChange::new(object.kind_in_words(), &object.name, &object.table, Change::Added)),
         }
         changes.extend(owner.as_ref().map(|owner| object.changed(Change::OwnedBy(owner.clone()))));
     }

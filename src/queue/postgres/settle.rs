@@ -60,12 +60,14 @@ settled AS (
     };
 }
 
-/// Only settles. Returns lane, due time and id of each row that has come back; and, in a row of its own, the requests that were answered,
-/// and the number of rows that were settled.
+/// Only settles. $24 the triggers at the last look. Returns lane, due time and id of each row that has come back; and, in a row of its
+/// own, the requests that were answered, the number of rows that were settled, and whether the triggers are those of the last look.
 pub(super) const SETTLE: &str = concat!(
     settled!("known.priority, known.agent_id, known.batch_max, known.due_at, known.id, known.state"),
-    " SELECT priority, agent_id, batch_max, due_at, id, NULL::bigint[], NULL::bigint FROM settled WHERE state = 'pending'
-    UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, ARRAY(SELECT id FROM answered), (SELECT count(*) FROM settled)"
+    " SELECT priority, agent_id, batch_max, due_at, id, NULL::bigint[], NULL::bigint, NULL::boolean FROM settled WHERE state = 'pending'
+    UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, ARRAY(SELECT id FROM answered), (SELECT count(*) FROM settled), ",
+    triggers!(),
+    " = $24"
 );
 
 /// Settles, and claims: $24 now; $25 the epoch; $26 the server's process of our session; $27 to $32 claims, each with its manifest as a

@@ -54,12 +54,14 @@ impl<'a> Transaction<'a> {
         self.store.begin_transaction().await?;
         let mut judgements = std::mem::take(&mut self.judgements);
         let mut answered = judgements.expected();
-        let query = judgements.bind(sqlx::query(SETTLE));
+        let query = judgements.bind(sqlx::query(SETTLE)).bind(self.store.watch.triggers());
+        let mut knows_triggers = true;
         let returned = self.store.run(SETTLING, async |conn: &mut PgConnection| query.fetch_all(conn).await).await?;
         for row in &returned {
             let place = |source| StoreError::new(&self.store.options.address, SETTLING, source);
             if let Some(settled) = row.try_get(6).map_err(place)? {
                 (answered.answered, answered.settled) = (row.try_get(5).map_err(place)?, settled);
+                knows_triggers = row.try_get(7).map_err(place)?;
                 continue;
             }
             let (due_at, id) = (row.try_get(3).map_err(place)?, row.try_get(4).map_err(place)?);
@@ -67,6 +69,9 @@ impl<'a> Transaction<'a> {
             if let Ok(lane) = lane_of(row) {
                 self.store.cursors.set_back(&lane, due_at, id);
             }
+        }
+        if !knows_triggers {
+            self.store.watch_tables().await?;
         }
         self.assert_settled(&answered).await
     }
@@ -78,6 +83,7 @@ impl<'a> Transaction<'a> {
         }
         self.store.begin_transaction().await?;
         let holds = std::mem::take(&mut self.holds);
+        self.store.watch_triggers().await?;
         let doubts = self.is_interfered_with();
         let write = async |conn: &mut PgConnection| holds.write(conn, doubts).await;
         match self.store.run(CHANGING_HOLDS, write).await? {

@@ -32,7 +32,7 @@ JOIN requests ON requests.id = claim.id AND requests.correlation_id = claim.corr
 const UNSETTLED: &str = "
 SELECT (
     SELECT count(*) FROM unnest($1::bigint[], $2::bigint[], $3::boolean[]) AS judged (id, request_id, is_ended)
-    JOIN deletions_known AS known ON known.id = judged.id
+    JOIN deletions_known AS known ON known.id BETWEEN judged.id AND judged.id
     WHERE judged.request_id = ANY ($4) AND known.settled_at IS NULL
         AND (judged.is_ended OR known.request_id IS DISTINCT FROM judged.request_id)
 ), (SELECT count(*) FROM requests WHERE id = ANY ($5) AND answered_at IS NULL)";
