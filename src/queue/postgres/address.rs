@@ -198,7 +198,7 @@ impl Address {
             None => options.ssl_mode(PgSslMode::VerifyFull),
         };
         if url.is_near() && url.mode().is_none() {
-            return Ok((options, way));
+            return Ok((credentials::with_client_certificate(options, url)?, way));
         }
         // Neither has PGSSLROOTCERT.
         options = options.ssl_root_cert_from_pem(Vec::new());

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::pin, time::Duration};
 
-use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use tokio::time::sleep;
 
 use super::{
@@ -62,8 +62,8 @@ pub(super) async fn watched<T>(
     patience: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    let (mut work, mut seen) = (pin!(work), Vec::new());
-    // Who waits for so little would ask about each slow statement. 0: the session is that of a standby.
+    let (mut work, mut seen, mut aside) = (pin!(work), Vec::new(), None);
+    // Who waits for so little would ask about each slow statement. 0: a session without the leader's lock.
     if patience < LEAST || backend == 0 {
         return work.await;
     }
@@ -78,18 +78,23 @@ pub(super) async fn watched<T>(
             biased;
             done = &mut work => return done.map_err(|error| naming(error, &seen)),
             // If nobody can be asked, the work goes on without. In a box: each statement of each session would have room for it.
-            Ok(found) = Box::pin(ask(address, backend)) => if !found.is_empty() { seen = found },
+            found = Box::pin(ask(&mut aside, address, backend)) => match found {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => seen = found,
+                Err(_) => aside = None,
+            },
         }
         pause = AGAIN;
     }
 }
 
-async fn ask(address: &Address, backend: i32) -> Result<Vec<Blocker>, sqlx::Error> {
-    let mut conn = address.connect().await?;
-    let found = blockers(&mut conn, backend, MOST).await;
-    // What was read is read.
-    let _ = conn.close().await;
-    found
+/// Asks on the connection `aside`, which it makes if there is none.
+async fn ask(aside: &mut Option<PgConnection>, address: &Address, backend: i32) -> Result<Vec<Blocker>, sqlx::Error> {
+    let conn = match aside {
+        Some(conn) => conn,
+        None => aside.insert(address.connect().await?),
+    };
+    blockers(conn, backend, MOST).await
 }
 
 /// The error with the names of those who stood in the way, if it is about that.

@@ -4,9 +4,9 @@ use sqlx::PgConnection;
 
 use super::{
     errors::StoreError,
-    inbox_wishes::{Found, found},
+    inbox_wishes::{Chosen, Found},
     producer::Producer,
-    revive::{deletions, in_flight, left, numbers},
+    revive::{deletions, in_flight, left},
 };
 use crate::{
     model::{
@@ -26,19 +26,16 @@ WHERE wishes.label = $1 AND wishes.state = 'dead' AND coalesce(known.state, '') 
     AND ($2::text IS NULL OR wishes.agent_id = $2) AND ($3::text IS NULL OR known.last_cause = $3)";
 
 /// $1 label; $2 agent or NULL
-const PENDING: &str = concat!(
-    found!(),
-    " FROM (
-    SELECT known.id, known.agent_id, known.entry_id, false AS is_new FROM wishes
-    JOIN deletions AS known ON known.agent_id = wishes.agent_id AND known.entry_id = wishes.entry_id AND known.state <> 'new'
-    WHERE wishes.label = $1 AND wishes.state IS NULL AND known.settled_at IS NULL
-        AND ($2::text IS NULL OR wishes.agent_id = $2)
-    UNION ALL SELECT id, agent_id, entry_id, true FROM deletions
-    WHERE state = 'new' AND label = $1 AND ($2::text IS NULL OR agent_id = $2)
-) AS pending"
-);
+const PENDING: &str = "
+SELECT coalesce(array_agg(known.id ORDER BY known.id), '{}') FROM wishes
+JOIN deletions AS known ON known.agent_id = wishes.agent_id AND known.entry_id = wishes.entry_id AND known.state <> 'new'
+WHERE wishes.label = $1 AND wishes.state IS NULL AND known.settled_at IS NULL AND ($2::text IS NULL OR wishes.agent_id = $2)";
+/// $1 label; $2 agent or NULL
+const NEW: &str = "
+SELECT id, agent_id, entry_id FROM deletions
+WHERE state = 'new' AND label = $1 AND ($2::text IS NULL OR agent_id = $2) ORDER BY id";
 
-/// $1 ids; $2 now; $3 operator; $4 label, or NULL for all labels. Takes their wishes out of the inbox, and writes that they were
+/// $1 ids of wishes; $2 now; $3 operator; $4 label, or NULL for all labels. Takes them out of the inbox, and writes that they were
 /// cancelled. Returns their number.
 const CANCEL_NEW: &str = "
 WITH gone AS (
@@ -52,7 +49,7 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone";
 
-/// The same of open wishes that the leader has taken in. A trigger removes the rows that have no open wish left.
+/// $1 ids of rows. The same for open wishes that the leader has taken in. A trigger removes the rows that have no open wish left.
 const CANCEL_OPEN: &str = "
 UPDATE wishes SET state = 'cancelled', closed_at = $2, closed_by = $3
 WHERE label <> '' AND ($4::text IS NULL OR label = $4) AND state IS NULL AND (agent_id, entry_id) IN (
@@ -75,7 +72,7 @@ impl Producer {
         Ok(deletions(self.look("look for the rows of a label", look).await?))
     }
 
-    /// The pending rows that an open wish with this label is for, and its wishes in the inbox, in the order of their ids.
+    /// The pending rows that an open wish with this label is for, and its wishes in the inbox, the rows first.
     ///
     /// # Errors
     /// If the server fails.
@@ -84,10 +81,13 @@ impl Producer {
         label: &Label,
         agent: Option<&AgentId>,
     ) -> Result<Vec<DeletionId>, StoreError> {
-        let query = sqlx::query_as(PENDING).bind(label.as_str()).bind(agent.map(AgentId::as_str));
-        let look = async |conn: &mut PgConnection| query.fetch_one(conn).await;
-        let found: Found = self.look("look for the rows of a label", look).await?;
-        Ok(self.found(found))
+        let (label, agent) = (label.as_str(), agent.map(AgentId::as_str));
+        let look = async |conn: &mut PgConnection| {
+            let new: Vec<Found> = sqlx::query_as(NEW).bind(label).bind(agent).fetch_all(&mut *conn).await?;
+            Ok((new, sqlx::query_scalar(PENDING).bind(label).bind(agent).fetch_one(conn).await?))
+        };
+        let (new, known) = self.look("look for the rows of a label", look).await?;
+        Ok(self.found(known, new))
     }
 
     /// Cancels the open wishes with this label for the pending ones of these rows, in one transaction, and removes the rows that have
@@ -101,12 +101,12 @@ impl Producer {
         ids: &[DeletionId],
         now: Timestamp,
     ) -> Result<Cancelled, StoreError> {
-        let (ids, wishes, operator) = (numbers(ids), self.wishes.among(ids), self.operator().map(str::to_owned));
+        let (chosen, operator) = (self.wishes.among(ids), self.operator().map(str::to_owned));
         self.change("cancel", now, async |conn: &mut PgConnection| {
-            let ids = wishes.follow(conn, &ids).await?;
-            let in_flight = in_flight(conn, &ids).await?;
-            let wishes = cancel(conn, &ids, operator.as_deref(), Some(label), now).await?;
-            let (kept, _) = left(conn, &ids).await?;
+            let chosen = chosen.now(conn).await?;
+            let in_flight = in_flight(conn, &chosen.rows).await?;
+            let wishes = cancel(conn, &chosen, operator.as_deref(), Some(label), now).await?;
+            let (kept, _) = left(conn, &chosen).await?;
             Ok((wishes, Cancelled { wishes, kept, in_flight }))
         })
         .await
@@ -117,24 +117,24 @@ impl Producer {
 /// wishes does not know who removes them.
 pub(super) async fn cancel_all(
     conn: &mut PgConnection,
-    ids: &[i64],
+    chosen: &Chosen,
     operator: Option<&str>,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    cancel(conn, ids, operator, None, now).await.map(drop)
+    cancel(conn, chosen, operator, None, now).await.map(drop)
 }
 
 async fn cancel(
     conn: &mut PgConnection,
-    ids: &[i64],
+    chosen: &Chosen,
     operator: Option<&str>,
     label: Option<&Label>,
     now: Timestamp,
 ) -> Result<u64, sqlx::Error> {
     let label = label.map(Label::as_str);
-    let query = sqlx::query_scalar(CANCEL_NEW).bind(ids).bind(now.0).bind(operator).bind(label);
+    let query = sqlx::query_scalar(CANCEL_NEW).bind(&chosen.wishes).bind(now.0).bind(operator).bind(label);
     let new: i64 = query.fetch_one(&mut *conn).await?;
-    let query = sqlx::query(CANCEL_OPEN).bind(ids).bind(now.0).bind(operator).bind(label);
+    let query = sqlx::query(CANCEL_OPEN).bind(&chosen.rows).bind(now.0).bind(operator).bind(label);
     let open = query.execute(conn).await?.rows_affected();
     Ok(u64::try_from(new).unwrap_or(0) + open)
 }

@@ -161,8 +161,8 @@ impl Session {
     pub(super) async fn try_lock(&mut self) -> Result<bool, sqlx::Error> {
         let lock = async |conn: &mut PgConnection| sqlx::query_as(TRY_LOCK).fetch_one(conn).await;
         let (locked, backend): (bool, i32) = self.run(lock).await?;
-        self.backend = backend;
         if locked {
+            self.backend = backend;
             let named = "SET application_name = 'sweeper leader'";
             self.run(async |conn: &mut PgConnection| sqlx::raw_sql(named).execute(conn).await).await?;
             self.is_locked = true;

@@ -148,3 +148,22 @@ async fn a_wish_that_was_settled_meanwhile_is_left_alone() {
     assert_eq!(scene.producer.cancel(&ids, NOW).await.unwrap().done, 3);
     assert_eq!(scene.entries("true").await, "gone other");
 }
+
+/// As in a restored copy that gives out ids again, before a leader has put that right.
+#[tokio::test]
+async fn a_wish_and_the_row_of_another_entry_that_has_its_id_are_told_apart() {
+    let Some(mut seam) = scene().await else { return };
+    seam.engine.execute("INSERT INTO deletions (agent_id, entry_id) VALUES ('b', '1'), ('b', '2')").await;
+    while seam.queue.changed().await.unwrap() {}
+    let twins = "INSERT INTO deletions (id, agent_id, entry_id, due_at) OVERRIDING SYSTEM VALUE
+                 SELECT id, 'a', entry_id, 253402300000000 FROM deletions";
+    seam.engine.execute(twins).await;
+    let mut producer = Producer::join(&seam.engine.options).await.unwrap();
+    let (ids, untried) = producer.waiting(Some(&agent()), None, true, NOW).await.unwrap();
+    assert_eq!((ids.len(), untried), (2, 2));
+    assert_eq!(producer.hurry(&ids[..1], true, NOW).await.unwrap().done, 1);
+    let ids = producer.pending(Some(&agent())).await.unwrap();
+    assert_eq!(producer.cancel(&ids, NOW).await.unwrap().done, 2);
+    let left: Vec<(String, String)> = seam.engine.query("SELECT agent_id, entry_id FROM deletions ORDER BY id").await;
+    assert_eq!(left, [("b".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())]);
+}
