@@ -22,6 +22,7 @@ CREATE TABLE deletions (
     last_cause  text COLLATE "C",
     created_at  bigint   NOT NULL DEFAULT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     settled_at  bigint,
+    verified_at bigint,                         -- when a listing of the whole cache last did not have the entry; NULL: none has shown that
     -- The label of the last wish that had one. NULL: `wishes` says nothing about this row, and the row costs nothing there.
     label       text COLLATE "C"
 ) PARTITION BY LIST (state);
@@ -56,6 +57,8 @@ CREATE TABLE deletions_new PARTITION OF deletions (
 -- One row per (agent, entry), ever. Only the leader and operators write here.
 CREATE TABLE deletions_known PARTITION OF deletions (
     CONSTRAINT "a pending row has no settled_at, a settled row has one" CHECK ((state = 'pending') = (settled_at IS NULL)),
+    CONSTRAINT "verified_at must be Unix milliseconds" CHECK (verified_at BETWEEN 0 AND 253402300799999),
+    CONSTRAINT "only a settled row has a verified_at" CHECK (verified_at IS NULL OR settled_at IS NOT NULL),
     CONSTRAINT "attempts must be 0 or more" CHECK (attempts >= 0),
     CONSTRAINT "batch_max must be from 0 to 20" CHECK (batch_max BETWEEN 0 AND 20),
     CONSTRAINT "asks must be 0 or more" CHECK (asks >= 0),

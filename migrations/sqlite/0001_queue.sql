@@ -28,6 +28,7 @@ CREATE TABLE deletions (
     last_cause  TEXT,
     created_at  INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
     settled_at  INTEGER,
+    verified_at INTEGER,                     -- when a listing of the whole cache last did not have the entry; NULL: none has shown that
     -- The label of the last wish that had one. NULL: `wishes` says nothing about this row, and the row costs nothing there.
     label       TEXT,
     CONSTRAINT "id must be a positive integer" CHECK (id > 0),
@@ -74,6 +75,9 @@ CREATE TABLE deletions (
     CONSTRAINT "settled_at must be Unix milliseconds; this looks like seconds" CHECK (
         settled_at IS NULL OR settled_at NOT BETWEEN 1000000000 AND 99999999999),
     CONSTRAINT "a pending row has no settled_at, a settled row has one" CHECK ((state = 'pending') = (settled_at IS NULL)),
+    CONSTRAINT "verified_at must be Unix milliseconds" CHECK (
+        verified_at IS NULL OR (typeof(verified_at) = 'integer' AND verified_at BETWEEN 0 AND 253402300799999)),
+    CONSTRAINT "only a settled row has a verified_at" CHECK (verified_at IS NULL OR settled_at IS NOT NULL),
     CONSTRAINT "label must be text of 1 to 255 printable ASCII characters, with spaces only inside" CHECK (label IS NULL OR (
         typeof(label) = 'text' AND length(label) BETWEEN 1 AND 255 AND length(label) = length(CAST(label AS BLOB))
         AND label NOT GLOB '*[^ -~]*' AND label NOT GLOB ' *' AND label NOT GLOB '* ')),
@@ -137,7 +141,7 @@ BEGIN
         AND due_at <> created_at AND request_id IS NULL AND attempts = 0;
     -- A settled row is reopened, because somebody wants the entry gone again. Its history stays in `requests`. Rows with due_at 0
     -- go out in the order of their ids, and this id is an old one. So the time of this INSERT becomes the due time.
-    UPDATE deletions SET state = 'pending', settled_at = NULL, attempts = 0, batch_max = 20,
+    UPDATE deletions SET state = 'pending', settled_at = NULL, verified_at = NULL, attempts = 0, batch_max = 20,
         due_at = CASE WHEN NEW.due_at <> 0 OR NEW.created_at < 100000000000 THEN NEW.due_at ELSE NEW.created_at END,
         asks = 0, maybe_done = 0, request_id = NULL, first_fault = NULL, evidence = NULL, last_cause = NULL,
         priority = NEW.priority, created_at = NEW.created_at,
@@ -312,6 +316,11 @@ BEGIN
         THEN RAISE(ABORT, 'settled_at must be Unix milliseconds; this looks like seconds')
         WHEN (NEW.state = 'pending') <> (NEW.settled_at IS NULL)
         THEN RAISE(ABORT, 'a pending row has no settled_at, a settled row has one')
+        WHEN NEW.verified_at IS NOT NULL
+            AND (typeof(NEW.verified_at) <> 'integer' OR NEW.verified_at NOT BETWEEN 0 AND 253402300799999)
+        THEN RAISE(ABORT, 'verified_at must be Unix milliseconds')
+        WHEN NEW.verified_at IS NOT NULL AND NEW.settled_at IS NULL
+        THEN RAISE(ABORT, 'only a settled row has a verified_at')
         WHEN NEW.label IS NOT NULL AND (typeof(NEW.label) <> 'text' OR length(NEW.label) NOT BETWEEN 1 AND 255
             OR length(NEW.label) <> length(CAST(NEW.label AS BLOB)) OR NEW.label GLOB '*[^ -~]*' OR NEW.label GLOB ' *'
             OR NEW.label GLOB '* ')

@@ -49,6 +49,9 @@ async fn a_bad_row_is_refused_at_its_insert_with_what_is_wrong() {
         ("first_fault", "'first'", "first_fault must be a positive integer, or NULL"),
         ("last_cause", "'bad luck'", "last_cause must be a known cause"),
         ("settled_at", "5", "a pending row has no settled_at"),
+        ("verified_at", "'then'", "verified_at must be Unix milliseconds"),
+        ("verified_at", "-1", "verified_at must be Unix milliseconds"),
+        ("verified_at", "5", "only a settled row has a verified_at"),
         ("id", "-1", "id must be a positive integer"),
         ("id", "9223372036854775807", "this id leaves no room"),
     ];

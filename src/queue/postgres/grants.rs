@@ -52,8 +52,8 @@ const PRODUCER: [&str; 2] =
 /// For all commands. What `sweeper retry` changes of a row is what the leader knows of its attempts.
 const OPERATOR: [&str; 6] = [
     "SELECT ON ALL TABLES IN SCHEMA sweeper",
-    "INSERT (PRODUCED), UPDATE (state, attempts, due_at, batch_max, asks, request_id, first_fault, evidence, settled_at), DELETE \
-     ON sweeper.deletions",
+    "INSERT (PRODUCED), UPDATE (state, attempts, due_at, batch_max, asks, request_id, first_fault, evidence, settled_at, verified_at), \
+     DELETE ON sweeper.deletions",
     "INSERT (scope, cause, since_at, until_at, why), UPDATE (since_at, until_at, probed_at, repeats, why), DELETE \
      ON sweeper.holds",
     "INSERT (label, agent_id, entry_id, wished_at, state, closed_at, closed_by), UPDATE (state, closed_at, closed_by) \

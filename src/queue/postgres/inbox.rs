@@ -60,6 +60,7 @@ put AS (
     ON CONFLICT (agent_id, entry_id) DO UPDATE SET
         state = 'pending',
         settled_at = NULL,
+        verified_at = NULL,
         priority = CASE known.state WHEN 'pending' THEN greatest(known.priority, excluded.priority) ELSE excluded.priority END,
         due_at = CASE
             WHEN known.state <> 'pending' THEN greatest(

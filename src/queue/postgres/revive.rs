@@ -87,7 +87,7 @@ WHERE EXISTS (SELECT 1 FROM holds WHERE scope IN ('*', agent_id) AND (until_at I
 
 /// $1 ids; $2 now. A rejected row had better not go with others, so its `batch_max` stays. `maybe_done` stays because it is still true.
 const REVIVE: &str = "
-UPDATE deletions SET state = 'pending', settled_at = NULL, attempts = 0, asks = 0, due_at = $2,
+UPDATE deletions SET state = 'pending', settled_at = NULL, verified_at = NULL, attempts = 0, asks = 0, due_at = $2,
     request_id = NULL, first_fault = NULL, evidence = NULL, batch_max = CASE last_cause WHEN 'rejected' THEN batch_max ELSE 20 END
 WHERE id = ANY ($1) AND state <> 'new' AND settled_at IS NOT NULL AND coalesce(state, '') = 'dead'";
 

@@ -70,7 +70,7 @@ SELECT id FROM deletions WHERE agent_id = ?1 AND entry_id = ?2 AND state = 'pend
 /// ?1 ids: [id, …]; ?2 now. A rejected row had better not go with others, so its `batch_max` stays. `maybe_done` stays because it is
 /// still true. OR IGNORE: an invalid row stays dead, and keeps no other from being revived.
 pub(super) const REVIVE: &str = "
-UPDATE OR IGNORE deletions SET state = 'pending', settled_at = NULL, attempts = 0, asks = 0, due_at = ?2,
+UPDATE OR IGNORE deletions SET state = 'pending', settled_at = NULL, verified_at = NULL, attempts = 0, asks = 0, due_at = ?2,
     request_id = NULL, first_fault = NULL, evidence = NULL, batch_max = CASE last_cause WHEN 'rejected' THEN batch_max ELSE 20 END
 WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'dead'";
 

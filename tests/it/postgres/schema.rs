@@ -145,6 +145,7 @@ async fn an_operator_s_update_cannot_rename_a_row_or_put_it_off_in_seconds() {
         ("entry_id = '2'", "id, agent_id and entry_id of a deletion stay as they are"),
         ("due_at = 1764000000", "due_at must be Unix milliseconds; this looks like seconds"),
         ("state = 'deleted'", "a pending row has no settled_at, a settled row has one"),
+        ("verified_at = 5", "only a settled row has a verified_at"),
         ("batch_max = 21", "batch_max must be from 0 to 20"),
     ] {
         let error = seam.engine.try_to(&format!("UPDATE deletions SET {set}")).await.unwrap_err();
