@@ -256,6 +256,7 @@ async fn sent(requests_per_second: f64) -> f64 {
         longest_hold: Duration::from_secs(600),
         poll_interval: Duration::from_millis(100),
         retention: Duration::from_secs(86_400),
+        evidence_retention: Duration::ZERO,
         grace: Duration::from_secs(1),
         request_timeout: Duration::from_secs(30),
         logged_requests: LoggedRequests::All,

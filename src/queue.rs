@@ -10,6 +10,7 @@ pub mod either;
 mod label_walk;
 pub mod lease;
 pub mod postgres;
+mod prune_walk;
 pub mod report;
 mod rows;
 mod schema_changes;
@@ -20,7 +21,9 @@ use std::{collections::BTreeSet, future::Future, time::Duration};
 
 pub use changes::{Cancelled, Changed, Concerned, Enqueued, Place, Released, Wish};
 pub use schema_changes::{Change, SchemaChange, names_of};
-pub use values::{Census, Claim, Committed, Counts, DueRow, InEffect, Look, Orphan, Settlement, Swept, Tally, Upkeep};
+pub use values::{
+    Census, Claim, Committed, Counts, Cutoff, DueRow, InEffect, Look, Orphan, Settlement, Swept, Tally, Upkeep,
+};
 
 use lease::Lease;
 
@@ -169,12 +172,11 @@ pub trait Queue {
     /// If nothing can be written.
     async fn can_write(&mut self) -> Result<(), Self::Error>;
 
-    /// One step of keeping the queue from growing for ever: removes some of what was settled before `cutoff` (nothing, if that is
-    /// `None`), or gives back some of the room that became free. A step keeps others from writing for some milliseconds at most.
+    /// One step of keeping the queue from growing for ever: removes some of what is older than `cutoff` (nothing, if that is `None`), or gives back some of the room that became free. A step keeps others from writing for some milliseconds at most.
     ///
     /// # Errors
     /// If the database fails.
-    async fn upkeep(&mut self, cutoff: Option<Timestamp>) -> Result<Upkeep, Self::Error>;
+    async fn upkeep(&mut self, cutoff: Option<Cutoff>) -> Result<Upkeep, Self::Error>;
 
     /// One step through all rows: makes pending rows dead that cannot be read, because somebody has switched off the checks of the
     /// schema. Called after [`Remedy::Sweep`] until there is no more.

@@ -72,6 +72,8 @@ pub struct Settings {
     pub poll_interval: Duration,
     /// Settled rows are pruned after this time.
     pub retention: Duration,
+    /// Rows with a label, and what belongs to them, are pruned after this time, or after `retention` if that is longer.
+    pub evidence_retention: Duration,
     /// At a shutdown, calls in flight may take this long to finish.
     pub grace: Duration,
     /// The longest time that a call takes: `api.request_timeout`.

@@ -42,6 +42,7 @@ pub async fn worker(store: Store, url: &str, concurrency: usize) -> Worker<Store
         longest_hold: Duration::from_secs(600),
         poll_interval: Duration::from_millis(100),
         retention: Duration::from_secs(86_400),
+        evidence_retention: Duration::ZERO,
         grace: Duration::from_secs(8),
         request_timeout: Duration::from_secs(30),
         logged_requests: LoggedRequests::All,

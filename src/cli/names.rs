@@ -53,7 +53,7 @@ pub(super) async fn unknown_label(label: &Label, config: &Config) -> Result<Opti
     Ok(twice_if_damaged(look).await?.map(|labels| {
         let (meant, label) = (meant(label.as_str(), &labels), shell(label.as_str()));
         let database = &config.store;
-        format!("no wish has the label {label} in {database}, or they all ended longer ago than queue.retention{meant}")
+        format!("no wish has the label {label} in {database}, or they all ended longer ago than queue.evidence_retention{meant}")
     }))
 }
 

@@ -58,7 +58,7 @@ section!(RawRateLimit { requests_per_second: String, burst: String, adaptive: St
 section!(RawDelivery { batch_size: String, concurrency: String, linger: String });
 section!(RawRetry { max_attempts: String, ask_singly: String, base_delay: String, max_delay: String });
 section!(RawHold { after_faults: String, base_delay: String, max_delay: String, max_retry_after: String });
-section!(RawQueue { poll_interval: String, retention: String });
+section!(RawQueue { poll_interval: String, retention: String, evidence_retention: String });
 section!(RawLog { format: String, filter: String, requests: String });
 section!(RawHttp { listen: String });
 section!(RawShutdown { grace: String });

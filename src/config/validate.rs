@@ -213,6 +213,7 @@ fn worker(
     let growth = p.backoff("hold", &hold.base_delay, &hold.max_delay);
     let poll_interval = p.duration("queue.poll_interval", &queue.poll_interval, ms(1)..=ms(600_000));
     let retention = p.duration("queue.retention", &queue.retention, ms(0)..=days(36_500));
+    let evidence_retention = p.duration("queue.evidence_retention", &queue.evidence_retention, ms(0)..=days(36_500));
     let grace = p.duration("shutdown.grace", &shutdown.grace, ms(0)..=days(1));
     let (retry, growth) = (retry?, growth?);
     let policy = Policy { max_attempts, ask_singly, retry, min_retry_after: growth.base(), max_retry_after };
@@ -226,6 +227,7 @@ fn worker(
         longest_hold,
         poll_interval,
         retention,
+        evidence_retention,
         grace,
         // It is another section's.
         request_timeout: Duration::ZERO,

@@ -12,7 +12,7 @@
 //! | `tx`, `settle`, `daemon`, `due_rows`, `cursors`, `holds` | a transaction of the worker |
 //! | `listing`, `rows`, `counter` | reading, for the worker |
 //! | `reader`, `rights`, `checkup` | looks, beside whoever leads |
-//! | `clocks`, `invalid_rows`, `upkeep`, `inspection`, `expired_labels` | repair and upkeep |
+//! | `clocks`, `invalid_rows`, `upkeep`, `inspection`, `expired_requests`, `expired_labels` | repair and upkeep |
 //! | `producer`, `bulk`, `revive`, `inbox_wishes`, `labels`, `operator`, `acts` | what commands write, and who did it |
 //! | `errors`, `codes`, `blockers` | errors |
 
@@ -32,6 +32,7 @@ mod daemon;
 mod due_rows;
 mod errors;
 mod expired_labels;
+mod expired_requests;
 mod grants;
 mod holds;
 mod inbox;
@@ -83,7 +84,10 @@ use crate::{
         hold::HoldRow,
         limits::Learnt,
     },
-    queue::{Orphan, Queue, Swept, Upkeep, label_walk::LabelWalk, lease::Lease, schema_changes::log_interference},
+    queue::{
+        Cutoff, Orphan, Queue, Swept, Upkeep, label_walk::LabelWalk, lease::Lease, prune_walk::PruneWalk,
+        schema_changes::log_interference,
+    },
 };
 use cursors::Cursors;
 use inbox::Inbox;
@@ -126,8 +130,8 @@ pub struct Store {
     doubtful: Vec<i64>,
     /// Somebody else has led since.
     is_deposed: bool,
-    /// The id after which pruning goes on.
-    prune_after: i64,
+    /// Where pruning goes on.
+    pruning: PruneWalk,
     /// Pruning has reached the end of the rows, and goes on with the labels.
     is_at_labels: bool,
     /// Where the removal of labels goes on.
@@ -292,7 +296,7 @@ impl Queue for Store {
         self.run_alone("write", write).await.map(drop)
     }
 
-    async fn upkeep(&mut self, cutoff: Option<Timestamp>) -> Result<Upkeep, StoreError> {
+    async fn upkeep(&mut self, cutoff: Option<Cutoff>) -> Result<Upkeep, StoreError> {
         self.ready().await?;
         self.upkeep_step(cutoff).await
     }

@@ -11,7 +11,7 @@
 //! | `location`, `lock`, `lock_holder`, `database_file`, `watched_files`, `processes` | one daemon per file, and nobody with another write-ahead log (WAL) |
 //! | `tx`, `write_lock`, `settle`, `due_rows`, `holds`, `verify` | a transaction of the worker |
 //! | `listing`, `rows`, `counter`, `reader`, `inspection` | reading |
-//! | `clocks`, `invalid_rows`, `upkeep`, `expired_labels` | repair and upkeep |
+//! | `clocks`, `invalid_rows`, `upkeep`, `expired_requests`, `expired_labels` | repair and upkeep |
 //! | `producer`, `revive`, `labels`, `operator`, `acts` | what commands write, and who did it |
 //! | `errors`, `result_codes`, `log`, `step_limit` | errors, log events, and the limit of a statement's work |
 
@@ -25,6 +25,7 @@ mod due_rows;
 mod dump;
 mod errors;
 mod expired_labels;
+mod expired_requests;
 mod holds;
 mod inspection;
 mod interference;
@@ -80,8 +81,9 @@ use crate::{
         limits::Learnt,
     },
     queue::{
-        Orphan, Queue, SchemaChange, Swept, Upkeep,
+        Cutoff, Orphan, Queue, SchemaChange, Swept, Upkeep,
         label_walk::LabelWalk,
+        prune_walk::PruneWalk,
         schema_changes::{log_interference, log_modified},
     },
 };
@@ -112,9 +114,9 @@ pub struct Store {
     opened: Opened,
     next_request: i64,
     data_version: i64,
-    /// The id after which pruning goes on.
-    prune_after: i64,
-    /// Pruning has reached the end of the table, and goes on with the labels.
+    /// Where pruning goes on.
+    pruning: PruneWalk,
+    /// Pruning has reached the end of the tables, and goes on with the labels.
     is_at_labels: bool,
     /// Where the removal of labels goes on.
     labels: LabelWalk,
@@ -268,7 +270,7 @@ impl Queue for Store {
         tx.finish().await
     }
 
-    async fn upkeep(&mut self, cutoff: Option<Timestamp>) -> Result<Upkeep, StoreError> {
+    async fn upkeep(&mut self, cutoff: Option<Cutoff>) -> Result<Upkeep, StoreError> {
         self.upkeep_step(cutoff).await
     }
 

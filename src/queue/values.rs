@@ -181,6 +181,22 @@ pub struct Swept {
     pub more: bool,
 }
 
+/// What is old enough to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cutoff {
+    /// Rows without a label that were settled before this time, and requests that were answered before it.
+    pub settled: Timestamp,
+    /// The same for rows with a label, for the requests that name one, for wishes and for acts. Not after `settled`.
+    pub evidence: Timestamp,
+}
+
+impl From<Timestamp> for Cutoff {
+    /// Evidence is kept for no longer than the rest.
+    fn from(at: Timestamp) -> Self {
+        Self { settled: at, evidence: at }
+    }
+}
+
 /// What one step of upkeep did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upkeep {

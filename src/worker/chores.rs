@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::{Worker, log, schedule::in_effect};
+use super::{Settings, Worker, log, schedule::in_effect};
 use crate::{
     api::Transport,
     event,
-    queue::{Counter as _, InEffect, Queue, QueueError as _, Remedy},
+    queue::{Counter as _, Cutoff, InEffect, Queue, QueueError as _, Remedy},
 };
 
 /// Upkeep may use at most 1/10 of wall time.
@@ -79,7 +79,10 @@ impl<Q: Queue, T: Transport> Worker<Q, T> {
     /// Does a step of upkeep. True if there is another one.
     async fn upkeep(&mut self) -> Result<bool, Q::Error> {
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
-        let cutoff = self.clocks.prune_before(self.settings.retention, now, elapsed);
+        let Settings { retention, evidence_retention, .. } = self.settings;
+        let settled = self.clocks.prune_before(retention, now, elapsed);
+        let longer = evidence_retention.saturating_sub(retention);
+        let cutoff = settled.map(|settled| Cutoff { settled, evidence: settled.minus(longer) });
         let step = self.queue.upkeep(cutoff).await?;
         if step.removed > 0 {
             debug!(event = event::PRUNED, rows = step.removed, "old rows removed");

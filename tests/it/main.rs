@@ -21,6 +21,7 @@ mod docs;
 mod dumps;
 mod engines;
 mod enqueue;
+mod evidence_retention;
 mod fatal;
 mod hangs;
 mod health;

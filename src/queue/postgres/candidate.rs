@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     model::clock::Clock,
-    queue::{label_walk::LabelWalk, lease::Lease},
+    queue::{label_walk::LabelWalk, lease::Lease, prune_walk::PruneWalk},
 };
 
 /// `init` waits for another one that makes the tables: so many tries, with this pause.
@@ -185,7 +185,7 @@ impl Candidate {
             refusals: 0,
             doubtful: Vec::new(),
             is_deposed: false,
-            prune_after: 0,
+            pruning: PruneWalk::default(),
             is_at_labels: false,
             labels: LabelWalk::default(),
             sweep_from: i64::MIN,

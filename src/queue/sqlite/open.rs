@@ -25,7 +25,7 @@ use super::{
 use crate::{
     permission::Need,
     printable::absolute,
-    queue::{label_walk::LabelWalk, schema_changes::log_modified},
+    queue::{label_walk::LabelWalk, prune_walk::PruneWalk, schema_changes::log_modified},
 };
 
 /// The writing connection's page cache, in KiB. Rows of many agents lie far apart, and more memory makes them settle faster.
@@ -115,7 +115,7 @@ impl Store {
             opened: Opened::Existing,
             next_request: 0,
             data_version: 0,
-            prune_after: 0,
+            pruning: PruneWalk::default(),
             is_at_labels: false,
             labels: LabelWalk::default(),
             is_vacuuming: false,

@@ -7,8 +7,11 @@ use std::fs;
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use super::{Store, StoreError, processes::having_open, step_limit::STEP_OF_UPKEEP, watched_files::beside};
-use crate::{model::clock::Timestamp, queue::Upkeep};
+use super::{
+    Store, StoreError, expired_requests, processes::having_open, rows::json, step_limit::STEP_OF_UPKEEP,
+    watched_files::beside,
+};
+use crate::queue::{Cutoff, Upkeep, prune_walk::PruneWalk};
 
 /// One step of pruning removes up to this number of rows. Rows of many agents lie far apart, so each is some pages to write.
 pub const PRUNE_ROWS: u32 = 200;
@@ -24,24 +27,26 @@ pub(super) const STRETCH: u32 = 10;
 /// A step removes one request for this number of rows.
 const ROWS_PER_REQUEST: u32 = 10;
 
-/// ?1 the most requests; ?2 cutoff. Requests are answered roughly in the order of their ids, so the first ones are enough.
-macro_rules! old_requests {
-    ($before:literal) => {
-        concat!(
-            $before,
-            " (SELECT id FROM (SELECT id, answered_at FROM requests ORDER BY id LIMIT ?1) WHERE answered_at < ?2)"
-        )
+/// ?1 cutoff; ?2 the cutoff of rows with a label.
+macro_rules! is_old {
+    () => {
+        "settled_at < CASE WHEN label IS NULL THEN ?1 ELSE ?2 END AND state <> 'pending'"
     };
 }
 
 /// ?3 the id after which to read; ?4 the number of rows; ?5 the most old rows. Returns the id of the last row read; the number of
-/// old rows, and the id of the last of them; and whether there are old requests.
-const LOOK: &str = old_requests!(
-    "WITH stretch AS MATERIALIZED (SELECT id, state, settled_at FROM deletions WHERE id > ?3 ORDER BY id LIMIT ?4),
-    old AS MATERIALIZED (
-        SELECT id FROM stretch WHERE settled_at < ?2 AND state <> 'pending' ORDER BY id LIMIT ?5)
-    SELECT (SELECT max(id) FROM stretch), (SELECT count(*) FROM old), (SELECT max(id) FROM old), EXISTS"
+/// old rows, and the id of the last of them.
+pub(super) const LOOK: &str = concat!(
+    "WITH stretch AS MATERIALIZED (SELECT id, state, settled_at, label FROM deletions WHERE id > ?3 ORDER BY id LIMIT ?4),
+    old AS MATERIALIZED (SELECT id FROM stretch WHERE ",
+    is_old!(),
+    " ORDER BY id LIMIT ?5)
+    SELECT (SELECT max(id) FROM stretch), (SELECT count(*) FROM old), (SELECT max(id) FROM old)"
 );
+
+/// ?3, ?4 the ids after which and up to which to remove
+pub(super) const DELETE: &str = concat!("DELETE FROM deletions WHERE id > ?3 AND id <= ?4 AND ", is_old!());
+
 /// ?1 the most acts; ?2 cutoff. An act that no daemon has logged stays until one has.
 macro_rules! old_acts {
     ($before:literal) => {
@@ -54,8 +59,6 @@ macro_rules! old_acts {
 }
 const ANY_OLD_ACTS: &str = old_acts!("SELECT EXISTS");
 const DELETE_ACTS: &str = old_acts!("DELETE FROM acts WHERE id IN");
-
-const DELETE_REQUESTS: &str = old_requests!("DELETE FROM requests WHERE id IN");
 
 const SPACE: &str = "
 SELECT (SELECT auto_vacuum FROM pragma_auto_vacuum), (SELECT freelist_count FROM pragma_freelist_count),
@@ -83,14 +86,14 @@ pub(super) struct WalBacklog {
 
 impl Store {
     /// See [`crate::queue::Queue::upkeep`].
-    pub(super) async fn upkeep_step(&mut self, cutoff: Option<Timestamp>) -> Result<Upkeep, StoreError> {
+    pub(super) async fn upkeep_step(&mut self, cutoff: Option<Cutoff>) -> Result<Upkeep, StoreError> {
         if self.is_vacuuming {
             self.is_vacuuming = self.give_back(VACUUM_PAGES).await?;
             return Ok(Upkeep { removed: 0, more: self.is_vacuuming });
         }
         let Some(cutoff) = cutoff else { return Ok(Upkeep { removed: 0, more: false }) };
         let step = if self.is_at_labels {
-            let step = self.prune_labels(cutoff, PRUNE_ROWS).await?;
+            let step = self.prune_labels(cutoff.evidence, PRUNE_ROWS).await?;
             self.is_at_labels = step.more;
             self.is_vacuuming = !step.more;
             step
@@ -125,48 +128,60 @@ impl Store {
         Ok((bytes > MAX_WAL).then(|| WalBacklog { bytes, readers: readers() }))
     }
 
-    /// Removes up to `most` settled rows, and up to a tenth of that number each of answered requests and of acts, that are older than `cutoff`. Each
-    /// call goes on where the last one ended, and costs the same however long the table is.
+    /// Removes up to `most` settled rows, and up to a tenth of that number each of answered requests and of acts, that are older than
+    /// `cutoff`. Each call goes on where the last one ended, and costs the same however long the tables are.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn prune(&mut self, cutoff: Timestamp, most: u32) -> Result<Upkeep, StoreError> {
-        let after = self.prune_after;
+    pub async fn prune(&mut self, cutoff: impl Into<Cutoff>, most: u32) -> Result<Upkeep, StoreError> {
+        let (cutoff, walk) = (cutoff.into(), self.pruning);
         // Look before taking the lock, so that a step that finds nothing keeps nobody from writing.
-        let (last, old, last_old, requests): (Option<i64>, i64, Option<i64>, bool) = sqlx::query_as(LOOK)
-            .bind(most / ROWS_PER_REQUEST)
-            .bind(cutoff.0)
+        let (rows, old) = match walk.rows {
+            Some(after) => self.old_rows(after, cutoff, most).await?,
+            None => (None, false),
+        };
+        let (requests, old_requests) = match walk.requests {
+            Some(after) => self.old_requests(after, cutoff, most / ROWS_PER_REQUEST).await?,
+            None => (None, Vec::new()),
+        };
+        let acts = sqlx::query_scalar(ANY_OLD_ACTS).bind(most / ROWS_PER_REQUEST).bind(cutoff.evidence.0);
+        let acts: bool = acts.fetch_one(&mut *self.conn).await.map_err(|source| self.error("prune", source))?;
+        let mut removed = 0;
+        if old || acts || !old_requests.is_empty() {
+            let mut write = self.begin_within(STEP_OF_UPKEEP).await?;
+            if let (Some(after), Some(last), true) = (walk.rows, rows, old) {
+                let query = sqlx::query(DELETE).bind(cutoff.settled.0).bind(cutoff.evidence.0).bind(after).bind(last);
+                removed += write.execute("prune", query).await?;
+            }
+            if !old_requests.is_empty() {
+                let ids = json(&old_requests);
+                removed += write.execute("prune", sqlx::query(expired_requests::DELETE).bind(ids)).await?;
+            }
+            if acts {
+                let query = sqlx::query(DELETE_ACTS).bind(most / ROWS_PER_REQUEST).bind(cutoff.evidence.0);
+                removed += write.execute("prune", query).await?;
+            }
+            write.finish().await?;
+        }
+        let walk = PruneWalk { rows, requests };
+        // At the end of both tables, start again.
+        self.pruning = if walk.is_over() { PruneWalk::default() } else { walk };
+        Ok(Upkeep { removed, more: !walk.is_over() || removed > 0 })
+    }
+
+    /// Looks for old rows. Returns the row behind which the next look goes on, `None` at the end of the table, and whether there are any.
+    async fn old_rows(&mut self, after: i64, cutoff: Cutoff, most: u32) -> Result<(Option<i64>, bool), StoreError> {
+        let (last, old, last_old): (Option<i64>, i64, Option<i64>) = sqlx::query_as(LOOK)
+            .bind(cutoff.settled.0)
+            .bind(cutoff.evidence.0)
             .bind(after)
             .bind(most.saturating_mul(STRETCH))
             .bind(most)
             .fetch_one(&mut *self.conn)
             .await
             .map_err(|source| self.error("prune", source))?;
-        let acts = sqlx::query_scalar(ANY_OLD_ACTS).bind(most / ROWS_PER_REQUEST).bind(cutoff.0);
-        let acts: bool = acts.fetch_one(&mut *self.conn).await.map_err(|source| self.error("prune", source))?;
-        // If this call finds `most` old rows, the next one goes on behind the last of them.
-        let last = if old == i64::from(most) { last_old } else { last };
-        let mut removed = 0;
-        if old > 0 || requests || acts {
-            let mut write = self.begin_within(STEP_OF_UPKEEP).await?;
-            if let Some(last) = last.filter(|_| old > 0) {
-                let delete =
-                    "DELETE FROM deletions WHERE id > ?1 AND id <= ?2 AND settled_at < ?3 AND state <> 'pending'";
-                removed += write.execute("prune", sqlx::query(delete).bind(after).bind(last).bind(cutoff.0)).await?;
-            }
-            if requests {
-                let query = sqlx::query(DELETE_REQUESTS).bind(most / ROWS_PER_REQUEST).bind(cutoff.0);
-                removed += write.execute("prune", query).await?;
-            }
-            if acts {
-                let query = sqlx::query(DELETE_ACTS).bind(most / ROWS_PER_REQUEST).bind(cutoff.0);
-                removed += write.execute("prune", query).await?;
-            }
-            write.finish().await?;
-        }
-        // At the end of the table, start again.
-        self.prune_after = last.unwrap_or(0);
-        Ok(Upkeep { removed, more: last.is_some() || removed > 0 })
+        // If this look finds `most` old rows, the next one goes on behind the last of them.
+        Ok((if old == i64::from(most) { last_old } else { last }, old > 0))
     }
 
     /// Gives up to `most` free pages back to the file system, and keeps a tenth of the file free. Returns whether more are left. A

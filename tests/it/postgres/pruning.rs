@@ -29,7 +29,7 @@ async fn left(engine: &mut Postgres) -> Vec<String> {
 async fn prune(seam: &mut Seam<Postgres>) -> usize {
     let mut steps = 0;
     loop {
-        let step = seam.queue.upkeep(Some(CUTOFF)).await.unwrap();
+        let step = seam.queue.upkeep(Some(CUTOFF.into())).await.unwrap();
         assert!(step.removed <= 1_000, "{step:?}");
         steps += usize::from(step.removed > 0);
         let counts =
@@ -72,7 +72,7 @@ async fn a_wish_without_a_label_goes_with_its_row_and_the_others_after_it() {
     seam.queue.changed().await.unwrap();
     seam.engine.execute("UPDATE deletions SET state = 'dead', settled_at = 1700000000000").await;
     assert_eq!(left(&mut seam.engine).await, [" dead 1", "T dead 1", "U dead 1"]);
-    let step = seam.queue.upkeep(Some(CUTOFF)).await.unwrap();
+    let step = seam.queue.upkeep(Some(CUTOFF.into())).await.unwrap();
     assert_eq!(step.removed, 2, "the rows");
     assert_eq!(left(&mut seam.engine).await, ["T dead 1", "U dead 1"]);
     prune(&mut seam).await;

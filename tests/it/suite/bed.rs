@@ -64,6 +64,7 @@ impl Default for Plan {
                 longest_hold: Duration::from_secs(600),
                 poll_interval: Duration::from_millis(100),
                 retention: Duration::from_secs(86_400),
+                evidence_retention: Duration::ZERO,
                 grace: Duration::from_secs(5),
                 // A daemon that takes over waits for that long.
                 request_timeout: Duration::ZERO,

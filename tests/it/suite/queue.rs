@@ -314,7 +314,7 @@ pub async fn only_what_is_settled_and_old_is_pruned<E: Engine>() {
     assert_eq!(seam.tables().await, expected, "nothing is to be removed");
     let mut removed = 0;
     loop {
-        let step = seam.queue.upkeep(Some(cutoff)).await.unwrap();
+        let step = seam.queue.upkeep(Some(cutoff.into())).await.unwrap();
         removed += step.removed;
         if !step.more {
             break;
@@ -326,7 +326,7 @@ pub async fn only_what_is_settled_and_old_is_pruned<E: Engine>() {
     expected.outcomes.retain(|outcome| outcome.request != 1);
     assert_eq!(seam.tables().await, expected);
     // Nothing is left to prune. A pruned entry that is wished again gets a new row.
-    assert_eq!(seam.queue.upkeep(Some(cutoff)).await.unwrap().removed, 0);
+    assert_eq!(seam.queue.upkeep(Some(cutoff.into())).await.unwrap().removed, 0);
     seam.enqueue(&[Wish::of("a", "1")]).await;
     assert!(seam.engine.rows_where(|row| row.entry == "1").await[0].id > 6, "with an id of its own");
 }

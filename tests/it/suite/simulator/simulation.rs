@@ -106,6 +106,7 @@ impl<E: Engine> Simulation<E> {
             longest_hold: Duration::from_secs(60),
             poll_interval: Duration::from_millis(100),
             retention: RETENTION,
+            evidence_retention: Duration::ZERO,
             grace: Duration::ZERO,
             request_timeout: Duration::ZERO,
             logged_requests: LoggedRequests::All,

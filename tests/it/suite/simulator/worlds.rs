@@ -96,6 +96,7 @@ fn settings(rng: &mut fastrand::Rng) -> (Settings, Backoff) {
         longest_hold,
         poll_interval: Duration::from_millis(100),
         retention: 24 * 365 * HOUR,
+        evidence_retention: Duration::ZERO,
         grace: Duration::ZERO,
         request_timeout: Duration::ZERO,
         logged_requests: LoggedRequests::All,
