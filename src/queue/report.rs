@@ -5,18 +5,21 @@
 mod backlog;
 mod listed;
 mod outlook;
+mod records;
 mod standing;
 mod story;
 
 pub use backlog::AgentStanding;
 pub use listed::{Choice, INBOX, ListedRow, Listing};
 pub use outlook::{AgentLoad, Load, Outlook, Remaining};
+pub use records::{CANCELLED, Enqueuers, Record, RecordChoice, RecordedRequest, Records};
 pub use standing::{Blocker, Daemon, DeadRows, Inbox, Introduction, Leadership, RecentPace, Session, Standing};
 pub use story::{LabelStanding, SentRequest, Story, WishStanding};
 pub(super) use {
     backlog::{Backlog, IdleRow, LaneCount, LaneKey},
     listed::{Last, PAGE, Page, Place},
     outlook::{LaneLoad, agents},
+    records::{Found, FoundAct, FoundRequest, LastRecord, MOST_ACTS, RecordPage, RecordPlace},
     standing::{NEWEST_REQUESTS, Newest, Seen},
 };
 

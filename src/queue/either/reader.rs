@@ -5,11 +5,15 @@ use crate::{
     model::{
         clock::Timestamp,
         deletion::{AgentId, EntryId},
+        hold::HoldRow,
         label::Label,
     },
     queue::{
         postgres,
-        report::{LabelStanding, ListedRow, Listing, Outlook, Remaining, SharedLimits, Standing, Story, WishStanding},
+        report::{
+            Enqueuers, LabelStanding, ListedRow, Listing, Outlook, Record, Records, Remaining, SharedLimits, Standing,
+            Story, WishStanding,
+        },
         sqlite,
     },
 };
@@ -106,6 +110,30 @@ impl Reader {
     /// If the engine fails. The same call then can be made again.
     pub async fn listed(&mut self, listing: &mut Listing) -> Result<Option<Vec<ListedRow>>, StoreError> {
         with!(self, listed(listing))
+    }
+
+    /// The next records of a walk, which may be none; `None` at its end. A walk may go on with another reader of the same queue.
+    ///
+    /// # Errors
+    /// If the engine fails. The same call then can be made again.
+    pub async fn records(&mut self, records: &mut Records) -> Result<Option<Vec<Record>>, StoreError> {
+        with!(self, records(records))
+    }
+
+    /// All holds.
+    ///
+    /// # Errors
+    /// If the engine fails.
+    pub async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
+        with!(self, holds())
+    }
+
+    /// Who enqueued wishes with labels, by commands that left an act.
+    ///
+    /// # Errors
+    /// If the engine fails.
+    pub async fn enqueuers(&mut self) -> Result<Enqueuers, StoreError> {
+        with!(self, enqueuers())
     }
 
     /// How the wishes with this label stand, or those of them for one agent; `None` if there is none. Reads all of them.

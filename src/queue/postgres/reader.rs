@@ -5,6 +5,7 @@ mod history;
 mod leadership;
 mod listed;
 mod plan;
+mod records;
 mod standing;
 mod wishes;
 
@@ -25,10 +26,12 @@ use crate::{
     model::{
         clock::Timestamp,
         deletion::{AgentId, EntryId},
+        hold::HoldRow,
         label::Label,
     },
     queue::report::{
-        LabelStanding, ListedRow, Listing, Outlook, Remaining, SharedLimits, Standing, Story, WishStanding, concerning,
+        Enqueuers, LabelStanding, ListedRow, Listing, Outlook, Record, Records, Remaining, SharedLimits, Standing,
+        Story, WishStanding, concerning,
     },
 };
 
@@ -146,6 +149,39 @@ impl Reader {
         };
         let (page, next_cause) = self.walk("list the rows", read).await?;
         Ok(Some(listing.go_on(page, next_cause)))
+    }
+
+    /// The next records of a walk, which may be none; `None` at its end. A walk may go on with another reader.
+    ///
+    /// # Errors
+    /// If the server fails. The same call then can be made again.
+    pub async fn records(&mut self, records: &mut Records) -> Result<Option<Vec<Record>>, StoreError> {
+        let Some(place) = records.place().cloned() else { return Ok(None) };
+        let choice = records.choice();
+        let read = async |conn: &mut PgConnection| {
+            let page = records::page(conn, choice, &place).await?;
+            let requests = records::requests(conn, &page.requests()).await?;
+            Ok((page, requests))
+        };
+        let (page, requests) = self.walk("read the records", read).await?;
+        Ok(Some(records.go_on(page, &requests)))
+    }
+
+    /// All holds.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn holds(&mut self) -> Result<Vec<HoldRow>, StoreError> {
+        let read = async |conn: &mut PgConnection| Ok(concerning(listing::holds(conn).await?, None));
+        self.walk("read the holds", read).await
+    }
+
+    /// Who enqueued wishes with labels, by commands that left an act.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn enqueuers(&mut self) -> Result<Enqueuers, StoreError> {
+        self.look("read the acts", records::enqueuers).await
     }
 
     /// How the wishes with this label stand, or those of them for one agent; `None` if there is none. Reads all of them.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    Options, Store, Synchronous, connection::connect, due_rows, expired_labels, invalid_rows, labels, listing,
-    producer, reader, revive, settle, verify,
+    Options, Store, Synchronous, connection::connect, due_rows, expired_labels, expired_requests, invalid_rows, labels,
+    listing, producer, reader, revive, settle, upkeep, verify,
 };
 
 async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
@@ -15,7 +15,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
 }
 
 /// Name, statement, and lines that its plan must have.
-const PLANS: [(&str, &str, &[&str]); 37] = [
+const PLANS: [(&str, &str, &[&str]); 46] = [
     (
         "lanes",
         listing::LANES,
@@ -118,6 +118,48 @@ const PLANS: [(&str, &str, &[&str]); 37] = [
             "SEARCH wishes USING PRIMARY KEY (label=? AND agent_id=? AND entry_id=?)",
         ],
     ),
+    (
+        "records of rows",
+        reader::RECORDS,
+        &[
+            "SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)",
+            "SEARCH wishes USING PRIMARY KEY (label=? AND agent_id=? AND entry_id=?)",
+        ],
+    ),
+    (
+        "records of an agent's rows",
+        reader::RECORDS_OF_AGENT,
+        &["SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id>?)"],
+    ),
+    (
+        "records of wishes",
+        reader::RECORDS_OF_WISHES,
+        &[
+            "SEARCH wishes USING PRIMARY KEY ((label,agent_id,entry_id)>(?,?,?))",
+            "SEARCH deletions USING INDEX sqlite_autoindex_deletions_1",
+        ],
+    ),
+    (
+        "records of a label",
+        reader::RECORDS_OF_LABEL,
+        &["SEARCH wishes USING PRIMARY KEY (label=? AND (agent_id,entry_id)>(?,?))"],
+    ),
+    (
+        "records of an agent's wishes",
+        reader::RECORDS_OF_AGENTS_WISHES,
+        &["SEARCH wishes USING INDEX wishes_entry (agent_id=? AND (entry_id,label)>(?,?))"],
+    ),
+    ("look for old rows", upkeep::LOOK, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
+    ("remove old rows", upkeep::DELETE, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]),
+    (
+        "look for old requests",
+        expired_requests::LOOK,
+        &[
+            "SEARCH requests USING INTEGER PRIMARY KEY (rowid>?)",
+            "SEARCH deletions USING INTEGER PRIMARY KEY (rowid=?)",
+        ],
+    ),
+    ("remove old requests", expired_requests::DELETE, &["SEARCH requests USING INTEGER PRIMARY KEY (rowid=?)"]),
     ("list by id", reader::LIST_BY_ID, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
     (
         "list an agent's rows",

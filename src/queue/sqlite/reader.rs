@@ -4,6 +4,7 @@ mod acts;
 mod backlog;
 mod listed;
 mod plan;
+mod records;
 mod standing;
 mod story;
 mod wishes;
@@ -21,6 +22,10 @@ pub(super) use {
     listed::{
         BY_ID as LIST_BY_ID, DEAD as LIST_DEAD, OF_AGENT as LIST_OF_AGENT, OF_LABEL as LIST_OF_LABEL,
         PENDING as LIST_PENDING,
+    },
+    records::{
+        ROWS as RECORDS, ROWS_OF_AGENT as RECORDS_OF_AGENT, WISHES as RECORDS_OF_WISHES,
+        WISHES_OF_AGENT as RECORDS_OF_AGENTS_WISHES, WISHES_OF_LABEL as RECORDS_OF_LABEL,
     },
     standing::{DEAD, first_rows},
     wishes::{LABELS, OF_ENTRY, OF_LABEL},
