@@ -5,6 +5,8 @@ mod cancel;
 mod check;
 mod demo;
 mod enqueue;
+mod export;
+mod fresh;
 mod grant;
 mod healthcheck;
 mod hold;
@@ -15,9 +17,11 @@ mod listing;
 mod man;
 mod names;
 mod operator;
+mod output;
 mod plan;
 mod release;
 mod reload;
+mod report;
 mod retry;
 mod run;
 mod sandbox;
@@ -52,6 +56,7 @@ use cancel::CancelArgs;
 use check::CheckArgs;
 use demo::DemoArgs;
 use enqueue::EnqueueArgs;
+use export::ExportArgs;
 use grant::GrantArgs;
 use hold::HoldArgs;
 use list::ListArgs;
@@ -60,6 +65,7 @@ use operator::Login;
 use plan::PlanArgs;
 use release::ReleaseArgs;
 use reload::Layers;
+use report::ReportArgs;
 use retry::RetryArgs;
 use run::RunArgs;
 use sandbox::SandboxArgs;
@@ -117,6 +123,10 @@ enum Command {
     Plan(PlanArgs),
     /// List rows of the queue, or the wishes with a label, one a line.
     List(ListArgs),
+    /// Write what became of entries, a record a line, as CSV or JSON lines.
+    Export(ExportArgs),
+    /// Write a page that says what became of the entries with a label, or check such a page.
+    Report(ReportArgs),
     /// Pause one agent or everything, at once.
     Hold(HoldArgs),
     /// Lift holds.
@@ -324,6 +334,8 @@ impl Command {
             Self::Plan(args) => plan::plan(args, &config()?, Clock::system()).await,
             Self::Show(args) => show::show(args, &config()?, Clock::system()).await,
             Self::List(args) => list::list(args, &config()?, Clock::system()).await,
+            Self::Export(args) => export::export(args, &config()?, Clock::system()).await,
+            Self::Report(args) => report::report(args, &config()?, Clock::system()).await,
             Self::Hold(args) => hold::hold(args, &config()?, Clock::system(), login).await,
             Self::Release(args) => release::release(args, &config()?, Clock::system(), login).await,
             Self::Retry(args) => retry::retry(args, &config()?, Clock::system(), login).await,

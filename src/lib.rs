@@ -70,7 +70,7 @@
 //!
 //! The outcome is *judged*: each row gets one verdict. The next transaction settles the verdicts, together with the next claims.
 //! A row that comes back keeps its place among the rows of its agent. A row that is deleted, absent or dead is pruned after
-//! `queue.retention`.
+//! `queue.retention`, and if it has a label after `queue.evidence_retention`.
 //!
 //! A request may fail as a whole because of one ID in it, or because nothing gets through. If others get through, the failure
 //! counts as an attempt. If the batch fails again, it is split, until each row has failed alone or got through. If nothing gets

@@ -3,7 +3,6 @@
 use std::{
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -13,6 +12,7 @@ use serde::Serialize;
 use super::{
     Failure,
     arguments::{agent_id, label},
+    fresh::FreshReader,
     names::unknown,
     retry::causes,
     terminal::{is_read, warn_person, write_coloured},
@@ -28,14 +28,10 @@ use crate::{
     },
     printable,
     queue::{
-        either::{Options, Reader},
-        report::{Choice, INBOX, ListedRow, Listing},
-        sqlite::twice_if_damaged,
+        either::Options,
+        report::{CANCELLED, Choice, INBOX, ListedRow, Listing},
     },
 };
-
-/// A reader is opened anew after this time: one that may not write to the file's directory does not see later commits.
-const MAX_READER_AGE: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -80,7 +76,7 @@ pub(super) struct ListArgs {
 
 /// A state that a row or a wish can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ListedState {
+pub(super) enum ListedState {
     Pending,
     Deleted,
     Absent,
@@ -90,15 +86,21 @@ enum ListedState {
 }
 
 impl ListedState {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Deleted => "deleted",
             Self::Absent => "absent",
             Self::Dead => "dead",
-            Self::Cancelled => "cancelled",
+            Self::Cancelled => CANCELLED,
             Self::New => INBOX,
         }
+    }
+
+    /// The message about `--state new` where there is no inbox.
+    pub(super) fn new_on_a_file(config: &Config) -> String {
+        let file = &config.store;
+        format!("--state new is for a queue on a server: {file} has no inbox, so a row is pending at once")
     }
 }
 
@@ -138,11 +140,7 @@ pub(super) async fn list(args: ListArgs, config: &Config, clock: Clock) -> Resul
         return Err(Failure::Usage(said.to_owned()));
     }
     if args.states.contains(&ListedState::New) && matches!(config.store, Options::Sqlite(_)) {
-        let said = format!(
-            "--state new is for a queue on a server: {} has no inbox, so a row is pending at once",
-            config.store
-        );
-        return Err(Failure::Usage(said));
+        return Err(Failure::Usage(ListedState::new_on_a_file(config)));
     }
     let mut form = match (args.json, io::stdout().is_terminal()) {
         (true, _) => Form::Json,
@@ -157,18 +155,9 @@ pub(super) async fn list(args: ListArgs, config: &Config, clock: Clock) -> Resul
     });
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut is_empty = true;
-    let mut reader: Option<(Reader, Duration)> = None;
+    let mut reader = FreshReader::new(config, &clock);
     while left > 0 {
-        let page = twice_if_damaged(async || {
-            let now = clock.elapsed();
-            let (mut open, since) = match reader.take() {
-                Some((open, since)) if now.saturating_sub(since) < MAX_READER_AGE => (open, since),
-                _ => (Reader::open(&config.store).await?, now),
-            };
-            let page = open.listed(&mut listing).await?;
-            reader = Some((open, since));
-            Ok::<_, Failure>(page)
-        });
+        let page = reader.look(async |reader| reader.listed(&mut listing).await);
         let Some(mut rows) = page.await? else { break };
         rows.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         left -= rows.len() as u64;

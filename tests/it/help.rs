@@ -15,6 +15,8 @@ fn the_help_of_every_command_is_as_it_was_read_last_and_has_an_example() {
         "enqueue",
         "status",
         "list",
+        "export",
+        "report",
         "show",
         "plan",
         "hold",

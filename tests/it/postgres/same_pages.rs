@@ -159,9 +159,24 @@ async fn same<A: Engine, B: Engine>(one: &A, other: &B, arguments: &[&str]) -> (
     (one.0, one.1)
 }
 
+/// Compares a label's reports, whose lines must have the same bytes. Each names its own queue, and has its own seal.
+async fn same_reports<A: Engine, B: Engine>(one: &A, other: &B, label: &str) {
+    let arguments = ["report", "--label", label, "--json", "--rows"];
+    let (one, other) = (told(one, &arguments).await, told(other, &arguments).await);
+    assert_eq!((one.0, &one.2), (other.0, &other.2), "{label}");
+    let objects = [one.1, other.1].map(|text| {
+        let mut object: Value = serde_json::from_str(&text).unwrap_or_default();
+        for own in ["queue", "read_at", "read_until", "seal"] {
+            object.as_object_mut().map(|object| object.remove(own));
+        }
+        object
+    });
+    assert_eq!(objects[0], objects[1], "{label}");
+}
+
 /// Asks both engines everything about these entries.
 async fn all_the_same<A: Engine, B: Engine>(one: &A, other: &B, agents: &[&str], entries: &[(&str, &str)]) {
-    let looks: [&[&str]; 8] = [
+    let looks: [&[&str]; 11] = [
         &["status", "--json"],
         &["plan", "--json"],
         &["plan"],
@@ -170,6 +185,9 @@ async fn all_the_same<A: Engine, B: Engine>(one: &A, other: &B, agents: &[&str],
         &["list", "--state", "pending,dead"],
         &["list", "--state", "deleted,absent", "--limit", "7"],
         &["list", "--cause", "api_failed"],
+        &["export"],
+        &["export", "--format", "jsonl", "--state", "deleted,dead,cancelled"],
+        &["export", "--by", "ended", "--since", "2020-01-01"],
     ];
     for look in looks {
         assert_eq!(same(one, other, look).await.0, 0, "{look:?}");
@@ -178,6 +196,7 @@ async fn all_the_same<A: Engine, B: Engine>(one: &A, other: &B, agents: &[&str],
         for look in ["status", "plan", "list"] {
             same(one, other, &[look, "--json", "--agent", agent]).await;
         }
+        same(one, other, &["export", "--agent", agent]).await;
     }
     for (agent, entry) in entries {
         same(one, other, &["show", agent, entry]).await;
@@ -197,6 +216,8 @@ async fn what_a_worker_has_done_looks_the_same_on_both_engines() {
         for look in [&["status", "--json", "--label", label], &["list", "--json", "--label", label]] {
             same(&one.engine, &other.engine, look).await;
         }
+        same(&one.engine, &other.engine, &["export", "--label", label]).await;
+        same_reports(&one.engine, &other.engine, label).await;
     }
     // What was compared has something of everything.
     let (_, told) = same(&one.engine, &other.engine, &["status", "--json"]).await;
