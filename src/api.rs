@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use connections::{Connections, Settings, describe, fault_of};
 pub use connections::{MAX_AGE, MAX_FAULTS, SetupError};
-pub use listing::{Entry, PAGE_SIZE, Page};
+pub use listing::{Entry, Order, PAGE_SIZE, Page};
 pub use reply::Reply;
 use reply::{Read, message, read_body, text_headers};
 pub use trial::Trial;

@@ -32,6 +32,7 @@ mod status;
 mod steps;
 mod terminal;
 mod times;
+mod verify;
 mod version;
 
 use std::{cell::OnceCell, collections::HashMap, env, ffi::OsString, path::PathBuf, process::ExitCode};
@@ -72,6 +73,7 @@ use sandbox::SandboxArgs;
 use show::ShowArgs;
 use signals::shutdown;
 use status::StatusArgs;
+use verify::VerifyArgs;
 
 /// Empties a queue of audio-cache deletions, kept in a SQLite or PostgreSQL table, through PolyAI's bulk-delete API.
 #[derive(Debug, Parser)]
@@ -106,8 +108,8 @@ Examples:
   sweeper status
 
 Exit codes: 0 clean; 1 runtime failure, or only a part was done; 2 usage or configuration; 3 database unusable; \
-4 --until-empty or --max-requests left dead rows; 5 --give-up-after gave up; 129, 130 and 143 enqueue was stopped by SIGHUP, SIGINT or \
-SIGTERM.";
+4 --until-empty or --max-requests left dead rows; 5 --give-up-after gave up; 129, 130 and 143 enqueue or verify was stopped by SIGHUP, \
+SIGINT or SIGTERM.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -135,6 +137,8 @@ enum Command {
     Retry(RetryArgs),
     /// Remove pending rows from the queue.
     Cancel(CancelArgs),
+    /// Compare the settled rows of an agent with its remote cache, and write down which entries are gone.
+    Verify(VerifyArgs),
     /// Create the database, or bring its tables up to date, so that producers can start first.
     #[command(after_help = init::EXAMPLES)]
     Init,
@@ -340,6 +344,7 @@ impl Command {
             Self::Release(args) => release::release(args, &config()?, Clock::system(), login).await,
             Self::Retry(args) => retry::retry(args, &config()?, Clock::system(), login).await,
             Self::Cancel(args) => cancel::cancel(args, &config()?, Clock::system(), login).await,
+            Self::Verify(args) => verify::verify(args, &config()?, Clock::system(), login).await,
             Self::Init => init::init(&config()?.store).await,
             Self::Grant(args) => grant::grant(args, &config()?).await,
             Self::Check(args) => check::check(&args, config(), &layers.environment, &Clock::system()).await,

@@ -50,6 +50,7 @@
 //! | release | the row comes back, and the attempt does not count |
 //! | settle | to write verdicts; an answer *settles something* if a row was deleted, or if the API itself spoke of one row |
 //! | get through | a row's agent, or another agent if the row's agent has no other work, had something settled since the row's last request |
+//! | verified | settled, and a listing of the agent's whole cache did not have the entry |
 //! | evidence | the facts that a verdict on a row rests on: see the rule below |
 //! | split | to send the rows of a failed batch again in smaller batches, because one ID may be the reason |
 //! | reopened | a settled row that somebody enqueues again |
@@ -57,7 +58,7 @@
 //! | throttled | answered with 429, or with 503 and `Retry-After` |
 //! | streak | faults in a row, about different rows, with nothing settled in between |
 //! | hold | a pause of one agent or of everything, until a time, for a cause |
-//! | act | a hold, a lifted hold (`release`), a retry, a cancel or an enqueue that an operator did with a command |
+//! | act | a hold, a lifted hold (`release`), a retry, a cancel, a verify or an enqueue that an operator did with a command |
 //! | probe | the one request that goes out when a hold has ended, to see whether its cause is over |
 //! | question | a hold that waits for one single-entry DELETE, which decides whether the hold is placed |
 //! | turn | one pass of the loop |

@@ -19,7 +19,7 @@ mod values;
 
 use std::{collections::BTreeSet, future::Future, time::Duration};
 
-pub use changes::{Cancelled, Changed, Concerned, Enqueued, Place, Released, Wish};
+pub use changes::{Cancelled, Changed, Concerned, Enqueued, Place, Released, SettledRow, Wish};
 pub use schema_changes::{Change, SchemaChange, names_of};
 pub use values::{
     Census, Claim, Committed, Counts, Cutoff, DueRow, InEffect, Look, Orphan, Settlement, Swept, Tally, Upkeep,

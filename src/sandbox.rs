@@ -65,6 +65,8 @@ pub struct Options {
     pub fail_ratio: f64,
     /// The IDs that always fail in this way.
     pub failing: Vec<String>,
+    /// The IDs that are answered as deleted, and stay.
+    pub keeping: Vec<String>,
     /// Whether a request with an ID that is not a number is answered with 400.
     pub numeric_ids: bool,
     /// The IDs that spoil every request with them, and the answers to such requests.

@@ -28,7 +28,7 @@ CREATE TABLE deletions (
     last_cause  TEXT,
     created_at  INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
     settled_at  INTEGER,
-    verified_at INTEGER,                     -- when a listing of the whole cache last did not have the entry; NULL: none has shown that
+    verified_at INTEGER,                     -- when a listing of the whole cache last did not have the entry, or NULL
     -- The label of the last wish that had one. NULL: `wishes` says nothing about this row, and the row costs nothing there.
     label       TEXT,
     CONSTRAINT "id must be a positive integer" CHECK (id > 0),
@@ -408,8 +408,8 @@ CREATE TABLE holds (
     CONSTRAINT "scope must be * or an agent_id" CHECK (
         typeof(scope) = 'text' AND length(scope) BETWEEN 1 AND 255
         AND length(scope) = length(CAST(scope AS BLOB)) AND scope NOT GLOB '*[^!-~]*'),
-    CONSTRAINT "cause must be operator or a cause the daemon holds for" CHECK (cause IN (
-        'operator', 'api_failed', 'api_contradicted', 'api_silent', 'garbled', 'rejected', 'unauthorized', 'forbidden',
+    CONSTRAINT "cause must be operator, verify or a cause the daemon holds for" CHECK (cause IN (
+        'operator', 'verify', 'api_failed', 'api_contradicted', 'api_silent', 'garbled', 'rejected', 'unauthorized', 'forbidden',
         'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable',
         'untrusted')),
     CONSTRAINT "since_at must be Unix milliseconds" CHECK (
@@ -445,10 +445,10 @@ BEGIN
             AND length(NEW.scope) = length(CAST(NEW.scope AS BLOB)) AND NEW.scope NOT GLOB '*[^!-~]*') IS NOT TRUE
         THEN RAISE(ABORT, 'scope must be * or an agent_id')
         WHEN (NEW.cause IN (
-            'operator', 'api_failed', 'api_contradicted', 'api_silent', 'garbled', 'rejected', 'unauthorized', 'forbidden',
+            'operator', 'verify', 'api_failed', 'api_contradicted', 'api_silent', 'garbled', 'rejected', 'unauthorized', 'forbidden',
             'unknown_agent', 'contract', 'throttled', 'server_error', 'lost', 'unreachable',
             'untrusted')) IS NOT TRUE
-        THEN RAISE(ABORT, 'cause must be operator or a cause the daemon holds for')
+        THEN RAISE(ABORT, 'cause must be operator, verify or a cause the daemon holds for')
         WHEN typeof(NEW.since_at) <> 'integer' OR NEW.since_at NOT BETWEEN 0 AND 253402300799999
         THEN RAISE(ABORT, 'since_at must be Unix milliseconds')
         WHEN NEW.cause = 'operator' AND NEW.since_at BETWEEN 1000000000 AND 99999999999
@@ -470,9 +470,9 @@ BEGIN
     END;
 END;
 
--- One row per act of an operator: a hold, a release, a retry, a cancel, or an enqueue of more than one row, by a command. The row is
--- written in the transaction of the act. An act of several transactions updates it in each of them: if the command is killed, `rows`
--- is what was done, and `ended` stays 0. Changes that somebody makes with SQL leave no row.
+-- One row per act of an operator: a hold, a release, a retry, a cancel, a verify, or an enqueue of more than one row, by a command.
+-- The row is written in the transaction of the act. An act of several transactions updates it in each of them: if the command is
+-- killed, `rows` is what was done, and `ended` stays 0. Changes that somebody makes with SQL leave no row.
 CREATE TABLE acts (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     acted_at   INTEGER NOT NULL,
@@ -484,8 +484,8 @@ CREATE TABLE acts (
     updated_at INTEGER NOT NULL,           -- the time of the last transaction
     ended      INTEGER NOT NULL DEFAULT 0, -- 1: the command has done all of it
     logged     INTEGER NOT NULL DEFAULT 0, -- 1: a daemon has logged it
-    CONSTRAINT "act must be hold, release, retry, cancel or enqueue" CHECK (
-        act IN ('hold', 'release', 'retry', 'cancel', 'enqueue')),
+    CONSTRAINT "act must be hold, release, retry, cancel, enqueue or verify" CHECK (
+        act IN ('hold', 'release', 'retry', 'cancel', 'enqueue', 'verify')),
     CONSTRAINT "operator must be text of 1 to 100 characters without control characters" CHECK (
         typeof(operator) = 'text' AND length(operator) BETWEEN 1 AND 100 AND instr(CAST(operator AS BLOB), x'00') = 0
         AND operator NOT GLOB '*[' || char(1) || '-' || char(31) || char(127) || '-' || char(159) || ']*'),

@@ -13,6 +13,26 @@ use crate::model::{
 /// The most entries that the API lists in one response.
 pub const PAGE_SIZE: u64 = 200;
 
+/// An order of a cache's entries that does not change while entries are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By their IDs, which are distinct.
+    Id,
+    /// By the time at which they were cached. Several may have the same.
+    CachedAt,
+}
+
+impl Order {
+    /// The value of the parameter `sort`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Id => "id:asc",
+            Self::CachedAt => "cached_at:asc",
+        }
+    }
+}
+
 /// The longest page that is read, in bytes: 200 transcripts of 40 KiB.
 pub(super) const MAX_PAGE_BYTES: usize = 8 << 20;
 
@@ -99,9 +119,12 @@ pub(super) fn parse_page(body: &[u8]) -> Result<Page, String> {
 }
 
 impl Api {
-    /// Lists up to [`PAGE_SIZE`] entries after the first `offset`. Sends one request and does not retry.
-    pub async fn list(&self, agent: &AgentId, offset: u64, correlation_id: Uuid) -> Reply<Page> {
-        let request = self.client().await.get(format!("{}?limit={PAGE_SIZE}&offset={offset}", self.cache_url(agent)));
+    /// Lists up to [`PAGE_SIZE`] entries after the first `offset`, in this order, or in the API's own. Sends one request and does not
+    /// retry.
+    pub async fn list(&self, agent: &AgentId, offset: u64, order: Option<Order>, correlation_id: Uuid) -> Reply<Page> {
+        let sort = order.map_or_else(String::new, |order| format!("&sort={}", order.as_str()));
+        let url = format!("{}?limit={PAGE_SIZE}&offset={offset}{sort}", self.cache_url(agent));
+        let request = self.client().await.get(url);
         self.send(request, correlation_id, MAX_PAGE_BYTES, parse_page).await
     }
 }

@@ -7,10 +7,8 @@ mod sink;
 
 use std::{
     fs,
-    future::{Future, ready},
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
-    pin::Pin,
     process::ExitCode,
 };
 
@@ -24,7 +22,7 @@ use super::{
     input::{Ahead, Defaults, Format, Parser, in_quotes, is_several},
     listing::Filter,
     operator::{As, Login},
-    signals::{Signal, stopped},
+    signals::{already, stopped},
     terminal::warn_person,
     times::{Moment, show_due, show_text},
 };
@@ -267,13 +265,4 @@ fn mistake(id: &str) -> Option<String> {
              give it on standard input"
         )
     })
-}
-
-/// The signal, if it has come.
-async fn already(stop: Pin<&mut impl Future<Output = Signal>>) -> Option<Signal> {
-    tokio::select! {
-        biased;
-        signal = stop => Some(signal),
-        () = ready(()) => None,
-    }
 }

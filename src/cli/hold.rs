@@ -147,7 +147,7 @@ pub(super) fn describe(hold: &HoldRow, now: Timestamp) -> String {
     let age = durations::show_roughly(now.since(hold.since_at));
     let end = match hold.until_at {
         None => "until somebody releases it".to_owned(),
-        Some(at) if at <= now && hold.cause == Cause::Operator => "which is over".to_owned(),
+        Some(at) if at <= now && hold.cause.is_of_a_command() => "which is over".to_owned(),
         Some(at) if at <= now => "until a probe succeeds".to_owned(),
         Some(at) => format!("for another {}", durations::show_roughly(at.since(now))),
     };

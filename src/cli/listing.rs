@@ -1,6 +1,7 @@
 //! Lists the remote cache of an agent.
 
 mod filter;
+mod whole;
 
 use std::{collections::HashSet, time::Duration};
 
@@ -14,7 +15,7 @@ use super::{
     times::{plural, show_count, show_time},
 };
 use crate::{
-    api::{Api, Entry, PAGE_SIZE, Page, Reply},
+    api::{Api, Entry, Order, PAGE_SIZE, Page, Reply},
     config::Config,
     durations,
     model::{
@@ -33,6 +34,7 @@ use crate::{
     },
 };
 pub(super) use filter::Filter;
+pub(super) use whole::{Shifted, Whole};
 
 /// Requests for one page before giving up.
 const MAX_TRIES: u32 = 6;
@@ -109,7 +111,19 @@ impl Found {
 enum Halt {
     /// The wait would be long. The pages before it can be used.
     Later(anyhow::Error),
+    /// The API rejects a request that asks for an order. Without it, the request may be answered.
+    Unsorted(anyhow::Error),
     Failed(Failure),
+}
+
+impl Halt {
+    /// The failure, if there is nothing else to try.
+    fn failure(self) -> Failure {
+        match self {
+            Self::Later(error) | Self::Unsorted(error) => error.into(),
+            Self::Failed(failure) => failure,
+        }
+    }
 }
 
 impl<E: Into<Failure>> From<E> for Halt {
@@ -132,6 +146,8 @@ pub(super) struct Lister {
     gap: Duration,
     /// Elapsed time at which the gap after the last request ends.
     spaced: Duration,
+    /// A hold that a command placed on the agent itself pauses deletions, and does not keep it from being listed.
+    lists_held: bool,
 }
 
 impl Lister {
@@ -144,7 +160,8 @@ impl Lister {
         let max_retry_after = config.worker.policy.max_retry_after;
         let (queue, backoff) = (config.store.clone(), config.hold_growth);
         let (gap, spaced) = (Duration::ZERO, Duration::ZERO);
-        Ok(Self { api, agent, permits, backoff, max_retry_after, clock, rng, queue, gap, spaced })
+        let lists_held = false;
+        Ok(Self { api, agent, permits, backoff, max_retry_after, clock, rng, queue, gap, spaced, lists_held })
     }
 
     /// Lists the cache to its end.
@@ -157,14 +174,13 @@ impl Lister {
         let mut totals = Totals { lowest: u64::MAX, highest: 0, repeats: 0 };
         let (mut offset, mut idle) = (0, 0_u32);
         loop {
-            let page = match self.page(offset, progress).await {
+            let page = match self.page(offset, None, progress).await {
                 Ok(page) => page,
                 Err(Halt::Later(error)) if !seen.is_empty() => {
                     found.cut_short = Some(error);
                     break;
                 }
-                Err(Halt::Later(error)) => return Err(error.into()),
-                Err(Halt::Failed(failure)) => return Err(failure),
+                Err(halt) => return Err(halt.failure()),
             };
             let known = seen.len();
             let length = page.entries.len() as u64 + page.unusable;
@@ -199,7 +215,7 @@ impl Lister {
     }
 
     /// Asks for one page, several times if necessary.
-    async fn page(&mut self, offset: u64, progress: &ProgressBar) -> Result<Page, Halt> {
+    async fn page(&mut self, offset: u64, order: Option<Order>, progress: &ProgressBar) -> Result<Page, Halt> {
         let mut tries = 0;
         loop {
             self.make_way(progress).await?;
@@ -210,7 +226,7 @@ impl Lister {
             self.permits.leave(self.clock.elapsed());
             self.spaced = self.clock.elapsed() + self.gap;
             let correlation_id = new_uuid(&mut self.rng);
-            let reply = self.api.list(&self.agent, offset, correlation_id).await;
+            let reply = self.api.list(&self.agent, offset, order, correlation_id).await;
             let fault = match reply.result {
                 Ok(page) => return Ok(page),
                 Err(fault) => fault,
@@ -220,10 +236,10 @@ impl Lister {
             let agent = &self.agent;
             if tries >= MAX_TRIES || !(reply.key_changed || may_pass(fault.cause())) {
                 let remedy = remedy(fault.cause());
-                return Err(anyhow!(
-                    "list the audio cache of {agent}: {said} (correlation ID {correlation_id}){remedy}"
-                )
-                .into());
+                let error =
+                    anyhow!("list the audio cache of {agent}: {said} (correlation ID {correlation_id}){remedy}");
+                let is_unsorted = order.is_some() && fault.cause() == Cause::Rejected;
+                return Err(if is_unsorted { Halt::Unsorted(error) } else { error.into() });
             }
             let delay = match self.asked_for(fault) {
                 Some(asked) if asked > PATIENCE => {
@@ -248,7 +264,9 @@ impl Lister {
             let gap = requests_per_second.and_then(|rate| Duration::try_from_secs_f64(SHARE / rate).ok());
             self.gap = gap.unwrap_or_default();
             let now = self.clock.now();
-            let held = |hold: &HoldRow| hold.until_at.is_none_or(|until| until > now);
+            let is_passed =
+                |hold: &HoldRow| self.lists_held && hold.scope != Scope::All && hold.cause.is_of_a_command();
+            let held = |hold: &HoldRow| hold.until_at.is_none_or(|until| until > now) && !is_passed(hold);
             let end = |hold: &HoldRow| hold.until_at.unwrap_or(Timestamp(i64::MAX));
             let Some(hold) = holds.into_iter().filter(held).max_by_key(end) else { return Ok(()) };
             let cause = hold.cause.as_str();
@@ -325,7 +343,8 @@ fn may_pass(cause: Cause) -> bool {
         | Cause::UnknownAgent
         | Cause::Contract
         | Cause::Untrusted
-        | Cause::Operator => false,
+        | Cause::Operator
+        | Cause::Verify => false,
     }
 }
 
@@ -339,6 +358,11 @@ fn remedy(cause: Cause) -> &'static str {
         Cause::ServerError | Cause::Lost | Cause::Unreachable => "; try again later",
         Cause::Untrusted => "; put the issuer of a private certificate into api.ca_file, and check api.proxy",
         Cause::Garbled | Cause::Contract => "; check api.base_url",
-        Cause::ApiFailed | Cause::ApiContradicted | Cause::ApiSilent | Cause::Rejected | Cause::Operator => "",
+        Cause::ApiFailed
+        | Cause::ApiContradicted
+        | Cause::ApiSilent
+        | Cause::Rejected
+        | Cause::Operator
+        | Cause::Verify => "",
     }
 }

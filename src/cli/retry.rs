@@ -76,7 +76,7 @@ pub(super) struct RetryArgs {
 
 /// The causes that a dead row can have.
 pub(super) fn causes() -> impl TypedValueParser<Value = Cause> {
-    let names = Cause::ALL.into_iter().filter(|cause| *cause != Cause::Operator).map(Cause::as_str);
+    let names = Cause::ALL.into_iter().filter(|cause| !cause.is_of_a_command()).map(Cause::as_str);
     PossibleValuesParser::new(names).try_map(|name| Cause::parse(&name).ok_or("no cause"))
 }
 

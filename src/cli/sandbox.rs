@@ -44,6 +44,9 @@ pub(super) struct SandboxArgs {
     /// An ID that is always answered as failed.
     #[arg(long, value_name = "ID")]
     failing: Vec<String>,
+    /// An ID that is answered as deleted, and stays in the cache.
+    #[arg(long, value_name = "ID")]
+    keeping: Vec<String>,
     /// Answer 400 to a request that contains an ID that is not a number.
     #[arg(long)]
     numeric_ids: bool,
@@ -136,6 +139,7 @@ pub(super) async fn sandbox(args: SandboxArgs, shutdown: impl Future<Output = ()
         forbidden: args.forbidden,
         fail_ratio: args.fail_ratio,
         failing: args.failing,
+        keeping: args.keeping,
         numeric_ids: args.numeric_ids,
         poison: args.poison,
         outage: args.outage,

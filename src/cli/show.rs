@@ -94,6 +94,8 @@ fn history(agent: &AgentId, entry: &str, story: &Story, now: Timestamp) -> Vec<S
     lines.push(format!("  enqueued {}, priority {}", show_time(story.created_at), story.priority));
     if let Some(at) = story.settled_at {
         lines.push(format!("  settled {}", show_time(at)));
+        lines
+            .extend(story.verified_at.map(|at| format!("  verified {}: not in the agent's cache then", show_time(at))));
     } else if story.state != INBOX {
         lines.push(format!("  {}", due(story, now)));
     } else if story.due_at > now {

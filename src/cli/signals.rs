@@ -2,8 +2,9 @@
 //! loop is stuck.
 
 use std::{
-    future::{Future, pending},
+    future::{Future, pending, ready},
     io,
+    pin::Pin,
     process::ExitCode,
     thread,
     time::Duration,
@@ -94,6 +95,15 @@ pub(super) fn daemon(
 /// exit code of that signal.
 pub(super) fn stopped() -> Result<impl Future<Output = Signal>, Failure> {
     signalled(Signal::code, None)
+}
+
+/// The signal, if it has come.
+pub(super) async fn already(stop: Pin<&mut impl Future<Output = Signal>>) -> Option<Signal> {
+    tokio::select! {
+        biased;
+        signal = stop => Some(signal),
+        () = ready(()) => None,
+    }
 }
 
 /// `second` gives the exit code that a second signal ends the process with.

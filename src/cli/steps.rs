@@ -6,10 +6,7 @@ use indicatif::ProgressBar;
 use tokio::time::sleep;
 
 use super::{terminal::progress, times::show_count};
-use crate::{
-    model::{clock::Clock, deletion::DeletionId},
-    queue::either::Producer,
-};
+use crate::{model::clock::Clock, queue::either::Producer};
 
 /// Rows of one transaction.
 const CHUNK: usize = 2_000;
@@ -36,7 +33,7 @@ impl<'p> Steps<'p> {
     }
 
     /// The rows of the next step, after a gap as long as the last step took; `None` at the end.
-    pub(super) async fn next<'i>(&mut self, ids: &'i [DeletionId]) -> Option<&'i [DeletionId]> {
+    pub(super) async fn next<'i, T>(&mut self, ids: &'i [T]) -> Option<&'i [T]> {
         if let Some(begun) = self.begun {
             sleep(self.clock.elapsed().saturating_sub(begun).min(MAX_GAP)).await;
         }

@@ -4,12 +4,14 @@ use std::{
     fmt::Display,
     io::{self, IsTerminal as _, Write as _},
     os::fd::{AsFd as _, BorrowedFd},
+    thread,
 };
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context as _, Error};
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets::NOTHING};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::oneshot;
 
 use super::{Failure, screen::columns};
 use crate::printable;
@@ -105,6 +107,18 @@ pub(super) fn ask(question: &str) -> Result<bool, Failure> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).context("read the answer")?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Asks on a thread of its own, because reading the answer cannot be cancelled by a signal. The thread is not joined.
+///
+/// # Errors
+/// As [`ask`].
+pub(super) async fn ask_aside(question: String) -> Result<bool, Failure> {
+    let (tell, told) = oneshot::channel();
+    let thread = thread::Builder::new().name("question".to_owned());
+    // If the receiver is gone, the process is ending.
+    thread.spawn(move || drop(tell.send(ask(&question)))).context("ask")?;
+    told.await.context("ask")?
 }
 
 /// `text` in a colour.

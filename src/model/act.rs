@@ -28,11 +28,13 @@ pub enum ActKind {
     Cancel,
     /// Enqueued more than one row.
     Enqueue,
+    /// Wrote which settled rows a listing of the agent's whole cache did not have.
+    Verify,
 }
 
 impl ActKind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Hold, Self::Release, Self::Retry, Self::Cancel, Self::Enqueue];
+    pub const ALL: [Self; 6] = [Self::Hold, Self::Release, Self::Retry, Self::Cancel, Self::Enqueue, Self::Verify];
 
     /// The word in the database and in the logs.
     #[must_use]
@@ -43,6 +45,7 @@ impl ActKind {
             Self::Retry => "retry",
             Self::Cancel => "cancel",
             Self::Enqueue => "enqueue",
+            Self::Verify => "verify",
         }
     }
 

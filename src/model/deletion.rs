@@ -1,6 +1,6 @@
 //! Deletions, and the lanes and batches that they form.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{borrow::Borrow, collections::HashSet, fmt, sync::Arc};
 
 /// The most IDs in a bulk delete: the endpoint's own limit ("Maximum 20 IDs per request").
 pub const MAX_BATCH_SIZE: u8 = 20;
@@ -84,6 +84,13 @@ impl fmt::Display for AgentId {
 /// The ID of a cached audio entry. The API's IDs are numbers in strings; here they are opaque text. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EntryId(Arc<str>);
+
+/// A set of entries can be asked for a text.
+impl Borrow<str> for EntryId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl EntryId {
     /// Parses an entry ID.

@@ -18,21 +18,21 @@ pub struct HoldRow {
     /// When the hold was placed.
     pub since_at: Timestamp,
     /// When the hold ends; `None` if it lasts until somebody deletes the row. After this time, the next request probes a hold of
-    /// the daemon's. A hold that a person placed is over.
+    /// the daemon's. A hold that a command placed is over.
     pub until_at: Option<Timestamp>,
     /// How often the hold was renewed after a failed probe.
     pub repeats: u32,
     /// When a request last met the cause.
     pub probed_at: Option<Timestamp>,
-    /// The reason that a person gave. Holds that the daemon placed have none.
+    /// The reason that a person gave, or who verifies. Holds that the daemon placed have none.
     pub why: Option<String>,
 }
 
 impl HoldRow {
-    /// Whether a hold that a person placed has ended. It has no fault as its cause, so it needs no probe.
+    /// Whether a hold that a command placed has ended. It has no fault as its cause, so it needs no probe.
     #[must_use]
     pub fn is_over(&self, now: Timestamp) -> bool {
-        self.cause == Cause::Operator && self.until_at.is_some_and(|until| until <= now)
+        self.cause.is_of_a_command() && self.until_at.is_some_and(|until| until <= now)
     }
 
     /// The command with which a person lifts the hold on `scope` for `cause`.
@@ -52,10 +52,13 @@ impl HoldRow {
         self.probed_at.map_or(self.since_at, |probed_at| probed_at.max(self.since_at))
     }
 
-    /// Whether `other` is the same hold, placed by a person once more: only its beginning is another one.
+    /// Whether `other` is the same hold, placed by a person once more: only its beginning is another one. Or the same, renewed by
+    /// the `sweeper verify` that placed it: only its end is another one.
     #[must_use]
     pub fn is_repeated_by(&self, other: &Self) -> bool {
-        self.cause == Cause::Operator && *other == Self { since_at: other.since_at, ..self.clone() }
+        let is_placed_again = || *other == Self { since_at: other.since_at, ..self.clone() };
+        let is_renewed = || *other == Self { until_at: other.until_at, ..self.clone() };
+        (self.cause == Cause::Operator && is_placed_again()) || (self.cause == Cause::Verify && is_renewed())
     }
 
     /// Whether this hold lasts longer than `other`.

@@ -77,11 +77,13 @@ pub enum Cause {
     Untrusted,
     /// A person placed the hold. Only holds have this cause.
     Operator,
+    /// `sweeper verify` lists the agent's cache, and placed the hold. Only holds have this cause.
+    Verify,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ApiFailed,
         Self::ApiContradicted,
         Self::ApiSilent,
@@ -97,6 +99,7 @@ impl Cause {
         Self::Unreachable,
         Self::Untrusted,
         Self::Operator,
+        Self::Verify,
     ];
 
     /// The stable string in the database and in the logs.
@@ -118,6 +121,7 @@ impl Cause {
             Self::Unreachable => "unreachable",
             Self::Untrusted => "untrusted",
             Self::Operator => "operator",
+            Self::Verify => "verify",
         }
     }
 
@@ -131,6 +135,13 @@ impl Cause {
     #[must_use]
     pub const fn needs_a_person(self) -> bool {
         matches!(self, Self::Unauthorized | Self::Forbidden | Self::UnknownAgent | Self::Contract | Self::Untrusted)
+    }
+
+    /// Whether commands place holds for this cause, and not the daemon. Such a hold has no fault as its cause: at its end it is over,
+    /// and no request probes it. Nothing but holds has such a cause.
+    #[must_use]
+    pub const fn is_of_a_command(self) -> bool {
+        matches!(self, Self::Operator | Self::Verify)
     }
 
     /// Whether the cause comes from a 200 with the two lists.
@@ -169,7 +180,8 @@ impl Fault {
                 | Cause::Lost
                 | Cause::Unreachable
                 | Cause::Untrusted
-                | Cause::Operator => false,
+                | Cause::Operator
+                | Cause::Verify => false,
             },
         }
     }

@@ -39,6 +39,7 @@ pub const fn reason(cause: Cause) -> &'static str {
         Cause::Unreachable => "there is no connection to the API",
         Cause::Untrusted => "there is no secure connection to the API",
         Cause::Operator => "a person has placed this hold",
+        Cause::Verify => "`sweeper verify` lists the cache, and nothing may change meanwhile",
     }
 }
 
@@ -80,6 +81,10 @@ pub fn remedy(cause: Cause, scope: &Scope, has_lasted: bool, names: &Names) -> S
             passes(format!("check that the IDs, the agent and {api} are right"))
         }
         Cause::Operator => format!("`{}` lifts it", HoldRow::command_to_lift(scope, cause)),
+        Cause::Verify => format!(
+            "that command lifts it; if the command was killed, the hold ends within minutes, and `{}` lifts it at once",
+            HoldRow::command_to_lift(scope, cause)
+        ),
     }
 }
 

@@ -71,8 +71,8 @@ type Causes = BTreeMap<Cause, Held>;
 pub struct Holds {
     all: Causes,
     agents: BTreeMap<AgentId, Causes>,
-    /// The ends of the holds that people placed, in order.
-    ends: BTreeSet<(Timestamp, Scope)>,
+    /// The ends of the holds that commands placed, in order.
+    ends: BTreeSet<(Timestamp, Scope, Cause)>,
     count: usize,
     /// A question was answered, and requests that waited for it may go.
     answered: bool,
@@ -120,10 +120,10 @@ impl Holds {
     fn put(&mut self, held: Held) {
         let (scope, cause) = (held.row.scope.clone(), held.row.cause);
         self.remove(&scope, cause);
-        if cause == Cause::Operator
+        if cause.is_of_a_command()
             && let Some(until) = held.row.until_at
         {
-            self.ends.insert((until, scope.clone()));
+            self.ends.insert((until, scope.clone(), cause));
         }
         self.count += usize::from(!held.is_question);
         let causes = match scope {
@@ -145,10 +145,10 @@ impl Holds {
                 held
             }
         }?;
-        if cause == Cause::Operator
+        if cause.is_of_a_command()
             && let Some(until) = held.row.until_at
         {
-            self.ends.remove(&(until, scope.clone()));
+            self.ends.remove(&(until, scope.clone(), cause));
         }
         self.count -= usize::from(!held.is_question);
         Some(held)
@@ -207,7 +207,7 @@ impl Holds {
     /// Corrects the daemon's holds that were placed or renewed while the clock was ahead: each lasts its own length from now on.
     /// Questions are corrected, too. Returns the changes, which are to be written.
     pub fn put_clock_right(&mut self, now: Timestamp) -> Vec<HoldChange> {
-        let is_ahead = |held: &&Held| held.row.cause != Cause::Operator && held.row.given_at() > now;
+        let is_ahead = |held: &&Held| !held.row.cause.is_of_a_command() && held.row.given_at() > now;
         let all = self.all.values().chain(self.agents.values().flat_map(Causes::values));
         let ahead: Vec<Held> = all.filter(is_ahead).cloned().collect();
         let mut changes = Vec::new();
@@ -251,27 +251,28 @@ impl Holds {
     pub fn lift_idle(&mut self, is_open: impl Fn(&AgentId) -> bool, most: usize) -> Vec<HoldChange> {
         let idle = self.agents.iter().filter(|(agent, _)| !is_open(agent));
         let holds = idle.flat_map(|(agent, causes)| causes.values().map(move |held| (agent, held)));
-        let ours = holds.filter(|(_, held)| held.row.cause != Cause::Operator && held.probe.is_none()).take(most);
+        let ours = holds.filter(|(_, held)| !held.row.cause.is_of_a_command() && held.probe.is_none()).take(most);
         let ours: Vec<_> = ours.map(|(agent, held)| (Scope::Agent(agent.clone()), held.row.cause)).collect();
         ours.into_iter().filter_map(|(scope, cause)| lifted(self.remove(&scope, cause)?)).collect()
     }
 
-    /// Whether a hold that a person placed is over, so that its row can be deleted.
+    /// Whether a hold that a command placed is over, so that its row can be deleted.
     #[must_use]
     pub fn any_over(&self, now: Timestamp) -> bool {
-        self.ends.first().is_some_and(|(until, _)| *until <= now)
+        self.ends.first().is_some_and(|(until, ..)| *until <= now)
     }
 
-    /// Forgets up to `most` holds that people placed and that are over. Call this after their rows are deleted. Returns the
+    /// Forgets up to `most` holds that commands placed and that are over. Call this after their rows are deleted. Returns the
     /// changes for the log.
     pub fn forget_over(&mut self, now: Timestamp, most: usize) -> Vec<HoldChange> {
-        self.over(now, most).into_iter().filter_map(|scope| lifted(self.remove(&scope, Cause::Operator)?)).collect()
+        let over: Vec<_> = self.ends.iter().take_while(|(until, ..)| *until <= now).take(most).cloned().collect();
+        over.into_iter().filter_map(|(_, scope, cause)| lifted(self.remove(&scope, cause)?)).collect()
     }
 
-    /// The scopes of up to `most` holds that people placed and that are over.
+    /// The scopes of up to `most` holds that commands placed and that are over.
     #[must_use]
     pub fn over(&self, now: Timestamp, most: usize) -> Vec<Scope> {
-        self.ends.iter().take_while(|(until, _)| *until <= now).take(most).map(|(_, scope)| scope.clone()).collect()
+        self.ends.iter().take_while(|(until, ..)| *until <= now).take(most).map(|(_, scope, _)| scope.clone()).collect()
     }
 }
 

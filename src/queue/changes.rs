@@ -2,7 +2,7 @@
 
 use crate::model::{
     clock::Timestamp,
-    deletion::{AgentId, EntryId},
+    deletion::{AgentId, DeletionId, EntryId, State},
     hold::HoldRow,
     label::Label,
     outcome::Scope,
@@ -72,6 +72,17 @@ pub struct Place {
     pub until_at: Option<Timestamp>,
     /// The reason: up to [`MAX_WHY`](crate::model::act::MAX_WHY) characters without control characters.
     pub why: Option<String>,
+}
+
+/// A settled row as it was read. It is changed only if it is still like this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SettledRow {
+    /// Its number.
+    pub id: DeletionId,
+    /// Deleted, absent or dead.
+    pub state: State,
+    /// When it ended.
+    pub settled_at: Timestamp,
 }
 
 /// The rows that a hold concerns.

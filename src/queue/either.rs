@@ -1,5 +1,6 @@
 //! The queue that the configuration names, whichever engine keeps it: for the commands. The worker knows the seam alone.
 
+mod comparison;
 mod errors;
 mod producer;
 mod reader;

@@ -13,7 +13,7 @@
 //! | `listing`, `rows`, `counter` | reading, for the worker |
 //! | `reader`, `rights`, `checkup` | looks, beside whoever leads |
 //! | `clocks`, `invalid_rows`, `upkeep`, `inspection`, `expired_requests`, `expired_labels` | repair and upkeep |
-//! | `producer`, `bulk`, `revive`, `inbox_wishes`, `labels`, `operator`, `acts` | what commands write, and who did it |
+//! | `producer`, `bulk`, `revive`, `inbox_wishes`, `labels`, `operator`, `comparison`, `acts` | what commands write, and who did it |
 //! | `errors`, `codes`, `blockers` | errors |
 
 mod acts;
@@ -25,6 +25,7 @@ mod checkup;
 mod clocks;
 mod codes;
 mod command;
+mod comparison;
 mod counter;
 mod credentials;
 mod cursors;

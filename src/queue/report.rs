@@ -6,6 +6,7 @@ mod backlog;
 mod listed;
 mod outlook;
 mod records;
+mod requests;
 mod standing;
 mod story;
 
@@ -13,7 +14,10 @@ pub use backlog::AgentStanding;
 pub use listed::{Choice, INBOX, ListedRow, Listing};
 pub use outlook::{AgentLoad, Load, Outlook, Remaining};
 pub use records::{CANCELLED, Enqueuers, Record, RecordChoice, RecordedRequest, Records};
-pub use standing::{Blocker, Daemon, DeadRows, Inbox, Introduction, Leadership, RecentPace, Session, Standing};
+pub use requests::{Activity, Unanswered};
+pub use standing::{
+    Blocker, Daemon, DeadRows, Inbox, Introduction, Leadership, RecentPace, Session, Standing, Verified,
+};
 pub use story::{LabelStanding, SentRequest, Story, WishStanding};
 pub(super) use {
     backlog::{Backlog, IdleRow, LaneCount, LaneKey},

@@ -12,12 +12,13 @@
 //! | `tx`, `write_lock`, `settle`, `due_rows`, `holds`, `verify` | a transaction of the worker |
 //! | `listing`, `rows`, `counter`, `reader`, `inspection` | reading |
 //! | `clocks`, `invalid_rows`, `upkeep`, `expired_requests`, `expired_labels` | repair and upkeep |
-//! | `producer`, `revive`, `labels`, `operator`, `acts` | what commands write, and who did it |
+//! | `producer`, `revive`, `labels`, `operator`, `comparison`, `acts` | what commands write, and who did it |
 //! | `errors`, `result_codes`, `log`, `step_limit` | errors, log events, and the limit of a statement's work |
 
 mod acts;
 mod clocks;
 mod close;
+mod comparison;
 mod connection;
 mod counter;
 mod database_file;

@@ -62,11 +62,12 @@ fn entry(id: &str) -> Value {
 /// # Errors
 /// If the API would refuse the query.
 pub(super) fn page(entries: &Entries, query: &str) -> Result<Value, &'static str> {
-    let (mut limit, mut offset) = (50, 0);
+    let (mut limit, mut offset, mut sort) = (50, 0, None);
     for (name, value) in query.split('&').filter_map(|part| part.split_once('=')) {
         match name {
             "limit" => limit = value.parse().map_err(|_| "limit must be a number")?,
             "offset" => offset = value.parse().map_err(|_| "offset must be a number of 0 or more")?,
+            "sort" => sort = Some(value),
             _ => {}
         }
     }
@@ -74,6 +75,27 @@ pub(super) fn page(entries: &Entries, query: &str) -> Result<Value, &'static str
         return Err("limit must be from 1 to 200");
     }
     let ids = ids(entries);
-    let listed: Vec<Value> = ids.iter().skip(offset).take(limit).map(|id| entry(id)).collect();
+    let listed: Vec<Value> = match sort {
+        None => ids.iter().skip(offset).take(limit).map(|id| entry(id)).collect(),
+        Some(sort) => sorted(&ids, sort)?.into_iter().skip(offset).take(limit).collect(),
+    };
     Ok(json!({ "entries": listed, "totalCount": ids.len() }))
+}
+
+/// All entries in an order such as `hit_count:desc`. Those that are equal come by their IDs.
+fn sorted(ids: &[String], sort: &str) -> Result<Vec<Value>, &'static str> {
+    let (field, direction) = sort.split_once(':').unwrap_or((sort, "asc"));
+    let mut entries: Vec<Value> = ids.iter().map(|id| entry(id)).collect();
+    match field {
+        "id" => {}
+        "cached_at" => entries.sort_by_key(|entry| entry["cachedAt"].as_str().unwrap_or_default().to_owned()),
+        "hit_count" => entries.sort_by_key(|entry| entry["hitCount"].as_u64()),
+        _ => return Err("sort must be by id, cached_at or hit_count"),
+    }
+    match direction {
+        "asc" => {}
+        "desc" => entries.reverse(),
+        _ => return Err("sort must be asc or desc"),
+    }
+    Ok(entries)
 }

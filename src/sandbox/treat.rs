@@ -263,9 +263,10 @@ impl Call<'_> {
         if is_single && !ids.iter().all(|id| entries.has(id)) {
             return options.single_404.answer(self.correlation_id);
         }
-        let (deleted, failed): (Vec<String>, Vec<String>) = ids
-            .into_iter()
-            .partition(|id| !options.failing.contains(id) && rng.f64() >= options.fail_ratio && entries.delete(id));
+        let (deleted, failed): (Vec<String>, Vec<String>) = ids.into_iter().partition(|id| {
+            let fails = options.failing.contains(id) || rng.f64() < options.fail_ratio;
+            !fails && if options.keeping.contains(id) { entries.has(id) } else { entries.delete(id) }
+        });
         let told = |deleted: &[String], failed: &[String]| {
             let lists = json!({ "deleted": deleted, "failed": failed });
             let body = if is_single { json!({ "success": failed.is_empty() }) } else { lists };

@@ -181,6 +181,7 @@ pub fn act(act: &Act) {
         Some(ActKind::Retry) => format!("retried {count} of {on}"),
         Some(ActKind::Cancel) => format!("cancelled {count} of {on}"),
         Some(ActKind::Enqueue) => format!("enqueued {count} of {on}"),
+        Some(ActKind::Verify) => format!("verified {count} of {on}"),
         None => format!("changed {count} of {on}"),
     };
     let cut = if *ended { "" } else { "; the command has not ended: it waits for its input, or was killed" };

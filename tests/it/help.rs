@@ -23,6 +23,7 @@ fn the_help_of_every_command_is_as_it_was_read_last_and_has_an_example() {
         "release",
         "retry",
         "cancel",
+        "verify",
         "init",
         "grant",
         "check",

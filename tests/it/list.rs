@@ -92,7 +92,7 @@ async fn in_a_pipe_it_has_columns_between_tabs_or_objects_and_on_a_terminal_a_ta
     let expected = serde_json::json!({
         "id": 7, "agent_id": "b", "entry_id": "d2", "state": "dead", "last_cause": "lost", "attempts": 5, "priority": 0,
         "due_at": 0, "created_at": 1_700_000_000_000_i64, "settled_at": 1_700_000_001_000_i64, "label": null,
-        "wished_at": null, "closed_by": null
+        "verified_at": null, "wished_at": null, "closed_by": null
     });
     assert_eq!(row, expected);
     let (_, out, _) = list(dir.path(), &["--label", "T 1", "--state", "cancelled", "--json"]);

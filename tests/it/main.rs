@@ -72,3 +72,4 @@ mod tidy;
 mod tls;
 mod trust;
 mod upkeep;
+mod verify;

@@ -103,15 +103,41 @@ async fn it_lists_what_is_there_a_page_at_a_time() {
     assert_eq!(ids_of(&last), (93..=100).collect::<Vec<_>>());
     assert_eq!(json_of(get("a", "k", "?limit=1&offset=0").await.unwrap()).await["entries"][0], first["entries"][0]);
     assert_eq!(json_of(get("a", "k", "?offset=98").await.unwrap()).await, json!({ "entries": [], "totalCount": 98 }));
+    let sorted = |page: &Value, field: &str| {
+        let values: Vec<Value> = page["entries"].as_array().unwrap().iter().map(|entry| entry[field].clone()).collect();
+        values
+    };
+    let by_hits = sorted(&json_of(get("a", "k", "?sort=hit_count:desc").await.unwrap()).await, "hitCount");
+    assert!(
+        by_hits.is_sorted_by_key(|hits| std::cmp::Reverse(hits.as_u64())) && by_hits[0] != by_hits[49],
+        "{by_hits:?}"
+    );
+    let by_time = sorted(&json_of(get("a", "k", "?sort=cached_at:asc").await.unwrap()).await, "cachedAt");
+    assert!(by_time.is_sorted_by_key(|at| at.as_str()) && by_time[0] != by_time[49], "{by_time:?}");
+    assert_eq!(ids_of(&json_of(get("a", "k", "?sort=id:desc&limit=2").await.unwrap()).await), [100, 99]);
     for (agent, key, query, status) in [
         ("a", "k", "?limit=201", 400),
         ("a", "k", "?limit=0", 400),
         ("a", "k", "?offset=-1", 400),
+        ("a", "k", "?sort=transcript:asc", 400),
+        ("a", "k", "?sort=id:up", 400),
         ("a", "wrong", "", 401),
         ("locked", "k", "", 403),
         ("nobody", "k", "", 404),
     ] {
         assert_eq!(get(agent, key, query).await.unwrap().status().as_u16(), status, "{agent} {key} {query}");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_it_keeps_is_answered_as_deleted_and_stays() {
+    let sandbox = start(Options { keeping: vec!["2".to_owned(), "101".to_owned()], ..Options::default() }).await;
+    for _ in 0..2 {
+        let answer = json_of(post(&sandbox, "a", "k", &ids([2, 101])).await.unwrap()).await;
+        assert_eq!(answer, json!({ "deleted": ["2"], "failed": ["101"] }), "101 was never there");
+        let answer = json_of(delete(&sandbox, "a", "k", "2").await.unwrap()).await;
+        assert_eq!(answer["success"], true);
+        assert!(!sandbox.is_gone("a", "2"));
     }
 }
 

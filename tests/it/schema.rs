@@ -70,7 +70,7 @@ async fn a_bad_hold_or_request_is_refused_at_its_insert_with_what_is_wrong() {
     let (_dir, options, _store) = opened().await;
     let mut conn = client(&options).await;
     let cases = [
-        ("holds", "cause", "'bad luck'", "cause must be operator or a cause"),
+        ("holds", "cause", "'bad luck'", "cause must be operator, verify or a cause"),
         ("holds", "scope", "''", "scope must be"),
         ("holds", "since_at", "'now'", "since_at must be Unix milliseconds"),
         ("holds", "until_at", "-1", "until_at must be Unix milliseconds"),
@@ -83,7 +83,7 @@ async fn a_bad_hold_or_request_is_refused_at_its_insert_with_what_is_wrong() {
         ("holds", "why", "printf('%501d', 1)", "why must be text of at most 500 characters"),
         ("holds", "why", "'a' || char(27)", "without control characters"),
         ("holds", "why", "'a' || char(0)", "without control characters"),
-        ("acts", "act", "'shout'", "act must be hold, release, retry, cancel or enqueue"),
+        ("acts", "act", "'shout'", "act must be hold, release, retry, cancel, enqueue or verify"),
         ("acts", "operator", "''", "operator must be text of 1 to 100 characters"),
         ("acts", "operator", "'a' || char(133)", "operator must be text of 1 to 100 characters"),
         ("acts", "operator", "'a' || char(0)", "operator must be text of 1 to 100 characters"),
@@ -134,7 +134,7 @@ async fn every_cause_can_be_written_wherever_one_is() {
     for (n, cause) in Cause::ALL.iter().enumerate() {
         let hold = "INSERT INTO holds (scope, cause, probed_at) VALUES ('a', ?, 5)";
         sqlx::query(hold).bind(cause.as_str()).execute(&mut conn).await.unwrap();
-        if *cause == Cause::Operator {
+        if cause.is_of_a_command() {
             continue;
         }
         let request = "INSERT INTO requests (correlation_id, agent_id, deletion_ids, size, claimed_at, fault)

@@ -174,10 +174,10 @@ async fn the_json_has_what_the_readme_says_and_all_of_it() {
     for name in &found {
         assert!(page.contains(&format!("`{name}`")), "docs/reference-status-json.md has no {name}");
     }
-    assert_eq!(found.len(), 66, "{found:?}");
+    assert_eq!(found.len(), 68, "{found:?}");
     assert_eq!(
         all["rows"],
-        serde_json::json!({"pending": 1_141, "due": 1_107, "deleted": 100, "absent": 3, "dead": 12})
+        serde_json::json!({"pending": 1_141, "due": 1_107, "deleted": 100, "absent": 3, "dead": 12, "verified": 0})
     );
     assert_eq!(all["agents"].as_array().unwrap().len(), 22, "all of them");
     assert_eq!(all["agents"][0]["agent_id"], "a");

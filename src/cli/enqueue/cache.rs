@@ -1,9 +1,8 @@
 //! `enqueue --from-cache`: what an agent's remote cache contains.
 
-use std::{pin::pin, process::ExitCode, thread};
+use std::{pin::pin, process::ExitCode};
 
 use anyhow::Context as _;
-use tokio::sync::oneshot;
 
 use super::{
     EnqueueArgs, already,
@@ -16,7 +15,7 @@ use crate::{
         listing::{Found, Lister},
         rng,
         signals::{Signal, stopped},
-        terminal::{ask, progress, say, warn_person, will_ask},
+        terminal::{ask_aside, progress, say, warn_person, will_ask},
         times::{plural, show_count, show_text, show_time},
     },
     config::Config,
@@ -90,15 +89,6 @@ pub(super) async fn from_cache(
 fn nothing_done(signal: Signal, when: &str) -> ExitCode {
     warn_person(&format!("sweeper: stopped by {} {when}; nothing was enqueued", signal.name()));
     signal.exit_code()
-}
-
-/// Asks on a thread of its own, because reading the answer cannot be cancelled by a signal. The thread is not joined.
-async fn ask_aside(question: String) -> Result<bool, Failure> {
-    let (tell, told) = oneshot::channel();
-    let thread = thread::Builder::new().name("question".to_owned());
-    // If the receiver is gone, the process is ending.
-    thread.spawn(move || drop(tell.send(ask(&question)))).context("ask")?;
-    told.await.context("ask")?
 }
 
 /// Prints what would be deleted, and what the listing left out.

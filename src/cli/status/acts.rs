@@ -62,7 +62,7 @@ fn what(act: &Act) -> String {
             return format!("{}{detail}", plural(act.rows, "hold", "holds"));
         }
         Some(ActKind::Hold | ActKind::Release) => String::new(),
-        Some(ActKind::Retry | ActKind::Cancel | ActKind::Enqueue) | None => {
+        Some(ActKind::Retry | ActKind::Cancel | ActKind::Enqueue | ActKind::Verify) | None => {
             format!("{} of ", plural(act.rows, "row", "rows"))
         }
     };

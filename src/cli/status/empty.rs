@@ -11,10 +11,7 @@ use crate::{
         times::{plural, show_count},
     },
     durations,
-    model::{
-        hold::HoldRow,
-        outcome::{Cause, Scope},
-    },
+    model::{hold::HoldRow, outcome::Scope},
     queue::report::Standing,
 };
 
@@ -103,7 +100,7 @@ fn causes(standing: &Standing) -> String {
 }
 
 fn by_probe(standing: &Standing) -> impl Iterator<Item = &HoldRow> {
-    standing.holds.iter().filter(|hold| hold.cause != Cause::Operator && !needs_a_person(hold))
+    standing.holds.iter().filter(|hold| !hold.cause.is_of_a_command() && !needs_a_person(hold))
 }
 
 fn scopes<'a>(mut agents: impl Iterator<Item = &'a AgentReport>) -> String {

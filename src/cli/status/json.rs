@@ -27,6 +27,7 @@ pub(super) struct Report {
     pub(super) leadership: Option<LeadershipReport>,
     pub(super) inbox: Option<InboxReport>,
     pub(super) rows: Rows,
+    pub(super) verified_at: Option<i64>,
     pub(super) waits: Vec<WaitReport>,
     pub(super) in_flight: InFlight,
     pub(super) oldest_due_s: f64,
@@ -104,6 +105,7 @@ pub(super) struct Rows {
     pub(super) deleted: u64,
     pub(super) absent: u64,
     pub(super) dead: u64,
+    pub(super) verified: u64,
 }
 
 /// Pending rows, by what they wait for.
@@ -176,7 +178,7 @@ impl Report {
         standing: &Standing,
         now: Timestamp,
     ) -> Self {
-        let Standing { pending, due, deleted, absent, dead, recent, .. } = standing;
+        let recent = standing.recent;
         let ended_per_minute = per_minute(recent.ended, recent.span);
         let outlook = Outlook::new(standing, ended_per_minute, now);
         let rest_empty_in_s = outlook.rest_in.map(|span| span.as_secs());
@@ -215,7 +217,8 @@ impl Report {
             daemon: DaemonReport::new(standing),
             leadership: standing.daemon.leadership.as_ref().map(LeadershipReport::new),
             inbox: standing.inbox.map(InboxReport::new),
-            rows: Rows { pending: *pending, due: *due, deleted: *deleted, absent: *absent, dead: *dead },
+            rows: Rows::new(standing),
+            verified_at: standing.verified.last_at.map(|at| at.0),
             waits: waits.iter().map(WaitReport::new).collect(),
             in_flight: InFlight { requests: standing.requests_in_flight, rows: standing.rows_in_flight },
             oldest_due_s: seconds(standing.oldest_due),
@@ -234,6 +237,13 @@ impl Report {
             outlook,
             settings: standing.daemon.introduction.as_ref().and_then(|said| said.in_effect),
         }
+    }
+}
+
+impl Rows {
+    fn new(standing: &Standing) -> Self {
+        let Standing { pending, due, deleted, absent, dead, verified, .. } = *standing;
+        Self { pending, due, deleted, absent, dead, verified: verified.rows }
     }
 }
 

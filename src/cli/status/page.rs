@@ -19,11 +19,7 @@ use crate::{
         version,
     },
     durations,
-    model::{
-        clock::Timestamp,
-        hold::HoldRow,
-        outcome::{Cause, Scope},
-    },
+    model::{clock::Timestamp, hold::HoldRow, outcome::Scope},
     printable,
     queue::report::{INBOX, Standing},
 };
@@ -166,7 +162,7 @@ fn daemon(report: &Report, now: Timestamp) -> String {
 
 /// The number of rows in each state, and what the pending ones wait for.
 fn row_lines(report: &Report, is_short: bool, now: Timestamp) -> Vec<String> {
-    let Rows { pending, due, deleted, absent, dead } = &report.rows;
+    let Rows { pending, due, deleted, absent, dead, verified } = &report.rows;
     let oldest = match due {
         0 => String::new(),
         _ => format!(", the oldest for {}", durations::show_roughly(Duration::from_secs_f64(report.oldest_due_s))),
@@ -184,7 +180,9 @@ fn row_lines(report: &Report, is_short: bool, now: Timestamp) -> Vec<String> {
         })
         .unzip();
     let settled = [row("deleted", deleted, ""), row("absent", absent, ""), row("dead", dead, "")];
-    let settled = settled.into_iter().take(if is_short { 0 } else { usize::MAX });
+    let last = report.verified_at.map(|at| format!("of these, not in the cache {}", show_time(Timestamp(at))));
+    let verified = last.map(|last| row("verified", verified, &last));
+    let settled = settled.into_iter().chain(verified).take(if is_short { 0 } else { usize::MAX });
     let inbox = report.inbox.as_ref().map(|inbox| {
         let oldest = durations::show_roughly(Duration::from_secs_f64(inbox.oldest_s));
         let note = format!("not taken in by the leader yet, the oldest for {oldest}");
@@ -202,7 +200,8 @@ fn row_lines(report: &Report, is_short: bool, now: Timestamp) -> Vec<String> {
             Reason::Daemon | Reason::Concurrency | Reason::Rate | Reason::Gathering | Reason::DueLater => continue,
         };
     }
-    if let Some(line) = lines.last_mut().filter(|_| *dead > 0 && !is_short) {
+    let dead_line = lines.len().saturating_sub(1 + usize::from(report.verified_at.is_some()));
+    if let Some(line) = lines.get_mut(dead_line).filter(|_| *dead > 0 && !is_short) {
         *line = styled(RED, &line);
     }
     lines
@@ -362,7 +361,7 @@ pub(in crate::cli) fn hold_lines<'h>(holds: impl IntoIterator<Item = &'h HoldRow
         };
         let until = match hold.until_at {
             None => "somebody lifts it".to_owned(),
-            Some(at) if at <= now && hold.cause == Cause::Operator => "it is over".to_owned(),
+            Some(at) if at <= now && hold.cause.is_of_a_command() => "it is over".to_owned(),
             Some(at) if at <= now => "the next request probes".to_owned(),
             Some(at) => format!("in {}", durations::show_roughly(at.since(now))),
         };

@@ -3,11 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    model::{
-        clock::Timestamp,
-        hold::HoldRow,
-        outcome::{Cause, Scope},
-    },
+    model::{clock::Timestamp, hold::HoldRow, outcome::Scope},
     queue::report::{AgentStanding, Standing},
 };
 
@@ -66,7 +62,7 @@ pub(super) fn hold_on<'h>(holds: &'h [HoldRow], agent: &str, now: Timestamp) -> 
 
 /// Whether a hold of the daemon's is in force, which ends only when a probe gets through.
 pub(super) fn is_probed(holds: &[HoldRow], agent: &str, now: Timestamp) -> bool {
-    holds.iter().any(|hold| concerns(hold, agent) && !hold.is_over(now) && hold.cause != Cause::Operator)
+    holds.iter().any(|hold| concerns(hold, agent) && !hold.is_over(now) && !hold.cause.is_of_a_command())
 }
 
 /// The number of pending rows that wait for the hold.

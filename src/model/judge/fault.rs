@@ -47,7 +47,8 @@ impl Case<'_> {
             | Cause::ApiFailed
             | Cause::ApiContradicted
             | Cause::ApiSilent
-            | Cause::Operator => self.whole(fault, Some(self.hold(self.agent(), cause, HoldEnd::ByStreak))),
+            | Cause::Operator
+            | Cause::Verify => self.whole(fault, Some(self.hold(self.agent(), cause, HoldEnd::ByStreak))),
         }
     }
 

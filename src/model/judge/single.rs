@@ -52,7 +52,8 @@ impl Case<'_> {
             | Cause::Lost
             | Cause::Unreachable
             | Cause::Untrusted
-            | Cause::Operator => false,
+            | Cause::Operator
+            | Cause::Verify => false,
         }
     }
 

@@ -48,7 +48,7 @@ impl Case<'_> {
                 Cause::ServerError | Cause::Garbled | Cause::Lost => self.may_die_of_a_fault(row),
                 Cause::Contract => !fault.is_of_the_whole_api() && self.may_die_of_a_fault(row),
                 Cause::Throttled => !fault.is_too_much() && self.may_die_of_a_fault(row),
-                Cause::ApiFailed | Cause::ApiContradicted | Cause::ApiSilent | Cause::Operator => false,
+                Cause::ApiFailed | Cause::ApiContradicted | Cause::ApiSilent | Cause::Operator | Cause::Verify => false,
                 Cause::Unauthorized | Cause::Forbidden | Cause::UnknownAgent => false,
                 Cause::Unreachable | Cause::Untrusted => false,
             },

@@ -94,6 +94,28 @@ fn the_same_hold_that_a_person_places_once_more_is_no_news() {
 }
 
 #[test]
+fn the_hold_of_a_verify_ends_like_a_person_s_beside_a_person_s_and_is_told_once() {
+    let mut holds = holds();
+    let (person, verify) = (operator(on("a"), Some(at(5))), row(on("a"), Cause::Verify, Some(at(3))));
+    holds.load(vec![person.clone(), verify.clone()]);
+    // It is renewed while the cache is listed.
+    let renewed = HoldRow { until_at: Some(at(5)), ..verify.clone() };
+    assert_eq!(holds.load(vec![person.clone(), renewed.clone()]), []);
+    let anothers = HoldRow { since_at: at(1), ..renewed };
+    assert_eq!(holds.load(vec![person, anothers.clone()]), [news(&anothers)]);
+    assert_eq!(holds.lift_idle(|_| false, 9), [], "the agent has no rows that could probe it, and it needs none");
+    assert_eq!(holds.put_clock_right(Timestamp(5)), []);
+    assert_eq!(holds.admit(&agent("a"), at(4)), Admission::Held(Some(at(5))));
+    assert_eq!(
+        (holds.admit(&agent("a"), at(5)), holds.sent(RequestId(1), &agent("a"), at(5))),
+        (Admission::Free, vec![])
+    );
+    assert_eq!(holds.over(at(5), 9), [on("a"), on("a")]);
+    let gone = [Cause::Operator, Cause::Verify].map(|cause| lifted(on("a"), cause, Some(at(5))));
+    assert_eq!((holds.forget_over(at(5), 9), holds.count()), (gone.to_vec(), 0));
+}
+
+#[test]
 fn of_two_rows_that_last_equally_long_the_first_counts_each_time() {
     let first = operator(on("a"), Some(at(9)));
     let second = HoldRow { repeats: 3, ..first.clone() };

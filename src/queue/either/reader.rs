@@ -11,8 +11,8 @@ use crate::{
     queue::{
         postgres,
         report::{
-            Enqueuers, LabelStanding, ListedRow, Listing, Outlook, Record, Records, Remaining, SharedLimits, Standing,
-            Story, WishStanding,
+            Activity, Enqueuers, LabelStanding, ListedRow, Listing, Outlook, Record, Records, Remaining, SharedLimits,
+            Standing, Story, WishStanding,
         },
         sqlite,
     },
@@ -134,6 +134,22 @@ impl Reader {
     /// If the engine fails.
     pub async fn enqueuers(&mut self) -> Result<Enqueuers, StoreError> {
         with!(self, enqueuers())
+    }
+
+    /// What the daemon does for `agent`: the requests without an answer, and those with a higher number than `after`.
+    ///
+    /// # Errors
+    /// If the engine fails.
+    pub async fn activity(&mut self, agent: &AgentId, after: i64) -> Result<Activity, StoreError> {
+        with!(self, activity(agent, after))
+    }
+
+    /// The correlation IDs of those of these requests that are kept.
+    ///
+    /// # Errors
+    /// If the engine fails.
+    pub async fn correlation_ids(&mut self, requests: &[i64]) -> Result<Vec<(i64, String)>, StoreError> {
+        with!(self, correlation_ids(requests))
     }
 
     /// How the wishes with this label stand, or those of them for one agent; `None` if there is none. Reads all of them.

@@ -49,7 +49,8 @@ const PRODUCED: &str = "agent_id, entry_id, priority, due_at, label";
 const PRODUCER: [&str; 2] =
     ["SELECT, INSERT (PRODUCED) ON sweeper.deletions", "SELECT ON sweeper.holds, sweeper.daemon"];
 
-/// For all commands. What `sweeper retry` changes of a row is what the leader knows of its attempts.
+/// For all commands. What `sweeper retry` and `sweeper verify` change of a row is what the leader knows of its attempts, and what was
+/// verified.
 const OPERATOR: [&str; 6] = [
     "SELECT ON ALL TABLES IN SCHEMA sweeper",
     "INSERT (PRODUCED), UPDATE (state, attempts, due_at, batch_max, asks, request_id, first_fault, evidence, settled_at, verified_at), \

@@ -67,7 +67,7 @@ impl HoldWrites {
             }
         }
         let ours: Vec<&str> =
-            Cause::ALL.into_iter().filter(|cause| *cause != Cause::Operator).map(Cause::as_str).collect();
+            Cause::ALL.into_iter().filter(|cause| !cause.is_of_a_command()).map(Cause::as_str).collect();
         for (scopes, now) in &self.over {
             let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
             let lifted = sqlx::query(LIFT_OVER).bind(now.0).bind(&ours).bind(&scopes).execute(&mut *conn).await?;

@@ -6,6 +6,7 @@ mod leadership;
 mod listed;
 mod plan;
 mod records;
+mod requests;
 mod standing;
 mod wishes;
 
@@ -30,8 +31,8 @@ use crate::{
         label::Label,
     },
     queue::report::{
-        Enqueuers, LabelStanding, ListedRow, Listing, Outlook, Record, Records, Remaining, SharedLimits, Standing,
-        Story, WishStanding, concerning,
+        Activity, Enqueuers, LabelStanding, ListedRow, Listing, Outlook, Record, Records, Remaining, SharedLimits,
+        Standing, Story, WishStanding, concerning,
     },
 };
 
@@ -182,6 +183,24 @@ impl Reader {
     /// If the server fails.
     pub async fn enqueuers(&mut self) -> Result<Enqueuers, StoreError> {
         self.look("read the acts", records::enqueuers).await
+    }
+
+    /// What the leader does for `agent`: the requests without an answer, and those with a higher number than `after`.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn activity(&mut self, agent: &AgentId, after: i64) -> Result<Activity, StoreError> {
+        let read = async |conn: &mut PgConnection| requests::activity(conn, agent, after).await;
+        self.walk("look for requests", read).await
+    }
+
+    /// The correlation IDs of those of these requests that are kept.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn correlation_ids(&mut self, requests: &[i64]) -> Result<Vec<(i64, String)>, StoreError> {
+        let read = async |conn: &mut PgConnection| requests::correlation_ids(conn, requests).await;
+        self.walk("look for requests", read).await
     }
 
     /// How the wishes with this label stand, or those of them for one agent; `None` if there is none. Reads all of them.

@@ -103,7 +103,7 @@ pub(super) fn hold_row(row: &PgRow) -> Option<HoldRow> {
         agent => Scope::Agent(AgentId::parse(agent).ok()?),
     };
     let cause = row.try_get(1).ok().and_then(Cause::parse).unwrap_or(Cause::Operator);
-    let why: Option<&str> = row.try_get(6).ok().flatten().filter(|_| cause == Cause::Operator);
+    let why: Option<&str> = row.try_get(6).ok().flatten().filter(|_| cause.is_of_a_command());
     let at = |column: usize| row.try_get::<Option<i64>, _>(column).ok().flatten().map(Timestamp);
     Some(HoldRow {
         scope,

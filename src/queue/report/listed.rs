@@ -50,6 +50,10 @@ pub struct ListedRow {
     pub created_at: Option<Timestamp>,
     /// When it ended.
     pub settled_at: Option<Timestamp>,
+    /// When a listing of the agent's whole cache last did not have it.
+    pub verified_at: Option<Timestamp>,
+    /// The last request that gave it a verdict.
+    pub request: Option<i64>,
     /// The row's last label, or that of the wish.
     pub label: Option<String>,
     /// When the wish was wished.

@@ -29,6 +29,8 @@ pub struct Standing {
     pub absent: u64,
     /// Dead rows.
     pub dead: u64,
+    /// Which settled rows were verified.
+    pub verified: Verified,
     /// The wishes that the leader has not taken in yet; `None`: this engine has no inbox. They are in no other count.
     pub inbox: Option<Inbox>,
     /// For how long the oldest due row has been due, of the two rows of each lane that are read.
@@ -129,6 +131,15 @@ pub struct Inbox {
     pub oldest: Duration,
 }
 
+/// The settled rows whose entries a listing of their agent's whole cache did not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// The number of rows.
+    pub rows: u64,
+    /// The time of the last listing.
+    pub last_at: Option<Timestamp>,
+}
+
 /// Dead rows with one cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadRows {
@@ -161,6 +172,7 @@ pub(in crate::queue) struct Seen {
     pub(in crate::queue) waiting: Vec<(String, Duration)>,
     pub(in crate::queue) deleted: u64,
     pub(in crate::queue) absent: u64,
+    pub(in crate::queue) verified: Verified,
     pub(in crate::queue) causes: Vec<DeadRows>,
     pub(in crate::queue) requests_in_flight: u64,
     pub(in crate::queue) rows_in_flight: u64,
@@ -214,6 +226,7 @@ impl Standing {
             due: agents.iter().map(|agent| agent.due).sum(),
             deleted: seen.deleted,
             absent: seen.absent,
+            verified: seen.verified,
             dead: seen.causes.iter().map(|dead| dead.rows).sum(),
             inbox: seen.inbox,
             oldest_due,

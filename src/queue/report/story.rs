@@ -21,6 +21,8 @@ pub struct Story {
     pub created_at: Timestamp,
     /// When it reached its end.
     pub settled_at: Option<Timestamp>,
+    /// When a listing of the agent's whole cache last did not have it.
+    pub verified_at: Option<Timestamp>,
     /// The requests that had it, as far as they are kept, oldest first.
     pub requests: Vec<SentRequest>,
     /// The holds that it waits for.

@@ -55,7 +55,7 @@ impl Transaction<'_> {
     /// Removes the holds on `scopes` that people placed and that are over. A hold that a person has since prolonged stays.
     pub(super) async fn lift_those_over(&mut self, scopes: &[Scope], now: Timestamp) -> Result<(), StoreError> {
         let ours: Vec<&str> =
-            Cause::ALL.into_iter().filter(|cause| *cause != Cause::Operator).map(Cause::as_str).collect();
+            Cause::ALL.into_iter().filter(|cause| !cause.is_of_a_command()).map(Cause::as_str).collect();
         let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
         let (ours, scopes) = (json(&ours), json(&scopes));
         let query = sqlx::query(LIFT_OVER).bind(now.0).bind(&ours).bind(&scopes);

@@ -5,6 +5,7 @@ mod backlog;
 mod listed;
 mod plan;
 mod records;
+mod requests;
 mod standing;
 mod story;
 mod wishes;

@@ -48,7 +48,7 @@ pub(super) fn hold_row(row: &SqliteRow) -> Option<HoldRow> {
         agent => Scope::Agent(AgentId::parse(agent).ok()?),
     };
     let cause = row.try_get(1).ok().and_then(Cause::parse).unwrap_or(Cause::Operator);
-    let why: Option<&str> = row.try_get(6).ok().flatten().filter(|_| cause == Cause::Operator);
+    let why: Option<&str> = row.try_get(6).ok().flatten().filter(|_| cause.is_of_a_command());
     Some(HoldRow {
         scope,
         cause,

@@ -1,6 +1,9 @@
 //! The rights of producers and operators, and `sweeper grant`, which gives them.
 
-use audio_cache_sweeper::queue::{Queue as _, postgres::Grant};
+use audio_cache_sweeper::{
+    queue::{Queue as _, postgres::Grant},
+    sandbox::Options,
+};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
@@ -9,7 +12,7 @@ use super::{
 };
 use crate::{
     cluster::{OWNER, cluster},
-    daemon::sweeper,
+    daemon::{configure, finish, sandbox, sweeper},
     engines::postgres::Postgres,
     enqueue::fed,
     suite::{
@@ -287,4 +290,28 @@ async fn a_role_that_may_not_enqueue_is_told_which_right_of_a_producer_it_lacks(
     let (code, _, err) = fed(scene.command_of("reads_only", &["enqueue", "--agent", "a", "1"]), "");
     assert!(code == 3 && err.contains("permission denied for table deletions"), "{err}");
     assert!(err.trim_end().ends_with("`sweeper grant --producer reads_only`"), "{err}");
+}
+
+#[tokio::test]
+async fn an_operator_may_verify_and_reopen_what_is_still_there() {
+    let Some(mut scene) = commands::scene().await else { return };
+    let database = scene.engine.database.name().to_owned();
+    make_role("verifier", &database).await;
+    assert_eq!(scene.run(&["grant", "--operator", "verifier", "--apply"]).0, 0);
+    let rows = "INSERT INTO deletions (agent_id, entry_id, state, settled_at) VALUES ('a', '1', 'deleted', 5), ('a', 'x', 'absent', 5);
+        INSERT INTO wishes (label, agent_id, entry_id, wished_at, state, closed_at) VALUES ('T', 'a', '1', 1, 'deleted', 5);
+        UPDATE deletions SET label = 'T' WHERE entry_id = '1'";
+    scene.engine.execute(rows).await;
+    let sandbox = sandbox(Options { agents: vec![("a".to_owned(), 1)], ..Options::default() }).await;
+    let command = scene.command_of("verifier", &["verify", "--agent", "a", "--requeue", "--yes", "--as", "bea"]);
+    let (code, out, err) = finish(configure(command, &sandbox)).await;
+    assert!(
+        code == 1 && err.is_empty() && out.contains("verified 1 row") && out.ends_with("reopened 1\n"),
+        "{out}{err}"
+    );
+    let found =
+        "SELECT concat_ws(' ', entry_id, state, verified_at IS NOT NULL, label) FROM deletions ORDER BY entry_id";
+    assert_eq!(scene.texts(found).await, "1 pending f T x absent t");
+    assert_eq!(scene.texts("SELECT coalesce(state, 'open') FROM wishes").await, "open");
+    assert_eq!(scene.acts().await, "bea verify a 1 true; bea retry a 1 true");
 }

@@ -13,8 +13,8 @@ use crate::{
 
 /// $1 agent; $2 entry
 const ROW: &str = "
-SELECT id, state, priority, attempts::bigint, maybe_done, last_cause, due_at, created_at, settled_at FROM deletions_known
-WHERE agent_id = $1 AND entry_id = $2";
+SELECT id, state, priority, attempts::bigint, maybe_done, last_cause, due_at, created_at, settled_at, verified_at
+FROM deletions_known WHERE agent_id = $1 AND entry_id = $2";
 
 /// $1 agent; $2 entry. What the leader will make of the wishes for an entry that it does not know yet.
 const WISHES: &str = "
@@ -56,6 +56,7 @@ pub(super) async fn story(
         due_at: time(&waiting, 2),
         created_at: time(&waiting, 3),
         settled_at: None,
+        verified_at: None,
         requests: requests.iter().map(request).collect(),
         wishes: wishes::of_entry(conn, agent, entry).await?,
         holds: concerning(listing::holds(conn).await?, Some(agent)),
@@ -78,6 +79,7 @@ fn of_row(row: &PgRow, story: Story) -> Story {
         due_at: time(row, 6),
         created_at: time(row, 7),
         settled_at: at(row, 8),
+        verified_at: at(row, 9),
         ..story
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 macro_rules! columns {
     () => {
         "id, agent_id, entry_id, state, last_cause, attempts::bigint, priority, batch_max::bigint, due_at, created_at, settled_at,
-        label, NULL::bigint AS wished_at, NULL::text AS closed_by, '' AS place"
+        label, NULL::bigint AS wished_at, NULL::text AS closed_by, '' AS place, request_id, verified_at"
     };
 }
 
@@ -72,7 +72,8 @@ SELECT last_cause FROM deletions_known WHERE state = 'dead' AND last_cause > $1 
 const OF_LABEL: &str = page!(
     "SELECT known.id, wished.agent_id, wished.entry_id, coalesce(wished.state, 'pending') AS state,
         CASE WHEN wished.state IS NULL OR wished.state = known.state THEN last_cause END AS last_cause, attempts::bigint, priority,
-        batch_max::bigint, due_at, created_at, closed_at AS settled_at, wished.label, wished_at, closed_by, '' AS place
+        batch_max::bigint, due_at, created_at, closed_at AS settled_at, wished.label, wished_at, closed_by, '' AS place,
+        request_id, CASE WHEN wished.state = known.state THEN verified_at END AS verified_at
     FROM (SELECT * FROM wishes WHERE label = $5 AND (agent_id, entry_id) > ($6, $7)
         ORDER BY label, agent_id, entry_id LIMIT $1) AS wished
     LEFT JOIN LATERAL (
@@ -85,7 +86,7 @@ const OF_LABEL: &str = page!(
 const INBOX: &str = page!(
     "SELECT id, agent_id, entry_id, state, NULL::text AS last_cause, attempts::bigint, priority, batch_max::bigint, due_at,
         created_at, settled_at, label, CASE WHEN $5::text IS NOT NULL THEN created_at END AS wished_at, NULL::text AS closed_by,
-        ctid::text AS place
+        ctid::text AS place, request_id, verified_at
     FROM deletions_new WHERE ctid > $6::text::tid AND ($5::text IS NULL OR label = $5) LIMIT $1"
 );
 /// The place before the first one.
@@ -159,6 +160,8 @@ fn listed_row(row: &PgRow) -> ListedRow {
         due_at: time("due_at"),
         created_at: at(row, 9),
         settled_at: at(row, 10),
+        verified_at: time("verified_at"),
+        request: value(row, "request_id"),
         label: text(row, 11),
         wished_at: time("wished_at"),
         closed_by: text(row, 13),

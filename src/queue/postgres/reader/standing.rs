@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{clock::Timestamp, deletion::AgentId},
-    queue::report::{DeadRows, Inbox, NEWEST_REQUESTS, Newest, Seen},
+    queue::report::{DeadRows, Inbox, NEWEST_REQUESTS, Newest, Seen, Verified},
 };
 
 /// The acts that are read.
@@ -23,10 +23,11 @@ const SHOWN_ACTS: i64 = 3;
 
 /// Reads the whole table: no index follows the states of settled rows.
 const SETTLED: &str = "
-SELECT count(*) FILTER (WHERE state = 'deleted'), count(*) FILTER (WHERE state = 'absent') FROM deletions_known";
+SELECT count(*) FILTER (WHERE state = 'deleted'), count(*) FILTER (WHERE state = 'absent'), count(verified_at), max(verified_at)
+FROM deletions_known";
 /// $1 agent
 const SETTLED_OF_AGENT: &str = "
-SELECT count(*) FILTER (WHERE state = 'deleted'), count(*) FILTER (WHERE state = 'absent')
+SELECT count(*) FILTER (WHERE state = 'deleted'), count(*) FILTER (WHERE state = 'absent'), count(verified_at), max(verified_at)
 FROM deletions_known WHERE agent_id = $1";
 
 /// $1 agent or NULL
@@ -91,6 +92,7 @@ pub(super) async fn seen(
         waiting,
         deleted: count(&settled, 0),
         absent: count(&settled, 1),
+        verified: Verified { rows: count(&settled, 2), last_at: at(&settled, 3) },
         causes: causes.collect(),
         requests_in_flight: count(&in_flight, 0),
         rows_in_flight: count(&in_flight, 1),

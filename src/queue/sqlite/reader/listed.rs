@@ -16,7 +16,7 @@ use crate::{
 macro_rules! columns {
     () => {
         "id, agent_id, entry_id, state, last_cause, attempts, priority, batch_max, due_at, created_at, settled_at, label,
-        NULL AS wished_at, NULL AS closed_by"
+        NULL AS wished_at, NULL AS closed_by, request_id, verified_at"
     };
 }
 
@@ -77,7 +77,8 @@ const NEXT_CAUSE: &str =
 pub(in crate::queue::sqlite) const OF_LABEL: &str = page!(
     "SELECT deletions.id, wished.agent_id, wished.entry_id, coalesce(wished.state, 'pending') AS state,
         CASE WHEN wished.state IS NULL OR wished.state = deletions.state THEN last_cause END AS last_cause, attempts, priority,
-        batch_max, due_at, created_at, closed_at AS settled_at, wished.label, wished_at, closed_by
+        batch_max, due_at, created_at, closed_at AS settled_at, wished.label, wished_at, closed_by,
+        request_id, CASE WHEN wished.state = deletions.state THEN verified_at END AS verified_at
     FROM (SELECT * FROM wishes WHERE label = ?5 AND (agent_id, entry_id) > (?6, ?7) ORDER BY agent_id, entry_id LIMIT ?1) AS wished
     LEFT JOIN deletions ON deletions.agent_id = wished.agent_id AND deletions.entry_id = wished.entry_id
     ORDER BY wished.agent_id, wished.entry_id"
@@ -168,6 +169,8 @@ fn listed_row(row: &SqliteRow) -> ListedRow {
         due_at: time("due_at"),
         created_at: time("created_at"),
         settled_at: time("settled_at"),
+        verified_at: time("verified_at"),
+        request: value(row, "request_id"),
         label: text(row, 11),
         wished_at: time("wished_at"),
         closed_by: text(row, 13),

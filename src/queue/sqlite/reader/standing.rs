@@ -13,16 +13,17 @@ use super::{
 use crate::{
     model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, outcome::Cause},
     queue::{
-        report::{Daemon, DeadRows, NEWEST_REQUESTS, Newest, Seen},
+        report::{Daemon, DeadRows, NEWEST_REQUESTS, Newest, Seen, Verified},
         rows::waited,
     },
 };
 
 /// Reads the whole table: no index follows the states of settled rows.
-const SETTLED: &str = "SELECT sum(state = 'deleted'), sum(state = 'absent') FROM deletions";
+const SETTLED: &str = "
+SELECT sum(state = 'deleted'), sum(state = 'absent'), count(verified_at), max(verified_at) FROM deletions";
 /// ?1 agent
 const SETTLED_OF_AGENT: &str = "
-SELECT sum(state = 'deleted'), sum(state = 'absent') FROM deletions WHERE agent_id = ?1";
+SELECT sum(state = 'deleted'), sum(state = 'absent'), count(verified_at), max(verified_at) FROM deletions WHERE agent_id = ?1";
 
 /// Two rows of each lane: the one that goes next, and the first with a due time. A release gives a row a new due time, and rows that
 /// were enqueued since, which are due since 0, go before it. O(lanes).
@@ -107,6 +108,7 @@ pub(super) async fn seen(
         waiting,
         deleted: count(&settled, 0),
         absent: count(&settled, 1),
+        verified: Verified { rows: count(&settled, 2), last_at: value(&settled, 3).map(Timestamp) },
         causes: causes.collect(),
         requests_in_flight: count(&in_flight, 0),
         rows_in_flight: count(&in_flight, 1),

@@ -13,7 +13,7 @@ use crate::{
 
 /// ?1 agent; ?2 entry
 const ROW: &str = "
-SELECT id, state, priority, attempts, maybe_done, last_cause, due_at, created_at, settled_at FROM deletions
+SELECT id, state, priority, attempts, maybe_done, last_cause, due_at, created_at, settled_at, verified_at FROM deletions
 WHERE agent_id = ?1 AND entry_id = ?2";
 
 /// ?1 the row's id. Requests have no index by row, because every claim would pay for that, so the whole table is read. Only a request
@@ -61,6 +61,7 @@ pub(super) async fn story(
         due_at: time(&row, 6),
         created_at: time(&row, 7),
         settled_at: value(&row, 8).map(Timestamp),
+        verified_at: value(&row, 9).map(Timestamp),
         requests: requests.collect(),
         wishes: wishes(conn, agent, entry).await?,
         holds: concerning(holds(conn).await?, Some(agent)),
