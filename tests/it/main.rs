@@ -42,6 +42,7 @@ mod older;
 mod outside;
 mod owner;
 mod pace;
+mod packages;
 mod paths;
 mod plan;
 mod postgres;
