@@ -1,4 +1,4 @@
-//! Everything for those who watch the daemon: logs, metrics, health, and the service manager.
+//! Everything for those who watch the daemon: logs, metrics, health, the service manager, and the state of the queue in words.
 
 pub mod telemetry;
 
@@ -9,3 +9,5 @@ pub mod metrics;
 pub mod supervisor;
 
 pub mod http;
+
+pub(crate) mod report;

@@ -13,7 +13,6 @@ use super::{
 };
 use crate::{
     config::Config,
-    durations,
     model::{
         clock::{Clock, Timestamp},
         deletion::{AgentId, EntryId},
@@ -24,6 +23,7 @@ use crate::{
         report::{INBOX, SentRequest, Story, WishStanding},
         sqlite::twice_if_damaged,
     },
+    watch::report::story::{answer, due, end, in_inbox, kind, label, state, verdict},
 };
 
 const EXAMPLES: &str = "\
@@ -101,7 +101,7 @@ fn history(agent: &AgentId, entry: &str, story: &Story, now: Timestamp) -> Vec<S
     } else if story.due_at > now {
         lines.push(format!("  due {}", show_time(story.due_at)));
     }
-    lines.extend(story.in_inbox_since.map(|since| in_inbox(story, since, now)));
+    lines.extend(story.in_inbox_since.map(|since| format!("  {}", in_inbox(story, since, now))));
     lines.push(format!("  {}", plural(story.attempts.unsigned_abs(), "counted attempt", "counted attempts")));
     lines.extend(wish_lines(&story.wishes));
     if story.state == "pending" && !story.holds.is_empty() {
@@ -120,63 +120,16 @@ fn history(agent: &AgentId, entry: &str, story: &Story, now: Timestamp) -> Vec<S
 /// The wishes for an entry, a line each.
 fn wish_lines(wishes: &[WishStanding]) -> Vec<String> {
     let wish = |wish: &WishStanding| {
-        let label = if wish.label.is_empty() { "no label".to_owned() } else { format!("label {}", wish.label) };
-        let wished = show_time(wish.wished_at);
-        let end = match (&wish.state, wish.closed_at) {
-            (Some(state), Some(at)) => {
-                let by = wish.closed_by.as_ref().map_or_else(String::new, |by| format!(" by {}", show_text(by, 100)));
-                format!("{state}{by} {}", show_time(at))
-            }
-            (Some(state), None) => state.clone(),
-            (None, _) => "open".to_owned(),
-        };
+        let (label, wished, end) = (label(wish), show_time(wish.wished_at), end(wish));
         printable::line(&format!("  {label}: wished {wished}, {end}")).into_owned()
     };
     let head = (!wishes.is_empty()).then(|| "wishes for this entry:".to_owned());
     head.into_iter().chain(wishes.iter().map(wish)).collect()
 }
 
-/// What waits for the leader.
-fn in_inbox(story: &Story, since: Timestamp, now: Timestamp) -> String {
-    let which = if story.state == INBOX { "in the inbox" } else { "another wish for it is in the inbox" };
-    format!("  {which} for {}: no leader has taken it in yet", durations::show_roughly(now.since(since)))
-}
-
-fn state(story: &Story) -> String {
-    let cause = story.last_cause.as_ref().map_or_else(String::new, |cause| format!(", {cause}"));
-    let unconfirmed = match (story.state.as_str(), story.maybe_done) {
-        ("dead", true) => "; unconfirmed: an attempt may have deleted it unseen",
-        ("absent", true) => "; an attempt may have deleted it unseen",
-        _ => "",
-    };
-    format!("{}{cause}{unconfirmed}", story.state)
-}
-
-fn due(story: &Story, now: Timestamp) -> String {
-    let is_on_its_way = story.requests.iter().any(|told| told.answered_at.is_none());
-    if is_on_its_way {
-        "in flight, or was when its daemon died".to_owned()
-    } else if story.due_at <= now {
-        format!("due for {}", durations::show_roughly(now.since(story.due_at.max(story.created_at))))
-    } else {
-        format!("due {}, in {}", show_time(story.due_at), durations::show_roughly(story.due_at.since(now)))
-    }
-}
-
 fn request(told: &SentRequest) -> Vec<String> {
-    let what = match told.kind.as_str() {
-        "single" => "single-entry DELETE".to_owned(),
-        _ => format!("bulk delete of {}", told.size),
-    };
-    let answer = match (told.answered_at, told.status) {
-        (None, _) => "no answer yet, or its daemon died".to_owned(),
-        (Some(at), Some(status)) => format!("{status} after {}", took(told.claimed_at, at)),
-        (Some(at), None) => format!("no answer, gave up after {}", took(told.claimed_at, at)),
-    };
-    let verdict = told.verdict.as_deref().map_or_else(String::new, |verdict| {
-        let cause = told.cause.as_ref().map_or_else(String::new, |cause| format!(" ({cause})"));
-        format!(": {verdict}{cause}")
-    });
+    let (what, answer, verdict) = (kind(told), answer(told), verdict(told));
+    let verdict = verdict.map_or_else(String::new, |verdict| format!(": {verdict}"));
     let mut lines = vec![
         format!("  {}  request {}, {what}: {answer}{verdict}", show_time(told.claimed_at), told.request),
         format!("      correlation ID {}", told.correlation_id),
@@ -188,9 +141,4 @@ fn request(told: &SentRequest) -> Vec<String> {
         lines.push(format!("      detail: {}", show_text(detail, 300)));
     }
     lines
-}
-
-fn took(from: Timestamp, to: Timestamp) -> String {
-    let took = to.since(from);
-    if took.as_secs() < 10 { format!("{} ms", took.as_millis()) } else { durations::show_roughly(took) }
 }

@@ -1,14 +1,9 @@
 //! `sweeper status`: the state of the queue, for people and for programs.
 
 mod acts;
-mod empty;
-mod json;
 mod label;
 mod layout;
-mod limits;
-mod outlook;
 mod page;
-mod why;
 
 use std::{
     future::{Future, pending},
@@ -37,9 +32,8 @@ use crate::{
     model::{clock::Clock, deletion::AgentId, label::Label},
     printable,
     queue::{either::Reader, report::Standing, sqlite::twice_if_damaged},
+    watch::report::json::Report,
 };
-pub(super) use json::InboxReport;
-use json::Report;
 pub(super) use page::hold_lines;
 
 const EXAMPLES: &str = "\

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use crate::{durations, model::clock::Timestamp, printable};
+pub(super) use crate::watch::report::figures::{plural, show_count, show_text, show_time};
+use crate::{durations, model::clock::Timestamp};
 
 /// The longest duration that can be given: a hundred years.
 const MAX_SPAN: Duration = Duration::from_secs(36_500 * 86_400);
@@ -79,16 +80,6 @@ impl Moment {
     }
 }
 
-/// The time as `2026-11-24 10:00:00 UTC`.
-pub(super) fn show_time(at: Timestamp) -> String {
-    at.civil().map_or_else(|| format!("{at} ms"), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
-}
-
-/// The time as `2026-11-24T10:00:00.000Z` (RFC 3339).
-pub(super) fn rfc3339(at: Timestamp) -> String {
-    at.civil().map_or_else(|| at.to_string(), |at| at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
-}
-
 /// The time as `2026-11-24 10:00 UTC (11:00 here)`. `zone`: the reader's. Seconds are shown unless they are 0.
 pub(super) fn show_both(at: Timestamp, zone: &TimeZone) -> String {
     let Some(utc) = at.civil() else { return format!("{at} ms") };
@@ -99,12 +90,6 @@ pub(super) fn show_both(at: Timestamp, zone: &TimeZone) -> String {
         format!(" ({} here)", here.strftime(&format!("{date}{clock}")))
     });
     format!("{} UTC{here}", utc.strftime(&format!("%Y-%m-%d {clock}")))
-}
-
-/// The time of day as `10:00:00 UTC`, or the whole time if it is not today.
-pub(super) fn show_clock(at: Timestamp, now: Timestamp) -> String {
-    let civil = at.civil().filter(|civil| now.civil().is_some_and(|now| now.date() == civil.date()));
-    civil.map_or_else(|| show_time(at), |civil| civil.strftime("%H:%M:%S UTC").to_string())
 }
 
 /// A due time as `due 2027-03-28 02:30 UTC (03:30 here), in 122 days`. `zone`: the reader's.
@@ -119,34 +104,6 @@ pub(super) fn show_due(due: Timestamp, now: Timestamp, zone: &TimeZone) -> Strin
         days => format!("in {} days", show_count(days)),
     };
     format!("due {}, {when}", show_both(due, zone))
-}
-
-/// The number as `12,345`.
-pub(super) fn show_count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// The number with its noun: `1 row`, `12,345 rows`.
-pub(super) fn plural(n: u64, one: &str, many: &str) -> String {
-    format!("{} {}", show_count(n), if n == 1 { one } else { many })
-}
-
-/// Text from outside for a terminal: on one line, with harmful characters escaped, and cut to `most` characters.
-pub(super) fn show_text(text: &str, most: usize) -> String {
-    let mut clean: String = printable::line(text).chars().take(most + 1).collect();
-    if clean.chars().count() > most {
-        clean = clean.chars().take(most.saturating_sub(1)).collect();
-        clean.push('…');
-    }
-    clean
 }
 
 #[cfg(test)]
@@ -219,19 +176,5 @@ mod tests {
             assert_eq!(show_due(due, now, &zone(here)), shown);
         }
         assert_eq!(show_due(Timestamp::ZERO, now, &zone("EST5")), "due at once");
-    }
-
-    #[test]
-    fn what_is_shown_is_short() {
-        for (n, shown) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(show_count(n), shown);
-        }
-        assert_eq!(show_time(Timestamp(1_764_000_000_123)), "2025-11-24 16:00:00 UTC");
-        assert_eq!(show_time(Timestamp::MAX), "9999-12-31 23:59:59 UTC");
-        assert_eq!(rfc3339(Timestamp(1_764_000_000_023)), "2025-11-24T16:00:00.023Z");
-        assert_eq!(rfc3339(Timestamp(1_764_000_000_000)), "2025-11-24T16:00:00.000Z");
-        assert_eq!(show_text("a\u{1b}[31m\nb", 20), "a\\u{1b}[31m\\nb");
-        assert_eq!(show_text("ääää", 4), "ääää");
-        assert_eq!(show_text("äääää", 4), "äää…");
     }
 }

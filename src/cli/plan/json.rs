@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use crate::{
-    cli::status::InboxReport,
     config::Config,
     model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, outcome::Scope},
     queue::report::{AgentLoad, Load, Outlook},
+    watch::report::json::InboxReport,
 };
 
 /// The object that `--json` writes. Names and meanings are stable. Times are Unix milliseconds, durations seconds.

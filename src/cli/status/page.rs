@@ -4,24 +4,26 @@ use std::time::Duration;
 
 use super::{
     acts::act_lines,
-    empty,
-    json::{AgentReport, BlockerReport, InFlight, LeadershipReport, Report, Rows, SessionReport, WaitReport},
     layout::{Section, lay_out, least_height},
-    limits,
-    outlook::time_of,
-    why::{Reason, needs_a_person},
 };
 use crate::{
     cli::{
         screen,
         terminal::{GREEN, RED, YELLOW, styled, table},
-        times::{plural, show_clock, show_count, show_text, show_time},
+        times::{plural, show_count, show_text, show_time},
         version,
     },
     durations,
     model::{clock::Timestamp, hold::HoldRow, outcome::Scope},
     printable,
     queue::report::{INBOX, Standing},
+    watch::report::{
+        empty::{self, Tone},
+        json::{AgentReport, InFlight, LeadershipReport, Report, Rows, SessionReport},
+        limits,
+        why::{Reason, needs_a_person},
+        words::{blocked, hold_until, probe, session_of, told, waits_for},
+    },
 };
 
 /// Agents that are listed on a terminal whose height does not decide.
@@ -80,7 +82,7 @@ fn sections(report: &Report, standing: &Standing, height: Option<usize>, is_shor
 fn daemon_lines(report: &Report, standing: &Standing, is_short: bool, now: Timestamp) -> Vec<String> {
     let mut facts = vec![("daemon", daemon(report, now))];
     if is_short {
-        facts.extend(empty::lines(report, standing).into_iter().zip(EMPTY).map(|(text, name)| (name, text)));
+        facts.extend(empty_lines(report, standing).into_iter().zip(EMPTY).map(|(text, name)| (name, text)));
         let Rows { deleted, absent, dead, .. } = &report.rows;
         let [deleted, absent, lost] = [deleted, absent, dead].map(|rows| show_count(*rows));
         let lost = if *dead > 0 { styled(RED, format!("{lost} dead")) } else { format!("{lost} dead") };
@@ -103,43 +105,37 @@ fn daemon_lines(report: &Report, standing: &Standing, is_short: bool, now: Times
         format!("{} with {}{orphans}", plural(requests, "request", "requests"), plural(rows, "row", "rows"))
     });
     facts.extend(["in flight", ""].into_iter().zip(flying.into_iter().chain(settings.map(limits::concurrency))));
-    facts.extend(EMPTY.into_iter().zip(empty::lines(report, standing)));
+    facts.extend(EMPTY.into_iter().zip(empty_lines(report, standing)));
     facts.into_iter().map(|(name, text)| format!("{name:<9}  {text}")).collect()
 }
 
 /// Who leads, who waits to lead, and who keeps the leader waiting.
 fn leadership_lines(leadership: &LeadershipReport, now: Timestamp) -> Vec<(&'static str, String)> {
-    let who = |session: &SessionReport| {
-        let from = session.client.as_ref().map_or_else(String::new, |client| format!(" from {client}"));
-        format!("{}{from}, session {}", show_text(&session.user, MAX_USER), session.session)
-    };
+    let who = |session: &SessionReport| session_of(session, MAX_USER);
     let leader =
         leadership.leader.iter().map(|leader| ("leader", format!("{}, epoch {}", who(leader), leadership.epoch)));
     let standbys = match leadership.standbys.as_slice() {
         [] => vec![("standbys", "none".to_owned())],
         standbys => standbys.iter().map(|standby| ("standby", who(standby))).collect(),
     };
-    let blocked = leadership.blocked_by.iter().map(|blocker| ("blocked", styled(RED, blocked(blocker, now))));
+    let blocked = leadership.blocked_by.iter().map(|blocker| ("blocked", styled(RED, blocked(blocker, MAX_USER, now))));
     leader.chain(blocked).chain(standbys).collect()
 }
 
-/// A session that keeps the leader waiting for a lock.
-fn blocked(blocker: &BlockerReport, now: Timestamp) -> String {
-    let BlockerReport { session, user, application, client, state, since_at } = blocker;
-    if *session == 0 {
-        return "by a prepared transaction (pg_prepared_xacts)".to_owned();
-    }
-    let user = user.as_ref().map(|user| show_text(user, MAX_USER));
-    let application = application.as_ref().map(|application| show_text(application, MAX_USER));
-    let since = since_at.map(|at| format!("for {}", durations::show_roughly(now.since(Timestamp(at)))));
-    let facts: Vec<String> = [user, application, client.clone(), state.clone(), since].into_iter().flatten().collect();
-    format!("by session {session}: {}", facts.join(", "))
+/// A name in a sentence, as wide as the terminal lets it be.
+fn terminal_name(name: &str) -> String {
+    let most = screen::columns().map_or(usize::MAX - 1, |columns| columns.saturating_sub(50));
+    show_text(name, most.max(10))
 }
 
-/// The name, cut to `spare` characters less than the width.
-pub(super) fn name(agent: &str, spare: usize) -> String {
-    let most = screen::columns().map_or(usize::MAX - 1, |columns| columns.saturating_sub(spare + 20));
-    show_text(agent, most.max(10))
+/// The lines that tell when the queue will be empty.
+fn empty_lines(report: &Report, standing: &Standing) -> Vec<String> {
+    let coloured = |(tone, text): (Tone, String)| match tone {
+        Tone::Plain => text,
+        Tone::Warning => styled(YELLOW, text),
+        Tone::Alarm => styled(RED, text),
+    };
+    empty::lines(report, standing, &terminal_name).into_iter().map(coloured).collect()
 }
 
 fn daemon(report: &Report, now: Timestamp) -> String {
@@ -173,7 +169,7 @@ fn row_lines(report: &Report, is_short: bool, now: Timestamp) -> Vec<String> {
         .waits
         .iter()
         .flat_map(|wait| {
-            let (word, note) = told(wait, report, now);
+            let (word, note) = told(wait, report, &terminal_name, now);
             let probe = probe(wait, report, now).map(|probe| [String::new(), String::new(), probe]);
             let first = row(&format!("  {word}"), &wait.rows, &note);
             std::iter::once(first).chain(probe).map(|row| (row, wait.reason))
@@ -205,63 +201,6 @@ fn row_lines(report: &Report, is_short: bool, now: Timestamp) -> Vec<String> {
         *line = styled(RED, &line);
     }
     lines
-}
-
-/// What pending rows wait for: a word, and what else there is to say.
-fn told(wait: &WaitReport, report: &Report, now: Timestamp) -> (&'static str, String) {
-    let until = wait.until_at.map(Timestamp);
-    let settings = report.settings;
-    match wait.reason {
-        Reason::NeedsAPerson => ("held", format!("until a person acts: {}", stopping(report))),
-        Reason::Held => {
-            let until = until.filter(|until| *until > now);
-            let until = until.map(|until| format!("until {} or later", show_clock(until, now)));
-            ("held", until.unwrap_or_else(|| "until a probe gets through".to_owned()))
-        }
-        Reason::NoDaemon => ("idle", "no daemon runs".to_owned()),
-        Reason::Daemon => ("idle", "the daemon has not said yet how it works".to_owned()),
-        Reason::Concurrency => {
-            let most = settings.map_or(0, |settings| settings.concurrency as u64);
-            ("waiting", format!("for an answer: as many calls as may be are in flight, {}", show_count(most)))
-        }
-        Reason::Rate => {
-            let least = settings.map_or(Duration::ZERO, |settings| time_of(wait.requests, &settings));
-            let requests = plural(wait.requests, "request", "requests");
-            let least = durations::show_roughly(least.max(Duration::from_secs(1)));
-            ("waiting", format!("for the rate: {requests} in {least} at least"))
-        }
-        Reason::Gathering => {
-            let until = until.map_or_else(String::new, |until| format!("until {} ", show_clock(until, now)));
-            ("waiting", format!("{until}to share a request"))
-        }
-        Reason::InFlight => ("in flight", String::new()),
-        Reason::DueLater => {
-            let next = until.map_or_else(String::new, |next| {
-                format!("next due {}, in {}", show_time(next), durations::show_roughly(next.since(now)))
-            });
-            ("due later", next)
-        }
-    }
-}
-
-/// When a request probes holds that need a person: whoever has mended the cause need do no more.
-fn probe(wait: &WaitReport, report: &Report, now: Timestamp) -> Option<String> {
-    let until = wait.until_at.map(Timestamp)?;
-    if wait.reason != Reason::NeedsAPerson || report.daemon.running == Some(false) {
-        return None;
-    }
-    let until = if until > now { show_clock(until, now) } else { "the next request".to_owned() };
-    Some(format!("or until {until}: one request probes"))
-}
-
-/// The hold that needs a person, if it is the only one.
-fn stopping(report: &Report) -> String {
-    let mut stopping = report.holds.iter().filter(|hold| hold.needs_a_person && hold.rows > 0);
-    match (stopping.next(), stopping.next()) {
-        (Some(hold), None) if hold.scope == Scope::All.as_str() => format!("everything, {}", hold.cause),
-        (Some(hold), None) => format!("{}, {}", name(&hold.scope, 30), hold.cause),
-        _ => "see the holds below".to_owned(),
-    }
 }
 
 /// The agents with open rows: those that need a person first.
@@ -308,26 +247,6 @@ fn agents(report: &Report, most: usize, now: Timestamp) -> Section {
     Section { head, rows: lines, all, least: LEAST_LISTED, more: Box::new(more) }
 }
 
-/// What the rows of an agent wait for, in a few words.
-fn waits_for(agent: &AgentReport, now: Timestamp) -> String {
-    let until = agent.until_at.map(Timestamp);
-    let cause = agent.cause.unwrap_or("?");
-    match agent.waits_for {
-        None => String::new(),
-        Some(Reason::NeedsAPerson) => format!("a person: {cause}"),
-        Some(Reason::Held) => format!("a hold: {cause}"),
-        Some(Reason::NoDaemon | Reason::Daemon) => "a daemon".to_owned(),
-        Some(Reason::Concurrency) => "a free call".to_owned(),
-        Some(Reason::Rate) => "the rate".to_owned(),
-        Some(Reason::Gathering) => {
-            let until = until.map_or_else(String::new, |until| format!(" until {}", show_clock(until, now)));
-            format!("others{until}")
-        }
-        Some(Reason::InFlight) => "its answer".to_owned(),
-        Some(Reason::DueLater) => "its due time".to_owned(),
-    }
-}
-
 /// The causes of the dead rows.
 fn dead_lines(report: &Report) -> Vec<String> {
     let rows = report.dead.iter().map(|dead| {
@@ -359,14 +278,13 @@ pub(in crate::cli) fn hold_lines<'h>(holds: impl IntoIterator<Item = &'h HoldRow
             Scope::All => "everything".to_owned(),
             Scope::Agent(agent) => printable::line(agent.as_str()).into_owned(),
         };
-        let until = match hold.until_at {
-            None => "somebody lifts it".to_owned(),
-            Some(at) if at <= now && hold.cause.is_of_a_command() => "it is over".to_owned(),
-            Some(at) if at <= now => "the next request probes".to_owned(),
-            Some(at) => format!("in {}", durations::show_roughly(at.since(now))),
-        };
         let why = hold.why.as_ref().map_or_else(String::new, |why| format!(": {}", printable::line(why)));
-        [scope, format!("{}{why}", hold.cause.as_str()), durations::show_roughly(now.since(hold.since_at)), until]
+        [
+            scope,
+            format!("{}{why}", hold.cause.as_str()),
+            durations::show_roughly(now.since(hold.since_at)),
+            hold_until(hold, now),
+        ]
     });
     let mut lines = table(["held", "because", "since", "until"], &[2], rows);
     lines.iter_mut().skip(1).zip(colours).for_each(|(line, colour)| *line = styled(colour, &line));

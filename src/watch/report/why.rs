@@ -10,7 +10,7 @@ use crate::{
 /// What a pending row waits for. In the order in which people look at them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Reason {
+pub(crate) enum Reason {
     /// A hold that has no end, or that only a person can end.
     NeedsAPerson,
     /// A hold that ends by itself.
@@ -33,17 +33,17 @@ pub(super) enum Reason {
 
 /// Pending rows with one reason to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wait {
-    pub(super) reason: Reason,
-    pub(super) rows: u64,
+pub(crate) struct Wait {
+    pub(crate) reason: Reason,
+    pub(crate) rows: u64,
     /// Requests that these rows take, if they could go now.
-    pub(super) requests: u64,
+    pub(crate) requests: u64,
     /// The earliest end of the wait, as far as it is known.
-    pub(super) until: Option<Timestamp>,
+    pub(crate) until: Option<Timestamp>,
 }
 
 /// Whether only a person can end the hold.
-pub(super) fn needs_a_person(hold: &HoldRow) -> bool {
+pub(crate) fn needs_a_person(hold: &HoldRow) -> bool {
     hold.until_at.is_none() || hold.cause.needs_a_person()
 }
 
@@ -55,18 +55,18 @@ fn concerns(hold: &HoldRow, agent: &str) -> bool {
 }
 
 /// The hold that an agent's rows wait for longest.
-pub(super) fn hold_on<'h>(holds: &'h [HoldRow], agent: &str, now: Timestamp) -> Option<&'h HoldRow> {
+pub(crate) fn hold_on<'h>(holds: &'h [HoldRow], agent: &str, now: Timestamp) -> Option<&'h HoldRow> {
     let in_force = holds.iter().filter(|hold| concerns(hold, agent) && !hold.is_over(now));
     in_force.max_by_key(|hold| (needs_a_person(hold), hold.until_at.unwrap_or(Timestamp::MAX)))
 }
 
 /// Whether a hold of the daemon's is in force, which ends only when a probe gets through.
-pub(super) fn is_probed(holds: &[HoldRow], agent: &str, now: Timestamp) -> bool {
+pub(crate) fn is_probed(holds: &[HoldRow], agent: &str, now: Timestamp) -> bool {
     holds.iter().any(|hold| concerns(hold, agent) && !hold.is_over(now) && !hold.cause.is_of_a_command())
 }
 
 /// The number of pending rows that wait for the hold.
-pub(super) fn rows_under(hold: &HoldRow, standing: &Standing, now: Timestamp) -> u64 {
+pub(crate) fn rows_under(hold: &HoldRow, standing: &Standing, now: Timestamp) -> u64 {
     let held = standing.agents.iter().filter(|agent| !hold.is_over(now) && concerns(hold, &agent.agent));
     held.map(|agent| agent.pending.saturating_sub(agent.in_flight)).sum()
 }
@@ -83,7 +83,7 @@ fn turn(standing: &Standing) -> Reason {
 }
 
 /// What the pending rows of an agent wait for, the most important first.
-pub(super) fn waits_of(agent: &AgentStanding, standing: &Standing, now: Timestamp) -> Vec<Wait> {
+pub(crate) fn waits_of(agent: &AgentStanding, standing: &Standing, now: Timestamp) -> Vec<Wait> {
     let wait = |reason, rows, requests, until| Wait { reason, rows, requests, until };
     let flying = agent.in_flight.min(agent.pending);
     let mut waits = vec![wait(Reason::InFlight, flying, 0, None)];
@@ -102,7 +102,7 @@ pub(super) fn waits_of(agent: &AgentStanding, standing: &Standing, now: Timestam
 }
 
 /// The waits of all agents together, the most important first.
-pub(super) fn together<'w>(waits: impl Iterator<Item = &'w Wait>) -> Vec<Wait> {
+pub(crate) fn together<'w>(waits: impl Iterator<Item = &'w Wait>) -> Vec<Wait> {
     let mut all: Vec<Wait> = Vec::new();
     for wait in waits {
         match all.iter_mut().find(|known| known.reason == wait.reason) {

@@ -19,39 +19,39 @@ use crate::{
 
 /// The object that `--json` writes. Names and meanings are stable. Times are Unix milliseconds, durations seconds.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    pub(super) database: String,
-    pub(super) at: i64,
-    pub(super) agent: Option<String>,
-    pub(super) daemon: DaemonReport,
-    pub(super) leadership: Option<LeadershipReport>,
-    pub(super) inbox: Option<InboxReport>,
-    pub(super) rows: Rows,
-    pub(super) verified_at: Option<i64>,
-    pub(super) waits: Vec<WaitReport>,
-    pub(super) in_flight: InFlight,
-    pub(super) oldest_due_s: f64,
-    pub(super) deleted_per_minute: f64,
-    pub(super) ended_per_minute: f64,
-    pub(super) empty_in_s: Option<u64>,
-    pub(super) rest_empty_in_s: Option<u64>,
+pub(crate) struct Report {
+    pub(crate) database: String,
+    pub(crate) at: i64,
+    pub(crate) agent: Option<String>,
+    pub(crate) daemon: DaemonReport,
+    pub(crate) leadership: Option<LeadershipReport>,
+    pub(crate) inbox: Option<InboxReport>,
+    pub(crate) rows: Rows,
+    pub(crate) verified_at: Option<i64>,
+    pub(crate) waits: Vec<WaitReport>,
+    pub(crate) in_flight: InFlight,
+    pub(crate) oldest_due_s: f64,
+    pub(crate) deleted_per_minute: f64,
+    pub(crate) ended_per_minute: f64,
+    pub(crate) empty_in_s: Option<u64>,
+    pub(crate) rest_empty_in_s: Option<u64>,
     /// Agents that need a person come first, then other held ones.
-    pub(super) agents: Vec<AgentReport>,
-    pub(super) dead: Vec<DeadReport>,
-    pub(super) holds: Vec<HoldReport>,
+    pub(crate) agents: Vec<AgentReport>,
+    pub(crate) dead: Vec<DeadReport>,
+    pub(crate) holds: Vec<HoldReport>,
     acts: Vec<ActReport>,
     #[serde(skip)]
-    pub(super) outlook: Outlook,
+    pub(crate) outlook: Outlook,
     #[serde(skip)]
-    pub(super) settings: Option<InEffect>,
+    pub(crate) settings: Option<InEffect>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct DaemonReport {
-    pub(super) running: Option<bool>,
-    pub(super) pid: Option<u32>,
-    pub(super) version: Option<String>,
-    pub(super) started_at: Option<i64>,
+pub(crate) struct DaemonReport {
+    pub(crate) running: Option<bool>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) version: Option<String>,
+    pub(crate) started_at: Option<i64>,
     requests_per_second: Option<f64>,
     rate_ceiling: Option<f64>,
     rate_why: Option<&'static str>,
@@ -64,101 +64,101 @@ pub(super) struct DaemonReport {
 
 /// Who leads and who waits to lead, if the queue is on a server.
 #[derive(Debug, Serialize)]
-pub(super) struct LeadershipReport {
-    pub(super) epoch: u64,
-    pub(super) leader: Option<SessionReport>,
-    pub(super) standbys: Vec<SessionReport>,
-    pub(super) blocked_by: Vec<BlockerReport>,
+pub(crate) struct LeadershipReport {
+    pub(crate) epoch: u64,
+    pub(crate) leader: Option<SessionReport>,
+    pub(crate) standbys: Vec<SessionReport>,
+    pub(crate) blocked_by: Vec<BlockerReport>,
 }
 
 /// A session that keeps the leader's waiting.
 #[derive(Debug, Serialize)]
-pub(super) struct BlockerReport {
-    pub(super) session: i32,
-    pub(super) user: Option<String>,
-    pub(super) application: Option<String>,
-    pub(super) client: Option<String>,
-    pub(super) state: Option<String>,
-    pub(super) since_at: Option<i64>,
+pub(crate) struct BlockerReport {
+    pub(crate) session: i32,
+    pub(crate) user: Option<String>,
+    pub(crate) application: Option<String>,
+    pub(crate) client: Option<String>,
+    pub(crate) state: Option<String>,
+    pub(crate) since_at: Option<i64>,
 }
 
 /// A session of a daemon on the server.
 #[derive(Debug, Serialize)]
-pub(super) struct SessionReport {
-    pub(super) user: String,
-    pub(super) client: Option<String>,
-    pub(super) session: i32,
+pub(crate) struct SessionReport {
+    pub(crate) user: String,
+    pub(crate) client: Option<String>,
+    pub(crate) session: i32,
     since_at: Option<i64>,
 }
 
 /// The wishes that the leader has not taken in yet.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct InboxReport {
-    pub(in crate::cli) rows: u64,
-    pub(in crate::cli) oldest_s: f64,
+pub(crate) struct InboxReport {
+    pub(crate) rows: u64,
+    pub(crate) oldest_s: f64,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Rows {
-    pub(super) pending: u64,
-    pub(super) due: u64,
-    pub(super) deleted: u64,
-    pub(super) absent: u64,
-    pub(super) dead: u64,
-    pub(super) verified: u64,
+pub(crate) struct Rows {
+    pub(crate) pending: u64,
+    pub(crate) due: u64,
+    pub(crate) deleted: u64,
+    pub(crate) absent: u64,
+    pub(crate) dead: u64,
+    pub(crate) verified: u64,
 }
 
 /// Pending rows, by what they wait for.
 #[derive(Debug, Serialize)]
-pub(super) struct WaitReport {
-    pub(super) reason: Reason,
-    pub(super) rows: u64,
-    pub(super) until_at: Option<i64>,
+pub(crate) struct WaitReport {
+    pub(crate) reason: Reason,
+    pub(crate) rows: u64,
+    pub(crate) until_at: Option<i64>,
     #[serde(skip)]
-    pub(super) requests: u64,
+    pub(crate) requests: u64,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct InFlight {
-    pub(super) requests: u64,
-    pub(super) rows: u64,
+pub(crate) struct InFlight {
+    pub(crate) requests: u64,
+    pub(crate) rows: u64,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct AgentReport {
-    pub(super) agent_id: String,
-    pub(super) pending: u64,
-    pub(super) due: u64,
-    pub(super) oldest_due_s: f64,
-    pub(super) in_flight: u64,
-    pub(super) next_due_at: Option<i64>,
+pub(crate) struct AgentReport {
+    pub(crate) agent_id: String,
+    pub(crate) pending: u64,
+    pub(crate) due: u64,
+    pub(crate) oldest_due_s: f64,
+    pub(crate) in_flight: u64,
+    pub(crate) next_due_at: Option<i64>,
     /// What most matters of what its rows wait for.
-    pub(super) waits_for: Option<Reason>,
-    pub(super) until_at: Option<i64>,
+    pub(crate) waits_for: Option<Reason>,
+    pub(crate) until_at: Option<i64>,
     /// The cause of the hold that its rows wait for.
     #[serde(skip)]
-    pub(super) cause: Option<&'static str>,
+    pub(crate) cause: Option<&'static str>,
     #[serde(skip)]
-    pub(super) is_probed: bool,
+    pub(crate) is_probed: bool,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct DeadReport {
-    pub(super) cause: Option<String>,
-    pub(super) rows: u64,
-    pub(super) unconfirmed: u64,
+pub(crate) struct DeadReport {
+    pub(crate) cause: Option<String>,
+    pub(crate) rows: u64,
+    pub(crate) unconfirmed: u64,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct HoldReport {
-    pub(super) scope: String,
-    pub(super) cause: &'static str,
+pub(crate) struct HoldReport {
+    pub(crate) scope: String,
+    pub(crate) cause: &'static str,
     why: Option<String>,
     since_at: i64,
     until_at: Option<i64>,
     left_s: Option<f64>,
-    pub(super) rows: u64,
-    pub(super) needs_a_person: bool,
+    pub(crate) rows: u64,
+    pub(crate) needs_a_person: bool,
 }
 
 fn seconds(span: Duration) -> f64 {
@@ -172,7 +172,7 @@ fn per_minute(rows: u64, span: Duration) -> f64 {
 
 impl Report {
     /// The report on this database.
-    pub(super) fn new(
+    pub(crate) fn new(
         database: &either::Options,
         agent: Option<&AgentId>,
         standing: &Standing,
@@ -299,7 +299,7 @@ impl BlockerReport {
 }
 
 impl InboxReport {
-    pub(in crate::cli) fn new(inbox: Inbox) -> Self {
+    pub(crate) fn new(inbox: Inbox) -> Self {
         Self { rows: inbox.rows, oldest_s: seconds(inbox.oldest) }
     }
 }

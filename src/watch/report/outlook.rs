@@ -12,29 +12,29 @@ use crate::{
 };
 
 /// The time that so many requests take at the rate in effect, at least.
-pub(super) fn time_of(requests: u64, settings: &InEffect) -> Duration {
+pub(crate) fn time_of(requests: u64, settings: &InEffect) -> Duration {
     Duration::try_from_secs_f64(requests as f64 / settings.requests_per_second).unwrap_or(Duration::MAX)
 }
 
 /// When the queue will be empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outlook {
+pub(crate) struct Outlook {
     /// Rows that wait for a hold that only a person can end. The queue is not empty before that.
-    pub(super) stopped: u64,
+    pub(crate) stopped: u64,
     /// Other rows that wait for a hold that ends only with a probe. Nobody can tell when one gets through.
-    pub(super) probed: u64,
+    pub(crate) probed: u64,
     /// Time until all rows that are not stopped have reached an end, but for the probed ones if there are others; `None` if nobody
     /// can tell.
-    pub(super) rest_in: Option<Duration>,
+    pub(crate) rest_in: Option<Duration>,
     /// The time is that of the last row that is due later, and not of the pace.
-    pub(super) waits_for_due_rows: bool,
+    pub(crate) waits_for_due_rows: bool,
     /// Rows that are neither stopped nor probed.
-    pub(super) rest: u64,
+    pub(crate) rest: u64,
 }
 
 impl Outlook {
     /// `ended_per_minute`: the pace of the last minutes.
-    pub(super) fn new(standing: &Standing, ended_per_minute: f64, now: Timestamp) -> Self {
+    pub(crate) fn new(standing: &Standing, ended_per_minute: f64, now: Timestamp) -> Self {
         let is_stopped =
             |agent: &&AgentStanding| hold_on(&standing.holds, &agent.agent, now).is_some_and(needs_a_person);
         let (stopped, others): (Vec<_>, Vec<_>) = standing.agents.iter().partition(is_stopped);

@@ -1,46 +1,55 @@
 //! The line of the page that tells when the queue will be empty, and which rows are left then.
 
 use super::{
+    figures::{plural, show_count},
     json::{AgentReport, Report},
-    page::name,
     why::{Reason, needs_a_person},
+    words::Name,
 };
 use crate::{
-    cli::{
-        terminal::{RED, YELLOW, styled},
-        times::{plural, show_count},
-    },
     durations,
     model::{hold::HoldRow, outcome::Scope},
     queue::report::Standing,
 };
 
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tone {
+    /// It is as it should be.
+    Plain,
+    /// Rows wait for something that ends by itself.
+    Warning,
+    /// Rows wait for a person.
+    Alarm,
+}
+
 /// When the queue will be empty, and below that which rows are held.
-pub(super) fn lines(report: &Report, standing: &Standing) -> Vec<String> {
+pub(crate) fn lines(report: &Report, standing: &Standing, name: Name<'_>) -> Vec<(Tone, String)> {
     let (outlook, pending) = (report.outlook, report.rows.pending);
     if pending == 0 {
-        return vec![inbox(report)];
+        return vec![(Tone::Plain, inbox(report))];
     }
     let of = |rows: u64| format!("({} of {})", show_count(rows), plural(pending, "row", "rows"));
-    let stopped = (outlook.stopped > 0).then(|| format!("{} held {}", stoppers(report, standing), of(outlook.stopped)));
-    let probed = (outlook.probed > 0).then(|| (probed(report, standing), causes(standing)));
+    let stopped =
+        (outlook.stopped > 0).then(|| format!("{} held {}", stoppers(report, standing, name), of(outlook.stopped)));
+    let probed = (outlook.probed > 0).then(|| (probed(report, standing, name), causes(standing)));
     let mut lines = Vec::new();
     if outlook.rest > 0 || (report.daemon.running == Some(false) && probed.is_some()) {
-        lines.push(rest(report));
-        lines.extend(stopped.map(|held| styled(RED, format!("but {held}"))));
+        lines.push((Tone::Plain, rest(report)));
+        lines.extend(stopped.map(|held| (Tone::Alarm, format!("but {held}"))));
         if let Some((scope, causes)) = probed.filter(|_| outlook.rest > 0) {
-            lines.push(styled(YELLOW, format!("but {scope} held until a probe gets through ({causes})")));
+            lines.push((Tone::Warning, format!("but {scope} held until a probe gets through ({causes})")));
         }
         return lines;
     }
     // Nothing but held rows is left: no time is worth saying.
-    lines.extend(stopped.map(|held| styled(RED, format!("not while {held}"))));
+    lines.extend(stopped.map(|held| (Tone::Alarm, format!("not while {held}"))));
     if let Some((scope, causes)) = probed {
         let held = format!("{scope} held ({causes})");
         if scope == EVERYTHING {
-            lines.push(styled(YELLOW, format!("not before a probe gets through: {held}")));
+            lines.push((Tone::Warning, format!("not before a probe gets through: {held}")));
         } else {
-            lines.extend([styled(YELLOW, "not before a probe gets through:"), styled(YELLOW, held)]);
+            lines.extend([(Tone::Warning, "not before a probe gets through:".to_owned()), (Tone::Warning, held)]);
         }
     }
     lines
@@ -72,19 +81,19 @@ fn rest(report: &Report) -> String {
 const EVERYTHING: &str = "everything is";
 
 /// The scopes that are held until a person acts, with their verb: `PROJECT-58RP822I is`.
-fn stoppers(report: &Report, standing: &Standing) -> String {
+fn stoppers(report: &Report, standing: &Standing, name: Name<'_>) -> String {
     if standing.holds.iter().any(|hold| needs_a_person(hold) && hold.scope == Scope::All) {
         return EVERYTHING.to_owned();
     }
-    scopes(report.agents.iter().filter(|agent| agent.waits_for == Some(Reason::NeedsAPerson)))
+    scopes(report.agents.iter().filter(|agent| agent.waits_for == Some(Reason::NeedsAPerson)), name)
 }
 
 /// The scopes that are held until a probe gets through, likewise.
-fn probed(report: &Report, standing: &Standing) -> String {
+fn probed(report: &Report, standing: &Standing, name: Name<'_>) -> String {
     if by_probe(standing).any(|hold| hold.scope == Scope::All) && report.outlook.stopped + report.outlook.rest == 0 {
         return EVERYTHING.to_owned();
     }
-    scopes(report.agents.iter().filter(|agent| agent.is_probed && agent.waits_for != Some(Reason::NeedsAPerson)))
+    scopes(report.agents.iter().filter(|agent| agent.is_probed && agent.waits_for != Some(Reason::NeedsAPerson)), name)
 }
 
 /// The causes of the holds that end when a probe gets through.
@@ -103,8 +112,8 @@ fn by_probe(standing: &Standing) -> impl Iterator<Item = &HoldRow> {
     standing.holds.iter().filter(|hold| !hold.cause.is_of_a_command() && !needs_a_person(hold))
 }
 
-fn scopes<'a>(mut agents: impl Iterator<Item = &'a AgentReport>) -> String {
-    let first = agents.next().map_or_else(|| "an agent".to_owned(), |agent| name(&agent.agent_id, 30));
+fn scopes<'a>(mut agents: impl Iterator<Item = &'a AgentReport>, name: Name<'_>) -> String {
+    let first = agents.next().map_or_else(|| "an agent".to_owned(), |agent| name(&agent.agent_id));
     match agents.count() {
         0 => format!("{first} is"),
         others => format!("{first} and {} are", plural(others as u64, "other", "others")),

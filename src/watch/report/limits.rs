@@ -1,13 +1,13 @@
 //! The limits in effect, and why they are what they are.
 
+use super::figures::{plural, show_count};
 use crate::{
-    cli::times::{plural, show_count},
     model::limits::{ConcurrencyReason, RateReason},
     queue::InEffect,
 };
 
 /// `at most 9.76 of 100 requests/s (found: the API throttled more)`
-pub(super) fn rate(limits: &InEffect) -> String {
+pub(crate) fn rate(limits: &InEffect) -> String {
     let why = match limits.rate_reason {
         RateReason::Ceiling => "the ceiling",
         RateReason::Found => "found: the API throttled more",
@@ -20,7 +20,7 @@ pub(super) fn rate(limits: &InEffect) -> String {
 }
 
 /// `at most 4 of 16 requests (the API throttles more)`
-pub(super) fn concurrency(limits: &InEffect) -> String {
+pub(crate) fn concurrency(limits: &InEffect) -> String {
     let why = match limits.concurrency_reason {
         ConcurrencyReason::Ceiling => "the ceiling",
         ConcurrencyReason::Throttled => "the API throttles more",
