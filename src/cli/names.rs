@@ -15,6 +15,8 @@ use crate::{
 
 /// The longest name of an agent that a message shows whole.
 const MAX_NAME: usize = 60;
+/// The labels that are looked at for one that is meant.
+const MOST_LABELS: u32 = 100_000;
 
 /// The message about an agent that has no row: it is most likely misspelt. `None` if it has one.
 ///
@@ -48,7 +50,7 @@ fn without_rows(agent: &AgentId, agents: &[AgentId], config: &Config) -> String 
 pub(super) async fn unknown_label(label: &Label, config: &Config) -> Result<Option<String>, Failure> {
     let look = async || {
         let mut reader = Reader::open(&config.store).await?;
-        Ok::<_, Failure>(if reader.knows_label(label).await? { None } else { Some(reader.labels().await?) })
+        Ok::<_, Failure>(if reader.knows_label(label).await? { None } else { Some(reader.labels(MOST_LABELS).await?) })
     };
     Ok(twice_if_damaged(look).await?.map(|labels| {
         let (meant, label) = (meant(label.as_str(), &labels), shell(label.as_str()));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-pub(super) use crate::watch::report::figures::{plural, show_count, show_text, show_time};
+pub(super) use crate::watch::report::figures::{plural, rfc3339, show_count, show_text, show_time};
 use crate::{durations, model::clock::Timestamp};
 
 /// The longest duration that can be given: a hundred years.

@@ -1,4 +1,5 @@
-//! The queue that the configuration names, whichever engine keeps it: for the commands. The worker knows the seam alone.
+//! The queue that the configuration names, whichever engine keeps it: for the commands and the page. The worker knows the seam
+//! alone.
 
 mod comparison;
 mod errors;

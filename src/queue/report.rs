@@ -18,7 +18,7 @@ pub use requests::{Activity, Unanswered};
 pub use standing::{
     Blocker, Daemon, DeadRows, Inbox, Introduction, Leadership, RecentPace, Session, Standing, Verified,
 };
-pub use story::{LabelStanding, SentRequest, Story, WishStanding};
+pub use story::{LabelStanding, NewestRequest, SentRequest, Story, WishStanding};
 pub(super) use {
     backlog::{Backlog, IdleRow, LaneCount, LaneKey},
     listed::{Last, PAGE, Page, Place},

@@ -11,8 +11,8 @@ use crate::{
     queue::{
         postgres,
         report::{
-            Activity, Enqueuers, LabelStanding, ListedRow, Listing, Outlook, Record, Records, Remaining, SharedLimits,
-            Standing, Story, WishStanding,
+            Activity, Enqueuers, LabelStanding, ListedRow, Listing, NewestRequest, Outlook, Record, Records, Remaining,
+            SharedLimits, Standing, Story, WishStanding,
         },
         sqlite,
     },
@@ -176,11 +176,19 @@ impl Reader {
         with!(self, knows_label(label))
     }
 
-    /// All labels, up to a hundred thousand.
+    /// All labels, in their order, up to `most`.
     ///
     /// # Errors
     /// If the engine fails.
-    pub async fn labels(&mut self) -> Result<Vec<String>, StoreError> {
-        with!(self, labels())
+    pub async fn labels(&mut self, most: u32) -> Result<Vec<String>, StoreError> {
+        with!(self, labels(most))
+    }
+
+    /// The newest requests, up to `most`, the newest first.
+    ///
+    /// # Errors
+    /// If the engine fails.
+    pub async fn newest_requests(&mut self, most: u32) -> Result<Vec<NewestRequest>, StoreError> {
+        with!(self, newest_requests(most))
     }
 }

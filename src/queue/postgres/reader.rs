@@ -31,8 +31,8 @@ use crate::{
         label::Label,
     },
     queue::report::{
-        Activity, Enqueuers, LabelStanding, ListedRow, Listing, Outlook, Record, Records, Remaining, SharedLimits,
-        Standing, Story, WishStanding, concerning,
+        Activity, Enqueuers, LabelStanding, ListedRow, Listing, NewestRequest, Outlook, Record, Records, Remaining,
+        SharedLimits, Standing, Story, WishStanding, concerning,
     },
 };
 
@@ -230,12 +230,20 @@ impl Reader {
         self.walk("look for the label", read).await
     }
 
-    /// All labels, up to a hundred thousand.
+    /// All labels, in their order, up to `most`.
     ///
     /// # Errors
     /// If the server fails.
-    pub async fn labels(&mut self) -> Result<Vec<String>, StoreError> {
-        self.walk("list the labels", wishes::labels).await
+    pub async fn labels(&mut self, most: u32) -> Result<Vec<String>, StoreError> {
+        self.walk("list the labels", async |conn: &mut PgConnection| wishes::labels(conn, most).await).await
+    }
+
+    /// The newest requests, up to `most`, the newest first.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn newest_requests(&mut self, most: u32) -> Result<Vec<NewestRequest>, StoreError> {
+        self.walk("read the requests", async |conn: &mut PgConnection| history::newest(conn, most).await).await
     }
 
     /// Reads what may be whole tables, at one moment.

@@ -60,6 +60,31 @@ pub struct SentRequest {
     pub cause: Option<String>,
 }
 
+/// A request, as a list of the newest shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewestRequest {
+    /// `requests.id`.
+    pub request: i64,
+    /// The agent.
+    pub agent: String,
+    /// `bulk` or `single`.
+    pub kind: String,
+    /// The number of its IDs.
+    pub size: i64,
+    /// When it was about to be sent.
+    pub claimed_at: Timestamp,
+    /// When its answer was judged; `None`: it is in flight, or its daemon died.
+    pub answered_at: Option<Timestamp>,
+    /// The HTTP status, if there was one.
+    pub status: Option<i64>,
+    /// The API's message or the network's error.
+    pub detail: Option<String>,
+    /// The correlation ID that we sent.
+    pub correlation_id: String,
+    /// How many of its rows were deleted, were absent, come back, and were given up.
+    pub verdicts: [u64; 4],
+}
+
 /// How the wishes with one label stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LabelStanding {

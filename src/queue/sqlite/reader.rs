@@ -51,7 +51,7 @@ use crate::{
     },
     queue::{
         InEffect,
-        report::{Introduction, SharedLimits, Standing, Story, concerning},
+        report::{Introduction, NewestRequest, SharedLimits, Standing, Story, concerning},
     },
 };
 
@@ -155,6 +155,17 @@ impl Reader {
         match story {
             Ok(story) => Ok(story),
             Err(source) => Err(self.blame("look for the row", source).await),
+        }
+    }
+
+    /// The newest requests, up to `most`, the newest first.
+    ///
+    /// # Errors
+    /// If SQLite fails.
+    pub async fn newest_requests(&mut self, most: u32) -> Result<Vec<NewestRequest>, StoreError> {
+        match story::newest(&mut self.conn, most).await {
+            Ok(requests) => Ok(requests),
+            Err(source) => Err(self.blame("read the requests", source).await),
         }
     }
 

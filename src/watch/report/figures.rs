@@ -7,6 +7,11 @@ pub(crate) fn show_time(at: Timestamp) -> String {
     at.civil().map_or_else(|| format!("{at} ms"), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
+/// The time as `2026-11-24T10:00:00.000Z` (RFC 3339).
+pub(crate) fn rfc3339(at: Timestamp) -> String {
+    at.civil().map_or_else(|| at.to_string(), |at| at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+}
+
 /// The time of day as `10:00:00 UTC`, or the whole time if it is not today.
 pub(crate) fn show_clock(at: Timestamp, now: Timestamp) -> String {
     let civil = at.civil().filter(|civil| now.civil().is_some_and(|now| now.date() == civil.date()));
@@ -52,6 +57,8 @@ mod tests {
         }
         assert_eq!(show_time(Timestamp(1_764_000_000_123)), "2025-11-24 16:00:00 UTC");
         assert_eq!(show_time(Timestamp::MAX), "9999-12-31 23:59:59 UTC");
+        assert_eq!(rfc3339(Timestamp(1_764_000_000_023)), "2025-11-24T16:00:00.023Z");
+        assert_eq!(rfc3339(Timestamp(1_764_000_000_000)), "2025-11-24T16:00:00.000Z");
         assert_eq!(show_text("a\u{1b}[31m\nb", 20), "a\\u{1b}[31m\\nb");
         assert_eq!(show_text("ääää", 4), "ääää");
         assert_eq!(show_text("äääää", 4), "äää…");

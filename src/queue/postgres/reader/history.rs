@@ -2,13 +2,13 @@
 
 use sqlx::{PgConnection, postgres::PgRow};
 
-use super::{super::listing, at, text, value, wishes};
+use super::{super::listing, at, count, text, value, wishes};
 use crate::{
     model::{
         clock::Timestamp,
         deletion::{AgentId, EntryId},
     },
-    queue::report::{INBOX, SentRequest, Story, concerning},
+    queue::report::{INBOX, NewestRequest, SentRequest, Story, concerning},
 };
 
 /// $1 agent; $2 entry
@@ -30,6 +30,30 @@ FROM requests LEFT JOIN LATERAL (
 ) AS given ON true
 WHERE $1 = ANY (requests.deletion_ids) AND (answered_at IS NULL OR given.verdict IS NOT NULL)
 ORDER BY requests.id";
+
+/// $1 the most requests
+const NEWEST: &str = "
+SELECT id, agent_id, kind, size::bigint, claimed_at, answered_at, status::bigint, detail, correlation_id::text,
+    deleted::bigint, absent::bigint, retried::bigint, dead::bigint
+FROM requests ORDER BY id DESC LIMIT $1";
+
+/// The newest requests, the newest first.
+pub(super) async fn newest(conn: &mut PgConnection, most: u32) -> Result<Vec<NewestRequest>, sqlx::Error> {
+    let rows = sqlx::query(NEWEST).bind(i64::from(most)).fetch_all(conn).await?;
+    let request = |row: &PgRow| NewestRequest {
+        request: value(row, 0).unwrap_or(0),
+        agent: text(row, 1).unwrap_or_default(),
+        kind: text(row, 2).unwrap_or_default(),
+        size: value(row, 3).unwrap_or(0),
+        claimed_at: time(row, 4),
+        answered_at: at(row, 5),
+        status: value(row, 6),
+        detail: text(row, 7),
+        correlation_id: text(row, 8).unwrap_or_default(),
+        verdicts: [9, 10, 11, 12].map(|column| count(row, column)),
+    };
+    Ok(rows.iter().map(request).collect())
+}
 
 /// Everything about one ID; `None` if there is neither a row nor a wish.
 pub(super) async fn story(

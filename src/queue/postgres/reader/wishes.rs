@@ -49,9 +49,6 @@ UNION SELECT label FROM deletions_new WHERE label IS NOT NULL ORDER BY 1 LIMIT $
 const KNOWS_LABEL: &str = "
 SELECT EXISTS (SELECT 1 FROM wishes WHERE label = $1) OR EXISTS (SELECT 1 FROM deletions_new WHERE label = $1)";
 
-/// The names that are looked at for one that is meant.
-const MOST_NAMES: i64 = 100_000;
-
 /// How the wishes with this label stand; `None` if there is none.
 pub(super) async fn standing(
     conn: &mut PgConnection,
@@ -92,7 +89,7 @@ pub(super) async fn is_known(conn: &mut PgConnection, label: &Label) -> Result<b
     sqlx::query_scalar(KNOWS_LABEL).bind(label.as_str()).fetch_one(conn).await
 }
 
-/// All labels, up to a hundred thousand.
-pub(super) async fn labels(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(LABELS).bind(MOST_NAMES).fetch_all(conn).await
+/// All labels, in their order, up to `most`.
+pub(super) async fn labels(conn: &mut PgConnection, most: u32) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(LABELS).bind(i64::from(most)).fetch_all(conn).await
 }

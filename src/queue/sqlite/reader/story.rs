@@ -2,13 +2,13 @@
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{super::rows::holds, text, value, wishes::wishes};
+use super::{super::rows::holds, count, text, value, wishes::wishes};
 use crate::{
     model::{
         clock::Timestamp,
         deletion::{AgentId, EntryId},
     },
-    queue::report::{SentRequest, Story, concerning},
+    queue::report::{NewestRequest, SentRequest, Story, concerning},
 };
 
 /// ?1 agent; ?2 entry
@@ -29,6 +29,30 @@ WHERE answered_at IS NULL AND ?1 IN (
     SELECT value FROM json_each(iif(json_valid(requests.deletion_ids), requests.deletion_ids, '[]')))
 ORDER BY 1";
 
+/// ?1 the most requests
+const NEWEST: &str = "
+SELECT id, agent_id, kind, size, claimed_at, answered_at, status, detail, correlation_id, deleted, absent, retried, dead
+FROM requests ORDER BY id DESC LIMIT ?1";
+
+/// The newest requests, the newest first.
+pub(super) async fn newest(conn: &mut SqliteConnection, most: u32) -> Result<Vec<NewestRequest>, sqlx::Error> {
+    let rows = sqlx::query(NEWEST).bind(most).fetch_all(conn).await?;
+    let request = |row: &SqliteRow| NewestRequest {
+        request: value(row, 0).unwrap_or(0),
+        agent: text(row, 1).unwrap_or_default(),
+        kind: text(row, 2).unwrap_or_default(),
+        size: value(row, 3).unwrap_or(0),
+        claimed_at: Timestamp(value(row, 4).unwrap_or(0)),
+        answered_at: value(row, 5).map(Timestamp),
+        status: value(row, 6),
+        detail: text(row, 7),
+        correlation_id: text(row, 8).unwrap_or_default(),
+        verdicts: [9, 10, 11, 12].map(|column| count(row, column)),
+    };
+    Ok(rows.iter().map(request).collect())
+}
+
+/// Everything about one ID; `None` if there is no such row.
 pub(super) async fn story(
     conn: &mut SqliteConnection,
     agent: &AgentId,

@@ -34,9 +34,6 @@ SELECT label FROM known WHERE label IS NOT NULL LIMIT ?1";
 /// ?1 label
 const KNOWS_LABEL: &str = "SELECT EXISTS (SELECT 1 FROM wishes WHERE label = ?1)";
 
-/// The names that are looked at for one that is meant.
-const MOST_NAMES: u32 = 100_000;
-
 impl Reader {
     /// How the wishes with this label stand, or those of them for one agent; `None` if there is none. Reads all of them.
     ///
@@ -74,18 +71,14 @@ impl Reader {
         found.map_err(|source| StoreError { path: self.path.clone(), doing: "look for the label", source })
     }
 
-    /// All labels, up to a hundred thousand.
+    /// All labels, in their order, up to `most`.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn labels(&mut self) -> Result<Vec<String>, StoreError> {
-        self.names(LABELS, "list the labels").await
-    }
-
-    async fn names(&mut self, statement: &'static str, doing: &'static str) -> Result<Vec<String>, StoreError> {
-        match sqlx::query(statement).bind(MOST_NAMES).fetch_all(&mut self.conn).await {
+    pub async fn labels(&mut self, most: u32) -> Result<Vec<String>, StoreError> {
+        match sqlx::query(LABELS).bind(most).fetch_all(&mut self.conn).await {
             Ok(rows) => Ok(rows.iter().filter_map(|row| text(row, 0)).collect()),
-            Err(source) => Err(self.blame(doing, source).await),
+            Err(source) => Err(self.blame("list the labels", source).await),
         }
     }
 }
