@@ -350,7 +350,7 @@ impl Command {
             Self::Check(args) => check::check(&args, config(), &layers.environment, &Clock::system()).await,
             Self::Demo(args) => demo::demo(args, shutdown()?).await,
             Self::Sandbox(args) => sandbox::sandbox(args, shutdown()?).await,
-            Self::Healthcheck => healthcheck::healthcheck(config()?.listen).await,
+            Self::Healthcheck => healthcheck::healthcheck(config()?.http.listen).await,
             Self::Completions(args) => man::completions(args),
             Self::Man(args) => man::man(&args),
         }

@@ -5,6 +5,7 @@
 
 mod file;
 mod filter;
+mod http;
 pub(crate) mod nearest;
 mod origin;
 mod paths;
@@ -19,7 +20,6 @@ mod variables;
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,6 +28,7 @@ use config::{Environment, File, FileFormat};
 use reqwest::Url;
 
 use file::FileLayer;
+pub use http::{Http, TokenSource};
 use origin::{Origin, Origins};
 use raw::RawConfig;
 
@@ -81,6 +82,9 @@ pub enum ConfigError {
     /// What was asked for works on a file alone.
     #[error("configuration: database.url is given, and this command works with a file (database.path) alone")]
     OnServer,
+    /// The token of the page cannot be used.
+    #[error("configuration: {0}")]
+    Token(String),
     /// The daemon offers no health endpoint that could be asked.
     #[error(
         "configuration: http.listen is {0}, so there is no endpoint to ask; set it to an address and a port, such as \
@@ -107,6 +111,8 @@ pub struct Config {
     pub unused_region: Option<String>,
     /// The configuration file, if `api.key` is set in it.
     pub file_with_key: Option<PathBuf>,
+    /// The configuration file, if `http.token` is set in it.
+    pub file_with_token: Option<PathBuf>,
     /// The HTTP proxy, if requests go through one.
     pub proxy: Option<Url>,
     /// Variables of the environment that name a proxy, such as `HTTPS_PROXY`. They are ignored; `run` and `check` warn of it.
@@ -129,8 +135,8 @@ pub struct Config {
     pub log_format: Format,
     /// Which log lines are written: directives of `EnvFilter`.
     pub log_filter: String,
-    /// The address on which metrics and health are served, if they are.
-    pub listen: Option<SocketAddr>,
+    /// Where metrics, health and the page are served, and to whom.
+    pub http: Http,
     /// Where each value that is no default was set, by `section.key`: `in FILE, line 3`, or `by VARIABLE`.
     pub set: BTreeMap<String, String>,
     /// Every key with its value as text, for people. The API key is left out.
@@ -190,24 +196,38 @@ impl Config {
         }
         let layers = builder.build().map_err(|error| layer_error(error, path.as_deref()))?;
         let shown = shown::shown(&layers.cache);
-        let file_with_key = origins.get("api.key").and_then(Origin::file).map(Path::to_owned);
+        let [file_with_key, file_with_token] =
+            ["api.key", "http.token"].map(|key| origins.get(key).and_then(Origin::file).map(Path::to_owned));
         let unused_region = origins.get("api.region").filter(|_| origins.contains_key("api.base_url"));
         let unused_region = unused_region.map(ToString::to_string);
         let set = origins.iter().map(|(key, origin)| (key.clone(), origin.to_string())).collect();
         let names = names(&shown, &origins);
         let raw: RawConfig = layers.try_deserialize().map_err(|error| layer_error(error, path.as_deref()))?;
-        let mut config = Self { file: path, names, file_with_key, unused_region, set, ..raw.validate(shown, origins)? };
+        let mut config = Self {
+            file: path,
+            names,
+            file_with_key,
+            file_with_token,
+            unused_region,
+            set,
+            ..raw.validate(shown, origins)?
+        };
         if config.proxy.is_none() && config.base_url.scheme() != "http" {
             config.unused_proxies = unused_proxies;
         }
         Ok(config)
     }
 
-    /// The files with the key in them that other users may read or write.
+    /// The files with the key or the token in them that other users may read or write.
     pub fn exposures(&self) -> impl Iterator<Item = Exposure> {
-        let file =
-            self.file_with_key.as_deref().and_then(|file| Exposure::of(file, "the configuration file with api.key"));
-        self.key.as_ref().and_then(KeySource::exposure).into_iter().chain(file)
+        let of = |file: &Option<PathBuf>, what| file.as_deref().and_then(|file| Exposure::of(file, what));
+        let exposures = [
+            self.key.as_ref().and_then(KeySource::exposure),
+            of(&self.file_with_key, "the configuration file with api.key"),
+            self.http.token.as_ref().and_then(TokenSource::exposure),
+            of(&self.file_with_token, "the configuration file with http.token"),
+        ];
+        exposures.into_iter().flatten()
     }
 
     /// Where the path or the URL of the database comes from: `set in FILE, line 3`, `set by VARIABLE`, or that it is the default.

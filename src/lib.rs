@@ -15,7 +15,7 @@
 //! | [`queue::sqlite`] | the engine for a file on one machine, with all of its SQL | |
 //! | [`queue::postgres`] | the engine for a server, with all of its SQL | |
 //! | [`api`] | one request and its reply, the list of an agent's cache, the API key | |
-//! | [`watch`] | logs, metrics, health, HTTP, the service manager | |
+//! | [`watch`] | logs, metrics, health, HTTP, the page, the service manager, the state of the queue in words | |
 //! | [`worker`] | the loop: settle, refresh, schedule, commit, send | |
 //! | [`config`] | the configuration: as written, as checked, as shown | |
 //! | [`sandbox`] | a stand-in for the API | |

@@ -2,7 +2,7 @@
 //! go through it. No SQL.
 //!
 //! An engine is a folder that implements [`Queue`], [`Tx`] and [`Counter`], and passes the suite in `tests/it/suite`: [`sqlite`] and
-//! [`postgres`]. [`either`] is for the commands, which work on the one that is configured.
+//! [`postgres`]. [`either`] is for the commands and the page, which work on the one that is configured.
 
 mod changes;
 mod doing;

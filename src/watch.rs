@@ -10,4 +10,6 @@ pub mod supervisor;
 
 pub mod http;
 
+pub mod page;
+
 pub(crate) mod report;

@@ -20,7 +20,7 @@ use online::Known;
 
 use crate::{
     api::Api,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, TokenSource},
     durations,
     model::{clock::Clock, deletion::AgentId},
     printable,
@@ -82,6 +82,7 @@ pub(super) async fn check(
     let file = config.file.as_ref().map(|file| format!("the configuration file is {}", file.display()));
     let file = file.unwrap_or_else(|| "no configuration file is read".to_owned());
     say(&format!("{}\n{file}\n{}", list_of(&config.shown), consequences(&config)))?;
+    config.http.token.as_ref().map(TokenSource::read).transpose().map_err(ConfigError::Token)?;
     let options = config.api()?;
     let key = options.key.clone();
     // Making the client reads the key and the certificates.

@@ -29,15 +29,16 @@ use super::{
     rng,
     signals::{Signal, daemon},
     terminal::{outputs_are_one, report},
+    version,
 };
 use crate::{
     api::Api,
-    config::Config,
+    config::{Config, ConfigError, TokenSource},
     event,
     model::clock::Clock,
     pace::Pace,
     queue::{
-        Counter, Queue,
+        Queue,
         either::Options,
         postgres,
         sqlite::{self, OpenError},
@@ -46,6 +47,7 @@ use crate::{
         health::Health,
         http::{Endpoint, Sources},
         metrics::Metrics,
+        page,
         supervisor::Supervisor,
         telemetry::{self, Log, Width},
     },
@@ -226,7 +228,7 @@ pub(super) async fn work(
     reloader: Option<Reloader>,
 ) -> Done {
     let clock = Clock::system();
-    let endpoint = config.listen.map(|address| listen(address, config, metrics, &clock)).transpose()?;
+    let endpoint = config.http.listen.map(|address| listen(address, config, metrics, &clock)).transpose()?;
     // The endpoint answers until this function returns: also while the database is waited for, and while the daemon stops.
     let (_endpoint, supervisor) = match endpoint {
         Some((endpoint, health)) => (Some(endpoint), supervisor.telling(health)),
@@ -337,10 +339,10 @@ async fn give_up(until: Until) {
     }
 }
 
-/// Serves metrics and health on `address`, starting before the database is opened.
+/// Serves metrics, health and the page on `address`, starting before the database is opened.
 ///
 /// # Errors
-/// If the address cannot be bound.
+/// If the address cannot be bound, or the token of the page cannot be read.
 fn listen(
     address: SocketAddr,
     config: &Config,
@@ -348,9 +350,19 @@ fn listen(
     clock: &Clock,
 ) -> Result<(Endpoint, Health), Failure> {
     let health = Health::new(config.store.longest_wait());
+    let token = config.http.token.as_ref().map(TokenSource::read).transpose().map_err(ConfigError::Token)?;
+    let (queue, hosts, names) = (config.store.clone(), config.http.hosts.clone(), config.names.clone());
+    let page = page::Settings { queue, hosts, token, names, version: version::SHORT };
+    let (metrics, clock) = (metrics.clone(), clock.clone());
     let started = match &config.store {
-        Options::Sqlite(options) => serve(address, sqlite::Counter::new(options.clone()), &health, metrics, clock),
-        Options::Postgres(options) => serve(address, postgres::Counter::new(options.clone()), &health, metrics, clock),
+        Options::Sqlite(options) => {
+            let counter = sqlite::Counter::new(options.clone());
+            Endpoint::start(address, Sources { metrics, health: health.clone(), counter, clock }, page)
+        }
+        Options::Postgres(options) => {
+            let counter = postgres::Counter::new(options.clone());
+            Endpoint::start(address, Sources { metrics, health: health.clone(), counter, clock }, page)
+        }
     };
     let remedy = "give http.listen an address of this machine with a free port, or off";
     let endpoint = started.map_err(|error| {
@@ -363,17 +375,6 @@ fn listen(
     })?;
     info!(event = event::LISTENING, address = %endpoint.address(), "serving metrics and health");
     Ok((endpoint, health))
-}
-
-fn serve(
-    address: SocketAddr,
-    counter: impl Counter,
-    health: &Health,
-    metrics: &Metrics,
-    clock: &Clock,
-) -> io::Result<Endpoint> {
-    let (metrics, health, clock) = (metrics.clone(), health.clone(), clock.clone());
-    Endpoint::start(address, Sources { metrics, health, counter, clock })
 }
 
 /// How long before its departure a request may be claimed. A commit takes a few milliseconds, and seldom more than this.

@@ -23,7 +23,7 @@ use crate::{
         report::{INBOX, SentRequest, Story, WishStanding},
         sqlite::twice_if_damaged,
     },
-    watch::report::story::{answer, due, end, in_inbox, kind, label, state, verdict},
+    watch::report::story::{answer, due, end, in_inbox, kind, label, state, unknown, verdict},
 };
 
 const EXAMPLES: &str = "\
@@ -66,19 +66,14 @@ pub(super) async fn show(args: ShowArgs, config: &Config, clock: Clock) -> Resul
         Ok::<_, Failure>((story, wishes))
     };
     let (found, wishes) = twice_if_damaged(look).await?;
-    let entry = entry.as_str();
     let Some(story) = found else {
-        warn_person(&format!(
-            "{agent} {entry}: there is no such row in {}: it was never enqueued, was cancelled, or was settled longer ago \
-             than queue.retention",
-            config.store
-        ));
+        warn_person(&unknown(&agent, &entry, &config.store.to_string()));
         if !wishes.is_empty() {
             say_in_colour(&wish_lines(&wishes).join("\n"))?;
         }
         return Ok(ExitCode::from(1));
     };
-    say_in_colour(&history(&agent, entry, &story, clock.now()).join("\n"))?;
+    say_in_colour(&history(&agent, entry.as_str(), &story, clock.now()).join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

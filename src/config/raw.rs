@@ -37,7 +37,7 @@ macro_rules! section {
 
 section!(RawDatabase {
     path: String,
-    url: Option<Urls>,
+    url: Option<List>,
     password_file: Option<String>,
     ca_file: Option<String>,
     lease: String,
@@ -60,7 +60,7 @@ section!(RawRetry { max_attempts: String, ask_singly: String, base_delay: String
 section!(RawHold { after_faults: String, base_delay: String, max_delay: String, max_retry_after: String });
 section!(RawQueue { poll_interval: String, retention: String, evidence_retention: String });
 section!(RawLog { format: String, filter: String, requests: String });
-section!(RawHttp { listen: String });
+section!(RawHttp { listen: String, hosts: List, token: Option<Secret>, token_file: Option<String> });
 section!(RawShutdown { grace: String });
 
 /// Every section with the names of its keys.
@@ -88,24 +88,24 @@ impl From<String> for Secret {
     }
 }
 
-/// One URL, or a list. `Debug` does not print them: they may have a password in them.
+/// One value, or a list of them. `Debug` does not print them: a URL may have a password in it.
 #[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum Urls {
+pub(super) enum List {
     One(String),
     Several(Vec<String>),
 }
 
-impl Urls {
+impl List {
     pub(super) fn as_slice(&self) -> &[String] {
         match self {
-            Self::One(url) => std::slice::from_ref(url),
-            Self::Several(urls) => urls,
+            Self::One(value) => std::slice::from_ref(value),
+            Self::Several(values) => values,
         }
     }
 }
 
-impl fmt::Debug for Urls {
+impl fmt::Debug for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().finish_non_exhaustive()
     }

@@ -35,7 +35,7 @@ pub(super) fn shown(root: &Value) -> BTreeMap<String, String> {
 fn shown_value(key: &str, value: String) -> String {
     let refused = "[refused, and not shown]".to_owned();
     match key {
-        "api.key" => "[redacted]".to_owned(),
+        "api.key" | "http.token" => "[redacted]".to_owned(),
         "database.url" => {
             let shown = postgres::split_urls(&value).into_iter().map(postgres::without_password);
             shown.map(|url| url.unwrap_or_else(|| refused.clone())).collect::<Vec<_>>().join(",")
@@ -43,12 +43,12 @@ fn shown_value(key: &str, value: String) -> String {
         // People put keys into URLs.
         "api.base_url" if urls::parse_base_url(&value).is_err() => refused,
         "api.proxy" if value != "off" && urls::parse_proxy(&value).is_err() => refused,
-        "api.key_file" | "api.ca_file" | "database.password_file" | "database.ca_file"
+        "api.key_file" | "api.ca_file" | "database.password_file" | "database.ca_file" | "http.token_file"
             if Path::new(&value).exists() =>
         {
             value
         }
-        "database.path" | "api.base_url" | "api.proxy" | "http.listen" | "log.filter" => value,
+        "database.path" | "api.base_url" | "api.proxy" | "http.listen" | "http.hosts" | "log.filter" => value,
         _ if looks_like_a_key(&value) => HIDDEN.to_owned(),
         _ => value,
     }

@@ -1,16 +1,16 @@
 //! The step from text to values: [`RawConfig::validate`] checks a section at a time.
 
-use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 
 use super::{
-    Config, ConfigError, filter,
+    Config, ConfigError, filter, http,
     origin::Origins,
     paths,
     raw::{
-        RawApi, RawConfig, RawDatabase, RawDelivery, RawHold, RawHttp, RawLog, RawQueue, RawRateLimit, RawRetry,
-        RawShutdown, Secret,
+        RawApi, RawConfig, RawDatabase, RawDelivery, RawHold, RawLog, RawQueue, RawRateLimit, RawRetry, RawShutdown,
+        Secret,
     },
     urls,
     values::{Problems, days, ms},
@@ -40,7 +40,7 @@ impl RawConfig {
         let (rate, adaptive) = rate(&rate_limit, p);
         let (log_format, log_filter, logged_requests) = logging(&log, p);
         let worker = worker(&delivery, &retry, &hold, &queue, &shutdown, logged_requests, p);
-        let listen = listen(&http, p);
+        let http = http::check(&http, p);
         let (Some(base_url), Some((worker, hold_growth)), true) = (api.base_url, worker, problems.found.is_empty())
         else {
             return Err(ConfigError::Values { problems: problems.found, shown });
@@ -59,6 +59,7 @@ impl RawConfig {
             names: Names::default(),
             unused_region: None,
             file_with_key: None,
+            file_with_token: None,
             proxy: api.proxy,
             unused_proxies: Vec::new(),
             ca_file: api.ca_file,
@@ -70,7 +71,7 @@ impl RawConfig {
             worker: worker::Settings { request_timeout: api.request_timeout, ..worker },
             log_format,
             log_filter,
-            listen,
+            http,
             set: BTreeMap::new(),
             shown,
         })
@@ -255,14 +256,4 @@ fn logging(raw: &RawLog, p: &mut Problems) -> (Format, String, LoggedRequests) {
         LoggedRequests::All,
     );
     (format, filter, requests)
-}
-
-fn listen(raw: &RawHttp, p: &mut Problems) -> Option<SocketAddr> {
-    match raw.listen.trim() {
-        "off" => None,
-        listen => {
-            let problem = |_| "must be an address and a port such as 127.0.0.1:9464 or [::]:9464, or off".to_owned();
-            p.take("http.listen", &raw.listen, listen.parse().map(Some).map_err(problem), None)
-        }
-    }
 }

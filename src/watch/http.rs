@@ -1,4 +1,4 @@
-//! Metrics and health over HTTP: `/metrics`, `/livez` and `/readyz`.
+//! Metrics, health and the page over HTTP: `/metrics`, `/livez`, `/readyz`, and the paths of [`page`].
 //!
 //! The endpoint has a thread of its own, so it can report a loop that hangs, and a scrape takes no time from the loop.
 
@@ -42,6 +42,7 @@ use crate::{
     watch::{
         health::{Health, State as Life},
         metrics::{Exposition, Metrics},
+        page::{self, Page, Peer, SAMPLE_INTERVAL},
     },
 };
 
@@ -56,6 +57,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// The longest time that a client may take to send its request; shorter than what `sweeper healthcheck` waits.
 const MAX_HEADER_TIME: Duration = Duration::from_secs(1);
+/// The longest headers, in bytes.
+const MAX_HEADERS: usize = 16 << 10;
+/// How often to see whether the database has been opened.
+const START_INTERVAL: Duration = Duration::from_millis(500);
 /// The shortest time between two counts of the rows, however often somebody scrapes.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// Counting the rows may use at most one part in this many of wall time.
@@ -88,18 +93,22 @@ impl Endpoint {
     /// Listens on `listen`, and starts the thread that answers. Port 0 takes a free port.
     ///
     /// # Errors
-    /// If the address cannot be bound, or the thread cannot be started.
-    pub fn start<C: Counter>(listen: SocketAddr, sources: Sources<C>) -> io::Result<Self> {
+    /// If the address cannot be bound, the thread cannot be started, or the system has no random numbers.
+    pub fn start<C: Counter>(listen: SocketAddr, sources: Sources<C>, page: page::Settings) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (metrics, health, clock) = (sources.metrics.clone(), sources.health.clone(), sources.clock.clone());
+        let page = Page::new(page, address.port(), metrics, health, clock)?;
+        let shared = Arc::new(Shared { sources, counting: Mutex::default() });
         let (stop, stopped) = oneshot::channel();
         let serving = move || {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
-                    error = serve(listener, Shared { sources, counting: Mutex::default() }) => {
+                    never = sample(&shared.sources, &page) => match never {},
+                    error = serve(listener, Arc::clone(&shared), Arc::clone(&page)) => {
                         warn!(event = event::HTTP_FAILED, %address, %error, "the HTTP endpoint has ended; metrics and health are not served until the daemon is restarted");
                     }
                 }
@@ -129,7 +138,27 @@ struct Counting {
     failing: bool,
 }
 
-async fn serve<C: Counter>(listener: std::net::TcpListener, shared: Shared<C>) -> io::Error {
+/// Takes samples for the page's charts, for ever. A failure is not logged: a scrape logs it, and the chart has a gap.
+async fn sample<C: Counter>(sources: &Sources<C>, page: &Page) -> Infallible {
+    let clock = &sources.clock;
+    loop {
+        let begun = clock.elapsed();
+        match sources.health.state() {
+            Life::Starting => {
+                sleep(START_INTERVAL).await;
+                continue;
+            }
+            Life::Working | Life::StandingBy => {
+                let census = sources.counter.census(clock.now()).await;
+                page.sample(census.ok().map(|census| census.tally.pending));
+            }
+            Life::DatabaseDown | Life::Stopping => page.sample(None),
+        }
+        sleep(SAMPLE_INTERVAL.max(clock.elapsed().saturating_sub(begun) * COUNT_SHARE)).await;
+    }
+}
+
+async fn serve<C: Counter>(listener: std::net::TcpListener, shared: Arc<Shared<C>>, page: Arc<Page>) -> io::Error {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return error,
@@ -138,8 +167,9 @@ async fn serve<C: Counter>(listener: std::net::TcpListener, shared: Shared<C>) -
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n") })
-        .with_state(Arc::new(shared));
+        .with_state(shared)
+        .merge(page::router(page))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "not found; there are /, /metrics, /livez and /readyz\n") });
     let (mut tasks, mut guests, clock) = (JoinSet::new(), Guests::default(), Clock::system());
     loop {
         while tasks.try_join_next().is_some() {}
@@ -149,14 +179,14 @@ async fn serve<C: Counter>(listener: std::net::TcpListener, shared: Shared<C>) -
             let _ = timeout(LOOK_INTERVAL, tasks.join_next()).await;
             continue;
         }
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, peer)) = listener.accept().await else {
             // The process is probably out of file handles. Some will be free soon.
             guests.make_room(clock.elapsed());
             sleep(LOOK_INTERVAL).await;
             continue;
         };
         let is_busy = Arc::<AtomicBool>::default();
-        let task = tasks.spawn(answer(stream, router.clone(), Arc::clone(&is_busy)));
+        let task = tasks.spawn(answer(stream, Peer(peer.ip()), router.clone(), Arc::clone(&is_busy)));
         guests.0.push_back(Guest { task, is_busy, since: clock.elapsed() });
     }
 }
@@ -186,8 +216,9 @@ impl Guests {
 }
 
 /// Answers one request. There is no keep-alive, because an idle connection would keep others out.
-async fn answer(stream: TcpStream, router: Router, is_busy: Arc<AtomicBool>) {
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+async fn answer(stream: TcpStream, peer: Peer, router: Router, is_busy: Arc<AtomicBool>) {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         let (router, is_busy) = (router.clone(), Arc::clone(&is_busy));
         async move {
             is_busy.store(true, Ordering::Relaxed);
@@ -197,7 +228,7 @@ async fn answer(stream: TcpStream, router: Router, is_busy: Arc<AtomicBool>) {
         }
     });
     let mut http = http1::Builder::new();
-    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(MAX_HEADER_TIME);
+    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(MAX_HEADER_TIME).max_buf_size(MAX_HEADERS);
     // A connection that the client ends early needs no handling.
     let _ = timeout(MAX_CONNECTION_TIME, http.serve_connection(TokioIo::new(stream), service)).await;
 }

@@ -167,6 +167,12 @@ impl Metrics {
         ended.into_iter().map(|verdict| self.0.deletions.get_or_create(&VerdictLabel { verdict }).get()).sum()
     }
 
+    /// Rows that were deleted.
+    #[must_use]
+    pub fn deleted(&self) -> u64 {
+        self.0.deletions.get_or_create(&VerdictLabel { verdict: "deleted" }).get()
+    }
+
     /// Takes in the limits and the requests after a turn: those in flight, and those that are in flight or not settled yet.
     pub fn turned(&self, limits: &InEffect, in_flight: usize, unsettled: usize) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);

@@ -93,7 +93,7 @@ fn the_image_is_made_of_what_is_there_and_runs_what_we_understand() {
     // No variable names a file: it would stand in the way of database.url.
     assert_eq!(set.sqlite().unwrap().path, Path::new("sweeper.db"));
     assert_eq!(one(r"(?m)^WORKDIR (/data)$", &dockerfile), volume());
-    assert!(set.listen.is_some(), "the health check asks there");
+    assert!(set.http.listen.is_some(), "the health check asks there");
 }
 
 /// The variables of a container, as [name, value].
@@ -117,7 +117,7 @@ fn the_compose_file_sets_what_there_is_and_leaves_time_to_stop() {
     let set = configuration(&variables(
         service["environment"].as_object().unwrap().iter().map(|(name, value)| (name.as_str(), value)),
     ));
-    let port = set.listen.unwrap().port();
+    let port = set.http.listen.unwrap().port();
     assert_eq!(service["ports"][0], format!("127.0.0.1:{port}:{port}"));
     let secret = service["secrets"][0].as_str().unwrap();
     assert_eq!(service["environment"]["SWEEPER__API__KEY_FILE"], format!("/run/secrets/{secret}"));
@@ -141,7 +141,7 @@ fn the_kubernetes_manifest_sets_what_there_is_and_runs_one_daemon() {
     let container = &pod["containers"][0];
     let entries = container["env"].as_array().unwrap();
     let set = configuration(&variables(entries.iter().map(|entry| (entry["name"].as_str().unwrap(), &entry["value"]))));
-    assert_eq!(container["ports"][0]["containerPort"], set.listen.unwrap().port());
+    assert_eq!(container["ports"][0]["containerPort"], set.http.listen.unwrap().port());
     assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/livez");
     assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
     let stop = pod["terminationGracePeriodSeconds"].as_u64().unwrap();

@@ -10,13 +10,20 @@ use std::{
 
 use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::{
-    model::clock::{Clock, Timestamp},
-    queue::sqlite::{self, Counter, Synchronous},
+    model::{
+        clock::{Clock, Timestamp},
+        remedy::Names,
+    },
+    queue::{
+        either,
+        sqlite::{self, Counter, Synchronous},
+    },
     sandbox::{Mood, Options, Sandbox},
     watch::{
         health::{Health, State},
         http::{Endpoint, Sources},
         metrics::Metrics,
+        page,
     },
 };
 
@@ -333,10 +340,17 @@ fn endpoint(dir: &Path) -> (Endpoint, Health, Clock) {
     let sources = Sources {
         metrics: Metrics::new(clock.now()),
         health: health.clone(),
-        counter: Counter::new(options),
+        counter: Counter::new(options.clone()),
         clock: clock.clone(),
     };
-    (Endpoint::start(SocketAddr::from(([127, 0, 0, 1], 0)), sources).unwrap(), health, clock)
+    let page = page::Settings {
+        queue: either::Options::Sqlite(options),
+        hosts: page::Hosts::default(),
+        token: None,
+        names: Names::default(),
+        version: "0.0.0",
+    };
+    (Endpoint::start(SocketAddr::from(([127, 0, 0, 1], 0)), sources, page).unwrap(), health, clock)
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ mod outside;
 mod owner;
 mod pace;
 mod packages;
+mod page;
 mod paths;
 mod plan;
 mod postgres;

@@ -3,7 +3,7 @@
 
 mod changes;
 mod check;
-mod commands;
+pub mod commands;
 mod connecting;
 mod doubts;
 mod enqueue;

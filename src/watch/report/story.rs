@@ -3,9 +3,20 @@
 use super::figures::{show_text, show_time};
 use crate::{
     durations,
-    model::clock::Timestamp,
+    model::{
+        clock::Timestamp,
+        deletion::{AgentId, EntryId},
+    },
     queue::report::{INBOX, SentRequest, Story, WishStanding},
 };
+
+/// The message about an ID without a row in `place`, the database.
+pub(crate) fn unknown(agent: &AgentId, entry: &EntryId, place: &str) -> String {
+    format!(
+        "{agent} {}: there is no such row in {place}: it was never enqueued, was cancelled, or was settled longer ago than queue.retention",
+        entry.as_str()
+    )
+}
 
 /// The label of a wish.
 pub(crate) fn label(wish: &WishStanding) -> String {
