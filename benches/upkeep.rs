@@ -21,13 +21,19 @@ use std::{
 };
 
 use audio_cache_sweeper::{
-    model::clock::{Clock, Timestamp},
-    queue::sqlite::{Counter, Options, Store, Synchronous},
-    queue::sqlite::{PRUNE_ROWS, VACUUM_PAGES},
+    model::{
+        clock::{Clock, Timestamp},
+        remedy::Names,
+    },
+    queue::{
+        either,
+        sqlite::{Counter, Options, PRUNE_ROWS, Store, Synchronous, VACUUM_PAGES},
+    },
     watch::{
         health::Health,
         http::{Endpoint, Sources},
         metrics::Metrics,
+        page,
     },
 };
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
@@ -120,10 +126,17 @@ async fn main() {
     let sources = Sources {
         metrics: Metrics::new(clock.now()),
         health: Health::new(options.busy_timeout),
-        counter: Counter::new(options),
+        counter: Counter::new(options.clone()),
         clock: clock.clone(),
     };
-    let endpoint = Endpoint::start(SocketAddr::from(([127, 0, 0, 1], 0)), sources).unwrap();
+    let page = page::Settings {
+        queue: either::Options::Sqlite(options),
+        hosts: page::Hosts::default(),
+        token: None,
+        names: Names::default(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let endpoint = Endpoint::start(SocketAddr::from(([127, 0, 0, 1], 0)), sources, page).unwrap();
     let mut scrapes: Vec<Duration> = (0..100)
         .map(|_| {
             let begun = clock.elapsed();

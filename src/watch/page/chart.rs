@@ -75,13 +75,13 @@ impl Chart<'_> {
         };
         let stretches = self.values.split(|(_, value)| value.is_none()).filter(|stretch| !stretch.is_empty());
         let path = |stretch: &[(Duration, Option<f64>)]| {
-            let places = stretch.iter().map(|(ago, value)| place(*ago, value.unwrap_or(0.0)));
+            let mut places = stretch.iter().map(|(ago, value)| place(*ago, value.unwrap_or(0.0)));
             let mut line = String::new();
             for (at, (x, y)) in places.clone().enumerate() {
                 // Writing to a string does not fail.
                 let _ = write!(line, "{}{x:.1} {y:.1}", if at == 0 { "M" } else { "L" });
             }
-            let (from, to) = (places.clone().next(), places.last());
+            let (from, to) = (places.clone().next(), places.next_back());
             let ends = from.zip(to).map_or((0.0, 0.0), |((from, _), (to, _))| (from, to));
             Path { area: format!("{line}L{:.1} {HEIGHT}L{:.1} {HEIGHT}Z", ends.1, ends.0), line }
         };

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::frame::{cell, number, prose, section, table, text, time, words};
+use super::frame::{cell, name, number, prose, section, table, text, time, words};
 use crate::{
     durations,
     model::{
@@ -103,7 +103,7 @@ fn wishes(wishes: &[WishStanding]) -> Markup {
     let rows = wishes
         .iter()
         .map(|wish| (Tone::Plain, [cell(&label(wish)), html! { (show_time(wish.wished_at)) }, cell(&end(wish))]));
-    let columns = [words("wish"), time("wished"), words("end")];
+    let columns = [name("wish"), time("wished"), words("end")];
     section("wishes", "Wishes", &table("wishes", "Wishes for this entry", columns, rows))
 }
 
@@ -122,7 +122,7 @@ fn holds(story: &Story, now: Timestamp) -> Markup {
         let cause = format!("{}{why}", hold.cause.as_str());
         (Tone::Warning, [cell(scope), cell(&cause), html! { (since) }, html! { (hold_until(hold, now)) }])
     });
-    let columns = [words("held"), prose("because"), number("since"), words("until")];
+    let columns = [name("held"), prose("because"), number("since"), words("until")];
     section("holds", "Waiting for these holds", &table("holds", "Holds that the row waits for", columns, rows))
 }
 

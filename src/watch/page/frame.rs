@@ -65,7 +65,12 @@ pub(super) fn document(title: &str, visitor: Visitor, links: &Markup, content: &
 /// A column of a table: its name, and the class of its cells.
 pub(super) type Column = (&'static str, &'static str);
 
-/// A column of names and the like.
+/// A column of names from outside, which may be long.
+pub(super) const fn name(name: &'static str) -> Column {
+    (name, "name")
+}
+
+/// A column of a few words.
 pub(super) const fn words(name: &'static str) -> Column {
     (name, "words")
 }

@@ -133,8 +133,7 @@ impl Looker {
         if self.is_reading.load(Ordering::SeqCst) {
             let _ = timeout(PATIENCE, last.changed()).await;
         }
-        let look = last.borrow().clone();
-        look
+        last.borrow().clone()
     }
 
     /// Whether it is time for a read, which then has to follow.

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{
-    frame::{cell, number, prose, section, sentence, table, text, time, words},
+    frame::{cell, name, number, prose, section, sentence, table, text, time, words},
     look::{Facts, MOST_LISTED},
 };
 use crate::{
@@ -76,7 +76,7 @@ pub(super) fn holds(facts: &Facts, names: &Names, now: Timestamp) -> Markup {
         let tone = if needs_a_person(hold) { Tone::Alarm } else { Tone::Warning };
         (tone, hold_cells(hold, names, now))
     });
-    let columns = [words("held"), prose("because"), number("since"), words("until"), prose("what to do")];
+    let columns = [name("held"), prose("because"), number("since"), words("until"), prose("what to do")];
     let left = facts.holds - facts.standing.holds.len();
     let content = html! {
         (table("each-hold", "Each hold", columns, rows))
@@ -109,7 +109,7 @@ fn agents(facts: &Facts, now: Timestamp) -> Markup {
     }
     let rows = facts.report.agents.iter().map(|agent| (tone(agent), agent_cells(agent, now)));
     let columns = [
-        words("agent"),
+        name("agent"),
         number("pending"),
         number("due"),
         number("oldest due"),
@@ -160,7 +160,7 @@ fn labels(facts: &Facts) -> Markup {
         (tone, [cell(label), pending, deleted, absent, dead, cancelled])
     });
     let columns =
-        [words("label"), number("pending"), number("deleted"), number("absent"), number("dead"), number("cancelled")];
+        [name("label"), number("pending"), number("deleted"), number("absent"), number("dead"), number("cancelled")];
     let content = html! {
         (table("labels", "Wishes by their label", columns, rows))
         @if facts.has_more_labels { p.note { (sentence("There are more labels. `sweeper status --label` shows any of them.")) } }
@@ -177,7 +177,7 @@ fn requests(requests: &[NewestRequest]) -> Markup {
     let columns = [
         number("request"),
         time("claimed"),
-        words("agent"),
+        name("agent"),
         number("IDs"),
         prose("answer"),
         words("verdicts"),
@@ -188,8 +188,9 @@ fn requests(requests: &[NewestRequest]) -> Markup {
 
 /// A request that failed as a whole is marked.
 fn tone_of(request: &NewestRequest) -> Tone {
-    let is_well = request.answered_at.is_none() || request.status.is_some_and(|status| (200..300).contains(&status));
-    if is_well { Tone::Plain } else { Tone::Warning }
+    let is_answered_well = request.status.is_some_and(|status| (200..300).contains(&status));
+    let has_settled = request.verdicts[0] + request.verdicts[1] > 0;
+    if request.answered_at.is_none() || is_answered_well || has_settled { Tone::Plain } else { Tone::Warning }
 }
 
 fn request_cells(request: &NewestRequest) -> [Markup; 7] {
@@ -205,13 +206,14 @@ fn request_cells(request: &NewestRequest) -> [Markup; 7] {
     let counts = request.verdicts.iter().zip(["deleted", "absent", "come back", "dead"]);
     let verdicts: Vec<String> =
         counts.filter(|(count, _)| **count > 0).map(|(count, name)| format!("{count} {name}")).collect();
-    let kind = if request.kind == "single" { " (single-entry DELETE)" } else { "" };
+    let kind = (request.kind == "single").then(|| "single-entry DELETE".to_owned());
+    let notes: Vec<String> = kind.into_iter().chain(detail).collect();
     [
         html! { (request.request) },
         html! { (show_time(request.claimed_at)) },
         cell(&request.agent),
-        html! { (request.size) (kind) },
-        html! { (answer) @if let Some(detail) = detail { br; span.note { (detail) } } },
+        html! { (request.size) },
+        html! { (answer) @for note in notes { br; span.note { (note) } } },
         html! { (verdicts.join(", ")) },
         html! { code { (text(&request.correlation_id)) } },
     ]
@@ -227,7 +229,7 @@ fn acts(facts: &Facts, now: Timestamp) -> Markup {
         let ago = durations::show_roughly(now.since(act.acted_at));
         (Tone::Plain, [html! { (kind) }, cell(&act.operator), html! { (ago) " ago" }, cell(&what(act))])
     });
-    let columns = [words("act"), words("by"), time("when"), prose("what")];
+    let columns = [words("act"), name("by"), time("when"), prose("what")];
     section("acts", "Last acts", &table("acts", "The last acts of operators", columns, rows))
 }
 

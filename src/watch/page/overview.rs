@@ -190,9 +190,10 @@ pub(super) fn causes(facts: &Facts) -> Markup {
     let rows = facts.causes.iter().map(|held| {
         let tone = if held.needs_a_person { Tone::Alarm } else { Tone::Warning };
         let scope = if held.is_on_everything { "everything" } else { "agents" };
-        let todo = match held.cause {
-            Cause::Operator => "`sweeper release` lifts it".to_owned(),
-            cause => remedy(cause, &Scope::All, false, &Names::default()),
+        let todo = if held.cause == Cause::Operator {
+            "`sweeper release` lifts it".to_owned()
+        } else {
+            remedy(held.cause, &Scope::All, false, &Names::default())
         };
         let why = html! { (reason(held.cause)) };
         (tone, [cell(held.cause.as_str()), html! { (show_count(held.holds)) }, html! { (scope) }, why, sentence(&todo)])

@@ -43,7 +43,7 @@ async fn a_leader_and_a_standby_tell_who_leads() {
     let command = || paged(configure(scene.command(&[]), &sandbox));
     let leader = Daemon::start(command()).until("request").await;
     let standby = Daemon::start(command()).until("standby").await;
-    let leading = until(address(&leader), "39 deleted").await;
+    let leading = until(address(&leader), "Absent\n1\n").await;
     leading.has(&[
         "Rows wait for a person",
         "Not while PROJECT-HELD is held (2 of 2 rows)",
