@@ -208,7 +208,7 @@ async fn overview(
         @if let Some(why) = why { (overview::waits(why)) }
         @if let Some(facts) = facts {
             @if !is_known || !named::has_each_hold(facts) { (overview::causes(facts)) }
-            @if is_known { (named::holds(facts, &page.settings.names, now)) (named::leadership(facts)) }
+            @if is_known { (named::holds(facts, &page.settings.names, now)) (named::leadership(facts, now)) }
             (overview::limits(facts))
         }
         (overview::history(&points))

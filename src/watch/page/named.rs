@@ -22,7 +22,7 @@ use crate::{
         figures::{plural, show_count, show_text, show_time},
         json::{AgentReport, SessionReport},
         why::{Reason, needs_a_person},
-        words::{hold_until, session_of, waits_for},
+        words::{blocked, hold_until, session_of, waits_for},
     },
 };
 
@@ -44,8 +44,8 @@ pub(super) fn parts(facts: &Facts, now: Timestamp) -> Markup {
     }
 }
 
-/// Who leads, and who waits to lead.
-pub(super) fn leadership(facts: &Facts) -> Markup {
+/// Who leads, who keeps the leader waiting, and who waits to lead.
+pub(super) fn leadership(facts: &Facts, now: Timestamp) -> Markup {
     let Some(leadership) = &facts.report.leadership else { return html! {} };
     let who = |session: &SessionReport| session_of(session, MAX_DETAIL);
     let content = html! {
@@ -56,6 +56,10 @@ pub(super) fn leadership(facts: &Facts) -> Markup {
                     Some(leader) => { (text(&who(leader))) ", epoch " (leadership.epoch) }
                     None => { "none" }
                 }
+            }
+            @if !leadership.blocked_by.is_empty() {
+                dt { "blocked" }
+                dd.alarm { @for blocker in &leadership.blocked_by { div { (text(&blocked(blocker, MAX_DETAIL, now))) } } }
             }
             dt { "standbys" }
             dd {

@@ -41,6 +41,7 @@ async fn producer(dir: &Path, from: u32) -> Vec<Duration> {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stderr, reason = "the times are for whoever measures")]
 async fn the_page_answers_at_once_whatever_the_number_of_rows() {
     let rows = rows();
     if rows < 1_000_000 {
