@@ -219,7 +219,7 @@ async fn a_daemon_is_ready_while_it_works_and_not_while_the_database_is_locked()
     assert_eq!(ask(address, "/livez").await.0, 200);
     locked.release().await;
     while ask(address, "/readyz").await.0 != 200 {}
-    for (path, said) in [("/", 404), ("/metrics/", 404), ("/livez?verbose", 200)] {
+    for (path, said) in [("/nowhere", 404), ("/metrics/", 404), ("/livez?verbose", 200)] {
         assert_eq!(ask(address, path).await.0, said, "{path}");
     }
     daemon.signal("TERM");

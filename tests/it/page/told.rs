@@ -46,7 +46,7 @@ async fn numbers_are_for_everybody_and_names_for_who_knows_the_token() {
         "until a person acts: an agent, operator",
         "a person has placed this hold",
         "due later\n1\nnext due 2096-10-02",
-        "of 1000 requests/s",
+        "at most 1000.00 requests/s (the ceiling)",
         "Pending rows",
         "Deleted per minute",
         "Log in",
