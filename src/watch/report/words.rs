@@ -10,11 +10,7 @@ use super::{
 };
 use crate::{
     durations,
-    model::{
-        clock::Timestamp,
-        hold::HoldRow,
-        outcome::{Cause, Scope},
-    },
+    model::{clock::Timestamp, hold::HoldRow, outcome::Scope},
 };
 
 /// How a sentence shows the name of an agent: cut, or left out for a reader who may not see it.
