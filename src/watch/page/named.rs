@@ -19,7 +19,7 @@ use crate::{
     watch::report::{
         acts::what,
         empty::Tone,
-        figures::{plural, show_count, show_text, show_time},
+        figures::{plural, show_clock, show_count, show_text},
         json::{AgentReport, SessionReport},
         why::{Reason, needs_a_person},
         words::{blocked, hold_until, session_of, waits_for},
@@ -39,7 +39,7 @@ pub(super) fn parts(facts: &Facts, now: Timestamp) -> Markup {
     html! {
         (agents(facts, now))
         (labels(facts))
-        (requests(&facts.requests))
+        (requests(&facts.requests, now))
         (acts(facts, now))
     }
 }
@@ -173,18 +173,18 @@ fn labels(facts: &Facts) -> Markup {
 }
 
 /// The newest requests.
-fn requests(requests: &[NewestRequest]) -> Markup {
+fn requests(requests: &[NewestRequest], now: Timestamp) -> Markup {
     if requests.is_empty() {
         return html! {};
     }
-    let rows = requests.iter().map(|request| (tone_of(request), request_cells(request)));
+    let rows = requests.iter().map(|request| (tone_of(request), request_cells(request, now)));
     let columns = [
         number("request"),
         time("claimed"),
         name("agent"),
         number("IDs"),
-        prose("answer"),
-        words("verdicts"),
+        words("answer"),
+        prose("verdicts"),
         time("correlation ID"),
     ];
     section("requests", "Last requests", &table("requests", "The newest requests", columns, rows))
@@ -197,7 +197,7 @@ fn tone_of(request: &NewestRequest) -> Tone {
     if request.answered_at.is_none() || is_answered_well || has_settled { Tone::Plain } else { Tone::Warning }
 }
 
-fn request_cells(request: &NewestRequest) -> [Markup; 7] {
+fn request_cells(request: &NewestRequest, now: Timestamp) -> [Markup; 7] {
     let answer = match (request.answered_at, request.status) {
         (None, _) => "none yet".to_owned(),
         (Some(at), status) => {
@@ -214,11 +214,11 @@ fn request_cells(request: &NewestRequest) -> [Markup; 7] {
     let notes: Vec<String> = kind.into_iter().chain(detail).collect();
     [
         html! { (request.request) },
-        html! { (show_time(request.claimed_at)) },
+        html! { (show_clock(request.claimed_at, now)) },
         cell(&request.agent),
         html! { (request.size) },
-        html! { (answer) @for note in notes { br; span.note { (note) } } },
-        html! { (verdicts.join(", ")) },
+        html! { (answer) },
+        html! { (verdicts.join(", ")) @for note in notes { br; span.note { (note) } } },
         html! { code { (text(&request.correlation_id)) } },
     ]
 }
