@@ -183,7 +183,7 @@ fn requests(requests: &[NewestRequest], now: Timestamp) -> Markup {
         time("claimed"),
         name("agent"),
         number("IDs"),
-        words("answer"),
+        time("answer"),
         prose("verdicts"),
         time("correlation ID"),
     ];
