@@ -54,8 +54,8 @@ to three times, and then nothing is written.
 What is not listed is written to the rows as verified_at, which show, status and list --json tell. Dead rows stay dead. Rows that \
 were settled or reopened meanwhile are left out.
 
-Exit codes: 0 none of the rows is in the cache; 1 some are, the cache changed or could not be listed, requests stay without an \
-answer, or another verify is under way; 2 usage or configuration; 3 database unusable; 129, 130 and 143 stopped by SIGHUP, \
+Exit codes: 0 none of the rows is in the cache; 1 some are, no row was there to compare, the cache changed or could not be \
+listed, requests stay without an answer, or another verify is under way; 2 usage or configuration; 3 database unusable; 129, 130 and 143 stopped by SIGHUP, \
 SIGINT (Ctrl-C) or SIGTERM.";
 
 /// Which rows to compare with the cache, and what to do then.
@@ -157,7 +157,7 @@ impl Verify<'_> {
     ) -> Result<ExitCode, Failure> {
         let of_label = self.chosen.of_label(self.config).await?;
         if !self.chosen.any(of_label.as_ref(), self.config).await? {
-            return self.nothing().await;
+            return self.nothing(of_label.as_ref(), producer).await;
         }
         let rows = match self.chosen.since {
             Some(since) => format!("rows settled since {}", show_time(since)),
@@ -178,11 +178,7 @@ impl Verify<'_> {
                 return Ok(ExitCode::from(1));
             }
         };
-        let pending = match &of_label {
-            Some(found) => found.pending,
-            None => producer.concerned(&Scope::Agent(self.args.agent.clone())).await?.pending,
-        };
-        let outcome = Outcome { pending, pruned: of_label.map_or(0, |found| found.pruned), written };
+        let outcome = self.outcome(of_label.as_ref(), written, producer).await?;
         page.compared(&compared, &outcome)?;
         let requeued = if self.args.requeue && !compared.still.is_empty() {
             self.requeue(&compared, producer, stop).await?
@@ -193,14 +189,29 @@ impl Verify<'_> {
         Ok(ExitCode::from(u8::from(!compared.still.is_empty())))
     }
 
-    /// There is no row to compare.
-    async fn nothing(&self) -> Result<ExitCode, Failure> {
-        let said = unknown(Some(&self.args.agent), self.args.label.as_ref(), self.config).await?;
-        match &said {
-            Some(said) => warn_person(said),
-            None => Page::new(self.args, self.config).nothing()?,
+    async fn outcome(
+        &self,
+        of_label: Option<&OfLabel>,
+        written: u64,
+        producer: &mut Producer,
+    ) -> Result<Outcome, Failure> {
+        let pending = match of_label {
+            Some(found) => found.pending,
+            None => producer.concerned(&Scope::Agent(self.args.agent.clone())).await?.pending,
+        };
+        Ok(Outcome { pending, pruned: of_label.map_or(0, |found| found.pruned), written })
+    }
+
+    /// There is no row to compare, so nothing is shown to be gone.
+    async fn nothing(&self, of_label: Option<&OfLabel>, producer: &mut Producer) -> Result<ExitCode, Failure> {
+        match unknown(Some(&self.args.agent), self.args.label.as_ref(), self.config).await? {
+            Some(said) => warn_person(&said),
+            None => {
+                let outcome = self.outcome(of_label, 0, producer).await?;
+                Page::new(self.args, self.config).nothing(&outcome)?;
+            }
         }
-        Ok(ExitCode::from(u8::from(said.is_some())))
+        Ok(ExitCode::from(1))
     }
 
     /// All that is done while the agent is held. Returns the comparison, and the number of rows written.

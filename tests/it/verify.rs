@@ -344,7 +344,7 @@ async fn rows_are_chosen_by_label_and_time<E: Sql>() {
     assert_eq!(scene.verified().await, "1 2");
     let listings = scene.listings().len();
     let none = scene.verify(&["--since", "2100-01-01"]).await;
-    assert_eq!((none.0, none.1.as_str()), (0, "no settled row matches; nothing was listed\n"));
+    assert_eq!((none.0, none.1.as_str()), (1, "no settled row matches; nothing was listed; 1 row is pending\n"));
     scene.engine.sql("UPDATE deletions SET settled_at = 1700000000000 WHERE entry_id = '2'").await;
     let found = scene.json(&["--since", "1h"]).await;
     assert_eq!((&found["verified"], &found["pending"]), (&json!(2), &json!(1)), "{found}");
@@ -353,6 +353,12 @@ async fn rows_are_chosen_by_label_and_time<E: Sql>() {
     assert!(code == 1 && err.contains("there is no row of agent A in"), "{err}");
     let (code, _, err) = scene.verify(&["--label", "U"]).await;
     assert!(code == 1 && err.contains("no wish has the label U in"), "{err}");
+    // Nothing is shown to be gone.
+    assert_eq!(scene.run(&["enqueue", "--agent", "b", "--label", "V", "1", "2"]).await.0, 0);
+    let (code, out, _) = scene.run(&["verify", "--agent", "b", "--label", "V", "--json"]).await;
+    assert!(code == 1 && out.contains("\"pending\":2"), "{out}");
+    let (code, out, _) = scene.verify(&["--label", "V"]).await;
+    assert_eq!((code, out.as_str()), (1, "no settled row matches; nothing was listed\n"), "a label of another agent");
     assert_eq!(scene.listings().len(), listings + 1, "nothing is listed for nothing");
     // A wish outlives its row.
     scene.engine.sql("DELETE FROM deletions WHERE entry_id = '1'").await;

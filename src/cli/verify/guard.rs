@@ -31,8 +31,8 @@ use crate::{
 
 /// The hold ends by itself after this time, so that a command that is killed leaves no pause for ever.
 const LENGTH: Duration = Duration::from_secs(180);
-/// The hold is prolonged this often.
-const RENEWAL: Duration = Duration::from_secs(45);
+/// The hold is prolonged this often. If somebody has lifted it, this is when the command finds out.
+const RENEWAL: Duration = Duration::from_secs(10);
 /// A daemon settles an answer within this time, or waits for the database.
 const SETTLING: Duration = Duration::from_secs(30);
 /// The pause between two looks at the requests without an answer.

@@ -99,11 +99,20 @@ impl<'a> Page<'a> {
     }
 
     /// There was no row to compare.
-    pub(super) fn nothing(&self) -> Result<(), Failure> {
+    pub(super) fn nothing(&self, outcome: &Outcome) -> Result<(), Failure> {
+        let Outcome { pending, pruned, .. } = *outcome;
         if self.args.json {
-            return Self::print(&self.empty());
+            return Self::print(&Object { pending, pruned, ..self.empty() });
         }
-        say("no settled row matches; nothing was listed")
+        let pending = match pending {
+            0 => String::new(),
+            some => format!("; {}", plural(some, "row is pending", "rows are pending")),
+        };
+        let pruned = match pruned {
+            0 => String::new(),
+            some => format!("; the {} of the label kept no longer", plural(some, "row is", "rows are")),
+        };
+        say(&format!("no settled row matches; nothing was listed{pending}{pruned}"))
     }
 
     /// The cache changed each time.
