@@ -161,7 +161,8 @@ CREATE TABLE wishes (
 -- The wishes for one entry.
 CREATE INDEX wishes_entry ON wishes (agent_id, entry_id);
 
--- One row per act of an operator: a hold, a release, a retry, a cancel, a verify, or an enqueue of more than one row, by a command.
+-- One row per act of an operator: a hold, a release, a retry, a cancel, a verify, or an enqueue (of more than one row, or with
+-- a label), by a command.
 -- An act of several transactions updates its row in each of them: if the command is killed, `rows` is what was done, and `ended` stays
 -- false. Changes that somebody makes with SQL leave no row.
 CREATE TABLE acts (

@@ -470,7 +470,8 @@ BEGIN
     END;
 END;
 
--- One row per act of an operator: a hold, a release, a retry, a cancel, a verify, or an enqueue of more than one row, by a command.
+-- One row per act of an operator: a hold, a release, a retry, a cancel, a verify, or an enqueue (of more than one row, or with
+-- a label), by a command.
 -- The row is written in the transaction of the act. An act of several transactions updates it in each of them: if the command is
 -- killed, `rows` is what was done, and `ended` stays 0. Changes that somebody makes with SQL leave no row.
 CREATE TABLE acts (

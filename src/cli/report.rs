@@ -40,7 +40,7 @@ was written, and the queue says today what it said then. A check shows that some
 docs/proof.md has the exact form of the lines that are hashed.
 
 Exit codes: 0 written, or unchanged; 1 there is no such label, it cannot be written, or something has changed; 2 usage or \
-configuration, or the file is no report; 3 database unusable.";
+configuration, or the file is no report or cannot be read; 3 database unusable.";
 
 /// Whose page, and in which form.
 #[derive(Debug, Args)]

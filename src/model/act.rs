@@ -26,7 +26,7 @@ pub enum ActKind {
     Retry,
     /// Removed pending rows.
     Cancel,
-    /// Enqueued more than one row.
+    /// Enqueued more than one row, or with a label.
     Enqueue,
     /// Wrote which settled rows a listing of the agent's whole cache did not have.
     Verify,

@@ -169,7 +169,9 @@ async fn serve<C: Counter>(listener: std::net::TcpListener, shared: Arc<Shared<C
         .route("/readyz", get(readyz))
         .with_state(shared)
         .merge(page::router(page))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "not found; there are /, /metrics, /livez and /readyz\n") });
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, "not found; there are /, /entry, /login, /metrics, /livez and /readyz\n")
+        });
     let (mut tasks, mut guests, clock) = (JoinSet::new(), Guests::default(), Clock::system());
     loop {
         while tasks.try_join_next().is_some() {}

@@ -132,7 +132,7 @@ async fn a_label_that_no_wish_has_has_no_page_and_no_file() {
         assert!(code == 2 && err.contains(said), "{arguments:?}: {code} {err}");
     }
     let (code, _, err) = run(dir.path(), &["report", "--check", "nowhere.json"]);
-    assert!(code == 1 && err.contains("nowhere.json"), "{err}");
+    assert!(code == 2 && err.contains("nowhere.json"), "{err}");
 }
 
 /// A page in each form: text, HTML, JSON, JSON with its lines.
@@ -228,6 +228,29 @@ async fn a_file_that_was_edited_is_found_out() {
         let (code, _, err) = run(dir.path(), &["report", "--check", file]);
         assert!(code == 2 && err.contains("this is no report"), "{file}: {err}");
     }
+}
+
+#[tokio::test]
+async fn other_line_ends_are_told_from_another_queue_and_what_has_no_end_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path()).await;
+    let page = report(dir.path(), &["--label", LABEL]);
+    fs::write(dir.path().join("sent"), page.replace('\n', "\r\n")).unwrap();
+    let (code, out) = check(dir.path(), "sent");
+    assert!(code == 1 && out.contains("The queue says about the label what it said then"), "{out}");
+    for (file, said) in [("/dev/zero", "it must be a regular file"), ("nowhere", "No such file")] {
+        let (code, _, err) = run(dir.path(), &["report", "--check", file]);
+        assert!(code == 2 && err.contains(said), "{err}");
+    }
+}
+
+#[tokio::test]
+async fn who_wishes_for_a_single_entry_with_a_label_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = ["enqueue", "--create", "--agent", "a", "--label", "S", "--as", "eve", "1"];
+    assert_eq!(run(dir.path(), &one).0, 0);
+    let page = report(dir.path(), &["--label", "S"]);
+    assert!(page.lines().any(|line| line.starts_with("asked by") && line.contains("eve 1")), "{page}");
 }
 
 #[tokio::test]

@@ -109,7 +109,9 @@ impl<'a> Sink<'a> {
                 let (producer, opened) = Producer::join_or_create(self.options, self.creates, self.clock).await?;
                 tell_of_opening(self.options, opened);
                 let producer = none.insert(producer);
-                producer.begin_act(self.act.clone(), 2);
+                // Of a label, somebody may ask later who wished for it.
+                let least = if self.chunk.iter().any(|wish| wish.label.is_some()) { 1 } else { 2 };
+                producer.begin_act(self.act.clone(), least);
                 producer
             }
         };

@@ -1,8 +1,6 @@
 //! `sweeper report --check`: compares a report with the queue.
 
-use std::{cmp::Ordering, fs, path::Path, process::ExitCode};
-
-use anyhow::Context as _;
+use std::{cmp::Ordering, fs, io, path::Path, process::ExitCode};
 
 use super::{
     canonical::{FIELDS, Hash, VERSION},
@@ -31,7 +29,7 @@ const LIMIT: &str = "a check shows that something has changed, and not who has c
 /// If the file or the database cannot be read, or the file is no report.
 pub(super) async fn check(file: &Path, config: &Config, clock: &Clock) -> Result<ExitCode, Failure> {
     let path = absolute(file).display().to_string();
-    let bytes = fs::read(file).with_context(|| format!("read {path}"))?;
+    let bytes = read(file).map_err(|error| Failure::Usage(format!("read {path}: {error}")))?;
     let text = String::from_utf8_lossy(&bytes);
     let no_report =
         || Failure::Usage(format!("{path}: this is no report of `sweeper report`, or its last lines are missing"));
@@ -47,7 +45,7 @@ pub(super) async fn check(file: &Path, config: &Config, clock: &Clock) -> Result
     let facts = gather(&label, claim.lines.is_some(), config, clock).await?;
     let mut found = Vec::new();
     if !is_intact {
-        found.push("the file is not as it was written: its seal does not fit".to_owned());
+        found.push(about_seal(facts.sha256 == claim.sha256));
     }
     if claim.lines.as_ref().is_some_and(|lines| hash(lines) != claim.sha256) {
         found.push("the file's own lines do not have the SHA-256 that the file says".to_owned());
@@ -84,6 +82,24 @@ pub(super) async fn check(file: &Path, config: &Config, clock: &Clock) -> Result
         std::iter::once(head).chain(found.iter().map(|line| format!("  {line}"))).chain([LIMIT.to_owned()]).collect();
     say(&lines.join("\n"))?;
     Ok(ExitCode::from(u8::from(is_changed)))
+}
+
+/// What follows from a seal that does not fit. `says_the_same`: the queue says what the file says.
+fn about_seal(says_the_same: bool) -> String {
+    let so = if says_the_same {
+        ". The queue says about the label what it said then; the file may have other line ends, for example"
+    } else {
+        ", so its label and its numbers may be somebody else's, too"
+    };
+    format!("the file is not as it was written: its seal does not fit{so}")
+}
+
+/// The content of a file. A device or a pipe may have no end.
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::Error::other("it must be a regular file"));
+    }
+    fs::read(file)
 }
 
 fn hash(lines: &[String]) -> String {
