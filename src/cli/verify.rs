@@ -186,7 +186,7 @@ impl Verify<'_> {
             None
         };
         page.end(&compared, &outcome, requeued)?;
-        Ok(ExitCode::from(u8::from(!compared.still.is_empty())))
+        Ok(ExitCode::from(u8::from(!compared.still.is_empty() || compared.is_empty())))
     }
 
     async fn outcome(

@@ -303,7 +303,19 @@ async fn login_form(State(page): Shared, Extension(Peer(peer)): Extension<Peer>,
 }
 
 /// Takes the token, and gives a cookie for it; or takes the cookie away.
-async fn login(State(page): Shared, Extension(Peer(peer)): Extension<Peer>, body: Body) -> Response {
+async fn login(
+    State(page): Shared,
+    Extension(Peer(peer)): Extension<Peer>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    if page.settings.token.is_none() {
+        return off();
+    }
+    // A browser says if somebody else's page sends the form. That page could have an address refused, or log somebody out.
+    if headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
+        return (StatusCode::FORBIDDEN, "the form is that of another page\n").into_response();
+    }
     let body = match timeout(FORM_WITHIN, to_bytes(body, MAX_FORM)).await {
         Ok(Ok(body)) => body,
         Ok(Err(_)) => return (StatusCode::PAYLOAD_TOO_LARGE, "the form is too long\n").into_response(),
@@ -314,9 +326,6 @@ async fn login(State(page): Shared, Extension(Peer(peer)): Extension<Peer>, body
         |cookie: String| (StatusCode::SEE_OTHER, [(header::LOCATION, "/".to_owned()), (header::SET_COOKIE, cookie)]);
     if value_of(&body, "logout").is_some() {
         return back(page.keeper.no_cookie()).into_response();
-    }
-    if page.settings.token.is_none() {
-        return off();
     }
     match page.keeper.attempt(&value_of(&body, "token").unwrap_or_default(), peer) {
         Attempt::Right => back(page.keeper.cookie()).into_response(),

@@ -86,6 +86,11 @@ pub(super) struct Compared {
 }
 
 impl Compared {
+    /// Whether no row was compared.
+    pub(super) fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.dead_gone.is_empty() && self.still.is_empty() && self.dead_listed == 0
+    }
+
     /// The rows that are verified.
     pub(super) fn verified(&self) -> Vec<SettledRow> {
         self.gone.iter().copied().chain(self.dead_gone.iter().map(|(row, _)| *row)).collect()

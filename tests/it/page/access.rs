@@ -50,7 +50,12 @@ async fn the_form_gives_a_cookie_that_shows_names_until_it_is_taken_away() {
     let known = ask(address, "GET /entry?agent=PROJECT-1&id=1", &cookie).await;
     assert_eq!(known.status, 200);
     known.has(&["PROJECT-1 1", "Log out"]);
-    let out = post(address, "logout=1", &cookie).await;
+    // Somebody else's page in the same browser.
+    for form in ["logout=1".to_owned(), "token=wrong".to_owned(), format!("token={TOKEN}")] {
+        let foreign = post(address, &form, &format!("{cookie}Sec-Fetch-Site: cross-site\r\n")).await;
+        assert_eq!((foreign.status, foreign.header("set-cookie")), (403, None), "{form}");
+    }
+    let out = post(address, "logout=1", &format!("{cookie}Sec-Fetch-Site: same-origin\r\n")).await;
     assert_eq!(out.status, 303);
     assert_eq!(out.header("set-cookie").unwrap(), format!("{name}; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"));
     scene.daemon.signal("TERM");

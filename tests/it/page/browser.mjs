@@ -1,7 +1,7 @@
 // Looks at the page with a browser, through its devtools protocol: node browser.mjs CHROMIUM AXE DIRECTORY URL TOKEN PATHS…
 // Prints one JSON object. Screenshots go into DIRECTORY.
 import { spawn } from "node:child_process";
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const [chromium, axe, directory, url, token, ...paths] = process.argv.slice(2);
@@ -115,4 +115,3 @@ socket.close();
 browser.removeAllListeners("exit");
 browser.kill();
 await Promise.race([new Promise((resolve) => browser.on("exit", resolve)), sleep(5000)]);
-rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
