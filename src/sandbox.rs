@@ -67,6 +67,8 @@ pub struct Options {
     pub failing: Vec<String>,
     /// The IDs that are answered as deleted, and stay.
     pub keeping: Vec<String>,
+    /// Whether a list is in the order of the hits, whatever order is asked for.
+    pub ignore_sort: bool,
     /// Whether a request with an ID that is not a number is answered with 400.
     pub numeric_ids: bool,
     /// The IDs that spoil every request with them, and the answers to such requests.

@@ -34,7 +34,7 @@ use crate::{
     },
 };
 pub(super) use filter::Filter;
-pub(super) use whole::{Shifted, Whole};
+pub(super) use whole::{Whole, WholeLister};
 
 /// Requests for one page before giving up.
 const MAX_TRIES: u32 = 6;
@@ -111,7 +111,7 @@ impl Found {
 enum Halt {
     /// The wait would be long. The pages before it can be used.
     Later(anyhow::Error),
-    /// The API rejects a request that asks for an order. Without it, the request may be answered.
+    /// The API rejects a request that asks for an order, or ignores the order. Without it, the listing may succeed.
     Unsorted(anyhow::Error),
     Failed(Failure),
 }

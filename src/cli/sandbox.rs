@@ -47,6 +47,9 @@ pub(super) struct SandboxArgs {
     /// An ID that is answered as deleted, and stays in the cache.
     #[arg(long, value_name = "ID")]
     keeping: Vec<String>,
+    /// List entries in the order of their hits, whatever order is asked for.
+    #[arg(long)]
+    ignore_sort: bool,
     /// Answer 400 to a request that contains an ID that is not a number.
     #[arg(long)]
     numeric_ids: bool,
@@ -140,6 +143,7 @@ pub(super) async fn sandbox(args: SandboxArgs, shutdown: impl Future<Output = ()
         fail_ratio: args.fail_ratio,
         failing: args.failing,
         keeping: args.keeping,
+        ignore_sort: args.ignore_sort,
         numeric_ids: args.numeric_ids,
         poison: args.poison,
         outage: args.outage,

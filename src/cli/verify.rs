@@ -11,11 +11,12 @@ use std::{
 };
 
 use clap::Args;
+use indicatif::ProgressBar;
 
 use super::{
     Failure,
     arguments::{agent_id, label},
-    listing::{Lister, Shifted},
+    listing::WholeLister,
     names::unknown,
     operator::{As, Login},
     rng,
@@ -35,9 +36,12 @@ use crate::{
     },
     queue::{SettledRow, either::Producer},
 };
-use guard::{Guard, quiet, still_quiet};
+use guard::{Guard, quiet, sent_meanwhile};
 use page::{Outcome, Page};
 use rows::{Chosen, Compared, OfLabel};
+
+/// Listings before giving up.
+const LISTINGS: usize = 3;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,13 +53,14 @@ Examples:
 It lists the agent's remote cache to its end, at the daemon's rate and with its key. Meanwhile the agent is held: requests in \
 flight are waited for, and no other is sent. The hold (verify) is lifted at the end; if the command is killed, it ends within \
 three minutes. It takes no other hold's place, and lifts none. A listing counts only if the cache did not change: it is made up \
-to three times, and then nothing is written.
+to three times, and then nothing is written. If the API does not list by ID, two listings in a row have to agree.
 
 What is not listed is written to the rows as verified_at, which show, status and list --json tell. Dead rows stay dead. Rows that \
 were settled or reopened meanwhile are left out.
 
-Exit codes: 0 none of the rows is in the cache; 1 some are, no row was there to compare, the cache changed or could not be \
-listed, requests stay without an answer, or another verify is under way; 2 usage or configuration; 3 database unusable; 129, 130 and 143 stopped by SIGHUP, \
+Exit codes: 0 each settled row was compared, and no deleted or absent one is in the cache; 1 some are, rows could not be compared, \
+there was none to compare, the cache changed or could not be listed, requests stay without an answer, or another verify is under way; \
+2 usage or configuration; 3 database unusable; 129, 130 and 143 stopped by SIGHUP, \
 SIGINT (Ctrl-C) or SIGTERM.";
 
 /// Which rows to compare with the cache, and what to do then.
@@ -103,8 +108,8 @@ impl VerifyArgs {
 enum Cut {
     /// A signal, and the number of rows that were written before.
     Stopped(Signal, u64),
-    /// The cache changed while it was listed, each time.
-    Shifted(Shifted),
+    /// For each listing, the reason why it does not count.
+    Shifted(Vec<String>),
     Failed(Failure),
 }
 
@@ -136,7 +141,7 @@ pub(super) async fn verify(
     if args.asks() {
         will_ask()?;
     }
-    let lister = Lister::new(config, args.agent.clone(), clock.clone(), rng())?.beside_holds();
+    let lister = WholeLister::new(config, args.agent.clone(), clock.clone(), rng())?;
     let since = args.since.map(|moment| moment.before(clock.now()));
     let chosen = Chosen { agent: args.agent.clone(), label: args.label.clone(), since };
     let stop = pin!(stopped()?);
@@ -151,7 +156,7 @@ pub(super) async fn verify(
 impl Verify<'_> {
     async fn all(
         &self,
-        lister: Lister,
+        lister: WholeLister,
         producer: &mut Producer,
         mut stop: Pin<&mut impl Future<Output = Signal>>,
     ) -> Result<ExitCode, Failure> {
@@ -173,20 +178,26 @@ impl Verify<'_> {
             Ok(done) => done,
             Err(Cut::Failed(failure)) => return Err(failure),
             Err(Cut::Stopped(signal, written)) => return Ok(self.stopped(signal, written)),
-            Err(Cut::Shifted(Shifted(reasons))) => {
+            Err(Cut::Shifted(reasons)) => {
                 page.shifted(&reasons)?;
                 return Ok(ExitCode::from(1));
             }
         };
         let outcome = self.outcome(of_label.as_ref(), written, producer).await?;
         page.compared(&compared, &outcome)?;
-        let requeued = if self.args.requeue && !compared.still.is_empty() {
+        let (requeued, stopped) = if self.args.requeue && !compared.still.is_empty() {
             self.requeue(&compared, producer, stop).await?
         } else {
-            None
+            (None, None)
         };
         page.end(&compared, &outcome, requeued)?;
-        Ok(ExitCode::from(u8::from(!compared.still.is_empty() || compared.is_empty())))
+        Ok(match stopped {
+            Some(signal) => {
+                warn_person(&format!("sweeper: stopped by {} while rows were reopened: run it again", signal.name()));
+                signal.exit_code()
+            }
+            None => ExitCode::from(u8::from(!compared.is_clean())),
+        })
     }
 
     async fn outcome(
@@ -218,29 +229,18 @@ impl Verify<'_> {
     async fn held(
         &self,
         guard: &mut Guard,
-        mut lister: Lister,
+        mut lister: WholeLister,
         of_label: Option<&OfLabel>,
         producer: &mut Producer,
         act: Draft,
         mut stop: Pin<&mut impl Future<Output = Signal>>,
     ) -> Result<(Compared, u64), Cut> {
         let progress = progress(None);
-        let (agent, config) = (&self.args.agent, self.config);
-        let work = async {
-            let last = quiet(agent, config, &self.clock, &progress).await?;
-            let whole = match lister.whole(&progress).await? {
-                Ok(whole) => whole,
-                Err(shifted) => return Ok(Err(shifted)),
-            };
-            let compared = self.chosen.compare(&whole, of_label, config).await?;
-            still_quiet(agent, last, config).await?;
-            Ok(Ok(compared))
-        };
-        let done = guard.during(work, producer, stop.as_mut()).await;
+        let done = guard.during(self.compare(&mut lister, of_label, &progress), producer, stop.as_mut()).await;
         progress.finish_and_clear();
         let mut compared = match done? {
             Ok(Ok(compared)) => compared,
-            Ok(Err(shifted)) => return Err(Cut::Shifted(shifted)),
+            Ok(Err(reasons)) => return Err(Cut::Shifted(reasons)),
             Err(signal) => return Err(Cut::Stopped(signal, 0)),
         };
         guard.renew(producer).await?;
@@ -249,6 +249,45 @@ impl Verify<'_> {
         }
         let written = self.write(&mut compared, guard, producer, act, stop).await?;
         Ok((compared, written))
+    }
+
+    /// Lists until a listing counts, and compares the rows with it. The inner error has the reason for each listing that does not.
+    async fn compare(
+        &self,
+        lister: &mut WholeLister,
+        of_label: Option<&OfLabel>,
+        progress: &ProgressBar,
+    ) -> Result<Result<Compared, Vec<String>>, Failure> {
+        let mut reasons = Vec::new();
+        loop {
+            match self.once(lister, of_label, progress).await? {
+                Ok(compared) => return Ok(Ok(compared)),
+                Err(reason) => reasons.push(reason),
+            }
+            if reasons.len() >= LISTINGS {
+                return Ok(Err(reasons));
+            }
+            let reason = reasons.last().map_or("", String::as_str);
+            progress.suspend(|| warn_person(&format!("{reason}; listing again")));
+            lister.pause(u32::try_from(reasons.len()).unwrap_or(u32::MAX)).await;
+        }
+    }
+
+    async fn once(
+        &self,
+        lister: &mut WholeLister,
+        of_label: Option<&OfLabel>,
+        progress: &ProgressBar,
+    ) -> Result<Result<Compared, String>, Failure> {
+        let (agent, config) = (&self.args.agent, self.config);
+        let last = quiet(agent, config, &self.clock, progress).await?;
+        let before = self.chosen.before(of_label, config).await?;
+        let whole = match lister.whole(progress).await? {
+            Ok(whole) => whole,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let compared = self.chosen.compare(&whole, &before, of_label, config).await?;
+        Ok(sent_meanwhile(agent, last, config).await?.map_or(Ok(compared), Err))
     }
 
     /// Writes what was verified. Returns the number of rows.
@@ -276,36 +315,42 @@ impl Verify<'_> {
             }
         }
         producer.end_act(self.clock.now()).await?;
-        compared.left_out += (verified.len() as u64).saturating_sub(written);
+        compared.changed += (verified.len() as u64).saturating_sub(written);
         Ok(written)
     }
 
-    /// Asks, and reopens the rows that are still in the cache. Returns their number; `None` if nothing was to be reopened.
+    /// Asks, and reopens the rows that are still in the cache. Returns their number, which is `None` if nothing was to be reopened, and
+    /// the signal that stopped it.
     async fn requeue(
         &self,
         compared: &Compared,
         producer: &mut Producer,
         mut stop: Pin<&mut impl Future<Output = Signal>>,
-    ) -> Result<Option<u64>, Failure> {
+    ) -> Result<(Option<u64>, Option<Signal>), Failure> {
         let rows: Vec<SettledRow> = compared.still.iter().map(|still| still.row).collect();
         if self.args.dry_run {
-            return Ok(None);
+            return Ok((None, None));
         }
         let count = plural(rows.len() as u64, "row", "rows");
         if self.args.asks() {
             let question = format!("Reopen {count}? The daemon then deletes the entries again.");
             let answer = tokio::select! {
                 biased;
-                _ = stop.as_mut() => false,
+                signal = stop.as_mut() => return Ok((Some(0), Some(signal))),
                 answer = ask_aside(question) => answer?,
             };
             if !answer {
-                return Ok(Some(0));
+                return Ok((Some(0), None));
             }
         }
         producer.begin_act(self.args.act(ActKind::Retry, "settled rows whose entries verify has found", self.login), 1);
         let mut steps = Steps::new(producer, self.clock.clone());
+        let mut stopped = None;
         while let Some(chunk) = steps.next(&rows).await {
+            stopped = already(stop.as_mut()).await;
+            if stopped.is_some() {
+                break;
+            }
             let now = steps.clock.now();
             steps.done += steps.producer.reopen(chunk, now).await?;
         }
@@ -317,7 +362,7 @@ impl Verify<'_> {
             let rows = plural(held, "of these rows waits", "of these rows wait");
             warn_person(&format!("{rows} for a hold: `sweeper status` lists the holds, `sweeper release` lifts them"));
         }
-        Ok(Some(done))
+        Ok((Some(done), stopped))
     }
 
     fn stopped(&self, signal: Signal, written: u64) -> ExitCode {

@@ -75,7 +75,7 @@ pub struct Place {
 }
 
 /// A settled row as it was read. It is changed only if it is still like this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SettledRow {
     /// Its number.
     pub id: DeletionId,

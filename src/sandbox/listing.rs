@@ -57,11 +57,12 @@ fn entry(id: &str) -> Value {
     })
 }
 
-/// The page for a query such as `limit=50&offset=0`.
+/// The page for a query such as `limit=50&offset=0`. `ignores_sort`: the entries are in the order of their hits, whatever the query asks
+/// for.
 ///
 /// # Errors
 /// If the API would refuse the query.
-pub(super) fn page(entries: &Entries, query: &str) -> Result<Value, &'static str> {
+pub(super) fn page(entries: &Entries, query: &str, ignores_sort: bool) -> Result<Value, &'static str> {
     let (mut limit, mut offset, mut sort) = (50, 0, None);
     for (name, value) in query.split('&').filter_map(|part| part.split_once('=')) {
         match name {
@@ -75,6 +76,7 @@ pub(super) fn page(entries: &Entries, query: &str) -> Result<Value, &'static str
         return Err("limit must be from 1 to 200");
     }
     let ids = ids(entries);
+    let sort = if ignores_sort { Some("hit_count:desc") } else { sort };
     let listed: Vec<Value> = match sort {
         None => ids.iter().skip(offset).take(limit).map(|id| entry(id)).collect(),
         Some(sort) => sorted(&ids, sort)?.into_iter().skip(offset).take(limit).collect(),

@@ -243,7 +243,7 @@ impl Call<'_> {
             | Mood::Hang => {}
         }
         let entries = entries.entry(self.agent.to_owned()).or_insert_with(|| Entries::AllBut(HashSet::new()));
-        Ok(json_response(200, listing::page(entries, query)?.to_string()))
+        Ok(json_response(200, listing::page(entries, query, self.shared.options.ignore_sort)?.to_string()))
     }
 
     /// Deletes, and answers as the mood says.

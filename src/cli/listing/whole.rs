@@ -1,8 +1,14 @@
 //! Lists a cache so that an entry that is not listed was not there.
 //!
 //! A listing is several pages, and entries may come and go in between. A listing counts only if each of its pages names the same total,
-//! if it has that number of different entries, and if each page begins with the entry that ended the one before: in an order that does
-//! not change, an entry that went from an earlier page would let all that follow move up, one of them past the border.
+//! if it has that number of different entries, and if each page begins with the entry that ended the one before. That is not enough: if
+//! an entry goes, another comes, and a third one moves to an earlier page, the third one is missing. So one of these has to hold, too:
+//!
+//! * The listing is a single page.
+//! * The entries are in the order of their IDs, which does not change: then each entry that went from an earlier page lets all that
+//!   follow move up, one of them past the border.
+//! * Two listings in a row have the same entries, in whatever order. If a listing leaves out an entry that was there, it has another one
+//!   that went meanwhile, and so the next listing cannot have the same.
 
 use std::collections::HashMap;
 
@@ -14,14 +20,13 @@ use super::{Halt, Lister};
 use crate::{
     api::{Order, PAGE_SIZE, Page},
     cli::{Failure, terminal::warn_person, times::show_count},
-    model::{backoff::Jitter, clock::Timestamp, deletion::EntryId},
+    config::Config,
+    model::{
+        backoff::Jitter,
+        clock::{Clock, Timestamp},
+        deletion::{AgentId, EntryId},
+    },
 };
-
-/// The orders to ask for, the best first.
-const ORDERS: [Order; 2] = [Order::Id, Order::CachedAt];
-
-/// Listings before giving up.
-const LISTINGS: u32 = 3;
 
 /// The whole cache of an agent, as it was at one time.
 #[derive(Debug)]
@@ -32,69 +37,119 @@ pub(in crate::cli) struct Whole {
     pub(in crate::cli) began: Timestamp,
 }
 
-/// Why each of the listings says nothing about entries that it does not have.
-#[derive(Debug)]
-pub(in crate::cli) struct Shifted(pub(in crate::cli) Vec<String>);
-
-impl Lister {
-    /// The same, also while a command holds the agent: such a hold pauses deletions.
-    pub(in crate::cli) fn beside_holds(mut self) -> Self {
-        self.lists_held = true;
-        self
+impl Whole {
+    fn has_the_entries_of(&self, other: &Self) -> bool {
+        self.entries.len() == other.entries.len() && self.entries.keys().all(|id| other.entries.contains_key(id))
     }
+}
 
-    /// Lists the whole cache; up to three times, if it changes meanwhile.
+/// Lists the whole cache of an agent.
+pub(in crate::cli) struct WholeLister {
+    lister: Lister,
+    /// The order to ask for: the best one that the API has not been found to ignore or to reject.
+    order: Option<Order>,
+}
+
+impl WholeLister {
+    /// Lists also while a command holds the agent itself: such a hold pauses deletions.
     ///
     /// # Errors
-    /// If the API does not return a page, or returns none in an order that does not change. Faults that may pass are retried first.
-    pub(in crate::cli) async fn whole(&mut self, progress: &ProgressBar) -> Result<Result<Whole, Shifted>, Failure> {
-        let (mut orders, mut reasons) = (ORDERS.into_iter().peekable(), Vec::new());
-        while let Some(order) = orders.peek().copied() {
-            match self.once(order, progress).await {
-                Ok(Ok(whole)) => return Ok(Ok(whole)),
-                Ok(Err(reason)) => reasons.push(reason),
+    /// If there is no API key, or TLS cannot be set up.
+    pub(in crate::cli) fn new(
+        config: &Config,
+        agent: AgentId,
+        clock: Clock,
+        rng: fastrand::Rng,
+    ) -> Result<Self, Failure> {
+        let lister = Lister { lists_held: true, ..Lister::new(config, agent, clock, rng)? };
+        Ok(Self { lister, order: Some(Order::Id) })
+    }
+
+    /// Lists the whole cache. The inner error is the reason why the listing says nothing about entries that it does not have.
+    ///
+    /// # Errors
+    /// If the API does not return a page. Faults that may pass are retried first.
+    pub(in crate::cli) async fn whole(&mut self, progress: &ProgressBar) -> Result<Result<Whole, String>, Failure> {
+        let mut before: Option<Whole> = None;
+        loop {
+            let once = match self.once(progress).await {
+                Ok(Ok(once)) => once,
+                Ok(Err(reason)) => return Ok(Err(reason)),
                 Err(Halt::Unsorted(error)) => {
-                    orders.next();
-                    if orders.peek().is_none() {
-                        let agent = &self.agent;
-                        return Err(anyhow!(
-                            "{error}: without an order that stays, a listing of {agent} shows nothing"
-                        )
-                        .into());
-                    }
+                    self.order = self.order.and_then(next_best);
+                    before = None;
+                    progress.suspend(|| warn_person(&format!("{error}; listing until two listings in a row agree")));
                     continue;
                 }
                 Err(halt) => return Err(halt.failure()),
+            };
+            if once.is_sure {
+                return Ok(Ok(once.whole));
             }
-            let tries = u32::try_from(reasons.len()).unwrap_or(LISTINGS);
-            if tries >= LISTINGS {
-                break;
+            match before.replace(once.whole) {
+                None => {}
+                Some(first) if before.as_ref().is_some_and(|second| second.has_the_entries_of(&first)) => {
+                    return Ok(Ok(first));
+                }
+                Some(_) => return Ok(Err("two listings in a row differ".to_owned())),
             }
-            let reason = reasons.last().map_or("", String::as_str);
-            progress.suspend(|| warn_person(&format!("{reason}; listing again")));
-            sleep(self.backoff.jittered(tries, Jitter::draw(&mut self.rng))).await;
         }
-        Ok(Err(Shifted(reasons)))
+    }
+
+    /// Waits before the cache is listed again. `tries`: listings so far.
+    pub(in crate::cli) async fn pause(&mut self, tries: u32) {
+        sleep(self.lister.backoff.jittered(tries, Jitter::draw(&mut self.lister.rng))).await;
     }
 
     /// Lists the cache once. The inner error is the reason why the listing does not count.
-    async fn once(&mut self, order: Order, progress: &ProgressBar) -> Result<Result<Whole, String>, Halt> {
-        let began = self.clock.now();
-        let mut pages = Pages::default();
+    async fn once(&mut self, progress: &ProgressBar) -> Result<Result<Once, String>, Halt> {
+        let began = self.lister.clock.now();
+        let mut pages = Pages::new(self.order);
         loop {
-            let page = self.page(pages.offset(), Some(order), progress).await?;
-            let is_last = page.entries.len() as u64 + page.unusable < PAGE_SIZE;
-            if let Err(reason) = pages.take(page) {
-                return Ok(Err(reason));
+            let page = self.lister.page(pages.offset(), self.order, progress).await?;
+            let is_last = pages.ends_with(&page);
+            match pages.take(page, is_last) {
+                Ok(()) => {}
+                Err(Flaw::Shifted(reason)) => return Ok(Err(reason)),
+                Err(Flaw::Unsorted) => {
+                    let agent = &self.lister.agent;
+                    return Err(Halt::Unsorted(anyhow!("the API does not list the cache of {agent} by ID, as asked")));
+                }
             }
             let (listed, total) = (pages.entries.len() as u64, pages.total.unwrap_or_default());
             progress.set_position(listed);
             progress.set_message(format!("{} of {} entries listed", show_count(listed), show_count(total)));
             if is_last {
-                return Ok(pages.end().map(|entries| Whole { entries, began }));
+                let is_sure = pages.read == 1 || self.order == Some(Order::Id);
+                return Ok(pages.end().map(|entries| Once { whole: Whole { entries, began }, is_sure }));
             }
         }
     }
+}
+
+/// The order to ask for if the API does not list in this one. Of the orders that are left, none shows alone that nothing has moved; the
+/// first one changes less than that of the API's choice may.
+fn next_best(order: Order) -> Option<Order> {
+    match order {
+        Order::Id => Some(Order::CachedAt),
+        Order::CachedAt => None,
+    }
+}
+
+/// One listing.
+struct Once {
+    whole: Whole,
+    /// It needs no second one.
+    is_sure: bool,
+}
+
+/// Why the pages are no listing.
+#[derive(Debug, PartialEq, Eq)]
+enum Flaw {
+    /// Entries have come, gone or moved.
+    Shifted(String),
+    /// The pages are not in the order of the IDs, although that was asked for.
+    Unsorted,
 }
 
 /// What the pages of one listing have.
@@ -105,19 +160,67 @@ struct Pages {
     last: Option<EntryId>,
     /// The number of entries that the first page named.
     total: Option<u64>,
+    /// The number of pages.
+    read: u32,
+    /// The orders of IDs that the pages may be in; empty: another order was asked for.
+    orders: Vec<fn(&str, &str) -> bool>,
+}
+
+/// Whether the number `id` is behind the number `before`.
+fn ascends_by_number(before: &str, id: &str) -> bool {
+    let is_number = |id: &str| id.bytes().all(|byte| byte.is_ascii_digit()) && (!id.starts_with('0') || id == "0");
+    is_number(before) && is_number(id) && (before.len(), before) < (id.len(), id)
+}
+
+/// Whether the text `id` is behind the text `before`, by their bytes.
+fn ascends_by_bytes(before: &str, id: &str) -> bool {
+    before < id
 }
 
 impl Pages {
+    fn new(order: Option<Order>) -> Self {
+        let orders: Vec<fn(&str, &str) -> bool> = match order {
+            Some(Order::Id) => vec![ascends_by_number, ascends_by_bytes],
+            Some(Order::CachedAt) | None => Vec::new(),
+        };
+        Self { orders, ..Self::default() }
+    }
+
     /// The offset of the next page, which begins with the last entry of this one.
     fn offset(&self) -> u64 {
         (self.entries.len() as u64).saturating_sub(1)
     }
 
-    /// Takes the next page in.
+    /// Whether no page follows this one. The API may list fewer entries than it was asked for, and the total alone may be outdated.
+    fn ends_with(&self, page: &Page) -> bool {
+        let length = page.entries.len() as u64 + page.unusable;
+        let added = length.saturating_sub(u64::from(self.last.is_some()));
+        length < PAGE_SIZE && (added == 0 || self.entries.len() as u64 + added >= page.total)
+    }
+
+    /// Takes the next page in. `is_last`: no other follows.
     ///
     /// # Errors
-    /// The reason, if the cache has changed since the page before, or the page is none of a whole listing.
-    fn take(&mut self, page: Page) -> Result<(), String> {
+    /// If the cache has changed since the page before, or the page is none of a whole listing.
+    fn take(&mut self, page: Page, is_last: bool) -> Result<(), Flaw> {
+        self.read += 1;
+        // A single page is of one moment, whatever its order is.
+        let is_single = is_last && self.read == 1;
+        if !is_single && !self.orders.is_empty() {
+            let ascends = |by: &fn(&str, &str) -> bool| {
+                page.entries.windows(2).all(|pair| by(pair[0].id.as_str(), pair[1].id.as_str()))
+            };
+            self.orders.retain(ascends);
+            if self.orders.is_empty() {
+                return Err(Flaw::Unsorted);
+            }
+        }
+        self.follow(page).map_err(Flaw::Shifted)
+    }
+
+    /// # Errors
+    /// The reason, if the page does not follow the one before.
+    fn follow(&mut self, page: Page) -> Result<(), String> {
         let total = *self.total.get_or_insert(page.total);
         if page.total != total {
             return Err(format!("the cache had {total} entries, and {} on a later page", page.total));
@@ -179,34 +282,59 @@ mod tests {
         Page { entries: ids.iter().map(entry).collect(), unusable: 0, total }
     }
 
-    fn listed(pages: &[Page]) -> Result<usize, String> {
-        let mut all = Pages::default();
-        for page in pages {
-            all.take(page.clone())?;
+    fn listed(order: Option<Order>, pages: &[Page]) -> Result<usize, Flaw> {
+        let mut all = Pages::new(order);
+        for (place, page) in pages.iter().enumerate() {
+            let is_last = all.ends_with(page);
+            all.take(page.clone(), is_last)?;
+            assert!(!is_last || place + 1 == pages.len(), "{pages:?}");
         }
-        all.end().map(|entries| entries.len())
+        all.end().map(|entries| entries.len()).map_err(Flaw::Shifted)
     }
 
     #[test]
     fn a_listing_counts_only_if_nothing_has_moved() {
-        assert_eq!(listed(&[page(0, &[])]), Ok(0));
-        assert_eq!(listed(&[page(3, &[1, 2]), page(3, &[2, 3])]), Ok(3));
-        assert_eq!(listed(&[page(2, &[1, 2]), page(2, &[2])]), Ok(2));
-        let cases: [(&[Page], &str); 7] = [
-            (&[page(3, &[1, 2]), page(4, &[2, 3])], "the cache had 3 entries, and 4 on a later page"),
-            // 1 went, and 4 came: the total is the same, and 3 would be missing.
-            (&[page(3, &[1, 2]), page(3, &[3, 4])], "does not begin the next page"),
-            (&[page(3, &[1, 2]), page(3, &[])], "does not begin the next page"),
-            (&[page(3, &[1, 2]), page(3, &[2, 1])], "the entry 1 was listed twice"),
-            (&[page(2, &[1, 1])], "the entry 1 was listed twice"),
-            (&[page(3, &[1, 2])], "there are 3 entries, and listed 2"),
-            (&[page(1, &[1, 2])], "there are 1 entries, and listed 2"),
-        ];
-        for (pages, said) in cases {
-            let reason = listed(pages).unwrap_err();
-            assert!(reason.contains(said), "{pages:?}: {reason}");
+        for order in [Some(Order::Id), Some(Order::CachedAt), None] {
+            let listed = |pages: &[Page]| listed(order, pages);
+            assert_eq!(listed(&[page(0, &[])]), Ok(0));
+            assert_eq!(listed(&[page(3, &[1, 2]), page(3, &[2, 3])]), Ok(3));
+            assert_eq!(listed(&[page(2, &[2, 1])]), Ok(2), "one page needs no order");
+            let cases: [(&[Page], &str); 6] = [
+                (&[page(3, &[1, 2]), page(4, &[2, 3])], "the cache had 3 entries, and 4 on a later page"),
+                // 1 went, and 4 came: the total is the same, and 3 would be missing.
+                (&[page(3, &[1, 2]), page(3, &[3, 4])], "does not begin the next page"),
+                (&[page(3, &[1, 2]), page(3, &[])], "does not begin the next page"),
+                (&[page(2, &[1, 1])], "the entry 1 was listed twice"),
+                (&[page(3, &[1, 2]), page(3, &[2])], "there are 3 entries, and listed 2"),
+                (&[page(1, &[1, 2])], "there are 1 entries, and listed 2"),
+            ];
+            for (pages, said) in cases {
+                let Err(Flaw::Shifted(reason)) = listed(pages) else { panic!("{pages:?}") };
+                assert!(reason.contains(said), "{pages:?}: {reason}");
+            }
+            let odd = Page { unusable: 1, ..page(2, &[1]) };
+            assert!(matches!(listed(&[odd]), Err(Flaw::Shifted(reason)) if reason.contains("no ID")));
         }
-        let odd = Page { unusable: 1, ..page(2, &[1]) };
-        assert!(listed(&[odd]).unwrap_err().contains("no ID"));
+    }
+
+    #[test]
+    fn several_pages_are_in_the_order_of_their_ids_or_count_alone_for_nothing() {
+        let by_id = |pages: &[Page]| listed(Some(Order::Id), pages);
+        assert_eq!(by_id(&[page(4, &[8, 9]), page(4, &[9, 10, 100])]), Ok(4), "by number");
+        assert_eq!(by_id(&[page(4, &[10, 100]), page(4, &[100, 8, 9])]), Ok(4), "by bytes");
+        for pages in [
+            [page(4, &[2, 1]), page(4, &[1, 3, 4])],
+            [page(4, &[1, 2]), page(4, &[2, 4, 3])],
+            [page(4, &[8, 9, 10]), page(4, &[10, 9])],
+            // By number, and then by bytes.
+            [page(5, &[8, 9, 10]), page(5, &[10, 100, 11])],
+            // Moved, too: that it is not sorted is the reason to list in another way.
+            [page(4, &[1, 2]), page(4, &[4, 3])],
+        ] {
+            assert_eq!(by_id(&pages), Err(Flaw::Unsorted), "{pages:?}");
+            assert!(!matches!(listed(None, &pages), Err(Flaw::Unsorted)), "{pages:?}");
+        }
+        assert!(ascends_by_number("0", "1") && !ascends_by_number("01", "2") && !ascends_by_number("1", "1"));
+        assert!(!ascends_by_number("1", "a") && ascends_by_bytes("1", "a") && !ascends_by_bytes("a", "a"));
     }
 }

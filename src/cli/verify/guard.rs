@@ -47,6 +47,8 @@ pub(super) struct Guard {
     clock: Clock,
     /// Elapsed time at which the hold was prolonged last.
     renewed: Duration,
+    /// The hold is prolonged this often.
+    renewal: Duration,
 }
 
 impl Guard {
@@ -71,7 +73,8 @@ impl Guard {
             why: Some(format!("{operator}, process {}", std::process::id())),
         };
         let Some(other) = producer.hold_to_verify(agent, &hold, now).await? else {
-            return Ok(Self { agent: agent.clone(), hold, clock: clock.clone(), renewed: clock.elapsed() });
+            let (renewed, renewal) = (clock.elapsed(), RENEWAL);
+            return Ok(Self { agent: agent.clone(), hold, clock: clock.clone(), renewed, renewal });
         };
         let who = other.why.as_ref().map_or_else(|| "?".to_owned(), |who| show_text(who, MAX_WHY));
         let until = other.until_at.map_or_else(|| "never".to_owned(), show_time);
@@ -108,7 +111,11 @@ impl Guard {
     /// # Errors
     /// As [`Guard::renew`].
     pub(super) async fn renew_if_due(&mut self, producer: &mut Producer) -> Result<(), Failure> {
-        if self.clock.elapsed().saturating_sub(self.renewed) < RENEWAL { Ok(()) } else { self.renew(producer).await }
+        if self.clock.elapsed().saturating_sub(self.renewed) < self.renewal {
+            Ok(())
+        } else {
+            self.renew(producer).await
+        }
     }
 
     /// Does `work` while the hold is prolonged. Returns the signal if one comes before the end of `work`.
@@ -127,7 +134,7 @@ impl Guard {
                 biased;
                 signal = stop.as_mut() => return Ok(Err(signal)),
                 done = &mut work => return done.map(Ok),
-                () = sleep(RENEWAL) => self.renew(producer).await?,
+                () = sleep(self.renewal) => self.renew(producer).await?,
             }
         }
     }
@@ -201,19 +208,59 @@ fn without_answer(agent: &AgentId, unanswered: &[Unanswered]) -> String {
     }
 }
 
-/// Makes sure that no request of the agent was claimed after the request `last`.
+/// Whether requests of the agent were claimed after the request `last`: the reason why a listing does not count.
 ///
 /// # Errors
-/// If one was, or the database cannot be read.
-pub(super) async fn still_quiet(agent: &AgentId, last: i64, config: &Config) -> Result<(), Failure> {
+/// If the database cannot be read.
+pub(super) async fn sent_meanwhile(agent: &AgentId, last: i64, config: &Config) -> Result<Option<String>, Failure> {
     let sent = activity(agent, last, config).await?.since;
-    if sent == 0 {
-        return Ok(());
+    let requests = plural(sent, "request", "requests");
+    Ok((sent > 0).then(|| {
+        format!(
+            "{requests} of {agent} went out meanwhile, in spite of the hold: the clock of the daemon's machine may be ahead of \
+             this one"
+        )
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, pin::pin};
+
+    use super::*;
+    use crate::{model::clock::Timestamp, queue::sqlite};
+
+    async fn until(store: &sqlite::Options) -> Option<Timestamp> {
+        let mut reader = sqlite::Reader::open(store).await.unwrap();
+        reader.holds().await.unwrap().first().and_then(|hold| hold.until_at)
     }
-    let requests = plural(sent, "request of", "requests of");
-    Err(anyhow!(
-        "verify {agent}: {requests} {agent} went out while its cache was listed, in spite of the hold; nothing was written. Do the \
-         clocks of this machine and of the daemon's differ? Verify again"
-    )
-    .into())
+
+    #[tokio::test]
+    async fn the_hold_is_prolonged_while_work_goes_on_and_work_ends_when_somebody_lifts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sweeper.db");
+        let store =
+            sqlite::Options { path, busy_timeout: Duration::from_secs(5), synchronous: sqlite::Synchronous::Normal };
+        drop(sqlite::Store::open(store.clone()).await.unwrap());
+        let mut producer = Producer::Sqlite(Box::new(sqlite::Producer::join(&store).await.unwrap()));
+        let (agent, clock) = (AgentId::parse("a").unwrap(), Clock::system());
+        let mut guard = Guard::place(&mut producer, &agent, "ann", &clock).await.unwrap();
+        guard.renewal = Duration::from_millis(1);
+        let mut stop = pin!(pending::<Signal>());
+        let first = until(&store).await.unwrap();
+        let later = async {
+            while until(&store).await.unwrap() == first {}
+            Ok(())
+        };
+        assert!(matches!(guard.during(later, &mut producer, stop.as_mut()).await, Ok(Ok(()))));
+        assert!(until(&store).await.unwrap() > first);
+        let mut other = sqlite::Producer::join(&store).await.unwrap();
+        let hold = guard.hold.clone();
+        let lifted = async {
+            other.lift_hold(&hold, clock.now()).await.unwrap();
+            pending::<Result<(), Failure>>().await
+        };
+        let Err(failure) = guard.during(lifted, &mut producer, stop).await else { panic!("it went on") };
+        assert!(format!("{failure:?}").contains("somebody has lifted it"), "{failure:?}");
+    }
 }

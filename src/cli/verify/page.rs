@@ -46,6 +46,7 @@ struct Object<'c> {
     dead_gone: Vec<&'c str>,
     dead_listed: u64,
     left_out: u64,
+    changed: u64,
     pending: u64,
     pruned: u64,
     requeued: Option<u64>,
@@ -87,6 +88,7 @@ impl<'a> Page<'a> {
             dead_gone: Vec::new(),
             dead_listed: 0,
             left_out: 0,
+            changed: 0,
             pending: 0,
             pruned: 0,
             requeued: None,
@@ -124,7 +126,7 @@ impl<'a> Page<'a> {
         let (agent, times) = (&self.args.agent, reasons.len());
         let last = reasons.last().map_or("", String::as_str);
         warn_person(&format!(
-            "sweeper: verify {agent}: nothing was written: the cache was listed {times} times, and changed each time ({last}). Run \
+            "sweeper: verify {agent}: nothing was written: the cache was listed {times} times, and no listing counts ({last}). Run \
              it again when fewer entries come and go"
         ));
         Ok(())
@@ -161,8 +163,13 @@ impl<'a> Page<'a> {
             (compared.dead_listed, "dead row has its entry in the cache", "dead rows have their entries in the cache"),
             (
                 compared.left_out,
-                "row was settled or reopened meanwhile, or is invalid, and is left out",
-                "rows were settled or reopened meanwhile, or are invalid, and are left out",
+                "row was settled by somebody else meanwhile, or is invalid (`sweeper check`), and was not compared",
+                "rows were settled by somebody else meanwhile, or are invalid (`sweeper check`), and were not compared",
+            ),
+            (
+                compared.changed,
+                "row was reopened or removed meanwhile, and is left out",
+                "rows were reopened or removed meanwhile, and are left out",
             ),
             (outcome.pending, "row is pending, and was not compared", "rows are pending, and were not compared"),
             (
@@ -189,6 +196,7 @@ impl<'a> Page<'a> {
                 dead_gone: compared.dead_gone.iter().map(|(_, entry)| entry.as_str()).collect(),
                 dead_listed: compared.dead_listed,
                 left_out: compared.left_out,
+                changed: compared.changed,
                 pending,
                 pruned,
                 requeued,

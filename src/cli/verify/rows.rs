@@ -83,12 +83,15 @@ pub(super) struct Compared {
     pub(super) still: Vec<Still>,
     /// Number of rows that were settled after the listing began, or that have values which the schema does not allow.
     pub(super) left_out: u64,
+    /// Number of rows that were reopened, removed or settled anew before they could be written.
+    pub(super) changed: u64,
 }
 
 impl Compared {
-    /// Whether no row was compared.
-    pub(super) fn is_empty(&self) -> bool {
-        self.gone.is_empty() && self.dead_gone.is_empty() && self.still.is_empty() && self.dead_listed == 0
+    /// Whether rows were compared, each of the settled ones, and none of those that are deleted or absent is in the cache.
+    pub(super) fn is_clean(&self) -> bool {
+        let is_empty = self.gone.is_empty() && self.dead_gone.is_empty() && self.dead_listed == 0;
+        !is_empty && self.still.is_empty() && self.left_out == 0
     }
 
     /// The rows that are verified.
@@ -114,19 +117,13 @@ impl Compared {
         Ok(())
     }
 
-    fn take(&mut self, listed: ListedRow, whole: &Whole) {
-        let state = SETTLED.into_iter().find(|state| state.as_str() == listed.state);
-        let (Some(id), Some(state), Some(settled_at)) = (listed.id, state, listed.settled_at) else {
+    fn take(&mut self, listed: ListedRow, whole: &Whole, before: &HashSet<SettledRow>) {
+        // The hold lets nothing be settled meanwhile. Somebody may do so with SQL.
+        let Some(row) = settled(&listed).filter(|row| before.contains(row)) else {
             self.left_out += 1;
             return;
         };
-        // The hold lets nothing be settled meanwhile. Somebody may do so with SQL.
-        if settled_at > whole.began {
-            self.left_out += 1;
-            return;
-        }
-        let row = SettledRow { id: DeletionId(id), state, settled_at };
-        match (whole.entries.get(listed.entry.as_str()), state) {
+        match (whole.entries.get(listed.entry.as_str()), row.state) {
             (None, State::Dead) => self.dead_gone.push((row, listed.entry)),
             (None, _) => self.gone.push(row),
             (Some(_), State::Dead) => self.dead_listed += 1,
@@ -140,6 +137,12 @@ impl Compared {
             }),
         }
     }
+}
+
+/// The row, if its values are those of a settled one.
+fn settled(listed: &ListedRow) -> Option<SettledRow> {
+    let state = SETTLED.into_iter().find(|state| state.as_str() == listed.state)?;
+    Some(SettledRow { id: DeletionId(listed.id?), state, settled_at: listed.settled_at? })
 }
 
 /// A walk through rows, whose pages are read one by one.
@@ -193,13 +196,31 @@ impl Chosen {
         Ok(false)
     }
 
-    /// Compares the rows with the listing.
+    /// The rows that are settled now. What a listing shows is about these: times do not tell, because the clock of the daemon that
+    /// settled them may be another one.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub(super) async fn before(
+        &self,
+        of_label: Option<&OfLabel>,
+        config: &Config,
+    ) -> Result<HashSet<SettledRow>, Failure> {
+        let (mut listing, mut before) = (self.settled(), HashSet::new());
+        while let Some(rows) = page(&mut listing, config).await? {
+            before.extend(rows.iter().filter(|row| self.has(row, of_label)).filter_map(settled));
+        }
+        Ok(before)
+    }
+
+    /// Compares the rows with the listing. `before`: the rows that were settled when the listing began.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub(super) async fn compare(
         &self,
         whole: &Whole,
+        before: &HashSet<SettledRow>,
         of_label: Option<&OfLabel>,
         config: &Config,
     ) -> Result<Compared, Failure> {
@@ -211,10 +232,11 @@ impl Chosen {
             dead_listed: 0,
             still: Vec::new(),
             left_out: 0,
+            changed: 0,
         };
         let mut listing = self.settled();
         while let Some(rows) = page(&mut listing, config).await? {
-            rows.into_iter().filter(|row| self.has(row, of_label)).for_each(|row| compared.take(row, whole));
+            rows.into_iter().filter(|row| self.has(row, of_label)).for_each(|row| compared.take(row, whole, before));
         }
         compared.name_requests(config).await?;
         Ok(compared)

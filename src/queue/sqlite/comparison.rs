@@ -1,5 +1,7 @@
 //! The hold of `sweeper verify`, and what it writes of rows.
 
+use std::collections::HashSet;
+
 use sqlx::SqliteConnection;
 
 use super::{
@@ -46,29 +48,28 @@ const MARK: &str = concat!(
     " WHERE deletions.id = read.id AND deletions.settled_at = read.settled_at AND deletions.state = read.state"
 );
 
-/// The wishes that ended with these rows were not fulfilled.
-const REOPEN_WISHES: &str = concat!(
-    "UPDATE wishes SET state = NULL, closed_at = NULL WHERE (label, agent_id, entry_id) IN (
-        SELECT ended.label, ended.agent_id, ended.entry_id FROM ",
-    unchanged!(),
-    " CROSS JOIN deletions ON deletions.id = read.id
-        CROSS JOIN wishes AS ended ON ended.agent_id = deletions.agent_id AND ended.entry_id = deletions.entry_id
-        WHERE deletions.settled_at = read.settled_at AND deletions.state = read.state AND deletions.label IS NOT NULL
-            AND ended.closed_at = deletions.settled_at AND ended.state IN ('deleted', 'absent'))"
-);
-
 /// ?2 now. OR IGNORE: an invalid row stays as it is, and keeps no other from being reopened.
 const REOPEN: &str = concat!(
     "UPDATE OR IGNORE deletions SET state = 'pending', settled_at = NULL, verified_at = NULL, attempts = 0, asks = 0, due_at = ?2,
         request_id = NULL, first_fault = NULL, evidence = NULL, batch_max = 20 FROM ",
     unchanged!(),
     " WHERE deletions.id = read.id AND deletions.settled_at = read.settled_at AND deletions.state = read.state
-        AND deletions.state IN ('deleted', 'absent')"
+        AND deletions.state IN ('deleted', 'absent') RETURNING deletions.id"
+);
+
+/// The wishes that ended with these rows, which are reopened, were not fulfilled.
+const REOPEN_WISHES: &str = concat!(
+    "UPDATE wishes SET state = NULL, closed_at = NULL WHERE (label, agent_id, entry_id) IN (
+        SELECT ended.label, ended.agent_id, ended.entry_id FROM ",
+    unchanged!(),
+    " CROSS JOIN deletions ON deletions.id = read.id
+        CROSS JOIN wishes AS ended ON ended.agent_id = deletions.agent_id AND ended.entry_id = deletions.entry_id
+        WHERE deletions.label IS NOT NULL AND ended.closed_at = read.settled_at AND ended.state IN ('deleted', 'absent'))"
 );
 
 /// The rows as the statements take them.
-fn list(rows: &[SettledRow]) -> String {
-    json(&rows.iter().map(|row| (row.id.0, row.state.as_str(), row.settled_at.0)).collect::<Vec<_>>())
+fn list<'r>(rows: impl IntoIterator<Item = &'r SettledRow>) -> String {
+    json(&rows.into_iter().map(|row| (row.id.0, row.state.as_str(), row.settled_at.0)).collect::<Vec<_>>())
 }
 
 async fn held(conn: &mut SqliteConnection, agent: &AgentId) -> Result<Option<HoldRow>, sqlx::Error> {
@@ -155,10 +156,13 @@ impl Producer {
     /// # Errors
     /// If SQLite fails; then no row is changed.
     pub async fn reopen(&mut self, rows: &[SettledRow], now: Timestamp) -> Result<u64, StoreError> {
-        let (rows, due_at) = (list(rows), due_now(now));
+        let due_at = due_now(now);
         self.change("reopen rows", now, async |conn: &mut SqliteConnection| {
-            sqlx::query(REOPEN_WISHES).bind(&rows).execute(&mut *conn).await?;
-            let done = sqlx::query(REOPEN).bind(&rows).bind(due_at.0).execute(conn).await?.rows_affected();
+            let reopen = sqlx::query_scalar(REOPEN).bind(list(rows)).bind(due_at.0);
+            let reopened: HashSet<i64> = reopen.fetch_all(&mut *conn).await?.into_iter().collect();
+            let pending = rows.iter().filter(|row| reopened.contains(&row.id.0));
+            sqlx::query(REOPEN_WISHES).bind(list(pending)).execute(conn).await?;
+            let done = reopened.len() as u64;
             Ok((done, done))
         })
         .await

@@ -14,7 +14,9 @@ on_both!(
     while_it_lists_a_daemon_sends_nothing_of_the_agent_and_goes_on_with_others,
     what_is_in_flight_is_waited_for,
     what_a_dead_daemon_left_in_flight_does_not_block_for_ever,
+    a_request_in_spite_of_the_hold_is_a_reason_to_list_again,
     a_signal_lifts_the_hold,
+    a_signal_in_the_middle_of_writing_leaves_what_is_written,
     a_hold_of_a_killed_command_ends_by_itself,
     a_hold_that_somebody_lifts_ends_the_listing,
     an_operator_s_hold_stays,
@@ -144,6 +146,52 @@ async fn a_signal_lifts_the_hold<E: Sql>() {
         assert!(said.contains("nothing was written"), "{said}");
         assert_eq!((scene.holds().await.as_str(), scene.verified().await.as_str()), ("", ""));
     }
+}
+
+async fn a_request_in_spite_of_the_hold_is_a_reason_to_list_again<E: Sql>() {
+    let mut scene = Scene::<E>::new(30, &[]).await;
+    scene.settled("deleted", &["x"]).await;
+    let child = scene.listing().await;
+    // As a daemon does whose clock is so far ahead that the hold is over for it.
+    let sent = format!(
+        "INSERT INTO requests (id, correlation_id, agent_id, deletion_ids, size, claimed_at, answered_at)
+        VALUES (1, '6f2c1f0e-4a55-4d4e-9a0e-0d6f3a1b2c3d', 'a', '{}', 1, 1700000000000, 1700000000000)",
+        E::MANIFEST
+    );
+    scene.engine.sql(&sent).await;
+    scene.sandbox.open_gate();
+    let (code, out, err) = ended(child).await;
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(
+        err.contains("1 request of a went out meanwhile, in spite of the hold") && err.contains("listing again"),
+        "{err}"
+    );
+    assert_eq!((scene.listings().len(), scene.verified().await.as_str()), (2, "x"));
+}
+
+async fn a_signal_in_the_middle_of_writing_leaves_what_is_written<E: Sql>() {
+    const ROWS: u64 = 30_000;
+    let mut scene = Scene::<E>::new(30, &[]).await;
+    let rows = format!(
+        "INSERT INTO deletions (agent_id, entry_id, state, settled_at)
+        WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {ROWS})
+        SELECT 'a', 'x' || n, 'deleted', 1700000000000 FROM number"
+    );
+    scene.engine.sql(&rows).await;
+    let mut command = scene.command(&["verify", "--agent", "a"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let count = "SELECT CAST(count(verified_at) AS text) FROM deletions";
+    while scene.engine.texts(count).await == "0" {}
+    let (ended, said) = blocking(move || signalled(child, "INT")).await;
+    assert_eq!(ended, Some(130), "{said}");
+    let written: u64 = scene.engine.texts(count).await.parse().unwrap();
+    assert!((1..ROWS).contains(&written), "{written}");
+    let rows = format!("{},{:03} rows", written / 1_000, written % 1_000);
+    assert!(said.contains(&format!("stopped by SIGINT after {rows} were written: run it again")), "{written}: {said}");
+    assert_eq!((scene.holds().await.as_str(), scene.acts().await), ("", format!("verify|ann|a|{written}")));
+    // The next one writes them all.
+    let found = scene.json(&[]).await;
+    assert_eq!(found["verified"], ROWS, "{found}");
 }
 
 async fn a_hold_of_a_killed_command_ends_by_itself<E: Sql>() {
