@@ -1,6 +1,16 @@
 //! The queue that the configuration names, whichever engine keeps it: for the commands and the page. The worker knows the seam
 //! alone.
 
+/// Does the same with either engine.
+macro_rules! with {
+    ($either:expr, $method:ident ( $($argument:expr),* )) => {
+        match $either {
+            Self::Sqlite(engine) => engine.$method($($argument),*).await.map_err(StoreError::from),
+            Self::Postgres(engine) => engine.$method($($argument),*).await.map_err(StoreError::from),
+        }
+    };
+}
+
 mod comparison;
 mod errors;
 mod producer;

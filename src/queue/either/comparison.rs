@@ -18,10 +18,7 @@ impl Producer {
         hold: &HoldRow,
         now: Timestamp,
     ) -> Result<Option<HoldRow>, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.hold_to_verify(agent, hold, now).await?,
-            Self::Postgres(producer) => producer.hold_to_verify(agent, hold, now).await?,
-        })
+        with!(self, hold_to_verify(agent, hold, now))
     }
 
     /// Prolongs that hold until `until`. False if it is over, or somebody has lifted it.
@@ -29,10 +26,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails; then nothing is changed.
     pub async fn renew_hold(&mut self, hold: &HoldRow, until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.renew_hold(hold, until, now).await?,
-            Self::Postgres(producer) => producer.renew_hold(hold, until, now).await?,
-        })
+        with!(self, renew_hold(hold, until, now))
     }
 
     /// Lifts that hold, if it is still there.
@@ -40,11 +34,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails; then nothing is changed.
     pub async fn lift_hold(&mut self, hold: &HoldRow, now: Timestamp) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(producer) => producer.lift_hold(hold, now).await?,
-            Self::Postgres(producer) => producer.lift_hold(hold, now).await?,
-        }
-        Ok(())
+        with!(self, lift_hold(hold, now))
     }
 
     /// Writes that a whole listing did not have these rows' entries at `verified_at`; with `None`, that they are in the cache. Leaves
@@ -58,10 +48,7 @@ impl Producer {
         verified_at: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.mark_verified(rows, verified_at, now).await?,
-            Self::Postgres(producer) => producer.mark_verified(rows, verified_at, now).await?,
-        })
+        with!(self, mark_verified(rows, verified_at, now))
     }
 
     /// Reopens these deleted and absent rows, due now and with all their attempts, with the wishes that ended with them. Leaves out rows
@@ -70,9 +57,6 @@ impl Producer {
     /// # Errors
     /// If the engine fails; then no row is changed.
     pub async fn reopen(&mut self, rows: &[SettledRow], now: Timestamp) -> Result<u64, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.reopen(rows, now).await?,
-            Self::Postgres(producer) => producer.reopen(rows, now).await?,
-        })
+        with!(self, reopen(rows, now))
     }
 }

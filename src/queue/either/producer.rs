@@ -65,11 +65,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails; nothing is lost by that.
     pub async fn close(self) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(producer) => producer.close().await?,
-            Self::Postgres(producer) => producer.close().await?,
-        }
-        Ok(())
+        with!(self, close())
     }
 
     /// Begins an act: what this connection changes from here on belongs to it, and is written to `acts` with it, as soon as `least`
@@ -86,11 +82,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails. What was changed is changed all the same.
     pub async fn end_act(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(producer) => producer.end_act(now).await?,
-            Self::Postgres(producer) => producer.end_act(now).await?,
-        }
-        Ok(())
+        with!(self, end_act(now))
     }
 
     /// Enqueues all deletions in one transaction, as a part of the act that was begun, if any.
@@ -98,10 +90,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails or refuses a row; then none is enqueued.
     pub async fn enqueue(&mut self, wishes: &[Wish], now: Timestamp) -> Result<Enqueued, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.enqueue(wishes, now).await?,
-            Self::Postgres(producer) => producer.enqueue(wishes, now).await?,
-        })
+        with!(self, enqueue(wishes, now))
     }
 
     /// The dead rows of an agent, of a cause, or all of them, in the order of their ids.
@@ -109,10 +98,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails.
     pub async fn dead(&mut self, agent: Option<&AgentId>, cause: Option<Cause>) -> Result<Vec<DeletionId>, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.dead(agent, cause).await?,
-            Self::Postgres(producer) => producer.dead(agent, cause).await?,
-        })
+        with!(self, dead(agent, cause))
     }
 
     /// The dead rows that a dead wish with this label is for, in the order of their ids.
@@ -125,10 +111,7 @@ impl Producer {
         agent: Option<&AgentId>,
         cause: Option<Cause>,
     ) -> Result<Vec<DeletionId>, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.dead_of_label(label, agent, cause).await?,
-            Self::Postgres(producer) => producer.dead_of_label(label, agent, cause).await?,
-        })
+        with!(self, dead_of_label(label, agent, cause))
     }
 
     /// The pending rows of an agent, or all of them, in the order of their ids.
@@ -136,10 +119,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails.
     pub async fn pending(&mut self, agent: Option<&AgentId>) -> Result<Vec<DeletionId>, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.pending(agent).await?,
-            Self::Postgres(producer) => producer.pending(agent).await?,
-        })
+        with!(self, pending(agent))
     }
 
     /// The pending rows that an open wish with this label is for, in the order of their ids.
@@ -151,10 +131,7 @@ impl Producer {
         label: &Label,
         agent: Option<&AgentId>,
     ) -> Result<Vec<DeletionId>, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.pending_of_label(label, agent).await?,
-            Self::Postgres(producer) => producer.pending_of_label(label, agent).await?,
-        })
+        with!(self, pending_of_label(label, agent))
     }
 
     /// The pending rows of this entry. With a label, those that an open wish with this label is for. In a file, there is at most one.
@@ -167,10 +144,7 @@ impl Producer {
         entry: &EntryId,
         label: Option<&Label>,
     ) -> Result<Vec<DeletionId>, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.pending_rows(agent, entry, label).await?,
-            Self::Postgres(producer) => producer.pending_rows(agent, entry, label).await?,
-        })
+        with!(self, pending_rows(agent, entry, label))
     }
 
     /// The pending rows that wait for their next attempt, of an agent, after a cause, or all of them; with `scheduled`, those as
@@ -185,10 +159,7 @@ impl Producer {
         scheduled: bool,
         now: Timestamp,
     ) -> Result<(Vec<DeletionId>, u64), StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.waiting(agent, cause, scheduled, now).await?,
-            Self::Postgres(producer) => producer.waiting(agent, cause, scheduled, now).await?,
-        })
+        with!(self, waiting(agent, cause, scheduled, now))
     }
 
     /// Makes the dead ones of these rows pending again, due now and with all their attempts, in one transaction.
@@ -196,10 +167,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails; then no row is changed.
     pub async fn revive(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<Changed, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.revive(ids, now).await?,
-            Self::Postgres(producer) => producer.revive(ids, now).await?,
-        })
+        with!(self, revive(ids, now))
     }
 
     /// Makes those of these rows due now that wait for their next attempt; with `scheduled`, those as well that nobody has tried
@@ -208,10 +176,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails; then no row is changed.
     pub async fn hurry(&mut self, ids: &[DeletionId], scheduled: bool, now: Timestamp) -> Result<Changed, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.hurry(ids, scheduled, now).await?,
-            Self::Postgres(producer) => producer.hurry(ids, scheduled, now).await?,
-        })
+        with!(self, hurry(ids, scheduled, now))
     }
 
     /// How many of these rows a hold holds.
@@ -219,10 +184,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails.
     pub async fn held(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<u64, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.held(ids, now).await?,
-            Self::Postgres(producer) => producer.held(ids, now).await?,
-        })
+        with!(self, held(ids, now))
     }
 
     /// Removes the pending ones of these rows, in one transaction. All wishes for them are cancelled. No row that this removes is sent
@@ -231,10 +193,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails; then no row is removed.
     pub async fn cancel(&mut self, ids: &[DeletionId], now: Timestamp) -> Result<Changed, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.cancel(ids, now).await?,
-            Self::Postgres(producer) => producer.cancel(ids, now).await?,
-        })
+        with!(self, cancel(ids, now))
     }
 
     /// Cancels the open wishes with this label for the pending ones of these rows, in one transaction, and removes the rows that have
@@ -248,10 +207,7 @@ impl Producer {
         ids: &[DeletionId],
         now: Timestamp,
     ) -> Result<Cancelled, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.cancel_wishes(label, ids, now).await?,
-            Self::Postgres(producer) => producer.cancel_wishes(label, ids, now).await?,
-        })
+        with!(self, cancel_wishes(label, ids, now))
     }
 
     /// Places an operator's hold, in the place of one that is there, which is returned.
@@ -259,10 +215,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails; then nothing is changed.
     pub async fn hold(&mut self, place: &Place, now: Timestamp) -> Result<Option<HoldRow>, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.hold(place, now).await?,
-            Self::Postgres(producer) => producer.hold(place, now).await?,
-        })
+        with!(self, hold(place, now))
     }
 
     /// The rows that a hold on `scope` concerns.
@@ -270,10 +223,7 @@ impl Producer {
     /// # Errors
     /// If the engine fails.
     pub async fn concerned(&mut self, scope: &Scope) -> Result<Concerned, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.concerned(scope).await?,
-            Self::Postgres(producer) => producer.concerned(scope).await?,
-        })
+        with!(self, concerned(scope))
     }
 
     /// Lifts the holds with these causes, on `scope` or wherever they are.
@@ -286,9 +236,6 @@ impl Producer {
         causes: &[Cause],
         now: Timestamp,
     ) -> Result<Released, StoreError> {
-        Ok(match self {
-            Self::Sqlite(producer) => producer.release(scope, causes, now).await?,
-            Self::Postgres(producer) => producer.release(scope, causes, now).await?,
-        })
+        with!(self, release(scope, causes, now))
     }
 }

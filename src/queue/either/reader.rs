@@ -27,16 +27,6 @@ pub enum Reader {
     Postgres(postgres::Reader),
 }
 
-/// Does the same with either engine.
-macro_rules! with {
-    ($reader:expr, $method:ident ( $($argument:expr),* )) => {
-        match $reader {
-            Reader::Sqlite(reader) => reader.$method($($argument),*).await.map_err(StoreError::from),
-            Reader::Postgres(reader) => reader.$method($($argument),*).await.map_err(StoreError::from),
-        }
-    };
-}
-
 impl Reader {
     /// Opens an up-to-date queue. Do not keep the reader for long: of a file that this user may not write, it may not see later
     /// commits.
