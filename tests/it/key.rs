@@ -172,7 +172,7 @@ async fn no_connection_no_tls_no_answer_and_a_crash_show_no_key() {
     for (url, fault) in [(&refused, "unreachable"), (&no_tls, "untrusted"), (&hostile.url, "lost")] {
         let mut command = talkative(dir.path(), url);
         command
-            .args(["run", "--until-empty", "--give-up-after", "100ms"])
+            .args(["run", "--max-requests", "1"])
             .env("SWEEPER__API__KEY", KEY)
             .env("SWEEPER__RETRY__MAX_ATTEMPTS", "1000");
         let (code, stdout, stderr) = finish(command).await;
