@@ -57,29 +57,36 @@ fn window(rate: f64, length: f64) -> Scene {
     scene(Kind::Window { length, offset: 3.0 }, rate, 10.0, RECORDED)
 }
 
-fn worst(scene: Scene, of: impl Fn(&Run) -> f64) -> f64 {
-    (0..SEEDS).map(|seed| of(&simulate(scene, seed))).fold(0.0, f64::max)
+fn worst<const N: usize>(scene: Scene, of: impl Fn(&Run) -> [f64; N]) -> [f64; N] {
+    (0..SEEDS)
+        .map(|seed| of(&simulate(scene, seed)))
+        .fold([0.0; N], |worst, run| std::array::from_fn(|figure| worst[figure].max(run[figure])))
 }
 
-/// The lowest share of the limit that was delivered from second 60 to `until`.
-fn goodput(scene: Scene, until: f64) -> f64 {
+/// From second 60 to `until`: the lowest share of the limit that was delivered, and the highest share of answers that were throttled.
+fn goodput_and_throttled(scene: Scene, until: f64) -> (f64, f64) {
     let scene = Scene { length: seconds(until), ..scene };
     let allowance =
         |run: &Run| Limit::new(scene.kind, scene.rate).allowance(|from, to| run.delivered(from, to), 60.0, until);
-    let missed = worst(scene, |run| 1.0 - run.delivered(60.0, until) / allowance(run));
-    1.0 - missed
+    let [missed, throttled] =
+        worst(scene, |run| [1.0 - run.delivered(60.0, until) / allowance(run), run.share(60.0, until)]);
+    (1.0 - missed, throttled)
 }
 
-/// The highest share of answers that were throttled from second 60 to `until`.
+fn goodput(scene: Scene, until: f64) -> f64 {
+    goodput_and_throttled(scene, until).0
+}
+
 fn throttled(scene: Scene, until: f64) -> f64 {
-    worst(Scene { length: seconds(until), ..scene }, |run| run.share(60.0, until))
+    goodput_and_throttled(scene, until).1
 }
 
 /// The limit changes by `factor` after `at` seconds: how many seconds later it is so for the first time.
 fn after(scene: Scene, (at, factor): (f64, f64), is_so: impl Fn(&Run, f64) -> bool) -> f64 {
     let changed = Scene { length: seconds(at * 2.0 + 60.0), change: Some((seconds(at), factor)), ..scene };
     let first = |run: &Run| (0..at as u32).map(f64::from).find(|after| is_so(run, at + after)).unwrap_or(f64::INFINITY);
-    worst(changed, first)
+    let [after] = worst(changed, |run| [first(run)]);
+    after
 }
 
 /// How long until a minute's goodput is 90 % of a limit that was doubled after `at` seconds.
@@ -107,7 +114,7 @@ fn the_limits_of_gateways_are_used_and_seldom_exceeded() {
         ("a fixed window", window(10.0, 60.0), 1_200.0, 0.94),
         ("a fixed window whose end is told", Scene { told: Told::Exactly, ..window(10.0, 60.0) }, 1_200.0, 0.97),
     ] {
-        let (good, bad) = (goodput(scene, until), throttled(scene, until));
+        let (good, bad) = goodput_and_throttled(scene, until);
         assert!(good >= least && bad <= 0.01, "{name}: {good:.4} delivered, {bad:.4} throttled");
     }
 }
@@ -116,8 +123,8 @@ fn the_limits_of_gateways_are_used_and_seldom_exceeded() {
 fn a_limit_on_concurrency_is_told_from_one_on_the_rate() {
     for most in [2, 4] {
         let scene = Scene { length: seconds(300.0), ..concurrent(most) };
-        let good = goodput(scene, 300.0);
-        assert!(good >= 0.9 && throttled(scene, 300.0) <= 0.01, "{most}: {good:.4}");
+        let (good, bad) = goodput_and_throttled(scene, 300.0);
+        assert!(good >= 0.9 && bad <= 0.01, "{most}: {good:.4}");
         let is_found =
             |change: ConcurrencyChange| change.to == most as usize && change.why == ConcurrencyWhy::Throttled;
         for seed in 0..SEEDS {
