@@ -266,6 +266,11 @@ proptest! {
         sender.run(every * 3, every, |_| spurious.take());
         prop_assert!(sender.throttled == 1 && sender.share() >= 0.25 - 1e-9, "{}", sender.share());
     }
+}
+
+proptest! {
+    // A case is more than ten minutes of virtual time. PROPTEST_CASES asks for more cases.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.div_ceil(4), ..ProptestConfig::default() })]
 
     #[test]
     fn it_settles_just_under_a_limit_that_nobody_told_it(

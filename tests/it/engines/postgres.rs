@@ -94,7 +94,7 @@ impl Engine for Postgres {
     }
 
     fn runs(all: u64) -> u64 {
-        all / 4
+        all / 8
     }
 
     fn takes_over() -> bool {
