@@ -1,5 +1,7 @@
 //! Holds as the database stores them, and changes of them.
 
+use std::collections::HashMap;
+
 use crate::{
     model::{
         clock::Timestamp,
@@ -68,6 +70,34 @@ impl HoldRow {
     }
 }
 
+/// Holds by what they hold. There may be as many holds as agents, so a loop over agents must not go through all holds for each.
+#[derive(Debug, Default)]
+pub struct HoldsByScope<'h> {
+    on_all: Vec<&'h HoldRow>,
+    on_agents: HashMap<&'h str, Vec<&'h HoldRow>>,
+}
+
+impl<'h> HoldsByScope<'h> {
+    /// Sorts these holds.
+    #[must_use]
+    pub fn new(holds: &'h [HoldRow]) -> Self {
+        let mut sorted = Self::default();
+        for hold in holds {
+            match &hold.scope {
+                Scope::All => sorted.on_all.push(hold),
+                Scope::Agent(agent) => sorted.on_agents.entry(agent.as_str()).or_default().push(hold),
+            }
+        }
+        sorted
+    }
+
+    /// The holds that keep this agent's rows back, or have done so: those on everything first.
+    pub fn on(&self, agent: &str) -> impl Iterator<Item = &'h HoldRow> {
+        let on_agent = self.on_agents.get(agent).map_or(&[][..], Vec::as_slice);
+        self.on_all.iter().chain(on_agent).copied()
+    }
+}
+
 /// A change of a hold, to be written to `holds` and logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HoldChange {
@@ -93,6 +123,29 @@ pub enum HoldChange {
 mod tests {
     use super::*;
     use crate::model::deletion::AgentId;
+
+    fn hold(scope: Scope, cause: Cause) -> HoldRow {
+        let since_at = Timestamp::ZERO;
+        HoldRow { scope, cause, since_at, until_at: None, repeats: 0, probed_at: None, why: None }
+    }
+
+    #[test]
+    fn whoever_asks_about_an_agent_goes_through_its_holds_alone() {
+        let agents: Vec<AgentId> = (0..10_000).map(|n| AgentId::parse(&format!("agent-{n}")).unwrap()).collect();
+        let mut holds: Vec<HoldRow> =
+            agents.iter().map(|agent| hold(Scope::Agent(agent.clone()), Cause::Operator)).collect();
+        holds.extend([hold(Scope::All, Cause::Throttled), hold(Scope::Agent(agents[7].clone()), Cause::Forbidden)]);
+        let by_scope = HoldsByScope::new(&holds);
+        for agent in &agents {
+            let of_agent = if *agent == agents[7] { 2 } else { 1 };
+            let found = by_scope.on(agent.as_str());
+            // A filter over all holds would announce up to 10,002.
+            assert_eq!(found.size_hint(), (1 + of_agent, Some(1 + of_agent)), "{agent}");
+            let scopes: Vec<&str> = found.map(|hold| hold.scope.as_str()).collect();
+            assert!(scopes[0] == "*" && scopes[1..].iter().all(|scope| *scope == agent.as_str()), "{scopes:?}");
+        }
+        assert_eq!(by_scope.on("another").count(), 1);
+    }
 
     #[test]
     fn the_command_that_lifts_a_hold_can_be_typed_as_it_is() {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     config::Config,
-    model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, outcome::Scope},
+    model::{clock::Timestamp, deletion::AgentId, hold::HoldsByScope},
     queue::report::{AgentLoad, Load, Outlook},
     watch::report::json::InboxReport,
 };
@@ -67,12 +67,8 @@ pub(super) struct HoldReport {
 }
 
 impl AgentReport {
-    fn new(load: AgentLoad, holds: &[HoldRow], now: Timestamp) -> Self {
-        let concerns = |hold: &&HoldRow| match &hold.scope {
-            Scope::All => true,
-            Scope::Agent(agent) => agent.as_str() == load.agent,
-        };
-        let holds = holds.iter().filter(concerns).filter(|hold| !hold.is_over(now));
+    fn new(load: AgentLoad, holds: &HoldsByScope<'_>, now: Timestamp) -> Self {
+        let holds = holds.on(&load.agent).filter(|hold| !hold.is_over(now));
         let longest = holds.reduce(|one, other| if other.outlasts(one) { other } else { one });
         let hold = longest.map(|hold| HoldReport {
             scope: hold.scope.as_str().to_owned(),
@@ -105,6 +101,7 @@ impl Report {
 
     pub(super) fn new(config: &Config, agent: Option<&AgentId>, outlook: Outlook, now: Timestamp) -> Self {
         let Outlook { daemon, agents, refused, inbox, in_flight, holds } = outlook;
+        let holds = HoldsByScope::new(&holds);
         let mut agents: Vec<_> = agents.into_iter().map(|load| AgentReport::new(load, &holds, now)).collect();
         // The sort is stable, so the rest of the order stays.
         agents.sort_by_key(AgentReport::is_held);

@@ -7,10 +7,14 @@ use serde::Serialize;
 use super::{
     acts::ActReport,
     outlook::Outlook,
-    why::{Reason, Wait, hold_on, is_probed, needs_a_person, rows_under, together, waits_of},
+    why::{Reason, Stoppable, Wait, hold_on, is_probed, needs_a_person, together, waits_of},
 };
 use crate::{
-    model::{clock::Timestamp, deletion::AgentId, hold::HoldRow},
+    model::{
+        clock::Timestamp,
+        deletion::AgentId,
+        hold::{HoldRow, HoldsByScope},
+    },
     queue::{
         InEffect, either,
         report::{Blocker, Inbox, Leadership, Session, Standing},
@@ -180,14 +184,15 @@ impl Report {
     ) -> Self {
         let recent = standing.recent;
         let ended_per_minute = per_minute(recent.ended, recent.span);
-        let outlook = Outlook::new(standing, ended_per_minute, now);
+        let (holds, stoppable) = (HoldsByScope::new(&standing.holds), Stoppable::new(standing));
+        let outlook = Outlook::new(standing, &holds, ended_per_minute, now);
         let rest_empty_in_s = outlook.rest_in.map(|span| span.as_secs());
         let mut agents: Vec<(AgentReport, Vec<Wait>)> = standing
             .agents
             .iter()
             .map(|agent| {
-                let waits = waits_of(agent, standing, now);
-                let cause = hold_on(&standing.holds, &agent.agent, now).map(|hold| hold.cause.as_str());
+                let waits = waits_of(agent, standing, &holds, now);
+                let cause = hold_on(&holds, &agent.agent, now).map(|hold| hold.cause.as_str());
                 let first = waits.first();
                 let report = AgentReport {
                     agent_id: agent.agent.clone(),
@@ -199,7 +204,7 @@ impl Report {
                     waits_for: first.map(|wait| wait.reason),
                     until_at: first.and_then(|wait| wait.until).map(|at| at.0),
                     cause,
-                    is_probed: is_probed(&standing.holds, &agent.agent, now),
+                    is_probed: is_probed(&holds, &agent.agent, now),
                 };
                 (report, waits)
             })
@@ -232,7 +237,7 @@ impl Report {
                 .iter()
                 .map(|dead| DeadReport { cause: dead.cause.clone(), rows: dead.rows, unconfirmed: dead.unconfirmed })
                 .collect(),
-            holds: standing.holds.iter().map(|hold| HoldReport::new(hold, standing, now)).collect(),
+            holds: standing.holds.iter().map(|hold| HoldReport::new(hold, &stoppable, now)).collect(),
             acts: standing.acts.iter().map(ActReport::new).collect(),
             outlook,
             settings: standing.daemon.introduction.as_ref().and_then(|said| said.in_effect),
@@ -311,7 +316,7 @@ impl WaitReport {
 }
 
 impl HoldReport {
-    fn new(hold: &HoldRow, standing: &Standing, now: Timestamp) -> Self {
+    fn new(hold: &HoldRow, stoppable: &Stoppable<'_>, now: Timestamp) -> Self {
         Self {
             scope: hold.scope.as_str().to_owned(),
             cause: hold.cause.as_str(),
@@ -319,7 +324,7 @@ impl HoldReport {
             since_at: hold.since_at.0,
             until_at: hold.until_at.map(|at| at.0),
             left_s: hold.until_at.map(|at| seconds(at.since(now))),
-            rows: rows_under(hold, standing, now),
+            rows: stoppable.under(hold, now),
             needs_a_person: needs_a_person(hold),
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::why::{hold_on, is_probed, needs_a_person};
 use crate::{
-    model::clock::Timestamp,
+    model::{clock::Timestamp, hold::HoldsByScope},
     queue::{
         InEffect,
         report::{AgentStanding, Standing},
@@ -34,13 +34,12 @@ pub(crate) struct Outlook {
 
 impl Outlook {
     /// `ended_per_minute`: the pace of the last minutes.
-    pub(crate) fn new(standing: &Standing, ended_per_minute: f64, now: Timestamp) -> Self {
-        let is_stopped =
-            |agent: &&AgentStanding| hold_on(&standing.holds, &agent.agent, now).is_some_and(needs_a_person);
+    pub(crate) fn new(standing: &Standing, holds: &HoldsByScope<'_>, ended_per_minute: f64, now: Timestamp) -> Self {
+        let is_stopped = |agent: &&AgentStanding| hold_on(holds, &agent.agent, now).is_some_and(needs_a_person);
         let (stopped, others): (Vec<_>, Vec<_>) = standing.agents.iter().partition(is_stopped);
         let stopped = stopped.iter().map(|agent| agent.pending.saturating_sub(agent.in_flight)).sum();
         let (probed, going): (Vec<_>, Vec<_>) =
-            others.into_iter().partition(|agent| is_probed(&standing.holds, &agent.agent, now));
+            others.into_iter().partition(|agent| is_probed(holds, &agent.agent, now));
         // A row in flight may be the probe, so it is no other row.
         let probed = probed.iter().map(|agent| agent.pending).sum();
         let rest = standing.pending - stopped - probed;
@@ -57,7 +56,7 @@ impl Outlook {
         let minutes = rest.saturating_sub(later) as f64 / ended_per_minute;
         let at_pace = Duration::try_from_secs_f64((minutes * 60.0).ceil()).unwrap_or(Duration::MAX);
         // A person's hold ends when it says.
-        let held = going.iter().filter_map(|agent| hold_on(&standing.holds, &agent.agent, now)?.until_at);
+        let held = going.iter().filter_map(|agent| hold_on(holds, &agent.agent, now)?.until_at);
         let held = held.map(|until| until.since(now)).max().unwrap_or_default();
         let last_due = going.iter().filter_map(|agent| agent.last_due_at).max();
         let last_due = last_due.map(|at| at.since(now)).unwrap_or_default();

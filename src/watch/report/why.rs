@@ -1,9 +1,15 @@
 //! Why pending rows have not gone out: what each of them waits for, and which holds stop it.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use crate::{
-    model::{clock::Timestamp, hold::HoldRow, outcome::Scope},
+    model::{
+        clock::Timestamp,
+        hold::{HoldRow, HoldsByScope},
+        outcome::Scope,
+    },
     queue::report::{AgentStanding, Standing},
 };
 
@@ -47,28 +53,39 @@ pub(crate) fn needs_a_person(hold: &HoldRow) -> bool {
     hold.until_at.is_none() || hold.cause.needs_a_person()
 }
 
-fn concerns(hold: &HoldRow, agent: &str) -> bool {
-    match &hold.scope {
-        Scope::All => true,
-        Scope::Agent(held) => held.as_str() == agent,
-    }
-}
-
 /// The hold that an agent's rows wait for longest.
-pub(crate) fn hold_on<'h>(holds: &'h [HoldRow], agent: &str, now: Timestamp) -> Option<&'h HoldRow> {
-    let in_force = holds.iter().filter(|hold| concerns(hold, agent) && !hold.is_over(now));
+pub(crate) fn hold_on<'h>(holds: &HoldsByScope<'h>, agent: &str, now: Timestamp) -> Option<&'h HoldRow> {
+    let in_force = holds.on(agent).filter(|hold| !hold.is_over(now));
     in_force.max_by_key(|hold| (needs_a_person(hold), hold.until_at.unwrap_or(Timestamp::MAX)))
 }
 
 /// Whether a hold of the daemon's is in force, which ends only when a probe gets through.
-pub(crate) fn is_probed(holds: &[HoldRow], agent: &str, now: Timestamp) -> bool {
-    holds.iter().any(|hold| concerns(hold, agent) && !hold.is_over(now) && !hold.cause.is_of_a_command())
+pub(crate) fn is_probed(holds: &HoldsByScope<'_>, agent: &str, now: Timestamp) -> bool {
+    holds.on(agent).any(|hold| !hold.is_over(now) && !hold.cause.is_of_a_command())
 }
 
-/// The number of pending rows that wait for the hold.
-pub(crate) fn rows_under(hold: &HoldRow, standing: &Standing, now: Timestamp) -> u64 {
-    let held = standing.agents.iter().filter(|agent| !hold.is_over(now) && concerns(hold, &agent.agent));
-    held.map(|agent| agent.pending.saturating_sub(agent.in_flight)).sum()
+/// The pending rows that are not in flight, by agent: those that a hold keeps back.
+#[derive(Debug)]
+pub(crate) struct Stoppable<'s> {
+    all: u64,
+    of_agents: HashMap<&'s str, u64>,
+}
+
+impl<'s> Stoppable<'s> {
+    pub(crate) fn new(standing: &'s Standing) -> Self {
+        let rows = |agent: &'s AgentStanding| (agent.agent.as_str(), agent.pending.saturating_sub(agent.in_flight));
+        let of_agents: HashMap<_, _> = standing.agents.iter().map(rows).collect();
+        Self { all: of_agents.values().sum(), of_agents }
+    }
+
+    /// The number of those that wait for the hold.
+    pub(crate) fn under(&self, hold: &HoldRow, now: Timestamp) -> u64 {
+        match &hold.scope {
+            _ if hold.is_over(now) => 0,
+            Scope::All => self.all,
+            Scope::Agent(held) => self.of_agents.get(held.as_str()).copied().unwrap_or(0),
+        }
+    }
 }
 
 /// What rows wait for that could go now.
@@ -83,11 +100,16 @@ fn turn(standing: &Standing) -> Reason {
 }
 
 /// What the pending rows of an agent wait for, the most important first.
-pub(crate) fn waits_of(agent: &AgentStanding, standing: &Standing, now: Timestamp) -> Vec<Wait> {
+pub(crate) fn waits_of(
+    agent: &AgentStanding,
+    standing: &Standing,
+    holds: &HoldsByScope<'_>,
+    now: Timestamp,
+) -> Vec<Wait> {
     let wait = |reason, rows, requests, until| Wait { reason, rows, requests, until };
     let flying = agent.in_flight.min(agent.pending);
     let mut waits = vec![wait(Reason::InFlight, flying, 0, None)];
-    if let Some(hold) = hold_on(&standing.holds, &agent.agent, now) {
+    if let Some(hold) = hold_on(holds, &agent.agent, now) {
         let reason = if needs_a_person(hold) { Reason::NeedsAPerson } else { Reason::Held };
         waits.push(wait(reason, agent.pending - flying, 0, hold.until_at));
     } else {

@@ -57,7 +57,7 @@ fn working(calls: u64) -> Standing {
 }
 
 fn told(standing: &Standing) -> Vec<(Reason, u64)> {
-    let waits = waits_of(&standing.agents[0], standing, NOW);
+    let waits = waits_of(&standing.agents[0], standing, &HoldsByScope::new(&standing.holds), NOW);
     waits.iter().map(|wait| (wait.reason, wait.rows)).collect()
 }
 
@@ -97,7 +97,7 @@ fn a_hold_goes_before_all_else_and_one_that_needs_a_person_before_one_that_ends(
     for (holds, expected) in cases {
         let mut standing = working(1);
         standing.holds = holds.iter().copied().cloned().collect();
-        let first = waits_of(&standing.agents[0], &standing, NOW).remove(0);
+        let first = waits_of(&standing.agents[0], &standing, &HoldsByScope::new(&standing.holds), NOW).remove(0);
         match expected {
             Some((reason, until)) => {
                 assert_eq!((first.reason, first.rows, first.until), (reason, 80, until), "{holds:?}")
@@ -107,14 +107,18 @@ fn a_hold_goes_before_all_else_and_one_that_needs_a_person_before_one_that_ends(
     }
     let mut standing = working(1);
     standing.holds = vec![stays.clone(), over.clone()];
-    assert_eq!((rows_under(&stays, &standing, NOW), rows_under(&ends, &standing, NOW)), (80, 160));
-    assert_eq!(rows_under(&over, &standing, NOW), 0);
+    let rows = Stoppable::new(&standing);
+    assert_eq!(
+        [&stays, &ends, &over, &hold("c", Cause::Operator, None)].map(|hold| rows.under(hold, NOW)),
+        [80, 160, 0, 0]
+    );
 }
 
 #[test]
 fn the_waits_of_all_agents_are_summed_up_by_reason() {
     let standing = working(1);
-    let waits: Vec<Wait> = standing.agents.iter().flat_map(|agent| waits_of(agent, &standing, NOW)).collect();
+    let waits: Vec<Wait> =
+        standing.agents.iter().flat_map(|agent| waits_of(agent, &standing, &HoldsByScope::default(), NOW)).collect();
     let all = together(waits.iter());
     assert_eq!(all[0], Wait { reason: Reason::Rate, rows: 130, requests: 8, until: None });
     assert_eq!(all.iter().map(|wait| wait.rows).sum::<u64>(), standing.pending);
