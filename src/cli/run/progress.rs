@@ -115,7 +115,7 @@ impl Progress {
             if let Ok(remaining) = look(queue, now).await {
                 let per_s = pace.take(begun, done);
                 let text = fitted(&text(done, &remaining, per_s, now), columns());
-                let picture = Picture { done, total: done + remaining.pending, text };
+                let picture = Picture { done, total: done + remaining.pending + remaining.inbox, text };
                 // If the terminal is stopped, this one is left out.
                 let _ = self.pictures.as_ref().map(|pictures| pictures.try_send(picture));
             }
@@ -174,19 +174,21 @@ impl Pace {
 
 /// The text beside the bar. It names no end that cannot come: what is held stays for as long as it is held.
 fn text(done: u64, remaining: &Remaining, per_s: f64, now: Timestamp) -> String {
-    let Remaining { pending, held, .. } = *remaining;
-    let rows = format!("{} of {} rows", show_count(done), show_count(done + pending));
+    let Remaining { pending, held, inbox, .. } = *remaining;
+    // A wish of the inbox becomes a row, unless there is a row for its entry.
+    let left = pending + inbox;
+    let rows = format!("{} of {} rows", show_count(done), show_count(done + left));
     let pace = if per_s >= 9.5 { format!("{}/s", show_count(per_s.round() as u64)) } else { format!("{per_s:.1}/s") };
     if held > 0 {
         let causes = remaining.causes.join(", ");
         let which =
-            if held == pending { "the rest is held".to_owned() } else { plural(held, "row is held", "rows are held") };
+            if held == left { "the rest is held".to_owned() } else { plural(held, "row is held", "rows are held") };
         return format!("{rows}, {pace}; {which} ({causes})");
     }
-    if pending == 0 || per_s <= 0.0 {
+    if left == 0 || per_s <= 0.0 {
         return format!("{rows}, {pace}");
     }
-    let at_this_pace = Duration::from_secs_f64((pending as f64 / per_s).ceil().min(1e9));
+    let at_this_pace = Duration::from_secs_f64((left as f64 / per_s).ceil().min(1e9));
     // Rows that come back later, or were enqueued for later, end no sooner than they are due.
     let last_due = remaining.last_due_at.map_or(Duration::ZERO, |at| at.since(now));
     format!(
@@ -227,6 +229,7 @@ mod tests {
         let left = |pending, held, due_in: u64| Remaining {
             pending,
             held,
+            inbox: 0,
             causes: if held > 0 { vec!["operator"] } else { vec![] },
             last_due_at: (due_in > 0).then(|| NOW.plus(Duration::from_secs(due_in))),
         };
@@ -238,6 +241,13 @@ mod tests {
             (left(0, 0, 0), 85.4, "1,000 of 1,000 rows, 85/s"),
             (left(825, 825, 0), 85.4, "1,000 of 1,825 rows, 85/s; the rest is held (operator)"),
             (left(825, 1, 0), 85.4, "1,000 of 1,825 rows, 85/s; 1 row is held (operator)"),
+            (Remaining { inbox: 825, ..left(0, 0, 0) }, 85.4, "1,000 of 1,825 rows, 85/s, about 10s left"),
+            (Remaining { inbox: 800, ..left(25, 0, 0) }, 85.4, "1,000 of 1,825 rows, 85/s, about 10s left"),
+            (
+                Remaining { inbox: 800, ..left(25, 25, 0) },
+                85.4,
+                "1,000 of 1,825 rows, 85/s; 25 rows are held (operator)",
+            ),
         ] {
             assert_eq!(text(1_000, &remaining, per_s, NOW), said);
         }

@@ -3,7 +3,10 @@
 use std::cmp::Reverse;
 
 use super::{Daemon, Inbox};
-use crate::model::{clock::Timestamp, hold::HoldRow, outcome::Scope};
+use crate::model::{
+    clock::Timestamp,
+    hold::{HoldRow, HoldsByScope},
+};
 
 /// Rows, and the fewest requests that can carry them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +73,8 @@ pub struct Remaining {
     pub pending: u64,
     /// Open rows among them that a hold keeps back.
     pub held: u64,
+    /// Wishes that the leader has not taken in yet: they are no rows so far. 0 for an engine without an inbox.
+    pub inbox: u64,
     /// The causes of those holds.
     pub causes: Vec<&'static str>,
     /// The last time at which one of the others is due; `None` if all are due.
@@ -79,16 +84,11 @@ pub struct Remaining {
 impl Remaining {
     pub(in crate::queue) fn of(agents: &[AgentLoad], holds: &[HoldRow], now: Timestamp) -> Self {
         let is_in_force = |hold: &&HoldRow| hold.until_at.is_none_or(|until| until > now);
-        let mut remaining = Self::default();
+        let (mut remaining, holds) = (Self::default(), HoldsByScope::new(holds));
         for agent in agents {
             let rows = agent.due.rows + agent.later.rows;
             remaining.pending += rows;
-            let concerns = |hold: &&HoldRow| match &hold.scope {
-                Scope::All => true,
-                Scope::Agent(held) => held.as_str() == agent.agent,
-            };
-            let causes: Vec<_> =
-                holds.iter().filter(is_in_force).filter(concerns).map(|hold| hold.cause.as_str()).collect();
+            let causes: Vec<_> = holds.on(&agent.agent).filter(is_in_force).map(|hold| hold.cause.as_str()).collect();
             if causes.is_empty() {
                 remaining.last_due_at = remaining.last_due_at.max(agent.last_due_at);
             } else {

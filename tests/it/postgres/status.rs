@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use audio_cache_sweeper::{
     model::clock::Timestamp,
-    queue::{Counter as _, Queue as _, postgres::Counter},
+    queue::{Counter as _, Queue as _, either, postgres::Counter},
 };
 use serde_json::{Value, json};
 
@@ -186,4 +186,24 @@ async fn status_shows_who_leads_who_stands_by_and_what_the_leader_said() {
         (&Value::Null, &(before + 3).into()),
         "{next}"
     );
+}
+
+#[tokio::test]
+async fn what_is_left_to_do_has_the_wishes_that_no_leader_has_taken_in() {
+    if cluster().is_none() {
+        return;
+    }
+    let mut engine = queue().await;
+    engine.execute("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '1'), ('a', '2'), ('b', '1')").await;
+    let options = either::Options::Postgres(engine.options.clone());
+    let left = async || {
+        let left = either::Reader::open(&options).await.unwrap().remaining(Timestamp(4_000_000_000_000)).await.unwrap();
+        (left.pending, left.inbox)
+    };
+    assert_eq!(left().await, (0, 3));
+    let mut leader = engine.open().await;
+    leader.changed().await.unwrap();
+    leader.close().await.unwrap();
+    engine.execute("INSERT INTO deletions (agent_id, entry_id) VALUES ('a', '3')").await;
+    assert_eq!(left().await, (3, 1));
 }

@@ -40,7 +40,9 @@ WHERE state = 'pending' AND (
 pub(super) async fn remaining(conn: &mut PgConnection, now: Timestamp) -> Result<Remaining, sqlx::Error> {
     let lanes = sqlx::query(LANES_TO_SEND).bind(now.0).bind(None::<&str>).bind(Vec::<i64>::new());
     let lanes = lanes.fetch_all(&mut *conn).await?;
-    Ok(Remaining::of(&agents(lanes.iter().map(lane_load), 1), &listing::holds(conn).await?, now))
+    let holds = listing::holds(&mut *conn).await?;
+    let inbox = inbox(conn, None).await?.rows;
+    Ok(Remaining { inbox, ..Remaining::of(&agents(lanes.iter().map(lane_load), 1), &holds, now) })
 }
 
 /// What would go out, or the part of one agent.
