@@ -59,6 +59,16 @@ fn unserved(expression: &str, families: &[Family]) -> Vec<String> {
     wrong
 }
 
+/// The metrics in an expression that several daemons of one queue all have, and whose sum is taken over more than the one that leads.
+fn counted_twice(expression: &str) -> Vec<String> {
+    let shared =
+        "queue_depth|holds|rate_requests_per_second|rate_ceiling_requests_per_second|concurrency_limit|limit_reason";
+    let of_leader = r#" and on \(instance\) sweeper_leader\{instance=~"\$instance"\} == 1\)"#;
+    let sum = format!(r"\bsum(?: by \([^)]*\) )?\((sweeper_(?:{shared}))\{{[^}}]*\}}({of_leader})?");
+    let sums = Regex::new(&sum).unwrap();
+    sums.captures_iter(expression).filter(|found| found.get(2).is_none()).map(|found| found[1].to_owned()).collect()
+}
+
 /// The metrics of a daemon that has worked.
 async fn served() -> Vec<Family> {
     let dir = tempfile::tempdir().unwrap();
@@ -94,6 +104,8 @@ async fn the_alerts_name_metrics_and_labels_that_are_served() {
         assert!(docs.contains(&format!("| {name} |")), "docs/monitoring.md has no {name}");
     }
     assert!(rules.as_array().unwrap().len() >= 8);
+    let stuck = rules.as_array().unwrap().iter().find(|rule| rule["alert"] == "SweeperStuck").unwrap();
+    assert!(stuck["expr"].as_str().unwrap().contains("sweeper_leader == 0"), "a standby deletes nothing, and is well");
     let mentioned = all(r"`(rate\(.*\))`\)", &text("docs/rate.md"));
     assert_eq!(mentioned.len(), 1);
     assert_eq!(unserved(&mentioned[0][0], &families), [""; 0]);
@@ -128,9 +140,12 @@ async fn the_dashboard_asks_for_metrics_and_labels_that_are_served() {
                 continue;
             }
             assert_eq!(unserved(expression, &families), [""; 0], "{title}");
+            assert_eq!(counted_twice(expression), [""; 0], "{title}");
             metrics.extend(all(r"\b(sweeper_[a-z_]+)", expression).into_iter().map(|name| name[0].clone()));
         }
     }
+    let slip = r#"sum by (state) (sweeper_queue_depth{instance=~"$instance"}) or sum(sweeper_holds{})"#;
+    assert_eq!(counted_twice(slip), ["sweeper_queue_depth", "sweeper_holds"], "what this test is for");
     // A label that the legend shows must be one that the query keeps.
     for family in families.iter().filter(|family| !["info", ""].contains(&family.kind.as_str())) {
         let is_shown = metrics.iter().any(|name| name.starts_with(&family.name));
