@@ -2,18 +2,7 @@
 //!
 //! The endpoint has a thread of its own, so it can report a loop that hangs, and a scrape takes no time from the loop.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use axum::{
     Router,
@@ -42,7 +31,7 @@ use crate::{
     watch::{
         health::{Health, State as Life},
         metrics::{Exposition, Metrics},
-        page::{self, Page, Peer, SAMPLE_INTERVAL},
+        page::{self, Busy, Page, Peer, SAMPLE_INTERVAL},
     },
 };
 
@@ -51,6 +40,9 @@ const MAX_CONNECTIONS: usize = 128;
 /// The time before a connection may be closed for another one. Without it, a flood of connections would close each one before
 /// its client can send the request.
 const MIN_STAY: Duration = Duration::from_millis(100);
+/// The time after which a connection may be closed that is still being answered, if all are: scrapes that wait for a count must not
+/// keep a health check out.
+const MAX_ANSWERING: Duration = Duration::from_secs(1);
 /// How often to check for a connection that may be closed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// The longest time from the first byte of a connection to its last.
@@ -63,7 +55,7 @@ const MAX_HEADERS: usize = 16 << 10;
 const START_INTERVAL: Duration = Duration::from_millis(500);
 /// The shortest time between two counts of the rows, however often somebody scrapes.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
-/// Counting the rows may use at most one part in this many of wall time.
+/// Counting the rows, for scrapes and for the page's charts together, may use at most one part in this many of wall time.
 const COUNT_SHARE: u32 = 10;
 /// How long a scrape waits for the count. After that, it returns the previous count. Prometheus waits for ten seconds.
 const COUNT_PATIENCE: Duration = Duration::from_secs(5);
@@ -107,7 +99,7 @@ impl Endpoint {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
-                    never = sample(&shared.sources, &page) => match never {},
+                    never = sample(&shared, &page) => match never {},
                     error = serve(listener, Arc::clone(&shared), Arc::clone(&page)) => {
                         warn!(event = event::HTTP_FAILED, %address, %error, "the HTTP endpoint has ended; metrics and health are not served until the daemon is restarted");
                     }
@@ -131,30 +123,37 @@ struct Shared<C> {
     counting: Mutex<Counting>,
 }
 
-/// The earliest time of the next count, and whether the last count failed.
-#[derive(Default)]
+/// The last count of the rows.
+#[derive(Clone, Copy, Default)]
 struct Counting {
+    /// The earliest time of the next one, in elapsed time.
     next: Duration,
     failing: bool,
+    /// The pending rows; `None` if they could not be counted.
+    pending: Option<u64>,
 }
 
-/// Takes samples for the page's charts, for ever. A failure is not logged: a scrape logs it, and the chart has a gap.
-async fn sample<C: Counter>(sources: &Sources<C>, page: &Page) -> Infallible {
-    let clock = &sources.clock;
+/// Takes samples for the page's charts, for ever. Where the rows cannot be counted, the chart has a gap.
+async fn sample<C: Counter>(shared: &Shared<C>, page: &Page) -> Infallible {
+    let Sources { health, clock, .. } = &shared.sources;
     loop {
-        let begun = clock.elapsed();
-        match sources.health.state() {
+        let next = match health.state() {
             Life::Starting => {
                 sleep(START_INTERVAL).await;
                 continue;
             }
             Life::Working | Life::StandingBy => {
-                let census = sources.counter.census(clock.now()).await;
-                page.sample(census.ok().map(|census| census.tally.pending));
+                let counting = shared.count().await;
+                page.sample(counting.pending);
+                counting.next
             }
-            Life::DatabaseDown | Life::Stopping => page.sample(None),
-        }
-        sleep(SAMPLE_INTERVAL.max(clock.elapsed().saturating_sub(begun) * COUNT_SHARE)).await;
+            Life::DatabaseDown | Life::Stopping => {
+                page.sample(None);
+                Duration::ZERO
+            }
+        };
+        // An earlier sample would have the same count.
+        sleep(SAMPLE_INTERVAL.max(next.saturating_sub(clock.elapsed()))).await;
     }
 }
 
@@ -187,17 +186,16 @@ async fn serve<C: Counter>(listener: std::net::TcpListener, shared: Arc<Shared<C
             sleep(LOOK_INTERVAL).await;
             continue;
         };
-        let is_busy = Arc::<AtomicBool>::default();
-        let task = tasks.spawn(answer(stream, Peer(peer.ip()), router.clone(), Arc::clone(&is_busy)));
-        guests.0.push_back(Guest { task, is_busy, since: clock.elapsed() });
+        let busy = Busy::default();
+        let task = tasks.spawn(answer(stream, Peer(peer.ip()), router.clone(), busy.clone()));
+        guests.0.push_back(Guest { task, busy, since: clock.elapsed() });
     }
 }
 
 /// An open connection.
 struct Guest {
     task: AbortHandle,
-    /// The request is being answered. Otherwise the connection waits for its client to send the request or to read the answer.
-    is_busy: Arc<AtomicBool>,
+    busy: Busy,
     /// When the connection was accepted, in elapsed time.
     since: Duration,
 }
@@ -207,10 +205,12 @@ struct Guest {
 struct Guests(VecDeque<Guest>);
 
 impl Guests {
-    /// Closes the oldest connection that waits for its client and may be closed. Returns false if there is none.
+    /// Closes the oldest connection that waits for its client and may be closed, or else the oldest one that has been answered for long.
+    /// Returns false if there is none.
     fn make_room(&mut self, now: Duration) -> bool {
-        let has_stayed = |guest: &Guest| now.saturating_sub(guest.since) >= MIN_STAY;
-        let oldest = self.0.iter().position(|guest| has_stayed(guest) && !guest.is_busy.load(Ordering::Relaxed));
+        let has_stayed = |guest: &Guest, least| now.saturating_sub(guest.since) >= least;
+        let waiting = self.0.iter().position(|guest| has_stayed(guest, MIN_STAY) && !guest.busy.is_set());
+        let oldest = waiting.or_else(|| self.0.iter().position(|guest| has_stayed(guest, MAX_ANSWERING)));
         let Some(guest) = oldest.and_then(|at| self.0.remove(at)) else { return false };
         guest.task.abort();
         true
@@ -218,14 +218,15 @@ impl Guests {
 }
 
 /// Answers one request. There is no keep-alive, because an idle connection would keep others out.
-async fn answer(stream: TcpStream, peer: Peer, router: Router, is_busy: Arc<AtomicBool>) {
+async fn answer(stream: TcpStream, peer: Peer, router: Router, busy: Busy) {
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        let (router, is_busy) = (router.clone(), Arc::clone(&is_busy));
+        request.extensions_mut().insert(busy.clone());
+        let (router, busy) = (router.clone(), busy.clone());
         async move {
-            is_busy.store(true, Ordering::Relaxed);
+            busy.set(true);
             let response: Result<Response, Infallible> = router.oneshot(request.map(Body::new)).await;
-            is_busy.store(false, Ordering::Relaxed);
+            busy.set(false);
             response
         }
     });
@@ -248,21 +249,22 @@ async fn metrics<C: Counter>(State(shared): State<Arc<Shared<C>>>, headers: Head
 }
 
 impl<C: Counter> Shared<C> {
-    /// Counts the rows, unless the last count is recent.
-    async fn count(&self) {
+    /// Counts the rows, unless the last count is recent. Returns the last count.
+    async fn count(&self) -> Counting {
         let Sources { metrics, counter, clock, .. } = &self.sources;
         let mut counting = self.counting.lock().await;
         let begun = clock.elapsed();
         if begun < counting.next {
-            return;
+            return *counting;
         }
         match counter.census(clock.now()).await {
             Ok(census) => {
-                counting.failing = false;
+                (counting.failing, counting.pending) = (false, Some(census.tally.pending));
                 metrics.counted(Some(&census));
             }
             Err(error) => {
                 metrics.counted(None);
+                counting.pending = None;
                 if !std::mem::replace(&mut counting.failing, true) {
                     warn!(event = event::COUNT_FAILED, %error, "the rows cannot be counted; /metrics leaves out their numbers until they can");
                 }
@@ -270,6 +272,7 @@ impl<C: Counter> Shared<C> {
         }
         let ended = clock.elapsed();
         counting.next = ended + COUNT_INTERVAL.max(ended.saturating_sub(begun) * COUNT_SHARE);
+        *counting
     }
 }
 

@@ -8,6 +8,7 @@ mod chart;
 mod entry;
 mod frame;
 mod hosts;
+mod login;
 mod look;
 mod named;
 mod overview;
@@ -16,13 +17,15 @@ mod samples;
 use std::{
     io,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use axum::{
     Extension, Router,
-    body::{Body, to_bytes},
     extract::{RawQuery, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
@@ -38,7 +41,7 @@ pub use hosts::Hosts;
 use access::{Attempt, Keeper, Visitor};
 use entry::Found;
 use frame::document;
-use look::{LONGEST, Looker};
+use look::{Facts, LONGEST, Look, Looker};
 use overview::Headline;
 pub(super) use samples::INTERVAL as SAMPLE_INTERVAL;
 use samples::{Sample, Samples};
@@ -61,16 +64,16 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
+    // With no-referrer, a browser would send our own form with the Origin null.
+    (header::REFERRER_POLICY, "same-origin"),
     (header::X_FRAME_OPTIONS, "DENY"),
 ];
+/// What a wrong bearer is told: on the overview, and where there is nothing without names.
+const NAMELESS: &str = "The token of this request is not the daemon’s, so names are left out.";
+const NAMELESS_ENTRY: &str = "This needs the token.";
 const STYLE: &str = include_str!("page/style.css");
 /// The seconds after which a browser loads the page again: usually, and if there is nothing to show yet.
 const REFRESH: (&str, &str) = ("15", "2");
-/// The longest form, in bytes. A token has 256 at most.
-const MAX_FORM: usize = 2_048;
-/// How long a form may take to come. The connection counts as busy until then.
-const FORM_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the page is about, and who may see it.
 #[derive(Clone, Debug)]
@@ -90,6 +93,22 @@ pub struct Settings {
 /// The address that a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) IpAddr);
+
+/// Whether a request is being answered. Otherwise its connection waits for the client, and may be closed for another one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    /// Sets it.
+    pub(super) fn set(&self, is_busy: bool) {
+        self.0.store(is_busy, Ordering::Relaxed);
+    }
+
+    /// Whether it is set.
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// The page.
 #[derive(Debug)]
@@ -158,7 +177,7 @@ pub(super) fn router(page: Arc<Page>) -> Router {
     let pages = Router::new()
         .route("/", get(overview))
         .route("/entry", get(entry))
-        .route("/login", get(login_form).post(login))
+        .route("/login", get(login::show).post(login::take))
         .layer(middleware::from_fn_with_state(Arc::clone(&page), check_host));
     let style = get(|| async { ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE) });
     pages.route("/page.css", style).layer(middleware::map_response(with_headers)).with_state(page)
@@ -187,37 +206,19 @@ async fn overview(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let visitor = match page.keeper.visitor(&headers, peer) {
-        Ok(visitor) => visitor,
-        Err(attempt) => return refused(attempt),
+    // Numbers are for everybody, so a wrong bearer gets them, too. The status tells a script that its token is wrong.
+    let (visitor, refused) = match page.keeper.visitor(&headers, peer) {
+        Ok(visitor) => (visitor, None),
+        Err(attempt) => (Visitor::Stranger, Some(attempt)),
     };
     let refreshes = value_of(query.as_deref().unwrap_or_default(), "refresh").as_deref() != Some("off");
     let look = page.looker.look().await;
     let facts = look.as_ref().and_then(|look| look.seen.as_deref().ok());
-    let is_known = visitor == Visitor::Known;
     let hung = page.health.alive(page.clock.elapsed()).err();
     let headline = Headline::new(page.health.state(), hung, facts);
-    let why = facts.map(|facts| if is_known { &facts.named_why } else { &facts.why });
-    let points = page.samples.lock().unwrap_or_else(PoisonError::into_inner).points(page.clock.elapsed());
-    let now = page.clock.now();
-    let started = facts.and_then(|facts| facts.report.daemon.started_at).map(Timestamp);
     let content = html! {
-        (overview::state(&headline, why))
-        (overview::unread(look.as_deref(), is_known))
-        @if let Some(facts) = facts { (overview::tiles(facts)) }
-        @if let Some(why) = why { (overview::waits(why)) }
-        @if let Some(facts) = facts {
-            @if !is_known || !named::has_each_hold(facts) { (overview::causes(facts)) }
-            @if is_known { (named::holds(facts, &page.settings.names, now)) (named::leadership(facts, now)) }
-            (overview::limits(facts))
-        }
-        (overview::history(&points))
-        @if let Some(facts) = facts {
-            (overview::dead(facts))
-            @if is_known { (named::parts(facts, now)) }
-        }
-        (hint(visitor))
-        (overview::footer(look.as_deref(), page.settings.version, started, now))
+        @if let Some(attempt) = refused { p.alarm role="alert" { (login::said(attempt, NAMELESS)) } }
+        (parts(&page, visitor, &headline, look.as_deref(), facts))
     };
     let link = if refreshes {
         html! { li { a href="/?refresh=off" { "Stop refreshing" } } }
@@ -233,7 +234,37 @@ async fn overview(
         let after = if look.is_some() { REFRESH.0 } else { REFRESH.1 };
         response.headers_mut().insert(header::REFRESH, HeaderValue::from_static(after));
     }
-    response
+    match refused {
+        Some(attempt) => login::refusing(attempt, response),
+        None => response,
+    }
+}
+
+/// The parts of the overview, in the order in which somebody in a hurry reads them.
+fn parts(page: &Page, visitor: Visitor, headline: &Headline, look: Option<&Look>, facts: Option<&Facts>) -> Markup {
+    let is_known = visitor == Visitor::Known;
+    let why = facts.map(|facts| if is_known { &facts.named_why } else { &facts.why });
+    let points = page.samples.lock().unwrap_or_else(PoisonError::into_inner).points(page.clock.elapsed());
+    let now = page.clock.now();
+    let started = facts.and_then(|facts| facts.report.daemon.started_at).map(Timestamp);
+    html! {
+        (overview::state(headline, why))
+        (overview::unread(look, is_known))
+        @if let Some(facts) = facts { (overview::tiles(facts)) }
+        @if let Some(why) = why { (overview::waits(why)) }
+        @if let Some(facts) = facts {
+            @if !is_known || !named::has_each_hold(facts) { (overview::causes(facts)) }
+            @if is_known { (named::holds(facts, &page.settings.names, now)) (named::leadership(facts, now)) }
+            (overview::limits(facts))
+        }
+        (overview::history(&points))
+        @if let Some(facts) = facts {
+            (overview::dead(facts))
+            @if is_known { (named::parts(facts, now)) }
+        }
+        (hint(visitor))
+        (overview::footer(look, page.settings.version, started, now))
+    }
 }
 
 /// How to see the names.
@@ -259,9 +290,9 @@ async fn entry(
 ) -> Response {
     match page.keeper.visitor(&headers, peer) {
         Ok(Visitor::Known) => {}
-        Ok(Visitor::Off) => return off(),
-        Ok(Visitor::Stranger) => return refused(Attempt::Wrong),
-        Err(attempt) => return refused(attempt),
+        Ok(Visitor::Off) => return login::off(),
+        Ok(Visitor::Stranger) => return login::refused(Attempt::Wrong, NAMELESS_ENTRY),
+        Err(attempt) => return login::refused(attempt, NAMELESS_ENTRY),
     }
     let query = query.unwrap_or_default();
     let [agent, id] = ["agent", "id"].map(|name| value_of(&query, name).unwrap_or_default());
@@ -293,87 +324,6 @@ async fn entry(
             shown(StatusCode::SERVICE_UNAVAILABLE, &title, &said)
         }
     }
-}
-
-async fn login_form(State(page): Shared, Extension(Peer(peer)): Extension<Peer>, headers: HeaderMap) -> Response {
-    match page.keeper.visitor(&headers, peer) {
-        Ok(Visitor::Off) => off(),
-        Ok(Visitor::Stranger | Visitor::Known) | Err(_) => form(StatusCode::OK, ""),
-    }
-}
-
-/// Takes the token, and gives a cookie for it; or takes the cookie away.
-async fn login(
-    State(page): Shared,
-    Extension(Peer(peer)): Extension<Peer>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    if page.settings.token.is_none() {
-        return off();
-    }
-    // A browser says if somebody else's page sends the form. That page could have an address refused, or log somebody out.
-    if headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
-        return (StatusCode::FORBIDDEN, "the form is that of another page\n").into_response();
-    }
-    let body = match timeout(FORM_WITHIN, to_bytes(body, MAX_FORM)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => return (StatusCode::PAYLOAD_TOO_LARGE, "the form is too long\n").into_response(),
-        Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the form took too long\n").into_response(),
-    };
-    let body = String::from_utf8_lossy(&body);
-    let back =
-        |cookie: String| (StatusCode::SEE_OTHER, [(header::LOCATION, "/".to_owned()), (header::SET_COOKIE, cookie)]);
-    if value_of(&body, "logout").is_some() {
-        return back(page.keeper.no_cookie()).into_response();
-    }
-    match page.keeper.attempt(&value_of(&body, "token").unwrap_or_default(), peer) {
-        Attempt::Right => back(page.keeper.cookie()).into_response(),
-        attempt @ (Attempt::Wrong | Attempt::TooSoon) => refused_with(attempt, "This is not the token."),
-    }
-}
-
-/// The form for the token, below what is wrong.
-fn form(status: StatusCode, wrong: &str) -> Response {
-    let content = html! {
-        h1 { "Log in" }
-        @if !wrong.is_empty() { p.alarm role="alert" { (wrong) } }
-        p { "Agents, labels, IDs and requests are shown to who knows the token, which is http.token in the daemon’s configuration." }
-        form.ask method="post" action="/login" {
-            // For the password manager, which keeps a token under a name.
-            input type="text" name="username" value="sweeper" autocomplete="username" hidden;
-            label { "Token" input type="password" name="token" required autocomplete="current-password"; }
-            button.go type="submit" { "Log in" }
-        }
-    };
-    told(status, &document("Log in", Visitor::Off, &html! { li { a href="/" { "Overview" } } }, &content))
-}
-
-fn refused(attempt: Attempt) -> Response {
-    refused_with(attempt, "This needs the token.")
-}
-
-fn refused_with(attempt: Attempt, wrong: &str) -> Response {
-    let (status, said, name, value) = match attempt {
-        Attempt::TooSoon => {
-            let said = "The last token from your address was wrong. Wait a second, and try again.";
-            (StatusCode::TOO_MANY_REQUESTS, said, header::RETRY_AFTER, "1")
-        }
-        Attempt::Wrong | Attempt::Right => (StatusCode::UNAUTHORIZED, wrong, header::WWW_AUTHENTICATE, "Bearer"),
-    };
-    let mut response = form(status, said);
-    response.headers_mut().insert(name, HeaderValue::from_static(value));
-    response
-}
-
-/// The page about names without a token.
-fn off() -> Response {
-    let content = html! {
-        h1 { "Names are not shown" }
-        p { "This page shows agents, labels and IDs only if http.token or http.token_file is set. Set one, and restart the daemon." }
-    };
-    let links = html! { li { a href="/" { "Overview" } } };
-    told(StatusCode::FORBIDDEN, &document("Names are not shown", Visitor::Off, &links, &content))
 }
 
 fn told(status: StatusCode, page: &Markup) -> Response {

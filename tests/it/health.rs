@@ -9,23 +9,7 @@ use std::{
 };
 
 use assert_cmd::assert::OutputAssertExt as _;
-use audio_cache_sweeper::{
-    model::{
-        clock::{Clock, Timestamp},
-        remedy::Names,
-    },
-    queue::{
-        either,
-        sqlite::{self, Counter, Synchronous},
-    },
-    sandbox::{Mood, Options, Sandbox},
-    watch::{
-        health::{Health, State},
-        http::{Endpoint, Sources},
-        metrics::Metrics,
-        page,
-    },
-};
+use audio_cache_sweeper::sandbox::{Mood, Options, Sandbox};
 
 use crate::{
     daemon::{Daemon, KEY, Locked, blocking, configured, finish, queue, sandbox, sql, sweeper},
@@ -34,7 +18,7 @@ use crate::{
 };
 
 /// What an address answers: status, content type, body.
-fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String, String)> {
+pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: sweeper\r\n\r\n")?;
@@ -45,7 +29,7 @@ fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String, String)> {
     Ok((head.split(' ').nth(1).unwrap().parse().unwrap(), content_type.to_owned(), body.to_owned()))
 }
 
-async fn ask(address: SocketAddr, path: &'static str) -> (u16, String) {
+pub async fn ask(address: SocketAddr, path: &'static str) -> (u16, String) {
     let (status, _, body) = blocking(move || get(address, path).unwrap()).await;
     (status, body)
 }
@@ -327,128 +311,6 @@ async fn healthcheck_ends_with_0_if_the_daemon_is_alive_1_if_not_and_2_if_it_can
     let listen = hostile.url.trim_start_matches("http://").to_owned();
     let (code, _, stderr) = check(Some(&listen)).await;
     assert!(code == 1 && stderr.contains(&format!("{listen} answered 302 Found")), "{stderr}");
-}
-
-/// An endpoint on a clock that stands still, with a database that is or is not there.
-fn endpoint(dir: &Path) -> (Endpoint, Health, Clock) {
-    let (clock, health) = (Clock::manual(Timestamp(4_000_000_000_000)), Health::new(Duration::from_secs(1)));
-    let options = sqlite::Options {
-        path: dir.join("sweeper.db"),
-        busy_timeout: Duration::from_secs(1),
-        synchronous: Synchronous::Full,
-    };
-    let sources = Sources {
-        metrics: Metrics::new(clock.now()),
-        health: health.clone(),
-        counter: Counter::new(options.clone()),
-        clock: clock.clone(),
-    };
-    let page = page::Settings {
-        queue: either::Options::Sqlite(options),
-        hosts: page::Hosts::default(),
-        token: None,
-        names: Names::default(),
-        version: "0.0.0",
-    };
-    (Endpoint::start(SocketAddr::from(([127, 0, 0, 1], 0)), sources, page).unwrap(), health, clock)
-}
-
-#[tokio::test]
-async fn a_loop_that_is_stuck_is_told_of_by_another_thread() {
-    let dir = tempfile::tempdir().unwrap();
-    let (endpoint, health, clock) = endpoint(dir.path());
-    let address = endpoint.address();
-    assert_eq!(ask(address, "/livez").await.0, 200);
-    assert_eq!(ask(address, "/readyz").await, (503, "starting: the database is being opened\n".to_owned()));
-    health.set(State::Working);
-    health.beat(clock.elapsed());
-    assert_eq!(ask(address, "/readyz").await.0, 200);
-    health.set(State::DatabaseDown);
-    assert_eq!((ask(address, "/livez").await.0, ask(address, "/readyz").await.0), (200, 503));
-    health.set(State::Working);
-    clock.advance(Duration::from_secs(35));
-    for path in ["/livez", "/readyz"] {
-        assert_eq!(ask(address, path).await, (503, "the daemon's loop has hung for 35 s\n".to_owned()));
-    }
-    health.beat(clock.elapsed());
-    assert_eq!((ask(address, "/livez").await.0, ask(address, "/readyz").await.0), (200, 200));
-}
-
-#[tokio::test]
-async fn the_rows_are_counted_every_few_seconds_at_the_most_and_left_out_while_they_cannot_be() {
-    let dir = tempfile::tempdir().unwrap();
-    let (endpoint, _, clock) = endpoint(dir.path());
-    let depth = async || {
-        let families = scrape(endpoint.address()).await;
-        let samples = families.into_iter().filter(|family| family.name == "sweeper_queue_depth");
-        samples.flat_map(|family| family.samples).map(|(_, value)| value).sum::<f64>()
-    };
-    assert_eq!(depth().await, 0.0);
-    let families = scrape(endpoint.address()).await;
-    assert!(families.iter().all(|family| family.name != "sweeper_holds" || family.samples.is_empty()));
-    queue(dir.path(), 3).await;
-    assert_eq!(depth().await, 0.0, "it was tried a moment ago");
-    clock.advance(Duration::from_secs(5));
-    assert_eq!(depth().await, 6.0, "pending, and due");
-    sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('b', 1)").await;
-    assert_eq!(depth().await, 6.0);
-    clock.advance(Duration::from_secs(5));
-    assert_eq!(depth().await, 8.0);
-    std::fs::write(dir.path().join("sweeper.db"), "this is no database, however long you look at it".repeat(100))
-        .unwrap();
-    std::fs::remove_file(dir.path().join("sweeper.db-wal")).unwrap_or_default();
-    clock.advance(Duration::from_secs(5));
-    assert_eq!(depth().await, 0.0);
-}
-
-#[tokio::test]
-async fn clients_that_hang_give_way_to_others() {
-    let dir = tempfile::tempdir().unwrap();
-    let (endpoint, ..) = endpoint(dir.path());
-    let address = endpoint.address();
-    let check = || {
-        let mut command = sweeper(dir.path());
-        command.arg("healthcheck").env("SWEEPER__HTTP__LISTEN", address.to_string());
-        finish(command)
-    };
-    // Silent ones, slow ones, and ones that do not take their answer.
-    let hanging: Vec<TcpStream> = (0..200)
-        .map(|number| {
-            let mut stream = TcpStream::connect(address).unwrap();
-            let said = ["", "GET /livez HTTP/1.1\r\nHo", "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"][number % 3];
-            stream.write_all(said.as_bytes()).unwrap();
-            stream
-        })
-        .collect();
-    let clock = Clock::system();
-    assert_eq!(check().await.0, 0);
-    assert!(clock.elapsed() < Duration::from_secs(1), "nobody's patience had to end: {:?}", clock.elapsed());
-    // More come all the time.
-    let more = std::thread::spawn(move || {
-        let flood: Vec<TcpStream> = (0..250).map_while(|_| TcpStream::connect(address).ok()).collect();
-        flood.len()
-    });
-    for _ in 0..3 {
-        assert_eq!(check().await.0, 0);
-    }
-    assert_eq!(more.join().unwrap(), 250);
-    drop(hanging);
-}
-
-#[tokio::test]
-async fn metrics_are_told_in_the_format_that_is_asked_for() {
-    let dir = tempfile::tempdir().unwrap();
-    let (endpoint, ..) = endpoint(dir.path());
-    let address = endpoint.address();
-    let accepting = |accept: &'static str| {
-        blocking(move || get(address, &format!("/metrics HTTP/1.1\r\nAccept: {accept}\r\nX-Rest:")).unwrap())
-    };
-    let (status, content_type, body) = accepting("text/plain;version=0.0.4;q=0.5,*/*;q=0.1").await;
-    assert_eq!((status, content_type.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
-    assert!(body.contains("# TYPE sweeper_requests_total counter\n") && !body.contains("# EOF"), "{body}");
-    let (_, content_type, body) = accepting("application/openmetrics-text;version=1.0.0,text/plain;q=0.5").await;
-    assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    parse(&body);
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod demo;
 mod deploy;
 mod docs;
 mod dumps;
+mod endpoint;
 mod engines;
 mod enqueue;
 mod evidence_retention;

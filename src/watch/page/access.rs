@@ -1,7 +1,8 @@
 //! Who may see the names of agents and IDs: whoever knows the token.
 //!
-//! A script sends the token as a bearer. A browser sends it once, in a form, and gets a cookie that is made of the time at which it
-//! ends and of a key that this process has drawn: no token is in it, and it is worth nothing to another process or after a restart.
+//! A script sends the token as a bearer. A browser sends it once, in a form, and gets a cookie. The cookie has a number, the time at which
+//! it ends, and a signature with a key that this process has drawn: no token is in it, and it is worth nothing to another process or
+//! after a restart. The numbers of the cookies in use are kept here, so a cookie ends with its logout, also where somebody has copied it.
 
 use std::{
     collections::VecDeque,
@@ -25,6 +26,8 @@ const MOST_LENGTH: usize = 256;
 const COOKIE_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
 /// After a wrong token, the next one from the same address is looked at only after this time.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The cookies that are good at a time. For one more, the oldest ends.
+const MOST_COOKIES: usize = 1_024;
 /// The addresses whose last wrong token is remembered. More are not worth their memory: who has that many guesses 1,024 times a second.
 const MOST_ADDRESSES: usize = 1_024;
 
@@ -59,6 +62,15 @@ pub(super) enum Visitor {
     Known,
 }
 
+/// How a token comes. Each way has a pause of its own: a script with an old token must not keep people out of the form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// In the form.
+    Form,
+    /// In the header `Authorization`.
+    Bearer,
+}
+
 /// What a token came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
@@ -66,7 +78,7 @@ pub(super) enum Attempt {
     Right,
     /// It is not, or there is none.
     Wrong,
-    /// It was not looked at: the last one from this address was wrong, a moment ago.
+    /// It was not looked at: the last one that came from this address in this way was wrong, a moment ago.
     TooSoon,
 }
 
@@ -79,8 +91,18 @@ pub(super) struct Keeper {
     /// The name of the cookie. Browsers send cookies to every port of a host, so it has the port in it.
     cookie: String,
     clock: Clock,
-    /// Addresses that have sent a wrong token, and when they may send the next one, in elapsed time.
-    wrong: Mutex<VecDeque<(IpAddr, Duration)>>,
+    /// Addresses that have sent a wrong token, how it came, and when the next one may come so, in elapsed time.
+    wrong: Mutex<VecDeque<(IpAddr, Way, Duration)>>,
+    in_use: Mutex<InUse>,
+}
+
+/// The cookies that were given and not taken away.
+#[derive(Debug, Default)]
+struct InUse {
+    /// The number of the newest one.
+    last: u64,
+    /// The numbers of all, the oldest first.
+    numbers: VecDeque<u64>,
 }
 
 impl fmt::Debug for Keeper {
@@ -97,7 +119,8 @@ impl Keeper {
     pub(super) fn new(token: Option<&Token>, port: u16, clock: Clock) -> Result<Self, ring::error::Unspecified> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?;
         let token = token.map(|token| hmac::sign(&key, said(token.0.expose_secret()).as_bytes()));
-        Ok(Self { key, token, cookie: format!("sweeper_{port}"), clock, wrong: Mutex::default() })
+        let cookie = format!("sweeper_{port}");
+        Ok(Self { key, token, cookie, clock, wrong: Mutex::default(), in_use: Mutex::default() })
     }
 
     /// Who asks with these headers, from `address`.
@@ -109,24 +132,22 @@ impl Keeper {
             return Ok(Visitor::Off);
         }
         if let Some(bearer) = bearer(headers) {
-            return match self.attempt(&bearer, address) {
+            return match self.attempt(&bearer, Way::Bearer, address) {
                 Attempt::Right => Ok(Visitor::Known),
                 attempt @ (Attempt::Wrong | Attempt::TooSoon) => Err(attempt),
             };
         }
-        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
-        let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let is_known = pairs.any(|(name, value)| name == self.cookie && self.is_good(value));
+        let is_known = self.good_cookies(headers).next().is_some();
         Ok(if is_known { Visitor::Known } else { Visitor::Stranger })
     }
 
-    /// Looks at a token from `address`.
-    pub(super) fn attempt(&self, given: &str, address: IpAddr) -> Attempt {
+    /// Looks at a token that has come in this way from `address`.
+    pub(super) fn attempt(&self, given: &str, way: Way, address: IpAddr) -> Attempt {
         let Some(token) = &self.token else { return Attempt::Wrong };
         let now = self.clock.elapsed();
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        wrong.retain(|(_, until)| *until > now);
-        if wrong.iter().any(|(known, _)| *known == address) {
+        wrong.retain(|(_, _, until)| *until > now);
+        if wrong.iter().any(|(known, by, _)| (*known, *by) == (address, way)) {
             return Attempt::TooSoon;
         }
         if hmac::verify(&self.key, said(given.trim()).as_bytes(), token.as_ref()).is_ok() {
@@ -135,20 +156,24 @@ impl Keeper {
         if wrong.len() >= MOST_ADDRESSES {
             wrong.pop_front();
         }
-        wrong.push_back((address, now + PAUSE));
+        wrong.push_back((address, way, now + PAUSE));
         Attempt::Wrong
     }
 
     /// The `Set-Cookie` header for who has given the token.
     pub(super) fn cookie(&self) -> String {
         let until = self.clock.now().plus(COOKIE_LIFE);
-        let tag = hmac::sign(&self.key, until_said(until).as_bytes());
+        let number = self.in_use.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let tag = hmac::sign(&self.key, cookie_said(until, number).as_bytes());
         let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        self.header(&format!("{until}.{hex}"), COOKIE_LIFE)
+        self.header(&format!("{until}.{number}.{hex}"), COOKIE_LIFE)
     }
 
-    /// The `Set-Cookie` header that removes the cookie.
-    pub(super) fn no_cookie(&self) -> String {
+    /// Ends the cookie in these headers, and returns the `Set-Cookie` header that removes it from the browser.
+    pub(super) fn log_out(&self, headers: &HeaderMap) -> String {
+        let ended: Vec<u64> = self.good_cookies(headers).collect();
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use.numbers.retain(|number| !ended.contains(number));
         self.header("", Duration::ZERO)
     }
 
@@ -156,13 +181,35 @@ impl Keeper {
         format!("{}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Strict", self.cookie, life.as_secs())
     }
 
-    fn is_good(&self, cookie: &str) -> bool {
-        let Some((until, hex)) = cookie.split_once('.') else { return false };
-        let Ok(until) = until.parse().map(Timestamp) else { return false };
+    /// The numbers of the good cookies in these headers.
+    fn good_cookies(&self, headers: &HeaderMap) -> impl Iterator<Item = u64> {
+        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
+        let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        pairs.filter(|(name, _)| *name == self.cookie).filter_map(|(_, value)| self.good(value))
+    }
+
+    /// The number of a cookie, if the cookie is good.
+    fn good(&self, cookie: &str) -> Option<u64> {
+        let (until, rest) = cookie.split_once('.')?;
+        let (number, hex) = rest.split_once('.')?;
+        let (until, number) = (until.parse().map(Timestamp).ok()?, number.parse().ok()?);
         let byte = |at: usize| hex.get(at..at + 2).and_then(|byte| u8::from_str_radix(byte, 16).ok());
         let tag: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
-        let is_ours = tag.is_some_and(|tag| hmac::verify(&self.key, until_said(until).as_bytes(), &tag).is_ok());
-        is_ours && until > self.clock.now()
+        hmac::verify(&self.key, cookie_said(until, number).as_bytes(), &tag?).ok()?;
+        let is_in_use = || self.in_use.lock().unwrap_or_else(PoisonError::into_inner).numbers.contains(&number);
+        (until > self.clock.now() && is_in_use()).then_some(number)
+    }
+}
+
+impl InUse {
+    /// The number of a new cookie.
+    fn next(&mut self) -> u64 {
+        if self.numbers.len() >= MOST_COOKIES {
+            self.numbers.pop_front();
+        }
+        self.last += 1;
+        self.numbers.push_back(self.last);
+        self.last
     }
 }
 
@@ -171,8 +218,8 @@ fn said(token: &str) -> String {
     format!("token {token}")
 }
 
-fn until_said(until: Timestamp) -> String {
-    format!("cookie until {until}")
+fn cookie_said(until: Timestamp, number: u64) -> String {
+    format!("cookie {number} until {until}")
 }
 
 fn bearer(headers: &HeaderMap) -> Option<String> {
@@ -219,27 +266,56 @@ mod tests {
             Ok(Visitor::Stranger),
             "its end is part of what is signed"
         );
-        for forged in ["", ".", "9999999999999.", "9999999999999.é", "9999999999999.00", "x.ff"] {
-            assert!(!keeper.is_good(forged), "{forged}");
+        for forged in
+            ["", ".", "..", "9999999999999.", "9999999999999.1", "9999999999999.1.é", "9999999999999.1.00", "x.1.ff"]
+        {
+            assert_eq!(keeper.good(forged), None, "{forged}");
         }
         clock.advance(COOKIE_LIFE - Duration::from_millis(1));
         assert_eq!(keeper.visitor(&sent_back(&cookie), HERE), Ok(Visitor::Known));
         clock.advance(Duration::from_millis(1));
         assert_eq!(keeper.visitor(&sent_back(&cookie), HERE), Ok(Visitor::Stranger));
-        assert_eq!(keeper.visitor(&sent_back(&keeper.no_cookie()), HERE), Ok(Visitor::Stranger));
+    }
+
+    #[test]
+    fn a_logout_ends_its_cookie_wherever_it_is_and_no_other() {
+        let (keeper, _) = keeper();
+        // At the same moment.
+        let (mine, others) = (keeper.cookie(), keeper.cookie());
+        assert_ne!(mine, others);
+        let removal = keeper.log_out(&sent_back(&mine));
+        assert_eq!(removal, "sweeper_9464=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict");
+        assert_eq!(keeper.visitor(&sent_back(&removal), HERE), Ok(Visitor::Stranger));
+        assert_eq!(keeper.visitor(&sent_back(&mine), THERE), Ok(Visitor::Stranger), "a copy has ended, too");
+        assert_eq!(keeper.visitor(&sent_back(&others), HERE), Ok(Visitor::Known));
+        // Whoever has no cookie, or one that is over, ends none.
+        keeper.log_out(&HeaderMap::new());
+        keeper.log_out(&sent_back(&mine));
+        assert_eq!(keeper.visitor(&sent_back(&others), HERE), Ok(Visitor::Known));
+        let newest = (0..5_000).map(|_| keeper.cookie()).last().unwrap();
+        assert_eq!(keeper.in_use.lock().unwrap().numbers.len(), MOST_COOKIES);
+        assert_eq!(keeper.visitor(&sent_back(&newest), HERE), Ok(Visitor::Known));
+        assert_eq!(keeper.visitor(&sent_back(&others), HERE), Ok(Visitor::Stranger), "the oldest has ended");
     }
 
     #[test]
     fn after_a_wrong_token_its_address_waits_and_no_other() {
         let (keeper, clock) = keeper();
-        assert_eq!(keeper.attempt("0123456789abcdeg", HERE), Attempt::Wrong);
-        assert_eq!(keeper.attempt(TOKEN, HERE), Attempt::TooSoon, "the right one is not told from a wrong one");
-        assert_eq!(keeper.attempt(TOKEN, THERE), Attempt::Right);
-        clock.advance(PAUSE);
-        assert_eq!(keeper.attempt(TOKEN, HERE), Attempt::Right);
-        assert_eq!(keeper.attempt("", HERE), Attempt::Wrong);
+        for (way, other) in [(Way::Form, Way::Bearer), (Way::Bearer, Way::Form)] {
+            assert_eq!(keeper.attempt("0123456789abcdeg", way, HERE), Attempt::Wrong);
+            assert_eq!(
+                keeper.attempt(TOKEN, way, HERE),
+                Attempt::TooSoon,
+                "the right one is not told from a wrong one"
+            );
+            assert_eq!(keeper.attempt(TOKEN, way, THERE), Attempt::Right);
+            assert_eq!(keeper.attempt(TOKEN, other, HERE), Attempt::Right, "{way:?} does not count for {other:?}");
+            clock.advance(PAUSE);
+            assert_eq!(keeper.attempt(TOKEN, way, HERE), Attempt::Right);
+        }
+        assert_eq!(keeper.attempt("", Way::Form, HERE), Attempt::Wrong);
         for address in 0..5_000_u32 {
-            keeper.attempt("wrong", IpAddr::V4(address.into()));
+            keeper.attempt("wrong", Way::Bearer, IpAddr::V4(address.into()));
         }
         assert_eq!(keeper.wrong.lock().unwrap().len(), MOST_ADDRESSES);
     }
@@ -254,7 +330,7 @@ mod tests {
         assert_eq!(keeper.visitor(&with(header::AUTHORIZATION, "Basic eDp5"), HERE), Ok(Visitor::Stranger));
         let off = Keeper::new(None, 1, clock).unwrap();
         assert_eq!(off.visitor(&bearer(TOKEN), HERE), Ok(Visitor::Off));
-        assert_eq!(off.attempt("", HERE), Attempt::Wrong);
+        assert_eq!(off.attempt("", Way::Form, HERE), Attempt::Wrong);
         assert_eq!(off.visitor(&sent_back(&off.cookie()), HERE), Ok(Visitor::Off));
     }
 

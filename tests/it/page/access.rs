@@ -5,13 +5,13 @@ use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 use assert_cmd::assert::OutputAssertExt as _;
 use audio_cache_sweeper::sandbox::Options;
 
-use super::{TOKEN, ask, get, get_known, post, scene};
+use super::{TOKEN, ask, get, get_known, post, scene, until};
 use crate::daemon::{KEY, sweeper};
 
 const ROW: &str = "INSERT INTO deletions (agent_id, entry_id, due_at) VALUES ('PROJECT-1', 1, 4000000000000)";
 
 #[tokio::test]
-async fn a_token_that_is_wrong_is_refused_and_the_next_one_has_to_wait() {
+async fn a_token_that_is_wrong_is_refused_and_the_next_one_that_comes_so_has_to_wait() {
     let scene = scene(Options::default(), ROW, "started", |_| {}).await;
     let address = scene.address;
     let stranger = get(address, "/entry?agent=PROJECT-1&id=1").await;
@@ -23,16 +23,69 @@ async fn a_token_that_is_wrong_is_refused_and_the_next_one_has_to_wait() {
     wrong.has(&["This is not the token."]);
     let soon = post(address, &format!("token={TOKEN}"), "").await;
     assert_eq!((soon.status, soon.header("retry-after"), soon.header("set-cookie")), (429, Some("1"), None));
-    assert_eq!(get_known(address, "/").await.status, 429, "a bearer is no way around that");
     assert_eq!(get(address, "/").await.status, 200, "numbers need no token");
+    assert_eq!(get_known(address, "/entry?agent=PROJECT-1&id=1").await.status, 200, "a script does not pay for a form");
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert_eq!(get_known(address, "/entry?agent=PROJECT-1&id=1").await.status, 200);
-    let wrong = ask(address, "GET /", "Authorization: Bearer something-else-again\r\n").await;
-    assert_eq!(wrong.status, 401);
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert_eq!(ask(address, "GET /entry", "Cookie: sweeper_1=99999999999999.00\r\n").await.status, 401);
+    assert_eq!(ask(address, "GET /entry", "Cookie: sweeper_1=99999999999999.1.00\r\n").await.status, 401);
     // In the query, it is nothing: URLs are logged and shared.
     assert_eq!(get(address, &format!("/entry?token={TOKEN}")).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_script_with_a_wrong_token_gets_the_numbers_and_keeps_nobody_from_the_form() {
+    let scene = scene(Options::default(), ROW, "started", |_| {}).await;
+    let address = scene.address;
+    until(address, "PROJECT-1").await;
+    let wrong = "Authorization: Bearer something-else-again\r\n";
+    let probe = ask(address, "GET /", wrong).await;
+    assert_eq!((probe.status, probe.header("www-authenticate")), (401, Some("Bearer")));
+    probe.has(&["The token of this request is not the daemon’s, so names are left out.", "Pending\n1\n", "Log in"]);
+    probe.has_not(&["PROJECT-1"]);
+    // Nobody guesses faster by asking for numbers.
+    for authorization in [wrong, &format!("Authorization: Bearer {TOKEN}\r\n")] {
+        let soon = ask(address, "GET /", authorization).await;
+        assert_eq!((soon.status, soon.header("retry-after")), (429, Some("1")), "{authorization}");
+        soon.has(&["Wait a second, and try again.", "Pending\n1\n"]);
+        soon.has_not(&["PROJECT-1"]);
+        assert_eq!(ask(address, "GET /entry?agent=PROJECT-1&id=1", authorization).await.status, 429);
+    }
+    assert_eq!(ask(address, "GET /login", wrong).await.status, 200);
+    assert_eq!(post(address, &format!("token={TOKEN}"), "").await.status, 303);
+}
+
+#[tokio::test]
+async fn a_form_is_taken_from_the_page_itself_or_from_who_is_no_browser() {
+    let scene = scene(Options::default(), ROW, "started", |command| {
+        command.env("SWEEPER__HTTP__HOSTS", "sweeper.example.org");
+    })
+    .await;
+    let address = scene.address;
+    let cookie = post(address, &format!("token={TOKEN}"), "").await.header("set-cookie").unwrap().to_owned();
+    let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
+    for foreign in [
+        "Sec-Fetch-Site: cross-site\r\n".to_owned(),
+        "Sec-Fetch-Site: same-site\r\n".to_owned(),
+        "Origin: null\r\n".to_owned(),
+        "Origin: https://evil.example\r\n".to_owned(),
+        format!("Origin: http://127.0.0.1:{}\r\n", address.port().wrapping_add(1)),
+        format!("Origin: http://{address}\r\nSec-Fetch-Site: cross-site\r\n"),
+    ] {
+        for form in ["logout=1".to_owned(), "token=wrong".to_owned(), format!("token={TOKEN}")] {
+            let refused = post(address, &form, &format!("{cookie}{foreign}")).await;
+            assert_eq!((refused.status, refused.header("set-cookie")), (403, None), "{foreign} {form}");
+            assert!(refused.body.contains("the form is that of another page") && refused.body.contains("http.hosts"));
+        }
+    }
+    assert_eq!(ask(address, "GET /entry", &cookie).await.status, 200, "nobody else's page has ended it");
+    for own in [
+        format!("Origin: http://{address}\r\n"),
+        format!("Origin: http://{address}\r\nSec-Fetch-Site: same-origin\r\n"),
+        "Origin: https://sweeper.example.org\r\n".to_owned(),
+        "Sec-Fetch-Site: none\r\n".to_owned(),
+        String::new(),
+    ] {
+        assert_eq!(post(address, &format!("token={TOKEN}"), &own).await.status, 303, "{own}");
+    }
 }
 
 #[tokio::test]
@@ -50,14 +103,13 @@ async fn the_form_gives_a_cookie_that_shows_names_until_it_is_taken_away() {
     let known = ask(address, "GET /entry?agent=PROJECT-1&id=1", &cookie).await;
     assert_eq!(known.status, 200);
     known.has(&["PROJECT-1 1", "Log out"]);
-    // Somebody else's page in the same browser.
-    for form in ["logout=1".to_owned(), "token=wrong".to_owned(), format!("token={TOKEN}")] {
-        let foreign = post(address, &form, &format!("{cookie}Sec-Fetch-Site: cross-site\r\n")).await;
-        assert_eq!((foreign.status, foreign.header("set-cookie")), (403, None), "{form}");
-    }
+    let other = post(address, &format!("token={TOKEN}"), "").await.header("set-cookie").unwrap().to_owned();
+    let other = format!("Cookie: {}\r\n", other.split(';').next().unwrap());
     let out = post(address, "logout=1", &format!("{cookie}Sec-Fetch-Site: same-origin\r\n")).await;
     assert_eq!(out.status, 303);
     assert_eq!(out.header("set-cookie").unwrap(), format!("{name}; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"));
+    assert_eq!(ask(address, "GET /entry", &cookie).await.status, 401, "a copy of it has ended, too");
+    assert_eq!(ask(address, "GET /entry", &other).await.status, 200, "another browser stays logged in");
     scene.daemon.signal("TERM");
     let (_, log) = scene.daemon.ended().await;
     let log = format!("{log:?}");

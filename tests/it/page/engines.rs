@@ -1,28 +1,13 @@
 //! The page of a queue on a server, of whoever leads and of whoever waits; and of a database that cannot be read.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use audio_cache_sweeper::{
-    model::{
-        clock::{Clock, Timestamp},
-        remedy::Names,
-    },
-    queue::{
-        either,
-        sqlite::{self, Counter, Synchronous},
-    },
-    sandbox::Options,
-    watch::{
-        health::{Health, State},
-        http::{Endpoint, Sources},
-        metrics::Metrics,
-        page::{Hosts, Settings, Token},
-    },
-};
+use audio_cache_sweeper::{sandbox::Options, watch::health::State};
 
 use super::{TOKEN, get, get_known, paged, until};
 use crate::{
     daemon::{Daemon, configure, queue, sandbox, sql},
+    endpoint::still,
     health::address,
     postgres::commands,
 };
@@ -65,35 +50,11 @@ async fn a_leader_and_a_standby_tell_who_leads() {
     assert!(code == 0 && shown.contains("bulk delete of 20"), "{shown}");
 }
 
-/// A page of a file, on a clock that stands still.
-fn endpoint(dir: &std::path::Path) -> (Endpoint, Health, Clock) {
-    let (clock, health) = (Clock::manual(Timestamp(4_000_000_000_000)), Health::new(Duration::from_secs(1)));
-    let file = sqlite::Options {
-        path: dir.join("sweeper.db"),
-        busy_timeout: Duration::from_secs(1),
-        synchronous: Synchronous::Full,
-    };
-    let sources = Sources {
-        metrics: Metrics::new(clock.now()),
-        health: health.clone(),
-        counter: Counter::new(file.clone()),
-        clock: clock.clone(),
-    };
-    let settings = Settings {
-        queue: either::Options::Sqlite(file),
-        hosts: Hosts::default(),
-        token: Some(Token::parse(TOKEN).unwrap()),
-        names: Names::default(),
-        version: "1.2.3",
-    };
-    (Endpoint::start(SocketAddr::from(([127, 0, 0, 1], 0)), sources, settings).unwrap(), health, clock)
-}
-
 #[tokio::test]
 async fn many_who_look_cost_one_read() {
     let dir = tempfile::tempdir().unwrap();
     queue(dir.path(), 3).await;
-    let (endpoint, health, clock) = endpoint(dir.path());
+    let (endpoint, health, clock) = still(dir.path(), Some(TOKEN));
     health.set(State::Working);
     until(endpoint.address(), "Pending\n3\n").await;
     sql(dir.path(), "INSERT INTO deletions (agent_id, entry_id) VALUES ('b', 1)").await;
@@ -108,7 +69,7 @@ async fn many_who_look_cost_one_read() {
 #[tokio::test]
 async fn a_database_that_cannot_be_read_is_said_on_a_page_that_still_answers() {
     let dir = tempfile::tempdir().unwrap();
-    let (endpoint, health, clock) = endpoint(dir.path());
+    let (endpoint, health, clock) = still(dir.path(), Some(TOKEN));
     let address = endpoint.address();
     let page = until(address, "The database could not be read").await;
     assert_eq!(page.status, 200);

@@ -48,7 +48,7 @@ async fn every_answer_of_the_page_forbids_scripts_frames_and_caches() {
         for (name, value) in [
             ("cache-control", "no-store"),
             ("x-content-type-options", "nosniff"),
-            ("referrer-policy", "no-referrer"),
+            ("referrer-policy", "same-origin"),
             ("x-frame-options", "DENY"),
         ] {
             assert_eq!(answer.header(name), Some(value), "{answer:?}");
