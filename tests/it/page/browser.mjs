@@ -1,13 +1,19 @@
 // Looks at the page with a browser, through its devtools protocol: node browser.mjs CHROMIUM AXE DIRECTORY URL TOKEN PATHS…
 // Prints one JSON object. Screenshots go into DIRECTORY.
 import { spawn } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const [chromium, axe, directory, url, token, ...paths] = process.argv.slice(2);
-const profile = `${directory}/profile`;
+const profile = mkdtempSync(`${tmpdir()}/sweeper-page-`);
 const flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"];
 const browser = spawn(chromium, [...flags, "--remote-debugging-port=0", `--user-data-dir=${profile}`, "about:blank"], { stdio: ["ignore", "ignore", "pipe"] });
+// Whatever ends this, nothing is left but the screenshots.
+process.on("exit", () => {
+  browser.kill("SIGKILL");
+  rmSync(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 });
+});
 
 const endpoint = await new Promise((resolve, reject) => {
   let said = "";

@@ -71,10 +71,12 @@ async fn a_browser_shows_it_at_every_width_in_both_schemes_and_axe_finds_nothing
     })
     .await;
     until(scene.address, "Last requests").await;
-    let dir = env::var_os("SWEEPER_SCREENSHOTS").map_or_else(|| scene.dir.path().to_owned(), PathBuf::from);
+    let (own, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dir = env::var_os("SWEEPER_SCREENSHOTS").map_or_else(|| own.path().to_owned(), PathBuf::from);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/page/browser.mjs");
     let mut command = Command::new(node);
     command.args(["--no-warnings", "--experimental-websocket"]).arg(script).arg(chromium).arg(axe).arg(dir);
+    command.env("TMPDIR", temporary.path());
     command.args([
         &format!("http://{}", scene.address),
         TOKEN,
@@ -86,6 +88,10 @@ async fn a_browser_shows_it_at_every_width_in_both_schemes_and_axe_finds_nothing
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     judge(&told);
+    // The browser's profile is gone. Other files there are those that it makes for itself.
+    let left = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert!(left(temporary.path()).iter().all(|name| !name.to_string_lossy().starts_with("sweeper")));
+    assert!(left(own.path()).iter().all(|name| name.to_string_lossy().ends_with(".png")), "{:?}", left(own.path()));
 }
 
 fn judge(told: &Value) {
