@@ -62,13 +62,34 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 /// Packages the binary of this build.
 fn made_in(name: &str) -> PathBuf {
+    made_by(name, &[]).0
+}
+
+/// The same, with these variables: the package, and what is said of it.
+fn made_by(name: &str, variables: &[(&str, &str)]) -> (PathBuf, String) {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&dir);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/deb");
-    said(Command::new(script).arg(BINARY).arg(&dir).arg("--fast").env("SOURCE_DATE_EPOCH", "1700000000"));
+    let mut command = Command::new(script);
+    command.arg(BINARY).arg(&dir).arg("--fast").env("SOURCE_DATE_EPOCH", "1700000000");
+    let output = command.env_remove("DEBEMAIL").env_remove("DEBFULLNAME").envs(variables.iter().copied()).output();
+    let output = output.unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
     let made = files(&dir);
     assert_eq!(made.len(), 1, "{made:?}");
-    made[0].clone()
+    (made[0].clone(), stderr)
+}
+
+/// Who is named as the maintainer of a package, and in its changelog.
+fn maintainers(package: &Path) -> [String; 2] {
+    let dir = tempfile::tempdir().unwrap();
+    said(Command::new("dpkg-deb").arg("--extract").arg(package).arg(dir.path()));
+    let changelog = dir.path().join("usr/share/doc/audio-cache-sweeper/changelog.Debian.gz");
+    let changelog = said(Command::new("gzip").args(["--decompress", "--stdout"]).arg(changelog));
+    let signed = all(r"(?m)^ -- (.*)  \w{3}, .*$", &changelog).concat().remove(0);
+    let field = said(Command::new("dpkg-deb").arg("--field").arg(package).arg("Maintainer"));
+    [field.trim().to_owned(), signed]
 }
 
 /// The package; `None` if it cannot be made here, which is said aloud.
@@ -197,6 +218,45 @@ async fn the_packaged_program_empties_a_queue_with_the_packaged_configuration() 
     assert_eq!(code, 0, "{stderr}");
     let status: serde_json::Value = serde_json::from_str(&sweeper(&["status", "--json"]).await.1).unwrap();
     assert_eq!(status["rows"]["deleted"], 2, "{status}");
+}
+
+#[test]
+fn whoever_makes_the_package_is_its_maintainer_and_nobody_is_made_up() {
+    let Some(package) = package() else { return };
+    assert_eq!(maintainers(package), ["The audio-cache-sweeper authors <root@localhost>"; 2]);
+    let named = [("DEBFULLNAME", "Ann Example"), ("DEBEMAIL", "ann@example.org")];
+    let (package, stderr) = made_by("package-of-ann", &named);
+    assert_eq!(maintainers(&package), ["Ann Example <ann@example.org>"; 2]);
+    assert!(!stderr.contains("DEBEMAIL"), "{stderr}");
+}
+
+#[test]
+fn the_maintainer_is_told_as_to_debians_own_tools() {
+    let maintainer = |variables: &[(&str, &str)]| {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/maintainer"));
+        command.env_remove("DEBEMAIL").env_remove("DEBFULLNAME").envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let authors = "The audio-cache-sweeper authors";
+    for (variables, named) in [
+        (&[("DEBEMAIL", "ann@example.org")][..], format!("{authors} <ann@example.org>\n")),
+        (&[("DEBEMAIL", "Ann Example <ann@example.org>")], "Ann Example <ann@example.org>\n".to_owned()),
+        (&[("DEBFULLNAME", "Ann"), ("DEBEMAIL", "Bob <ann@example.org>")], "Ann <ann@example.org>\n".to_owned()),
+    ] {
+        assert_eq!(maintainer(variables), (Some(0), named, String::new()));
+    }
+    for (variables, named) in [(&[][..], authors), (&[("DEBFULLNAME", "Ann"), ("DEBEMAIL", "")], "Ann")] {
+        let (code, out, err) = maintainer(variables);
+        assert_eq!((code, out), (Some(0), format!("{named} <root@localhost>\n")));
+        assert!(err.contains("note: DEBEMAIL is not set") && err.contains("<root@localhost>"), "{err}");
+    }
+    for address in ["ann", "ann@", "@example.org", "ann@example.org, bob@example.org", "a@b@c", "<ann@example.org"] {
+        let (code, out, err) = maintainer(&[("DEBEMAIL", address)]);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{address}");
+        assert!(err.contains(&format!("DEBEMAIL: \"{address}\" is no address")), "{err}");
+    }
 }
 
 #[test]
