@@ -5,6 +5,7 @@ mod local;
 mod meaning;
 mod online;
 mod server;
+mod unused;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -155,23 +156,6 @@ fn warnings(config: &Config, key_is_short: bool) -> Vec<String> {
         let said = "the API key is too short to be told from other text: if the API sends it back, the log shows it";
         warnings.push(said.to_owned());
     }
-    if let Some(set) = &config.unused_region {
-        let url = &config.base_url;
-        warnings
-            .push(format!("api.region, set {set}, is not used: api.base_url is given, too, and requests go to {url}"));
-    }
-    if !config.unused_proxies.is_empty() {
-        let variables = config.unused_proxies.join(", ");
-        warnings.push(format!("{variables}: the environment names a proxy, which is not used; api.proxy is off"));
-    }
-    if config.ca_file.is_some() && config.base_url.scheme() == "http" {
-        let said =
-            "api.ca_file is not used, and was not read: an http:// base_url is on loopback, and is reached without TLS";
-        warnings.push(said.to_owned());
-    }
-    if config.proxy.is_some() && config.base_url.scheme() == "http" {
-        let said = "api.proxy is not used: an http:// base_url is on loopback, and is reached directly";
-        warnings.push(said.to_owned());
-    }
+    warnings.extend(unused::settings(config));
     warnings
 }

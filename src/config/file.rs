@@ -83,7 +83,7 @@ impl Lines<'_> {
 
 /// Whether a key may have several values.
 fn may_be_a_list(section: &str, key: &str) -> bool {
-    (section, key) == ("database", "url")
+    [("database", "url"), ("http", "hosts")].contains(&(section, key))
 }
 
 /// The line of each key, and the problems of all that is no key.
@@ -104,8 +104,10 @@ fn check(root: &DeTable<'_>, lines: &Lines<'_>) -> (Origins, Vec<String>) {
             let (at, key) = (key.span().start, key.get_ref().as_ref());
             if !known.contains(&key) {
                 wrong(at, &unknown::key_in_file(section, key));
-            } else if !may_be_a_list(section, key) && matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_)) {
-                wrong(at, &format!("{section}.{key}: must be one value, not a list or a section"));
+            } else if matches!(value.get_ref(), DeValue::Table(_)) {
+                wrong(at, &format!("{section}.{key}: must be one value, not a section"));
+            } else if matches!(value.get_ref(), DeValue::Array(_)) && !may_be_a_list(section, key) {
+                wrong(at, &format!("{section}.{key}: must be one value, not a list"));
             } else {
                 origins.insert(format!("{section}.{key}"), Origin::File(lines.path.clone(), lines.line(at)));
             }

@@ -284,3 +284,112 @@ fn what_others_set_is_left_alone_and_a_region_beside_a_base_url_is_said() {
     let said = "api.region, set by SWEEPER__API__REGION, is not used: api.base_url is given, too";
     assert!(out.contains(said), "{out}");
 }
+
+/// What `check` prints, with this file and these variables.
+fn checked(file: &str, variables: &[(&str, &str)]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("sweeper.toml"), file).unwrap();
+    let mut command = sweeper(dir.path());
+    command.args(["check", "--config", "sweeper.toml"]).env("SWEEPER__API__KEY", "0123456789");
+    command.envs(variables.iter().copied());
+    fed(command, "").1
+}
+
+const TOKEN: &str = "a-token-of-the-tests";
+const NO_PAGE: &str = "is not used: http.listen is off, so there is no page";
+
+/// Files with a setting in line 2 that has no effect: the setting, what is said of it, and the variable that gives it an effect.
+const WITHOUT_EFFECT: [(&str, &str, &str, &str); 9] = [
+    ("[http]\ntoken = 'a-token-of-the-tests'", "http.token", NO_PAGE, "SWEEPER__HTTP__LISTEN=127.0.0.1:0"),
+    ("[http]\ntoken_file = 'token'", "http.token_file", NO_PAGE, "SWEEPER__HTTP__LISTEN=127.0.0.1:0"),
+    ("[http]\nhosts = 'a b'", "http.hosts", NO_PAGE, "SWEEPER__HTTP__LISTEN=127.0.0.1:0"),
+    (
+        "[queue]\nevidence_retention = '29d'",
+        "queue.evidence_retention",
+        "is not used: queue.retention is longer (30d instead of 29d), and counts",
+        "SWEEPER__QUEUE__RETENTION=29d",
+    ),
+    (
+        "[hold]\nmax_retry_after = '1s'\nbase_delay = '2s'",
+        "hold.max_retry_after",
+        "is not used: hold.base_delay is longer (2s instead of 1s), and counts",
+        "SWEEPER__HOLD__BASE_DELAY=1s",
+    ),
+    (
+        "[delivery]\nlinger = '2s'\nbatch_size = 1",
+        "delivery.linger",
+        "is not used: delivery.batch_size is 1, so every request is full",
+        "SWEEPER__DELIVERY__BATCH_SIZE=2",
+    ),
+    (
+        "[log]\nrequests = 'none'\nfilter = 'error'",
+        "log.requests",
+        "is not used: log.filter is error, and requests are logged at the level warn or below",
+        "SWEEPER__LOG__FILTER=warn",
+    ),
+    (
+        "[database]\nlease = '9s'",
+        "database.lease",
+        "is not used: it is for a server, and the queue is a file (database.path)",
+        "SWEEPER__DATABASE__URL=postgres://u@127.0.0.1:1/d",
+    ),
+    (
+        "[database]\nsynchronous = 'normal'\nurl = 'postgres://u@127.0.0.1:1/d'",
+        "database.synchronous",
+        "is not used: it is for a file, and the queue is on a server (database.url)",
+        "",
+    ),
+];
+
+#[test]
+fn a_setting_without_effect_is_named_with_its_place_and_what_takes_its_effect() {
+    for (file, key, said, cure) in WITHOUT_EFFECT {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("token"), TOKEN).unwrap();
+        let file = file.replace("'token'", &format!("'{}'", dir.path().join("token").display()));
+        let said = format!("/sweeper.toml, line 2, {said}");
+        let out = checked(&file, &[]);
+        assert!(out.contains(&format!("\n{key}, set in /")) && out.contains(&said), "{key}: {out}");
+        assert!(!out.contains(TOKEN), "{out}");
+        if let Some((variable, value)) = cure.split_once('=') {
+            let out = checked(&file, &[(variable, value)]);
+            assert!(!out.contains(&format!("\n{key}, set")), "{key}, {cure}: {out}");
+        }
+    }
+    let by_variable = checked("", &[("SWEEPER__HTTP__HOSTS", "a")]);
+    assert!(by_variable.contains(&format!("\nhttp.hosts, set by SWEEPER__HTTP__HOSTS, {NO_PAGE}")), "{by_variable}");
+    // What nobody has set, or what was set to nothing, is nobody's mistake.
+    for file in ["", "[queue]\nretention = '60d'", "[http]\nhosts = ''"] {
+        let out = checked(file, &[("SWEEPER__HTTP__HOSTS", "")]);
+        assert!(!out.contains("is not used"), "{out}");
+    }
+}
+
+#[test]
+fn a_list_is_written_in_a_file_or_in_a_variable() {
+    let names = |file: &str, variables: &[(&str, &str)]| format!("{:?}", load(file, variables).unwrap().http.hosts);
+    let expected = names("[http]\nhosts = ['a.example', 'b']", &[]);
+    assert!(expected.contains("\"a.example\", \"b\""), "{expected}");
+    for written in ["a.example,b", "a.example b", "a.example, b", " A.example  b. ", "a.example,,b,"] {
+        assert_eq!(names("", &[("SWEEPER__HTTP__HOSTS", written)]), expected, "{written:?}");
+        assert_eq!(names(&format!("[http]\nhosts = '{written}'"), &[]), expected, "{written:?}");
+    }
+    let refused = load("", &[("SWEEPER__HTTP__HOSTS", "a.example;b")]).unwrap_err();
+    assert!(
+        refused.contains("\"a.example;b\" is no host name") && refused.contains("SWEEPER__HTTP__HOSTS"),
+        "{refused}"
+    );
+    for (file, said) in [
+        ("[http.hosts]\na = 'b'", "line 1: http.hosts: must be one value, not a section"),
+        ("[http]\nlisten = ['off']", "line 2: http.listen: must be one value, not a list"),
+    ] {
+        let refused = load(file, &[]).unwrap_err();
+        assert!(refused.contains(said), "{refused}");
+    }
+    // A list as in a file, which a variable is not.
+    let refused = load("", &[("SWEEPER__HTTP__HOSTS", "[\"a.example\", \"b\"]")]).unwrap_err();
+    assert!(refused.contains("is no host name"), "{refused}");
+    let store = |written: &str| format!("{:?}", load("", &[("SWEEPER__DATABASE__URL", written)]).unwrap().store);
+    let both = "postgres://u@127.0.0.1:1/d,postgres://u@127.0.0.1:2/d";
+    assert_eq!(store(&both.replace(',', ", ")), store(both));
+}
