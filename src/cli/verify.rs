@@ -193,7 +193,10 @@ impl Verify<'_> {
         page.end(&compared, &outcome, requeued)?;
         Ok(match stopped {
             Some(signal) => {
-                warn_person(&format!("sweeper: stopped by {} before all of them were reopened: run it again", signal.name()));
+                warn_person(&format!(
+                    "sweeper: stopped by {} before all of them were reopened: run it again",
+                    signal.name()
+                ));
                 signal.exit_code()
             }
             None => ExitCode::from(u8::from(!compared.is_clean())),
