@@ -32,6 +32,7 @@ mod cursors;
 mod daemon;
 mod due_rows;
 mod errors;
+mod expired_acts;
 mod expired_labels;
 mod expired_requests;
 mod grants;

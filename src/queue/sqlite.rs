@@ -25,6 +25,7 @@ mod database_file;
 mod due_rows;
 mod dump;
 mod errors;
+mod expired_acts;
 mod expired_labels;
 mod expired_requests;
 mod holds;

@@ -184,9 +184,10 @@ pub struct Swept {
 /// What is old enough to be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cutoff {
-    /// Rows without a label that were settled before this time, and requests that were answered before it.
+    /// Rows that were settled before this time, and requests that were answered before it.
     pub settled: Timestamp,
-    /// The same for rows with a label, for the requests that name one, for wishes and for acts. Not after `settled`.
+    /// The same for rows for which there is a wish with a label, for the requests that name one, for wishes and for acts. Not after
+    /// `settled`.
     pub evidence: Timestamp,
 }
 

@@ -3,7 +3,7 @@
 
 use sqlx::PgConnection;
 
-use super::{Store, errors::StoreError, expired_requests};
+use super::{Store, errors::StoreError, expired_acts, expired_requests};
 use crate::queue::{Cutoff, Upkeep, prune_walk::PruneWalk};
 
 /// One step of pruning goes through this number of rows.
@@ -13,14 +13,14 @@ const FEW: i64 = 200;
 
 /// $1 the id after which to go on; $2 the number of rows. Returns the last of their ids.
 const END: &str = "SELECT max(id) FROM (SELECT id FROM deletions_known WHERE id > $1 ORDER BY id LIMIT $2) AS stretch";
-/// $1, $2 the ids after which and up to which to remove; $3 cutoff; $4 the cutoff of rows with a label
+/// $1, $2 the ids after which and up to which to remove; $3 cutoff; $4 the cutoff of rows for which there is a wish with a label. A row
+/// forgets a label that is cancelled, or that was fulfilled before the row was reopened. With EXISTS, the server could read all wishes for
+/// each step.
 const PRUNE: &str = "
-DELETE FROM deletions_known
-WHERE id > $1 AND id <= $2 AND settled_at < CASE WHEN label IS NULL THEN $3 ELSE $4 END AND state <> 'pending'";
-/// $1 how many; $2 cutoff. An act that no daemon has logged stays until one has.
-const PRUNE_ACTS: &str = "
-DELETE FROM acts WHERE id IN (
-    SELECT id FROM (SELECT id, updated_at, logged FROM acts ORDER BY id LIMIT $1) AS first WHERE updated_at < $2 AND logged)";
+DELETE FROM deletions_known AS row
+WHERE id > $1 AND id <= $2 AND state <> 'pending' AND settled_at < $3 AND (settled_at < $4 OR (label IS NULL AND (
+    SELECT 1 FROM wishes WHERE wishes.agent_id = row.agent_id AND wishes.entry_id = row.entry_id AND wishes.label <> ''
+    LIMIT 1) IS NULL))";
 
 const PRUNING: &str = "prune";
 
@@ -38,7 +38,7 @@ impl Store {
         Ok(Upkeep { more: true, ..step })
     }
 
-    /// Goes through the next rows and requests, and removes those that are old enough; and some of the acts that are.
+    /// Goes through the next rows, requests and acts, and removes those that are old enough.
     async fn prune(&mut self, cutoff: Cutoff) -> Result<Upkeep, StoreError> {
         let walk = self.pruning;
         let rows: Option<i64> = match walk.rows {
@@ -51,7 +51,7 @@ impl Store {
             None => None,
         };
         let step = async |conn: &mut PgConnection| {
-            let (mut removed, mut requests) = (0, None);
+            let (mut removed, mut requests, mut acts) = (0, None, None);
             if let (Some(after), Some(last)) = (walk.rows, rows) {
                 let query = sqlx::query(PRUNE).bind(after).bind(last).bind(cutoff.settled.0).bind(cutoff.evidence.0);
                 removed += query.execute(&mut *conn).await?.rows_affected();
@@ -60,12 +60,15 @@ impl Store {
                 let (last, count) = expired_requests::remove(conn, after, cutoff, FEW).await?;
                 (requests, removed) = (last, removed + count);
             }
-            removed += sqlx::query(PRUNE_ACTS).bind(FEW).bind(cutoff.evidence.0).execute(conn).await?.rows_affected();
-            Ok((requests, removed))
+            if let Some(after) = walk.acts {
+                let (last, count) = expired_acts::remove(conn, after, cutoff, FEW).await?;
+                (acts, removed) = (last, removed + count);
+            }
+            Ok((requests, acts, removed))
         };
-        let (requests, removed) = self.run(PRUNING, step).await?;
-        let walk = PruneWalk { rows, requests };
-        // At the end of both tables, start again.
+        let (requests, acts, removed) = self.run(PRUNING, step).await?;
+        let walk = PruneWalk { rows, requests, acts };
+        // At the end of all tables, start again.
         self.pruning = if walk.is_over() { PruneWalk::default() } else { walk };
         Ok(Upkeep { removed, more: !walk.is_over() || removed > 0 })
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    Options, Store, Synchronous, connection::connect, due_rows, expired_labels, expired_requests, invalid_rows, labels,
-    listing, producer, reader, revive, settle, upkeep, verify,
+    Options, Store, Synchronous, connection::connect, due_rows, expired_acts, expired_labels, expired_requests,
+    invalid_rows, labels, listing, producer, reader, revive, settle, upkeep, verify,
 };
 
 async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
@@ -15,7 +15,7 @@ async fn plan(conn: &mut SqliteConnection, sql: &str) -> String {
 }
 
 /// Name, statement, and lines that its plan must have.
-const PLANS: [(&str, &str, &[&str]); 46] = [
+const PLANS: [(&str, &str, &[&str]); 48] = [
     (
         "lanes",
         listing::LANES,
@@ -149,16 +149,39 @@ const PLANS: [(&str, &str, &[&str]); 46] = [
         reader::RECORDS_OF_AGENTS_WISHES,
         &["SEARCH wishes USING INDEX wishes_entry (agent_id=? AND (entry_id,label)>(?,?))"],
     ),
-    ("look for old rows", upkeep::LOOK, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
-    ("remove old rows", upkeep::DELETE, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]),
+    (
+        "look for old rows",
+        upkeep::LOOK,
+        &[
+            "SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)",
+            "SEARCH known USING INTEGER PRIMARY KEY (rowid=?)",
+            "SEARCH wishes USING COVERING INDEX wishes_entry (agent_id=? AND entry_id=?)",
+        ],
+    ),
+    (
+        "remove old rows",
+        upkeep::DELETE,
+        &[
+            "SEARCH deletions USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+            "SEARCH known USING INTEGER PRIMARY KEY (rowid=?)",
+            "SEARCH wishes USING COVERING INDEX wishes_entry (agent_id=? AND entry_id=?)",
+        ],
+    ),
     (
         "look for old requests",
         expired_requests::LOOK,
         &[
             "SEARCH requests USING INTEGER PRIMARY KEY (rowid>?)",
             "SEARCH deletions USING INTEGER PRIMARY KEY (rowid=?)",
+            "SEARCH wishes USING COVERING INDEX wishes_entry (agent_id=? AND entry_id=?)",
         ],
     ),
+    (
+        "look for old acts",
+        expired_acts::LOOK,
+        &["SEARCH acts USING INTEGER PRIMARY KEY (rowid>?)", "SEARCH wishes USING PRIMARY KEY (label=?)"],
+    ),
+    ("remove old acts", expired_acts::DELETE, &["SEARCH acts USING INTEGER PRIMARY KEY (rowid=?)"]),
     ("remove old requests", expired_requests::DELETE, &["SEARCH requests USING INTEGER PRIMARY KEY (rowid=?)"]),
     ("list by id", reader::LIST_BY_ID, &["SEARCH deletions USING INTEGER PRIMARY KEY (rowid>?)"]),
     (

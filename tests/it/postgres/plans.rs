@@ -187,6 +187,16 @@ async fn no_statement_of_the_worker_reads_more_of_a_table_than_it_needs() {
     for poll in of("SELECT EXISTS (SELECT 1 FROM deletions_new WHERE ctid") {
         assert_eq!(poll.count("Tid Range Scan on deletions_new"), 1, "{}", poll.text);
     }
+    for (prune, index) in [
+        ("DELETE FROM deletions_known AS row", "using wishes_entry on wishes"),
+        ("(stretch.deletion_ids)", "using wishes_entry on wishes"),
+        ("DELETE FROM acts", "using wishes_pkey on wishes"),
+    ] {
+        for step in of(prune) {
+            assert!(step.count(index) == 1 && step.count("hashed SubPlan") == 0, "{}", step.text);
+            assert_eq!(step.count("Seq Scan on acts"), 0, "{}", step.text);
+        }
+    }
     for orphans in of("FROM requests CROSS JOIN LATERAL unnest(requests.deletion_ids) AS named") {
         assert_eq!(orphans.count("using requests_unanswered on requests"), 1, "{}", orphans.text);
         assert_eq!(orphans.count("using deletions_known_pkey on deletions_known"), 1, "{}", orphans.text);
