@@ -3,6 +3,7 @@
 //! An engine's reader returns plain rows and counts. What they come to is the same for all engines, and is worked out here.
 
 mod backlog;
+mod enqueuers;
 mod listed;
 mod outlook;
 mod records;
@@ -11,9 +12,10 @@ mod standing;
 mod story;
 
 pub use backlog::AgentStanding;
+pub use enqueuers::Enqueuers;
 pub use listed::{Choice, INBOX, ListedRow, Listing};
 pub use outlook::{AgentLoad, Load, Outlook, Remaining};
-pub use records::{CANCELLED, Enqueuers, Record, RecordChoice, RecordedRequest, Records};
+pub use records::{CANCELLED, Record, RecordChoice, Records};
 pub use requests::{Activity, Unanswered};
 pub use standing::{
     Blocker, Daemon, DeadRows, Inbox, Introduction, Leadership, RecentPace, Session, Standing, Verified,
@@ -21,9 +23,10 @@ pub use standing::{
 pub use story::{LabelStanding, NewestRequest, SentRequest, Story, WishStanding};
 pub(super) use {
     backlog::{Backlog, IdleRow, LaneCount, LaneKey},
+    enqueuers::{FoundAct, MOST_ACTS},
     listed::{Last, PAGE, Page, Place},
     outlook::{LaneLoad, agents},
-    records::{Found, FoundAct, FoundRequest, LastRecord, MOST_ACTS, RecordPage, RecordPlace},
+    records::{Found, FoundRequest, LastRecord, RecordPage, RecordPlace},
     standing::{NEWEST_REQUESTS, Newest, Seen},
 };
 

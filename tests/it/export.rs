@@ -1,5 +1,6 @@
 //! `sweeper export`: which records, in which form, and a file that is whole or not there.
 
+mod engines;
 mod files;
 
 use std::{

@@ -8,7 +8,7 @@ use crate::{
     cli::{Failure, times::rfc3339},
     model::clock::Timestamp,
     printable,
-    queue::report::{Record, RecordedRequest},
+    queue::report::{Record, SentRequest},
 };
 
 /// How records are written.
@@ -52,7 +52,7 @@ struct Object<'r> {
 impl<'r> Object<'r> {
     fn new(record: &'r Record, asked_by: Option<&'r str>) -> Self {
         let request = record.request.as_ref();
-        let text = |of: fn(&RecordedRequest) -> Option<&str>| request.and_then(of);
+        let text = |of: fn(&SentRequest) -> Option<&str>| request.and_then(of);
         let time = |at: Option<Timestamp>| at.map(rfc3339);
         Self {
             agent_id: &record.agent,
@@ -67,7 +67,7 @@ impl<'r> Object<'r> {
             due_at: time(record.due_at.filter(|at| *at != Timestamp::ZERO)),
             cause: record.cause.as_deref(),
             maybe_done: record.maybe_done,
-            sent_at: time(request.map(|request| request.sent_at)),
+            sent_at: time(request.map(|request| request.claimed_at)),
             answered_at: time(request.and_then(|request| request.answered_at)),
             kind: text(|request| Some(&request.kind)),
             status: request.and_then(|request| request.status),

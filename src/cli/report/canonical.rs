@@ -44,7 +44,7 @@ pub(super) fn line(record: &Record) -> String {
         text(record.cause.as_deref()),
         text(record.cancelled_by.as_deref()),
         time(record.verified_at),
-        time(request.map(|request| request.sent_at)),
+        time(request.map(|request| request.claimed_at)),
         time(request.and_then(|request| request.answered_at)),
         request.and_then(|request| request.status).map(|status| status.to_string()),
         text(request.map(|request| request.correlation_id.as_str())),
@@ -88,18 +88,18 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::report::RecordedRequest;
+    use crate::queue::report::SentRequest;
 
     #[test]
     fn the_lines_and_their_hash_are_those_that_the_page_on_proof_shows() {
-        let request = RecordedRequest {
+        let request = SentRequest {
             kind: "bulk".to_owned(),
-            sent_at: Timestamp(1_764_000_001_000),
+            claimed_at: Timestamp(1_764_000_001_000),
             answered_at: Some(Timestamp(1_764_000_001_250)),
             status: Some(200),
             correlation_id: "6f2c1f0e-4a55-4d4e-9a0e-0d6f3a1b2c3d".to_owned(),
             remote_id: Some("a\tb\\c".to_owned()),
-            ..RecordedRequest::default()
+            ..SentRequest::default()
         };
         let deleted = Record {
             agent: "PROJECT-58RP822I".to_owned(),

@@ -17,16 +17,44 @@ pub(super) const MAY_WRITE_ACTS: &str = "
 SELECT has_any_column_privilege('sweeper.acts', 'INSERT') AND has_any_column_privilege('sweeper.acts', 'UPDATE')
     AND has_table_privilege('sweeper.acts', 'SELECT'), pg_backend_pid(), current_user::text";
 
+/// The time of a transaction. Of an act that enqueues, it is a time of the server's clock, as those of the rows are: see
+/// [`crate::queue::report::Enqueuers`].
+macro_rules! time {
+    ($act:literal, $at:literal, $now:literal) => {
+        concat!(
+            "CASE ",
+            $act,
+            " WHEN 'enqueue' THEN floor(extract(epoch FROM ",
+            $at,
+            ") * 1000)::bigint ELSE ",
+            $now,
+            " END"
+        )
+    };
+}
+
 /// $1 act; $2 operator; $3 scope; $4 rows; $5 detail; $6 now; $7 whether it ends with this transaction
-const BEGIN: &str = "
-INSERT INTO acts (acted_at, act, operator, scope, rows, detail, updated_at, ended)
-VALUES ($6, $1, $2, $3, $4, $5, $6, $7) RETURNING id";
+const BEGIN: &str = concat!(
+    "INSERT INTO acts (acted_at, act, operator, scope, rows, detail, updated_at, ended) VALUES (",
+    time!("$1::text", "transaction_timestamp()", "$6::bigint"),
+    ", $1::text, $2, $3, $4, $5, ",
+    time!("$1::text", "clock_timestamp()", "$6::bigint"),
+    ", $7) RETURNING id"
+);
 
 /// $1 id; $2 more rows; $3 now; $4 scope
-const GO_ON: &str = "UPDATE acts SET rows = rows + $2, updated_at = $3, scope = $4 WHERE id = $1";
+const GO_ON: &str = concat!(
+    "UPDATE acts SET rows = rows + $2, updated_at = ",
+    time!("act", "clock_timestamp()", "$3::bigint"),
+    ", scope = $4 WHERE id = $1"
+);
 
 /// $1 id; $2 now. An act that was quiet for long was logged before its end, and is logged again with its final number of rows.
-const END: &str = "UPDATE acts SET ended = true, logged = false, updated_at = $2 WHERE id = $1";
+const END: &str = concat!(
+    "UPDATE acts SET ended = true, logged = false, updated_at = ",
+    time!("act", "clock_timestamp()", "$2::bigint"),
+    " WHERE id = $1"
+);
 
 /// Writes that `rows` more rows were changed. Call this in the transaction that changes them, and keep the result only after its
 /// commit.

@@ -38,7 +38,8 @@ pub struct ListedRow {
     pub entry: String,
     /// The state of the row, or of the wish.
     pub state: String,
-    /// The cause of the last request that did not end it.
+    /// The cause of the last request that did not end it. Of a wish that ended before its row was reopened, this and what the row says
+    /// besides is `None`.
     pub cause: Option<String>,
     /// The counted attempts.
     pub attempts: Option<i64>,

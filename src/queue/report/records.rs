@@ -2,15 +2,16 @@
 //! row its last verdict.
 //!
 //! Records are read a page at a time, in constant memory. Each page is a short read of one moment. Wishes that no leader has taken in
-//! come first, then the rows, then the wishes with labels. In this order, a record that changes meanwhile may be there twice, as it was
-//! before and after that, and is never left out.
+//! come first, then the rows, then the wishes with labels. A row stands for the wish that was made without a label, also while it has
+//! labels besides. A row stays at its place, and a wish with a label stays when its row goes. So whatever was there before the first page
+//! and is still kept at the end has a record, however it changes meanwhile. Only a wish that a leader takes in meanwhile may have two.
 
 use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::{INBOX, PAGE};
-use crate::model::{act::MAX_DETAIL, clock::Timestamp, deletion::AgentId, label::Label};
+use super::{INBOX, PAGE, SentRequest};
+use crate::model::{clock::Timestamp, deletion::AgentId, label::Label};
 
 /// The state of a wish that somebody took back.
 pub const CANCELLED: &str = "cancelled";
@@ -62,28 +63,7 @@ pub struct Record {
     /// Who cancelled the wish, if that is known.
     pub cancelled_by: Option<String>,
     /// The request that gave the row its last verdict, if it is still kept.
-    pub request: Option<RecordedRequest>,
-}
-
-/// A request, with its verdict on one row.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecordedRequest {
-    /// `bulk` or `single`.
-    pub kind: String,
-    /// When it was about to be sent.
-    pub sent_at: Timestamp,
-    /// When its answer was judged.
-    pub answered_at: Option<Timestamp>,
-    /// The HTTP status, if there was one.
-    pub status: Option<i64>,
-    /// The API's message or the network's error.
-    pub detail: Option<String>,
-    /// The correlation ID that we sent.
-    pub correlation_id: String,
-    /// The one that came back.
-    pub remote_id: Option<String>,
-    /// Its verdict on the row.
-    pub verdict: Option<String>,
+    pub request: Option<SentRequest>,
 }
 
 /// Where a walk goes on.
@@ -95,11 +75,11 @@ pub(in crate::queue) enum RecordPlace {
     Rows { after: i64 },
     /// The rows of an agent, by entry.
     RowsOfAgent { after: String },
-    /// All wishes, by label, agent and entry.
+    /// All wishes with a label, by label, agent and entry.
     Wishes { label: String, agent: String, entry: String },
     /// The wishes with the chosen label, by agent and entry.
     WishesOfLabel { agent: String, entry: String },
-    /// The wishes for an agent's entries, by entry and label.
+    /// The wishes with a label for an agent's entries, by entry and label.
     WishesOfAgent { entry: String, label: String },
 }
 
@@ -149,12 +129,13 @@ impl Records {
             self.places.push(place.behind(last));
         }
         let requests: HashMap<i64, (&FoundRequest, Vec<Given>)> =
-            requests.iter().map(|request| (request.id, (request, request.given()))).collect();
+            requests.iter().map(|found| (found.request.request, (found, found.given()))).collect();
         let with_request = |found: Found| {
             let of_row = found.request.and_then(|id| requests.get(&id));
-            let request = of_row.map(|(request, given)| RecordedRequest {
-                verdict: found.row.and_then(|row| verdict_on(row, given)),
-                ..request.request.clone()
+            let request = of_row.map(|(request, given)| {
+                let given = found.row.and_then(|row| verdict_on(row, given));
+                let (verdict, cause) = given.map(|given| (given.verdict.clone(), given.cause.clone())).unzip();
+                SentRequest { verdict, cause: cause.flatten(), ..request.request.clone() }
             });
             Record { request, ..found.record }
         };
@@ -225,9 +206,8 @@ pub(in crate::queue) struct LastRecord {
 /// A request that records name.
 #[derive(Debug)]
 pub(in crate::queue) struct FoundRequest {
-    pub(in crate::queue) id: i64,
     /// Without its verdict.
-    pub(in crate::queue) request: RecordedRequest,
+    pub(in crate::queue) request: SentRequest,
     /// `requests.verdicts`
     pub(in crate::queue) verdicts: Option<String>,
 }
@@ -236,6 +216,7 @@ pub(in crate::queue) struct FoundRequest {
 #[derive(Debug, Deserialize)]
 struct Given {
     verdict: String,
+    cause: Option<String>,
     deletion_ids: Option<Vec<i64>>,
 }
 
@@ -246,111 +227,24 @@ impl FoundRequest {
     }
 }
 
-fn verdict_on(row: i64, given: &[Given]) -> Option<String> {
-    let is_on = |given: &&Given| given.deletion_ids.as_ref().is_none_or(|ids| ids.contains(&row));
-    given.iter().find(is_on).map(|given| given.verdict.clone())
-}
-
-/// The newest acts that are looked at.
-pub(in crate::queue) const MOST_ACTS: i64 = 100_000;
-/// What stands before the label in [`crate::model::act::Draft::detail`].
-const BEFORE_LABEL: &str = ", label: ";
-/// The clock of a command and that of a server may differ by this, in milliseconds.
-const CLOCKS_DIFFER: i64 = 60_000;
-
-/// An `enqueue` in the table of acts.
-#[derive(Debug)]
-pub(in crate::queue) struct FoundAct {
-    pub(in crate::queue) operator: String,
-    /// The agent; `None`: several.
-    pub(in crate::queue) scope: Option<String>,
-    pub(in crate::queue) acted_at: Timestamp,
-    pub(in crate::queue) updated_at: Timestamp,
-    pub(in crate::queue) detail: String,
-}
-
-/// Who enqueued wishes with labels, by commands that left an act.
-#[derive(Debug, Default)]
-pub struct Enqueuers(HashMap<String, Vec<FoundAct>>);
-
-impl Enqueuers {
-    pub(in crate::queue) fn new(acts: impl IntoIterator<Item = FoundAct>) -> Self {
-        let mut by_label: HashMap<String, Vec<FoundAct>> = HashMap::new();
-        for act in acts {
-            // A detail that was cut may end inside of the label. With the words twice, nobody can tell where the label begins.
-            let is_whole = act.detail.chars().count() < MAX_DETAIL && act.detail.matches(BEFORE_LABEL).count() == 1;
-            if let Some((_, label)) = act.detail.split_once(BEFORE_LABEL).filter(|_| is_whole) {
-                by_label.entry(label.to_owned()).or_default().push(act);
-            }
-        }
-        Self(by_label)
-    }
-
-    /// The operator whose command enqueued this record; `None` if there is none, or if more than one may have.
-    #[must_use]
-    pub fn of(&self, record: &Record) -> Option<&str> {
-        let acts = self.0.get(record.label.as_deref()?)?;
-        let at = record.asked_at.0;
-        let mut operators = acts
-            .iter()
-            .filter(|act| (act.acted_at.0 - CLOCKS_DIFFER..=act.updated_at.0 + CLOCKS_DIFFER).contains(&at))
-            .filter(|act| act.scope.as_ref().is_none_or(|scope| *scope == record.agent))
-            .map(|act| act.operator.as_str());
-        let first = operators.next()?;
-        operators.all(|operator| operator == first).then_some(first)
-    }
+fn verdict_on(row: i64, given: &[Given]) -> Option<&Given> {
+    given.iter().find(|given| given.deletion_ids.as_ref().is_none_or(|ids| ids.contains(&row)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn act(operator: &str, scope: Option<&str>, from: i64, until: i64, detail: &str) -> FoundAct {
-        FoundAct {
-            operator: operator.to_owned(),
-            scope: scope.map(str::to_owned),
-            acted_at: Timestamp(from),
-            updated_at: Timestamp(until),
-            detail: detail.to_owned(),
-        }
-    }
-
-    #[test]
-    fn who_asked_is_known_only_if_one_operator_can_have() {
-        let cut = format!("from {}, label: T", "x".repeat(MAX_DETAIL - 15));
-        assert_eq!(cut.chars().count(), MAX_DETAIL);
-        let acts = Enqueuers::new([
-            act("ann", Some("a"), 1_000_000, 1_000_000, "from arguments, label: T"),
-            act("ann", None, 1_000_000, 2_000_000, "from standard input, priority 5, label: T"),
-            act("bob", Some("b"), 1_500_000, 1_500_000, "from arguments, label: T"),
-            act("eve", None, 9_000_000, 9_000_000, "from /tmp/, label: x, label: T"),
-            act("eve", None, 9_000_000, 9_000_000, &cut),
-            act("eve", None, 9_000_000, 9_000_000, "from arguments"),
-        ]);
-        let asked = |label: Option<&str>, agent: &str, at| {
-            let label = label.map(str::to_owned);
-            acts.of(&Record { label, agent: agent.to_owned(), asked_at: Timestamp(at), ..Record::default() })
-        };
-        assert_eq!(asked(Some("T"), "a", 1_000_005), Some("ann"), "by both of her acts");
-        assert_eq!(asked(Some("T"), "c", 1_900_000), Some("ann"));
-        assert_eq!(asked(Some("T"), "b", 1_500_000), None, "two can have");
-        for (label, agent, at) in [(Some("U"), "a", 1_000_000), (None, "a", 1_000_000), (Some("T"), "a", 9_000_000)] {
-            assert_eq!(asked(label, agent, at), None, "{label:?} {agent} {at}");
-        }
-    }
-
     #[test]
     fn a_verdict_without_ids_is_about_every_row() {
-        let request = |verdicts: &str| FoundRequest {
-            id: 1,
-            request: RecordedRequest::default(),
-            verdicts: Some(verdicts.to_owned()),
-        };
+        let request =
+            |verdicts: &str| FoundRequest { request: SentRequest::default(), verdicts: Some(verdicts.to_owned()) };
         let given = request(r#"[{"verdict":"dead","cause":"lost","deletion_ids":[7]},{"verdict":"deleted"}]"#).given();
-        assert_eq!(verdict_on(7, &given).as_deref(), Some("dead"));
-        assert_eq!(verdict_on(8, &given).as_deref(), Some("deleted"));
+        let on = |row| verdict_on(row, &given).map(|given| (given.verdict.as_str(), given.cause.as_deref()));
+        assert_eq!(on(7), Some(("dead", Some("lost"))));
+        assert_eq!(on(8), Some(("deleted", None)));
         for odd in ["", "[", "{}", "[1]"] {
-            assert_eq!(verdict_on(7, &request(odd).given()), None, "{odd}");
+            assert!(verdict_on(7, &request(odd).given()).is_none(), "{odd}");
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct Story {
 }
 
 /// A request, with its verdict on one row.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SentRequest {
     /// `requests.id`.
     pub request: i64,

@@ -15,13 +15,32 @@ use crate::{
     queue::doing::Doing,
 };
 
+/// The time of a transaction. `now` is read before the transaction, which may have waited for the lock since. Of an act that enqueues, it
+/// is the time after the rows were inserted, on the same clock: see [`crate::queue::report::Enqueuers`].
+macro_rules! updated_at {
+    ($act:literal, $now:literal) => {
+        concat!(
+            "CASE ",
+            $act,
+            " WHEN 'enqueue' THEN max(",
+            $now,
+            ", CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)) ELSE ",
+            $now,
+            " END"
+        )
+    };
+}
+
 /// ?1 act; ?2 operator; ?3 scope; ?4 rows; ?5 detail; ?6 now; ?7 whether it ends with this transaction
-const BEGIN: &str = "
-INSERT INTO acts (acted_at, act, operator, scope, rows, detail, updated_at, ended)
-VALUES (?6, ?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+const BEGIN: &str = concat!(
+    "INSERT INTO acts (acted_at, act, operator, scope, rows, detail, updated_at, ended) VALUES (?6, ?1, ?2, ?3, ?4, ?5, ",
+    updated_at!("?1", "?6"),
+    ", ?7)"
+);
 
 /// ?1 id; ?2 more rows; ?3 now; ?4 scope
-const GO_ON: &str = "UPDATE acts SET rows = rows + ?2, updated_at = ?3, scope = ?4 WHERE id = ?1";
+const GO_ON: &str =
+    concat!("UPDATE acts SET rows = rows + ?2, updated_at = ", updated_at!("act", "?3"), ", scope = ?4 WHERE id = ?1");
 
 /// ?1 id; ?2 now. An act that was quiet for long was logged before its end, and is logged again with its final number of rows.
 const END: &str = "UPDATE acts SET ended = 1, logged = 0, updated_at = ?2 WHERE id = ?1";

@@ -203,7 +203,8 @@ const PLANS: [(&str, &str, &[&str]); 48] = [
         reader::LIST_OF_LABEL,
         &[
             "SEARCH wishes USING PRIMARY KEY (label=? AND (agent_id,entry_id)>(?,?))",
-            "SEARCH deletions USING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)",
+            "SEARCH deletions USING COVERING INDEX sqlite_autoindex_deletions_1 (agent_id=? AND entry_id=?)",
+            "SEARCH same USING INTEGER PRIMARY KEY (rowid=?)",
         ],
     ),
     (

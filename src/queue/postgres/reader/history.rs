@@ -81,7 +81,7 @@ pub(super) async fn story(
         created_at: time(&waiting, 3),
         settled_at: None,
         verified_at: None,
-        requests: requests.iter().map(request).collect(),
+        requests: requests.iter().map(sent_request).collect(),
         wishes: wishes::of_entry(conn, agent, entry).await?,
         holds: concerning(listing::holds(conn).await?, Some(agent)),
         in_inbox_since,
@@ -108,7 +108,8 @@ fn of_row(row: &PgRow, story: Story) -> Story {
     }
 }
 
-fn request(row: &PgRow) -> SentRequest {
+/// A request: id, kind, size, claimed_at, answered_at, status, detail, correlation_id, remote_id, verdict, cause.
+pub(super) fn sent_request(row: &PgRow) -> SentRequest {
     SentRequest {
         request: value(row, 0).unwrap_or(0),
         kind: text(row, 1).unwrap_or_default(),

@@ -68,17 +68,20 @@ const DEAD_WITHOUT_CAUSE: &str = page!(concat!(
 const NEXT_CAUSE: &str = "
 SELECT last_cause FROM deletions_known WHERE state = 'dead' AND last_cause > $1 ORDER BY last_cause, id LIMIT 1";
 
-/// $5 label; $6, $7 the agent and the entry after which to read. Of a wish whose row is gone, the row's columns are NULL.
+/// $5 label; $6, $7 the agent and the entry after which to read. Of a wish whose row is gone, the row's columns are NULL. If the row was
+/// reopened since the wish ended, they are about another wish, and all but the id are NULL.
 const OF_LABEL: &str = page!(
-    "SELECT known.id, wished.agent_id, wished.entry_id, coalesce(wished.state, 'pending') AS state,
-        CASE WHEN wished.state IS NULL OR wished.state = known.state THEN last_cause END AS last_cause, attempts::bigint, priority,
-        batch_max::bigint, due_at, created_at, closed_at AS settled_at, wished.label, wished_at, closed_by, '' AS place,
-        request_id, CASE WHEN wished.state = known.state THEN verified_at END AS verified_at
+    "SELECT known.id, wished.agent_id, wished.entry_id, coalesce(wished.state, 'pending') AS state, same.last_cause,
+        same.attempts::bigint, same.priority, same.batch_max::bigint, same.due_at, same.created_at, closed_at AS settled_at,
+        wished.label, wished_at, closed_by, '' AS place, same.request_id, same.verified_at
     FROM (SELECT * FROM wishes WHERE label = $5 AND (agent_id, entry_id) > ($6, $7)
         ORDER BY label, agent_id, entry_id LIMIT $1) AS wished
     LEFT JOIN LATERAL (
         SELECT * FROM deletions_known WHERE agent_id = wished.agent_id AND entry_id = wished.entry_id LIMIT 1
     ) AS known ON true
+    LEFT JOIN LATERAL (
+        SELECT known.* WHERE known.state = coalesce(wished.state, 'pending') AND known.settled_at IS NOT DISTINCT FROM wished.closed_at
+    ) AS same ON true
     ORDER BY wished.agent_id, wished.entry_id"
 );
 

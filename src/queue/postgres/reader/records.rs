@@ -2,12 +2,12 @@
 
 use sqlx::{AssertSqlSafe, PgConnection, postgres::PgRow};
 
-use super::{at, text, value};
+use super::{at, history::sent_request, text, value};
 use crate::{
     model::{clock::Timestamp, deletion::AgentId, label::Label},
     queue::report::{
         Enqueuers, Found, FoundAct, FoundRequest, LastRecord, MOST_ACTS, PAGE, Record, RecordChoice, RecordPage,
-        RecordPlace, RecordedRequest,
+        RecordPlace,
     },
 };
 
@@ -29,31 +29,36 @@ macro_rules! page {
     };
 }
 
-/// A row of `deletions`. It is a record of its own unless a wish with its label says the same. With EXISTS, the server could read all
-/// wishes for each page.
+/// A row of `deletions`. It is a record of its own if it has no label, if it was wished for without one as well, or if no wish with its
+/// label says the same. With EXISTS, the server could read all wishes for each page.
 macro_rules! rows {
     ($where:expr) => {
         page!(concat!(
-            "SELECT id, agent_id, entry_id, NULL::text AS label, state, last_cause, created_at AS asked_at, settled_at AS ended_at,
-                priority, attempts::bigint, due_at, maybe_done, verified_at, request_id, NULL::text AS closed_by,
-                label IS NULL OR (
-                    SELECT 1 FROM wishes WHERE wishes.label = known.label AND wishes.agent_id = known.agent_id
-                        AND wishes.entry_id = known.entry_id LIMIT 1) IS NULL AS is_own,
+            "SELECT id, agent_id, entry_id, NULL::text AS label, state, last_cause, coalesce(plain_at, created_at) AS asked_at,
+                settled_at AS ended_at, priority, attempts::bigint, due_at, maybe_done, verified_at, request_id,
+                NULL::text AS closed_by,
+                label IS NULL OR plain_at IS NOT NULL OR (
+                    SELECT 1 FROM wishes WHERE wishes.label = read.label AND wishes.agent_id = read.agent_id
+                        AND wishes.entry_id = read.entry_id LIMIT 1) IS NULL AS is_own,
                 '' AS place
-            FROM deletions_known AS known WHERE ",
+            FROM (SELECT *, CASE WHEN label IS NOT NULL THEN (
+                    SELECT wished_at FROM wishes WHERE wishes.label = '' AND wishes.agent_id = known.agent_id
+                        AND wishes.entry_id = known.entry_id LIMIT 1) END AS plain_at
+                FROM deletions_known AS known WHERE ",
             $where,
-            " LIMIT $1"
+            " LIMIT $1) AS read"
         ))
     };
 }
 
-/// A wish, with its row if that still is as the wish says. A row that was reopened since, or that is gone, tells nothing about it.
+/// A wish, with its row if that still is as the wish says. A row that was reopened since, or that is gone, tells nothing about it. The
+/// record of a wish without a label is that of the row.
 macro_rules! wishes {
     ($where:expr, $order:expr) => {
         page!(concat!(
             "SELECT known.id, wished.agent_id, wished.entry_id, wished.label, coalesce(wished.state, 'pending') AS state, last_cause,
                 wished_at AS asked_at, closed_at AS ended_at, priority, attempts::bigint, due_at, maybe_done, verified_at,
-                request_id, closed_by, true AS is_own, '' AS place
+                request_id, closed_by, wished.label <> '' AS is_own, '' AS place
             FROM (SELECT * FROM wishes WHERE ",
             $where,
             " LIMIT $1) AS wished
@@ -99,7 +104,8 @@ const START: &str = "(0,0)";
 
 /// $1 ids
 const REQUESTS: &str = "
-SELECT id, kind, claimed_at, answered_at, status::bigint, detail, correlation_id::text, remote_id, verdicts::text
+SELECT id, kind, size::bigint, claimed_at, answered_at, status::bigint, detail, correlation_id::text, remote_id, NULL::text, NULL::text,
+    verdicts::text
 FROM requests WHERE id = ANY ($1)";
 
 /// $1 the most acts
@@ -146,20 +152,7 @@ pub(super) async fn page(
 /// These requests, as far as they are kept.
 pub(super) async fn requests(conn: &mut PgConnection, ids: &[i64]) -> Result<Vec<FoundRequest>, sqlx::Error> {
     let rows = sqlx::query(REQUESTS).bind(ids).fetch_all(conn).await?;
-    let request = |row: &PgRow| FoundRequest {
-        id: value(row, 0).unwrap_or(0),
-        request: RecordedRequest {
-            kind: text(row, 1).unwrap_or_default(),
-            sent_at: at(row, 2).unwrap_or_default(),
-            answered_at: at(row, 3),
-            status: value(row, 4),
-            detail: text(row, 5),
-            correlation_id: text(row, 6).unwrap_or_default(),
-            remote_id: text(row, 7),
-            verdict: None,
-        },
-        verdicts: text(row, 8),
-    };
+    let request = |row: &PgRow| FoundRequest { request: sent_request(row), verdicts: text(row, 11) };
     Ok(rows.iter().map(request).collect())
 }
 
@@ -190,8 +183,7 @@ fn found(row: &PgRow) -> Found {
     let record = Record {
         agent: text(row, 1).unwrap_or_default(),
         entry: text(row, 2).unwrap_or_default(),
-        // A wish for an entry with labels that was made without one.
-        label: text(row, 3).filter(|label| !label.is_empty()),
+        label: text(row, 3),
         state: text(row, 4).unwrap_or_default(),
         cause: text(row, 5),
         asked_at: time("asked_at").unwrap_or_default(),

@@ -73,14 +73,16 @@ pub(in crate::queue::sqlite) const DEAD: &str = page!(concat!(
 const NEXT_CAUSE: &str =
     "SELECT min(last_cause) FROM deletions INDEXED BY deletions_dead WHERE state = 'dead' AND last_cause > ?1";
 
-/// ?5 label; ?6, ?7 the agent and the entry after which to read. Of a wish whose row is gone, the row's columns are NULL.
+/// ?5 label; ?6, ?7 the agent and the entry after which to read. Of a wish whose row is gone, the row's columns are NULL. If the row was
+/// reopened since the wish ended, they are about another wish, and all but the id are NULL.
 pub(in crate::queue::sqlite) const OF_LABEL: &str = page!(
-    "SELECT deletions.id, wished.agent_id, wished.entry_id, coalesce(wished.state, 'pending') AS state,
-        CASE WHEN wished.state IS NULL OR wished.state = deletions.state THEN last_cause END AS last_cause, attempts, priority,
-        batch_max, due_at, created_at, closed_at AS settled_at, wished.label, wished_at, closed_by,
-        request_id, CASE WHEN wished.state = deletions.state THEN verified_at END AS verified_at
+    "SELECT deletions.id, wished.agent_id, wished.entry_id, coalesce(wished.state, 'pending') AS state, same.last_cause,
+        same.attempts, same.priority, same.batch_max, same.due_at, same.created_at, closed_at AS settled_at, wished.label, wished_at,
+        closed_by, same.request_id, same.verified_at
     FROM (SELECT * FROM wishes WHERE label = ?5 AND (agent_id, entry_id) > (?6, ?7) ORDER BY agent_id, entry_id LIMIT ?1) AS wished
     LEFT JOIN deletions ON deletions.agent_id = wished.agent_id AND deletions.entry_id = wished.entry_id
+    LEFT JOIN deletions AS same ON same.id = deletions.id
+        AND same.state = coalesce(wished.state, 'pending') AND same.settled_at IS wished.closed_at
     ORDER BY wished.agent_id, wished.entry_id"
 );
 

@@ -7,13 +7,15 @@ use super::{
         rows::{holds, json},
         step_limit::SOME_ROWS,
     },
-    Reader, StoreError, text, value,
+    Reader, StoreError,
+    story::sent_request,
+    text, value,
 };
 use crate::{
     model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, label::Label},
     queue::report::{
         Enqueuers, Found, FoundAct, FoundRequest, LastRecord, MOST_ACTS, PAGE, Record, RecordChoice, RecordPage,
-        RecordPlace, RecordedRequest, Records, concerning,
+        RecordPlace, Records, concerning,
     },
 };
 
@@ -34,28 +36,34 @@ macro_rules! page {
     };
 }
 
-/// A row of `deletions`. It is a record of its own unless a wish with its label says the same.
+/// A row of `deletions`. It is a record of its own if it has no label, if it was wished for without one as well, or if no wish with its
+/// label says the same.
 macro_rules! rows {
     ($from:expr) => {
         page!(concat!(
-            "SELECT id, agent_id, entry_id, NULL AS label, state, last_cause, created_at AS asked_at, settled_at AS ended_at,
-                priority, attempts, due_at, maybe_done, verified_at, request_id, NULL AS closed_by, label IS NULL OR NOT EXISTS (
-                    SELECT 1 FROM wishes WHERE wishes.label = deletions.label AND wishes.agent_id = deletions.agent_id
-                        AND wishes.entry_id = deletions.entry_id) AS is_own
-            FROM ",
+            "SELECT id, agent_id, entry_id, NULL AS label, state, last_cause, coalesce(plain_at, created_at) AS asked_at,
+                settled_at AS ended_at, priority, attempts, due_at, maybe_done, verified_at, request_id, NULL AS closed_by,
+                label IS NULL OR plain_at IS NOT NULL OR NOT EXISTS (
+                    SELECT 1 FROM wishes WHERE wishes.label = read.label AND wishes.agent_id = read.agent_id
+                        AND wishes.entry_id = read.entry_id) AS is_own
+            FROM (SELECT *, CASE WHEN label IS NOT NULL THEN (
+                    SELECT wished_at FROM wishes WHERE wishes.label = '' AND wishes.agent_id = deletions.agent_id
+                        AND wishes.entry_id = deletions.entry_id) END AS plain_at
+                FROM ",
             $from,
-            " LIMIT ?1"
+            " LIMIT ?1) AS read"
         ))
     };
 }
 
-/// A wish, with its row if that still is as the wish says. A row that was reopened since, or that is gone, tells nothing about it.
+/// A wish, with its row if that still is as the wish says. A row that was reopened since, or that is gone, tells nothing about it. The
+/// record of a wish without a label is that of the row.
 macro_rules! wishes {
     ($where:expr, $of_wished:expr) => {
         page!(concat!(
             "SELECT id, wished.agent_id, wished.entry_id, wished.label, coalesce(wished.state, 'pending') AS state, last_cause,
                 wished_at AS asked_at, closed_at AS ended_at, priority, attempts, due_at, maybe_done, verified_at, request_id,
-                closed_by, 1 AS is_own
+                closed_by, wished.label <> '' AS is_own
             FROM (SELECT * FROM wishes WHERE ",
             $where,
             " LIMIT ?1) AS wished
@@ -88,7 +96,7 @@ pub(in crate::queue::sqlite) const WISHES_OF_AGENT: &str =
 
 /// ?1 ids: [id, …]
 const REQUESTS: &str = "
-SELECT id, kind, claimed_at, answered_at, status, detail, correlation_id, remote_id, verdicts
+SELECT id, kind, size, claimed_at, answered_at, status, detail, correlation_id, remote_id, NULL, NULL, verdicts
 FROM requests WHERE id IN (SELECT value FROM json_each(?1))";
 
 /// ?1 the most acts
@@ -179,6 +187,7 @@ async fn page(
         found: rows.iter().filter(is_chosen).map(found).collect(),
     };
     let requests = sqlx::query(REQUESTS).bind(json(&page.requests())).fetch_all(conn).await?;
+    let request = |row: &SqliteRow| FoundRequest { request: sent_request(row), verdicts: text(row, 11) };
     Ok((page, requests.iter().map(request).collect()))
 }
 
@@ -197,8 +206,7 @@ fn found(row: &SqliteRow) -> Found {
     let record = Record {
         agent: text(row, 1).unwrap_or_default(),
         entry: text(row, 2).unwrap_or_default(),
-        // A wish for an entry with labels that was made without one.
-        label: text(row, 3).filter(|label| !label.is_empty()),
+        label: text(row, 3),
         state: text(row, 4).unwrap_or_default(),
         cause: text(row, 5),
         asked_at: time("asked_at").unwrap_or_default(),
@@ -212,20 +220,6 @@ fn found(row: &SqliteRow) -> Found {
         request: None,
     };
     Found { record, row: value(row, 0), request: value(row, "request_id") }
-}
-
-fn request(row: &SqliteRow) -> FoundRequest {
-    let request = RecordedRequest {
-        kind: text(row, 1).unwrap_or_default(),
-        sent_at: Timestamp(value(row, 2).unwrap_or(0)),
-        answered_at: value(row, 3).map(Timestamp),
-        status: value(row, 4),
-        detail: text(row, 5),
-        correlation_id: text(row, 6).unwrap_or_default(),
-        remote_id: text(row, 7),
-        verdict: None,
-    };
-    FoundRequest { id: value(row, 0).unwrap_or(0), request, verdicts: text(row, 8) }
 }
 
 fn act(row: &SqliteRow) -> FoundAct {

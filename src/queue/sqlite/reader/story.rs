@@ -63,19 +63,6 @@ pub(super) async fn story(
     let id: i64 = row.try_get(0)?;
     let history = sqlx::query(HISTORY).bind(id).fetch_all(&mut *conn).await?;
     let time = |row: &SqliteRow, column| Timestamp(value(row, column).unwrap_or(0));
-    let requests = history.iter().map(|row| SentRequest {
-        request: value(row, 0).unwrap_or(0),
-        kind: text(row, 1).unwrap_or_default(),
-        size: value(row, 2).unwrap_or(0),
-        claimed_at: time(row, 3),
-        answered_at: value(row, 4).map(Timestamp),
-        status: value(row, 5),
-        detail: text(row, 6),
-        correlation_id: text(row, 7).unwrap_or_default(),
-        remote_id: text(row, 8),
-        verdict: text(row, 9),
-        cause: text(row, 10),
-    });
     Ok(Some(Story {
         state: text(&row, 1).unwrap_or_default(),
         priority: value(&row, 2).unwrap_or(0),
@@ -86,9 +73,26 @@ pub(super) async fn story(
         created_at: time(&row, 7),
         settled_at: value(&row, 8).map(Timestamp),
         verified_at: value(&row, 9).map(Timestamp),
-        requests: requests.collect(),
+        requests: history.iter().map(sent_request).collect(),
         wishes: wishes(conn, agent, entry).await?,
         holds: concerning(holds(conn).await?, Some(agent)),
         in_inbox_since: None,
     }))
+}
+
+/// A request: id, kind, size, claimed_at, answered_at, status, detail, correlation_id, remote_id, verdict, cause.
+pub(super) fn sent_request(row: &SqliteRow) -> SentRequest {
+    SentRequest {
+        request: value(row, 0).unwrap_or(0),
+        kind: text(row, 1).unwrap_or_default(),
+        size: value(row, 2).unwrap_or(0),
+        claimed_at: Timestamp(value(row, 3).unwrap_or(0)),
+        answered_at: value(row, 4).map(Timestamp),
+        status: value(row, 5),
+        detail: text(row, 6),
+        correlation_id: text(row, 7).unwrap_or_default(),
+        remote_id: text(row, 8),
+        verdict: text(row, 9),
+        cause: text(row, 10),
+    }
 }
