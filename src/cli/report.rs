@@ -34,6 +34,7 @@ Examples:
   sweeper report --label ERASURE-17 --html --output erasure-17.html
   sweeper report --label ERASURE-17 --json --rows --output erasure-17.json
   sweeper report --check erasure-17.json
+  gpg --decrypt erasure-17.json.gpg | sweeper report --check -
 
 The page has a SHA-256 over the wishes that it speaks of, and a seal over its own text. --check recomputes both: the file is what \
 was written, and the queue says today what it said then. A check shows that something has changed, and not who has changed it. \
@@ -55,10 +56,11 @@ pub(super) struct ReportArgs {
     /// Write a page of HTML that needs nothing else.
     #[arg(long)]
     html: bool,
-    /// Also write the lines that are hashed, so that --check can name those that differ. They are kept in memory.
-    #[arg(long, requires = "json")]
+    /// With --json: also write the lines that are hashed, so that --check can name those that differ. They are kept in memory.
+    #[arg(long)]
     rows: bool,
-    /// Check this report, in any of the forms: whether it is as it was written, and whether the queue still says the same.
+    /// Check this report, in any of the forms: whether it is as it was written, and whether the queue still says the same. With -,
+    /// standard input is read.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["label", "json", "html", "rows", "output"])]
     check: Option<PathBuf>,
     #[command(flatten)]
@@ -76,6 +78,10 @@ pub(super) async fn report(args: ReportArgs, config: &Config, clock: Clock) -> R
     let Some(label) = args.label else {
         return Err(Failure::Usage("give --label or --check".to_owned()));
     };
+    if args.rows && !args.json {
+        let said = "--rows goes with --json: text and HTML have no place for the lines that are hashed. Add --json, or leave --rows out";
+        return Err(Failure::Usage(said.to_owned()));
+    }
     let mut output = args.output.open(config)?;
     let facts = gather(&label, args.rows, config, &clock).await?;
     if facts.is_empty() {

@@ -28,6 +28,15 @@ fn check(dir: &Path, file: &str) -> (i32, String) {
     (code, out)
 }
 
+/// The same of a report on standard input.
+fn check_piped(dir: &Path, page: &str) -> (i32, String) {
+    let mut command = sweeper(dir);
+    command.args(["report", "--check", "-"]);
+    let (code, out, err) = fed(command, page);
+    assert_eq!(err, "", "{out}");
+    (code, out)
+}
+
 const LABEL: &str = "T <b>&\"17\"";
 
 /// Ten wishes of two agents with [`LABEL`]: deleted, absent, dead, cancelled, and open for each reason.
@@ -123,7 +132,8 @@ async fn a_label_that_no_wish_has_has_no_page_and_no_file() {
     assert!(!dir.path().join("t.txt").exists());
     for (arguments, said) in [
         (&[][..], "--label"),
-        (&["--label", "T", "--rows"], "--json"),
+        (&["--label", "T", "--rows"], "--rows goes with --json: text and HTML have no place for the lines"),
+        (&["--label", "T", "--rows", "--html"], "--rows goes with --json"),
         (&["--label", "T", "--json", "--html"], "--html"),
         (&["--check", "x", "--label", "T"], "--label"),
         (&["--check", "sweeper.db"], "sweeper.db: this is no report"),
@@ -158,6 +168,11 @@ async fn a_check_finds_the_same_in_every_form_until_something_changes() {
             "{file}: {out}"
         );
         assert!(out.ends_with("a check shows that something has changed, and not who has changed it\n"), "{out}");
+        let page = fs::read_to_string(dir.path().join(file)).unwrap();
+        assert_eq!(check_piped(dir.path(), &page), (0, out.clone()), "{file}, on standard input");
+        let (code, out) =
+            check_piped(dir.path(), &page.replacen("ann", "eve", 1).replacen("\"dead\":2", "\"dead\":0", 1));
+        assert!(code == 1 && out.contains(": standard input\n  the file is not as it was written"), "{file}: {out}");
     }
     // What is not about the wishes changes nothing.
     sql(dir.path(), "UPDATE deletions SET priority = 9").await;
@@ -238,10 +253,18 @@ async fn other_line_ends_are_told_from_another_queue_and_what_has_no_end_is_not_
     fs::write(dir.path().join("sent"), page.replace('\n', "\r\n")).unwrap();
     let (code, out) = check(dir.path(), "sent");
     assert!(code == 1 && out.contains("The queue says about the label what it said then"), "{out}");
-    for (file, said) in [("/dev/zero", "it must be a regular file"), ("nowhere", "No such file")] {
+    let long = fs::File::create(dir.path().join("long")).unwrap();
+    long.set_len((1 << 30) + 1).unwrap();
+    for (file, said) in [
+        ("/dev/zero", "it must be a regular file, or - for standard input"),
+        ("nowhere", "No such file"),
+        ("long", "long: it is longer than 1 GiB, and no report is"),
+    ] {
         let (code, _, err) = run(dir.path(), &["report", "--check", file]);
         assert!(code == 2 && err.contains(said), "{err}");
     }
+    let (code, _, err) = run(dir.path(), &["report", "--check", "-"]);
+    assert!(code == 2 && err.contains("standard input: this is no report of `sweeper report`"), "{err}");
 }
 
 #[tokio::test]

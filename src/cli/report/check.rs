@@ -1,6 +1,12 @@
 //! `sweeper report --check`: compares a report with the queue.
 
-use std::{cmp::Ordering, fs, io, path::Path, process::ExitCode};
+use std::{
+    cmp::Ordering,
+    fs::{self, File},
+    io::{self, IsTerminal as _, Read},
+    path::Path,
+    process::ExitCode,
+};
 
 use super::{
     canonical::{FIELDS, Hash, VERSION},
@@ -10,7 +16,7 @@ use super::{
 use crate::{
     cli::{
         Failure,
-        terminal::say,
+        terminal::{say, warn_person},
         times::{plural, show_count, show_text},
     },
     config::Config,
@@ -20,16 +26,20 @@ use crate::{
 
 /// The most wishes that are named.
 const MOST_NAMED: usize = 20;
+/// The longest report that is read, in GiB: some four million wishes with --rows. A check takes several times that memory.
+const MOST_GIB: u64 = 1;
 /// What a check can show.
 const LIMIT: &str = "a check shows that something has changed, and not who has changed it";
 
-/// Checks the report in this file.
+/// Checks the report in this file; `-`: on standard input.
 ///
 /// # Errors
 /// If the file or the database cannot be read, or the file is no report.
 pub(super) async fn check(file: &Path, config: &Config, clock: &Clock) -> Result<ExitCode, Failure> {
-    let path = absolute(file).display().to_string();
-    let bytes = read(file).map_err(|error| Failure::Usage(format!("read {path}: {error}")))?;
+    let is_stdin = file.as_os_str() == "-";
+    let path = if is_stdin { "standard input".to_owned() } else { absolute(file).display().to_string() };
+    let bytes = if is_stdin { read_stdin() } else { read_file(file) };
+    let bytes = bytes.map_err(|error| Failure::Usage(format!("read {path}: {error}")))?;
     let text = String::from_utf8_lossy(&bytes);
     let no_report =
         || Failure::Usage(format!("{path}: this is no report of `sweeper report`, or its last lines are missing"));
@@ -95,11 +105,35 @@ fn about_seal(says_the_same: bool) -> String {
 }
 
 /// The content of a file. A device or a pipe may have no end.
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    if !fs::metadata(file)?.is_file() {
-        return Err(io::Error::other("it must be a regular file"));
+fn read_file(file: &Path) -> io::Result<Vec<u8>> {
+    let found = fs::metadata(file)?;
+    if !found.is_file() {
+        return Err(io::Error::other("it must be a regular file, or - for standard input"));
     }
-    fs::read(file)
+    if found.len() > MOST_GIB << 30 {
+        return Err(too_long());
+    }
+    read(File::open(file)?, MOST_GIB << 30)
+}
+
+fn too_long() -> io::Error {
+    io::Error::other(format!("it is longer than {MOST_GIB} GiB, and no report is"))
+}
+
+fn read_stdin() -> io::Result<Vec<u8>> {
+    if io::stdin().is_terminal() {
+        warn_person("reading the report from standard input: Ctrl-D ends it");
+    }
+    read(io::stdin().lock(), MOST_GIB << 30)
+}
+
+fn read(from: impl Read, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(too_long());
+    }
+    Ok(bytes)
 }
 
 fn hash(lines: &[String]) -> String {
@@ -169,4 +203,16 @@ fn fields(then: &[String], now: &[String]) -> Option<String> {
         .map(|(field, then, now)| format!("{field} was {}, is {}", show_text(then, 100), show_text(now, 100)))
         .collect();
     (!differ.is_empty()).then(|| format!("{}: {}", name(then), differ.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_end_is_read_up_to_the_limit() {
+        assert_eq!(read(&b"1234"[..], 4).unwrap(), b"1234");
+        assert!(read(&b"12345"[..], 4).unwrap_err().to_string().contains("longer than 1 GiB"));
+        assert!(read(io::repeat(b'x'), 4).is_err());
+    }
 }
