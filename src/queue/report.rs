@@ -3,6 +3,7 @@
 //! An engine's reader returns plain rows and counts. What they come to is the same for all engines, and is worked out here.
 
 mod backlog;
+mod columns;
 mod enqueuers;
 mod listed;
 mod outlook;
@@ -23,6 +24,7 @@ pub use standing::{
 pub use story::{LabelStanding, NewestRequest, SentRequest, Story, WishStanding};
 pub(super) use {
     backlog::{Backlog, IdleRow, LaneCount, LaneKey},
+    columns::Columns,
     enqueuers::{FoundAct, MOST_ACTS},
     listed::{Last, PAGE, Page, Place},
     outlook::{LaneLoad, agents},

@@ -31,8 +31,8 @@ use crate::{
         label::Label,
     },
     queue::report::{
-        Activity, Enqueuers, LabelStanding, ListedRow, Listing, NewestRequest, Outlook, Record, Records, Remaining,
-        SharedLimits, Standing, Story, WishStanding, concerning,
+        Activity, Columns, Enqueuers, LabelStanding, ListedRow, Listing, NewestRequest, Outlook, Record, Records,
+        Remaining, SharedLimits, Standing, Story, WishStanding, concerning,
     },
 };
 
@@ -309,4 +309,18 @@ fn text(row: &PgRow, column: usize) -> Option<String> {
 /// A `bigint` in Unix milliseconds.
 fn at(row: &PgRow, column: usize) -> Option<Timestamp> {
     value(row, column).map(Timestamp)
+}
+
+impl Columns for PgRow {
+    fn text(&self, name: &str) -> Option<String> {
+        value(self, name)
+    }
+
+    fn number(&self, name: &str) -> Option<i64> {
+        value(self, name)
+    }
+
+    fn flag(&self, name: &str) -> Option<bool> {
+        value(self, name)
+    }
 }

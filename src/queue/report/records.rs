@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::{INBOX, PAGE, SentRequest};
+use super::{INBOX, SentRequest};
 use crate::model::{clock::Timestamp, deletion::AgentId, label::Label};
 
 /// The state of a wish that somebody took back.
@@ -170,11 +170,6 @@ pub(in crate::queue) struct RecordPage {
 }
 
 impl RecordPage {
-    /// Whether a read of this number of rows may have left some.
-    pub(in crate::queue) fn is_full(read: i64) -> bool {
-        read >= PAGE
-    }
-
     /// The requests that the records name, each once.
     pub(in crate::queue) fn requests(&self) -> Vec<i64> {
         let mut ids: Vec<i64> = self.found.iter().filter_map(|found| found.request).collect();

@@ -51,7 +51,7 @@ use crate::{
     },
     queue::{
         InEffect,
-        report::{Introduction, NewestRequest, SharedLimits, Standing, Story, concerning},
+        report::{Columns, Introduction, NewestRequest, SharedLimits, Standing, Story, concerning},
     },
 };
 
@@ -237,7 +237,21 @@ fn count(row: &SqliteRow, column: usize) -> u64 {
 }
 
 /// The text. In SQLite it need not be UTF-8.
-pub(super) fn text(row: &SqliteRow, column: usize) -> Option<String> {
+pub(super) fn text(row: &SqliteRow, column: impl ColumnIndex<SqliteRow>) -> Option<String> {
     let bytes: Option<&[u8]> = row.try_get_unchecked(column).ok()?;
     bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+}
+
+impl Columns for SqliteRow {
+    fn text(&self, name: &str) -> Option<String> {
+        text(self, name)
+    }
+
+    fn number(&self, name: &str) -> Option<i64> {
+        value(self, name)
+    }
+
+    fn flag(&self, name: &str) -> Option<bool> {
+        value::<i64, _>(self, name).map(|flag| flag == 1)
+    }
 }

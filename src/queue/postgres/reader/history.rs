@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, postgres::PgRow};
 
-use super::{super::listing, at, count, text, value, wishes};
+use super::{super::listing, at, text, value, wishes};
 use crate::{
     model::{
         clock::Timestamp,
@@ -40,19 +40,7 @@ FROM requests ORDER BY id DESC LIMIT $1";
 /// The newest requests, the newest first.
 pub(super) async fn newest(conn: &mut PgConnection, most: u32) -> Result<Vec<NewestRequest>, sqlx::Error> {
     let rows = sqlx::query(NEWEST).bind(i64::from(most)).fetch_all(conn).await?;
-    let request = |row: &PgRow| NewestRequest {
-        request: value(row, 0).unwrap_or(0),
-        agent: text(row, 1).unwrap_or_default(),
-        kind: text(row, 2).unwrap_or_default(),
-        size: value(row, 3).unwrap_or(0),
-        claimed_at: time(row, 4),
-        answered_at: at(row, 5),
-        status: value(row, 6),
-        detail: text(row, 7),
-        correlation_id: text(row, 8).unwrap_or_default(),
-        verdicts: [9, 10, 11, 12].map(|column| count(row, column)),
-    };
-    Ok(rows.iter().map(request).collect())
+    Ok(rows.iter().map(NewestRequest::of).collect())
 }
 
 /// Everything about one ID; `None` if there is neither a row nor a wish.
@@ -81,7 +69,7 @@ pub(super) async fn story(
         created_at: time(&waiting, 3),
         settled_at: None,
         verified_at: None,
-        requests: requests.iter().map(sent_request).collect(),
+        requests: requests.iter().map(SentRequest::of).collect(),
         wishes: wishes::of_entry(conn, agent, entry).await?,
         holds: concerning(listing::holds(conn).await?, Some(agent)),
         in_inbox_since,
@@ -105,23 +93,6 @@ fn of_row(row: &PgRow, story: Story) -> Story {
         settled_at: at(row, 8),
         verified_at: at(row, 9),
         ..story
-    }
-}
-
-/// A request: id, kind, size, claimed_at, answered_at, status, detail, correlation_id, remote_id, verdict, cause.
-pub(super) fn sent_request(row: &PgRow) -> SentRequest {
-    SentRequest {
-        request: value(row, 0).unwrap_or(0),
-        kind: text(row, 1).unwrap_or_default(),
-        size: value(row, 2).unwrap_or(0),
-        claimed_at: time(row, 3),
-        answered_at: at(row, 4),
-        status: value(row, 5),
-        detail: text(row, 6),
-        correlation_id: text(row, 7).unwrap_or_default(),
-        remote_id: text(row, 8),
-        verdict: text(row, 9),
-        cause: text(row, 10),
     }
 }
 

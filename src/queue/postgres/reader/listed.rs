@@ -1,11 +1,10 @@
 //! Rows one page after the other, in constant memory. Each walk reads an index in order, so that no page reads what another one has read.
 
-use sqlx::{AssertSqlSafe, PgConnection, postgres::PgRow};
+use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{at, text, value};
 use crate::{
-    model::{clock::Timestamp, deletion::AgentId, outcome::Cause},
-    queue::report::{Choice, Last, ListedRow, PAGE, Page, Place},
+    model::{deletion::AgentId, outcome::Cause},
+    queue::report::{Choice, PAGE, Page, Place},
 };
 
 /// The columns of a row of `deletions`.
@@ -123,50 +122,10 @@ pub(super) async fn page(conn: &mut PgConnection, choice: &Choice, place: &Place
         }
     };
     let rows = query.fetch_all(conn).await?;
-    let is_chosen = |row: &&PgRow| value(row, "is_chosen") == Some(true);
-    Ok(Page {
-        is_full: rows.first().and_then(|row| value::<i64, _>(row, "numbers")).unwrap_or(0) >= PAGE,
-        last: rows.last().map(last),
-        rows: rows.iter().filter(is_chosen).map(listed_row).collect(),
-    })
+    Ok(Page::of(&rows))
 }
 
 /// The cause of dead rows that comes after this one.
 pub(super) async fn next_cause(conn: &mut PgConnection, cause: &str) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar(NEXT_CAUSE).bind(cause).fetch_optional(conn).await
-}
-
-/// Where the next page goes on.
-fn last(row: &PgRow) -> Last {
-    let number = |column: &str| value::<i64, _>(row, column).unwrap_or(0);
-    Last {
-        id: number("id"),
-        agent: text(row, 1).unwrap_or_default(),
-        entry: text(row, 2).unwrap_or_default(),
-        priority: number("priority"),
-        batch_max: number("batch_max"),
-        due_at: number("due_at"),
-        place: value(row, "place").unwrap_or_default(),
-    }
-}
-
-fn listed_row(row: &PgRow) -> ListedRow {
-    let time = |column: &str| value(row, column).map(Timestamp);
-    ListedRow {
-        id: value(row, "id"),
-        agent: text(row, 1).unwrap_or_default(),
-        entry: text(row, 2).unwrap_or_default(),
-        state: text(row, 3).unwrap_or_default(),
-        cause: text(row, 4),
-        attempts: value(row, "attempts"),
-        priority: value(row, "priority"),
-        due_at: time("due_at"),
-        created_at: at(row, 9),
-        settled_at: at(row, 10),
-        verified_at: time("verified_at"),
-        request: value(row, "request_id"),
-        label: text(row, 11),
-        wished_at: time("wished_at"),
-        closed_by: text(row, 13),
-    }
 }

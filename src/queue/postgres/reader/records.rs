@@ -1,14 +1,10 @@
 //! Records one page after the other, in constant memory. Each walk reads an index in order.
 
-use sqlx::{AssertSqlSafe, PgConnection, postgres::PgRow};
+use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{at, history::sent_request, text, value};
 use crate::{
-    model::{clock::Timestamp, deletion::AgentId, label::Label},
-    queue::report::{
-        Enqueuers, Found, FoundAct, FoundRequest, LastRecord, MOST_ACTS, PAGE, Record, RecordChoice, RecordPage,
-        RecordPlace,
-    },
+    model::{deletion::AgentId, label::Label},
+    queue::report::{Enqueuers, FoundAct, FoundRequest, MOST_ACTS, PAGE, RecordChoice, RecordPage, RecordPlace},
 };
 
 /// A page: of the next rows, those that are chosen, and the last one, behind which the next page goes on. $1 how many; $2 states, or NULL
@@ -141,60 +137,17 @@ pub(super) async fn page(
         RecordPlace::Inbox { after } => query.bind(after.as_deref().unwrap_or(START)),
     };
     let rows = query.fetch_all(conn).await?;
-    let is_chosen = |row: &&PgRow| value(row, "is_chosen") == Some(true);
-    Ok(RecordPage {
-        is_full: RecordPage::is_full(rows.first().and_then(|row| value(row, "numbers")).unwrap_or(0)),
-        last: rows.last().map(last),
-        found: rows.iter().filter(is_chosen).map(found).collect(),
-    })
+    Ok(RecordPage::of(&rows))
 }
 
 /// These requests, as far as they are kept.
 pub(super) async fn requests(conn: &mut PgConnection, ids: &[i64]) -> Result<Vec<FoundRequest>, sqlx::Error> {
     let rows = sqlx::query(REQUESTS).bind(ids).fetch_all(conn).await?;
-    let request = |row: &PgRow| FoundRequest { request: sent_request(row), verdicts: text(row, 11) };
-    Ok(rows.iter().map(request).collect())
+    Ok(rows.iter().map(FoundRequest::of).collect())
 }
 
 /// Who enqueued wishes with labels.
 pub(super) async fn enqueuers(conn: &mut PgConnection) -> Result<Enqueuers, sqlx::Error> {
     let rows = sqlx::query(ENQUEUERS).bind(MOST_ACTS).fetch_all(conn).await?;
-    Ok(Enqueuers::new(rows.iter().map(|row| FoundAct {
-        operator: text(row, 0).unwrap_or_default(),
-        scope: text(row, 1),
-        acted_at: at(row, 2).unwrap_or_default(),
-        updated_at: at(row, 3).unwrap_or_default(),
-        detail: text(row, 4).unwrap_or_default(),
-    })))
-}
-
-fn last(row: &PgRow) -> LastRecord {
-    LastRecord {
-        row: value(row, 0).unwrap_or(0),
-        agent: text(row, 1).unwrap_or_default(),
-        entry: text(row, 2).unwrap_or_default(),
-        label: text(row, 3).unwrap_or_default(),
-        place: value(row, "place").unwrap_or_default(),
-    }
-}
-
-fn found(row: &PgRow) -> Found {
-    let time = |column: &str| value(row, column).map(Timestamp);
-    let record = Record {
-        agent: text(row, 1).unwrap_or_default(),
-        entry: text(row, 2).unwrap_or_default(),
-        label: text(row, 3),
-        state: text(row, 4).unwrap_or_default(),
-        cause: text(row, 5),
-        asked_at: time("asked_at").unwrap_or_default(),
-        ended_at: time("ended_at"),
-        priority: value(row, "priority"),
-        attempts: value(row, "attempts"),
-        due_at: time("due_at"),
-        maybe_done: value(row, "maybe_done"),
-        verified_at: time("verified_at"),
-        cancelled_by: text(row, 14),
-        request: None,
-    };
-    Found { record, row: value(row, 0), request: value(row, "request_id") }
+    Ok(Enqueuers::new(rows.iter().map(FoundAct::of)))
 }

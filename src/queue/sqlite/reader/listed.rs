@@ -1,15 +1,15 @@
 //! Rows one page after the other, in constant memory: each page is a short read of its own, and goes on behind the last row of the
 //! page before. Each walk reads an index, or the table, in order, so that no page reads what another one has read.
 
-use sqlx::{AssertSqlSafe, sqlite::SqliteRow};
+use sqlx::AssertSqlSafe;
 
 use super::{
     super::{rows::json, step_limit::SOME_ROWS},
-    Reader, StoreError, text, value,
+    Reader, StoreError,
 };
 use crate::{
-    model::{clock::Timestamp, deletion::AgentId, outcome::Cause},
-    queue::report::{Choice, Last, ListedRow, Listing, PAGE, Page, Place},
+    model::{deletion::AgentId, outcome::Cause},
+    queue::report::{Choice, ListedRow, Listing, PAGE, Page, Place},
 };
 
 /// The columns of a row of `deletions`.
@@ -129,52 +129,12 @@ impl Reader {
         };
         let _budget = self.steps.allow(SOME_ROWS);
         let rows = query.fetch_all(&mut self.conn).await?;
-        let is_chosen = |row: &&SqliteRow| value::<i64, _>(row, "is_chosen") == Some(1);
-        Ok(Page {
-            is_full: rows.first().and_then(|row| value::<i64, _>(row, "numbers")).unwrap_or(0) >= PAGE,
-            last: rows.last().map(last),
-            rows: rows.iter().filter(is_chosen).map(listed_row).collect(),
-        })
+        Ok(Page::of(&rows))
     }
 
     /// The cause of dead rows that comes after this one.
     async fn next_cause(&mut self, cause: &str) -> Result<Option<String>, StoreError> {
         let next = sqlx::query_scalar(NEXT_CAUSE).bind(cause).fetch_one(&mut self.conn).await;
         next.map_err(|source| StoreError { path: self.path.clone(), doing: "list the rows", source })
-    }
-}
-
-/// Where the next page goes on.
-fn last(row: &SqliteRow) -> Last {
-    let number = |column: &str| value::<i64, _>(row, column).unwrap_or(0);
-    Last {
-        id: number("id"),
-        agent: text(row, 1).unwrap_or_default(),
-        entry: text(row, 2).unwrap_or_default(),
-        priority: number("priority"),
-        batch_max: number("batch_max"),
-        due_at: number("due_at"),
-        place: String::new(),
-    }
-}
-
-fn listed_row(row: &SqliteRow) -> ListedRow {
-    let time = |column: &str| value(row, column).map(Timestamp);
-    ListedRow {
-        id: value(row, "id"),
-        agent: text(row, 1).unwrap_or_default(),
-        entry: text(row, 2).unwrap_or_default(),
-        state: text(row, 3).unwrap_or_default(),
-        cause: text(row, 4),
-        attempts: value(row, "attempts"),
-        priority: value(row, "priority"),
-        due_at: time("due_at"),
-        created_at: time("created_at"),
-        settled_at: time("settled_at"),
-        verified_at: time("verified_at"),
-        request: value(row, "request_id"),
-        label: text(row, 11),
-        wished_at: time("wished_at"),
-        closed_by: text(row, 13),
     }
 }

@@ -1,6 +1,6 @@
 //! Records one page after the other, in constant memory. Each walk reads the table or an index in order.
 
-use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::{
     super::{
@@ -8,14 +8,12 @@ use super::{
         step_limit::SOME_ROWS,
     },
     Reader, StoreError,
-    story::sent_request,
-    text, value,
 };
 use crate::{
-    model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, label::Label},
+    model::{deletion::AgentId, hold::HoldRow, label::Label},
     queue::report::{
-        Enqueuers, Found, FoundAct, FoundRequest, LastRecord, MOST_ACTS, PAGE, Record, RecordChoice, RecordPage,
-        RecordPlace, Records, concerning,
+        Enqueuers, FoundAct, FoundRequest, MOST_ACTS, PAGE, Record, RecordChoice, RecordPage, RecordPlace, Records,
+        concerning,
     },
 };
 
@@ -146,7 +144,7 @@ impl Reader {
     /// If SQLite fails.
     pub async fn enqueuers(&mut self) -> Result<Enqueuers, StoreError> {
         match sqlx::query(ENQUEUERS).bind(MOST_ACTS).fetch_all(&mut self.conn).await {
-            Ok(rows) => Ok(Enqueuers::new(rows.iter().map(act))),
+            Ok(rows) => Ok(Enqueuers::new(rows.iter().map(FoundAct::of))),
             Err(source) => Err(self.blame("read the acts", source).await),
         }
     }
@@ -180,54 +178,7 @@ async fn page(
         RecordPlace::Inbox { .. } => query,
     };
     let rows = query.fetch_all(&mut *conn).await?;
-    let is_chosen = |row: &&SqliteRow| value::<i64, _>(row, "is_chosen") == Some(1);
-    let page = RecordPage {
-        is_full: RecordPage::is_full(rows.first().and_then(|row| value(row, "numbers")).unwrap_or(0)),
-        last: rows.last().map(last),
-        found: rows.iter().filter(is_chosen).map(found).collect(),
-    };
+    let page = RecordPage::of(&rows);
     let requests = sqlx::query(REQUESTS).bind(json(&page.requests())).fetch_all(conn).await?;
-    let request = |row: &SqliteRow| FoundRequest { request: sent_request(row), verdicts: text(row, 11) };
-    Ok((page, requests.iter().map(request).collect()))
-}
-
-fn last(row: &SqliteRow) -> LastRecord {
-    LastRecord {
-        row: value(row, 0).unwrap_or(0),
-        agent: text(row, 1).unwrap_or_default(),
-        entry: text(row, 2).unwrap_or_default(),
-        label: text(row, 3).unwrap_or_default(),
-        place: String::new(),
-    }
-}
-
-fn found(row: &SqliteRow) -> Found {
-    let time = |column: &str| value(row, column).map(Timestamp);
-    let record = Record {
-        agent: text(row, 1).unwrap_or_default(),
-        entry: text(row, 2).unwrap_or_default(),
-        label: text(row, 3),
-        state: text(row, 4).unwrap_or_default(),
-        cause: text(row, 5),
-        asked_at: time("asked_at").unwrap_or_default(),
-        ended_at: time("ended_at"),
-        priority: value(row, "priority"),
-        attempts: value(row, "attempts"),
-        due_at: time("due_at"),
-        maybe_done: value::<i64, _>(row, "maybe_done").map(|maybe| maybe == 1),
-        verified_at: time("verified_at"),
-        cancelled_by: text(row, 14),
-        request: None,
-    };
-    Found { record, row: value(row, 0), request: value(row, "request_id") }
-}
-
-fn act(row: &SqliteRow) -> FoundAct {
-    FoundAct {
-        operator: text(row, 0).unwrap_or_default(),
-        scope: text(row, 1),
-        acted_at: Timestamp(value(row, 2).unwrap_or(0)),
-        updated_at: Timestamp(value(row, 3).unwrap_or(0)),
-        detail: text(row, 4).unwrap_or_default(),
-    }
+    Ok((page, requests.iter().map(FoundRequest::of).collect()))
 }

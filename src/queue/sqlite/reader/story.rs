@@ -2,7 +2,7 @@
 
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{super::rows::holds, count, text, value, wishes::wishes};
+use super::{super::rows::holds, text, value, wishes::wishes};
 use crate::{
     model::{
         clock::Timestamp,
@@ -37,19 +37,7 @@ FROM requests ORDER BY id DESC LIMIT ?1";
 /// The newest requests, the newest first.
 pub(super) async fn newest(conn: &mut SqliteConnection, most: u32) -> Result<Vec<NewestRequest>, sqlx::Error> {
     let rows = sqlx::query(NEWEST).bind(most).fetch_all(conn).await?;
-    let request = |row: &SqliteRow| NewestRequest {
-        request: value(row, 0).unwrap_or(0),
-        agent: text(row, 1).unwrap_or_default(),
-        kind: text(row, 2).unwrap_or_default(),
-        size: value(row, 3).unwrap_or(0),
-        claimed_at: Timestamp(value(row, 4).unwrap_or(0)),
-        answered_at: value(row, 5).map(Timestamp),
-        status: value(row, 6),
-        detail: text(row, 7),
-        correlation_id: text(row, 8).unwrap_or_default(),
-        verdicts: [9, 10, 11, 12].map(|column| count(row, column)),
-    };
-    Ok(rows.iter().map(request).collect())
+    Ok(rows.iter().map(NewestRequest::of).collect())
 }
 
 /// Everything about one ID; `None` if there is no such row.
@@ -73,26 +61,9 @@ pub(super) async fn story(
         created_at: time(&row, 7),
         settled_at: value(&row, 8).map(Timestamp),
         verified_at: value(&row, 9).map(Timestamp),
-        requests: history.iter().map(sent_request).collect(),
+        requests: history.iter().map(SentRequest::of).collect(),
         wishes: wishes(conn, agent, entry).await?,
         holds: concerning(holds(conn).await?, Some(agent)),
         in_inbox_since: None,
     }))
-}
-
-/// A request: id, kind, size, claimed_at, answered_at, status, detail, correlation_id, remote_id, verdict, cause.
-pub(super) fn sent_request(row: &SqliteRow) -> SentRequest {
-    SentRequest {
-        request: value(row, 0).unwrap_or(0),
-        kind: text(row, 1).unwrap_or_default(),
-        size: value(row, 2).unwrap_or(0),
-        claimed_at: Timestamp(value(row, 3).unwrap_or(0)),
-        answered_at: value(row, 4).map(Timestamp),
-        status: value(row, 5),
-        detail: text(row, 6),
-        correlation_id: text(row, 7).unwrap_or_default(),
-        remote_id: text(row, 8),
-        verdict: text(row, 9),
-        cause: text(row, 10),
-    }
 }
