@@ -100,7 +100,7 @@ pub(super) async fn export(args: ExportArgs, config: &Config, clock: Clock) -> R
         None => None,
     };
     let mut reader = FreshReader::new(config, &clock);
-    let enqueuers = reader.look(async |reader| reader.enqueuers().await).await?;
+    let enqueuers = reader.look(async |reader| reader.enqueuers(label.as_ref()).await).await?;
     let mut writing = Writing { format: args.format, enqueuers, count: 0, is_begun: false };
     let mut records = Records::new(choice);
     while let Some(page) = reader.look(async |reader| reader.records(&mut records).await).await? {

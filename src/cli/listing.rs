@@ -132,7 +132,7 @@ impl<E: Into<Failure>> From<E> for Halt {
     }
 }
 
-/// Asks for man, at a rate that leaves enough for a running daemon.
+/// Asks for page after page, at a rate that leaves enough for a running daemon.
 pub(super) struct Lister {
     api: Api,
     agent: AgentId,

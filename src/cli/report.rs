@@ -106,7 +106,7 @@ pub(super) async fn report(args: ReportArgs, config: &Config, clock: Clock) -> R
 /// Reads everything that the queue says about a label. `keeps`: with the lines that are hashed.
 async fn gather(label: &Label, keeps: bool, config: &Config, clock: &Clock) -> Result<Facts, Failure> {
     let mut reader = FreshReader::new(config, clock);
-    let enqueuers = reader.look(async |reader| reader.enqueuers().await).await?;
+    let enqueuers = reader.look(async |reader| reader.enqueuers(Some(label)).await).await?;
     let holds = reader.look(async |reader| reader.holds().await).await?;
     let mut facts = Facts::new(label.as_str(), config.store.name(), holds, keeps, clock.now());
     let mut records = Records::new(RecordChoice { label: Some(label.clone()), ..RecordChoice::default() });

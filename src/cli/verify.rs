@@ -52,14 +52,14 @@ Examples:
 
 It lists the agent's remote cache to its end, at the daemon's rate and with its key. Meanwhile the agent is held: requests in \
 flight are waited for, and no other is sent. The hold (verify) is lifted at the end; if the command is killed, it ends within \
-three minutes. It takes no other hold's place, and lifts none. A listing counts only if the cache did not change: it is made up \
-to three times, and then nothing is written. If the API does not list by ID, two listings in a row have to agree.
+three minutes. It takes no other hold's place, and lifts none. A listing counts only if the cache did not change: that is tried \
+three times, and then nothing is written. If the API does not list by ID, each try is two listings, which have to agree.
 
 What is not listed is written to the rows as verified_at, which show, status and list --json tell. Dead rows stay dead. Rows that \
 were settled or reopened meanwhile are left out.
 
-Exit codes: 0 each settled row was compared, and no deleted or absent one is in the cache; 1 some are, rows could not be compared, \
-there was none to compare, the cache changed or could not be listed, requests stay without an answer, or another verify is under way; \
+Exit codes: 0 each settled row was compared, and no deleted or absent one is in the cache; 1 some are, a row could not be \
+compared, there was no row to compare, the cache changed or could not be listed, requests stay without an answer, or another verify is under way; \
 2 usage or configuration; 3 database unusable; 129, 130 and 143 stopped by SIGHUP, \
 SIGINT (Ctrl-C) or SIGTERM.";
 

@@ -25,7 +25,7 @@ pub use story::{LabelStanding, NewestRequest, SentRequest, Story, WishStanding};
 pub(super) use {
     backlog::{Backlog, IdleRow, LaneCount, LaneKey},
     columns::Columns,
-    enqueuers::{FoundAct, MOST_ACTS},
+    enqueuers::{FoundAct, MOST_ACTS, end_of_detail},
     listed::{Last, PAGE, Page, Place},
     outlook::{LaneLoad, agents},
     records::{Found, FoundRequest, LastRecord, RecordPage, RecordPlace},

@@ -5,11 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Settlement;
-use crate::model::{
-    clock::Timestamp,
-    hold::HoldRow,
-    outcome::{Cause, Scope},
-};
+use crate::model::{clock::Timestamp, hold::HoldsByScope, outcome::Cause};
 
 /// Since when a row could have been sent: `due_at`, but not before it was enqueued. A `created_at` in the future, from a producer's
 /// clock that is ahead of ours, does not count.
@@ -30,15 +26,12 @@ pub(super) fn waited(
     agent: &str,
     (due_at, created_at): (i64, i64),
     cause: Option<Cause>,
-    holds: &[HoldRow],
+    holds: &HoldsByScope<'_>,
     now: Timestamp,
 ) -> Duration {
     let due_since = due_since(due_at, created_at, now);
-    let covers = |hold: &&HoldRow, cause| match &hold.scope {
-        Scope::All => hold.cause == cause,
-        Scope::Agent(held) => hold.cause == cause && held.as_str() == agent,
-    };
-    let held = cause.and_then(|cause| holds.iter().filter(|hold| covers(hold, cause)).map(|hold| hold.since_at).min());
+    let of = |cause| holds.on(agent).filter(move |hold| hold.cause == cause).map(|hold| hold.since_at).min();
+    let held = cause.and_then(of);
     if due_since > now && held.is_none() {
         return Duration::ZERO;
     }

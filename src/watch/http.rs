@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
-    sync::{Mutex, oneshot},
+    sync::{Mutex, OwnedMutexGuard, oneshot},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
@@ -93,7 +93,7 @@ impl Endpoint {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (metrics, health, clock) = (sources.metrics.clone(), sources.health.clone(), sources.clock.clone());
         let page = Page::new(page, address.port(), metrics, health, clock)?;
-        let shared = Arc::new(Shared { sources, counting: Mutex::default() });
+        let shared = Arc::new(Shared { sources, counting: Arc::default() });
         let (stop, stopped) = oneshot::channel();
         let serving = move || {
             runtime.block_on(async {
@@ -120,7 +120,7 @@ impl Endpoint {
 
 struct Shared<C> {
     sources: Sources<C>,
-    counting: Mutex<Counting>,
+    counting: Arc<Mutex<Counting>>,
 }
 
 /// The last count of the rows.
@@ -143,7 +143,8 @@ async fn sample<C: Counter>(shared: &Shared<C>, page: &Page) -> Infallible {
                 continue;
             }
             Life::Working | Life::StandingBy => {
-                let counting = shared.count().await;
+                let counting = Arc::clone(&shared.counting).lock_owned().await;
+                let counting = shared.count(counting).await;
                 page.sample(counting.pending);
                 counting.next
             }
@@ -237,9 +238,14 @@ async fn answer(stream: TcpStream, peer: Peer, router: Router, busy: Busy) {
 }
 
 async fn metrics<C: Counter>(State(shared): State<Arc<Shared<C>>>, headers: HeaderMap) -> Response {
-    let counting = Arc::clone(&shared);
-    // The count is a task of its own, so that it continues when the scrape stops waiting.
-    let _ = timeout(COUNT_PATIENCE, tokio::spawn(async move { counting.count().await })).await;
+    let count = async {
+        // One that waits for another's count ends with its scrape.
+        let counting = Arc::clone(&shared.counting).lock_owned().await;
+        let shared = Arc::clone(&shared);
+        // The count is a task of its own, so that it continues when the scrape stops waiting.
+        let _ = tokio::spawn(async move { shared.count(counting).await }).await;
+    };
+    let _ = timeout(COUNT_PATIENCE, count).await;
     let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let form = Exposition::wanted(&accept.join(","));
     match shared.sources.metrics.encode(form) {
@@ -250,9 +256,8 @@ async fn metrics<C: Counter>(State(shared): State<Arc<Shared<C>>>, headers: Head
 
 impl<C: Counter> Shared<C> {
     /// Counts the rows, unless the last count is recent. Returns the last count.
-    async fn count(&self) -> Counting {
+    async fn count(&self, mut counting: OwnedMutexGuard<Counting>) -> Counting {
         let Sources { metrics, counter, clock, .. } = &self.sources;
-        let mut counting = self.counting.lock().await;
         let begun = clock.elapsed();
         if begun < counting.next {
             return *counting;

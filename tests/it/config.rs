@@ -324,7 +324,7 @@ const WITHOUT_EFFECT: [(&str, &str, &str, &str); 9] = [
     (
         "[log]\nrequests = 'none'\nfilter = 'error'",
         "log.requests",
-        "is not used: log.filter is error, and requests are logged at the level warn or below",
+        "is not used: log.filter is error: failed requests are logged at warn, and the others at info or debug",
         "SWEEPER__LOG__FILTER=warn",
     ),
     (

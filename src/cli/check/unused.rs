@@ -62,7 +62,10 @@ fn reasons(config: &Config) -> Vec<(&'static str, String)> {
     // Failed requests are logged at warn, the others at info. What log.requests leaves out is logged at debug.
     let level = EnvFilter::try_new(&config.log_filter).ok().and_then(|filter| filter.max_level_hint());
     if level.is_some_and(|level| level < LevelFilter::WARN) {
-        let why = format!("log.filter is {}, and requests are logged at the level warn or below", config.log_filter);
+        let why = format!(
+            "log.filter is {}: failed requests are logged at warn, and the others at info or debug",
+            config.log_filter
+        );
         reasons.push(("log.requests", why));
     }
     if config.http.listen.is_none() {

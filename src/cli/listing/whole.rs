@@ -7,8 +7,8 @@
 //! * The listing is a single page.
 //! * The entries are in the order of their IDs, which does not change: then each entry that went from an earlier page lets all that
 //!   follow move up, one of them past the border.
-//! * Two listings in a row have the same entries, in whatever order. If a listing leaves out an entry that was there, it has another one
-//!   that went meanwhile, and so the next listing cannot have the same.
+//! * Two listings in a row have the same entries, with the same times of caching, in whatever order. If a listing leaves out an entry that
+//!   was there, it has another one that went meanwhile. The next listing has that one only if it was cached again, at another time.
 
 use std::collections::HashMap;
 
@@ -35,12 +35,6 @@ pub(in crate::cli) struct Whole {
     pub(in crate::cli) entries: HashMap<EntryId, Option<Timestamp>>,
     /// When the listing began. An entry that it does not have was not there from then on, or was cached again later.
     pub(in crate::cli) began: Timestamp,
-}
-
-impl Whole {
-    fn has_the_entries_of(&self, other: &Self) -> bool {
-        self.entries.len() == other.entries.len() && self.entries.keys().all(|id| other.entries.contains_key(id))
-    }
 }
 
 /// Lists the whole cache of an agent.
@@ -78,7 +72,7 @@ impl WholeLister {
                 Err(Halt::Unsorted(error)) => {
                     self.order = self.order.and_then(next_best);
                     before = None;
-                    progress.suspend(|| warn_person(&format!("{error}; listing until two listings in a row agree")));
+                    progress.suspend(|| warn_person(&format!("{error}; two listings in a row have to agree")));
                     continue;
                 }
                 Err(halt) => return Err(halt.failure()),
@@ -88,7 +82,7 @@ impl WholeLister {
             }
             match before.replace(once.whole) {
                 None => {}
-                Some(first) if before.as_ref().is_some_and(|second| second.has_the_entries_of(&first)) => {
+                Some(first) if before.as_ref().is_some_and(|second| second.entries == first.entries) => {
                     return Ok(Ok(first));
                 }
                 Some(_) => return Ok(Err("two listings in a row differ".to_owned())),
@@ -191,7 +185,7 @@ impl Pages {
         (self.entries.len() as u64).saturating_sub(1)
     }
 
-    /// Whether no page follows this one. The API may list fewer entries than it was asked for, and the total alone may be outdated.
+    /// Whether no page follows this one: it is not full, and there are no more entries, according to the API, or it has no new one.
     fn ends_with(&self, page: &Page) -> bool {
         let length = page.entries.len() as u64 + page.unusable;
         let added = length.saturating_sub(u64::from(self.last.is_some()));

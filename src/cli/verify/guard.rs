@@ -227,8 +227,13 @@ pub(super) async fn sent_meanwhile(agent: &AgentId, last: i64, config: &Config) 
 mod tests {
     use std::{future::pending, pin::pin};
 
+    use tokio::time::timeout;
+
     use super::*;
     use crate::{model::clock::Timestamp, queue::sqlite};
+
+    /// After this time, the test has failed.
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     async fn until(store: &sqlite::Options) -> Option<Timestamp> {
         let mut reader = sqlite::Reader::open(store).await.unwrap();
@@ -252,7 +257,8 @@ mod tests {
             while until(&store).await.unwrap() == first {}
             Ok(())
         };
-        assert!(matches!(guard.during(later, &mut producer, stop.as_mut()).await, Ok(Ok(()))));
+        let prolonged = timeout(PATIENCE, guard.during(later, &mut producer, stop.as_mut())).await;
+        assert!(matches!(prolonged, Ok(Ok(Ok(())))));
         assert!(until(&store).await.unwrap() > first);
         let mut other = sqlite::Producer::join(&store).await.unwrap();
         let hold = guard.hold.clone();
@@ -260,7 +266,8 @@ mod tests {
             other.lift_hold(&hold, clock.now()).await.unwrap();
             pending::<Result<(), Failure>>().await
         };
-        let Err(failure) = guard.during(lifted, &mut producer, stop).await else { panic!("it went on") };
+        let noticed = timeout(PATIENCE, guard.during(lifted, &mut producer, stop)).await;
+        let Ok(Err(failure)) = noticed else { panic!("it went on") };
         assert!(format!("{failure:?}").contains("somebody has lifted it"), "{failure:?}");
     }
 }

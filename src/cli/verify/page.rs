@@ -126,7 +126,7 @@ impl<'a> Page<'a> {
         let (agent, times) = (&self.args.agent, reasons.len());
         let last = reasons.last().map_or("", String::as_str);
         warn_person(&format!(
-            "sweeper: verify {agent}: nothing was written: the cache was listed {times} times, and no listing counts ({last}). Run \
+            "sweeper: verify {agent}: nothing was written: listing the cache was tried {times} times, and no listing counts ({last}). Run \
              it again when fewer entries come and go"
         ));
         Ok(())

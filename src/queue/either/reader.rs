@@ -118,12 +118,12 @@ impl Reader {
         with!(self, holds())
     }
 
-    /// Who enqueued wishes with labels, by commands that left an act.
+    /// Who enqueued wishes with this label, or with any, by commands that left an act.
     ///
     /// # Errors
     /// If the engine fails.
-    pub async fn enqueuers(&mut self) -> Result<Enqueuers, StoreError> {
-        with!(self, enqueuers())
+    pub async fn enqueuers(&mut self, label: Option<&Label>) -> Result<Enqueuers, StoreError> {
+        with!(self, enqueuers(label))
     }
 
     /// What the daemon does for `agent`: the requests without an answer, and those with a higher number than `after`.

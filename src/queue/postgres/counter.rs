@@ -6,7 +6,11 @@ use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
 
 use super::{Options, errors::StoreError, listing, listing::with_lanes, session::within};
 use crate::{
-    model::{clock::Timestamp, hold::HoldRow, outcome::Cause},
+    model::{
+        clock::Timestamp,
+        hold::{HoldRow, HoldsByScope},
+        outcome::Cause,
+    },
     queue::{self, Census, Tally, rows::waited},
 };
 
@@ -81,9 +85,10 @@ pub(super) async fn waiting(
     holds: &[HoldRow],
     now: Timestamp,
 ) -> Result<Vec<(String, Duration)>, sqlx::Error> {
+    let holds = HoldsByScope::new(holds);
     let age = |row: &PgRow| {
         let (agent, cause): (String, Option<&str>) = (row.try_get(0)?, row.try_get(3)?);
-        let age = waited(&agent, (row.try_get(1)?, row.try_get(2)?), cause.and_then(Cause::parse), holds, now);
+        let age = waited(&agent, (row.try_get(1)?, row.try_get(2)?), cause.and_then(Cause::parse), &holds, now);
         Ok((agent, age))
     };
     sqlx::query(FIRST_ROWS).fetch_all(conn).await?.iter().map(age).collect()

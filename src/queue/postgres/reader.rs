@@ -177,12 +177,12 @@ impl Reader {
         self.walk("read the holds", read).await
     }
 
-    /// Who enqueued wishes with labels, by commands that left an act.
+    /// Who enqueued wishes with this label, or with any, by commands that left an act.
     ///
     /// # Errors
     /// If the server fails.
-    pub async fn enqueuers(&mut self) -> Result<Enqueuers, StoreError> {
-        self.look("read the acts", records::enqueuers).await
+    pub async fn enqueuers(&mut self, label: Option<&Label>) -> Result<Enqueuers, StoreError> {
+        self.look("read the acts", async |conn: &mut PgConnection| records::enqueuers(conn, label).await).await
     }
 
     /// What the leader does for `agent`: the requests without an answer, and those with a higher number than `after`.

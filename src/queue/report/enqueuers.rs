@@ -7,12 +7,17 @@
 use std::collections::HashMap;
 
 use super::Record;
-use crate::model::{act::MAX_DETAIL, clock::Timestamp};
+use crate::model::{act::MAX_DETAIL, clock::Timestamp, label::Label};
 
 /// The newest acts that are looked at.
 pub(in crate::queue) const MOST_ACTS: i64 = 100_000;
 /// What stands before the label in [`crate::model::act::Draft::detail`].
 const BEFORE_LABEL: &str = ", label: ";
+/// What the detail of an act ends with whose rows were enqueued with this label.
+pub(in crate::queue) fn end_of_detail(label: &Label) -> String {
+    format!("{BEFORE_LABEL}{label}")
+}
+
 /// SQLite counts days in floating point, and may come to a millisecond less than the command does. In milliseconds.
 const ROUNDING: i64 = 1;
 
@@ -118,7 +123,10 @@ impl Enqueuers {
                 Some(agent) => of_label.by_agent.entry(agent).or_default(),
                 None => &mut of_label.several,
             };
-            spans.added.push((acted_at.0, updated_at.0, operator));
+            // The clock was set back meanwhile, or another server answers now. When the command wrote its rows is not known.
+            if updated_at >= acted_at {
+                spans.added.push((acted_at.0, updated_at.0, operator));
+            }
         }
         for of_label in found.by_label.values_mut() {
             of_label.by_agent.values_mut().chain([&mut of_label.several]).for_each(Spans::sort);
@@ -170,6 +178,7 @@ mod tests {
             act("eve", None, 9_000_000, 9_000_000, "from /tmp/, label: x, label: T"),
             act("eve", None, 9_000_000, 9_000_000, &cut),
             act("eve", None, 9_000_000, 9_000_000, "from arguments"),
+            act("eve", Some("d"), 9_500_000, 9_400_000, "from arguments, label: T"),
         ]);
         for (label, agent, at, who) in [
             (Some("T"), "a", 1_000_005, Some("ann")),
@@ -187,13 +196,15 @@ mod tests {
             (Some("U"), "a", 1_000_000, None),
             (None, "a", 1_000_000, None),
             (Some("T"), "a", 9_000_000, None),
+            (Some("T"), "d", 9_450_000, None),
+            (Some("T"), "d", 9_600_000, None),
         ] {
             assert_eq!(acts.of(&asked(label, agent, at)), who, "{label:?} {agent} {at}");
         }
     }
 
     #[test]
-    fn a_hundred_thousand_commands_of_one_label_are_looked_up_in_no_time() {
+    fn a_command_is_looked_up_among_those_of_its_label_and_agent_alone() {
         let number = MOST_ACTS;
         let acts = (0..number).map(|n| {
             let scope = (n % 2 == 0).then(|| format!("agent {}", n % 10));

@@ -24,11 +24,11 @@ const LEAST_LENGTH: usize = 16;
 const MOST_LENGTH: usize = 256;
 /// How long a cookie is good for.
 const COOKIE_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
-/// After a wrong token, the next one from the same address is looked at only after this time.
+/// After a wrong token, another one from the same address is looked at only after this time.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The cookies that are good at a time. For one more, the oldest ends.
 const MOST_COOKIES: usize = 1_024;
-/// The addresses whose last wrong token is remembered. More are not worth their memory: who has that many guesses 1,024 times a second.
+/// The addresses whose last wrong token is remembered. Whoever has more of them is not slowed down: the defence is the token's length.
 const MOST_ADDRESSES: usize = 1_024;
 
 /// The token.
@@ -91,9 +91,18 @@ pub(super) struct Keeper {
     /// The name of the cookie. Browsers send cookies to every port of a host, so it has the port in it.
     cookie: String,
     clock: Clock,
-    /// Addresses that have sent a wrong token, how it came, and when the next one may come so, in elapsed time.
-    wrong: Mutex<VecDeque<(IpAddr, Way, Duration)>>,
+    wrong: Mutex<VecDeque<WrongToken>>,
     in_use: Mutex<InUse>,
+}
+
+/// The last wrong token from an address.
+struct WrongToken {
+    address: IpAddr,
+    way: Way,
+    /// Its tag. The same token again is no new guess, so a script that has an old one lets others from its address in.
+    tag: hmac::Tag,
+    /// When another one may come, in elapsed time.
+    until: Duration,
 }
 
 /// The cookies that were given and not taken away.
@@ -146,17 +155,25 @@ impl Keeper {
         let Some(token) = &self.token else { return Attempt::Wrong };
         let now = self.clock.elapsed();
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        wrong.retain(|(_, _, until)| *until > now);
-        if wrong.iter().any(|(known, by, _)| (*known, *by) == (address, way)) {
-            return Attempt::TooSoon;
+        let tag = hmac::sign(&self.key, said(given.trim()).as_bytes());
+        let last = wrong.iter().position(|last| (last.address, last.way) == (address, way));
+        if let Some(last) = last.and_then(|at| wrong.get(at)) {
+            if last.tag.as_ref() == tag.as_ref() {
+                return Attempt::Wrong;
+            }
+            if last.until > now {
+                return Attempt::TooSoon;
+            }
         }
         if hmac::verify(&self.key, said(given.trim()).as_bytes(), token.as_ref()).is_ok() {
             return Attempt::Right;
         }
-        if wrong.len() >= MOST_ADDRESSES {
-            wrong.pop_front();
+        match last {
+            Some(at) => drop(wrong.remove(at)),
+            None if wrong.len() >= MOST_ADDRESSES => drop(wrong.pop_front()),
+            None => {}
         }
-        wrong.push_back((address, way, now + PAUSE));
+        wrong.push_back(WrongToken { address, way, tag, until: now + PAUSE });
         Attempt::Wrong
     }
 
@@ -310,8 +327,14 @@ mod tests {
             );
             assert_eq!(keeper.attempt(TOKEN, way, THERE), Attempt::Right);
             assert_eq!(keeper.attempt(TOKEN, other, HERE), Attempt::Right, "{way:?} does not count for {other:?}");
+            // The same again is no new guess.
+            assert_eq!(keeper.attempt("0123456789abcdeg", way, HERE), Attempt::Wrong);
             clock.advance(PAUSE);
+            assert_eq!(keeper.attempt("0123456789abcdeg", way, HERE), Attempt::Wrong);
             assert_eq!(keeper.attempt(TOKEN, way, HERE), Attempt::Right);
+            assert_eq!(keeper.attempt("0123456789abcdeh", way, HERE), Attempt::Wrong);
+            assert_eq!(keeper.attempt(TOKEN, way, HERE), Attempt::TooSoon);
+            clock.advance(PAUSE);
         }
         assert_eq!(keeper.attempt("", Way::Form, HERE), Attempt::Wrong);
         for address in 0..5_000_u32 {

@@ -83,7 +83,7 @@ fn form(status: StatusCode, wrong: &str) -> Response {
     let content = html! {
         h1 { "Log in" }
         @if !wrong.is_empty() { p.alarm role="alert" { (wrong) } }
-        p { "Agents, labels, IDs and requests are shown to who knows the token, which is http.token in the daemon’s configuration." }
+        p { "Agents, labels, IDs and requests are shown to whoever knows the token, which is http.token in the daemon’s configuration." }
         form.ask method="post" action="/login" {
             // For the password manager, which keeps a token under a name.
             input type="text" name="username" value="sweeper" autocomplete="username" hidden;

@@ -42,7 +42,8 @@ async fn a_script_with_a_wrong_token_gets_the_numbers_and_keeps_nobody_from_the_
     probe.has(&["The token of this request is not the daemon’s, so names are left out.", "Pending\n1\n", "Log in"]);
     probe.has_not(&["PROJECT-1"]);
     // Nobody guesses faster by asking for numbers.
-    for authorization in [wrong, &format!("Authorization: Bearer {TOKEN}\r\n")] {
+    assert_eq!(ask(address, "GET /", wrong).await.status, 401, "the same again is no guess");
+    for authorization in ["Authorization: Bearer another-guess\r\n", &format!("Authorization: Bearer {TOKEN}\r\n")] {
         let soon = ask(address, "GET /", authorization).await;
         assert_eq!((soon.status, soon.header("retry-after")), (429, Some("1")), "{authorization}");
         soon.has(&["Wait a second, and try again.", "Pending\n1\n"]);

@@ -42,7 +42,7 @@ async fn producer(dir: &Path, from: u32) -> Vec<Duration> {
 
 #[tokio::test]
 #[expect(clippy::print_stderr, reason = "the times are for whoever measures")]
-async fn the_page_answers_at_once_whatever_the_number_of_rows() {
+async fn the_page_is_short_and_comes_whatever_the_number_of_rows() {
     let rows = rows();
     if rows < 1_000_000 {
         skipped("the page with a million rows: SWEEPER_SCALE=1000000 asks for it; it is tried with fewer");

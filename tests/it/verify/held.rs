@@ -1,6 +1,6 @@
 //! The hold of a verify: nothing is in flight and nothing is sent while the cache is listed, and it goes in every way.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use audio_cache_sweeper::{model::clock::Clock, sandbox::Mood};
 
@@ -181,8 +181,16 @@ async fn a_signal_in_the_middle_of_writing_leaves_what_is_written<E: Sql>() {
     let mut command = scene.command(&["verify", "--agent", "a"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let count = "SELECT CAST(count(verified_at) AS text) FROM deletions";
-    while scene.engine.texts(count).await == "0" {}
-    let (ended, said) = blocking(move || signalled(child, "INT")).await;
+    let clock = Clock::system();
+    while scene.engine.texts(count).await == "0" {
+        assert!(clock.elapsed().as_secs() < 60, "nothing is written");
+    }
+    // It cannot go on before the signal is there.
+    scene.engine.sql(E::KEEP_OUT).await;
+    let told = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status();
+    scene.engine.sql("COMMIT").await;
+    assert!(told.unwrap().success());
+    let (ended, _, said) = ended(child).await;
     assert_eq!(ended, Some(130), "{said}");
     let written: u64 = scene.engine.texts(count).await.parse().unwrap();
     assert!((1..ROWS).contains(&written), "{written}");

@@ -4,7 +4,9 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{
     model::{deletion::AgentId, label::Label},
-    queue::report::{Enqueuers, FoundAct, FoundRequest, MOST_ACTS, PAGE, RecordChoice, RecordPage, RecordPlace},
+    queue::report::{
+        Enqueuers, FoundAct, FoundRequest, MOST_ACTS, PAGE, RecordChoice, RecordPage, RecordPlace, end_of_detail,
+    },
 };
 
 /// A page: of the next rows, those that are chosen, and the last one, behind which the next page goes on. $1 how many; $2 states, or NULL
@@ -104,10 +106,11 @@ SELECT id, kind, size::bigint, claimed_at, answered_at, status::bigint, detail, 
     verdicts::text
 FROM requests WHERE id = ANY ($1)";
 
-/// $1 the most acts
+/// $1 the most acts; $2 the end of their details, or NULL
 const ENQUEUERS: &str = "
 SELECT operator, scope, acted_at, updated_at, detail FROM acts
-WHERE act = 'enqueue' AND detail LIKE '%, label: %' ORDER BY id DESC LIMIT $1";
+WHERE act = 'enqueue' AND detail LIKE '%, label: %' AND ($2::text IS NULL OR right(detail, length($2)) = $2)
+ORDER BY id DESC LIMIT $1";
 
 /// The next page.
 pub(super) async fn page(
@@ -146,8 +149,8 @@ pub(super) async fn requests(conn: &mut PgConnection, ids: &[i64]) -> Result<Vec
     Ok(rows.iter().map(FoundRequest::of).collect())
 }
 
-/// Who enqueued wishes with labels.
-pub(super) async fn enqueuers(conn: &mut PgConnection) -> Result<Enqueuers, sqlx::Error> {
-    let rows = sqlx::query(ENQUEUERS).bind(MOST_ACTS).fetch_all(conn).await?;
+/// Who enqueued wishes with this label, or with any.
+pub(super) async fn enqueuers(conn: &mut PgConnection, label: Option<&Label>) -> Result<Enqueuers, sqlx::Error> {
+    let rows = sqlx::query(ENQUEUERS).bind(MOST_ACTS).bind(label.map(end_of_detail)).fetch_all(conn).await?;
     Ok(Enqueuers::new(rows.iter().map(FoundAct::of)))
 }

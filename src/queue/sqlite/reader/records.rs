@@ -13,7 +13,7 @@ use crate::{
     model::{deletion::AgentId, hold::HoldRow, label::Label},
     queue::report::{
         Enqueuers, FoundAct, FoundRequest, MOST_ACTS, PAGE, Record, RecordChoice, RecordPage, RecordPlace, Records,
-        concerning,
+        concerning, end_of_detail,
     },
 };
 
@@ -97,10 +97,10 @@ const REQUESTS: &str = "
 SELECT id, kind, size, claimed_at, answered_at, status, detail, correlation_id, remote_id, NULL, NULL, verdicts
 FROM requests WHERE id IN (SELECT value FROM json_each(?1))";
 
-/// ?1 the most acts
+/// ?1 the most acts; ?2 the end of their details, or NULL
 const ENQUEUERS: &str = "
 SELECT operator, scope, acted_at, updated_at, detail FROM acts
-WHERE act = 'enqueue' AND detail LIKE '%, label: %' ORDER BY id DESC LIMIT ?1";
+WHERE act = 'enqueue' AND detail LIKE '%, label: %' AND (?2 IS NULL OR substr(detail, -length(?2)) = ?2) ORDER BY id DESC LIMIT ?1";
 
 impl Reader {
     /// The next records of a walk, which may be none; `None` at its end. A walk may go on with another reader.
@@ -138,12 +138,12 @@ impl Reader {
         }
     }
 
-    /// Who enqueued wishes with labels, by commands that left an act.
+    /// Who enqueued wishes with this label, or with any, by commands that left an act.
     ///
     /// # Errors
     /// If SQLite fails.
-    pub async fn enqueuers(&mut self) -> Result<Enqueuers, StoreError> {
-        match sqlx::query(ENQUEUERS).bind(MOST_ACTS).fetch_all(&mut self.conn).await {
+    pub async fn enqueuers(&mut self, label: Option<&Label>) -> Result<Enqueuers, StoreError> {
+        match sqlx::query(ENQUEUERS).bind(MOST_ACTS).bind(label.map(end_of_detail)).fetch_all(&mut self.conn).await {
             Ok(rows) => Ok(Enqueuers::new(rows.iter().map(FoundAct::of))),
             Err(source) => Err(self.blame("read the acts", source).await),
         }

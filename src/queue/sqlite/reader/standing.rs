@@ -11,7 +11,12 @@ use super::{
     count, introduction, text, value,
 };
 use crate::{
-    model::{clock::Timestamp, deletion::AgentId, hold::HoldRow, outcome::Cause},
+    model::{
+        clock::Timestamp,
+        deletion::AgentId,
+        hold::{HoldRow, HoldsByScope},
+        outcome::Cause,
+    },
     queue::{
         report::{Daemon, DeadRows, NEWEST_REQUESTS, Newest, Seen, Verified},
         rows::waited,
@@ -66,12 +71,13 @@ pub(in crate::queue::sqlite) async fn waiting(
     now: Timestamp,
 ) -> Result<Vec<(String, Duration)>, sqlx::Error> {
     let rows = sqlx::query(AssertSqlSafe(first_rows())).fetch_all(conn).await?;
+    let holds = HoldsByScope::new(holds);
     let age = |row: &SqliteRow| {
         let agent = text(row, 0)?;
         // An invalid row with a time that is no number does not count.
         let (due_at, created_at): (i64, i64) = (value(row, 1)?, value(row, 2)?);
         let cause = text(row, 3).and_then(|cause| Cause::parse(&cause));
-        let age = waited(&agent, (due_at, created_at), cause, holds, now);
+        let age = waited(&agent, (due_at, created_at), cause, &holds, now);
         Some((agent, age))
     };
     Ok(rows.iter().filter_map(age).collect())
