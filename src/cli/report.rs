@@ -61,7 +61,7 @@ pub(super) struct ReportArgs {
     rows: bool,
     /// Check this report, in any of the forms: whether it is as it was written, and whether the queue still says the same. With -,
     /// standard input is read.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["label", "json", "html", "rows", "output"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["label", "json", "html", "rows", "output", "force"])]
     check: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,

@@ -153,7 +153,8 @@ impl Call<'_> {
             return self.refuse(403, "FORBIDDEN", &format!("the API key does not have `{permission}` permission"));
         }
         if options.forbidden.iter().any(|forbidden| forbidden == agent) {
-            return self.refuse(403, "FORBIDDEN", "the API key does not have write permission");
+            let permission = if ids.is_none() { "read" } else { "write" };
+            return self.refuse(403, "FORBIDDEN", &format!("the API key does not have {permission} permission"));
         }
         if !options.agents.is_empty() && !options.agents.iter().any(|(known, _)| known == agent) {
             return self.refuse(404, "AGENT_NOT_FOUND", "no such agent");

@@ -268,7 +268,7 @@ async fn dead_rows_that_are_gone_are_told_of_and_stay_dead<E: Sql>() {
     let (code, out, err) = scene.verify(&[]).await;
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     assert!(out.contains("verified 3 rows"), "{out}");
-    assert!(out.contains("2 rows are dead, and the entry is not in the cache all the same:\n  x\n  y\n"), "{out}");
+    assert!(out.contains("2 of them are dead, and the entry is not in the cache all the same:\n  x\n  y\n"), "{out}");
     assert!(out.contains("1 dead row has its entry in the cache"), "{out}");
     assert_eq!((scene.verified().await.as_str(), scene.entries("state = 'dead'").await.as_str()), ("x y z", "1 x y"));
     let found = scene.json(&[]).await;
@@ -452,4 +452,10 @@ async fn rows_are_chosen_by_label_and_time<E: Sql>() {
     scene.engine.sql("DELETE FROM deletions WHERE entry_id = '1'").await;
     let (code, out, _) = scene.verify(&["--label", "T"]).await;
     assert!(code == 0 && out.contains("1 wish has no row any more"), "{out}");
+    // A wish that is fulfilled does not show that its row is at its end: somebody has reopened it, for a later wish.
+    let reopen = "UPDATE deletions SET state = 'pending', settled_at = NULL, verified_at = NULL WHERE entry_id = '2'";
+    scene.engine.sql(reopen).await;
+    assert_eq!(scene.engine.texts("SELECT state FROM wishes WHERE label = 'T' AND entry_id = '2'").await, "deleted");
+    let (code, out, _) = scene.verify(&["--label", "T"]).await;
+    assert!(code == 1 && out.contains("nothing was listed; 2 rows are pending"), "{out}");
 }

@@ -149,7 +149,7 @@ impl<'a> Page<'a> {
             lines.push(format!("verified {}: the entry is not in the cache", rows(outcome.written)));
         }
         if !compared.dead_gone.is_empty() {
-            let count = plural(compared.dead_gone.len() as u64, "row is", "rows are");
+            let count = plural(compared.dead_gone.len() as u64, "of them is", "of them are");
             lines.push(format!("{count} dead, and the entry is not in the cache all the same:"));
             let names = compared.dead_gone.iter().map(|(_, entry)| format!("  {}", printable::line(entry)));
             list(&mut lines, names, compared.dead_gone.len());

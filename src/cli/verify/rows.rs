@@ -38,7 +38,7 @@ pub(super) struct Chosen {
 pub(super) struct OfLabel {
     /// The rows.
     ids: HashSet<i64>,
-    /// Wishes that are not fulfilled yet.
+    /// Wishes that are not fulfilled yet, or whose rows were reopened since and are pending.
     pub(super) pending: u64,
     /// Wishes whose rows are gone.
     pub(super) pruned: u64,
@@ -159,16 +159,33 @@ impl Chosen {
         let Some(label) = self.label.clone() else { return Ok(None) };
         let choice = Choice { agent: Some(self.agent.clone()), label: Some(label), ..Choice::default() };
         let (mut listing, mut found) = (Listing::new(choice), OfLabel::default());
+        // Rows that were reopened since the wish ended: of them, the listing of wishes has the id and nothing else.
+        let mut reopened = HashSet::new();
         while let Some(rows) = page(&mut listing, config).await? {
             for row in rows {
                 match (row.state.as_str(), row.id) {
                     ("cancelled", _) => {}
                     ("pending" | INBOX, _) => found.pending += 1,
-                    (_, Some(id)) => drop(found.ids.insert(id)),
+                    (_, Some(id)) => {
+                        found.ids.insert(id);
+                        if row.attempts.is_none() {
+                            reopened.insert(id);
+                        }
+                    }
                     (_, None) => found.pruned += 1,
                 }
             }
         }
+        // Those that are at their end again are compared like others. The rest is pending, although the wish is not.
+        let mut listing = self.settled();
+        while !reopened.is_empty()
+            && let Some(rows) = page(&mut listing, config).await?
+        {
+            for id in rows.iter().filter_map(|row| row.id) {
+                reopened.remove(&id);
+            }
+        }
+        found.pending += reopened.len() as u64;
         Ok(Some(found))
     }
 

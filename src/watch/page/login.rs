@@ -57,7 +57,11 @@ pub(super) async fn take(
     if value_of(&body, "logout").is_some() {
         return back(page.keeper.log_out(&headers)).into_response();
     }
-    match page.keeper.attempt(&value_of(&body, "token").unwrap_or_default(), Way::Form, peer) {
+    // Without a token, nobody has guessed.
+    let Some(token) = value_of(&body, "token").filter(|token| !token.is_empty()) else {
+        return refused(Attempt::Wrong, "This is not the token.");
+    };
+    match page.keeper.attempt(&token, Way::Form, peer) {
         Attempt::Right => back(page.keeper.cookie()).into_response(),
         attempt @ (Attempt::Wrong | Attempt::TooSoon) => refused(attempt, "This is not the token."),
     }

@@ -18,6 +18,9 @@ async fn a_token_that_is_wrong_is_refused_and_the_next_one_that_comes_so_has_to_
     assert_eq!((stranger.status, stranger.header("www-authenticate")), (401, Some("Bearer")));
     stranger.has(&["This needs the token.", "Token"]);
     stranger.has_not(&["PROJECT-1"]);
+    for nothing in ["", "x=1", "token="] {
+        assert_eq!(post(address, nothing, "").await.status, 401, "{nothing}: no guess, so no pause");
+    }
     let wrong = post(address, "token=a-token-of-the-testz", "").await;
     assert_eq!((wrong.status, wrong.header("set-cookie")), (401, None));
     wrong.has(&["This is not the token."]);
