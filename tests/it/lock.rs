@@ -38,7 +38,7 @@ async fn refused(dir: &Path, commands: &[&[&str]], said: &[&str]) {
 }
 
 /// It ends also if it is not refused.
-const RUN: &[&str] = &["run", "--until-empty", "--give-up-after", "10s"];
+const RUN: &[&str] = &["run", "--until-empty", "--give-up-after", "1m"];
 const INIT: &[&str] = &["init"];
 const ALL: [&[&str]; 7] = [
     RUN,
