@@ -40,7 +40,7 @@ use guard::{Guard, quiet, sent_meanwhile};
 use page::{Outcome, Page};
 use rows::{Chosen, Compared, OfLabel};
 
-/// Listings before giving up.
+/// Tries before giving up. A try is one listing, or two that have to agree.
 const LISTINGS: usize = 3;
 
 const EXAMPLES: &str = "\
@@ -108,7 +108,7 @@ impl VerifyArgs {
 enum Cut {
     /// A signal, and the number of rows that were written before.
     Stopped(Signal, u64),
-    /// For each listing, the reason why it does not count.
+    /// For each try, the reason why it does not count.
     Shifted(Vec<String>),
     Failed(Failure),
 }
@@ -254,7 +254,7 @@ impl Verify<'_> {
         Ok((compared, written))
     }
 
-    /// Lists until a listing counts, and compares the rows with it. The inner error has the reason for each listing that does not.
+    /// Tries until a listing counts, and compares the rows with it. The inner error has the reason for each try that does not count.
     async fn compare(
         &self,
         lister: &mut WholeLister,

@@ -14,49 +14,31 @@ use tempfile::TempDir;
 
 use crate::{
     daemon::{configure, finish, sandbox, sweeper},
-    engines::{postgres::Postgres, sqlite::Sqlite},
-    suite::engine::{Engine, Setup},
+    engines::{Tables, postgres::Postgres, sqlite::Sqlite},
+    suite::engine::Setup,
 };
 
-/// Statements of an operator, which are the same on both engines.
-trait Sql: Engine {
+/// What differs between the engines.
+trait Sql: Tables {
     /// Begins a transaction that lets nobody else write rows.
     const KEEP_OUT: &str;
     /// `requests.deletion_ids` of a request with the row 1.
     const MANIFEST: &str;
-    async fn sql(&mut self, sql: &str);
-    /// The one text column of a query, joined by spaces.
-    async fn texts(&mut self, sql: &str) -> String;
-}
 
-fn joined(rows: Vec<(String,)>) -> String {
-    rows.into_iter().map(|(text,)| text).collect::<Vec<_>>().join(" ")
+    /// The one text column of a query, joined by spaces.
+    async fn joined(&mut self, sql: &str) -> String {
+        self.texts(sql).await.join(" ")
+    }
 }
 
 impl Sql for Sqlite {
     const KEEP_OUT: &str = "BEGIN IMMEDIATE";
     const MANIFEST: &str = "[1]";
-
-    async fn sql(&mut self, sql: &str) {
-        self.execute(sql).await;
-    }
-
-    async fn texts(&mut self, sql: &str) -> String {
-        joined(self.query(sql).await)
-    }
 }
 
 impl Sql for Postgres {
     const KEEP_OUT: &str = "BEGIN; LOCK TABLE deletions IN SHARE ROW EXCLUSIVE MODE";
     const MANIFEST: &str = "{1}";
-
-    async fn sql(&mut self, sql: &str) {
-        self.execute(sql).await;
-    }
-
-    async fn texts(&mut self, sql: &str) -> String {
-        joined(self.query(sql).await)
-    }
 }
 
 /// A queue that nobody works on, and an API.
@@ -125,7 +107,7 @@ impl<E: Sql> Scene<E> {
 
     /// The entries of the rows of which this is true, in order.
     async fn entries(&mut self, condition: &str) -> String {
-        self.engine.texts(&format!("SELECT entry_id FROM deletions WHERE {condition} ORDER BY entry_id")).await
+        self.engine.joined(&format!("SELECT entry_id FROM deletions WHERE {condition} ORDER BY entry_id")).await
     }
 
     async fn verified(&mut self) -> String {
@@ -133,12 +115,12 @@ impl<E: Sql> Scene<E> {
     }
 
     async fn holds(&mut self) -> String {
-        self.engine.texts("SELECT cause FROM holds ORDER BY cause").await
+        self.engine.joined("SELECT cause FROM holds ORDER BY cause").await
     }
 
     async fn acts(&mut self) -> String {
         let query = "SELECT act || '|' || operator || '|' || scope || '|' || CAST(rows AS text) FROM acts ORDER BY id";
-        self.engine.texts(query).await
+        self.engine.joined(query).await
     }
 
     /// The requests that list a cache, in their order.
@@ -196,7 +178,7 @@ async fn an_api_that_says_deleted_and_keeps_the_entry_is_found_out<E: Sql>() {
     assert_eq!(scene.verified().await, "");
     let (code, out, err) = scene.verify(&[]).await;
     assert_eq!((code, err.as_str()), (1, ""), "{out}");
-    let correlation_id = scene.engine.texts("SELECT CAST(correlation_id AS text) FROM requests WHERE id = 1").await;
+    let correlation_id = scene.engine.joined("SELECT CAST(correlation_id AS text) FROM requests WHERE id = 1").await;
     for said in [
         "the cache of a had 447 entries at 20",
         "verified 3 rows: the entry is not in the cache\n1 row is deleted or absent, and the entry is in the cache:\n  7: deleted 20",
@@ -256,7 +238,7 @@ async fn what_is_still_there_is_reopened_with_its_wishes<E: Sql>() {
     let open = "state = 'pending' AND settled_at IS NULL AND attempts = 0 AND due_at > 0 AND request_id IS NULL AND label = 'T'";
     assert_eq!((scene.entries(open).await.as_str(), scene.verified().await.as_str()), ("7", "8"));
     let wishes = "SELECT entry_id || coalesce(state, 'open') FROM wishes WHERE label = 'T' ORDER BY entry_id";
-    assert_eq!(scene.engine.texts(wishes).await, "7open 8deleted");
+    assert_eq!(scene.engine.joined(wishes).await, "7open 8deleted");
     assert!(scene.acts().await.ends_with("verify|ann|a|1 retry|ann|a|1"), "{}", scene.acts().await);
     assert_eq!(scene.run(&["status", "--label", "T"]).await.0, 1, "the label is open again");
 }
@@ -387,7 +369,7 @@ async fn a_row_that_cannot_be_compared_is_no_row_that_is_gone() {
     assert!(err.contains("1 row was changed or removed by somebody else meanwhile"), "{err}");
     assert_eq!(scene.entries("agent_id = 'b' AND state = 'pending'").await, "2");
     let wishes = "SELECT entry_id || coalesce(state, 'open') FROM wishes ORDER BY entry_id";
-    assert_eq!(scene.engine.texts(wishes).await, "1deleted 2open");
+    assert_eq!(scene.engine.joined(wishes).await, "1deleted 2open");
 }
 
 async fn an_error_in_the_middle_of_a_listing_writes_nothing<E: Sql>() {
@@ -455,7 +437,7 @@ async fn rows_are_chosen_by_label_and_time<E: Sql>() {
     // A wish that is fulfilled does not show that its row is at its end: somebody has reopened it, for a later wish.
     let reopen = "UPDATE deletions SET state = 'pending', settled_at = NULL, verified_at = NULL WHERE entry_id = '2'";
     scene.engine.sql(reopen).await;
-    assert_eq!(scene.engine.texts("SELECT state FROM wishes WHERE label = 'T' AND entry_id = '2'").await, "deleted");
+    assert_eq!(scene.engine.joined("SELECT state FROM wishes WHERE label = 'T' AND entry_id = '2'").await, "deleted");
     let (code, out, _) = scene.verify(&["--label", "T"]).await;
     assert!(code == 1 && out.contains("nothing was listed; 2 rows are pending"), "{out}");
 }

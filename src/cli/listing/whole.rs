@@ -90,7 +90,7 @@ impl WholeLister {
         }
     }
 
-    /// Waits before the cache is listed again. `tries`: listings so far.
+    /// Waits before the cache is listed again. `tries`: so far.
     pub(in crate::cli) async fn pause(&mut self, tries: u32) {
         sleep(self.lister.backoff.jittered(tries, Jitter::draw(&mut self.lister.rng))).await;
     }
@@ -121,8 +121,8 @@ impl WholeLister {
     }
 }
 
-/// The order to ask for if the API does not list in this one. Of the orders that are left, none shows alone that nothing has moved; the
-/// first one changes less than that of the API's choice may.
+/// The order to ask for if the API does not list in this one. No other order shows by itself that nothing has moved. In the order of
+/// caching, few entries do; the order that the API chooses may be that of the hits, which change all the time.
 fn next_best(order: Order) -> Option<Order> {
     match order {
         Order::Id => Some(Order::CachedAt),

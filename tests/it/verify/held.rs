@@ -36,7 +36,7 @@ impl<E: Sql> Scene<E> {
     async fn until(&mut self, query: &str, expected: &str) {
         let clock = Clock::system();
         loop {
-            let found = self.engine.texts(query).await;
+            let found = self.engine.joined(query).await;
             if found == expected {
                 return;
             }
@@ -182,7 +182,7 @@ async fn a_signal_in_the_middle_of_writing_leaves_what_is_written<E: Sql>() {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let count = "SELECT CAST(count(verified_at) AS text) FROM deletions";
     let clock = Clock::system();
-    while scene.engine.texts(count).await == "0" {
+    while scene.engine.joined(count).await == "0" {
         assert!(clock.elapsed().as_secs() < 60, "nothing is written");
     }
     // It cannot go on before the signal is there.
@@ -192,7 +192,7 @@ async fn a_signal_in_the_middle_of_writing_leaves_what_is_written<E: Sql>() {
     assert!(told.unwrap().success());
     let (ended, _, said) = ended(child).await;
     assert_eq!(ended, Some(130), "{said}");
-    let written: u64 = scene.engine.texts(count).await.parse().unwrap();
+    let written: u64 = scene.engine.joined(count).await.parse().unwrap();
     assert!((1..ROWS).contains(&written), "{written}");
     let rows = format!("{},{:03} rows", written / 1_000, written % 1_000);
     assert!(said.contains(&format!("stopped by SIGINT after {rows} were written: run it again")), "{written}: {said}");
@@ -210,7 +210,7 @@ async fn a_hold_of_a_killed_command_ends_by_itself<E: Sql>() {
     child.wait().unwrap();
     let now = Clock::system().now().0;
     let soon = format!("until_at > {now} AND until_at <= {}", now + 180_000);
-    assert_eq!(scene.engine.texts(&format!("SELECT cause FROM holds WHERE {soon}")).await, "verify");
+    assert_eq!(scene.engine.joined(&format!("SELECT cause FROM holds WHERE {soon}")).await, "verify");
     let (_, _, err) = scene.verify(&[]).await;
     assert!(err.contains("if it was killed, its hold ends at 20") && err.contains("--cause verify` lifts it"), "{err}");
     // As if that time had come: no request has to probe, and the daemon removes the row.
@@ -249,7 +249,7 @@ async fn an_operator_s_hold_stays<E: Sql>() {
     assert_eq!(scene.verify(&[]).await.0, 0);
     assert_eq!((scene.holds().await.as_str(), scene.verified().await.as_str()), ("operator", "x"));
     let why = "SELECT why FROM holds WHERE scope = 'a' AND until_at IS NULL";
-    assert_eq!(scene.engine.texts(why).await, "audit");
+    assert_eq!(scene.engine.joined(why).await, "audit");
     // A hold on everything may be about the API.
     assert_eq!(scene.run(&["hold", "--all"]).await.0, 0);
     let listings = scene.listings().len();
